@@ -1,0 +1,5 @@
+//! Who is calling, and what may they do.
+
+pub mod caller;
+
+pub use caller::{Actor, Caller, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};

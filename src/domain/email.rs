@@ -1,0 +1,94 @@
+//! E-mail addresses and the one normal form by which they are compared.
+
+use super::{Invalid, limits};
+use serde::{Deserialize, Serialize};
+
+/// An address as given, and its normal form: ASCII letters lowered, the domain by strict IDNA. Nothing lossy: dots and
+/// plus signs stay, and no Unicode case folding, which would merge different mailboxes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EmailAddress {
+    given: String,
+    normal: String,
+}
+
+impl EmailAddress {
+    /// Reads an address.
+    ///
+    /// # Errors
+    /// If it is not `local@domain` with a dot-atom on the left, a domain name on the right, and at most 254 bytes.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let given = text.trim();
+        if given.len() > limits::EMAIL_BYTES {
+            return Err(Invalid::new("an address has at most 254 bytes"));
+        }
+        let (local, domain) =
+            given.rsplit_once('@').ok_or_else(|| Invalid::new("an address has the form name@domain"))?;
+        if local.is_empty() || local.len() > limits::EMAIL_LOCAL_BYTES {
+            return Err(Invalid::new("the part before the @ has 1 to 64 bytes"));
+        }
+        let atom = |c: char| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c);
+        if !local.split('.').all(|part| !part.is_empty() && part.chars().all(atom)) {
+            return Err(Invalid::new(
+                "the part before the @ is letters, digits and !#$%&'*+-/=?^_`{|}~, with single dots between",
+            ));
+        }
+        let domain = idna::domain_to_ascii_strict(domain)
+            .ok()
+            .filter(|domain| domain.contains('.') && !domain.ends_with('.'))
+            .ok_or_else(|| Invalid::new("the part after the @ is not a domain name"))?;
+        Ok(Self { given: given.to_owned(), normal: format!("{}@{domain}", local.to_ascii_lowercase()) })
+    }
+
+    /// As the caller wrote it, trimmed.
+    #[must_use]
+    pub fn given(&self) -> &str {
+        &self.given
+    }
+
+    /// The form by which addresses are compared.
+    #[must_use]
+    pub fn normal(&self) -> &str {
+        &self.normal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normal(text: &str) -> Option<String> {
+        EmailAddress::parse(text).ok().map(|address| address.normal)
+    }
+
+    #[test]
+    fn one_normal_form() {
+        assert_eq!(normal(" Ada@Example.COM "), Some("ada@example.com".to_owned()));
+        assert_eq!(normal("ada@bücher.example"), Some("ada@xn--bcher-kva.example".to_owned()));
+        assert_ne!(normal("a.b@x.example"), normal("ab@x.example"));
+        assert_ne!(normal("a+b@x.example"), normal("a@x.example"));
+        // U+212A is the Kelvin sign: Unicode lower-casing would make it a k, and another mailbox.
+        assert_ne!(normal("\u{212a}im@x.example"), normal("kim@x.example"));
+    }
+
+    #[test]
+    fn what_is_no_address() {
+        for bad in [
+            "",
+            "ada",
+            "@x.example",
+            "ada@",
+            "a..b@x.example",
+            ".a@x.example",
+            "a b@x.example",
+            "ada@localhost",
+            "ada@x.example.",
+            "a@b@x.example",
+            "a\0@x.example",
+            "a@-x.example",
+            "\"a\"@x.example",
+        ] {
+            assert_eq!(normal(bad), None, "{bad:?}");
+        }
+        assert_eq!(normal(&format!("{}@x.example", "a".repeat(65))), None);
+    }
+}

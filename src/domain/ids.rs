@@ -1,0 +1,143 @@
+//! Who and which: users, organizations, and the two ways to name an organization.
+
+use super::{Invalid, Slug, limits};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use uuid::Uuid;
+
+/// How many buckets organizations are spread over. Fixed for the life of a datastore.
+pub const ORGANIZATION_BUCKETS: i16 = 256;
+/// How many buckets users are spread over. Fixed for the life of a datastore.
+pub const USER_BUCKETS: i16 = 32;
+
+/// An organization's id: a random (version 4) UUID. Random and not time-ordered, because its first byte is its bucket
+/// and because time-ordered keys behind a bucket double the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct OrganizationId(Uuid);
+
+impl OrganizationId {
+    /// Takes an id that came from the datastore or from the source of randomness.
+    #[must_use]
+    pub fn from_uuid(id: Uuid) -> Self {
+        Self(id)
+    }
+
+    /// The UUID itself.
+    #[must_use]
+    pub fn as_uuid(self) -> Uuid {
+        self.0
+    }
+
+    /// The bucket, `0..256`: the first of the id's random bytes.
+    #[must_use]
+    pub fn bucket(self) -> i16 {
+        i16::from(self.0.as_bytes()[0])
+    }
+}
+
+impl fmt::Display for OrganizationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+/// What callers write in field 1: an id or a slug. A slug is never shaped like a UUID, so the two never meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrganizationRef {
+    /// By id.
+    Id(OrganizationId),
+    /// By slug.
+    Slug(Slug),
+}
+
+impl OrganizationRef {
+    /// Reads an id or a slug.
+    ///
+    /// # Errors
+    /// If the text is neither.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.is_empty() {
+            return Err(Invalid::new("name the organization: its id or its slug"));
+        }
+        if let Some(id) = parse_uuid(text) {
+            return Ok(Self::Id(OrganizationId(id)));
+        }
+        Slug::parse(text).map(Self::Slug).map_err(|_| {
+            Invalid::new("neither an organization's id (a UUID with hyphens) nor a slug (2 to 200 of a-z, 0-9 and -)")
+        })
+    }
+}
+
+/// A UUID in its 36-character form, and in no other: one organization, one spelling.
+#[must_use]
+pub fn parse_uuid(text: &str) -> Option<Uuid> {
+    if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
+}
+
+/// A user's id, opaque: 1 to 255 bytes as the identity provider spells it. Compared byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct UserId(String);
+
+impl UserId {
+    /// Reads a user's id.
+    ///
+    /// # Errors
+    /// If it is empty, longer than 255 bytes, or holds a control character.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.is_empty() {
+            return Err(Invalid::new("a user's id is needed"));
+        }
+        if text.len() > limits::USER_ID_BYTES {
+            return Err(Invalid::new("a user's id has at most 255 bytes"));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(Invalid::new("a user's id holds no control characters"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The bucket, `0..32`: the first byte of the SHA-256 of the id, modulo 32. A stable hash, because the bucket is
+    /// stored.
+    #[must_use]
+    pub fn bucket(&self) -> i16 {
+        i16::from(Sha256::digest(self.0.as_bytes())[0]) % USER_BUCKETS
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_organization_is_named_by_id_or_slug() {
+        let id = "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11";
+        assert!(matches!(OrganizationRef::parse(id), Ok(OrganizationRef::Id(_))));
+        assert!(matches!(OrganizationRef::parse("acme"), Ok(OrganizationRef::Slug(_))));
+        assert!(matches!(OrganizationRef::parse("ACME"), Ok(OrganizationRef::Slug(slug)) if slug.as_str() == "acme"));
+        for bad in ["", "a", "acme inc", "{7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11}", "ac\0me", "urn:uuid:x"] {
+            assert!(OrganizationRef::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn user_ids_are_bounded_and_bucketed_stably() {
+        assert!(UserId::parse(&"x".repeat(255)).is_ok());
+        assert!(UserId::parse(&"x".repeat(256)).is_err());
+        assert!(UserId::parse("a\0b").is_err());
+        assert!(UserId::parse("").is_err());
+        assert_eq!(UserId::parse("ada").map(|id| id.bucket()), Ok(5));
+    }
+}

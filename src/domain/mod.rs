@@ -1,0 +1,39 @@
+//! The words of roster as types: what an id, a slug, an address, a role is, and which values it may take.
+//!
+//! Pure: nothing here waits, reads a clock, or knows SQL or gRPC. A value that exists is valid; parsing is the only
+//! way to make one, and a parse error is a sentence that can be shown to the caller.
+
+pub mod attributes;
+pub mod email;
+pub mod ids;
+pub mod limits;
+pub mod permission;
+pub mod refusal;
+pub mod role;
+pub mod scope;
+pub mod slug;
+pub mod state;
+pub mod text;
+
+pub use attributes::Attributes;
+pub use email::EmailAddress;
+pub use ids::{OrganizationId, OrganizationRef, UserId};
+pub use permission::{Permission, PermissionSet};
+pub use refusal::{Refusal, Violation};
+pub use role::Role;
+pub use scope::Scope;
+pub use slug::Slug;
+pub use state::{OrganizationState, UserState};
+pub use text::{DisplayName, Kind, Name, Reason};
+
+/// Why a value was refused: a sentence for the caller that never repeats the value itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+impl Invalid {
+    /// An error with this sentence.
+    pub fn new(sentence: impl Into<String>) -> Self {
+        Self(sentence.into())
+    }
+}

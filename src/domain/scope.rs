@@ -1,0 +1,70 @@
+//! Scopes: what a service may do, in every organization at once.
+
+use super::permission::{Permission as P, PermissionSet};
+use super::{Invalid, Role};
+use serde::{Deserialize, Serialize};
+
+/// What a service's credential allows. On a token, each is written `roster:<name>` in the `scope` claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "&'static str")]
+pub enum Scope {
+    /// Ask every check, and read any organization, its members and any user.
+    Check,
+    /// Act as an admin of every organization, create organizations for others, keep users' profiles.
+    Manage,
+    /// Be an operator: pass every rule.
+    Operator,
+    /// Act for a user, named in the `roster-on-behalf-of` metadata.
+    ActAs,
+}
+
+impl Scope {
+    /// Every scope there is.
+    pub const ALL: [Self; 4] = [Self::Check, Self::Manage, Self::Operator, Self::ActAs];
+
+    /// The scope's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Manage => "manage",
+            Self::Operator => "operator",
+            Self::ActAs => "act-as",
+        }
+    }
+
+    /// Finds a scope by name.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn parse(name: &str) -> Result<Self, Invalid> {
+        Self::ALL
+            .into_iter()
+            .find(|scope| scope.as_str() == name)
+            .ok_or_else(|| Invalid::new("no such scope: one of check, manage, operator, act-as"))
+    }
+
+    /// What it allows in any organization. (`operator` is not a set of permissions: it passes every rule.)
+    #[must_use]
+    pub fn permissions(self) -> PermissionSet {
+        match self {
+            Self::Check => PermissionSet::of(&[P::OrganizationRead, P::MembersList, P::MembersRead]),
+            Self::Manage => Role::ADMIN.permissions(),
+            Self::Operator => Role::OWNER.permissions(),
+            Self::ActAs => PermissionSet::NONE,
+        }
+    }
+}
+
+impl From<Scope> for &'static str {
+    fn from(scope: Scope) -> Self {
+        scope.as_str()
+    }
+}
+
+impl TryFrom<String> for Scope {
+    type Error = Invalid;
+    fn try_from(name: String) -> Result<Self, Invalid> {
+        Self::parse(&name)
+    }
+}

@@ -1,0 +1,114 @@
+//! Slugs: the readable names of organizations, unique over all kinds.
+
+use super::{Invalid, limits};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use uuid::Uuid;
+
+/// 2 to 200 characters of `a-z`, `0-9`, `-`; never shaped like a UUID.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Slug(String);
+
+impl Slug {
+    /// Reads a slug; capital ASCII letters are taken for small ones.
+    ///
+    /// # Errors
+    /// If a character, the length or the shape is wrong.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let slug = text.to_ascii_lowercase();
+        let length = limits::SLUG_CHARACTERS_MIN..=limits::SLUG_CHARACTERS;
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if !length.contains(&slug.len()) || !slug.chars().all(good) {
+            return Err(Invalid::new("a slug is 2 to 200 of a-z, 0-9 and -"));
+        }
+        if Uuid::try_parse(&slug).is_ok() {
+            return Err(Invalid::new("a slug is not shaped like a UUID: it would be taken for an id"));
+        }
+        Ok(Self(slug))
+    }
+
+    /// Makes a slug from a name by transliteration; none if too little is left.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let mut slug = String::new();
+        for c in deunicode::deunicode_with_tofu(name, "").chars() {
+            if c.is_ascii_alphanumeric() {
+                slug.push(c.to_ascii_lowercase());
+            } else if !slug.is_empty() && !slug.ends_with('-') {
+                slug.push('-');
+            }
+        }
+        slug.truncate(limits::SLUG_CHARACTERS);
+        Self::parse(slug.trim_end_matches('-')).ok()
+    }
+
+    /// A short slug from random bits, for names of which nothing is left.
+    #[must_use]
+    pub fn random(bits: u64) -> Self {
+        Self(format!("org-{:010x}", bits & 0xff_ffff_ffff))
+    }
+
+    /// The slug with a number behind it, shortened so that it still fits.
+    #[must_use]
+    pub fn numbered(&self, number: u32) -> Self {
+        let suffix = format!("-{number}");
+        let room = limits::SLUG_CHARACTERS - suffix.len();
+        let stem = &self.0[..self.0.len().min(room)];
+        Self(format!("{}{suffix}", stem.trim_end_matches('-')))
+    }
+
+    /// The slug as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Slug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(name: &str) -> Option<String> {
+        Slug::from_name(name).map(|slug| slug.0)
+    }
+
+    #[test]
+    fn names_become_slugs() {
+        assert_eq!(made("Acme, Inc."), Some("acme-inc".to_owned()));
+        assert_eq!(made("  Žluťoučký Kůň "), Some("zlutoucky-kun".to_owned()));
+        assert_eq!(made("株式会社"), Slug::from_name("株式会社").map(|slug| slug.0));
+        assert!(made("株式会社").is_some());
+        assert_eq!(made("!!!"), None);
+        assert_eq!(made("x"), None);
+        assert_eq!(made("7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11"), None);
+        assert_eq!(made(&"a".repeat(300)).map(|slug| slug.len()), Some(200));
+    }
+
+    #[test]
+    fn numbers_fit() {
+        let long = Slug::from_name(&"a".repeat(300));
+        assert_eq!(long.map(|slug| slug.numbered(12).0.len()), Some(200));
+        assert_eq!(Slug::from_name("acme").map(|slug| slug.numbered(2).0), Some("acme-2".to_owned()));
+    }
+
+    #[test]
+    fn slugs_are_compared_without_case_and_never_look_like_ids() {
+        assert_eq!(Slug::parse("AcMe"), Slug::parse("acme"));
+        for bad in ["", "a", "a_b", "é2", "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11", "7b0c3a1e5a394d0c9a533a0f2c8f7a11"] {
+            assert!(Slug::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn random_slugs_are_slugs() {
+        for bits in [0, 1, u64::MAX] {
+            assert!(Slug::parse(Slug::random(bits).as_str()).is_ok());
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Bounded texts: names, kinds, reasons.
+
+use super::{Invalid, limits};
+use serde::{Deserialize, Serialize};
+
+/// Declares a text type whose `parse` is the only way in.
+macro_rules! text {
+    ($(#[$doc:meta])* $type:ident, $parse:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub struct $type(String);
+
+        impl $type {
+            /// Reads and checks the text.
+            ///
+            /// # Errors
+            /// If it breaks a rule of this type; the sentence says which.
+            pub fn parse(text: &str) -> Result<Self, Invalid> {
+                $parse(text).map(Self)
+            }
+
+            /// The text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The text, owned.
+            #[must_use]
+            pub fn into_string(self) -> String {
+                self.0
+            }
+        }
+    };
+}
+
+text! {
+    /// An organization's name: 1 to 200 characters after trimming, no control characters. Not unique.
+    Name, parse_name
+}
+text! {
+    /// What a person is called: 1 to 200 characters after trimming, no control characters.
+    DisplayName, parse_display_name
+}
+text! {
+    /// An organization's kind: 1 to 64 of `a-z`, `0-9`, `-`, `_`, beginning with a letter. Fixed at creation.
+    Kind, parse_kind
+}
+text! {
+    /// Why a change was made, for the audit: 1 to 500 characters, no control characters but line breaks and tabs.
+    Reason, parse_reason
+}
+
+impl Kind {
+    /// The kind of an organization for which none was named.
+    #[must_use]
+    pub fn default_kind() -> Self {
+        Self("organization".to_owned())
+    }
+}
+
+/// Whether a character is one that shows nothing or reorders what is shown: these let one name pass for another.
+fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+}
+
+fn bounded(text: &str, what: &str, most: usize) -> Result<String, Invalid> {
+    let trimmed = text.trim();
+    if trimmed.is_empty() {
+        return Err(Invalid::new(format!("{what} is needed")));
+    }
+    if trimmed.chars().count() > most {
+        return Err(Invalid::new(format!("{what} has at most {most} characters")));
+    }
+    // U+200D joins emoji and Indic letters; it is the one invisible character that names do need.
+    if trimmed.chars().any(|c| is_invisible(c) && c != '\u{200d}') {
+        return Err(Invalid::new(format!("{what} holds no control, zero-width or direction characters")));
+    }
+    Ok(trimmed.to_owned())
+}
+
+fn parse_name(text: &str) -> Result<String, Invalid> {
+    bounded(text, "a name", limits::NAME_CHARACTERS)
+}
+
+fn parse_display_name(text: &str) -> Result<String, Invalid> {
+    bounded(text, "a display name", limits::DISPLAY_NAME_CHARACTERS)
+}
+
+fn parse_kind(text: &str) -> Result<String, Invalid> {
+    let good = text.len() <= limits::KIND_CHARACTERS
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err(Invalid::new("a kind is 1 to 64 of a-z, 0-9, - and _, and begins with a letter"))
+    }
+}
+
+fn parse_reason(text: &str) -> Result<String, Invalid> {
+    if text.chars().count() > limits::REASON_CHARACTERS {
+        return Err(Invalid::new("a reason has at most 500 characters"));
+    }
+    if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
+        return Err(Invalid::new("a reason holds no control characters but line breaks and tabs"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_trimmed_and_bounded() {
+        assert_eq!(Name::parse("  Acme  ").map(Name::into_string), Ok("Acme".to_owned()));
+        assert!(Name::parse(&"é".repeat(200)).is_ok());
+        assert!(Name::parse(&"é".repeat(201)).is_err());
+        for bad in ["", "   ", "a\0b", "a\u{202e}b", "a\u{200b}b", "a\nb"] {
+            assert!(Name::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(Name::parse("👩\u{200d}🚀").is_ok());
+    }
+
+    #[test]
+    fn kinds_are_labels() {
+        assert!(Kind::parse("vendor-2").is_ok());
+        for bad in ["", "Vendor", "2x", "a b", "a\0"] {
+            assert!(Kind::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! roster: who belongs to which organization, and what may they do there?
+
+pub mod auth;
+pub mod domain;
+pub mod world;

@@ -1,0 +1,57 @@
+//! What comes in by the door: time and randomness. No other module reads a clock or rolls a die (a lint says so), so
+//! that a test can hand in its own.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use uuid::Uuid;
+
+/// The wall clock, for what is compared with times that others wrote down: the expiry of tokens.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
+
+impl Clock {
+    /// The machine's clock.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    pub fn system() -> Self {
+        Self(Arc::new(SystemTime::now))
+    }
+
+    /// A clock that tells what this function says.
+    #[must_use]
+    pub fn from_fn(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// Seconds since 1970, whole; 0 for a clock before that.
+    #[must_use]
+    pub fn unix_seconds(&self) -> i64 {
+        let since = (self.0)().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+/// A random UUID (version 4), from the operating system's source.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the door")]
+pub fn random_uuid() -> Uuid {
+    Uuid::new_v4()
+}
+
+/// 32 random bytes for a secret, from the operating system's source.
+#[must_use]
+pub fn random_secret() -> [u8; 32] {
+    // A version 4 UUID fixes 6 of its bits; three of them hashed give 256 unpredictable bits of 366.
+    use sha2::{Digest, Sha256};
+    let mut hasher = Sha256::new();
+    for _ in 0..3 {
+        hasher.update(random_uuid().as_bytes());
+    }
+    hasher.finalize().into()
+}
