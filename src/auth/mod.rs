@@ -1,5 +1,6 @@
 //! Who is calling, and what may they do.
 
 pub mod caller;
+pub mod rules;
 
 pub use caller::{Actor, Caller, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
