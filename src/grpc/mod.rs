@@ -1,0 +1,13 @@
+//! The wire: what the protos generate, and what stands between it and the use cases.
+
+pub mod request;
+pub mod sealed;
+
+/// Messages, clients and servers of `roster.v1`, generated from the protos; their comments are there.
+#[expect(clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated code")]
+pub mod pb {
+    include!(concat!(env!("OUT_DIR"), "/pb.rs"));
+}
+
+/// Descriptors of everything above and of `google.rpc`, with comments and rules, for server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,29 @@
+//! What each request type says of itself. The build implements these traits from the protos' rules, so that no handler
+//! chooses which rule it is under.
+
+use crate::auth::rules::Method;
+
+/// The request of a method: the type alone says which one.
+pub trait Request {
+    /// The method, and with it the rule.
+    const METHOD: &'static Method;
+}
+
+/// A request that is ruled by a permission in the organization it names.
+pub trait OrganizationRequest: Request {
+    /// The organization as the caller wrote it: an id, a slug, or neither.
+    fn organization(&self) -> &str;
+}
+
+/// A request that is ruled by the caller alone.
+pub trait CallerRequest: Request {}
+
+/// A request that may change something.
+pub trait WriteRequest: Request {
+    /// Why the change is made, as the caller wrote it. Empty: no reason.
+    fn reason(&self) -> &str;
+    /// The name of the request, as the caller wrote it. Empty: none.
+    fn request_id(&self) -> &str;
+    /// Whether everything is to be checked and nothing to be changed.
+    fn validate_only(&self) -> bool;
+}
