@@ -59,3 +59,38 @@ impl<M: Message + Default> Decoder for SealedDecoder<M> {
             .map_err(|_| Status::invalid_argument("the bytes are not a message of this method"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::pb::GetOrganizationRequest;
+    use http_body_util::Full;
+    use tonic::Code;
+    use tonic::codec::Streaming;
+    use tonic::codegen::Bytes;
+
+    /// Decodes one gRPC frame that holds these bytes.
+    async fn decode(bytes: &[u8]) -> Result<Option<Sealed<GetOrganizationRequest>>, Status> {
+        let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        let body = Full::<Bytes>::from([&[0], length.as_slice(), bytes].concat());
+        let decoder = SealedCodec::<(), GetOrganizationRequest>::default().decoder();
+        Streaming::new_request(decoder, body, None, None).message().await
+    }
+
+    #[tokio::test]
+    async fn messages_arrive_closed() {
+        let message = GetOrganizationRequest { organization: "acme".into() };
+        let Sealed(arrived) = decode(&message.encode_to_vec()).await.unwrap().unwrap();
+        assert_eq!(arrived, message);
+    }
+
+    #[tokio::test]
+    async fn other_bytes_are_the_callers_mistake() {
+        // Field 1 is text, and this is not UTF-8.
+        let Err(status) = decode(&[0x0a, 0x01, 0xff]).await else { panic!("decoded") };
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::InvalidArgument, "the bytes are not a message of this method")
+        );
+    }
+}
