@@ -3,4 +3,7 @@
 pub mod auth;
 pub mod domain;
 pub mod grpc;
+pub mod index;
+pub mod service;
+pub mod store;
 pub mod world;

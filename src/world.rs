@@ -44,6 +44,13 @@ pub fn random_uuid() -> Uuid {
     Uuid::new_v4()
 }
 
+/// 64 random bits. Not for secrets: some of them are fixed by the form of a UUID.
+#[must_use]
+pub fn random_bits() -> u64 {
+    let (high, low) = random_uuid().as_u64_pair();
+    high ^ low.rotate_left(32)
+}
+
 /// 32 random bytes for a secret, from the operating system's source.
 #[must_use]
 pub fn random_secret() -> [u8; 32] {

@@ -1,5 +1,7 @@
 //! Every limit of the domain, in one place: its name, its value and why it is this one.
 
+use std::time::Duration;
+
 /// User ids: what an identity provider calls a subject. OpenID Connect Core §2 allows 255 ASCII characters; roster
 /// counts bytes, so that any text of that size fits.
 pub const USER_ID_BYTES: usize = 255;
@@ -38,3 +40,25 @@ pub const VIOLATIONS: usize = 20;
 pub const NAMED_ORGANIZATIONS: usize = 20;
 /// How often a slug made from a name is tried with a further number before a random one is taken.
 pub const SLUG_SUFFIXES: u32 = 100;
+/// What any statement may take in Postgres, whatever its request says: the longest deadline a request may have.
+pub const STATEMENT: Duration = Duration::from_secs(30);
+/// How long a transaction may wait for its program between two statements: none waits at all, so this ends only those
+/// whose program was stopped.
+pub const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
+/// How long a request waits for a connection to Postgres.
+pub const ACQUIRE: Duration = Duration::from_secs(3);
+/// How much longer than its deadline a write may hold a connection: Postgres itself ends it at the deadline, so this is
+/// for a Postgres that no longer answers.
+pub const WRITE_GRACE: Duration = Duration::from_secs(2);
+/// How often a write is tried again after losing against another one.
+pub const WRITE_ATTEMPTS: u32 = 5;
+/// For how long a deleted organization can be restored.
+pub const PURGE_AFTER: Duration = Duration::from_hours(30 * 24);
+/// For how long the answer to a request id is kept.
+pub const REQUEST_MEMORY: Duration = Duration::from_hours(24);
+/// How often old things are tidied away.
+pub const TIDY_EVERY: Duration = Duration::from_mins(1);
+/// Organizations purged in one round: each is a transaction of its own.
+pub const TIDY_ORGANIZATIONS: i64 = 100;
+/// Answers forgotten in one round.
+pub const TIDY_REQUESTS: i64 = 10_000;

@@ -4,9 +4,11 @@
 //! way to make one, and a parse error is a sentence that can be shown to the caller.
 
 pub mod attributes;
+pub mod check;
 pub mod email;
 pub mod ids;
 pub mod limits;
+pub mod model;
 pub mod permission;
 pub mod refusal;
 pub mod role;
@@ -18,6 +20,7 @@ pub mod text;
 pub use attributes::Attributes;
 pub use email::EmailAddress;
 pub use ids::{OrganizationId, OrganizationRef, UserId};
+pub use model::{BucketPosition, Deletion, Member, Membership, Organization, OrganizationHead, Standing, User};
 pub use permission::{Permission, PermissionSet};
 pub use refusal::{Refusal, Violation};
 pub use role::Role;

@@ -1,0 +1,93 @@
+//! The question that roster is for, and its answer.
+
+use super::{OrganizationState, Permission, Role, Standing, UserState};
+
+/// What is asked about a user in an organization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// Is the user a member at all?
+    Member,
+    /// Has the user at least this role?
+    Role(Role),
+    /// Has the user this permission?
+    Permission(Permission),
+}
+
+/// Why a check is answered as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Yes.
+    Allowed,
+    /// The user is not in the organization.
+    NotAMember,
+    /// No such organization, or a deleted one.
+    OrganizationNotFound,
+    /// The organization is switched off.
+    OrganizationInactive,
+    /// The organization has no owner yet.
+    OrganizationPending,
+    /// The user is switched off.
+    UserInactive,
+    /// The user's role is smaller than the one asked for.
+    RoleTooLow,
+    /// The user's role does not hold the permission asked for.
+    RoleLacksPermission,
+}
+
+/// Answers a question from what is known of the user and the organization. What holds for the organization is said
+/// before what holds for the user, and both before what holds for the membership.
+#[must_use]
+pub fn answer(question: Question, standing: &Standing) -> Reason {
+    match standing.organization.map(|organization| organization.state) {
+        None | Some(OrganizationState::Deleted) => return Reason::OrganizationNotFound,
+        Some(OrganizationState::Inactive) => return Reason::OrganizationInactive,
+        Some(OrganizationState::Pending) => return Reason::OrganizationPending,
+        Some(OrganizationState::Active) => {}
+    }
+    if standing.user_state == Some(UserState::Inactive) {
+        return Reason::UserInactive;
+    }
+    let Some(role) = standing.role else { return Reason::NotAMember };
+    match question {
+        Question::Role(asked) if role < asked => Reason::RoleTooLow,
+        Question::Permission(asked) if !role.permissions().contains(asked) => Reason::RoleLacksPermission,
+        Question::Member | Question::Role(_) | Question::Permission(_) => Reason::Allowed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{BucketPosition, OrganizationHead, OrganizationId};
+
+    fn standing(state: OrganizationState, role: Option<Role>, user_state: Option<UserState>) -> Standing {
+        let head = OrganizationHead { id: OrganizationId::from_uuid(uuid::Uuid::nil()), state, revision: 1 };
+        let at = BucketPosition { bucket: 0, position: 0 };
+        Standing { organization: Some(head), role, user_state, position: Some(at), user_position: at }
+    }
+
+    #[test]
+    fn roles_include_smaller_ones_and_permissions_follow_the_table() {
+        let admin = standing(OrganizationState::Active, Some(Role::ADMIN), None);
+        assert_eq!(answer(Question::Member, &admin), Reason::Allowed);
+        assert_eq!(answer(Question::Role(Role::MEMBER), &admin), Reason::Allowed);
+        assert_eq!(answer(Question::Role(Role::OWNER), &admin), Reason::RoleTooLow);
+        assert_eq!(answer(Question::Permission(Permission::MembersAdd), &admin), Reason::Allowed);
+        assert_eq!(answer(Question::Permission(Permission::OwnershipTransfer), &admin), Reason::RoleLacksPermission);
+    }
+
+    #[test]
+    fn states_come_before_roles() {
+        let owner = Some(Role::OWNER);
+        for (state, reason) in [
+            (OrganizationState::Deleted, Reason::OrganizationNotFound),
+            (OrganizationState::Inactive, Reason::OrganizationInactive),
+            (OrganizationState::Pending, Reason::OrganizationPending),
+        ] {
+            assert_eq!(answer(Question::Member, &standing(state, owner, Some(UserState::Inactive))), reason);
+        }
+        let switched_off = standing(OrganizationState::Active, owner, Some(UserState::Inactive));
+        assert_eq!(answer(Question::Member, &switched_off), Reason::UserInactive);
+        assert_eq!(answer(Question::Member, &standing(OrganizationState::Active, None, None)), Reason::NotAMember);
+    }
+}

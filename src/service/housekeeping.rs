@@ -1,0 +1,38 @@
+//! What must be done now and then: purging what was deleted long ago, forgetting old answers. Several processes may do it
+//! at once; nothing hangs on when it happens.
+
+use super::organizations::PurgeIfDue;
+use super::write::Meta;
+use super::{Error, Roster};
+use crate::domain::limits;
+use crate::store::{organizations, requests};
+use tokio::time::Instant;
+
+/// What one round did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tidied {
+    /// Organizations purged.
+    pub purged: u64,
+    /// Answers forgotten.
+    pub forgotten: u64,
+}
+
+impl Roster {
+    /// Does one round, of bounded size.
+    ///
+    /// # Errors
+    /// If the datastore does not answer.
+    pub async fn tidy(&self) -> Result<Tidied, Error> {
+        let mut tidied = Tidied::default();
+        let due = organizations::due_for_purge(&mut *self.pool.acquire().await?, limits::TIDY_ORGANIZATIONS).await?;
+        for id in due {
+            let deadline = Instant::now() + limits::STATEMENT;
+            let meta = Meta { reason: None, request_id: None, fingerprint: [0; 32], validate_only: false, deadline };
+            if self.write(None, meta, PurgeIfDue(id)).await?.answer {
+                tidied.purged += 1;
+            }
+        }
+        tidied.forgotten = requests::forget_old(&mut *self.pool.acquire().await?, limits::TIDY_REQUESTS).await?;
+        Ok(tidied)
+    }
+}

@@ -1,0 +1,69 @@
+//! The use cases: one function for each rpc, one transaction for each write.
+//!
+//! [`Roster`] is the whole service without its wire. Reads are plain functions; a write is a [`write::Change`] that
+//! [`Roster::write`] runs, so that no path can forget the locks, the second decision, the event, the log or the
+//! request id.
+
+pub mod checks;
+pub mod error;
+pub mod housekeeping;
+pub mod members;
+pub mod organizations;
+pub mod reads;
+pub mod token;
+mod unit;
+pub mod users;
+pub mod write;
+
+pub use error::Error;
+
+use crate::index::Index;
+use crate::store::StoreError;
+use crate::store::pool::{self, Datastore};
+use crate::world::Clock;
+use sqlx::PgPool;
+use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
+
+/// The service: what it stands on. Cheap to clone; clones are one service.
+#[derive(Debug, Clone)]
+pub struct Roster {
+    pool: PgPool,
+    index: Index,
+    clock: Clock,
+    datastore: std::sync::Arc<OnceCell<Datastore>>,
+    writes: TaskTracker,
+}
+
+impl Roster {
+    /// A service over this datastore.
+    #[must_use]
+    pub fn new(pool: PgPool, clock: Clock) -> Self {
+        let index = Index::new(pool.clone());
+        Self { pool, index, clock, datastore: std::sync::Arc::default(), writes: TaskTracker::new() }
+    }
+
+    /// The look-up that decisions are made from.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The datastore's pool.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Which datastore this is: asked once.
+    async fn datastore(&self) -> Result<Datastore, StoreError> {
+        let ask = || async { pool::datastore(&mut *self.pool.acquire().await?).await };
+        self.datastore.get_or_try_init(ask).await.copied()
+    }
+
+    /// Waits until every write under way has ended, also those whose callers hung up. New writes may still begin.
+    pub async fn drain(&self) {
+        self.writes.close();
+        self.writes.wait().await;
+    }
+}

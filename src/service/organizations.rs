@@ -1,0 +1,348 @@
+//! Organizations: made, changed, switched on and off, handed over, deleted, restored, purged.
+
+use super::unit::{Deletion, Unit};
+use super::write::{Change, Meta, OrganizationChange, Written, enter_as_caller};
+use super::{Error, Roster};
+use crate::auth::Caller;
+use crate::auth::decide::{Access, Grant};
+use crate::domain::{
+    Attributes, Kind, Name, Organization, OrganizationId, OrganizationState, Refusal, Role, Slug, User, UserId,
+    UserState, limits,
+};
+use crate::store::{organizations, slugs};
+use crate::world;
+use serde_json::json;
+use std::collections::BTreeSet;
+
+/// An organization to be made.
+#[derive(Debug, Clone)]
+pub struct CreateOrganization {
+    /// What it is called.
+    pub name: Name,
+    /// Its slug; made from the name if none.
+    pub slug: Option<Slug>,
+    /// What sort it is.
+    pub kind: Kind,
+    /// What the deployment keeps there.
+    pub attributes: Attributes,
+    /// The owner; if none, the calling user, or nobody where a service or an operator calls.
+    pub owner: Option<UserId>,
+    /// What the deployment keeps about the owner's membership.
+    pub owner_attributes: Attributes,
+    /// Make it switched off.
+    pub inactive: bool,
+}
+
+/// What to change about an organization; what is none stays.
+#[derive(Debug, Clone)]
+pub struct UpdateOrganization {
+    /// The new name.
+    pub name: Option<Name>,
+    /// The new slug.
+    pub slug: Option<Slug>,
+    /// The new attributes.
+    pub attributes: Option<Attributes>,
+    /// The etag that was read, if the change hangs on it.
+    pub etag: Option<String>,
+}
+
+/// Whether to delete, and how.
+#[derive(Debug, Clone)]
+pub struct DeleteOrganization {
+    /// For good, at once.
+    pub purge: bool,
+    /// The etag that was read, if the change hangs on it.
+    pub etag: Option<String>,
+}
+
+impl Roster {
+    /// Makes an organization.
+    ///
+    /// # Errors
+    /// `CALLER_NOT_ALLOWED` for a user who names another owner, `SLUG_TAKEN`, `USER_INACTIVE`, `USER_DELETED`.
+    pub async fn create_organization(
+        &self,
+        caller: Caller,
+        meta: Meta,
+        wish: CreateOrganization,
+    ) -> Result<Written<Organization>, Error> {
+        self.write(Some(caller), meta, wish).await
+    }
+
+    /// Changes name, slug or attributes.
+    ///
+    /// # Errors
+    /// `SLUG_TAKEN`, `ETAG_MISMATCH`, `ORGANIZATION_INACTIVE`.
+    pub async fn update_organization(
+        &self,
+        access: Access,
+        meta: Meta,
+        wish: UpdateOrganization,
+    ) -> Result<Written<Organization>, Error> {
+        self.write_in(access, meta, wish).await
+    }
+
+    /// Switches an organization on or off.
+    ///
+    /// # Errors
+    /// `OPERATOR_REQUIRED`, `ORGANIZATION_PENDING`.
+    pub async fn set_organization_active(
+        &self,
+        access: Access,
+        meta: Meta,
+        active: bool,
+    ) -> Result<Written<Organization>, Error> {
+        self.write_in(access, meta, SetActive { active }).await
+    }
+
+    /// Deletes an organization, restorably or for good.
+    ///
+    /// # Errors
+    /// `ETAG_MISMATCH`, `OPERATOR_REQUIRED`.
+    pub async fn delete_organization(
+        &self,
+        access: Access,
+        meta: Meta,
+        wish: DeleteOrganization,
+    ) -> Result<Written<Organization>, Error> {
+        self.write_in(access, meta, wish).await
+    }
+
+    /// Restores a deleted organization.
+    ///
+    /// # Errors
+    /// `USER_INACTIVE` if its owner was switched off meanwhile.
+    pub async fn undelete_organization(&self, access: Access, meta: Meta) -> Result<Written<Organization>, Error> {
+        self.write_in(access, meta, Undelete).await
+    }
+}
+
+/// Refuses a change that hangs on another version than the present one.
+pub(super) fn check_etag(asked: Option<&str>, present: &str) -> Result<(), Refusal> {
+    match asked {
+        Some(asked) if asked != present => Err(Refusal::EtagMismatch),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a user who is switched off or deleted.
+pub(super) fn check_user(user: &User) -> Result<(), Refusal> {
+    match user.state {
+        UserState::Active => Ok(()),
+        UserState::Inactive => Err(Refusal::UserInactive { user_id: user.id.clone() }),
+        UserState::Erased => Err(Refusal::UserDeleted { user_id: user.id.clone() }),
+    }
+}
+
+/// Refuses a change in an organization that is switched off or deleted.
+pub(super) fn check_writable(here: &Organization) -> Result<(), Refusal> {
+    match here.state() {
+        OrganizationState::Active | OrganizationState::Pending => Ok(()),
+        OrganizationState::Inactive => Err(Refusal::OrganizationInactive),
+        OrganizationState::Deleted => Err(Refusal::OrganizationDeleted),
+    }
+}
+
+impl Change for CreateOrganization {
+    type Place = ();
+    type Answer = Organization;
+
+    async fn enter(&self, unit: &mut Unit<'_>) -> Result<(), Error> {
+        enter_as_caller(unit).await
+    }
+
+    async fn apply(&self, unit: &mut Unit<'_>, (): ()) -> Result<Organization, Error> {
+        let owner = match (unit.user(), &self.owner) {
+            (Some(caller), Some(other)) if caller != other => {
+                let advice = "leave owner_user_id out, and transfer the ownership afterwards".to_owned();
+                return Err(Refusal::CallerNotAllowed { caller: "user".to_owned(), advice }.into());
+            }
+            (Some(caller), _) => Some(caller.clone()),
+            (None, named) => named.clone(),
+        };
+        if self.inactive && owner.is_none() {
+            return Err(Refusal::field("inactive", "an inactive organization needs an owner: name one").into());
+        }
+        let state = match (&owner, self.inactive) {
+            (None, _) => OrganizationState::Pending,
+            (Some(_), false) => OrganizationState::Active,
+            (Some(_), true) => OrganizationState::Inactive,
+        };
+        let id = OrganizationId::from_uuid(world::random_uuid());
+        // Slugs before users, here and everywhere: one order of locks.
+        let slug = claim(unit, self.slug.as_ref(), &self.name, id).await?;
+        if let Some(owner) = &owner {
+            unit.hold_users(&BTreeSet::from([owner.clone()])).await?.values().try_for_each(check_user)?;
+        }
+        let new = organizations::New {
+            id,
+            slug,
+            name: self.name.clone(),
+            kind: self.kind.clone(),
+            attributes: self.attributes.clone(),
+            state,
+            deactivated_by_operator: self.inactive && unit.by_operator(),
+            owner: owner.clone(),
+        };
+        let mut here = unit.create(&new).await?;
+        if let Some(owner) = &owner {
+            unit.add_member(&mut here, owner, Role::ADMIN, &self.owner_attributes).await?;
+        }
+        Ok(here)
+    }
+}
+
+/// Claims the given slug, or one made from the name: with a number behind it when taken, a random one when nothing is
+/// left of the name or too many numbers are taken.
+async fn claim(unit: &mut Unit<'_>, given: Option<&Slug>, name: &Name, id: OrganizationId) -> Result<Slug, Error> {
+    if let Some(slug) = given {
+        let free = unit.claim_slug(slug, id).await?;
+        return if free { Ok(slug.clone()) } else { Err(Refusal::SlugTaken { slug: slug.to_string() }.into()) };
+    }
+    if let Some(plain) = Slug::from_name(name.as_str()) {
+        let mut candidates = vec![plain.clone()];
+        candidates.extend((2..=limits::SLUG_SUFFIXES).map(|number| plain.numbered(number)));
+        // A free one may be gone a moment later: then the next one.
+        while let Some(index) = slugs::first_free(unit.connection, &candidates).await? {
+            let slug = candidates.swap_remove(index);
+            if unit.claim_slug(&slug, id).await? {
+                return Ok(slug);
+            }
+            candidates.truncate(index);
+        }
+    }
+    let slug = Slug::random(world::random_bits());
+    let free = unit.claim_slug(&slug, id).await?;
+    if free { Ok(slug) } else { Err(Refusal::Conflict.into()) }
+}
+
+impl OrganizationChange for UpdateOrganization {
+    type Answer = Organization;
+
+    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, _: Grant) -> Result<Organization, Error> {
+        check_writable(&here)?;
+        check_etag(self.etag.as_deref(), &here.etag())?;
+        let (mut old, mut new) = (serde_json::Map::new(), serde_json::Map::new());
+        if let Some(name) = self.name.as_ref().filter(|name| **name != here.name) {
+            old.insert("name".to_owned(), json!(here.name));
+            new.insert("name".to_owned(), json!(name));
+            here.name = name.clone();
+        }
+        if let Some(slug) = self.slug.as_ref().filter(|slug| **slug != here.slug) {
+            if !unit.claim_slug(slug, here.id).await? {
+                return Err(Refusal::SlugTaken { slug: slug.to_string() }.into());
+            }
+            slugs::release(unit.connection, &here.slug, here.id).await?;
+            old.insert("slug".to_owned(), json!(here.slug));
+            new.insert("slug".to_owned(), json!(slug));
+            here.slug = slug.clone();
+        }
+        if let Some(attributes) = self.attributes.as_ref().filter(|attributes| **attributes != here.attributes) {
+            old.insert("attributes".to_owned(), json!(here.attributes));
+            new.insert("attributes".to_owned(), json!(attributes));
+            here.attributes = attributes.clone();
+        }
+        if !new.is_empty() {
+            unit.save(&mut here, Deletion::No, "organization.updated", old.into(), new.into()).await?;
+        }
+        Ok(here)
+    }
+}
+
+struct SetActive {
+    active: bool,
+}
+
+impl OrganizationChange for SetActive {
+    type Answer = Organization;
+
+    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, _: Grant) -> Result<Organization, Error> {
+        let (state, kind) = match here.state() {
+            OrganizationState::Deleted => return Err(Refusal::OrganizationDeleted.into()),
+            OrganizationState::Pending => return Err(Refusal::OrganizationPending.into()),
+            OrganizationState::Active | OrganizationState::Inactive if self.active => {
+                (OrganizationState::Active, "organization.activated")
+            }
+            OrganizationState::Active | OrganizationState::Inactive => {
+                (OrganizationState::Inactive, "organization.deactivated")
+            }
+        };
+        if self.active && here.deactivated_by_operator && !unit.by_operator() {
+            return Err(Refusal::OperatorRequired.into());
+        }
+        // Switched off again by an operator, it becomes theirs to switch on; by somebody else, it stays whose it was.
+        let by_operator = !self.active && (unit.by_operator() || here.deactivated_by_operator);
+        if (here.stored_state, here.deactivated_by_operator) != (state, by_operator) {
+            let old = json!({ "state": here.stored_state.as_str(), "by_operator": here.deactivated_by_operator });
+            let new = json!({ "state": state.as_str(), "by_operator": by_operator });
+            here.stored_state = state;
+            here.deactivated_by_operator = by_operator;
+            unit.save(&mut here, Deletion::No, kind, old, new).await?;
+        }
+        Ok(here)
+    }
+}
+
+impl OrganizationChange for DeleteOrganization {
+    type Answer = Organization;
+
+    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, _: Grant) -> Result<Organization, Error> {
+        if self.purge && !unit.by_operator() {
+            return Err(Refusal::OperatorRequired.into());
+        }
+        check_etag(self.etag.as_deref(), &here.etag())?;
+        // Those who delete no longer see it, and could not repeat the request.
+        unit.forfeit();
+        if self.purge {
+            unit.purge(&mut here).await?;
+        } else if here.state() != OrganizationState::Deleted {
+            let old = json!({ "state": here.state().as_str() });
+            let new = json!({ "state": OrganizationState::Deleted.as_str() });
+            unit.save(&mut here, Deletion::Deleted, "organization.deleted", old, new).await?;
+        }
+        Ok(here)
+    }
+}
+
+struct Undelete;
+
+impl OrganizationChange for Undelete {
+    type Answer = Organization;
+
+    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, _: Grant) -> Result<Organization, Error> {
+        if here.state() == OrganizationState::Deleted {
+            if let Some(owner) = here.owner.clone() {
+                // A deleted organization does not keep its owner from being switched off; a living one does.
+                unit.hold_users(&BTreeSet::from([owner])).await?.values().try_for_each(check_user)?;
+            }
+            let old = json!({ "state": here.state().as_str() });
+            here.deletion = None;
+            let new = json!({ "state": here.state().as_str() });
+            unit.save(&mut here, Deletion::No, "organization.undeleted", old, new).await?;
+        }
+        Ok(here)
+    }
+}
+
+/// Purges one organization whose time has come, if it still has.
+pub(super) struct PurgeIfDue(pub(super) OrganizationId);
+
+impl Change for PurgeIfDue {
+    type Place = Option<Organization>;
+    type Answer = bool;
+
+    async fn enter(&self, unit: &mut Unit<'_>) -> Result<Self::Place, Error> {
+        unit.lock(self.0).await
+    }
+
+    async fn apply(&self, unit: &mut Unit<'_>, here: Self::Place) -> Result<bool, Error> {
+        // Asked again under the lock: it may have been restored, or purged by another process.
+        match here {
+            Some(mut here) if organizations::is_due(unit.connection, here.id).await? => {
+                unit.purge(&mut here).await?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}

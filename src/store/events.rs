@@ -1,0 +1,107 @@
+//! The audit trail: one event per change, numbered by the revision that the change made.
+
+use super::StoreError;
+use crate::domain::{OrganizationId, UserId};
+use serde_json::Value;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+/// Who did it, why, and by which request: the same for every event of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// `user`, `service`, `operator`, or `system` for roster itself.
+    pub actor_kind: &'static str,
+    /// The user's id, or the name of the service or operator.
+    pub actor_id: String,
+    /// The service that acted for the user, if one did.
+    pub actor_via: Option<String>,
+    /// The reason given.
+    pub reason: Option<String>,
+    /// The request id given.
+    pub request_id: Option<Uuid>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// The revision of the organization, or of the user, that it made.
+    pub revision: i64,
+    /// A dotted word: `member.added`.
+    pub kind: &'static str,
+    /// Whom it happened to, for events about members.
+    pub user: Option<UserId>,
+    /// What was before.
+    pub old: Option<Value>,
+    /// What is now.
+    pub new: Option<Value>,
+}
+
+/// Writes one organization's events.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn insert(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    cause: &Cause,
+    events: &[Event],
+) -> Result<(), StoreError> {
+    let revisions: Vec<i64> = events.iter().map(|event| event.revision).collect();
+    let kinds: Vec<String> = events.iter().map(|event| event.kind.to_owned()).collect();
+    let users: Vec<Option<String>> = events.iter().map(|event| event.user.as_ref().map(ToString::to_string)).collect();
+    let old: Vec<Option<Value>> = events.iter().map(|event| event.old.clone()).collect();
+    let new: Vec<Option<Value>> = events.iter().map(|event| event.new.clone()).collect();
+    sqlx::query!(
+        r#"INSERT INTO events (bucket, organization_id, revision, type, actor_kind, actor_id, actor_via, user_id, old, new,
+                               reason, request_id, create_time)
+           SELECT $1, $2, q.revision, q.type, $3, $4, $5, q.user_id, q.old, q.new, $6, $7, clock_timestamp()
+           FROM unnest($8::bigint[], $9::text[], $10::text[], $11::jsonb[], $12::jsonb[])
+                AS q (revision, type, user_id, old, new)"#,
+        organization.bucket(),
+        organization.as_uuid(),
+        cause.actor_kind,
+        cause.actor_id,
+        cause.actor_via,
+        cause.reason,
+        cause.request_id,
+        &revisions,
+        &kinds,
+        &users as &[Option<String>],
+        &old as &[Option<Value>],
+        &new as &[Option<Value>],
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes one event about a user. It holds no profile data: that is erased with the user, the history is not.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn insert_user(
+    connection: &mut PgConnection,
+    user: &UserId,
+    cause: &Cause,
+    event: &Event,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"INSERT INTO user_events (user_bucket, user_id, revision, type, actor_kind, actor_id, actor_via, old, new, reason,
+                                    request_id, create_time)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, clock_timestamp())"#,
+        user.bucket(),
+        user.as_str(),
+        event.revision,
+        event.kind,
+        cause.actor_kind,
+        cause.actor_id,
+        cause.actor_via,
+        event.old,
+        event.new,
+        cause.reason,
+        cause.request_id,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! Connections to Postgres, and whether the schema is there.
+
+use super::StoreError;
+use crate::domain::limits;
+use sqlx::migrate::{Migrate, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
+use std::str::FromStr;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// The numbered migrations, built into the program.
+pub static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// Reads a `postgres://` URL.
+///
+/// # Errors
+/// If it is not one. The error does not repeat it: it may hold a password.
+pub fn parse_url(url: &str) -> Result<PgConnectOptions, crate::domain::Invalid> {
+    PgConnectOptions::from_str(url)
+        .map(|options| options.application_name("roster"))
+        .map_err(|_| crate::domain::Invalid::new("not a URL of the form postgres://user:password@host:port/database"))
+}
+
+/// A pool of at most this many connections. Connects when first used, so that a datastore that is away does not stop
+/// the start.
+#[must_use]
+pub fn lazy(options: PgConnectOptions, connections: u32) -> PgPool {
+    // What outlives its request (a client that hung up, a process that was stopped) must not hold locks for ever.
+    let options = options.options([
+        ("statement_timeout", millis(limits::STATEMENT)),
+        ("idle_in_transaction_session_timeout", millis(limits::IDLE_IN_TRANSACTION)),
+    ]);
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(limits::ACQUIRE)
+        // A ping before each use would cost a fifth of all throughput; a broken connection shows itself when used.
+        .test_before_acquire(false)
+        // A future dropped while BEGIN was under way leaves an open transaction behind (sqlx 0.9): never hand it on.
+        .after_release(|connection, _| Box::pin(async move { roll_back_leftovers(connection).await }))
+        .connect_lazy_with(options)
+}
+
+async fn roll_back_leftovers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    // Outside a transaction ROLLBACK is a warning and nothing else.
+    sqlx::query("ROLLBACK").execute(connection).await?;
+    Ok(true)
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+/// Brings the schema up to date. Several processes at once take turns.
+///
+/// # Errors
+/// As a sentence with its cause: Postgres is away, or a migration failed or was changed after it was applied.
+pub async fn migrate(options: &PgConnectOptions) -> Result<(), sqlx::migrate::MigrateError> {
+    // Not the pool's options: a migration may take longer than a request.
+    let mut connection = PgConnection::connect_with(options).await?;
+    MIGRATIONS.run(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// Whether every migration of this program is in.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn is_migrated(pool: &PgPool) -> Result<bool, StoreError> {
+    let mut connection = pool.acquire().await?;
+    let exists = sqlx::query_scalar!(r#"SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !exists {
+        return Ok(false);
+    }
+    let applied = connection.list_applied_migrations("_sqlx_migrations").await.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(error) => StoreError::from(error),
+        other => StoreError::Unreadable(other.to_string()),
+    })?;
+    Ok(MIGRATIONS
+        .iter()
+        .all(|ours| applied.iter().any(|theirs| theirs.version == ours.version && theirs.checksum == ours.checksum)))
+}
+
+/// Which datastore this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datastore {
+    /// Its id, made by the first migration.
+    pub id: Uuid,
+    /// How often it has lost writes: tokens of an older epoch are not believed.
+    pub epoch: i32,
+}
+
+/// Asks which datastore this is.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn datastore(connection: &mut PgConnection) -> Result<Datastore, StoreError> {
+    Ok(sqlx::query_as!(Datastore, "SELECT id, epoch FROM datastore").fetch_one(connection).await?)
+}
+
+/// Asks whether Postgres answers.
+///
+/// # Errors
+/// If it does not.
+pub async fn ping(pool: &PgPool) -> Result<(), StoreError> {
+    sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(pool).await?;
+    Ok(())
+}
+
+/// Bounds what the rest of a transaction may take in Postgres: a dropped future does not stop a statement there.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn bound_transaction(connection: &mut PgConnection, left: Duration) -> Result<(), StoreError> {
+    let left = millis(left.max(Duration::from_millis(1)));
+    sqlx::query!(
+        "SELECT set_config('statement_timeout', $1, true) AS statement, set_config('lock_timeout', $1, true) AS lock",
+        left
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(())
+}
+
+/// Makes deferred constraints speak now, for a transaction that will not be committed.
+///
+/// # Errors
+/// If one of them is broken, or Postgres does not answer.
+pub async fn check_constraints(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!("SET CONSTRAINTS ALL IMMEDIATE").execute(connection).await?;
+    Ok(())
+}

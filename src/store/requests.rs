@@ -1,0 +1,110 @@
+//! The answers that were given, by caller and request id.
+
+use super::StoreError;
+use crate::domain::limits;
+use serde_json::Value;
+use sqlx::PgConnection;
+use sqlx::postgres::types::PgInterval;
+use uuid::Uuid;
+
+/// Which request of which caller, and what it said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// A SHA-256 of the caller.
+    pub caller: [u8; 32],
+    /// The id that the caller gave.
+    pub request_id: Uuid,
+    /// A SHA-256 of the method and the message.
+    pub fingerprint: [u8; 32],
+}
+
+/// An answer that was given before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// The answer.
+    pub answer: Value,
+    /// Whether it was to another message.
+    pub other_message: bool,
+    /// Whether the write took from the caller the right that it needed.
+    pub forfeits: bool,
+}
+
+fn memory() -> Result<PgInterval, StoreError> {
+    PgInterval::try_from(limits::REQUEST_MEMORY).map_err(|error| StoreError::Unreadable(error.to_string()))
+}
+
+/// Claims a request id; false if the caller has used it in the last 24 hours. Waits for a transaction that has claimed it
+/// and not yet ended.
+///
+/// # Errors
+/// If Postgres does not answer, or the other transaction does not end in time.
+pub async fn claim(connection: &mut PgConnection, key: &Key) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        r#"INSERT INTO requests (caller, request_id, fingerprint, forfeits, create_time)
+           VALUES ($1, $2, $3, false, clock_timestamp())
+           ON CONFLICT (caller, request_id) DO UPDATE
+           SET fingerprint = excluded.fingerprint, answer = NULL, forfeits = false, create_time = excluded.create_time
+           WHERE requests.create_time < clock_timestamp() - $4::interval"#,
+        &key.caller,
+        key.request_id,
+        &key.fingerprint,
+        memory()?,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Finds the answer that was given to a request id in the last 24 hours.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn find(connection: &mut PgConnection, key: &Key) -> Result<Option<Stored>, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT fingerprint, answer, forfeits FROM requests
+           WHERE caller = $1 AND request_id = $2 AND create_time >= clock_timestamp() - $3::interval"#,
+        &key.caller,
+        key.request_id,
+        memory()?,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.and_then(|row| {
+        let other_message = row.fingerprint != key.fingerprint;
+        row.answer.map(|answer| Stored { answer, other_message, forfeits: row.forfeits })
+    }))
+}
+
+/// Keeps the answer to a request id that this transaction has claimed.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn keep(connection: &mut PgConnection, key: &Key, answer: &Value, forfeits: bool) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE requests SET answer = $3, forfeits = $4 WHERE caller = $1 AND request_id = $2",
+        &key.caller,
+        key.request_id,
+        answer,
+        forfeits,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Forgets answers older than 24 hours, at most this many; tells how many. Several processes may do it at once.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn forget_old(connection: &mut PgConnection, most: i64) -> Result<u64, StoreError> {
+    let done = sqlx::query!(
+        r#"DELETE FROM requests WHERE (caller, request_id) IN (
+               SELECT caller, request_id FROM requests WHERE create_time < clock_timestamp() - $1::interval
+               ORDER BY create_time LIMIT $2 FOR UPDATE SKIP LOCKED)"#,
+        memory()?,
+        most,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}

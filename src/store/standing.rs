@@ -1,0 +1,165 @@
+//! One user in one organization: the question behind every check and every decision.
+
+use super::StoreError;
+use crate::domain::{
+    BucketPosition, OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Role, Standing, UserId,
+    UserState,
+};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+/// What the statements below return, one row for each question.
+struct Row {
+    bucket: Option<i16>,
+    organization_id: Option<Uuid>,
+    state: Option<String>,
+    deleted: Option<bool>,
+    revision: Option<i64>,
+    is_owner: Option<bool>,
+    role: Option<String>,
+    user_state: Option<String>,
+    position: Option<i64>,
+    user_bucket: i16,
+    user_position: i64,
+}
+
+impl TryFrom<Row> for Standing {
+    type Error = StoreError;
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let organization = match (row.organization_id, row.state, row.revision) {
+            (Some(id), Some(state), Some(revision)) => Some(OrganizationHead {
+                id: OrganizationId::from_uuid(id),
+                state: if row.deleted == Some(true) {
+                    OrganizationState::Deleted
+                } else {
+                    OrganizationState::parse(&state)?
+                },
+                revision,
+            }),
+            _ => None,
+        };
+        let role = row.role.map(|role| Role::parse(&role)).transpose()?;
+        Ok(Self {
+            organization,
+            role: if row.is_owner == Some(true) { Some(Role::OWNER) } else { role },
+            user_state: row.user_state.map(|state| UserState::parse(&state)).transpose()?,
+            position: row.bucket.zip(row.position).map(|(bucket, position)| BucketPosition { bucket, position }),
+            user_position: BucketPosition { bucket: row.user_bucket, position: row.user_position },
+        })
+    }
+}
+
+/// Answers one question with one statement, or without a user tells of the organization alone: an index probe each on organization, membership, user and the two heads.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn one(
+    connection: &mut PgConnection,
+    organization: &OrganizationRef,
+    user: Option<&UserId>,
+) -> Result<Standing, StoreError> {
+    // Nobody has the empty id (a CHECK says so): without a user, no membership is found.
+    let (user_id, user_bucket) = user.map_or(("", 0), |user| (user.as_str(), user.bucket()));
+    let row = match organization {
+        OrganizationRef::Id(id) => {
+            sqlx::query_as!(
+                Row,
+                r#"SELECT h.bucket, o.id AS "organization_id?", o.state AS "state?", (o.delete_time IS NOT NULL) AS deleted,
+                          o.revision AS "revision?", (o.owner_id = $3) AS is_owner, m.role AS "role?",
+                          u.state AS "user_state?", h.position, uh.user_bucket, uh.position AS user_position
+                   FROM log_heads h
+                   JOIN user_log_heads uh ON uh.user_bucket = $4
+                   LEFT JOIN organizations o ON o.bucket = $1 AND o.id = $2
+                   LEFT JOIN memberships m ON m.bucket = $1 AND m.organization_id = $2 AND m.user_id = $3
+                   LEFT JOIN users u ON u.user_bucket = $4 AND u.id = $3
+                   WHERE h.bucket = $1"#,
+                id.bucket(),
+                id.as_uuid(),
+                user_id,
+                user_bucket,
+            )
+            .fetch_one(connection)
+            .await?
+        }
+        OrganizationRef::Slug(slug) => {
+            sqlx::query_as!(
+                Row,
+                r#"SELECT h.bucket AS "bucket?", o.id AS "organization_id?", o.state AS "state?",
+                          (o.delete_time IS NOT NULL) AS deleted, o.revision AS "revision?", (o.owner_id = $2) AS is_owner,
+                          m.role AS "role?", u.state AS "user_state?", h.position AS "position?", uh.user_bucket,
+                          uh.position AS user_position
+                   FROM user_log_heads uh
+                   LEFT JOIN slugs s ON s.slug = $1
+                   LEFT JOIN log_heads h ON h.bucket = s.bucket
+                   LEFT JOIN organizations o ON o.bucket = s.bucket AND o.id = s.organization_id
+                   LEFT JOIN memberships m
+                          ON m.bucket = s.bucket AND m.organization_id = s.organization_id AND m.user_id = $2
+                   LEFT JOIN users u ON u.user_bucket = $3 AND u.id = $2
+                   WHERE uh.user_bucket = $3"#,
+                slug.as_str(),
+                user_id,
+                user_bucket,
+            )
+            .fetch_one(connection)
+            .await?
+        }
+    };
+    row.try_into()
+}
+
+/// Answers many questions with one statement, so from one state of the datastore; in their order.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn many(
+    connection: &mut PgConnection,
+    questions: &[(OrganizationRef, UserId)],
+) -> Result<Vec<Standing>, StoreError> {
+    let mut buckets = Vec::with_capacity(questions.len());
+    let mut ids = Vec::with_capacity(questions.len());
+    let mut slugs = Vec::with_capacity(questions.len());
+    let mut users = Vec::with_capacity(questions.len());
+    let mut user_buckets = Vec::with_capacity(questions.len());
+    for (organization, user) in questions {
+        let (bucket, id, slug) = match organization {
+            OrganizationRef::Id(id) => (Some(id.bucket()), Some(id.as_uuid()), None),
+            OrganizationRef::Slug(slug) => (None, None, Some(slug.as_str().to_owned())),
+        };
+        buckets.push(bucket);
+        ids.push(id);
+        slugs.push(slug);
+        users.push(user.as_str().to_owned());
+        user_buckets.push(user.bucket());
+    }
+    // Each LATERAL with its LIMIT keeps the plan at one index probe for each question, whatever the statistics say.
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT h.bucket AS "bucket?", o.id AS "organization_id?", o.state AS "state?",
+                  (o.delete_time IS NOT NULL) AS deleted, o.revision AS "revision?", (o.owner_id = q.user_id) AS is_owner,
+                  m.role AS "role?", u.state AS "user_state?", h.position AS "position?", uh.user_bucket,
+                  uh.position AS user_position
+           FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::smallint[])
+                WITH ORDINALITY AS q (bucket, organization_id, slug, user_id, user_bucket, number)
+           JOIN user_log_heads uh ON uh.user_bucket = q.user_bucket
+           LEFT JOIN LATERAL (SELECT bucket, organization_id FROM slugs WHERE slug = q.slug LIMIT 1) s ON true
+           LEFT JOIN log_heads h ON h.bucket = coalesce(q.bucket, s.bucket)
+           LEFT JOIN LATERAL (
+               SELECT id, state, delete_time, revision, owner_id FROM organizations
+               WHERE bucket = h.bucket AND id = coalesce(q.organization_id, s.organization_id) LIMIT 1) o ON true
+           LEFT JOIN LATERAL (
+               SELECT role FROM memberships
+               WHERE bucket = h.bucket AND organization_id = coalesce(q.organization_id, s.organization_id)
+                 AND user_id = q.user_id COLLATE "C" LIMIT 1) m ON true
+           LEFT JOIN LATERAL (
+               SELECT state FROM users WHERE user_bucket = q.user_bucket AND id = q.user_id COLLATE "C" LIMIT 1) u ON true
+           ORDER BY q.number"#,
+        &buckets as &[Option<i16>],
+        &ids as &[Option<Uuid>],
+        &slugs as &[Option<String>],
+        &users,
+        &user_buckets,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(Standing::try_from).collect()
+}
