@@ -62,3 +62,9 @@ pub const TIDY_EVERY: Duration = Duration::from_mins(1);
 pub const TIDY_ORGANIZATIONS: i64 = 100;
 /// Answers forgotten in one round.
 pub const TIDY_REQUESTS: i64 = 10_000;
+/// How long a request may take that names no deadline.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+/// Messages of methods that take one thing. Protobuf can grow forty-fold when decoded.
+pub const MESSAGE_BYTES: usize = 256 * 1024;
+/// Messages of methods that take many things at once.
+pub const BULK_MESSAGE_BYTES: usize = 1024 * 1024;

@@ -1,0 +1,218 @@
+//! The second half of the interceptor: it stands where the message is decoded, because the organization is inside.
+//!
+//! A handler gets its message sealed; [`Api::admit`] and [`Api::admit_caller`] are the only ways to open it. They decide,
+//! from the rule that the build attached to the request's type, and give the message together with the right to go on.
+
+use super::decode::{Fields, Wrong};
+use super::request::{CallerRequest, OrganizationRequest, Request as RosterRequest, WriteRequest};
+use super::sealed::Sealed;
+use super::status;
+use crate::auth::Caller;
+use crate::auth::decide::{self, Access, Need};
+use crate::auth::rules::{self, Callers};
+use crate::domain::{OrganizationRef, Refusal, limits};
+use crate::service::write::{Meta, Written};
+use crate::service::{Error, Roster};
+use prost::Message;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use std::future::Future;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+/// When the caller stops waiting: put beside the request by the layer that reads `grpc-timeout`.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(pub Instant);
+
+/// What answers the calls: the service, and the way in.
+#[derive(Debug, Clone)]
+pub struct Api {
+    roster: Roster,
+}
+
+/// Who asks and until when, from the layers; nobody where they are missing.
+struct Envelope {
+    caller: Caller,
+    deadline: Instant,
+}
+
+impl Envelope {
+    fn of<M>(request: &Request<M>) -> Self {
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Nobody);
+        let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
+        Self { caller, deadline: deadline.unwrap_or_else(|| Instant::now() + limits::DEADLINE) }
+    }
+}
+
+impl Api {
+    /// The calls of this service.
+    #[must_use]
+    pub fn new(roster: Roster) -> Self {
+        Self { roster }
+    }
+
+    /// The service itself.
+    pub(super) fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Opens a request about one organization, for a caller who may make it there.
+    pub(super) async fn admit<M: OrganizationRequest>(&self, request: Request<Sealed<M>>) -> Result<(M, Access), Status> {
+        let envelope = Envelope::of(&request);
+        let message = request.into_inner().open();
+        let access = self.decide(&message, &envelope).await?;
+        Ok((message, access))
+    }
+
+    /// Opens a request about no organization in particular.
+    pub(super) async fn admit_caller<M: CallerRequest>(
+        &self,
+        request: Request<Sealed<M>>,
+    ) -> Result<(M, Caller), Status> {
+        let envelope = Envelope::of(&request);
+        self.decide_caller::<M>(&envelope).await?;
+        Ok((request.into_inner().open(), envelope.caller))
+    }
+
+    async fn decide<M: OrganizationRequest>(&self, message: &M, envelope: &Envelope) -> Result<Access, Error> {
+        let rule = &M::METHOD.rule;
+        rules::method_gate(rule, &envelope.caller)?;
+        let Callers::Permission(permission) = rule.callers else {
+            // The build gives this trait to requests with a permission only.
+            return Err(Refusal::CallerNotAllowed { caller: "any".to_owned(), advice: String::new() }.into());
+        };
+        let organization = OrganizationRef::parse(message.organization())
+            .map_err(|invalid| Refusal::field("organization", invalid.0))?;
+        self.refresh(envelope).await?;
+        let standing = self.roster.index().standing(&organization, envelope.caller.user()).await?;
+        let need = Need { permission, deleted: rule.deleted };
+        Ok(Access::decide(need, envelope.caller.clone(), &standing)?)
+    }
+
+    async fn decide_caller<M: CallerRequest>(&self, envelope: &Envelope) -> Result<(), Error> {
+        rules::method_gate(&M::METHOD.rule, &envelope.caller)?;
+        if let Some(user) = envelope.caller.user() {
+            self.refresh(envelope).await?;
+            decide::require_active(self.roster.index().user_state(user).await?)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the stored profile up to date with the caller's token.
+    async fn refresh(&self, envelope: &Envelope) -> Result<(), Error> {
+        match &envelope.caller {
+            Caller::User(user) => self.roster.refresh_profile(user, envelope.deadline).await,
+            Caller::Nobody | Caller::Service(_) | Caller::Operator(_) => Ok(()),
+        }
+    }
+
+    /// Runs a write in one organization: admit, read the rest of the message, write, answer.
+    ///
+    /// Who is refused may only be repeating the very request that took them the right to it (they left, and did not hear
+    /// that they had): then they get the answer they missed.
+    pub(super) async fn write_in<M, W, T, F>(
+        &self,
+        request: Request<Sealed<M>>,
+        read: impl FnOnce(&M, &mut Fields) -> Result<W, Wrong> + Send,
+        run: impl FnOnce(Roster, Access, Meta, W) -> F + Send,
+    ) -> Result<(Option<Access>, Caller, Written<T>), Status>
+    where
+        M: OrganizationRequest + WriteRequest,
+        T: DeserializeOwned + Send,
+        F: Future<Output = Result<Written<T>, Error>> + Send,
+    {
+        let envelope = Envelope::of(&request);
+        let message = request.into_inner().open();
+        let access = match self.decide(&message, &envelope).await {
+            Ok(access) => access,
+            Err(error) => {
+                let answer = self.missed(&message, &envelope, &error).await?;
+                return answer.map(|written| (None, envelope.caller, written)).ok_or_else(|| error.into());
+            }
+        };
+        let (wish, meta) = read_write(&message, &envelope, read)?;
+        let written = run(self.roster.clone(), access.clone(), meta, wish).await?;
+        Ok((Some(access), envelope.caller, written))
+    }
+
+    async fn missed<M, T>(&self, message: &M, envelope: &Envelope, error: &Error) -> Result<Option<Written<T>>, Status>
+    where
+        M: OrganizationRequest + WriteRequest,
+        T: DeserializeOwned,
+    {
+        let denied = matches!(
+            error,
+            Error::Refused(
+                Refusal::PermissionDenied { .. } | Refusal::RoleLacksPermission { .. } | Refusal::OrganizationNotFound
+            )
+        );
+        if !denied || message.request_id().is_empty() {
+            return Ok(None);
+        }
+        match read_write(message, envelope, |_, _| Ok(())) {
+            Ok(((), meta)) => Ok(self.roster.forfeited(&envelope.caller, &meta).await?),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Runs a write that is about no organization in particular.
+    pub(super) async fn write_as<M, W, T, F>(
+        &self,
+        request: Request<Sealed<M>>,
+        read: impl FnOnce(&M, &mut Fields) -> Result<W, Wrong> + Send,
+        run: impl FnOnce(Roster, Caller, Meta, W) -> F + Send,
+    ) -> Result<Written<T>, Status>
+    where
+        M: CallerRequest + WriteRequest,
+        F: Future<Output = Result<Written<T>, Error>> + Send,
+    {
+        let envelope = Envelope::of(&request);
+        self.decide_caller::<M>(&envelope).await?;
+        let message = request.into_inner().open();
+        let (wish, meta) = read_write(&message, &envelope, read)?;
+        Ok(run(self.roster.clone(), envelope.caller, meta, wish).await?)
+    }
+}
+
+/// Reads a write's content and what every write carries; says at once all that is wrong.
+fn read_write<M: WriteRequest, W>(
+    message: &M,
+    envelope: &Envelope,
+    read: impl FnOnce(&M, &mut Fields) -> Result<W, Wrong>,
+) -> Result<(W, Meta), Status> {
+    let mut fields = Fields::default();
+    let wish = read(message, &mut fields);
+    let meta = fields.write(message.reason(), message.request_id());
+    let read = wish.and_then(|wish| Ok((wish, meta?)));
+    let (wish, (reason, request_id)) = fields.finish(read).map_err(|refusal| status::refused(&refusal))?;
+    let meta = Meta {
+        reason,
+        request_id,
+        fingerprint: fingerprint(message),
+        validate_only: message.validate_only(),
+        deadline: envelope.deadline,
+    };
+    Ok((wish, meta))
+}
+
+/// A SHA-256 of the method and the message. Decoded and encoded again, equal messages are equal bytes: maps are ordered.
+fn fingerprint<M: RosterRequest>(message: &M) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    hasher.update(M::METHOD.path);
+    hasher.update([0]);
+    hasher.update(message.encode_to_vec());
+    hasher.finalize().into()
+}
+
+/// Reads a request that changes nothing; says at once all that is wrong.
+pub(super) fn read<T>(read: impl FnOnce(&mut Fields) -> Result<T, Wrong>) -> Result<T, Status> {
+    let mut fields = Fields::default();
+    let done = read(&mut fields);
+    fields.finish(done).map_err(|refusal| status::refused(&refusal))
+}
+
+/// Wraps an answer.
+#[expect(clippy::unnecessary_wraps, reason = "the shape that every handler returns")]
+pub(super) fn answer<T>(message: T) -> Result<Response<T>, Status> {
+    Ok(Response::new(message))
+}

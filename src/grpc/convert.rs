@@ -1,0 +1,161 @@
+//! From what the use cases answer to messages.
+
+use super::pb;
+use crate::auth::Caller;
+use crate::auth::decide::Grant;
+use crate::domain::check::Reason;
+use crate::domain::{
+    Attributes, EmailAddress, Member, Organization, OrganizationState, Permission, User, UserId, UserState,
+};
+use crate::service::checks::Answer;
+use serde_json::Value;
+use time::OffsetDateTime;
+
+/// Who looks at a member: members see each other's names, the rest is for `members.read` and for oneself.
+#[derive(Debug, Clone)]
+pub struct Viewer {
+    user: Option<UserId>,
+    reads_members: bool,
+}
+
+impl Viewer {
+    /// A caller with what they may do; without a grant, they see their own and no more.
+    #[must_use]
+    pub fn new(caller: &Caller, grant: Option<Grant>) -> Self {
+        let reads_members = grant.is_some_and(|grant| grant.permissions.contains(Permission::MembersRead));
+        Self { user: caller.user().cloned(), reads_members }
+    }
+
+    fn sees(&self, user: &UserId) -> bool {
+        self.reads_members || self.user.as_ref() == Some(user)
+    }
+}
+
+/// A time, to the nanosecond.
+fn timestamp(time: OffsetDateTime) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: time.unix_timestamp(), nanos: i32::try_from(time.nanosecond()).unwrap_or(0) }
+}
+
+fn text(email: Option<&EmailAddress>) -> String {
+    email.map(|email| email.given().to_owned()).unwrap_or_default()
+}
+
+/// Attributes as a `Struct`.
+#[must_use]
+pub fn attributes(attributes: &Attributes) -> prost_types::Struct {
+    prost_types::Struct { fields: attributes.as_map().iter().map(|(key, item)| (key.clone(), value(item))).collect() }
+}
+
+fn value(json: &Value) -> prost_types::Value {
+    use prost_types::value::Kind;
+    let kind = match json {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(flag) => Kind::BoolValue(*flag),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(0.0)),
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Array(items) => Kind::ListValue(prost_types::ListValue { values: items.iter().map(value).collect() }),
+        Value::Object(object) => Kind::StructValue(prost_types::Struct {
+            fields: object.iter().map(|(key, item)| (key.clone(), value(item))).collect(),
+        }),
+    };
+    prost_types::Value { kind: Some(kind) }
+}
+
+/// An organization.
+#[must_use]
+pub fn organization(organization: &Organization) -> pb::Organization {
+    let state = match organization.state() {
+        OrganizationState::Pending => pb::OrganizationState::Pending,
+        OrganizationState::Active => pb::OrganizationState::Active,
+        OrganizationState::Inactive => pb::OrganizationState::Inactive,
+        OrganizationState::Deleted => pb::OrganizationState::Deleted,
+    };
+    pb::Organization {
+        id: organization.id.to_string(),
+        slug: organization.slug.to_string(),
+        name: organization.name.as_str().to_owned(),
+        kind: organization.kind.as_str().to_owned(),
+        attributes: Some(attributes(&organization.attributes)),
+        state: state.into(),
+        owner_user_id: organization.owner.as_ref().map(ToString::to_string).unwrap_or_default(),
+        create_time: Some(timestamp(organization.create_time)),
+        update_time: Some(timestamp(organization.update_time)),
+        delete_time: organization.deletion.map(|deletion| timestamp(deletion.delete_time)),
+        purge_time: organization.deletion.map(|deletion| timestamp(deletion.purge_time)),
+        revision: organization.revision,
+        etag: organization.etag(),
+        deactivated_by_operator: organization.deactivated_by_operator,
+    }
+}
+
+fn user_state(state: UserState) -> pb::UserState {
+    match state {
+        UserState::Active => pb::UserState::Active,
+        UserState::Inactive => pb::UserState::Inactive,
+        UserState::Erased => pb::UserState::Deleted,
+    }
+}
+
+/// A member, as far as the viewer may see them. The display name is never empty: the name, else the address where it may
+/// be seen, else the id.
+#[must_use]
+pub fn member(viewer: &Viewer, member: &Member) -> pb::Member {
+    let Member { membership, user } = member;
+    let seen = viewer.sees(&user.id);
+    let email = if seen { text(user.email.as_ref()) } else { String::new() };
+    let display_name = match &user.display_name {
+        Some(name) => name.as_str().to_owned(),
+        None if !email.is_empty() => email.clone(),
+        None => user.id.to_string(),
+    };
+    pb::Member {
+        organization: membership.organization.to_string(),
+        user_id: user.id.to_string(),
+        role: membership.role.as_str().to_owned(),
+        display_name,
+        email,
+        attributes: seen.then(|| attributes(&membership.attributes)),
+        user_state: user_state(user.state).into(),
+        create_time: Some(timestamp(membership.create_time)),
+        update_time: Some(timestamp(membership.update_time)),
+        etag: membership.etag(),
+    }
+}
+
+/// A user.
+#[must_use]
+pub fn user(user: &User) -> pb::User {
+    pb::User {
+        user_id: user.id.to_string(),
+        email: text(user.email.as_ref()),
+        email_verified: user.email_verified,
+        display_name: user.display_name.as_ref().map(|name| name.as_str().to_owned()).unwrap_or_default(),
+        state: user_state(user.state).into(),
+        deactivated_by_operator: user.deactivated_by_operator,
+        create_time: Some(timestamp(user.create_time)),
+        update_time: Some(timestamp(user.update_time)),
+    }
+}
+
+/// An answer to a check.
+#[must_use]
+pub fn check_result(answer: &Answer, token: String) -> pb::CheckResult {
+    let reason = match answer.reason {
+        Reason::Allowed => pb::CheckReason::Allowed,
+        Reason::NotAMember => pb::CheckReason::NotAMember,
+        Reason::OrganizationNotFound => pb::CheckReason::OrganizationNotFound,
+        Reason::OrganizationInactive => pb::CheckReason::OrganizationInactive,
+        Reason::OrganizationPending => pb::CheckReason::OrganizationPending,
+        Reason::UserInactive => pb::CheckReason::UserInactive,
+        Reason::RoleTooLow => pb::CheckReason::RoleTooLow,
+        Reason::RoleLacksPermission => pb::CheckReason::RoleLacksPermission,
+    };
+    pb::CheckResult {
+        allowed: answer.reason == Reason::Allowed,
+        reason: reason.into(),
+        role: answer.role.map(|role| role.as_str().to_owned()).unwrap_or_default(),
+        revision: answer.revision,
+        consistency_token: token,
+        source: pb::CheckSource::Primary.into(),
+    }
+}

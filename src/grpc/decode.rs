@@ -1,0 +1,209 @@
+//! From messages to what the use cases take: everything is parsed once, here, and all that is wrong is said at once.
+
+use super::pb;
+use crate::domain::{
+    Attributes, EmailAddress, Invalid, Kind, OrganizationRef, OrganizationState, Permission, Reason, Refusal, Role, UserId,
+    Violation, limits,
+};
+use crate::domain::check::Question;
+use crate::domain::ids::parse_uuid;
+use crate::service::members::Person;
+use serde_json::{Map, Number, Value};
+use uuid::Uuid;
+
+/// What is wrong with a message, gathered while its fields are read.
+#[derive(Debug, Default)]
+pub struct Fields {
+    violations: Vec<Violation>,
+}
+
+/// The fields have been looked at, and something is wrong. The violations stand in the [`Fields`].
+#[derive(Debug)]
+pub struct Wrong;
+
+impl Fields {
+    /// Says that a field is wrong. The first twenty are kept.
+    pub fn wrong(&mut self, field: impl Into<String>, invalid: Invalid) -> Wrong {
+        if self.violations.len() < limits::VIOLATIONS {
+            self.violations.push(Violation { field: field.into(), sentence: invalid.0 });
+        }
+        Wrong
+    }
+
+    /// Takes a parsed field.
+    pub fn take<T>(&mut self, field: impl Into<String>, parsed: Result<T, Invalid>) -> Result<T, Wrong> {
+        parsed.map_err(|invalid| self.wrong(field, invalid))
+    }
+
+    /// Takes a text that may be left out.
+    pub fn optional<T>(
+        &mut self,
+        field: impl Into<String>,
+        text: &str,
+        parse: impl FnOnce(&str) -> Result<T, Invalid>,
+    ) -> Result<Option<T>, Wrong> {
+        if text.is_empty() { Ok(None) } else { self.take(field, parse(text)).map(Some) }
+    }
+
+    /// Takes attributes; left out, they are empty.
+    pub fn attributes(&mut self, field: impl Into<String>, given: Option<&prost_types::Struct>) -> Result<Attributes, Wrong> {
+        self.take(field, attributes(given))
+    }
+
+    /// Takes a user, named by id or by address.
+    pub fn person(&mut self, field: &str, named: Option<Named<'_>>) -> Result<Person, Wrong> {
+        match named {
+            Some(Named::UserId(id)) => self.take(format!("{field}user_id"), UserId::parse(id)).map(Person::Id),
+            Some(Named::Email(email)) => self.take(format!("{field}email"), EmailAddress::parse(email)).map(Person::Email),
+            None => Err(self.wrong(format!("{field}user_id"), Invalid::new("name the user: user_id or email"))),
+        }
+    }
+
+    /// Takes the states of a filter: `allowed` are the ones that it knows; left out, it is ACTIVE.
+    pub fn states(&mut self, given: &[i32], allowed: &[OrganizationState]) -> Result<Vec<OrganizationState>, Wrong> {
+        if given.is_empty() {
+            return Ok(vec![OrganizationState::Active]);
+        }
+        if given.len() > OrganizationState::ALL.len() {
+            return Err(self.wrong("states", Invalid::new("at most 4 states")));
+        }
+        let known = given.iter().map(|state| {
+            state_from(*state).filter(|state| allowed.contains(state)).ok_or_else(|| {
+                let names: Vec<_> = allowed.iter().map(|state| state.as_str()).collect();
+                Invalid::new(format!("each state is one of {}", names.join(", ")))
+            })
+        });
+        self.take("states", known.collect())
+    }
+
+    /// Takes a kind that a filter asks for.
+    pub fn kind(&mut self, text: &str) -> Result<Option<Kind>, Wrong> {
+        self.optional("kind", text, Kind::parse)
+    }
+
+    /// Takes what every write carries.
+    pub fn write(&mut self, reason: &str, request_id: &str) -> Result<(Option<Reason>, Option<Uuid>), Wrong> {
+        let reason = self.optional("reason", reason, Reason::parse);
+        let request_id = self.optional("request_id", request_id, |text| {
+            parse_uuid(text).ok_or_else(|| Invalid::new("a UUID in its form of 36 characters"))
+        });
+        Ok((reason?, request_id?))
+    }
+
+    /// Takes the field mask of an update: which of `known` are to be changed. Left out, those that `filled` says are not
+    /// empty (AIP-134).
+    pub fn mask<const N: usize>(
+        &mut self,
+        mask: Option<&prost_types::FieldMask>,
+        known: [&str; N],
+        filled: [bool; N],
+    ) -> Result<[bool; N], Wrong> {
+        let paths = mask.map_or(&[][..], |mask| &mask.paths[..]);
+        if paths.is_empty() {
+            return Ok(filled);
+        }
+        if paths.iter().any(|path| path == "*") {
+            return Ok([true; N]);
+        }
+        if paths.iter().any(|path| !known.contains(&path.as_str())) {
+            let sentence = format!("each path is one of {}, or *", known.join(", "));
+            return Err(self.wrong("update_mask", Invalid(sentence)));
+        }
+        Ok(known.map(|field| paths.iter().any(|path| path == field)))
+    }
+
+    /// Takes the questions of a check.
+    pub fn check(
+        &mut self,
+        prefix: &str,
+        organization: &str,
+        user_id: &str,
+        question: Option<Asked<'_>>,
+    ) -> Result<crate::service::checks::Check, Wrong> {
+        let organization = self.take(format!("{prefix}organization"), OrganizationRef::parse(organization));
+        let user = self.take(format!("{prefix}user_id"), UserId::parse(user_id));
+        let question = match question {
+            None => Ok(Question::Member),
+            Some(Asked::Role(role)) => self.take(format!("{prefix}role"), Role::parse(role)).map(Question::Role),
+            Some(Asked::Permission(word)) => {
+                let known = Permission::parse(word).ok_or_else(|| Invalid::new("no such permission"));
+                self.take(format!("{prefix}permission"), known).map(Question::Permission)
+            }
+        };
+        Ok(crate::service::checks::Check { organization: organization?, user: user?, question: question? })
+    }
+
+    /// Ends the reading: what was read, or everything that is wrong.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`].
+    pub fn finish<T>(self, read: Result<T, Wrong>) -> Result<T, Refusal> {
+        match read {
+            Ok(read) if self.violations.is_empty() => Ok(read),
+            Ok(_) | Err(Wrong) => Err(Refusal::Invalid(self.violations)),
+        }
+    }
+}
+
+/// How a request names a user.
+#[derive(Debug, Clone, Copy)]
+pub enum Named<'m> {
+    /// By id.
+    UserId(&'m str),
+    /// By address.
+    Email(&'m str),
+}
+
+/// What a check asks for.
+#[derive(Debug, Clone, Copy)]
+pub enum Asked<'m> {
+    /// At least this role.
+    Role(&'m str),
+    /// This permission.
+    Permission(&'m str),
+}
+
+fn state_from(number: i32) -> Option<OrganizationState> {
+    match pb::OrganizationState::try_from(number).ok()? {
+        pb::OrganizationState::Unspecified => None,
+        pb::OrganizationState::Pending => Some(OrganizationState::Pending),
+        pb::OrganizationState::Active => Some(OrganizationState::Active),
+        pb::OrganizationState::Inactive => Some(OrganizationState::Inactive),
+        pb::OrganizationState::Deleted => Some(OrganizationState::Deleted),
+    }
+}
+
+/// Reads a `Struct` as attributes.
+///
+/// # Errors
+/// If it breaks the limits of attributes, or holds a number that JSON cannot.
+pub fn attributes(given: Option<&prost_types::Struct>) -> Result<Attributes, Invalid> {
+    let Some(given) = given else { return Ok(Attributes::default()) };
+    let mut object = Map::new();
+    for (key, value) in &given.fields {
+        object.insert(key.clone(), json(value)?);
+    }
+    Attributes::new(object)
+}
+
+/// The decoder of protobuf has bounded the depth already: messages nest at most a hundred levels.
+fn json(value: &prost_types::Value) -> Result<Value, Invalid> {
+    use prost_types::value::Kind;
+    Ok(match &value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        Some(Kind::BoolValue(flag)) => Value::Bool(*flag),
+        Some(Kind::StringValue(text)) => Value::String(text.clone()),
+        Some(Kind::NumberValue(number)) => {
+            let number = Number::from_f64(*number).ok_or_else(|| Invalid::new("attributes hold no NaN and no infinity"))?;
+            Value::Number(number)
+        }
+        Some(Kind::ListValue(list)) => Value::Array(list.values.iter().map(json).collect::<Result<_, _>>()?),
+        Some(Kind::StructValue(object)) => {
+            let mut map = Map::new();
+            for (key, value) in &object.fields {
+                map.insert(key.clone(), json(value)?);
+            }
+            Value::Object(map)
+        }
+    })
+}

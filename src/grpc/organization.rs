@@ -1,0 +1,441 @@
+//! `OrganizationService`: decode, call, encode.
+
+use super::admit::{Api, answer, read};
+use super::convert::{self, Viewer};
+use super::decode::{Fields, Named, Wrong};
+use super::page::Page;
+use super::pb::organization_service_server::OrganizationService;
+use super::sealed::Sealed;
+use super::{pb, status};
+use crate::auth::Caller;
+use crate::domain::ids::parse_uuid;
+use crate::domain::{Invalid, Kind, Name, OrganizationId, OrganizationState, Refusal, Role, Slug, UserId, limits};
+use crate::service::Roster;
+use crate::service::members::{
+    AddMember, BatchAddMembers, Person, RemoveMember, TransferOwnership, UpdateMember,
+};
+use crate::service::organizations::{CreateOrganization, DeleteOrganization, UpdateOrganization};
+use crate::store::{memberships, organizations};
+use tonic::{Request, Response, Status, async_trait};
+
+/// Declares how a request names its person, for each of the types that protobuf makes of one `oneof`.
+macro_rules! named {
+    ($request:ident, $module:ident) => {
+        impl pb::$request {
+            fn named(&self) -> Option<Named<'_>> {
+                use pb::$module::Person as Field;
+                self.person.as_ref().map(|person| match person {
+                    Field::UserId(id) => Named::UserId(id),
+                    Field::Email(email) => Named::Email(email),
+                })
+            }
+        }
+    };
+}
+
+named!(AddMemberRequest, add_member_request);
+named!(EnsureMemberRequest, ensure_member_request);
+named!(BatchAddMembersItem, batch_add_members_item);
+named!(TransferOwnershipRequest, transfer_ownership_request);
+
+fn etag(etag: &str) -> Option<String> {
+    (!etag.is_empty()).then(|| etag.to_owned())
+}
+
+fn add_member(
+    fields: &mut Fields,
+    prefix: &str,
+    named: Option<Named<'_>>,
+    role: &str,
+    attributes: Option<&prost_types::Struct>,
+) -> Result<AddMember, Wrong> {
+    let person: Result<Person, Wrong> = fields.person(prefix, named);
+    let role = fields.optional(format!("{prefix}role"), role, Role::parse_assignable);
+    let attributes = fields.attributes(format!("{prefix}attributes"), attributes);
+    Ok(AddMember { person: person?, role: role?.unwrap_or(Role::MEMBER), attributes: attributes? })
+}
+
+fn create(message: &pb::CreateOrganizationRequest, fields: &mut Fields) -> Result<CreateOrganization, Wrong> {
+    let name = fields.take("name", Name::parse(&message.name));
+    let slug = fields.optional("slug", &message.slug, Slug::parse);
+    let kind = fields.kind(&message.kind);
+    let attributes = fields.attributes("attributes", message.attributes.as_ref());
+    let owner = fields.optional("owner_user_id", &message.owner_user_id, UserId::parse);
+    let owner_attributes = fields.attributes("owner_attributes", message.owner_attributes.as_ref());
+    Ok(CreateOrganization {
+        name: name?,
+        slug: slug?,
+        kind: kind?.unwrap_or_else(Kind::default_kind),
+        attributes: attributes?,
+        owner: owner?,
+        owner_attributes: owner_attributes?,
+        inactive: message.inactive,
+    })
+}
+
+fn update(message: &pb::UpdateOrganizationRequest, fields: &mut Fields) -> Result<UpdateOrganization, Wrong> {
+    let filled = [!message.name.is_empty(), !message.slug.is_empty(), message.attributes.is_some()];
+    let [name, slug, attributes] =
+        fields.mask(message.update_mask.as_ref(), ["name", "slug", "attributes"], filled)?;
+    let name = name.then(|| fields.take("name", Name::parse(&message.name))).transpose();
+    let slug = slug.then(|| fields.take("slug", Slug::parse(&message.slug))).transpose();
+    let attributes = attributes.then(|| fields.attributes("attributes", message.attributes.as_ref())).transpose();
+    Ok(UpdateOrganization { name: name?, slug: slug?, attributes: attributes?, etag: etag(&message.etag) })
+}
+
+fn update_member(message: &pb::UpdateMemberRequest, fields: &mut Fields) -> Result<UpdateMember, Wrong> {
+    let user = fields.take("user_id", UserId::parse(&message.user_id));
+    let filled = [!message.role.is_empty(), message.attributes.is_some()];
+    let mask = fields.mask(message.update_mask.as_ref(), ["role", "attributes"], filled);
+    let [role, attributes] = mask?;
+    let role = role.then(|| fields.take("role", Role::parse_assignable(&message.role))).transpose();
+    let attributes = attributes.then(|| fields.attributes("attributes", message.attributes.as_ref())).transpose();
+    Ok(UpdateMember { user: user?, role: role?, attributes: attributes?, etag: etag(&message.etag) })
+}
+
+fn batch(message: &pb::BatchAddMembersRequest, fields: &mut Fields) -> Result<BatchAddMembers, Wrong> {
+    if !(1..=limits::BATCH_WRITES).contains(&message.items.len()) {
+        return Err(fields.wrong("items", Invalid::new("1 to 100 items")));
+    }
+    let items = message.items.iter().enumerate().map(|(index, item)| {
+        let prefix = format!("items[{index}].");
+        add_member(fields, &prefix, item.named(), &item.role, item.attributes.as_ref())
+    });
+    // All of them are read, so that all that is wrong is said.
+    let items: Vec<Result<AddMember, Wrong>> = items.collect();
+    Ok(BatchAddMembers { items: items.into_iter().collect::<Result<_, _>>()?, all_or_nothing: message.all_or_nothing })
+}
+
+/// The key of a list ordered by name and id: the id in 36 characters, then the name.
+fn name_key(id: OrganizationId, name: &Name) -> Vec<u8> {
+    format!("{id}{}", name.as_str()).into_bytes()
+}
+
+fn after_name(fields: &mut Fields, page: &Page) -> Result<Option<organizations::After>, Wrong> {
+    let Some(key) = &page.after else { return Ok(None) };
+    let text = std::str::from_utf8(key).ok();
+    let parts = text.and_then(|text| text.split_at_checked(36)).filter(|(_, name)| !name.contains('\0'));
+    let after = parts.and_then(|(id, name)| {
+        Some(organizations::After { id: OrganizationId::from_uuid(parse_uuid(id)?), name: name.to_owned() })
+    });
+    fields.take("page_token", after.ok_or_else(|| Invalid::new("not a page_token of this request"))).map(Some)
+}
+
+fn list(message: &pb::ListOrganizationsRequest, fields: &mut Fields) -> Result<(Page, organizations::Filter), Wrong> {
+    let kind = fields.kind(&message.kind);
+    let states = fields.states(&message.states, &OrganizationState::ALL);
+    // What a name may hold may be searched for.
+    let search = fields.optional("search", &message.search, Name::parse);
+    let told = format!("{:?}", message.states);
+    let page = Page::read(
+        fields,
+        message.page_size,
+        &message.page_token,
+        &["organizations", &message.kind, &told, &message.search],
+    )?;
+    let after = after_name(fields, &page);
+    let filter = organizations::Filter {
+        kind: kind?,
+        states: states?,
+        search: search?.map(Name::into_string),
+        after: after?,
+        limit: page.limit(),
+    };
+    Ok((page, filter))
+}
+
+fn list_mine(
+    message: &pb::ListUserOrganizationsRequest,
+    fields: &mut Fields,
+) -> Result<(Option<UserId>, Page, organizations::Filter), Wrong> {
+    let user = fields.optional("user_id", &message.user_id, UserId::parse);
+    let kind = fields.kind(&message.kind);
+    let states = fields.states(&message.states, &[OrganizationState::Active, OrganizationState::Inactive]);
+    let told = format!("{:?}", message.states);
+    let page = Page::read(
+        fields,
+        message.page_size,
+        &message.page_token,
+        &["of user", &message.user_id, &message.kind, &told],
+    )?;
+    let after = after_name(fields, &page);
+    let filter =
+        organizations::Filter { kind: kind?, states: states?, search: None, after: after?, limit: page.limit() };
+    Ok((user?, page, filter))
+}
+
+fn list_members(message: &pb::ListMembersRequest, fields: &mut Fields) -> Result<(Page, memberships::Filter), Wrong> {
+    let role = fields.optional("role", &message.role, Role::parse);
+    let filter = ["members", &message.organization, &message.role];
+    let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
+    let after = page.after.as_ref().map(|key| {
+        let user = std::str::from_utf8(key).ok().and_then(|text| UserId::parse(text).ok());
+        fields.take("page_token", user.ok_or_else(|| Invalid::new("not a page_token of this request")))
+    });
+    let after = after.transpose()?.map(|user| user.to_string());
+    Ok((page.clone(), memberships::Filter { role: role?, after, limit: page.limit() }))
+}
+
+/// Declares the handlers whose answer is one organization and a token.
+macro_rules! organization_answer {
+    ($written:expr, $response:ident) => {{
+        let (_, _, written) = $written?;
+        let organization = Some(convert::organization(&written.answer));
+        answer(pb::$response { organization, consistency_token: written.token })
+    }};
+}
+
+/// Declares the handlers whose answer is one member and a token.
+macro_rules! member_answer {
+    ($written:expr, $response:ident) => {{
+        let (access, caller, written) = $written?;
+        let viewer = Viewer::new(&caller, access.map(|access| access.grant()));
+        let member = Some(convert::member(&viewer, &written.answer));
+        answer(pb::$response { member, consistency_token: written.token })
+    }};
+}
+
+#[async_trait]
+impl OrganizationService for Api {
+    async fn create_organization(
+        &self,
+        request: Request<Sealed<pb::CreateOrganizationRequest>>,
+    ) -> Result<Response<pb::CreateOrganizationResponse>, Status> {
+        let run = |roster: Roster, caller, meta, wish| async move {
+            roster.create_organization(caller, meta, wish).await
+        };
+        let written = self.write_as(request, create, run).await?;
+        let organization = Some(convert::organization(&written.answer));
+        answer(pb::CreateOrganizationResponse { organization, consistency_token: written.token })
+    }
+
+    async fn get_organization(
+        &self,
+        request: Request<Sealed<pb::GetOrganizationRequest>>,
+    ) -> Result<Response<pb::GetOrganizationResponse>, Status> {
+        let (_, access) = self.admit(request).await?;
+        let organization = self.roster().get_organization(&access).await?;
+        answer(pb::GetOrganizationResponse { organization: Some(convert::organization(&organization)) })
+    }
+
+    async fn list_organizations(
+        &self,
+        request: Request<Sealed<pb::ListOrganizationsRequest>>,
+    ) -> Result<Response<pb::ListOrganizationsResponse>, Status> {
+        let (message, caller) = self.admit_caller(request).await?;
+        let (page, filter) = read(|fields| list(&message, fields))?;
+        if filter.states.contains(&OrganizationState::Deleted) && !caller.is_operator() {
+            return Err(status::refused(&Refusal::OperatorRequired));
+        }
+        let mut found = self.roster().list_organizations(&filter).await?;
+        let next_page_token = page.cut(&mut found, |last| name_key(last.id, &last.name));
+        let organizations = found.iter().map(convert::organization).collect();
+        answer(pb::ListOrganizationsResponse { organizations, next_page_token })
+    }
+
+    async fn update_organization(
+        &self,
+        request: Request<Sealed<pb::UpdateOrganizationRequest>>,
+    ) -> Result<Response<pb::UpdateOrganizationResponse>, Status> {
+        let run = |roster: Roster, access, meta, wish| async move {
+            roster.update_organization(access, meta, wish).await
+        };
+        organization_answer!(self.write_in(request, update, run).await, UpdateOrganizationResponse)
+    }
+
+    async fn activate_organization(
+        &self,
+        request: Request<Sealed<pb::ActivateOrganizationRequest>>,
+    ) -> Result<Response<pb::ActivateOrganizationResponse>, Status> {
+        let run = |roster: Roster, access, meta, ()| async move {
+            roster.set_organization_active(access, meta, true).await
+        };
+        organization_answer!(self.write_in(request, |_, _| Ok(()), run).await, ActivateOrganizationResponse)
+    }
+
+    async fn deactivate_organization(
+        &self,
+        request: Request<Sealed<pb::DeactivateOrganizationRequest>>,
+    ) -> Result<Response<pb::DeactivateOrganizationResponse>, Status> {
+        let run = |roster: Roster, access, meta, ()| async move {
+            roster.set_organization_active(access, meta, false).await
+        };
+        organization_answer!(self.write_in(request, |_, _| Ok(()), run).await, DeactivateOrganizationResponse)
+    }
+
+    async fn delete_organization(
+        &self,
+        request: Request<Sealed<pb::DeleteOrganizationRequest>>,
+    ) -> Result<Response<pb::DeleteOrganizationResponse>, Status> {
+        let wish = |message: &pb::DeleteOrganizationRequest, _: &mut Fields| {
+            Ok(DeleteOrganization { purge: message.purge, etag: etag(&message.etag) })
+        };
+        let run = |roster: Roster, access, meta, wish| async move {
+            roster.delete_organization(access, meta, wish).await
+        };
+        organization_answer!(self.write_in(request, wish, run).await, DeleteOrganizationResponse)
+    }
+
+    async fn undelete_organization(
+        &self,
+        request: Request<Sealed<pb::UndeleteOrganizationRequest>>,
+    ) -> Result<Response<pb::UndeleteOrganizationResponse>, Status> {
+        let run = |roster: Roster, access, meta, ()| async move {
+            roster.undelete_organization(access, meta).await
+        };
+        organization_answer!(self.write_in(request, |_, _| Ok(()), run).await, UndeleteOrganizationResponse)
+    }
+
+    async fn add_member(
+        &self,
+        request: Request<Sealed<pb::AddMemberRequest>>,
+    ) -> Result<Response<pb::AddMemberResponse>, Status> {
+        let wish = |message: &pb::AddMemberRequest, fields: &mut Fields| {
+            add_member(fields, "", message.named(), &message.role, message.attributes.as_ref())
+        };
+        let run = |roster: Roster, access, meta, wish| async move {
+            roster.add_member(access, meta, wish).await
+        };
+        member_answer!(self.write_in(request, wish, run).await, AddMemberResponse)
+    }
+
+    async fn ensure_member(
+        &self,
+        request: Request<Sealed<pb::EnsureMemberRequest>>,
+    ) -> Result<Response<pb::EnsureMemberResponse>, Status> {
+        let wish = |message: &pb::EnsureMemberRequest, fields: &mut Fields| {
+            add_member(fields, "", message.named(), &message.role, message.attributes.as_ref())
+        };
+        let run = |roster: Roster, access, meta, wish| async move {
+            roster.ensure_member(access, meta, wish).await
+        };
+        let (access, caller, written) = self.write_in(request, wish, run).await?;
+        let viewer = Viewer::new(&caller, access.map(|access| access.grant()));
+        answer(pb::EnsureMemberResponse {
+            member: Some(convert::member(&viewer, &written.answer.member)),
+            consistency_token: written.token,
+            created: written.answer.created,
+        })
+    }
+
+    async fn batch_add_members(
+        &self,
+        request: Request<Sealed<pb::BatchAddMembersRequest>>,
+    ) -> Result<Response<pb::BatchAddMembersResponse>, Status> {
+        let run = |roster: Roster, access, meta, wish| async move {
+            roster.batch_add_members(access, meta, wish).await
+        };
+        let (access, caller, written) = self.write_in(request, batch, run).await?;
+        let viewer = Viewer::new(&caller, access.map(|access| access.grant()));
+        let result = |outcome: &Result<_, Refusal>| match outcome {
+            Ok(member) => pb::BatchAddMembersResult {
+                status: Some(tonic_types::pb::Status::default()),
+                member: Some(convert::member(&viewer, member)),
+            },
+            Err(refusal) => pb::BatchAddMembersResult { status: Some(status::item(refusal)), member: None },
+        };
+        let results = written.answer.iter().map(result).collect();
+        answer(pb::BatchAddMembersResponse { results, consistency_token: written.token })
+    }
+
+    async fn get_member(
+        &self,
+        request: Request<Sealed<pb::GetMemberRequest>>,
+    ) -> Result<Response<pb::GetMemberResponse>, Status> {
+        let (message, access) = self.admit(request).await?;
+        let user = read(|fields| match (message.user_id.as_str(), access.caller().user()) {
+            ("", Some(caller)) => Ok(caller.clone()),
+            (id, _) => fields.take("user_id", UserId::parse(id)),
+        })?;
+        let member = self.roster().get_member(&access, &user).await?;
+        let viewer = Viewer::new(access.caller(), Some(access.grant()));
+        answer(pb::GetMemberResponse { member: Some(convert::member(&viewer, &member)) })
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<Sealed<pb::ListMembersRequest>>,
+    ) -> Result<Response<pb::ListMembersResponse>, Status> {
+        let (message, access) = self.admit(request).await?;
+        let (page, filter) = read(|fields| list_members(&message, fields))?;
+        let mut found = self.roster().list_members(&access, &filter).await?;
+        let next_page_token = page.cut(&mut found, |last| last.user.id.to_string().into_bytes());
+        let viewer = Viewer::new(access.caller(), Some(access.grant()));
+        let members = found.iter().map(|member| convert::member(&viewer, member)).collect();
+        answer(pb::ListMembersResponse { members, next_page_token })
+    }
+
+    async fn update_member(
+        &self,
+        request: Request<Sealed<pb::UpdateMemberRequest>>,
+    ) -> Result<Response<pb::UpdateMemberResponse>, Status> {
+        let run = |roster: Roster, access, meta, wish| async move {
+            roster.update_member(access, meta, wish).await
+        };
+        member_answer!(self.write_in(request, update_member, run).await, UpdateMemberResponse)
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<Sealed<pb::RemoveMemberRequest>>,
+    ) -> Result<Response<pb::RemoveMemberResponse>, Status> {
+        let wish = |message: &pb::RemoveMemberRequest, fields: &mut Fields| {
+            let user = fields.take("user_id", UserId::parse(&message.user_id));
+            Ok(RemoveMember { user: user?, etag: etag(&message.etag) })
+        };
+        let run = |roster: Roster, access, meta, wish| async move {
+            roster.remove_member(access, meta, wish).await
+        };
+        member_answer!(self.write_in(request, wish, run).await, RemoveMemberResponse)
+    }
+
+    async fn leave_organization(
+        &self,
+        request: Request<Sealed<pb::LeaveOrganizationRequest>>,
+    ) -> Result<Response<pb::LeaveOrganizationResponse>, Status> {
+        let run = |roster: Roster, access, meta, ()| async move {
+            roster.leave_organization(access, meta).await
+        };
+        member_answer!(self.write_in(request, |_, _| Ok(()), run).await, LeaveOrganizationResponse)
+    }
+
+    async fn transfer_ownership(
+        &self,
+        request: Request<Sealed<pb::TransferOwnershipRequest>>,
+    ) -> Result<Response<pb::TransferOwnershipResponse>, Status> {
+        let wish = |message: &pb::TransferOwnershipRequest, fields: &mut Fields| {
+            let person = fields.person("", message.named());
+            Ok(TransferOwnership { person: person?, etag: etag(&message.etag) })
+        };
+        let run = |roster: Roster, access, meta, wish| async move {
+            roster.transfer_ownership(access, meta, wish).await
+        };
+        organization_answer!(self.write_in(request, wish, run).await, TransferOwnershipResponse)
+    }
+
+    async fn list_user_organizations(
+        &self,
+        request: Request<Sealed<pb::ListUserOrganizationsRequest>>,
+    ) -> Result<Response<pb::ListUserOrganizationsResponse>, Status> {
+        let (message, caller) = self.admit_caller(request).await?;
+        let (named, page, filter) = read(|fields| {
+            let (named, page, filter) = list_mine(&message, fields)?;
+            let user = named.or_else(|| caller.user().cloned());
+            let named = fields.take("user_id", user.ok_or_else(|| Invalid::new("name the user: you are none")))?;
+            Ok((named, page, filter))
+        })?;
+        if let Caller::User(user) = &caller
+            && user.id != named
+        {
+            let advice = "users list their own organizations: leave user_id out".to_owned();
+            return Err(status::refused(&Refusal::CallerNotAllowed { caller: "user".to_owned(), advice }));
+        }
+        let mut found = self.roster().list_user_organizations(&named, &filter).await?;
+        let next_page_token = page.cut(&mut found, |(last, _)| name_key(last.id, &last.name));
+        let show = |(organization, role): &(_, Role)| pb::UserOrganization {
+            organization: Some(convert::organization(organization)),
+            role: role.as_str().to_owned(),
+        };
+        answer(pb::ListUserOrganizationsResponse { organizations: found.iter().map(show).collect(), next_page_token })
+    }
+}
