@@ -55,6 +55,8 @@ pub struct MethodRule {
     pub deleted: bool,
     /// Whether it may change something.
     pub write: bool,
+    /// Whether it takes a list of messages.
+    pub bulk: bool,
 }
 
 impl MethodRule {
@@ -138,6 +140,7 @@ fn method_rule(method: &MethodDescriptor) -> Result<MethodRule, String> {
         scopes,
         deleted,
         write,
+        bulk: request.fields().any(|field| field.is_list() && matches!(field.kind(), Kind::Message(_))),
     })
 }
 
@@ -232,9 +235,9 @@ impl prost_build::ServiceGenerator for Services {
             let mut handler = manual::Method::builder()
                 .name(&method.name)
                 .route_name(&method.proto_name)
-                .input_type(format!("crate::grpc::sealed::Sealed<super::{}>", method.input_type))
+                .input_type(format!("crate::grpc::admit::sealed::Sealed<super::{}>", method.input_type))
                 .output_type(format!("super::{}", method.output_type))
-                .codec_path("crate::grpc::sealed::SealedCodec");
+                .codec_path("crate::grpc::admit::sealed::SealedCodec");
             for line in &method.comments.leading {
                 handler = handler.comment(line);
             }
@@ -252,7 +255,7 @@ fn methods(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
         table.len()
     );
     for method in table {
-        let MethodRule { service, name, deleted, write, .. } = method;
+        let MethodRule { service, name, deleted, write, bulk, .. } = method;
         let callers = match &method.callers {
             Callers::Permission(variant) => format!("Permission(Permission::{variant})"),
             kind => format!("{kind:?}"),
@@ -260,7 +263,7 @@ fn methods(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
         let scopes = method.scopes.iter().map(|variant| format!("Scope::{variant}")).collect::<Vec<_>>().join(", ");
         writeln!(
             code,
-            "    Method {{ path: {:?}, service: {service:?}, name: {name:?}, write: {write}, \
+            "    Method {{ path: {:?}, service: {service:?}, name: {name:?}, write: {write}, bulk: {bulk}, \
              rule: Rule {{ callers: Callers::{callers}, scopes: &[{scopes}], deleted: {deleted} }} }},",
             method.path(),
         )?;

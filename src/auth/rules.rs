@@ -19,6 +19,8 @@ pub struct Method {
     pub rule: Rule,
     /// Whether it may change something.
     pub write: bool,
+    /// Whether it takes many things at once, and so larger messages.
+    pub bulk: bool,
 }
 
 /// Who may call a method. The proto's `AccessRule`, which the build has checked.

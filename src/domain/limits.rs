@@ -68,3 +68,17 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 pub const MESSAGE_BYTES: usize = 256 * 1024;
 /// Messages of methods that take many things at once.
 pub const BULK_MESSAGE_BYTES: usize = 1024 * 1024;
+/// A request's id as its caller gives it, in the log and in the answer.
+pub const REQUEST_ID_BYTES: usize = 64;
+/// Calls under way at once on one connection; more wait for the client's own flow control.
+pub const STREAMS_PER_CONNECTION: u32 = 256;
+/// All headers of a request together. A token may have 8 KiB.
+pub const HEADER_LIST_BYTES: u32 = 16 * 1024;
+/// How often a silent peer is asked whether it is there, and how long it may take to say so.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// How long to wait after a connection could not be accepted: file descriptors do not come back at once.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How often Postgres is asked whether it answers.
+pub const HEALTH_EVERY: Duration = Duration::from_millis(500);
+/// How long it may take to say so.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);

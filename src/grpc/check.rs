@@ -3,7 +3,7 @@
 use super::admit::{Api, answer, read};
 use super::decode::{Asked, Fields, Wrong};
 use super::pb::check_service_server::CheckService;
-use super::sealed::Sealed;
+use super::admit::sealed::Sealed;
 use super::{convert, pb};
 use crate::domain::{Invalid, limits};
 use crate::service::checks::Check;
@@ -27,7 +27,7 @@ fn check(message: &pb::CheckMembershipRequest, fields: &mut Fields) -> Result<Ch
         Question::Role(role) => Asked::Role(role),
         Question::Permission(word) => Asked::Permission(word),
     });
-    let check = fields.check("", &message.organization, &message.user_id, question);
+    let check = fields.check(&message.organization, &message.user_id, question);
     consistency(fields, message.consistency.as_ref())?;
     check
 }
@@ -43,7 +43,8 @@ fn batch(message: &pb::BatchCheckMembershipRequest, fields: &mut Fields) -> Resu
             Question::Role(role) => Asked::Role(role),
             Question::Permission(word) => Asked::Permission(word),
         });
-        fields.check(&format!("items[{index}]."), &item.organization, &item.user_id, question)
+        fields.item(index);
+        fields.check(&item.organization, &item.user_id, question)
     });
     // All of them are read, so that all that is wrong is said.
     let items: Vec<Result<Check, Wrong>> = items.collect();

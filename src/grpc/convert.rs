@@ -13,15 +13,14 @@ use time::OffsetDateTime;
 
 /// Who looks at a member: members see each other's names, the rest is for `members.read` and for oneself.
 #[derive(Debug, Clone)]
-pub struct Viewer {
+pub(super) struct Viewer {
     user: Option<UserId>,
     reads_members: bool,
 }
 
 impl Viewer {
     /// A caller with what they may do; without a grant, they see their own and no more.
-    #[must_use]
-    pub fn new(caller: &Caller, grant: Option<Grant>) -> Self {
+        pub(super) fn new(caller: &Caller, grant: Option<Grant>) -> Self {
         let reads_members = grant.is_some_and(|grant| grant.permissions.contains(Permission::MembersRead));
         Self { user: caller.user().cloned(), reads_members }
     }
@@ -41,8 +40,7 @@ fn text(email: Option<&EmailAddress>) -> String {
 }
 
 /// Attributes as a `Struct`.
-#[must_use]
-pub fn attributes(attributes: &Attributes) -> prost_types::Struct {
+pub(super) fn attributes(attributes: &Attributes) -> prost_types::Struct {
     prost_types::Struct { fields: attributes.as_map().iter().map(|(key, item)| (key.clone(), value(item))).collect() }
 }
 
@@ -62,8 +60,7 @@ fn value(json: &Value) -> prost_types::Value {
 }
 
 /// An organization.
-#[must_use]
-pub fn organization(organization: &Organization) -> pb::Organization {
+pub(super) fn organization(organization: &Organization) -> pb::Organization {
     let state = match organization.state() {
         OrganizationState::Pending => pb::OrganizationState::Pending,
         OrganizationState::Active => pb::OrganizationState::Active,
@@ -98,8 +95,7 @@ fn user_state(state: UserState) -> pb::UserState {
 
 /// A member, as far as the viewer may see them. The display name is never empty: the name, else the address where it may
 /// be seen, else the id.
-#[must_use]
-pub fn member(viewer: &Viewer, member: &Member) -> pb::Member {
+pub(super) fn member(viewer: &Viewer, member: &Member) -> pb::Member {
     let Member { membership, user } = member;
     let seen = viewer.sees(&user.id);
     let email = if seen { text(user.email.as_ref()) } else { String::new() };
@@ -123,8 +119,7 @@ pub fn member(viewer: &Viewer, member: &Member) -> pb::Member {
 }
 
 /// A user.
-#[must_use]
-pub fn user(user: &User) -> pb::User {
+pub(super) fn user(user: &User) -> pb::User {
     pb::User {
         user_id: user.id.to_string(),
         email: text(user.email.as_ref()),
@@ -138,8 +133,7 @@ pub fn user(user: &User) -> pb::User {
 }
 
 /// An answer to a check.
-#[must_use]
-pub fn check_result(answer: &Answer, token: String) -> pb::CheckResult {
+pub(super) fn check_result(answer: &Answer, token: String) -> pb::CheckResult {
     let reason = match answer.reason {
         Reason::Allowed => pb::CheckReason::Allowed,
         Reason::NotAMember => pb::CheckReason::NotAMember,

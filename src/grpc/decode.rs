@@ -13,32 +13,39 @@ use uuid::Uuid;
 
 /// What is wrong with a message, gathered while its fields are read.
 #[derive(Debug, Default)]
-pub struct Fields {
+pub(super) struct Fields {
     violations: Vec<Violation>,
+    item: Option<usize>,
 }
 
 /// The fields have been looked at, and something is wrong. The violations stand in the [`Fields`].
 #[derive(Debug)]
-pub struct Wrong;
+pub(super) struct Wrong;
 
 impl Fields {
+    /// Says that what is read next belongs to this one of the request's `items`.
+    pub(super) fn item(&mut self, index: usize) {
+        self.item = Some(index);
+    }
+
     /// Says that a field is wrong. The first twenty are kept.
-    pub fn wrong(&mut self, field: impl Into<String>, invalid: Invalid) -> Wrong {
+    pub(super) fn wrong(&mut self, field: &str, invalid: Invalid) -> Wrong {
         if self.violations.len() < limits::VIOLATIONS {
-            self.violations.push(Violation { field: field.into(), sentence: invalid.0 });
+            let field = self.item.map_or_else(|| field.to_owned(), |index| format!("items[{index}].{field}"));
+            self.violations.push(Violation { field, sentence: invalid.0 });
         }
         Wrong
     }
 
     /// Takes a parsed field.
-    pub fn take<T>(&mut self, field: impl Into<String>, parsed: Result<T, Invalid>) -> Result<T, Wrong> {
+    pub(super) fn take<T>(&mut self, field: &str, parsed: Result<T, Invalid>) -> Result<T, Wrong> {
         parsed.map_err(|invalid| self.wrong(field, invalid))
     }
 
     /// Takes a text that may be left out.
-    pub fn optional<T>(
+    pub(super) fn optional<T>(
         &mut self,
-        field: impl Into<String>,
+        field: &str,
         text: &str,
         parse: impl FnOnce(&str) -> Result<T, Invalid>,
     ) -> Result<Option<T>, Wrong> {
@@ -46,21 +53,21 @@ impl Fields {
     }
 
     /// Takes attributes; left out, they are empty.
-    pub fn attributes(&mut self, field: impl Into<String>, given: Option<&prost_types::Struct>) -> Result<Attributes, Wrong> {
+    pub(super) fn attributes(&mut self, field: &str, given: Option<&prost_types::Struct>) -> Result<Attributes, Wrong> {
         self.take(field, attributes(given))
     }
 
     /// Takes a user, named by id or by address.
-    pub fn person(&mut self, field: &str, named: Option<Named<'_>>) -> Result<Person, Wrong> {
+    pub(super) fn person(&mut self, named: Option<Named<'_>>) -> Result<Person, Wrong> {
         match named {
-            Some(Named::UserId(id)) => self.take(format!("{field}user_id"), UserId::parse(id)).map(Person::Id),
-            Some(Named::Email(email)) => self.take(format!("{field}email"), EmailAddress::parse(email)).map(Person::Email),
-            None => Err(self.wrong(format!("{field}user_id"), Invalid::new("name the user: user_id or email"))),
+            Some(Named::UserId(id)) => self.take("user_id", UserId::parse(id)).map(Person::Id),
+            Some(Named::Email(email)) => self.take("email", EmailAddress::parse(email)).map(Person::Email),
+            None => Err(self.wrong("user_id", Invalid::new("name the user: user_id or email"))),
         }
     }
 
     /// Takes the states of a filter: `allowed` are the ones that it knows; left out, it is ACTIVE.
-    pub fn states(&mut self, given: &[i32], allowed: &[OrganizationState]) -> Result<Vec<OrganizationState>, Wrong> {
+    pub(super) fn states(&mut self, given: &[i32], allowed: &[OrganizationState]) -> Result<Vec<OrganizationState>, Wrong> {
         if given.is_empty() {
             return Ok(vec![OrganizationState::Active]);
         }
@@ -77,12 +84,12 @@ impl Fields {
     }
 
     /// Takes a kind that a filter asks for.
-    pub fn kind(&mut self, text: &str) -> Result<Option<Kind>, Wrong> {
+    pub(super) fn kind(&mut self, text: &str) -> Result<Option<Kind>, Wrong> {
         self.optional("kind", text, Kind::parse)
     }
 
     /// Takes what every write carries.
-    pub fn write(&mut self, reason: &str, request_id: &str) -> Result<(Option<Reason>, Option<Uuid>), Wrong> {
+    pub(super) fn write(&mut self, reason: &str, request_id: &str) -> Result<(Option<Reason>, Option<Uuid>), Wrong> {
         let reason = self.optional("reason", reason, Reason::parse);
         let request_id = self.optional("request_id", request_id, |text| {
             parse_uuid(text).ok_or_else(|| Invalid::new("a UUID in its form of 36 characters"))
@@ -92,7 +99,7 @@ impl Fields {
 
     /// Takes the field mask of an update: which of `known` are to be changed. Left out, those that `filled` says are not
     /// empty (AIP-134).
-    pub fn mask<const N: usize>(
+    pub(super) fn mask<const N: usize>(
         &mut self,
         mask: Option<&prost_types::FieldMask>,
         known: [&str; N],
@@ -113,31 +120,27 @@ impl Fields {
     }
 
     /// Takes the questions of a check.
-    pub fn check(
+    pub(super) fn check(
         &mut self,
-        prefix: &str,
         organization: &str,
         user_id: &str,
         question: Option<Asked<'_>>,
     ) -> Result<crate::service::checks::Check, Wrong> {
-        let organization = self.take(format!("{prefix}organization"), OrganizationRef::parse(organization));
-        let user = self.take(format!("{prefix}user_id"), UserId::parse(user_id));
+        let organization = self.take("organization", OrganizationRef::parse(organization));
+        let user = self.take("user_id", UserId::parse(user_id));
         let question = match question {
             None => Ok(Question::Member),
-            Some(Asked::Role(role)) => self.take(format!("{prefix}role"), Role::parse(role)).map(Question::Role),
+            Some(Asked::Role(role)) => self.take("role", Role::parse(role)).map(Question::Role),
             Some(Asked::Permission(word)) => {
                 let known = Permission::parse(word).ok_or_else(|| Invalid::new("no such permission"));
-                self.take(format!("{prefix}permission"), known).map(Question::Permission)
+                self.take("permission", known).map(Question::Permission)
             }
         };
         Ok(crate::service::checks::Check { organization: organization?, user: user?, question: question? })
     }
 
     /// Ends the reading: what was read, or everything that is wrong.
-    ///
-    /// # Errors
-    /// [`Refusal::Invalid`].
-    pub fn finish<T>(self, read: Result<T, Wrong>) -> Result<T, Refusal> {
+    pub(super) fn finish<T>(self, read: Result<T, Wrong>) -> Result<T, Refusal> {
         match read {
             Ok(read) if self.violations.is_empty() => Ok(read),
             Ok(_) | Err(Wrong) => Err(Refusal::Invalid(self.violations)),
@@ -147,7 +150,7 @@ impl Fields {
 
 /// How a request names a user.
 #[derive(Debug, Clone, Copy)]
-pub enum Named<'m> {
+pub(super) enum Named<'m> {
     /// By id.
     UserId(&'m str),
     /// By address.
@@ -156,7 +159,7 @@ pub enum Named<'m> {
 
 /// What a check asks for.
 #[derive(Debug, Clone, Copy)]
-pub enum Asked<'m> {
+pub(super) enum Asked<'m> {
     /// At least this role.
     Role(&'m str),
     /// This permission.
@@ -174,10 +177,7 @@ fn state_from(number: i32) -> Option<OrganizationState> {
 }
 
 /// Reads a `Struct` as attributes.
-///
-/// # Errors
-/// If it breaks the limits of attributes, or holds a number that JSON cannot.
-pub fn attributes(given: Option<&prost_types::Struct>) -> Result<Attributes, Invalid> {
+pub(super) fn attributes(given: Option<&prost_types::Struct>) -> Result<Attributes, Invalid> {
     let Some(given) = given else { return Ok(Attributes::default()) };
     let mut object = Map::new();
     for (key, value) in &given.fields {

@@ -1,7 +1,14 @@
 //! The wire: what the protos generate, and what stands between it and the use cases.
 
+pub mod admit;
+mod check;
+mod convert;
+mod decode;
+mod organization;
+mod page;
 pub mod request;
-pub mod sealed;
+pub mod status;
+mod user;
 
 /// Messages, clients and servers of `roster.v1`, generated from the protos; their comments are there.
 #[expect(clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated code")]

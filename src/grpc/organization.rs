@@ -5,7 +5,7 @@ use super::convert::{self, Viewer};
 use super::decode::{Fields, Named, Wrong};
 use super::page::Page;
 use super::pb::organization_service_server::OrganizationService;
-use super::sealed::Sealed;
+use super::admit::sealed::Sealed;
 use super::{pb, status};
 use crate::auth::Caller;
 use crate::domain::ids::parse_uuid;
@@ -44,14 +44,13 @@ fn etag(etag: &str) -> Option<String> {
 
 fn add_member(
     fields: &mut Fields,
-    prefix: &str,
     named: Option<Named<'_>>,
     role: &str,
     attributes: Option<&prost_types::Struct>,
 ) -> Result<AddMember, Wrong> {
-    let person: Result<Person, Wrong> = fields.person(prefix, named);
-    let role = fields.optional(format!("{prefix}role"), role, Role::parse_assignable);
-    let attributes = fields.attributes(format!("{prefix}attributes"), attributes);
+    let person: Result<Person, Wrong> = fields.person(named);
+    let role = fields.optional("role", role, Role::parse_assignable);
+    let attributes = fields.attributes("attributes", attributes);
     Ok(AddMember { person: person?, role: role?.unwrap_or(Role::MEMBER), attributes: attributes? })
 }
 
@@ -98,8 +97,8 @@ fn batch(message: &pb::BatchAddMembersRequest, fields: &mut Fields) -> Result<Ba
         return Err(fields.wrong("items", Invalid::new("1 to 100 items")));
     }
     let items = message.items.iter().enumerate().map(|(index, item)| {
-        let prefix = format!("items[{index}].");
-        add_member(fields, &prefix, item.named(), &item.role, item.attributes.as_ref())
+        fields.item(index);
+        add_member(fields, item.named(), &item.role, item.attributes.as_ref())
     });
     // All of them are read, so that all that is wrong is said.
     let items: Vec<Result<AddMember, Wrong>> = items.collect();
@@ -291,7 +290,7 @@ impl OrganizationService for Api {
         request: Request<Sealed<pb::AddMemberRequest>>,
     ) -> Result<Response<pb::AddMemberResponse>, Status> {
         let wish = |message: &pb::AddMemberRequest, fields: &mut Fields| {
-            add_member(fields, "", message.named(), &message.role, message.attributes.as_ref())
+            add_member(fields, message.named(), &message.role, message.attributes.as_ref())
         };
         let run = |roster: Roster, access, meta, wish| async move {
             roster.add_member(access, meta, wish).await
@@ -304,7 +303,7 @@ impl OrganizationService for Api {
         request: Request<Sealed<pb::EnsureMemberRequest>>,
     ) -> Result<Response<pb::EnsureMemberResponse>, Status> {
         let wish = |message: &pb::EnsureMemberRequest, fields: &mut Fields| {
-            add_member(fields, "", message.named(), &message.role, message.attributes.as_ref())
+            add_member(fields, message.named(), &message.role, message.attributes.as_ref())
         };
         let run = |roster: Roster, access, meta, wish| async move {
             roster.ensure_member(access, meta, wish).await
@@ -404,7 +403,7 @@ impl OrganizationService for Api {
         request: Request<Sealed<pb::TransferOwnershipRequest>>,
     ) -> Result<Response<pb::TransferOwnershipResponse>, Status> {
         let wish = |message: &pb::TransferOwnershipRequest, fields: &mut Fields| {
-            let person = fields.person("", message.named());
+            let person = fields.person(message.named());
             Ok(TransferOwnership { person: person?, etag: etag(&message.etag) })
         };
         let run = |roster: Roster, access, meta, wish| async move {

@@ -14,19 +14,16 @@ const TOKEN_BYTES: usize = 1024;
 
 /// A page to be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
+pub(super) struct Page {
     size: usize,
     filter: [u8; HASH_BYTES],
     /// The key behind which to go on; none for the first page.
-    pub after: Option<Vec<u8>>,
+    pub(super) after: Option<Vec<u8>>,
 }
 
 impl Page {
     /// Reads the size and the token of a request; `filter` is everything else that the request says.
-    ///
-    /// # Errors
-    /// If the size is negative, or the token is not one of this request.
-    pub fn read(fields: &mut Fields, size: i32, token: &str, filter: &[&str]) -> Result<Self, Wrong> {
+    pub(super) fn read(fields: &mut Fields, size: i32, token: &str, filter: &[&str]) -> Result<Self, Wrong> {
         let mut hasher = Sha256::new();
         for part in filter {
             hasher.update(part.len().to_be_bytes());
@@ -45,13 +42,12 @@ impl Page {
     }
 
     /// How many rows to ask for: one more than are shown tells whether there is a next page.
-    #[must_use]
-    pub fn limit(&self) -> i64 {
+        pub(super) fn limit(&self) -> i64 {
         i64::try_from(self.size + 1).unwrap_or(i64::MAX)
     }
 
     /// Cuts the rows to the page, and makes the token of the next one; empty on the last.
-    pub fn cut<T>(&self, rows: &mut Vec<T>, key: impl FnOnce(&T) -> Vec<u8>) -> String {
+    pub(super) fn cut<T>(&self, rows: &mut Vec<T>, key: impl FnOnce(&T) -> Vec<u8>) -> String {
         let more = rows.len() > self.size;
         rows.truncate(self.size);
         match rows.last() {

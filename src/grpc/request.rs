@@ -4,7 +4,7 @@
 use crate::auth::rules::Method;
 
 /// The request of a method: the type alone says which one.
-pub trait Request {
+pub trait Request: prost::Message {
     /// The method, and with it the rule.
     const METHOD: &'static Method;
 }

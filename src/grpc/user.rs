@@ -3,7 +3,7 @@
 use super::admit::{Api, answer, read};
 use super::decode::{Fields, Wrong};
 use super::pb::user_service_server::UserService;
-use super::sealed::Sealed;
+use super::admit::sealed::Sealed;
 use super::{convert, pb, status};
 use crate::auth::{Caller, Profile};
 use crate::domain::{DisplayName, EmailAddress, Invalid, Refusal, Scope, UserId};

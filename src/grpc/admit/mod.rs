@@ -3,17 +3,18 @@
 //! A handler gets its message sealed; [`Api::admit`] and [`Api::admit_caller`] are the only ways to open it. They decide,
 //! from the rule that the build attached to the request's type, and give the message together with the right to go on.
 
+pub mod sealed;
+
 use super::decode::{Fields, Wrong};
 use super::request::{CallerRequest, OrganizationRequest, Request as RosterRequest, WriteRequest};
-use super::sealed::Sealed;
 use super::status;
+use sealed::Sealed;
 use crate::auth::Caller;
 use crate::auth::decide::{self, Access, Need};
 use crate::auth::rules::{self, Callers};
 use crate::domain::{OrganizationRef, Refusal, limits};
 use crate::service::write::{Meta, Written};
 use crate::service::{Error, Roster};
-use prost::Message;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::future::Future;

@@ -1,17 +1,21 @@
 //! Requests that nobody can read before it is decided whether the caller may make them.
 
+use crate::domain::limits;
+use crate::grpc::request::Request;
+use crate::grpc::status;
 use prost::Message;
+use prost::bytes::Buf;
 use std::marker::PhantomData;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::ProstEncoder;
 
-/// A decoded request, closed. A handler gets no other, and only `admit` opens one.
+/// A decoded request, closed. A handler gets no other, and only [`super::Api::admit`] and its like open one.
 pub struct Sealed<M>(M);
 
 impl<M> Sealed<M> {
-    /// The message. For `admit` only, which decides first; a test over the sources holds everybody else to that.
-    pub(in crate::grpc) fn open(self) -> M {
+    /// The message. For the module around this one only, which decides first.
+    pub(super) fn open(self) -> M {
         self.0
     }
 }
@@ -28,7 +32,7 @@ impl<T, M> Default for SealedCodec<T, M> {
 impl<T, M> Codec for SealedCodec<T, M>
 where
     T: Message + 'static,
-    M: Message + Default + 'static,
+    M: Request + Default + 'static,
 {
     type Encode = T;
     type Decode = Sealed<M>;
@@ -47,16 +51,18 @@ where
 /// Decodes and closes at once.
 pub struct SealedDecoder<M>(PhantomData<M>);
 
-impl<M: Message + Default> Decoder for SealedDecoder<M> {
+impl<M: Request + Default> Decoder for SealedDecoder<M> {
     type Item = Sealed<M>;
     type Error = Status;
 
     /// Bytes that are no message are the caller's mistake. (tonic's own codec calls them `INTERNAL`, and repeats what the
     /// decoder said.)
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        M::decode(bytes)
-            .map(|message| Some(Sealed(message)))
-            .map_err(|_| Status::invalid_argument("the bytes are not a message of this method"))
+        let limit = if M::METHOD.bulk { limits::BULK_MESSAGE_BYTES } else { limits::MESSAGE_BYTES };
+        if bytes.remaining() > limit {
+            return Err(status::too_large(limit));
+        }
+        M::decode(bytes).map(|message| Some(Sealed(message))).map_err(|_| status::malformed())
     }
 }
 
