@@ -4,6 +4,7 @@ pub mod auth;
 pub mod domain;
 pub mod grpc;
 pub mod index;
+pub mod postgres;
 pub mod service;
 pub mod store;
 pub mod world;

@@ -1,0 +1,67 @@
+//! The data directory before there is a server in it.
+
+use super::account::Account;
+use super::{Binaries, Error, io};
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+/// Where `initdb` works until it is done.
+pub(super) fn unfinished(data: &Path) -> PathBuf {
+    data.with_added_extension("unfinished")
+}
+
+/// `initdb`, unless it has been done. It works beside the data directory and takes its place when it is complete: what a
+/// crash in its middle leaves is no data directory.
+pub(super) async fn initialize(
+    binaries: &Binaries,
+    data: &Path,
+    sync: bool,
+    account: Option<&Account>,
+) -> Result<(), Error> {
+    let version_path = data.join("PG_VERSION");
+    match std::fs::read_to_string(&version_path) {
+        Ok(version) if version.trim() == binaries.version().to_string() => return Ok(()),
+        Ok(version) => {
+            return Err(Error::OtherVersion {
+                directory: data.to_owned(),
+                data: version.trim().to_owned(),
+                binaries: binaries.directory().to_owned(),
+                programs: binaries.version(),
+            });
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(io("read", &version_path)(error)),
+    }
+    if std::fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::NotData(data.to_owned()));
+    }
+    let unfinished = unfinished(data);
+    if unfinished.exists() {
+        std::fs::remove_dir_all(&unfinished).map_err(io("remove", &unfinished))?;
+    }
+    make_private(&unfinished, account)?;
+    let mut command = binaries.command("initdb");
+    command.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-instructions"]);
+    if !sync {
+        command.arg("--no-sync");
+    }
+    command.arg("-D").arg(&unfinished).stdin(Stdio::null());
+    if let Some(account) = account {
+        account.drop_to(&mut command);
+    }
+    let output = tokio::process::Command::from(command).output().await;
+    let output = output.map_err(io("run", &binaries.directory().join("initdb")))?;
+    if !output.status.success() {
+        return Err(Error::Initdb(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    std::fs::rename(&unfinished, data).map_err(io("make", data))
+}
+
+/// Makes a directory that only the account of Postgres (and root) may enter.
+pub(super) fn make_private(directory: &Path, account: Option<&Account>) -> Result<(), Error> {
+    DirBuilder::new().mode(0o700).create(directory).map_err(io("make", directory))?;
+    account.map_or(Ok(()), |account| account.give(directory))
+}

@@ -1,0 +1,174 @@
+//! On the machine's own Postgres.
+
+use super::binaries::parse_version;
+use super::{Binaries, Cluster, Error, Options, Stop};
+use sqlx::{Connection, PgConnection};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// A directory that goes with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("roster-test-{}", crate::world::random_uuid().simple())))
+    }
+
+    fn data(&self) -> PathBuf {
+        self.0.join("postgres")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn start(data: &Path) -> Result<Cluster, Error> {
+    Cluster::start(&Binaries::find(None)?, Options::kept(data).with("fsync", "off")).await
+}
+
+async fn count(cluster: &Cluster, sql: &'static str) -> Result<i64, sqlx::Error> {
+    let mut connection = PgConnection::connect(&cluster.url("roster")).await?;
+    sqlx::query_scalar(sql).fetch_one(&mut connection).await
+}
+
+async fn run(cluster: &Cluster, sql: &'static str) -> Result<(), sqlx::Error> {
+    let mut connection = PgConnection::connect(&cluster.url("roster")).await?;
+    sqlx::raw_sql(sql).execute(&mut connection).await?;
+    Ok(())
+}
+
+fn alive(pid: Option<i32>) -> bool {
+    pid.is_some_and(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok())
+}
+
+#[test]
+fn versions_are_read() {
+    assert_eq!(parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
+    assert_eq!(parse_version("postgres (PostgreSQL) 19beta1"), Some(19));
+    assert_eq!(parse_version("postgres (PostgreSQL) next"), None);
+    assert_eq!(parse_version(""), None);
+}
+
+#[test]
+fn a_named_directory_must_hold_a_server() {
+    assert!(matches!(Binaries::find(Some(Path::new("/etc"))), Err(Error::NotAServer(_))));
+}
+
+#[tokio::test]
+async fn a_temporary_one_leaves_nothing() -> Outcome {
+    let cluster = Cluster::start(&Binaries::find(None)?, Options::temporary()).await?;
+    cluster.create_database("roster").await?;
+    cluster.create_database("roster").await?;
+    let encoding =
+        "SELECT count(*) FROM pg_database WHERE datname = 'roster' AND pg_encoding_to_char(encoding) = 'UTF8'";
+    assert_eq!(count(&cluster, encoding).await?, 1);
+    assert_eq!(count(&cluster, "SELECT length(current_setting('listen_addresses'))::int8").await?, 0);
+    let (data, pid) = (cluster.data().to_owned(), cluster.pid());
+    drop(cluster);
+    assert!(!data.exists());
+    assert!(!alive(pid));
+    Ok(())
+}
+
+#[tokio::test]
+async fn restarts_keep_what_was_committed() -> Outcome {
+    let mut cluster = Cluster::start(&Binaries::find(None)?, Options::temporary()).await?;
+    cluster.create_database("roster").await?;
+    run(&cluster, "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)").await?;
+    for how in [Stop::Smart, Stop::Fast, Stop::Immediate] {
+        let before = cluster.pid();
+        cluster.restart(how).await?;
+        assert_ne!(cluster.pid(), before);
+        assert!(!alive(before));
+        assert_eq!(count(&cluster, "SELECT count(*) FROM kept").await?, 1);
+    }
+    cluster.stop(Stop::Fast).await;
+    assert_eq!(cluster.pid(), None);
+    assert!(count(&cluster, "SELECT count(*) FROM kept").await.is_err());
+    cluster.start_again().await?;
+    assert_eq!(count(&cluster, "SELECT count(*) FROM kept").await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_frozen_one_answers_nothing_until_it_thaws() -> Outcome {
+    let cluster = Cluster::start(&Binaries::find(None)?, Options::temporary()).await?;
+    let mut connection = PgConnection::connect(&cluster.url("postgres")).await?;
+    cluster.pause();
+    let answer = tokio::time::timeout(Duration::from_millis(200), connection.ping()).await;
+    assert!(answer.is_err(), "an open connection answered");
+    let greeting = tokio::time::timeout(Duration::from_millis(200), PgConnection::connect(&cluster.url("postgres")));
+    assert!(greeting.await.is_err(), "a new connection was taken");
+    cluster.resume();
+    let mut connection = PgConnection::connect(&cluster.url("postgres")).await?;
+    connection.ping().await?;
+    cluster.pause();
+    // Dropping a frozen one must not wait for ever, nor leave it behind.
+    let pid = cluster.pid();
+    drop(cluster);
+    assert!(!alive(pid));
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_that_runs_already_is_adopted() -> Outcome {
+    let scratch = Scratch::new();
+    let first = start(&scratch.data()).await?;
+    first.create_database("roster").await?;
+    let (pid, url) = (first.pid(), first.url("roster"));
+    std::mem::forget(first);
+    let mut second = start(&scratch.data()).await?;
+    assert_eq!(second.pid(), pid);
+    assert_eq!(second.url("roster"), url);
+    assert_eq!(count(&second, "SELECT 1::int8").await?, 1);
+    second.restart(Stop::Fast).await?;
+    assert_ne!(second.pid(), pid);
+    assert_eq!(count(&second, "SELECT 1::int8").await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn leftovers_of_a_crash_do_not_matter() -> Outcome {
+    let scratch = Scratch::new();
+    // initdb was killed in its middle.
+    std::fs::create_dir_all(scratch.0.join("postgres.unfinished/base"))?;
+    drop(start(&scratch.data()).await?);
+    // The server was killed, and its number now belongs to another process: this one.
+    let postmaster_pid = format!("{}\n{}\n0\n5432\n\n\n\nready   \n", std::process::id(), scratch.data().display());
+    std::fs::write(scratch.data().join("postmaster.pid"), postmaster_pid)?;
+    let cluster = start(&scratch.data()).await?;
+    assert_ne!(cluster.pid(), i32::try_from(std::process::id()).ok());
+    Ok(())
+}
+
+#[tokio::test]
+async fn paths_may_be_long_and_strange() -> Outcome {
+    for name in ["d".repeat(120), "Ünder, \"quoted\" %2F: it's".to_owned()] {
+        let scratch = Scratch::new();
+        let cluster = start(&scratch.0.join(name).join("postgres")).await?;
+        cluster.create_database("roster").await?;
+        assert_eq!(count(&cluster, "SELECT 1::int8").await?, 1);
+        let socket = cluster.socket_directory().to_owned();
+        assert_ne!(socket, cluster.data());
+        drop(cluster);
+        assert!(!socket.exists());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_left_alone() -> Outcome {
+    let scratch = Scratch::new();
+    std::fs::create_dir_all(scratch.data())?;
+    std::fs::write(scratch.data().join("letter"), "precious")?;
+    assert!(matches!(start(&scratch.data()).await, Err(Error::NotData(_))));
+    std::fs::write(scratch.data().join("PG_VERSION"), "9\n")?;
+    assert!(matches!(start(&scratch.data()).await, Err(Error::OtherVersion { .. })));
+    assert_eq!(std::fs::read_to_string(scratch.data().join("letter"))?, "precious");
+    Ok(())
+}
