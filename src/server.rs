@@ -5,7 +5,6 @@
 
 use crate::auth::authenticator::Authenticator;
 use crate::auth::rules::{self, Method};
-use crate::config::ServerSettings;
 use crate::domain::limits;
 use crate::grpc::admit::{Api, Deadline};
 use crate::grpc::pb::check_service_server::CheckServiceServer;
@@ -238,6 +237,36 @@ fn complete(response: Response) -> Response {
         _ => status::malformed(),
     };
     status.into_http()
+}
+
+/// How a server serves.
+#[derive(Debug, Clone)]
+pub struct ServerSettings {
+    /// How long a request may take that names no deadline.
+    pub default_deadline: Duration,
+    /// How long any request may take, whatever it says.
+    pub max_deadline: Duration,
+    /// Calls under way at once; what is more is shed with `OVERLOADED`.
+    pub max_concurrent_requests: usize,
+    /// Connections open at once; what is more waits to be accepted.
+    pub max_connections: usize,
+    /// How long a stop waits for what is under way.
+    pub drain: Duration,
+    /// Whether server reflection is served. It tells what the protos say, to anybody.
+    pub reflection: bool,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            default_deadline: limits::DEADLINE,
+            max_deadline: limits::STATEMENT,
+            max_concurrent_requests: 1024,
+            max_connections: 4096,
+            drain: Duration::from_secs(10),
+            reflection: true,
+        }
+    }
 }
 
 /// Everything that a server needs to begin.

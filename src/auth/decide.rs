@@ -2,9 +2,7 @@
 //! inside each write.
 
 use super::Caller;
-use crate::domain::{
-    OrganizationId, OrganizationState, Permission, PermissionSet, Refusal, Role, Scope, Standing, UserState,
-};
+use crate::domain::{OrganizationId, OrganizationState, Permission, PermissionSet, Refusal, Role, Standing, UserState};
 
 /// What a method needs of its caller in the organization it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,10 +92,8 @@ pub fn decide(need: Need, caller: &Caller, standing: &Standing) -> Result<(Organ
             Ok((organization.id, Grant { permissions: PermissionSet::of(Permission::ALL), role: None }))
         }
         Caller::Service(service) => {
+            super::rules::service_gate(permission, service)?;
             let permissions = service.permissions();
-            if !permissions.contains(permission) {
-                return Err(scope_missing(permission));
-            }
             match standing.organization {
                 Some(organization) if organization.state != OrganizationState::Deleted => {
                     Ok((organization.id, Grant { permissions, role: None }))
@@ -131,11 +127,4 @@ pub fn require_active(state: Option<UserState>) -> Result<(), Refusal> {
         None | Some(UserState::Active) => Ok(()),
         Some(UserState::Inactive | UserState::Erased) => Err(Refusal::CallerInactive),
     }
-}
-
-/// The refusal of a service that lacks a permission: it names the scopes that would do.
-#[must_use]
-pub fn scope_missing(permission: Permission) -> Refusal {
-    let would_do = |scope: &Scope| scope.permissions().contains(permission);
-    Refusal::ScopeMissing { scopes: Scope::ALL.into_iter().filter(would_do).collect() }
 }

@@ -1,7 +1,7 @@
 //! Who may call which method: the rules that stand in the protos, as a table, and the first of the two decisions made
 //! with them, the one that needs only the caller.
 
-use super::Caller;
+use super::{Caller, ServiceCaller};
 use crate::domain::{Permission, Refusal, Scope};
 
 include!(concat!(env!("OUT_DIR"), "/methods.rs"));
@@ -75,11 +75,17 @@ pub fn method_gate(rule: &Rule, caller: &Caller) -> Result<(), Refusal> {
         (Callers::SignedIn | Callers::Services, Caller::Service(service)) => {
             need_one(rule.scopes.to_vec(), |scope| service.has(scope))
         }
-        (Callers::Permission(permission), Caller::Service(service)) => {
-            let scopes = Scope::ALL.into_iter().filter(|scope| scope.permissions().contains(permission));
-            need_one(scopes.collect(), |scope| service.has(scope))
-        }
+        (Callers::Permission(permission), Caller::Service(service)) => service_gate(permission, service),
     }
+}
+
+/// Whether a service may do, in any organization, what needs this permission.
+///
+/// # Errors
+/// [`Refusal::ScopeMissing`], naming the scopes that would do.
+pub fn service_gate(permission: Permission, service: &ServiceCaller) -> Result<(), Refusal> {
+    let scopes = Scope::ALL.into_iter().filter(|scope| scope.permissions().contains(permission));
+    need_one(scopes.collect(), |scope| service.has(scope))
 }
 
 /// Refuses whoever has none of these scopes, and names those that would do. `operator` always would.
@@ -96,7 +102,7 @@ fn need_one(mut scopes: Vec<Scope>, has: impl Fn(Scope) -> bool) -> Result<(), R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{OperatorCaller, ServiceCaller, UserCaller};
+    use crate::auth::{OperatorCaller, UserCaller};
     use crate::domain::UserId;
 
     fn user() -> Caller {

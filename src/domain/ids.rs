@@ -138,6 +138,6 @@ mod tests {
         assert!(UserId::parse(&"x".repeat(256)).is_err());
         assert!(UserId::parse("a\0b").is_err());
         assert!(UserId::parse("").is_err());
-        assert_eq!(UserId::parse("ada").map(|id| id.bucket()), Ok(5));
+        assert_eq!(UserId::parse("ada").map(|id| id.bucket()), Ok(29));
     }
 }

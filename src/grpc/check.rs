@@ -1,9 +1,9 @@
 //! `CheckService`: decode, call, encode.
 
+use super::admit::sealed::Sealed;
 use super::admit::{Api, answer, read};
 use super::decode::{Asked, Fields, Wrong};
 use super::pb::check_service_server::CheckService;
-use super::admit::sealed::Sealed;
 use super::{convert, pb};
 use crate::domain::{Invalid, limits};
 use crate::service::checks::Check;

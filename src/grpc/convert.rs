@@ -20,7 +20,7 @@ pub(super) struct Viewer {
 
 impl Viewer {
     /// A caller with what they may do; without a grant, they see their own and no more.
-        pub(super) fn new(caller: &Caller, grant: Option<Grant>) -> Self {
+    pub(super) fn new(caller: &Caller, grant: Option<Grant>) -> Self {
         let reads_members = grant.is_some_and(|grant| grant.permissions.contains(Permission::MembersRead));
         Self { user: caller.user().cloned(), reads_members }
     }

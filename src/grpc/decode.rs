@@ -1,12 +1,12 @@
 //! From messages to what the use cases take: everything is parsed once, here, and all that is wrong is said at once.
 
 use super::pb;
-use crate::domain::{
-    Attributes, EmailAddress, Invalid, Kind, OrganizationRef, OrganizationState, Permission, Reason, Refusal, Role, UserId,
-    Violation, limits,
-};
 use crate::domain::check::Question;
 use crate::domain::ids::parse_uuid;
+use crate::domain::{
+    Attributes, EmailAddress, Invalid, Kind, OrganizationRef, OrganizationState, Permission, Reason, Refusal, Role,
+    UserId, Violation, limits,
+};
 use crate::service::members::Person;
 use serde_json::{Map, Number, Value};
 use uuid::Uuid;
@@ -67,7 +67,11 @@ impl Fields {
     }
 
     /// Takes the states of a filter: `allowed` are the ones that it knows; left out, it is ACTIVE.
-    pub(super) fn states(&mut self, given: &[i32], allowed: &[OrganizationState]) -> Result<Vec<OrganizationState>, Wrong> {
+    pub(super) fn states(
+        &mut self,
+        given: &[i32],
+        allowed: &[OrganizationState],
+    ) -> Result<Vec<OrganizationState>, Wrong> {
         if given.is_empty() {
             return Ok(vec![OrganizationState::Active]);
         }
@@ -194,7 +198,8 @@ fn json(value: &prost_types::Value) -> Result<Value, Invalid> {
         Some(Kind::BoolValue(flag)) => Value::Bool(*flag),
         Some(Kind::StringValue(text)) => Value::String(text.clone()),
         Some(Kind::NumberValue(number)) => {
-            let number = Number::from_f64(*number).ok_or_else(|| Invalid::new("attributes hold no NaN and no infinity"))?;
+            let number =
+                Number::from_f64(*number).ok_or_else(|| Invalid::new("attributes hold no NaN and no infinity"))?;
             Value::Number(number)
         }
         Some(Kind::ListValue(list)) => Value::Array(list.values.iter().map(json).collect::<Result<_, _>>()?),

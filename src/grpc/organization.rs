@@ -1,19 +1,17 @@
 //! `OrganizationService`: decode, call, encode.
 
+use super::admit::sealed::Sealed;
 use super::admit::{Api, answer, read};
 use super::convert::{self, Viewer};
 use super::decode::{Fields, Named, Wrong};
 use super::page::Page;
 use super::pb::organization_service_server::OrganizationService;
-use super::admit::sealed::Sealed;
 use super::{pb, status};
 use crate::auth::Caller;
 use crate::domain::ids::parse_uuid;
 use crate::domain::{Invalid, Kind, Name, OrganizationId, OrganizationState, Refusal, Role, Slug, UserId, limits};
 use crate::service::Roster;
-use crate::service::members::{
-    AddMember, BatchAddMembers, Person, RemoveMember, TransferOwnership, UpdateMember,
-};
+use crate::service::members::{AddMember, BatchAddMembers, Person, RemoveMember, TransferOwnership, UpdateMember};
 use crate::service::organizations::{CreateOrganization, DeleteOrganization, UpdateOrganization};
 use crate::store::{memberships, organizations};
 use tonic::{Request, Response, Status, async_trait};
@@ -74,8 +72,7 @@ fn create(message: &pb::CreateOrganizationRequest, fields: &mut Fields) -> Resul
 
 fn update(message: &pb::UpdateOrganizationRequest, fields: &mut Fields) -> Result<UpdateOrganization, Wrong> {
     let filled = [!message.name.is_empty(), !message.slug.is_empty(), message.attributes.is_some()];
-    let [name, slug, attributes] =
-        fields.mask(message.update_mask.as_ref(), ["name", "slug", "attributes"], filled)?;
+    let [name, slug, attributes] = fields.mask(message.update_mask.as_ref(), ["name", "slug", "attributes"], filled)?;
     let name = name.then(|| fields.take("name", Name::parse(&message.name))).transpose();
     let slug = slug.then(|| fields.take("slug", Slug::parse(&message.slug))).transpose();
     let attributes = attributes.then(|| fields.attributes("attributes", message.attributes.as_ref())).transpose();
@@ -200,9 +197,8 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::CreateOrganizationRequest>>,
     ) -> Result<Response<pb::CreateOrganizationResponse>, Status> {
-        let run = |roster: Roster, caller, meta, wish| async move {
-            roster.create_organization(caller, meta, wish).await
-        };
+        let run =
+            |roster: Roster, caller, meta, wish| async move { roster.create_organization(caller, meta, wish).await };
         let written = self.write_as(request, create, run).await?;
         let organization = Some(convert::organization(&written.answer));
         answer(pb::CreateOrganizationResponse { organization, consistency_token: written.token })
@@ -236,9 +232,8 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::UpdateOrganizationRequest>>,
     ) -> Result<Response<pb::UpdateOrganizationResponse>, Status> {
-        let run = |roster: Roster, access, meta, wish| async move {
-            roster.update_organization(access, meta, wish).await
-        };
+        let run =
+            |roster: Roster, access, meta, wish| async move { roster.update_organization(access, meta, wish).await };
         organization_answer!(self.write_in(request, update, run).await, UpdateOrganizationResponse)
     }
 
@@ -246,9 +241,8 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::ActivateOrganizationRequest>>,
     ) -> Result<Response<pb::ActivateOrganizationResponse>, Status> {
-        let run = |roster: Roster, access, meta, ()| async move {
-            roster.set_organization_active(access, meta, true).await
-        };
+        let run =
+            |roster: Roster, access, meta, ()| async move { roster.set_organization_active(access, meta, true).await };
         organization_answer!(self.write_in(request, |_, _| Ok(()), run).await, ActivateOrganizationResponse)
     }
 
@@ -256,9 +250,8 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::DeactivateOrganizationRequest>>,
     ) -> Result<Response<pb::DeactivateOrganizationResponse>, Status> {
-        let run = |roster: Roster, access, meta, ()| async move {
-            roster.set_organization_active(access, meta, false).await
-        };
+        let run =
+            |roster: Roster, access, meta, ()| async move { roster.set_organization_active(access, meta, false).await };
         organization_answer!(self.write_in(request, |_, _| Ok(()), run).await, DeactivateOrganizationResponse)
     }
 
@@ -269,9 +262,8 @@ impl OrganizationService for Api {
         let wish = |message: &pb::DeleteOrganizationRequest, _: &mut Fields| {
             Ok(DeleteOrganization { purge: message.purge, etag: etag(&message.etag) })
         };
-        let run = |roster: Roster, access, meta, wish| async move {
-            roster.delete_organization(access, meta, wish).await
-        };
+        let run =
+            |roster: Roster, access, meta, wish| async move { roster.delete_organization(access, meta, wish).await };
         organization_answer!(self.write_in(request, wish, run).await, DeleteOrganizationResponse)
     }
 
@@ -279,9 +271,7 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::UndeleteOrganizationRequest>>,
     ) -> Result<Response<pb::UndeleteOrganizationResponse>, Status> {
-        let run = |roster: Roster, access, meta, ()| async move {
-            roster.undelete_organization(access, meta).await
-        };
+        let run = |roster: Roster, access, meta, ()| async move { roster.undelete_organization(access, meta).await };
         organization_answer!(self.write_in(request, |_, _| Ok(()), run).await, UndeleteOrganizationResponse)
     }
 
@@ -292,9 +282,7 @@ impl OrganizationService for Api {
         let wish = |message: &pb::AddMemberRequest, fields: &mut Fields| {
             add_member(fields, message.named(), &message.role, message.attributes.as_ref())
         };
-        let run = |roster: Roster, access, meta, wish| async move {
-            roster.add_member(access, meta, wish).await
-        };
+        let run = |roster: Roster, access, meta, wish| async move { roster.add_member(access, meta, wish).await };
         member_answer!(self.write_in(request, wish, run).await, AddMemberResponse)
     }
 
@@ -305,9 +293,7 @@ impl OrganizationService for Api {
         let wish = |message: &pb::EnsureMemberRequest, fields: &mut Fields| {
             add_member(fields, message.named(), &message.role, message.attributes.as_ref())
         };
-        let run = |roster: Roster, access, meta, wish| async move {
-            roster.ensure_member(access, meta, wish).await
-        };
+        let run = |roster: Roster, access, meta, wish| async move { roster.ensure_member(access, meta, wish).await };
         let (access, caller, written) = self.write_in(request, wish, run).await?;
         let viewer = Viewer::new(&caller, access.map(|access| access.grant()));
         answer(pb::EnsureMemberResponse {
@@ -321,9 +307,8 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::BatchAddMembersRequest>>,
     ) -> Result<Response<pb::BatchAddMembersResponse>, Status> {
-        let run = |roster: Roster, access, meta, wish| async move {
-            roster.batch_add_members(access, meta, wish).await
-        };
+        let run =
+            |roster: Roster, access, meta, wish| async move { roster.batch_add_members(access, meta, wish).await };
         let (access, caller, written) = self.write_in(request, batch, run).await?;
         let viewer = Viewer::new(&caller, access.map(|access| access.grant()));
         let result = |outcome: &Result<_, Refusal>| match outcome {
@@ -368,9 +353,7 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::UpdateMemberRequest>>,
     ) -> Result<Response<pb::UpdateMemberResponse>, Status> {
-        let run = |roster: Roster, access, meta, wish| async move {
-            roster.update_member(access, meta, wish).await
-        };
+        let run = |roster: Roster, access, meta, wish| async move { roster.update_member(access, meta, wish).await };
         member_answer!(self.write_in(request, update_member, run).await, UpdateMemberResponse)
     }
 
@@ -382,9 +365,7 @@ impl OrganizationService for Api {
             let user = fields.take("user_id", UserId::parse(&message.user_id));
             Ok(RemoveMember { user: user?, etag: etag(&message.etag) })
         };
-        let run = |roster: Roster, access, meta, wish| async move {
-            roster.remove_member(access, meta, wish).await
-        };
+        let run = |roster: Roster, access, meta, wish| async move { roster.remove_member(access, meta, wish).await };
         member_answer!(self.write_in(request, wish, run).await, RemoveMemberResponse)
     }
 
@@ -392,9 +373,7 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::LeaveOrganizationRequest>>,
     ) -> Result<Response<pb::LeaveOrganizationResponse>, Status> {
-        let run = |roster: Roster, access, meta, ()| async move {
-            roster.leave_organization(access, meta).await
-        };
+        let run = |roster: Roster, access, meta, ()| async move { roster.leave_organization(access, meta).await };
         member_answer!(self.write_in(request, |_, _| Ok(()), run).await, LeaveOrganizationResponse)
     }
 
@@ -406,9 +385,8 @@ impl OrganizationService for Api {
             let person = fields.person(message.named());
             Ok(TransferOwnership { person: person?, etag: etag(&message.etag) })
         };
-        let run = |roster: Roster, access, meta, wish| async move {
-            roster.transfer_ownership(access, meta, wish).await
-        };
+        let run =
+            |roster: Roster, access, meta, wish| async move { roster.transfer_ownership(access, meta, wish).await };
         organization_answer!(self.write_in(request, wish, run).await, TransferOwnershipResponse)
     }
 

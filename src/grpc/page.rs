@@ -42,7 +42,7 @@ impl Page {
     }
 
     /// How many rows to ask for: one more than are shown tells whether there is a next page.
-        pub(super) fn limit(&self) -> i64 {
+    pub(super) fn limit(&self) -> i64 {
         i64::try_from(self.size + 1).unwrap_or(i64::MAX)
     }
 

@@ -79,7 +79,11 @@ pub fn internal(fault: &(dyn std::error::Error + 'static)) -> Status {
     let incident = world::random_uuid().to_string();
     tracing::error!(incident, error = fault, "a fault in roster");
     let details = details(ErrorReason::Internal, HashMap::from([("incident".to_owned(), incident.clone())]));
-    Status::with_error_details(Code::Internal, format!("a fault in roster; its log names the incident {incident}"), details)
+    Status::with_error_details(
+        Code::Internal,
+        format!("a fault in roster; its log names the incident {incident}"),
+        details,
+    )
 }
 
 impl From<Error> for Status {
@@ -88,7 +92,10 @@ impl From<Error> for Status {
             Error::Refused(refusal) => refused(refusal),
             Error::Store(StoreError::Unavailable(_)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the datastore does not answer");
-                unavailable(ErrorReason::DatastoreUnavailable, "the datastore does not answer; nothing was changed: repeat")
+                unavailable(
+                    ErrorReason::DatastoreUnavailable,
+                    "the datastore does not answer; nothing was changed: repeat",
+                )
             }
             Error::Store(StoreError::Timeout(_)) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "the datastore took too long");
@@ -100,9 +107,9 @@ impl From<Error> for Status {
             }
             // Writes retry and then say so themselves: here it is a read that lost.
             Error::Store(StoreError::Contention(_)) => refused(&Refusal::Conflict),
-            Error::Store(StoreError::Unexpected(_) | StoreError::Unreadable(_)) | Error::Panicked | Error::Answer(_) => {
-                internal(&error)
-            }
+            Error::Store(StoreError::Unexpected(_) | StoreError::Unreadable(_))
+            | Error::Panicked
+            | Error::Answer(_) => internal(&error),
         }
     }
 }

@@ -1,19 +1,16 @@
 //! `UserService`: decode, call, encode.
 
+use super::admit::sealed::Sealed;
 use super::admit::{Api, answer, read};
 use super::decode::{Fields, Wrong};
 use super::pb::user_service_server::UserService;
-use super::admit::sealed::Sealed;
 use super::{convert, pb, status};
 use crate::auth::{Caller, Profile};
 use crate::domain::{DisplayName, EmailAddress, Invalid, Refusal, Scope, UserId};
 use crate::service::Roster;
 use tonic::{Request, Response, Status, async_trait};
 
-fn put(
-    message: &pb::PutUserRequest,
-    fields: &mut Fields,
-) -> Result<(UserId, Profile), Wrong> {
+fn put(message: &pb::PutUserRequest, fields: &mut Fields) -> Result<(UserId, Profile), Wrong> {
     let user = fields.take("user_id", UserId::parse(&message.user_id));
     let email = fields.optional("email", &message.email, EmailAddress::parse);
     let display_name = fields.optional("display_name", &message.display_name, DisplayName::parse);

@@ -8,13 +8,13 @@ pub mod sealed;
 use super::decode::{Fields, Wrong};
 use super::request::{CallerRequest, OrganizationRequest, Request as RosterRequest, WriteRequest};
 use super::status;
-use sealed::Sealed;
 use crate::auth::Caller;
 use crate::auth::decide::{self, Access, Need};
 use crate::auth::rules::{self, Callers};
 use crate::domain::{OrganizationRef, Refusal, limits};
 use crate::service::write::{Meta, Written};
 use crate::service::{Error, Roster};
+use sealed::Sealed;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::future::Future;
@@ -58,7 +58,10 @@ impl Api {
     }
 
     /// Opens a request about one organization, for a caller who may make it there.
-    pub(super) async fn admit<M: OrganizationRequest>(&self, request: Request<Sealed<M>>) -> Result<(M, Access), Status> {
+    pub(super) async fn admit<M: OrganizationRequest>(
+        &self,
+        request: Request<Sealed<M>>,
+    ) -> Result<(M, Access), Status> {
         let envelope = Envelope::of(&request);
         let message = request.into_inner().open();
         let access = self.decide(&message, &envelope).await?;

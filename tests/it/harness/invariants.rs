@@ -1,0 +1,128 @@
+//! What must be true of a database after anything at all.
+
+use super::Database;
+
+/// Each query counts what must not be.
+const MUST_BE_NONE: &[(&str, &str)] = &[
+    (
+        "an organization that is not pending has one owner, who is a member as admin",
+        "SELECT count(*) FROM organizations o WHERE (o.owner_id IS NULL) <> (o.state = 'PENDING')
+            OR (o.owner_id IS NOT NULL AND NOT EXISTS (
+                SELECT FROM memberships m WHERE m.bucket = o.bucket AND m.organization_id = o.id
+                AND m.user_id = o.owner_id AND m.role = 'admin'))",
+    ),
+    (
+        "a pending organization has no members",
+        "SELECT count(*) FROM organizations o JOIN memberships m ON m.bucket = o.bucket AND m.organization_id = o.id
+         WHERE o.state = 'PENDING'",
+    ),
+    (
+        "the owner of an organization that is not deleted is active",
+        "SELECT count(*) FROM organizations o JOIN users u ON u.id = o.owner_id
+         WHERE o.delete_time IS NULL AND u.state <> 'ACTIVE'",
+    ),
+    (
+        "every member is a known user who is not erased",
+        "SELECT count(*) FROM memberships m LEFT JOIN users u ON u.id = m.user_id
+         WHERE u.id IS NULL OR u.state = 'ERASED'",
+    ),
+    (
+        "every organization holds exactly its own slug",
+        "SELECT count(*) FROM organizations o FULL JOIN slugs s ON s.organization_id = o.id
+         WHERE s.slug IS DISTINCT FROM o.slug",
+    ),
+    (
+        "a bucket's log is dense and ends at its head",
+        "SELECT count(*) FROM log_heads h LEFT JOIN (
+             SELECT bucket, count(*) AS rows, min(position) AS first, max(position) AS last FROM log GROUP BY bucket
+         ) l USING (bucket)
+         WHERE h.position <> coalesce(l.rows, 0) OR coalesce(l.first, 1) <> 1 OR coalesce(l.last, 0) <> h.position",
+    ),
+    (
+        "a users' log is dense and ends at its head",
+        "SELECT count(*) FROM user_log_heads h LEFT JOIN (
+             SELECT user_bucket, count(*) AS rows, max(position) AS last FROM user_log GROUP BY user_bucket
+         ) l USING (user_bucket)
+         WHERE h.position <> coalesce(l.rows, 0) OR coalesce(l.last, 0) <> h.position",
+    ),
+    (
+        "an organization's events are dense and end at its revision",
+        "SELECT count(*) FROM organizations o LEFT JOIN (
+             SELECT organization_id, count(*) AS rows, min(revision) AS first, max(revision) AS last
+             FROM events GROUP BY organization_id
+         ) e ON e.organization_id = o.id
+         WHERE e.rows IS DISTINCT FROM o.revision OR e.first <> 1 OR e.last <> o.revision",
+    ),
+    (
+        "each event has its line in the log, and each line its event",
+        "SELECT count(*) FROM events e FULL JOIN log l
+         ON l.bucket = e.bucket AND l.organization_id = e.organization_id AND l.revision = e.revision
+         WHERE e.revision IS NULL OR l.revision IS NULL",
+    ),
+    (
+        "in an organization, positions follow revisions",
+        "SELECT count(*) FROM log a JOIN log b ON a.bucket = b.bucket AND a.organization_id = b.organization_id
+         WHERE a.revision < b.revision AND a.position >= b.position",
+    ),
+    (
+        "the log replayed is the table of memberships",
+        "WITH last AS (
+             SELECT DISTINCT ON (bucket, organization_id, user_id) organization_id, user_id, role, position
+             FROM log WHERE entry = 'MEMBERSHIP' ORDER BY bucket, organization_id, user_id, position DESC
+         ), purged AS (SELECT organization_id FROM log WHERE state = 'PURGED'),
+         replayed AS (
+             SELECT organization_id, user_id, role FROM last
+             WHERE role IS NOT NULL AND organization_id NOT IN (SELECT organization_id FROM purged))
+         SELECT count(*) FROM replayed r
+         FULL JOIN memberships m ON m.organization_id = r.organization_id AND m.user_id = r.user_id
+         WHERE r.role IS DISTINCT FROM m.role",
+    ),
+    (
+        "the log's last word on an organization is its row",
+        "WITH last AS (
+             SELECT DISTINCT ON (bucket, organization_id) organization_id, state, owner_id, slug
+             FROM log WHERE entry = 'ORGANIZATION' ORDER BY bucket, organization_id, position DESC)
+         SELECT count(*) FROM (SELECT * FROM last WHERE state <> 'PURGED') l
+         FULL JOIN organizations o ON o.id = l.organization_id
+         WHERE l.state IS DISTINCT FROM CASE WHEN o.delete_time IS NULL THEN o.state ELSE 'DELETED' END
+            OR l.owner_id IS DISTINCT FROM o.owner_id OR l.slug IS DISTINCT FROM o.slug",
+    ),
+    (
+        "the users' log's last word on a user is their row",
+        "WITH last AS (
+             SELECT DISTINCT ON (user_id) user_id, state FROM user_log ORDER BY user_id, position DESC)
+         SELECT count(*) FROM users u LEFT JOIN last l ON l.user_id = u.id
+         WHERE coalesce(l.state, 'ACTIVE') <> u.state",
+    ),
+    (
+        "a user's events are dense and end at their revision",
+        "SELECT count(*) FROM users u LEFT JOIN (
+             SELECT user_id, count(*) AS rows, max(revision) AS last FROM user_events GROUP BY user_id
+         ) e ON e.user_id = u.id
+         WHERE e.rows IS DISTINCT FROM u.revision OR e.last <> u.revision",
+    ),
+    ("no answer is kept without its content", "SELECT count(*) FROM requests WHERE answer IS NULL"),
+];
+
+impl Database {
+    /// Asserts everything that must always be true.
+    pub async fn assert_invariants(&self) {
+        for (rule, query) in MUST_BE_NONE {
+            let broken = self.count(query).await;
+            assert_eq!(broken, 0, "{rule}: {broken} do not keep it");
+        }
+    }
+
+    /// Asserts that nobody left a transaction open. Waits for those that are just ending.
+    pub async fn assert_no_open_transactions(&self) {
+        const OPEN: &str = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL";
+        let all_ended = async {
+            while self.count(OPEN).await != 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(10), all_ended).await;
+        assert!(waited.is_ok(), "a transaction was left open");
+    }
+}

@@ -1,0 +1,272 @@
+//! A server on a socket of its own, and clients for every kind of caller.
+
+use super::Database;
+use roster::auth::authenticator::Authenticator;
+use roster::auth::mint::{Claims, SigningKey};
+use roster::auth::settings::{AuthSettings, IssuerSettings};
+use roster::domain::Scope;
+use roster::grpc::pb::check_service_client::CheckServiceClient;
+use roster::grpc::pb::organization_service_client::OrganizationServiceClient;
+use roster::grpc::pb::user_service_client::UserServiceClient;
+use roster::server::{self, Parts, ServerSettings};
+use roster::service::Roster;
+use roster::store::pool;
+use roster::world::Clock;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+pub const ISSUER: &str = "https://issuer.test";
+pub const AUDIENCE: &str = "roster";
+
+/// A server, and what it stands on.
+pub struct Server {
+    pub address: SocketAddr,
+    pub database: Database,
+    pub roster: Roster,
+    pub key: SigningKey,
+    channel: Channel,
+    stop: CancellationToken,
+    running: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// A server over a database of its own, healthy.
+    pub async fn start() -> Self {
+        Self::over(Database::new().await, ServerSettings::default()).await
+    }
+
+    /// A server over this database, healthy.
+    pub async fn over(database: Database, settings: ServerSettings) -> Self {
+        let server = Self::launch(database, settings).await;
+        server.until_serving().await;
+        server
+    }
+
+    /// A server over this database, perhaps not yet healthy.
+    pub async fn launch(database: Database, settings: ServerSettings) -> Self {
+        let key = SigningKey::generate();
+        let jwks = write_jwks(&key);
+        let auth = auth_settings(jwks);
+        let authenticator = Authenticator::new(&auth, Clock::system()).unwrap_or_else(|faults| panic!("{faults:?}"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let roster = Roster::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 16), Clock::system());
+        let stop = CancellationToken::new();
+        let parts = Parts { listener, settings, roster: roster.clone(), authenticator };
+        let running = tokio::spawn({
+            let stop = stop.clone();
+            async move { server::serve(parts, stop).await.unwrap() }
+        });
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        Self { address, database, roster, key, channel, stop, running: Some(running) }
+    }
+
+    /// Waits until health says SERVING.
+    pub async fn until_serving(&self) {
+        self.until(ServingStatus::Serving).await;
+    }
+
+    /// Waits until health says this.
+    pub async fn until(&self, wanted: ServingStatus) {
+        let mut health = HealthClient::new(self.channel.clone());
+        let told = async {
+            let request = HealthCheckRequest::default();
+            let mut watch = health.watch(request).await.unwrap().into_inner();
+            while let Some(told) = watch.message().await.unwrap() {
+                if told.status() == wanted {
+                    return;
+                }
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(20), told).await.is_ok(), "health never said {wanted:?}");
+    }
+
+    /// Tells it to stop.
+    pub fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Tells it to stop, and waits until it has.
+    pub async fn stop(&mut self) {
+        self.stop.cancel();
+        if let Some(running) = self.running.take() {
+            running.await.unwrap();
+        }
+    }
+
+    /// The connection that the clients share.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// A connection of its own.
+    pub async fn connect(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    }
+
+    /// The claims of a good token for this subject.
+    pub fn claims(&self, sub: &str) -> Claims {
+        let now = Clock::system().unix_seconds();
+        Claims {
+            iss: ISSUER.to_owned(),
+            aud: AUDIENCE.to_owned(),
+            sub: sub.to_owned(),
+            exp: now + 3600,
+            iat: now,
+            scope: None,
+            email: None,
+            email_verified: None,
+            name: None,
+        }
+    }
+
+    /// A signed token.
+    pub fn mint(&self, claims: &Claims) -> String {
+        self.key.mint(claims).unwrap().expose().to_owned()
+    }
+
+    /// A token of a service with these scopes.
+    pub fn service_token(&self, name: &str, scopes: &[Scope]) -> String {
+        let words: Vec<String> = scopes.iter().map(|scope| format!("roster:{}", scope.as_str())).collect();
+        self.mint(&Claims { scope: Some(words.join(" ")), ..self.claims(name) })
+    }
+
+    /// Clients without a credential.
+    pub fn nobody(&self) -> Clients {
+        Clients::new(&self.channel, Credential::default())
+    }
+
+    /// Clients of a user whose token says nothing but who they are.
+    pub fn user(&self, id: &str) -> Clients {
+        self.with_token(&self.mint(&self.claims(id)))
+    }
+
+    /// Clients of a user with a verified address `<id>@example.com`.
+    pub fn user_with_email(&self, id: &str) -> Clients {
+        let email = Some(format!("{id}@example.com"));
+        self.with_token(&self.mint(&Claims { email, email_verified: Some(true), ..self.claims(id) }))
+    }
+
+    /// Clients of a service.
+    pub fn service(&self, scopes: &[Scope]) -> Clients {
+        self.with_token(&self.service_token("backend", scopes))
+    }
+
+    /// Clients of an operator.
+    pub fn operator(&self) -> Clients {
+        self.with_token(&self.service_token("root", &[Scope::Operator]))
+    }
+
+    /// Clients of a service that acts for a user.
+    pub fn on_behalf_of(&self, user: &str) -> Clients {
+        let token = self.service_token("backend", &[Scope::ActAs]);
+        Clients::new(&self.channel, Credential { token: Some(token), on_behalf_of: Some(user.to_owned()) })
+    }
+
+    /// Clients with this token.
+    pub fn with_token(&self, token: &str) -> Clients {
+        Clients::new(&self.channel, Credential { token: Some(token.to_owned()), on_behalf_of: None })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// What a server of the tests lets in: tokens of one issuer, which may grant every scope.
+pub fn auth_settings(jwks: PathBuf) -> AuthSettings {
+    AuthSettings {
+        issuers: vec![IssuerSettings {
+            issuer: ISSUER.to_owned(),
+            audience: AUDIENCE.to_owned(),
+            jwks_file: Some(jwks),
+            keys: Vec::new(),
+            hs256_secret_file: None,
+            scopes: Scope::ALL.to_vec(),
+        }],
+        api_keys: Vec::new(),
+    }
+}
+
+/// Writes the public key where a server can read it.
+pub fn write_jwks(key: &SigningKey) -> PathBuf {
+    static FILES: AtomicU64 = AtomicU64::new(0);
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("roster-test-{}-{number}.json", std::process::id()));
+    std::fs::write(&path, key.public_jwks().to_string()).unwrap();
+    path
+}
+
+/// What a client shows.
+#[derive(Debug, Clone, Default)]
+pub struct Credential {
+    pub token: Option<String>,
+    pub on_behalf_of: Option<String>,
+}
+
+impl Interceptor for Credential {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.token {
+            let value: AsciiMetadataValue = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        if let Some(user) = &self.on_behalf_of {
+            request.metadata_mut().insert("roster-on-behalf-of", user.parse().unwrap());
+        }
+        Ok(request)
+    }
+}
+
+type Shown = InterceptedService<Channel, Credential>;
+
+/// One caller's clients of every service.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    pub organizations: OrganizationServiceClient<Shown>,
+    pub users: UserServiceClient<Shown>,
+    pub checks: CheckServiceClient<Shown>,
+}
+
+impl Clients {
+    /// Clients over this connection that show this.
+    pub fn new(channel: &Channel, credential: Credential) -> Self {
+        let shown = InterceptedService::new(channel.clone(), credential);
+        Self {
+            organizations: OrganizationServiceClient::new(shown.clone()),
+            users: UserServiceClient::new(shown.clone()),
+            checks: CheckServiceClient::new(shown),
+        }
+    }
+
+    /// Makes an organization of this name, and tells its id.
+    pub async fn create(&mut self, name: &str) -> String {
+        let answer = self.organizations.create_organization(super::organization(name)).await.unwrap();
+        answer.into_inner().organization.unwrap().id
+    }
+
+    /// Adds a user by id.
+    pub async fn add(&mut self, organization: &str, user: &str, role: &str) {
+        self.organizations.add_member(super::add(organization, user, role)).await.unwrap();
+    }
+
+    /// Asks whether a user is a member.
+    pub async fn is_member(&mut self, organization: &str, user: &str) -> bool {
+        let answer = self.checks.check_membership(super::is_member(organization, user)).await.unwrap();
+        answer.into_inner().result.unwrap().allowed
+    }
+}
