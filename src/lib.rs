@@ -5,6 +5,7 @@ pub mod domain;
 pub mod grpc;
 pub mod index;
 pub mod postgres;
+pub mod server;
 pub mod service;
 pub mod store;
 pub mod world;

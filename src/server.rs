@@ -3,8 +3,8 @@
 //! A request goes through [`Door::enter`] from top to bottom. The order is the point, so it is one function: nothing is
 //! authenticated before the gate, no body is read before the caller is known. A test holds each step to its place.
 
-use crate::auth::authenticator::Authenticator;
 use crate::auth::rules::{self, Method};
+use crate::auth::{Authenticator, Caller};
 use crate::domain::limits;
 use crate::grpc::admit::{Api, Deadline};
 use crate::grpc::pb::check_service_server::CheckServiceServer;
@@ -106,7 +106,7 @@ impl Door {
         let method = match gate(&request) {
             Gate::Roster(method) => method,
             Gate::Standard => {
-                self.authenticate(&request).await?;
+                self.shared.authenticate(request.headers()).await?;
                 return Ok(self.handle(request).await);
             }
             Gate::Answered(response) => return Ok(response),
@@ -120,7 +120,7 @@ impl Door {
         };
         let rest = async {
             // 7. Who is calling, from the headers alone.
-            let caller = self.authenticate(&request).await?;
+            let caller = self.shared.authenticate(request.headers()).await?;
             // 8. Whether this kind of caller may call this method at all.
             rules::method_gate(&method.rule, &caller).map_err(|refusal| Box::new(status::refused(&refusal)))?;
             // 9. The handler, whose first act is the other half: the role in the organization that the message names.
@@ -131,14 +131,16 @@ impl Door {
         timeout_at(deadline, rest).await.unwrap_or_else(|_| Err(Box::new(status::deadline_exceeded())))
     }
 
-    async fn authenticate(&self, request: &http::Request<Body>) -> Result<crate::auth::Caller, Box<Status>> {
-        let refused = |refusal| Box::new(status::refused(&refusal));
-        self.shared.authenticator.authenticate(request.headers()).await.map_err(refused)
-    }
-
     async fn handle(&mut self, request: http::Request<Body>) -> Response {
         let Ok(response) = self.routes.call(request).await;
         response
+    }
+}
+
+impl Shared {
+    async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Box<Status>> {
+        let refused = |refusal| Box::new(status::refused(&refusal));
+        self.authenticator.authenticate(headers).await.map_err(refused)
     }
 }
 
@@ -191,14 +193,14 @@ fn deadline(headers: &HeaderMap, settings: &ServerSettings) -> Result<Instant, B
     let timeout = match (given.next(), given.next()) {
         (None, _) => settings.default_deadline,
         (Some(value), None) => value.to_str().ok().and_then(parse_timeout).ok_or_else(bad_timeout)?,
-        (Some(_), Some(_)) => return Err(bad_timeout()),
+        (Some(_), Some(_)) => return Err(Box::new(bad_timeout())),
     };
     Ok(Instant::now() + timeout.min(settings.max_deadline))
 }
 
-fn bad_timeout() -> Box<Status> {
+fn bad_timeout() -> Status {
     let sentence = "at most 8 digits and one of H, M, S, m, u, n, as in 500m";
-    Box::new(status::refused(&crate::domain::Refusal::field("grpc-timeout", sentence)))
+    status::refused(&crate::domain::Refusal::field("grpc-timeout", sentence))
 }
 
 /// A `TimeoutValue TimeoutUnit` of the gRPC protocol over HTTP/2.
@@ -283,7 +285,7 @@ pub struct Parts {
 
 /// Serves until told to stop, then lets what is under way end, for a bounded time.
 ///
-/// Health says NOT_SERVING until the schema is there and Postgres answers, while it does not, and as the first act of a
+/// Health says `NOT_SERVING` until the schema is there and Postgres answers, while it does not, and as the first act of a
 /// stop.
 ///
 /// # Errors
@@ -363,12 +365,8 @@ async fn accept(listener: &TcpListener, door: &Door, connections: &Arc<Semaphore
     }
 }
 
-type Connection = hyper_util::server::conn::auto::Connection<
-    'static,
-    TokioIo<TcpStream>,
-    TowerToHyperService<Door>,
-    TokioExecutor,
->;
+type Connection =
+    hyper_util::server::conn::auto::Connection<'static, TokioIo<TcpStream>, TowerToHyperService<Door>, TokioExecutor>;
 
 fn connection(stream: TcpStream, door: Door) -> Connection {
     if let Err(error) = stream.set_nodelay(true) {

@@ -5,7 +5,7 @@ pub mod postgres;
 pub mod server;
 
 pub use postgres::Database;
-pub use server::{Clients, Server};
+pub use server::Server;
 
 use roster::grpc::pb;
 use tonic::{Code, Status};
@@ -67,18 +67,10 @@ pub fn set_role(organization: &str, user: &str, role: &str) -> pb::UpdateMemberR
 
 /// A request that removes a member.
 pub fn remove(organization: &str, user: &str) -> pb::RemoveMemberRequest {
-    pb::RemoveMemberRequest {
-        organization: organization.to_owned(),
-        user_id: user.to_owned(),
-        ..Default::default()
-    }
+    pb::RemoveMemberRequest { organization: organization.to_owned(), user_id: user.to_owned(), ..Default::default() }
 }
 
 /// A question: is the user a member at all?
 pub fn is_member(organization: &str, user: &str) -> pb::CheckMembershipRequest {
-    pb::CheckMembershipRequest {
-        organization: organization.to_owned(),
-        user_id: user.to_owned(),
-        ..Default::default()
-    }
+    pb::CheckMembershipRequest { organization: organization.to_owned(), user_id: user.to_owned(), ..Default::default() }
 }

@@ -4,24 +4,17 @@ use roster::postgres::{Binaries, Cluster, Options};
 use roster::store::pool;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
-use std::io::Write;
-use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const TEMPLATE: &str = "roster_template";
 
-/// The shared Postgres, and the watchdog that ends it when this process ends, however it ends.
-struct Shared {
-    cluster: Cluster,
-    _watchdog: Child,
-}
-
-static SHARED: OnceLock<Shared> = OnceLock::new();
+/// The Postgres that all tests share. It ends when this process ends, however it ends.
+static SHARED: OnceLock<Cluster> = OnceLock::new();
 static DATABASES: AtomicU64 = AtomicU64::new(0);
 
-fn shared() -> &'static Shared {
+fn shared() -> &'static Cluster {
     SHARED.get_or_init(|| {
         // A thread and a runtime of its own: tests bring runtimes that end with them.
         std::thread::spawn(|| {
@@ -33,28 +26,14 @@ fn shared() -> &'static Shared {
     })
 }
 
-async fn start() -> Shared {
+async fn start() -> Cluster {
     let binaries = Binaries::find(None).unwrap_or_else(|error| panic!("{error}"));
     // Nothing here must survive the machine, only the process: no fsync.
     let options = Options::temporary().with("fsync", "off").with("max_connections", "400");
     let cluster = Cluster::start(&binaries, options).await.unwrap_or_else(|error| panic!("{error}"));
-    let watchdog = watch(&cluster);
     cluster.create_database(TEMPLATE).await.unwrap();
     pool::migrate(&PgConnectOptions::from_str(&cluster.url(TEMPLATE)).unwrap()).await.unwrap();
-    Shared { cluster, _watchdog: watchdog }
-}
-
-/// A shell that waits for its standard input to end, which it does when this process does.
-fn watch(cluster: &Cluster) -> Child {
-    let script = format!(
-        "read -r _; kill -QUIT {} 2>/dev/null; sleep 1; rm -rf '{}'",
-        cluster.pid().unwrap(),
-        cluster.data().display()
-    );
-    let mut child = Command::new("sh").arg("-c").arg(script).stdin(Stdio::piped()).spawn().unwrap();
-    // Written, so that a shell that cannot even start is noticed here. The pipe stays open with the child.
-    child.stdin.as_mut().unwrap().flush().unwrap();
-    child
+    cluster
 }
 
 /// A database of its own, with the schema in it.
@@ -70,7 +49,7 @@ impl Database {
     /// Makes one.
     pub async fn new() -> Self {
         let name = format!("t{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
-        let cluster = &shared().cluster;
+        let cluster = shared();
         let mut connection = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
         let statement = format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}");
         sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();

@@ -118,7 +118,7 @@ impl Server {
     }
 
     /// The claims of a good token for this subject.
-    pub fn claims(&self, sub: &str) -> Claims {
+    pub fn claims(sub: &str) -> Claims {
         let now = Clock::system().unix_seconds();
         Claims {
             iss: ISSUER.to_owned(),
@@ -141,7 +141,7 @@ impl Server {
     /// A token of a service with these scopes.
     pub fn service_token(&self, name: &str, scopes: &[Scope]) -> String {
         let words: Vec<String> = scopes.iter().map(|scope| format!("roster:{}", scope.as_str())).collect();
-        self.mint(&Claims { scope: Some(words.join(" ")), ..self.claims(name) })
+        self.mint(&Claims { scope: Some(words.join(" ")), ..Self::claims(name) })
     }
 
     /// Clients without a credential.
@@ -151,13 +151,13 @@ impl Server {
 
     /// Clients of a user whose token says nothing but who they are.
     pub fn user(&self, id: &str) -> Clients {
-        self.with_token(&self.mint(&self.claims(id)))
+        self.with_token(&self.mint(&Self::claims(id)))
     }
 
     /// Clients of a user with a verified address `<id>@example.com`.
     pub fn user_with_email(&self, id: &str) -> Clients {
         let email = Some(format!("{id}@example.com"));
-        self.with_token(&self.mint(&Claims { email, email_verified: Some(true), ..self.claims(id) }))
+        self.with_token(&self.mint(&Claims { email, email_verified: Some(true), ..Self::claims(id) }))
     }
 
     /// Clients of a service.

@@ -1,0 +1,355 @@
+//! From headers to the caller.
+
+use super::api_keys::{self, ApiKeys};
+use super::caller::{Caller, UserCaller};
+use super::fault::{Fault, ON_BEHALF_OF};
+use super::jwt::{Issuer, Token, Verified};
+use super::keys::Keys;
+use super::limits;
+use super::settings::{AuthSettings, IssuerSettings};
+use crate::domain::{Refusal, Scope, UserId};
+use crate::world::Clock;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use quick_cache::sync::Cache;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
+/// Tells who is calling. One for the whole server.
+pub struct Authenticator {
+    issuers: Vec<Issuer>,
+    api_keys: ApiKeys,
+    /// Tokens that were good, by their SHA-256: one nobody can choose two tokens for.
+    remembered: Cache<[u8; 32], Arc<Remembered>>,
+    clock: Clock,
+}
+
+/// A token that was good. A refusal is never remembered.
+struct Remembered {
+    verified: Verified,
+    /// The issuer, by its place in the list.
+    issuer: usize,
+}
+
+/// Why the caller is refused, and by whose keys, as far as that is known.
+pub(super) struct Denied<'a> {
+    pub(super) fault: Fault,
+    issuer: Option<&'a str>,
+}
+
+impl From<Fault> for Denied<'_> {
+    fn from(fault: Fault) -> Self {
+        Self { fault, issuer: None }
+    }
+}
+
+impl Authenticator {
+    /// Reads the keys that the settings name.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the settings, one sentence each, which begins with the setting's name.
+    pub fn new(settings: &AuthSettings, clock: Clock) -> Result<Self, Vec<String>> {
+        if settings.issuers.is_empty() && settings.api_keys.is_empty() {
+            return Err(vec!["no issuer and no api key is configured: nobody could call".to_owned()]);
+        }
+        let mut mistakes = Vec::new();
+        let issuers = read_issuers(&settings.issuers, &clock, &mut mistakes);
+        let api_keys = ApiKeys::new(&settings.api_keys, &mut mistakes);
+        if mistakes.is_empty() {
+            Ok(Self { issuers, api_keys, remembered: Cache::new(limits::REMEMBERED_TOKENS), clock })
+        } else {
+            Err(mistakes)
+        }
+    }
+
+    /// Who is calling. A bad credential is refused, never taken for none.
+    ///
+    /// # Errors
+    /// - [`Refusal::CredentialInvalid`] or [`Refusal::CredentialExpired`] for a credential that is not accepted,
+    /// - [`Refusal::CredentialMissing`] for `roster-on-behalf-of` without a credential: one is what it needs,
+    /// - [`Refusal::OnBehalfOfNotAllowed`] for it from a user, or from a service without the scope `act-as`,
+    /// - [`Refusal::Invalid`] if it is there twice or is not a user's id.
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
+        self.recognize(headers).await.map_err(|Denied { fault, issuer }| {
+            tracing::info!(issuer, why = %fault, "credential refused");
+            fault.refusal()
+        })
+    }
+
+    /// How many tokens are remembered.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.remembered.len()
+    }
+
+    /// Who is calling, or why that is not believed.
+    pub(super) async fn recognize(&self, headers: &HeaderMap) -> Result<Caller, Denied<'_>> {
+        let caller = match credential(headers)? {
+            None => Caller::Nobody,
+            Some(text) if text.starts_with(api_keys::PREFIX) => self.api_keys.find(text).ok_or(Fault::UnknownApiKey)?,
+            Some(text) => self.token(text).await?,
+        };
+        Ok(on_behalf(caller, headers)?)
+    }
+
+    /// Whose token this is.
+    async fn token(&self, text: &str) -> Result<Caller, Denied<'_>> {
+        let now = self.clock.unix_seconds();
+        let digest: [u8; 32] = Sha256::digest(text).into();
+        if let Some(hit) = self.remembered.get(&digest) {
+            let generation = self.issuers[hit.issuer].keys.present(now).await.generation;
+            if now < hit.verified.expires_at && generation == hit.verified.generation {
+                return Ok(hit.verified.caller.clone());
+            }
+            self.remembered.remove(&digest);
+        }
+        let token = Token::parse(text)?;
+        let (place, issuer) = (self.issuers.iter().enumerate())
+            .find(|(_, issuer)| issuer.name == token.issuer())
+            .ok_or(Fault::UnknownIssuer)?;
+        let verified =
+            issuer.verify(&token, now).await.map_err(|fault| Denied { fault, issuer: Some(&issuer.name) })?;
+        let caller = verified.caller.clone();
+        self.remembered.insert(digest, Arc::new(Remembered { verified, issuer: place }));
+        Ok(caller)
+    }
+}
+
+fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<String>) -> Vec<Issuer> {
+    let mut issuers: Vec<Issuer> = Vec::with_capacity(settings.len());
+    for (index, one) in settings.iter().enumerate() {
+        let mut wrong = |sentence: &str| mistakes.push(format!("issuers[{index}].{sentence}"));
+        if one.issuer.is_empty() {
+            wrong("issuer: the iss of its tokens is needed");
+        }
+        if settings[..index].iter().any(|earlier| earlier.issuer == one.issuer) {
+            wrong("issuer: another entry has the same");
+        }
+        if one.audience.is_empty() {
+            wrong("audience: the aud of tokens for this server is needed");
+        }
+        match Keys::new(one, clock) {
+            Ok(keys) => issuers.push(Issuer {
+                name: one.issuer.clone(),
+                audience: one.audience.clone(),
+                scopes: one.scopes.clone(),
+                keys,
+            }),
+            Err(sentence) => wrong(&sentence),
+        }
+    }
+    issuers
+}
+
+/// The credential, if there is one: `authorization: Bearer …`, once.
+fn credential(headers: &HeaderMap) -> Result<Option<&str>, Fault> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Fault::Repeated);
+    }
+    let (scheme, text) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Fault::NotBearer)?;
+    let text = text.trim_start_matches(' ');
+    if !scheme.eq_ignore_ascii_case("bearer") || text.is_empty() {
+        return Err(Fault::NotBearer);
+    }
+    if text.len() > limits::TOKEN_BYTES {
+        return Err(Fault::TooLong);
+    }
+    Ok(Some(text))
+}
+
+/// The user for whom a service or an operator acts, if the headers name one.
+fn on_behalf(caller: Caller, headers: &HeaderMap) -> Result<Caller, Fault> {
+    let mut values = headers.get_all(ON_BEHALF_OF).iter();
+    let Some(value) = values.next() else { return Ok(caller) };
+    let via = match caller {
+        Caller::Nobody => return Err(Fault::OnBehalfOfByNobody),
+        Caller::Service(service) if service.has(Scope::ActAs) => service.name,
+        Caller::Operator(operator) => operator.name,
+        Caller::User(_) | Caller::Service(_) => return Err(Fault::OnBehalfOfNotAllowed),
+    };
+    let id = value.to_str().ok().and_then(|text| UserId::parse(text).ok());
+    match (id, values.next()) {
+        (Some(id), None) => Ok(Caller::User(UserCaller { id, via: Some(via), claims: None })),
+        _ => Err(Fault::OnBehalfOfWhom),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::api_keys::generate;
+    use crate::auth::caller::{Actor, Profile};
+    use crate::auth::mint::Claims;
+    use crate::auth::testing::{Bench, NOW, Outcome, claims, headers, issuer};
+    use crate::domain::{DisplayName, EmailAddress};
+
+    /// Who a token with these claims is, and with these further headers.
+    async fn ask(bench: &Bench, claims: &Claims, others: &[(&'static str, &str)]) -> Result<Caller, Refusal> {
+        let token = bench.key.mint(claims).map_err(|_| Refusal::CredentialMissing)?;
+        let headers =
+            headers(&format!("bEARER  {}", token.expose()), others).map_err(|_| Refusal::CredentialMissing)?;
+        bench.auth.authenticate(&headers).await
+    }
+
+    fn service(scope: &str) -> Claims {
+        Claims { scope: Some(scope.to_owned()), ..claims("billing") }
+    }
+
+    #[tokio::test]
+    async fn a_token_without_scopes_of_rosters_is_a_users() -> Outcome {
+        let bench = Bench::new(&Scope::ALL)?;
+        for (email, verified, name, expected) in [
+            (Some("Ada@X.example"), Some(true), Some(" Ada "), (Some("ada@x.example"), true, Some("Ada"))),
+            (Some("ada@x.example"), None, None, (Some("ada@x.example"), false, None)),
+            (Some("not an address"), Some(true), Some("a\u{202e}b"), (None, false, None)),
+            (None, Some(true), None, (None, false, None)),
+        ] {
+            let claims = Claims {
+                email: email.map(str::to_owned),
+                email_verified: verified,
+                name: name.map(str::to_owned),
+                scope: Some("openid rosters:check ROSTER:operator".to_owned()),
+                ..claims("ada")
+            };
+            let Caller::User(user) = ask(&bench, &claims, &[]).await? else { return Err("not a user".into()) };
+            let claims = user.claims.ok_or("no claims")?;
+            let Profile { email, email_verified, display_name } = &claims.profile;
+            let email = email.as_ref().map(EmailAddress::normal);
+            assert_eq!((email, *email_verified, display_name.as_ref().map(DisplayName::as_str)), expected);
+            assert_eq!((user.id.as_str(), user.via, claims.issued_at), ("ada", None, NOW));
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn strange_profile_claims_are_ignored() -> Outcome {
+        let bench = Bench::new(&[])?;
+        let header = format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, bench.key.id());
+        for (claims, address, verified) in [
+            (r#""email":"a@x.example","email_verified":"true","name":["a"]"#, true, true),
+            (r#""email":"a@x.example","email_verified":"false""#, true, false),
+            (r#""email":"a@x.example","email_verified":1,"name":null"#, true, false),
+            (r#""email":["a@x.example"],"email_verified":true"#, false, false),
+        ] {
+            let claims =
+                format!(r#"{{"iss":"https://id.example","aud":"roster","sub":"a","exp":1800000001.5,{claims}}}"#);
+            let headers = headers(&format!("Bearer {}", bench.key.sign(&header, &claims)), &[])?;
+            let Caller::User(user) = bench.auth.authenticate(&headers).await? else { return Err("not a user".into()) };
+            let claims = user.claims.ok_or("no claims")?;
+            assert_eq!((claims.profile.email.is_some(), claims.profile.email_verified), (address, verified));
+            assert_eq!((&claims.profile.display_name, claims.issued_at), (&None, 0));
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn scopes_make_services_and_operators() -> Outcome {
+        let bench = Bench::new(&Scope::ALL)?;
+        let Caller::Service(billing) =
+            ask(&bench, &service("openid roster:manage roster:check roster:check"), &[]).await?
+        else {
+            return Err("not a service".into());
+        };
+        assert_eq!((billing.name.as_str(), &*billing.scopes), ("billing", &[Scope::Check, Scope::Manage][..]));
+        let root = ask(&bench, &service("roster:check roster:operator"), &[]).await?;
+        assert!(matches!(root, Caller::Operator(operator) if operator.name == "billing"));
+        assert!(matches!(bench.auth.authenticate(&HeaderMap::new()).await?, Caller::Nobody));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn who_may_act_for_a_user() -> Outcome {
+        const FOR_ADA: (&str, &str) = (ON_BEHALF_OF, "ada");
+        let bench = Bench::new(&Scope::ALL)?;
+        for scope in ["roster:act-as", "roster:operator"] {
+            let caller = ask(&bench, &service(scope), &[FOR_ADA]).await?;
+            let ada = Actor { kind: "user", id: "ada".to_owned(), via: Some("billing".to_owned()) };
+            assert_eq!(caller.actor(), Some(ada));
+            assert!(matches!(caller, Caller::User(user) if user.claims.is_none()));
+            for bad in [&[FOR_ADA, FOR_ADA][..], &[(ON_BEHALF_OF, "")], &[(ON_BEHALF_OF, "\u{e9}")]] {
+                let refusal = ask(&bench, &service(scope), bad).await.err();
+                assert!(matches!(refusal, Some(Refusal::Invalid(fields)) if fields[0].field == ON_BEHALF_OF));
+            }
+        }
+        for claims in [service("roster:check roster:manage"), claims("ada")] {
+            assert_eq!(ask(&bench, &claims, &[FOR_ADA]).await.err(), Some(Refusal::OnBehalfOfNotAllowed));
+        }
+        let mut nobody = HeaderMap::new();
+        nobody.insert(ON_BEHALF_OF, http::HeaderValue::from_static("ada"));
+        assert_eq!(bench.auth.authenticate(&nobody).await.err(), Some(Refusal::CredentialMissing));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_remembered_token_ends_like_any_other() -> Outcome {
+        let bench = Bench::new(&[])?;
+        let claims = Claims { exp: NOW + 10, ..claims("ada") };
+        let mut marks = Vec::new();
+        for seconds in [0, 39] {
+            bench.wait(seconds);
+            let Caller::User(user) = ask(&bench, &claims, &[]).await? else { return Err("not a user".into()) };
+            marks.push(user.claims.ok_or("no claims")?);
+        }
+        // The second time it was the remembered one, and what was noted on the first is still there.
+        assert!(Arc::ptr_eq(&marks[0], &marks[1]));
+        bench.wait(1);
+        assert_eq!(ask(&bench, &claims, &[]).await.err(), Some(Refusal::CredentialExpired));
+        assert_eq!(bench.auth.remembered(), 0);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_shared_secret_verifies_hs256_and_an_api_key_is_a_credential() -> Outcome {
+        let directory = tempfile::tempdir()?;
+        let (path, secret, key) = (directory.path().join("secret"), "0123456789abcdef0123456789abcdef", generate());
+        std::fs::write(&path, format!("{secret}\n"))?;
+        let settings = format!(
+            "[[issuers]]\nissuer = 'https://id.example'\naudience = 'roster'\nhs256_secret_file = '{}'\n\
+             [[api_keys]]\nname = 'billing'\nscopes = ['check']\nsha256 = '{}'",
+            path.display(),
+            key.sha256
+        );
+        let clock = Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
+        let auth = Authenticator::new(&toml::from_str(&settings)?, clock).map_err(|mistakes| mistakes.join("; "))?;
+        for (secret, good) in [(secret, true), ("another secret of at least 32 bytes", false)] {
+            let secret = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+            let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims("ada"), &secret)?;
+            assert_eq!(auth.authenticate(&headers(&format!("Bearer {token}"), &[])?).await.is_ok(), good);
+        }
+        let caller = auth.authenticate(&headers(&format!("Bearer {}", key.secret.expose()), &[])?).await?;
+        assert!(matches!(caller, Caller::Service(service) if service.name == "billing"));
+        Ok(())
+    }
+
+    #[test]
+    fn settings_are_checked_all_at_once() {
+        let mistakes =
+            |settings: &AuthSettings| Authenticator::new(settings, Clock::system()).err().unwrap_or_default();
+        let nobody = "no issuer and no api key is configured: nobody could call";
+        assert_eq!(mistakes(&AuthSettings::default()), [nobody]);
+
+        let absent = || std::path::PathBuf::from("absent.json");
+        let two_sources = IssuerSettings { hs256_secret_file: Some(absent()), ..issuer("b", absent(), &[]) };
+        let no_source = IssuerSettings { jwks_file: None, audience: String::new(), ..issuer("b", absent(), &[]) };
+        let issuers = vec![issuer("", absent(), &[]), two_sources, no_source];
+        let mistakes = mistakes(&AuthSettings { issuers, api_keys: Vec::new() });
+        let settings: Vec<_> = mistakes.iter().filter_map(|mistake| mistake.split([':', ' ']).next()).collect();
+        assert_eq!(
+            settings,
+            [
+                "issuers[0].issuer",
+                "issuers[0].jwks_file",
+                "issuers[1].jwks_file",
+                "issuers[2].issuer",
+                "issuers[2].audience",
+                "issuers[2].jwks_file"
+            ]
+        );
+        for unknown in ["audiences = ['x']", "scopes = ['admin']", "keys = [{ algorithm = 'HS256', file = 'x' }]"] {
+            let settings = format!("[[issuers]]\nissuer = 'a'\naudience = 'b'\n{unknown}");
+            assert!(toml::from_str::<AuthSettings>(&settings).is_err(), "{unknown}");
+        }
+    }
+}
