@@ -17,9 +17,11 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!();
 /// # Errors
 /// If it is not one. The error does not repeat it: it may hold a password.
 pub fn parse_url(url: &str) -> Result<PgConnectOptions, crate::domain::Invalid> {
-    PgConnectOptions::from_str(url)
-        .map(|options| options.application_name("roster"))
-        .map_err(|_| crate::domain::Invalid::new("not a URL of the form postgres://user:password@host:port/database"))
+    // The library takes any scheme.
+    let ours = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    let options = PgConnectOptions::from_str(url).ok().filter(|_| ours);
+    let invalid = || crate::domain::Invalid::new("a URL of the form postgres://user:password@host:port/database");
+    options.map(|options| options.application_name("roster")).ok_or_else(invalid)
 }
 
 /// A pool of at most this many connections. Connects when first used, so that a datastore that is away does not stop

@@ -1,0 +1,229 @@
+//! The settings of `roster serve`: from flags, the environment and a file, the first of them that names one.
+//!
+//! Every mistake is reported at once, as a sentence that says which setting, where it was given and what to write. It
+//! never repeats what was given: that may be a password.
+
+mod parse;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use crate::auth::{AuthSettings, Authenticator};
+use crate::domain::limits;
+use crate::server::ServerSettings;
+use crate::store::pool;
+use crate::world::Clock;
+use parse::{address, filter, one_of, whole};
+use reader::Reader;
+use sqlx::postgres::PgConnectOptions;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a server listens, unless told otherwise: not reachable from other machines.
+pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
+/// Connections to Postgres, unless told otherwise. More than a few for each of its processors only wait for each other.
+const DATABASE_CONNECTIONS: u32 = 16;
+/// What is logged, unless told otherwise.
+const LOG: &str = "info";
+
+/// Settings as flags. They may hold a password, so nothing here can be printed.
+#[derive(Default, clap::Args)]
+#[command(
+    after_help = "Each setting can also be given in the environment, as ROSTER_LISTEN, or in the file, as listen. \
+                        A flag goes before the environment, and that before the file.\n\
+                        Whose credentials are accepted is said by [[issuers]] and [[api_keys]] in the file."
+)]
+pub struct Flags {
+    #[command(flatten)]
+    datastore: DatastoreFlags,
+    /// Where to listen, an address and a port [default: 127.0.0.1:50051]
+    #[arg(long)]
+    listen: Option<String>,
+    /// Connections to Postgres at most [default: 16]
+    #[arg(long, value_name = "NUMBER")]
+    database_connections: Option<String>,
+    /// Time for a call that names no deadline [default: 5000]
+    #[arg(long, value_name = "MILLISECONDS")]
+    default_deadline_ms: Option<String>,
+    /// Time for any call, whatever deadline it names [default: 30000]
+    #[arg(long, value_name = "MILLISECONDS")]
+    max_deadline_ms: Option<String>,
+    /// Calls at once; more are refused with UNAVAILABLE [default: 1024]
+    #[arg(long, value_name = "NUMBER")]
+    max_concurrent_requests: Option<String>,
+    /// Connections at once; more wait to be accepted [default: 4096]
+    #[arg(long, value_name = "NUMBER")]
+    max_connections: Option<String>,
+    /// Time for calls under way to end when the server is told to stop [default: 10000]
+    #[arg(long, value_name = "MILLISECONDS")]
+    drain_ms: Option<String>,
+    /// How log lines look, text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// What is logged, a level or `target=level,…` [default: info]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Whether clients may ask for the protos (server reflection), true or false [default: true]
+    #[arg(long, value_name = "BOOL")]
+    reflection: Option<String>,
+}
+
+/// The settings that lead to the datastore, as flags.
+#[derive(Default, clap::Args)]
+pub struct DatastoreFlags {
+    /// The settings file, in TOML
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The datastore, as `postgres://user:password@host:port/database`. Other users of this machine can see flags: a
+    /// password is better off in the environment or in the file
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+}
+
+/// The settings, all of them checked.
+pub struct Settings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The datastore. It may hold a password, so nothing here can be printed.
+    pub database: PgConnectOptions,
+    /// Connections to it at most.
+    pub database_connections: u32,
+    /// How to serve.
+    pub server: ServerSettings,
+    /// What to log, and how.
+    pub log: LogSettings,
+    /// Who is let in.
+    pub authenticator: Authenticator,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// A level, or `target=level,…`.
+    pub filter: String,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { filter: LOG.to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// Everything that is wrong with the settings, one sentence each.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Mistakes(pub Vec<String>);
+
+/// The environment: what a variable of this name holds.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The environment of this process. An empty variable counts as none.
+#[must_use]
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl Settings {
+    /// Reads and checks every setting, and the keys that they name.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn read(flags: &Flags, environment: Environment, clock: Clock) -> Result<Self, Mistakes> {
+        let mut reader = Reader::new(flags.datastore.config.as_ref(), environment);
+        let database = datastore(&mut reader, &flags.datastore);
+        let listen = reader.setting("listen", flags.listen.as_ref(), address).unwrap_or(LISTEN);
+        let database_connections = reader
+            .setting("database_connections", flags.database_connections.as_ref(), whole(1..=1_000))
+            .unwrap_or(DATABASE_CONNECTIONS);
+        let server = server(&mut reader, flags);
+        let log = LogSettings {
+            filter: reader.setting("log", flags.log.as_ref(), filter).unwrap_or_else(|| LOG.to_owned()),
+            format: reader
+                .setting(
+                    "log_format",
+                    flags.log_format.as_ref(),
+                    one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+                )
+                .unwrap_or(LogFormat::Text),
+        };
+        let authenticator = authenticator(&mut reader, clock);
+        let mistakes = reader.finish();
+        match (database, authenticator) {
+            (Some(database), Some(authenticator)) if mistakes.is_empty() => {
+                Ok(Self { listen, database, database_connections, server, log, authenticator })
+            }
+            _ => Err(Mistakes(mistakes)),
+        }
+    }
+}
+
+/// Reads where the datastore is, and nothing else: what a migration needs. The other settings in the file are not looked
+/// at.
+///
+/// # Errors
+/// Every mistake.
+pub fn read_datastore(flags: &DatastoreFlags, environment: Environment) -> Result<PgConnectOptions, Mistakes> {
+    let mut reader = Reader::new(flags.config.as_ref(), environment);
+    let database = datastore(&mut reader, flags);
+    database.ok_or_else(|| Mistakes(reader.mistakes()))
+}
+
+fn datastore(reader: &mut Reader, flags: &DatastoreFlags) -> Option<PgConnectOptions> {
+    reader.required("database_url", flags.database_url.as_ref(), |text| {
+        pool::parse_url(text).map_err(|invalid| invalid.to_string())
+    })
+}
+
+fn server(reader: &mut Reader, flags: &Flags) -> ServerSettings {
+    let default = ServerSettings::default();
+    let mut time = |name, flag: &Option<String>, most: Duration, default| {
+        let most = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
+        reader.setting(name, flag.as_ref(), whole(1..=most)).map_or(default, Duration::from_millis)
+    };
+    let longest = limits::STATEMENT;
+    let max_deadline = time("max_deadline_ms", &flags.max_deadline_ms, longest, default.max_deadline);
+    let default_deadline = time("default_deadline_ms", &flags.default_deadline_ms, longest, default.default_deadline);
+    let drain = time("drain_ms", &flags.drain_ms, Duration::from_mins(10), default.drain);
+    let mut count = |name, flag: &Option<String>, default| {
+        reader.setting(name, flag.as_ref(), whole(1..=1_000_000)).unwrap_or(default)
+    };
+    ServerSettings {
+        // One who shortens all calls means those without a deadline too.
+        default_deadline: default_deadline.min(max_deadline),
+        max_deadline,
+        max_concurrent_requests: count(
+            "max_concurrent_requests",
+            &flags.max_concurrent_requests,
+            default.max_concurrent_requests,
+        ),
+        max_connections: count("max_connections", &flags.max_connections, default.max_connections),
+        drain,
+        reflection: reader
+            .setting("reflection", flags.reflection.as_ref(), one_of(&[("true", true), ("false", false)]))
+            .unwrap_or(default.reflection),
+    }
+}
+
+fn authenticator(reader: &mut Reader, clock: Clock) -> Option<Authenticator> {
+    let (issuers, api_keys) = (reader.tables("issuers"), reader.tables("api_keys"));
+    let readable = issuers.is_some() && api_keys.is_some();
+    let settings = AuthSettings { issuers: issuers.unwrap_or_default(), api_keys: api_keys.unwrap_or_default() };
+    if !readable && settings.issuers.is_empty() && settings.api_keys.is_empty() {
+        // That there is nothing would be a consequence, and no mistake of its own.
+        return None;
+    }
+    let authenticator = Authenticator::new(&reader.resolve(settings), clock);
+    authenticator.map_err(|mistakes| reader.add(mistakes)).ok().filter(|_| readable)
+}
