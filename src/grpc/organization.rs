@@ -13,7 +13,7 @@ use crate::domain::{Invalid, Kind, Name, OrganizationId, OrganizationState, Refu
 use crate::service::Roster;
 use crate::service::members::{AddMember, BatchAddMembers, Person, RemoveMember, TransferOwnership, UpdateMember};
 use crate::service::organizations::{CreateOrganization, DeleteOrganization, UpdateOrganization};
-use crate::store::{memberships, organizations};
+use crate::service::reads::{After, MemberFilter, OrganizationFilter};
 use tonic::{Request, Response, Status, async_trait};
 
 /// Declares how a request names its person, for each of the types that protobuf makes of one `oneof`.
@@ -107,17 +107,16 @@ fn name_key(id: OrganizationId, name: &Name) -> Vec<u8> {
     format!("{id}{}", name.as_str()).into_bytes()
 }
 
-fn after_name(fields: &mut Fields, page: &Page) -> Result<Option<organizations::After>, Wrong> {
+fn after_name(fields: &mut Fields, page: &Page) -> Result<Option<After>, Wrong> {
     let Some(key) = &page.after else { return Ok(None) };
     let text = std::str::from_utf8(key).ok();
     let parts = text.and_then(|text| text.split_at_checked(36)).filter(|(_, name)| !name.contains('\0'));
-    let after = parts.and_then(|(id, name)| {
-        Some(organizations::After { id: OrganizationId::from_uuid(parse_uuid(id)?), name: name.to_owned() })
-    });
+    let after = parts
+        .and_then(|(id, name)| Some(After { id: OrganizationId::from_uuid(parse_uuid(id)?), name: name.to_owned() }));
     fields.take("page_token", after.ok_or_else(|| Invalid::new("not a page_token of this request"))).map(Some)
 }
 
-fn list(message: &pb::ListOrganizationsRequest, fields: &mut Fields) -> Result<(Page, organizations::Filter), Wrong> {
+fn list(message: &pb::ListOrganizationsRequest, fields: &mut Fields) -> Result<(Page, OrganizationFilter), Wrong> {
     let kind = fields.kind(&message.kind);
     let states = fields.states(&message.states, &OrganizationState::ALL);
     // What a name may hold may be searched for.
@@ -130,7 +129,7 @@ fn list(message: &pb::ListOrganizationsRequest, fields: &mut Fields) -> Result<(
         &["organizations", &message.kind, &told, &message.search],
     )?;
     let after = after_name(fields, &page);
-    let filter = organizations::Filter {
+    let filter = OrganizationFilter {
         kind: kind?,
         states: states?,
         search: search?.map(Name::into_string),
@@ -143,7 +142,7 @@ fn list(message: &pb::ListOrganizationsRequest, fields: &mut Fields) -> Result<(
 fn list_mine(
     message: &pb::ListUserOrganizationsRequest,
     fields: &mut Fields,
-) -> Result<(Option<UserId>, Page, organizations::Filter), Wrong> {
+) -> Result<(Option<UserId>, Page, OrganizationFilter), Wrong> {
     let user = fields.optional("user_id", &message.user_id, UserId::parse);
     let kind = fields.kind(&message.kind);
     let states = fields.states(&message.states, &[OrganizationState::Active, OrganizationState::Inactive]);
@@ -155,12 +154,11 @@ fn list_mine(
         &["of user", &message.user_id, &message.kind, &told],
     )?;
     let after = after_name(fields, &page);
-    let filter =
-        organizations::Filter { kind: kind?, states: states?, search: None, after: after?, limit: page.limit() };
+    let filter = OrganizationFilter { kind: kind?, states: states?, search: None, after: after?, limit: page.limit() };
     Ok((user?, page, filter))
 }
 
-fn list_members(message: &pb::ListMembersRequest, fields: &mut Fields) -> Result<(Page, memberships::Filter), Wrong> {
+fn list_members(message: &pb::ListMembersRequest, fields: &mut Fields) -> Result<(Page, MemberFilter), Wrong> {
     let role = fields.optional("role", &message.role, Role::parse);
     let filter = ["members", &message.organization, &message.role];
     let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
@@ -169,7 +167,7 @@ fn list_members(message: &pb::ListMembersRequest, fields: &mut Fields) -> Result
         fields.take("page_token", user.ok_or_else(|| Invalid::new("not a page_token of this request")))
     });
     let after = after.transpose()?.map(|user| user.to_string());
-    Ok((page.clone(), memberships::Filter { role: role?, after, limit: page.limit() }))
+    Ok((page.clone(), MemberFilter { role: role?, after, limit: page.limit() }))
 }
 
 /// Declares the handlers whose answer is one organization and a token.

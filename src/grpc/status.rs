@@ -4,7 +4,7 @@
 use super::pb::ErrorReason;
 use crate::domain::Refusal;
 use crate::service::Error;
-use crate::store::StoreError;
+use crate::service::error::StoreError;
 use crate::world;
 use prost::Message;
 use std::collections::HashMap;

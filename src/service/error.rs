@@ -1,7 +1,8 @@
 //! How a use case can fail.
 
 use crate::domain::{Invalid, Refusal};
-use crate::store::StoreError;
+
+pub use crate::store::StoreError;
 
 /// Why a use case has no answer.
 #[derive(Debug, thiserror::Error)]

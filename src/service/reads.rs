@@ -5,6 +5,9 @@ use crate::auth::decide::Access;
 use crate::domain::{Member, Organization, Refusal, Role, UserId};
 use crate::store::{memberships, organizations, users};
 
+pub use crate::store::memberships::Filter as MemberFilter;
+pub use crate::store::organizations::{After, Filter as OrganizationFilter};
+
 impl Roster {
     /// Reads the organization that the caller has been let into.
     ///
@@ -19,7 +22,7 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn list_organizations(&self, filter: &organizations::Filter) -> Result<Vec<Organization>, Error> {
+    pub async fn list_organizations(&self, filter: &OrganizationFilter) -> Result<Vec<Organization>, Error> {
         Ok(organizations::list(&mut *self.pool.acquire().await?, filter).await?)
     }
 
@@ -30,7 +33,7 @@ impl Roster {
     pub async fn list_user_organizations(
         &self,
         user: &UserId,
-        filter: &organizations::Filter,
+        filter: &OrganizationFilter,
     ) -> Result<Vec<(Organization, Role)>, Error> {
         Ok(organizations::list_of_user(&mut *self.pool.acquire().await?, user, filter).await?)
     }
@@ -51,7 +54,7 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn list_members(&self, access: &Access, filter: &memberships::Filter) -> Result<Vec<Member>, Error> {
+    pub async fn list_members(&self, access: &Access, filter: &MemberFilter) -> Result<Vec<Member>, Error> {
         Ok(memberships::list(&mut *self.pool.acquire().await?, access.organization(), filter).await?)
     }
 }
