@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub struct Authenticator {
     issuers: Vec<Issuer>,
     api_keys: ApiKeys,
-    /// Tokens that were good, by their SHA-256: one nobody can choose two tokens for.
+    /// Tokens that were good, by their SHA-256: a faster hash would let somebody make a token that meets another's.
     remembered: Cache<[u8; 32], Arc<Remembered>>,
     clock: Clock,
 }

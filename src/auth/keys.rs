@@ -148,6 +148,7 @@ mod tests {
     use crate::auth::mint::SigningKey;
     use crate::auth::testing::{Bench, Outcome, claims, headers};
     use crate::domain::Refusal;
+    use futures_util::future::join_all;
     use http::HeaderMap;
 
     fn request(key: &SigningKey) -> Result<HeaderMap, Box<dyn std::error::Error>> {
@@ -183,7 +184,11 @@ mod tests {
 
         // At once after the start, and then not for ten seconds.
         std::fs::write(bench.jwks_file(), next.public_jwks().to_string())?;
-        bench.auth.authenticate(&request(&next)?).await?;
+        let request_next = request(&next)?;
+        // All at once: one of them reads, and the others find what it has read.
+        for answer in join_all((0..20).map(|_| bench.auth.authenticate(&request_next))).await {
+            answer?;
+        }
         let last = SigningKey::generate();
         std::fs::write(bench.jwks_file(), last.public_jwks().to_string())?;
         bench.wait(limits::JWKS_REREAD_SECONDS - 1);
