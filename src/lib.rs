@@ -1,4 +1,23 @@
 //! roster: who belongs to which organization, and what may they do there?
+//!
+//! This is the map of the house. A call comes in at the top and goes down:
+//!
+//! * [`server`] takes the connection and puts every request through the same steps, in one order: gate, deadline, load,
+//!   authentication, method gate.
+//! * [`auth`] says who is calling (credentials → [`auth::Caller`]) and what they may do (a rule and a standing →
+//!   [`auth::decide::Access`]). Pure decisions; no SQL and no wire.
+//! * [`grpc`] is the wire: [`grpc::admit`] opens a request only for a caller who may make it, then the handlers decode,
+//!   call and encode. The one match from refusals to statuses is [`grpc::status`].
+//! * [`service`] holds the use cases, one function for each rpc. Every write is a change that
+//!   [`service::write`] runs: lock, decide again, change, event, log, commit.
+//! * [`index`] looks up who stands where. Today it asks the primary; the copy in memory will stand behind it.
+//! * [`store`] is the only room with SQL. Free functions over a connection.
+//! * [`domain`] has the words: ids, slugs, addresses, roles, permissions, refusals, and every limit. Pure.
+//!
+//! Beside them: [`world`] is the door through which time and randomness come in, [`postgres`] supervises a private
+//! Postgres for development and for the tests, [`config`], [`telemetry`], [`lifecycle`] and [`cli`] make a program of it.
+//!
+//! Arrows point down only; a test reads the sources and says so.
 
 pub mod auth;
 pub mod config;

@@ -162,5 +162,5 @@ pub struct BucketPosition {
 }
 
 fn etag(revision: i64) -> String {
-    format!("\"{revision}\"")
+    revision.to_string()
 }

@@ -153,7 +153,7 @@ impl Change for Put {
         if user.state == UserState::Erased {
             return Err(Refusal::UserDeleted { user_id: user.id }.into());
         }
-        if profile(&user) != self.profile {
+        if profile(&user) != self.profile || user.profile_issued_at < self.said_at {
             save_profile(unit, &mut user, &self.profile, self.said_at).await?;
         }
         Ok(user)

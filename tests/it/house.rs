@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const DOORS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("world", &[]),
-    ("postgres", &[]),
+    ("postgres", &["world"]),
     ("store", &["domain"]),
     ("index", &["store", "domain"]),
     ("auth", &["domain", "world"]),
