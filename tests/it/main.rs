@@ -7,3 +7,4 @@ mod build_rules;
 mod harness;
 mod house;
 mod seed;
+mod upkeep;

@@ -1,0 +1,97 @@
+//! Housekeeping, and what the standard services say.
+
+use crate::harness::{Server, organization};
+use roster::grpc::pb;
+use roster::service::housekeeping::Tidied;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::{v1, v1alpha};
+
+#[tokio::test]
+async fn what_is_due_is_purged_once_by_however_many_and_its_slug_is_free_again() {
+    let server = Server::start().await;
+    let mut ada = server.user("ada");
+    let (acme, kept) = (ada.create("Acme").await, ada.create("Kept").await);
+    for organization in [&acme, &kept] {
+        let request = pb::DeleteOrganizationRequest { organization: organization.clone(), ..Default::default() };
+        ada.organizations.delete_organization(request).await.unwrap();
+    }
+    sqlx::query("UPDATE organizations SET purge_time = now() - interval '1 second' WHERE slug = 'acme'")
+        .execute(&server.database.pool)
+        .await
+        .unwrap();
+    let rounds = futures_util::future::join_all((0..4).map(|_| server.roster.tidy())).await;
+    let purged: u64 = rounds.into_iter().map(|round| round.unwrap().purged).sum();
+    assert_eq!(purged, 1);
+    let actor = "SELECT count(*) FROM events WHERE type = 'organization.purged' AND actor_kind = 'system'";
+    assert_eq!(server.database.count(actor).await, 1);
+    assert_eq!(server.database.count("SELECT count(*) FROM organizations").await, 1);
+    let again = ada.organizations.create_organization(organization("Acme")).await.unwrap().into_inner();
+    assert_eq!(again.organization.unwrap().slug, "acme");
+    server.database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn answers_are_forgotten_after_a_day_and_not_before() {
+    let server = Server::start().await;
+    let mut ada = server.user("ada");
+    for number in 1..=3 {
+        let request = pb::CreateOrganizationRequest {
+            request_id: format!("00000000-0000-4000-8000-00000000000{number}"),
+            ..organization("Acme")
+        };
+        ada.organizations.create_organization(request).await.unwrap();
+    }
+    assert_eq!(server.roster.tidy().await.unwrap(), Tidied::default());
+    sqlx::query("UPDATE requests SET create_time = now() - interval '25 hours' WHERE request_id::text LIKE '%1'")
+        .execute(&server.database.pool)
+        .await
+        .unwrap();
+    assert_eq!(server.roster.tidy().await.unwrap(), Tidied { purged: 0, forgotten: 1 });
+    assert_eq!(server.database.count("SELECT count(*) FROM requests").await, 2);
+}
+
+/// grpcurl prints what reflection knows: without these, error details are shown as bytes.
+const DESCRIBED: [&str; 6] = [
+    "google.rpc.ErrorInfo",
+    "google.rpc.BadRequest",
+    "google.rpc.RetryInfo",
+    "google.rpc.Status",
+    "grpc.health.v1.Health",
+    "roster.v1.OrganizationService.AddMember",
+];
+
+#[tokio::test]
+async fn reflection_knows_all_services_and_the_details_of_errors() {
+    let server = Server::start().await;
+    let ask =
+        |message_request| v1::ServerReflectionRequest { host: String::new(), message_request: Some(message_request) };
+    let mut questions = vec![ask(MessageRequest::ListServices(String::new()))];
+    questions.extend(DESCRIBED.map(|symbol| ask(MessageRequest::FileContainingSymbol(symbol.to_owned()))));
+    let mut client = ServerReflectionClient::new(server.channel());
+    let requests = futures_util::stream::iter(questions);
+    let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
+    let listed = match answers.message().await.unwrap().unwrap().message_response.unwrap() {
+        MessageResponse::ListServicesResponse(list) => list.service.into_iter().map(|service| service.name).collect(),
+        other => panic!("not a list: {other:?}"),
+    };
+    let listed: Vec<String> = listed;
+    for service in ["OrganizationService", "UserService", "CheckService"] {
+        assert!(listed.contains(&format!("roster.v1.{service}")), "{service} is not among {listed:?}");
+    }
+    for symbol in DESCRIBED {
+        let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+        assert!(matches!(answer, MessageResponse::FileDescriptorResponse(_)), "{symbol}: {answer:?}");
+    }
+
+    // Older tools ask the older way.
+    let request = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(v1alpha::server_reflection_request::MessageRequest::ListServices(String::new())),
+    };
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(server.channel());
+    let requests = futures_util::stream::iter([request]);
+    let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().is_some());
+}
