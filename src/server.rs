@@ -6,7 +6,7 @@
 use crate::auth::rules::{self, Method};
 use crate::auth::{Authenticator, Caller};
 use crate::domain::limits;
-use crate::grpc::admit::{Api, Deadline};
+use crate::grpc::admit::{Api, Deadline, InHand};
 use crate::grpc::pb::check_service_server::CheckServiceServer;
 use crate::grpc::pb::organization_service_server::OrganizationServiceServer;
 use crate::grpc::pb::user_service_server::UserServiceServer;
@@ -114,10 +114,11 @@ impl Door {
         // 5. The deadline: from here on, nothing takes longer.
         let deadline = deadline(request.headers(), &self.shared.settings)?;
         // 6. More than this many at once are shed.
-        let Ok(_permit) = self.shared.in_hand.clone().try_acquire_owned() else {
+        let Ok(permit) = self.shared.in_hand.clone().try_acquire_owned() else {
             let message = "the server has more calls in hand than it takes: repeat";
             return Err(Box::new(status::unavailable(pb::ErrorReason::Overloaded, message)));
         };
+        let in_hand = Arc::new(permit);
         let rest = async {
             // 7. Who is calling, from the headers alone.
             let caller = self.shared.authenticate(request.headers()).await?;
@@ -126,6 +127,7 @@ impl Door {
             // 9. The handler, whose first act is the other half: the role in the organization that the message names.
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(Deadline(deadline));
+            request.extensions_mut().insert(InHand(in_hand));
             Ok(self.handle(request).await)
         };
         timeout_at(deadline, rest).await.unwrap_or_else(|_| Err(Box::new(status::deadline_exceeded())))

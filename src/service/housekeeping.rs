@@ -27,7 +27,7 @@ impl Roster {
         let due = organizations::due_for_purge(&mut *self.pool.acquire().await?, limits::TIDY_ORGANIZATIONS).await?;
         for id in due {
             let deadline = Instant::now() + limits::STATEMENT;
-            let meta = Meta { reason: None, request_id: None, fingerprint: [0; 32], validate_only: false, deadline };
+            let meta = Meta::own(deadline);
             if self.write(None, meta, PurgeIfDue(id)).await?.answer {
                 tidied.purged += 1;
             }

@@ -10,7 +10,6 @@ use crate::store::{memberships, users};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::atomic::Ordering;
-use tokio::time::Instant;
 
 /// What became of a deletion, or would.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -75,7 +74,7 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn refresh_profile(&self, caller: &UserCaller, deadline: Instant) -> Result<(), Error> {
+    pub async fn refresh_profile(&self, caller: &UserCaller, meta: impl FnOnce() -> Meta) -> Result<(), Error> {
         let Some(claims) = &caller.claims else { return Ok(()) };
         if claims.applied.load(Ordering::Acquire) {
             return Ok(());
@@ -88,8 +87,7 @@ impl Roster {
         });
         if news {
             let change = Refresh { id: caller.id.clone(), profile: claims.profile.clone(), said_at: claims.issued_at };
-            let meta = Meta { reason: None, request_id: None, fingerprint: [0; 32], validate_only: false, deadline };
-            self.write(Some(Caller::User(caller.clone())), meta, change).await?;
+            self.write(Some(Caller::User(caller.clone())), meta(), change).await?;
         }
         claims.applied.store(true, Ordering::Release);
         Ok(())

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection};
 use std::future::Future;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 use uuid::Uuid;
@@ -35,9 +37,17 @@ pub struct Meta {
     pub validate_only: bool,
     /// When the caller stops waiting.
     pub deadline: Instant,
+    /// The call's place among those in hand, given back when the write has ended: not when its caller hangs up.
+    pub in_hand: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Meta {
+    /// What a write of roster's own carries.
+    #[must_use]
+    pub fn own(deadline: Instant) -> Self {
+        Self { reason: None, request_id: None, fingerprint: [0; 32], validate_only: false, deadline, in_hand: None }
+    }
+
     fn key(&self, caller: &Caller) -> Option<Key> {
         let request_id = self.request_id.filter(|_| !self.validate_only)?;
         let Actor { kind, id, via } = caller.actor()?;

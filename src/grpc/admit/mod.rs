@@ -18,12 +18,18 @@ use sealed::Sealed;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::future::Future;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 /// When the caller stops waiting: put beside the request by the layer that reads `grpc-timeout`.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(pub Instant);
+
+/// The call's place among those in hand: put beside the request by the layer that sheds load.
+#[derive(Debug, Clone)]
+pub struct InHand(pub Arc<OwnedSemaphorePermit>);
 
 /// What answers the calls: the service, and the way in.
 #[derive(Debug, Clone)]
@@ -35,13 +41,16 @@ pub struct Api {
 struct Envelope {
     caller: Caller,
     deadline: Instant,
+    in_hand: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Envelope {
     fn of<M>(request: &Request<M>) -> Self {
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Nobody);
         let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
-        Self { caller, deadline: deadline.unwrap_or_else(|| Instant::now() + limits::DEADLINE) }
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + limits::DEADLINE);
+        let in_hand = request.extensions().get::<InHand>().map(|in_hand| in_hand.0.clone());
+        Self { caller, deadline, in_hand }
     }
 }
 
@@ -105,7 +114,10 @@ impl Api {
     /// Brings the stored profile up to date with the caller's token.
     async fn refresh(&self, envelope: &Envelope) -> Result<(), Error> {
         match &envelope.caller {
-            Caller::User(user) => self.roster.refresh_profile(user, envelope.deadline).await,
+            Caller::User(user) => {
+                let meta = || Meta { in_hand: envelope.in_hand.clone(), ..Meta::own(envelope.deadline) };
+                self.roster.refresh_profile(user, meta).await
+            }
             Caller::Nobody | Caller::Service(_) | Caller::Operator(_) => Ok(()),
         }
     }
@@ -195,6 +207,7 @@ fn read_write<M: WriteRequest, W>(
         fingerprint: fingerprint(message),
         validate_only: message.validate_only(),
         deadline: envelope.deadline,
+        in_hand: envelope.in_hand.clone(),
     };
     Ok((wish, meta))
 }
