@@ -156,6 +156,7 @@ pub async fn list(
     organization: OrganizationId,
     filter: &Filter,
 ) -> Result<Vec<Member>, StoreError> {
+    // No id is empty, so the first page begins behind the empty one: one index condition for every page.
     let rows = sqlx::query!(
         r#"SELECT m.user_id, m.role, (m.user_id = o.owner_id) AS is_owner, m.attributes AS "attributes: Json<Attributes>", m.revision, m.create_time, m.update_time,
                   u.state AS user_state, u.deactivated_by_operator, u.email, u.email_verified, u.display_name,
@@ -165,7 +166,7 @@ pub async fn list(
            JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
            JOIN users u ON u.user_bucket = user_bucket_of(m.user_id) AND u.id = m.user_id
            WHERE m.bucket = $1 AND m.organization_id = $2
-             AND ($3::text IS NULL OR m.user_id > $3)
+             AND m.user_id > coalesce($3::text, '')
              AND ($4::text IS NULL OR CASE WHEN m.user_id = o.owner_id THEN 'owner' ELSE m.role END = $4)
            ORDER BY m.user_id
            LIMIT $5"#,

@@ -252,6 +252,7 @@ fn state_names(states: &[OrganizationState]) -> Vec<String> {
 /// If Postgres does not answer.
 pub async fn list(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<Organization>, StoreError> {
     let after = filter.after.as_ref();
+    // No name is empty, so the first page begins behind the empty one: one index condition for every page.
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT id, slug, name, kind, attributes AS "attributes: Json<Attributes>", state, deactivated_by_operator,
@@ -260,7 +261,7 @@ pub async fn list(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<
            WHERE ($1::text IS NULL OR kind = $1)
              AND CASE WHEN delete_time IS NULL THEN state ELSE 'DELETED' END = ANY ($2::text[])
              AND ($3::text IS NULL OR position(lower($3) IN lower(name)) > 0 OR position(lower($3) IN slug) > 0)
-             AND ($4::text IS NULL OR (name, id) > ($4, $5::uuid))
+             AND (name, id) > (coalesce($4::text, ''), coalesce($5, '00000000-0000-0000-0000-000000000000'::uuid))
            ORDER BY name, id
            LIMIT $6"#,
         filter.kind.as_ref().map(Kind::as_str),
