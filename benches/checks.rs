@@ -75,6 +75,7 @@ async fn serve_roster() {
             keys: Vec::new(),
             hs256_secret_file: None,
             scopes: Scope::ALL.to_vec(),
+            user_id_prefix: String::new(),
         }],
         api_keys: Vec::new(),
     };

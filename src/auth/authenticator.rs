@@ -128,11 +128,15 @@ fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<S
         if one.audience.is_empty() {
             wrong("audience: the aud of tokens for this server is needed");
         }
+        if settings[..index].iter().any(|earlier| earlier.user_id_prefix == one.user_id_prefix) {
+            wrong("user_id_prefix: another entry has the same, so that one issuer could name the other's users");
+        }
         match Keys::new(one, clock) {
             Ok(keys) => issuers.push(Issuer {
                 name: one.issuer.clone(),
                 audience: one.audience.clone(),
                 scopes: one.scopes.clone(),
+                user_id_prefix: one.user_id_prefix.clone(),
                 keys,
             }),
             Err(sentence) => wrong(&sentence),
@@ -323,6 +327,28 @@ mod tests {
         Ok(())
     }
 
+    #[tokio::test]
+    async fn an_issuer_names_only_its_own_users() -> Outcome {
+        let directory = tempfile::tempdir()?;
+        let jwks = directory.path().join("jwks.json");
+        let key = crate::auth::mint::SigningKey::generate();
+        std::fs::write(&jwks, key.public_jwks().to_string())?;
+        let prefixed = |name: &str, prefix: &str| IssuerSettings {
+            user_id_prefix: prefix.to_owned(),
+            ..issuer(name, jwks.clone(), &[])
+        };
+        let issuers = vec![prefixed("https://one.example", ""), prefixed("https://two.example", "two|")];
+        let clock = Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
+        let auth =
+            Authenticator::new(&AuthSettings { issuers, api_keys: Vec::new() }, clock).map_err(|all| all.join(" "))?;
+        for (name, id) in [("https://one.example", "ada"), ("https://two.example", "two|ada")] {
+            let token = key.mint(&Claims { iss: name.to_owned(), ..claims("ada") })?;
+            let caller = auth.authenticate(&headers(&format!("Bearer {}", token.expose()), &[])?).await?;
+            assert_eq!(caller.user().map(UserId::as_str), Some(id));
+        }
+        Ok(())
+    }
+
     #[test]
     fn settings_are_checked_all_at_once() {
         let mistakes =
@@ -341,9 +367,11 @@ mod tests {
             [
                 "issuers[0].issuer",
                 "issuers[0].jwks_file",
+                "issuers[1].user_id_prefix",
                 "issuers[1].jwks_file",
                 "issuers[2].issuer",
                 "issuers[2].audience",
+                "issuers[2].user_id_prefix",
                 "issuers[2].jwks_file"
             ]
         );

@@ -26,6 +26,8 @@ pub(super) struct Issuer {
     pub(super) audience: String,
     /// The scopes that it may grant.
     pub(super) scopes: Vec<Scope>,
+    /// What stands before each `sub` in the ids of its users.
+    pub(super) user_id_prefix: String,
     pub(super) keys: Keys,
 }
 
@@ -168,7 +170,7 @@ impl Issuer {
 
     /// A service or an operator if there is a scope of roster's on the token, else a user.
     fn caller(&self, claims: &Claims) -> Result<Caller, Fault> {
-        let id = UserId::parse(&claims.sub).map_err(|_| Fault::Subject)?;
+        UserId::parse(&claims.sub).map_err(|_| Fault::Subject)?;
         let texts = claims.scope.as_ref().map_or(&[][..], Texts::as_slice);
         let words = texts.iter().flat_map(|text| text.split_ascii_whitespace());
         let mut scopes = Vec::new();
@@ -180,6 +182,7 @@ impl Issuer {
             scopes.push(scope);
         }
         if scopes.is_empty() {
+            let id = UserId::parse(&format!("{}{}", self.user_id_prefix, claims.sub)).map_err(|_| Fault::Subject)?;
             let issued_at = claims.iat.map_or(0, |Seconds(at)| at);
             let claims = UserClaims { profile: claims.profile(), issued_at, applied: AtomicBool::new(false) };
             return Ok(Caller::User(UserCaller { id, via: None, claims: Some(Arc::new(claims)) }));

@@ -35,6 +35,10 @@ pub struct IssuerSettings {
     /// must not make operators by that.
     #[serde(default)]
     pub scopes: Vec<Scope>,
+    /// What stands before each `sub` in the ids of its users. Nothing, unless said. No two issuers may have the same:
+    /// each names its subjects as it likes, and one could name another's.
+    #[serde(default)]
+    pub user_id_prefix: String,
 }
 
 /// One public key.

@@ -63,6 +63,7 @@ pub(super) fn issuer(name: &str, jwks_file: PathBuf, scopes: &[Scope]) -> Issuer
         keys: Vec::new(),
         hs256_secret_file: None,
         scopes: scopes.to_vec(),
+        user_id_prefix: String::new(),
     }
 }
 

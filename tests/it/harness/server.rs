@@ -198,6 +198,7 @@ pub fn auth_settings(jwks: PathBuf) -> AuthSettings {
             keys: Vec::new(),
             hs256_secret_file: None,
             scopes: Scope::ALL.to_vec(),
+            user_id_prefix: String::new(),
         }],
         api_keys: Vec::new(),
     }
