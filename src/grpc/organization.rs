@@ -93,13 +93,9 @@ fn batch(message: &pb::BatchAddMembersRequest, fields: &mut Fields) -> Result<Ba
     if !(1..=limits::BATCH_WRITES).contains(&message.items.len()) {
         return Err(fields.wrong("items", Invalid::new("1 to 100 items")));
     }
-    let items = message.items.iter().enumerate().map(|(index, item)| {
-        fields.item(index);
-        add_member(fields, item.named(), &item.role, item.attributes.as_ref())
-    });
-    // All of them are read, so that all that is wrong is said.
-    let items: Vec<Result<AddMember, Wrong>> = items.collect();
-    Ok(BatchAddMembers { items: items.into_iter().collect::<Result<_, _>>()?, all_or_nothing: message.all_or_nothing })
+    let items = fields
+        .items(&message.items, |fields, item| add_member(fields, item.named(), &item.role, item.attributes.as_ref()));
+    Ok(BatchAddMembers { items: items?, all_or_nothing: message.all_or_nothing })
 }
 
 /// The key of a list ordered by name and id: the id in 36 characters, then the name.
