@@ -138,9 +138,14 @@ fn list(message: &pb::ListOrganizationsRequest, fields: &mut Fields) -> Result<(
 
 fn list_mine(
     message: &pb::ListUserOrganizationsRequest,
+    caller: Option<&UserId>,
     fields: &mut Fields,
-) -> Result<(Option<UserId>, Page, organizations::Filter), Wrong> {
-    let user = fields.optional("user_id", &message.user_id, UserId::parse);
+) -> Result<(UserId, Page, organizations::Filter), Wrong> {
+    let user = match (message.user_id.as_str(), caller) {
+        ("", Some(caller)) => Ok(caller.clone()),
+        ("", None) => Err(fields.wrong("user_id", Invalid::new("name the user: you are none"))),
+        (id, _) => fields.take("user_id", UserId::parse(id)),
+    };
     let kind = fields.kind(&message.kind);
     let states = fields.states(&message.states, &[OrganizationState::Active, OrganizationState::Inactive]);
     let told = format!("{:?}", message.states);
@@ -391,12 +396,7 @@ impl OrganizationService for Api {
         request: Request<Sealed<pb::ListUserOrganizationsRequest>>,
     ) -> Result<Response<pb::ListUserOrganizationsResponse>, Status> {
         let (message, caller) = self.admit_caller(request).await?;
-        let (named, page, filter) = read(|fields| {
-            let (named, page, filter) = list_mine(&message, fields)?;
-            let user = named.or_else(|| caller.user().cloned());
-            let named = fields.take("user_id", user.ok_or_else(|| Invalid::new("name the user: you are none")))?;
-            Ok((named, page, filter))
-        })?;
+        let (named, page, filter) = read(|fields| list_mine(&message, caller.user(), fields))?;
         if let Caller::User(user) = &caller
             && user.id != named
         {

@@ -5,4 +5,5 @@
 
 mod build_rules;
 mod harness;
+mod input;
 mod seed;
