@@ -87,10 +87,12 @@ impl Door {
         let span = tracing::info_span!("rpc", request_id = id, path = request.uri().path());
         // 2. What became of it, and how long it took.
         let begin = Instant::now();
+        let limit = message_limit(request.uri().path());
         // 3. A panic is a fault like any other.
         let answered = AssertUnwindSafe(self.admit(request)).catch_unwind().instrument(span.clone()).await;
         let mut response = span.in_scope(|| {
-            let response = answered.unwrap_or_else(|_| Err(Box::new(status::internal(&Panicked)))).map(complete);
+            let response = answered.unwrap_or_else(|_| Err(Box::new(status::internal(&Panicked))));
+            let response = response.map(|response| complete(response, limit));
             response.unwrap_or_else(|status| status.into_http())
         });
         let code = grpc_code(response.headers());
@@ -225,14 +227,22 @@ fn grpc_code(headers: &HeaderMap) -> Option<Code> {
     headers.get(GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
+/// How large a message the method of this path takes.
+fn message_limit(path: &str) -> usize {
+    match rules::method(path) {
+        Some(method) if !method.bulk => limits::MESSAGE_BYTES,
+        Some(_) | None => limits::BULK_MESSAGE_BYTES,
+    }
+}
+
 /// Errors that tonic makes itself, before a handler is called, have no details: they get the reason that they stand for.
-fn complete(response: Response) -> Response {
+fn complete(response: Response, limit: usize) -> Response {
     let Some(code) = grpc_code(response.headers()).filter(|code| *code != Code::Ok) else { return response };
     if response.headers().contains_key(GRPC_DETAILS) {
         return response;
     }
     let status = match code {
-        Code::OutOfRange | Code::ResourceExhausted => status::too_large(limits::BULK_MESSAGE_BYTES),
+        Code::OutOfRange | Code::ResourceExhausted => status::too_large(limit),
         Code::Unimplemented => status::unknown_method(),
         Code::Cancelled | Code::DeadlineExceeded => status::deadline_exceeded(),
         // What tonic calls internal here is a body that breaks off or is no gRPC frame.
