@@ -326,8 +326,11 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
     let open = GracefulShutdown::new();
+    // Ends with this function, and with it every connection that is still open.
+    let served = CancellationToken::new();
+    let _cut = served.clone().drop_guard();
     tokio::select! {
-        () = accept(&listener, &door, &connections, &open) => {}
+        () = accept(&listener, &door, &connections, &open, &served) => {}
         () = stop.cancelled() => {}
     }
     upkeep.cancel();
@@ -353,7 +356,13 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-async fn accept(listener: &TcpListener, door: &Door, connections: &Arc<Semaphore>, open: &GracefulShutdown) {
+async fn accept(
+    listener: &TcpListener,
+    door: &Door,
+    connections: &Arc<Semaphore>,
+    open: &GracefulShutdown,
+    served: &CancellationToken,
+) {
     loop {
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
@@ -366,8 +375,9 @@ async fn accept(listener: &TcpListener, door: &Door, connections: &Arc<Semaphore
             }
         };
         let connection = open.watch(connection(stream, door.clone()));
+        let served = served.clone();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Some(Err(error)) = served.run_until_cancelled(connection).await {
                 tracing::debug!(error = &*error, "a connection broke");
             }
             drop(permit);
