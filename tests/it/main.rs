@@ -4,6 +4,8 @@
 #![expect(unreachable_pub, reason = "nothing is reached from outside a test binary")]
 
 mod build_rules;
+mod faults;
 mod harness;
 mod input;
+mod lifecycle;
 mod seed;
