@@ -8,4 +8,5 @@ mod faults;
 mod harness;
 mod input;
 mod lifecycle;
+mod random;
 mod seed;
