@@ -87,10 +87,12 @@ impl Door {
         let span = tracing::info_span!("rpc", request_id = id, path = request.uri().path());
         // 2. What became of it, and how long it took.
         let begin = Instant::now();
+        let limit = message_limit(request.uri().path());
         // 3. A panic is a fault like any other.
         let answered = AssertUnwindSafe(self.admit(request)).catch_unwind().instrument(span.clone()).await;
         let mut response = span.in_scope(|| {
-            let response = answered.unwrap_or_else(|_| Err(Box::new(status::internal(&Panicked)))).map(complete);
+            let response = answered.unwrap_or_else(|_| Err(Box::new(status::internal(&Panicked))));
+            let response = response.map(|response| complete(response, limit));
             response.unwrap_or_else(|status| status.into_http())
         });
         let code = grpc_code(response.headers());
@@ -227,14 +229,22 @@ fn grpc_code(headers: &HeaderMap) -> Option<Code> {
     headers.get(GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
+/// How large a message the method of this path takes.
+fn message_limit(path: &str) -> usize {
+    match rules::method(path) {
+        Some(method) if !method.bulk => limits::MESSAGE_BYTES,
+        Some(_) | None => limits::BULK_MESSAGE_BYTES,
+    }
+}
+
 /// Errors that tonic makes itself, before a handler is called, have no details: they get the reason that they stand for.
-fn complete(response: Response) -> Response {
+fn complete(response: Response, limit: usize) -> Response {
     let Some(code) = grpc_code(response.headers()).filter(|code| *code != Code::Ok) else { return response };
     if response.headers().contains_key(GRPC_DETAILS) {
         return response;
     }
     let status = match code {
-        Code::OutOfRange | Code::ResourceExhausted => status::too_large(limits::BULK_MESSAGE_BYTES),
+        Code::OutOfRange | Code::ResourceExhausted => status::too_large(limit),
         Code::Unimplemented => status::unknown_method(),
         Code::Cancelled | Code::DeadlineExceeded => status::deadline_exceeded(),
         // What tonic calls internal here is a body that breaks off or is no gRPC frame.
@@ -318,8 +328,11 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
     let open = GracefulShutdown::new();
+    // Ends with this function, and with it every connection that is still open.
+    let served = CancellationToken::new();
+    let _cut = served.clone().drop_guard();
     tokio::select! {
-        () = accept(&listener, &door, &connections, &open) => {}
+        () = accept(&listener, &door, &connections, &open, &served) => {}
         () = stop.cancelled() => {}
     }
     upkeep.cancel();
@@ -345,7 +358,13 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-async fn accept(listener: &TcpListener, door: &Door, connections: &Arc<Semaphore>, open: &GracefulShutdown) {
+async fn accept(
+    listener: &TcpListener,
+    door: &Door,
+    connections: &Arc<Semaphore>,
+    open: &GracefulShutdown,
+    served: &CancellationToken,
+) {
     loop {
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
@@ -358,8 +377,9 @@ async fn accept(listener: &TcpListener, door: &Door, connections: &Arc<Semaphore
             }
         };
         let connection = open.watch(connection(stream, door.clone()));
+        let served = served.clone();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Some(Err(error)) = served.run_until_cancelled(connection).await {
                 tracing::debug!(error = &*error, "a connection broke");
             }
             drop(permit);

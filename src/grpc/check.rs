@@ -38,17 +38,13 @@ fn batch(message: &pb::BatchCheckMembershipRequest, fields: &mut Fields) -> Resu
     let counted = if within { Ok(()) } else { Err(fields.wrong("items", Invalid::new("1 to 10 000 items"))) };
     consistency(fields, message.consistency.as_ref())?;
     counted?;
-    let items = message.items.iter().enumerate().map(|(index, item)| {
+    fields.items(&message.items, |fields, item| {
         let question = item.question.as_ref().map(|question| match question {
             Question::Role(role) => Asked::Role(role),
             Question::Permission(word) => Asked::Permission(word),
         });
-        fields.item(index);
         fields.check(&item.organization, &item.user_id, question)
-    });
-    // All of them are read, so that all that is wrong is said.
-    let items: Vec<Result<Check, Wrong>> = items.collect();
-    items.into_iter().collect()
+    })
 }
 
 #[async_trait]

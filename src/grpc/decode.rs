@@ -23,9 +23,20 @@ pub(super) struct Fields {
 pub(super) struct Wrong;
 
 impl Fields {
-    /// Says that what is read next belongs to this one of the request's `items`.
-    pub(super) fn item(&mut self, index: usize) {
-        self.item = Some(index);
+    /// Reads the request's `items`: all of them, so that all that is wrong is said. What is wrong in one is named by its
+    /// index; what is read afterwards is none of theirs.
+    pub(super) fn items<I, T>(
+        &mut self,
+        items: &[I],
+        mut read: impl FnMut(&mut Self, &I) -> Result<T, Wrong>,
+    ) -> Result<Vec<T>, Wrong> {
+        let mut all = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            self.item = Some(index);
+            all.push(read(self, item));
+        }
+        self.item = None;
+        all.into_iter().collect()
     }
 
     /// Says that a field is wrong. The first twenty are kept.

@@ -93,13 +93,9 @@ fn batch(message: &pb::BatchAddMembersRequest, fields: &mut Fields) -> Result<Ba
     if !(1..=limits::BATCH_WRITES).contains(&message.items.len()) {
         return Err(fields.wrong("items", Invalid::new("1 to 100 items")));
     }
-    let items = message.items.iter().enumerate().map(|(index, item)| {
-        fields.item(index);
-        add_member(fields, item.named(), &item.role, item.attributes.as_ref())
-    });
-    // All of them are read, so that all that is wrong is said.
-    let items: Vec<Result<AddMember, Wrong>> = items.collect();
-    Ok(BatchAddMembers { items: items.into_iter().collect::<Result<_, _>>()?, all_or_nothing: message.all_or_nothing })
+    let items = fields
+        .items(&message.items, |fields, item| add_member(fields, item.named(), &item.role, item.attributes.as_ref()));
+    Ok(BatchAddMembers { items: items?, all_or_nothing: message.all_or_nothing })
 }
 
 /// The key of a list ordered by name and id: the id in 36 characters, then the name.
@@ -141,9 +137,14 @@ fn list(message: &pb::ListOrganizationsRequest, fields: &mut Fields) -> Result<(
 
 fn list_mine(
     message: &pb::ListUserOrganizationsRequest,
+    caller: Option<&UserId>,
     fields: &mut Fields,
-) -> Result<(Option<UserId>, Page, OrganizationFilter), Wrong> {
-    let user = fields.optional("user_id", &message.user_id, UserId::parse);
+) -> Result<(UserId, Page, OrganizationFilter), Wrong> {
+    let user = match (message.user_id.as_str(), caller) {
+        ("", Some(caller)) => Ok(caller.clone()),
+        ("", None) => Err(fields.wrong("user_id", Invalid::new("name the user: you are none"))),
+        (id, _) => fields.take("user_id", UserId::parse(id)),
+    };
     let kind = fields.kind(&message.kind);
     let states = fields.states(&message.states, &[OrganizationState::Active, OrganizationState::Inactive]);
     let told = format!("{:?}", message.states);
@@ -393,12 +394,7 @@ impl OrganizationService for Api {
         request: Request<Sealed<pb::ListUserOrganizationsRequest>>,
     ) -> Result<Response<pb::ListUserOrganizationsResponse>, Status> {
         let (message, caller) = self.admit_caller(request).await?;
-        let (named, page, filter) = read(|fields| {
-            let (named, page, filter) = list_mine(&message, fields)?;
-            let user = named.or_else(|| caller.user().cloned());
-            let named = fields.take("user_id", user.ok_or_else(|| Invalid::new("name the user: you are none")))?;
-            Ok((named, page, filter))
-        })?;
+        let (named, page, filter) = read(|fields| list_mine(&message, caller.user(), fields))?;
         if let Caller::User(user) = &caller
             && user.id != named
         {

@@ -97,6 +97,16 @@ impl From<Error> for Status {
                     "the datastore does not answer; nothing was changed: repeat",
                 )
             }
+            Error::Store(StoreError::Unmigrated(_)) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "migrations are missing; run `roster migrate`"
+                );
+                unavailable(
+                    ErrorReason::DatastoreUnavailable,
+                    "the datastore is not ready, its migrations are missing; nothing was changed: repeat",
+                )
+            }
             Error::Store(StoreError::Timeout(_)) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "the datastore took too long");
                 deadline_exceeded()

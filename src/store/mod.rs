@@ -23,6 +23,9 @@ pub enum StoreError {
     /// Postgres is away, is going away, or has no connection to spare. Nothing was changed.
     #[error("the datastore does not answer")]
     Unavailable(#[source] sqlx::Error),
+    /// The database or the schema is not there yet: somebody has still to run `roster migrate`. Nothing was changed.
+    #[error("the datastore has no schema, or an old one")]
+    Unmigrated(#[source] sqlx::Error),
     /// A statement or a lock took longer than the request had. Nothing was changed.
     #[error("the datastore took too long")]
     Timeout(#[source] Option<sqlx::Error>),
@@ -45,6 +48,7 @@ impl From<sqlx::Error> for StoreError {
         match &error {
             sqlx::Error::Database(database) => match kind(database.as_ref()) {
                 Kind::Unavailable => Self::Unavailable(error),
+                Kind::Unmigrated => Self::Unmigrated(error),
                 Kind::Timeout => Self::Timeout(Some(error)),
                 Kind::Contention => Self::Contention(error),
                 Kind::Unexpected => Self::Unexpected(error),
@@ -68,6 +72,7 @@ impl From<Invalid> for StoreError {
 
 enum Kind {
     Unavailable,
+    Unmigrated,
     Timeout,
     Contention,
     Unexpected,
@@ -81,10 +86,13 @@ fn kind(error: &dyn DatabaseError) -> Kind {
         // serialization_failure, deadlock_detected
         Some("40001" | "40P01") => Kind::Contention,
         // admin_shutdown, crash_shutdown, cannot_connect_now, database_dropped, idle_session_timeout,
-        // idle_in_transaction_session_timeout, too_many_connections, read_only_sql_transaction (a standby)
-        Some("57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" | "53300" | "25006") => Kind::Unavailable,
-        // connection exceptions
-        Some(code) if code.starts_with("08") => Kind::Unavailable,
+        // idle_in_transaction_session_timeout, read_only_sql_transaction (a standby)
+        Some("57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" | "25006") => Kind::Unavailable,
+        // connection exceptions, insufficient resources (connections, memory, disk)
+        Some(code) if code.starts_with("08") || code.starts_with("53") => Kind::Unavailable,
+        // invalid_catalog_name, undefined_table, undefined_column, undefined_function: every statement was checked against
+        // the schema when it was built, so it is the schema that is missing.
+        Some("3D000" | "42P01" | "42703" | "42883") => Kind::Unmigrated,
         _ => Kind::Unexpected,
     }
 }

@@ -4,7 +4,11 @@
 #![expect(unreachable_pub, reason = "nothing is reached from outside a test binary")]
 
 mod build_rules;
+mod faults;
 mod harness;
 mod house;
+mod input;
+mod lifecycle;
+mod random;
 mod seed;
 mod upkeep;

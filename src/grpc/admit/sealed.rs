@@ -44,20 +44,26 @@ where
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        SealedDecoder(PhantomData)
+        SealedDecoder { used: false, message: PhantomData }
     }
 }
 
-/// Decodes and closes at once.
-pub struct SealedDecoder<M>(PhantomData<M>);
+/// Decodes and closes at once. One for each call.
+pub struct SealedDecoder<M> {
+    used: bool,
+    message: PhantomData<M>,
+}
 
 impl<M: Request + Default> Decoder for SealedDecoder<M> {
     type Item = Sealed<M>;
     type Error = Status;
 
     /// Bytes that are no message are the caller's mistake. (tonic's own codec calls them `INTERNAL`, and repeats what the
-    /// decoder said.)
+    /// decoder said.) So is a second message: every method takes one, and tonic would pass over the others in silence.
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        if std::mem::replace(&mut self.used, true) {
+            return Err(status::malformed());
+        }
         let limit = if M::METHOD.bulk { limits::BULK_MESSAGE_BYTES } else { limits::MESSAGE_BYTES };
         if bytes.remaining() > limit {
             return Err(status::too_large(limit));
@@ -88,6 +94,16 @@ mod tests {
         let message = GetOrganizationRequest { organization: "acme".into() };
         let Sealed(arrived) = decode(&message.encode_to_vec()).await.unwrap().unwrap();
         assert_eq!(arrived, message);
+    }
+
+    #[tokio::test]
+    async fn a_call_has_one_message() {
+        let frame: &[u8] = &[0, 0, 0, 0, 0];
+        let decoder = SealedCodec::<(), GetOrganizationRequest>::default().decoder();
+        let mut stream = Streaming::new_request(decoder, Full::<Bytes>::from(frame.repeat(2)), None, None);
+        assert!(matches!(stream.message().await, Ok(Some(_))));
+        let Err(status) = stream.message().await else { panic!("took two") };
+        assert_eq!(status.code(), Code::InvalidArgument);
     }
 
     #[tokio::test]

@@ -1,7 +1,10 @@
 //! What every test stands on: a real Postgres for all of them, a database for each, a server on a socket of its own.
 
+pub mod dump;
+pub mod dynamic;
 pub mod invariants;
 pub mod postgres;
+pub mod raw;
 pub mod server;
 
 pub use postgres::Database;

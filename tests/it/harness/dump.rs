@@ -1,0 +1,21 @@
+//! Everything that a database holds, to be compared.
+
+use super::Database;
+use sqlx::AssertSqlSafe;
+use std::collections::BTreeMap;
+
+impl Database {
+    /// Every row of every table, as text. Two dumps are equal if nothing was changed between them.
+    pub async fn dump(&self) -> BTreeMap<String, Vec<String>> {
+        let names = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'";
+        let names: Vec<String> = sqlx::query_scalar(names).fetch_all(&self.pool).await.unwrap();
+        assert!(names.iter().any(|name| name == "memberships"), "a dump of nothing compares nothing");
+        let mut dump = BTreeMap::new();
+        for name in names {
+            let rows = format!("SELECT t::text FROM {name} t ORDER BY 1");
+            let rows = sqlx::query_scalar(AssertSqlSafe(rows)).fetch_all(&self.pool).await.unwrap();
+            dump.insert(name, rows);
+        }
+        dump
+    }
+}

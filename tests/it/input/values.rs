@@ -1,0 +1,206 @@
+//! What is good in each field, and what is wrong: by the field's name. A new field without a line here fails.
+
+use super::{World, is_own};
+use crate::harness::dynamic::descriptors;
+use prost::Message;
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value};
+use prost_types::value::Kind as Json;
+use std::collections::BTreeMap;
+
+const UUID: &str = "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11";
+
+/// A request in which nothing is wrong. It changes nothing: it is for checking only, where it is a write.
+pub(super) fn good(world: &World, descriptor: &MessageDescriptor) -> DynamicMessage {
+    let mut message = DynamicMessage::new(descriptor.clone());
+    for field in descriptor.fields() {
+        if let Some(value) = good_value(world, &field) {
+            message.set_field(&field, value);
+        }
+    }
+    message
+}
+
+fn good_value(world: &World, field: &FieldDescriptor) -> Option<Value> {
+    let text = |text: &str| Some(Value::String(text.to_owned()));
+    // Of several alternatives, the first is taken.
+    let first = |oneof: prost_reflect::OneofDescriptor| oneof.fields().next().is_some_and(|first| first == *field);
+    if field.containing_oneof().is_some_and(|oneof| !first(oneof)) {
+        return None;
+    }
+    match field.name() {
+        "organization" => text(&world.organization),
+        "user_id" | "owner_user_id" => text("grace"),
+        "email" => text("grace@example.com"),
+        "name" | "display_name" => text("Grace"),
+        "slug" => text("the-one"),
+        "kind" => text("account"),
+        "role" => text("member"),
+        "search" => text("ac"),
+        "reason" => text("because"),
+        "request_id" => text(UUID),
+        "etag" | "page_token" => None,
+        "validate_only" | "fully_consistent" => Some(Value::Bool(true)),
+        "inactive" | "purge" | "all_or_nothing" | "email_verified" => Some(Value::Bool(false)),
+        "page_size" => Some(Value::I32(10)),
+        "states" => Some(Value::List(vec![Value::EnumNumber(2)])),
+        "attributes" | "owner_attributes" => Some(object(&nested(1))),
+        "update_mask" => Some(mask(&["*"])),
+        "items" => Some(Value::List(vec![Value::Message(good(world, &kind_of(field)))])),
+        "consistency" => Some(Value::Message(good(world, &kind_of(field)))),
+        other => panic!("what is good in {other}? ({})", field.full_name()),
+    }
+}
+
+/// The message type of a field.
+pub(super) fn kind_of(field: &FieldDescriptor) -> MessageDescriptor {
+    match field.kind() {
+        Kind::Message(descriptor) => descriptor,
+        other => panic!("{} is no message but {other:?}", field.full_name()),
+    }
+}
+
+/// What is wrong in a field of its own; what is wrong in the message inside it is another matter.
+pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
+    let within = field.parent_message().name().to_owned();
+    let texts = |bad: &[&str]| bad.iter().map(|text| Value::String((*text).to_owned())).collect::<Vec<_>>();
+    let long = |length: usize| Value::String("a".repeat(length));
+    let mut values = match field.name() {
+        "organization" => {
+            texts(&["", "a", "acme inc", "ac\0me", "ümlaut", "{7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11}", "a/../b"])
+        }
+        "user_id" => texts(&["", "a\0b", "\0"]),
+        "owner_user_id" => texts(&["a\0b", "\0"]),
+        "email" => texts(&["ada", "a\0@x.example", "ada@x", "a b@x.example", "@", "ada@x..example"]),
+        "name" | "display_name" | "search" => texts(&["   ", "a\0b", "a\u{202e}b", "a\nb"]),
+        "slug" => texts(&["a", "a_b", "a\0b", UUID, "é-é"]),
+        "kind" => texts(&["Vendor", "2x", "a\0", "a b"]),
+        "role" => texts(&["king", "Owner", "mem\0ber", "member "]),
+        "permission" => texts(&["", "members.fly", "members.add\0", "MEMBERS.ADD"]),
+        "reason" => texts(&["a\0b", "a\u{7}b"]),
+        "request_id" => texts(&["x", "7b0c3a1e5a394d0c9a533a0f2c8f7a11", "\0", "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a1g"]),
+        "page_token" => texts(&["x", "!", "AAAA", "AQ", "\0", "é"]),
+        "at_least_as_fresh" => texts(&["", "x", "AAAA", "\0", "AQAAAAAAAAAAAAAAAAAA"]),
+        "page_size" => [-1, i32::MIN].map(Value::I32).into(),
+        "states" => [&[0][..], &[99], &[-1], &[i32::MAX], &[2, 2, 2, 2, 2], &[2, 0]].map(numbers).into(),
+        "update_mask" => [&["nonsense"][..], &["role", "owner_user_id"], &[""], &["name\0"]].map(mask).into(),
+        "attributes" | "owner_attributes" => bad_objects().iter().map(object).collect(),
+        "items" => vec![Value::List(Vec::new())],
+        // Any text may be an etag, any flag may be set, and what is asked of freshness is wrong inside only.
+        "etag" | "consistency" | "validate_only" | "fully_consistent" | "inactive" | "purge" | "all_or_nothing"
+        | "email_verified" => Vec::new(),
+        other => panic!("what is wrong in {other}? ({})", field.full_name()),
+    };
+    match (field.name(), within.as_str()) {
+        ("organization" | "name" | "display_name" | "slug" | "search", _) => values.extend([201, 100_000].map(long)),
+        ("user_id" | "owner_user_id", _) => values.extend([256, 100_000].map(long)),
+        ("email", _) => values.push(Value::String(format!("ada@{}.example", "x.".repeat(200)))),
+        ("kind", _) => values.extend([65, 100_000].map(long)),
+        ("reason", _) => values.extend([501, 100_000].map(long)),
+        ("role" | "permission" | "request_id" | "page_token" | "at_least_as_fresh", _) => values.push(long(100_000)),
+        _ => {}
+    }
+    match (field.name(), within.as_str()) {
+        ("name", "CreateOrganizationRequest" | "UpdateOrganizationRequest")
+        | ("slug", "UpdateOrganizationRequest")
+        | ("role", "UpdateMemberRequest" | "CheckMembershipRequest" | "CheckItem") => values.extend(texts(&[""])),
+        ("states", "ListUserOrganizationsRequest") => values.extend([&[1][..], &[4]].map(numbers)),
+        _ => {}
+    }
+    // Ownership is no role to assign.
+    if matches!(
+        within.as_str(),
+        "AddMemberRequest" | "EnsureMemberRequest" | "BatchAddMembersItem" | "UpdateMemberRequest"
+    ) && field.name() == "role"
+    {
+        values.extend(texts(&["owner"]));
+    }
+    assert!(values.is_empty() || field.kind() != Kind::Bool);
+    values
+}
+
+fn numbers(states: &[i32]) -> Value {
+    Value::List(states.iter().map(|state| Value::EnumNumber(*state)).collect())
+}
+
+fn mask(paths: &[&str]) -> Value {
+    let mask = prost_types::FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() };
+    dynamic("google.protobuf.FieldMask", &mask.encode_to_vec())
+}
+
+fn object(object: &prost_types::Struct) -> Value {
+    dynamic("google.protobuf.Struct", &object.encode_to_vec())
+}
+
+fn dynamic(name: &str, bytes: &[u8]) -> Value {
+    let descriptor = descriptors().get_message_by_name(name).unwrap();
+    Value::Message(DynamicMessage::decode(descriptor, bytes).unwrap())
+}
+
+fn json(kind: Json) -> prost_types::Value {
+    prost_types::Value { kind: Some(kind) }
+}
+
+fn with(key: &str, kind: Json) -> prost_types::Struct {
+    prost_types::Struct { fields: BTreeMap::from([(key.to_owned(), json(kind))]) }
+}
+
+/// An object of this many levels.
+pub(super) fn nested(levels: usize) -> prost_types::Struct {
+    if levels <= 1 { prost_types::Struct::default() } else { with("a", Json::StructValue(nested(levels - 1))) }
+}
+
+/// An object of this size as compact JSON.
+pub(super) fn sized(bytes: usize) -> prost_types::Struct {
+    with("a", Json::StringValue("x".repeat(bytes - r#"{"a":""}"#.len())))
+}
+
+fn bad_objects() -> Vec<prost_types::Struct> {
+    let lists = (0..8).fold(json(Json::NullValue(0)), |inner, _| {
+        json(Json::ListValue(prost_types::ListValue { values: vec![inner] }))
+    });
+    vec![
+        with("a", Json::NumberValue(f64::NAN)),
+        with("a", Json::NumberValue(f64::INFINITY)),
+        with("a", Json::NumberValue(f64::NEG_INFINITY)),
+        with("a", Json::StringValue("\0".to_owned())),
+        with("a\0", Json::BoolValue(true)),
+        nested(9),
+        nested(25),
+        sized(8 * 1024 + 1),
+        sized(200 * 1024),
+        prost_types::Struct { fields: BTreeMap::from([("a".to_owned(), lists)]) },
+    ]
+}
+
+/// The message with everything wrong in it that can be wrong at once, and the names of all of it.
+pub(super) fn all_wrong(
+    message: &DynamicMessage,
+    skip: &[&str],
+    names: &mut Vec<String>,
+    prefix: &str,
+) -> DynamicMessage {
+    let mut bad = message.clone();
+    for field in message.descriptor().fields().filter(|field| !skip.contains(&field.name())) {
+        // Of several alternatives, the one that the good message holds.
+        if field.containing_oneof().is_some() && !message.has_field(&field) {
+            continue;
+        }
+        let name = format!("{prefix}{}", field.name());
+        if field.name() == "items" {
+            let items = message.get_field(&field);
+            let item = items.as_list().unwrap()[0].as_message().unwrap();
+            let item = all_wrong(item, &[], names, &format!("{name}[0]."));
+            bad.set_field(&field, Value::List(vec![Value::Message(item)]));
+        } else if let Kind::Message(inner) = field.kind()
+            && is_own(&inner)
+        {
+            let value = message.get_field(&field);
+            let value = all_wrong(value.as_message().unwrap(), &[], names, &format!("{name}."));
+            bad.set_field(&field, Value::Message(value));
+        } else if let Some(value) = wrong(&field).into_iter().next() {
+            bad.set_field(&field, value);
+            names.push(name);
+        }
+    }
+    bad
+}

@@ -1,0 +1,167 @@
+//! Random requests to every method, by every kind of caller: half of what they hold is plausible, the rest is not. Every
+//! answer is a success or one of the reasons that the method's own comment, or its service's, names: the comments are the
+//! contract.
+//!
+//! `ROSTER_TEST_REQUESTS` asks for more of them, `ROSTER_TEST_SEED` for others.
+
+mod contract;
+mod words;
+
+use crate::harness::Server;
+use crate::harness::dynamic::{self, Caller};
+use crate::harness::server::Credential;
+use contract::Contract;
+use prost::Message;
+use prost_reflect::{DynamicMessage, MethodDescriptor};
+use roster::auth::mint::Claims;
+use roster::domain::Scope;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use tokio::task::JoinSet;
+use tonic_types::StatusExt;
+use words::{Random, Words};
+
+const REQUESTS: u64 = 2000;
+const CALLERS_AT_ONCE: u64 = 4;
+
+/// Reasons that no caller can bring about, however odd the request: with these, something else is wrong.
+const NEVER: [&str; 4] = ["INTERNAL", "DATASTORE_UNAVAILABLE", "OVERLOADED", "DEADLINE_EXCEEDED"];
+
+fn setting(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |value| value.parse().unwrap())
+}
+
+/// Everybody who may call.
+fn callers(server: &Server) -> Vec<(String, Caller)> {
+    let channel = server.channel();
+    let mut shown: Vec<(String, Option<String>, Option<String>)> = Vec::new();
+    for user in words::USERS {
+        let claims = Claims {
+            email: Some(format!("{user}@example.com")),
+            email_verified: Some(user != "eve"),
+            ..Server::claims(user)
+        };
+        shown.push((user.to_owned(), Some(server.mint(&claims)), None));
+    }
+    for scope in Scope::ALL {
+        shown.push((format!("{scope:?}"), Some(server.service_token("backend", &[scope])), None));
+    }
+    // Often enough that most of what only they may do is done.
+    for name in ["root", "toor", "admin"] {
+        shown.push((name.to_owned(), Some(server.service_token(name, &[Scope::Operator])), None));
+    }
+    let all = server.service_token("all", &Scope::ALL);
+    let acting = server.service_token("backend", &[Scope::ActAs]);
+    shown.push(("nothing".to_owned(), Some(server.service_token("none", &[])), None));
+    shown.push(("all scopes".to_owned(), Some(all), None));
+    shown.push(("ada, by a service".to_owned(), Some(acting.clone()), Some("ada".to_owned())));
+    shown.push(("a stranger, by a service".to_owned(), Some(acting.clone()), Some("unheard-of".to_owned())));
+    shown.push(("too much by a service".to_owned(), Some(acting), Some("x".repeat(300))));
+    shown.push(("ada, by ada".to_owned(), Some(server.mint(&Server::claims("ada"))), Some("ada".to_owned())));
+    shown.push(("nobody".to_owned(), None, None));
+    shown.push(("a forger".to_owned(), Some("not.a.token".to_owned()), None));
+    let expired = Claims { exp: 1_000_000_000, iat: 999_999_000, ..Server::claims("ada") };
+    shown.push(("ada, long ago".to_owned(), Some(server.mint(&expired)), None));
+    let caller = |(name, token, on_behalf_of)| (name, Caller::new(&channel, Credential { token, on_behalf_of }));
+    shown.into_iter().map(caller).collect()
+}
+
+/// What was answered, and how often.
+#[derive(Debug, Default)]
+struct Tally {
+    good: BTreeMap<String, u64>,
+    reasons: BTreeMap<String, u64>,
+}
+
+struct Run {
+    methods: Vec<MethodDescriptor>,
+    contract: Contract,
+    words: Mutex<Words>,
+    tally: Mutex<Tally>,
+}
+
+impl Run {
+    /// Makes one request and judges the answer.
+    async fn once(&self, random: &mut Random, callers: &mut [(String, Caller)]) {
+        let method = random.one_of(&self.methods).clone();
+        let index = random.below(callers.len());
+        let (name, caller) = &mut callers[index];
+        let message = self.words.lock().unwrap().message(random, &method.input());
+        let mut bytes = message.encode_to_vec();
+        let spoiled = random.one_in(50);
+        if spoiled {
+            random.spoil(&mut bytes);
+        }
+        let told = format!("{name}: {} {message:.1000}{}", method.full_name(), if spoiled { " (spoiled)" } else { "" });
+        match caller.call(&method, bytes).await {
+            Ok(answer) => {
+                let answer = DynamicMessage::decode(method.output(), answer.as_slice()).unwrap();
+                if let Err(fault) = self.contract.check_items(&answer) {
+                    panic!("{told}: {fault}");
+                }
+                self.words.lock().unwrap().learn(&answer);
+                *self.tally.lock().unwrap().good.entry(method.name().to_owned()).or_default() += 1;
+            }
+            Err(status) => {
+                if let Err(fault) = self.contract.check(&method, &status) {
+                    panic!("{told}: {fault}: {status:?}");
+                }
+                let reason = status.get_details_error_info().unwrap().reason;
+                assert!(!NEVER.contains(&reason.as_str()), "{told}: {status:?}");
+                *self.tally.lock().unwrap().reasons.entry(reason).or_default() += 1;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_requests_get_documented_answers() {
+    let (requests, seed) = (setting("ROSTER_TEST_REQUESTS", REQUESTS), setting("ROSTER_TEST_SEED", 1));
+    let server = Server::start().await;
+    let run = Arc::new(Run {
+        methods: dynamic::methods(),
+        contract: Contract::read(),
+        words: Mutex::default(),
+        tally: Mutex::default(),
+    });
+    let mut ada = server.user_with_email("ada");
+    for name in ["Acme", "Beta"] {
+        let organization = ada.create(name).await;
+        ada.add(&organization, "alan", "admin").await;
+        ada.add(&organization, "grace", "member").await;
+        run.words.lock().unwrap().learn_organization(organization);
+    }
+    let mut tasks = JoinSet::new();
+    for number in 0..CALLERS_AT_ONCE {
+        let (run, mut callers) = (run.clone(), callers(&server));
+        tasks.spawn(async move {
+            let mut random = Random::new(seed * 1000 + number);
+            for _ in 0..requests / CALLERS_AT_ONCE {
+                run.once(&mut random, &mut callers).await;
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+    server.database.assert_invariants().await;
+    server.database.assert_no_open_transactions().await;
+
+    // Enough came through, of every kind, that all this says something.
+    let tally = run.tally.lock().unwrap();
+    let good: u64 = tally.good.values().sum();
+    assert!(good * 8 > requests, "only {good} of {requests} were answered: {tally:?}");
+    assert!(tally.good.len() * 10 >= run.methods.len() * 8, "{tally:?}");
+    assert!(tally.reasons.len() >= 15, "{tally:?}");
+}
+
+#[test]
+fn every_reason_is_promised_by_somebody() {
+    let contract = Contract::read();
+    let promised: BTreeSet<_> = contract.promised().collect();
+    // Never sent, and sent to who calls no method of roster's.
+    let nobodys = ["UNSPECIFIED", "METHOD_UNKNOWN"];
+    let missing: Vec<_> =
+        contract.reasons().filter(|reason| !promised.contains(reason) && !nobodys.contains(reason)).collect();
+    assert!(missing.is_empty(), "no comment names {missing:?}");
+}

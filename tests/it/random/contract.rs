@@ -1,0 +1,136 @@
+//! What the comments of the protos promise, read from the descriptors.
+
+use crate::harness::dynamic::{self, comment, enumeration};
+use prost::Message;
+use prost_reflect::{DynamicMessage, MethodDescriptor, ReflectMessage};
+use roster::auth::rules::{self, Callers};
+use std::collections::{BTreeMap, BTreeSet};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// Which reasons there are, with the code that goes with each, and which of them each method may answer with.
+pub(super) struct Contract {
+    codes: BTreeMap<String, Code>,
+    every: BTreeSet<String>,
+    writes: BTreeSet<String>,
+    in_organizations: BTreeSet<String>,
+    items: BTreeSet<String>,
+    own: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Contract {
+    /// Reads all comments. What they name must be there.
+    pub(super) fn read() -> Self {
+        let codes = codes();
+        let (mut own, mut items) = (BTreeMap::new(), BTreeSet::new());
+        for method in dynamic::methods() {
+            let said = comment(&method.parent_file(), method.path());
+            let named = said.split_once("Fails with: ").map(|(_, named)| reasons(named, &codes)).unwrap_or_default();
+            if let Some((_, of_items)) = said.split_once("An item fails with ") {
+                items.extend(reasons(of_items.split("Fails with: ").next().unwrap(), &codes));
+            }
+            own.insert(method.full_name().to_owned(), named);
+        }
+        let service = dynamic::descriptors().get_service_by_name("roster.v1.OrganizationService").unwrap();
+        let said = comment(&service.parent_file(), service.path());
+        let (_, said) = said.split_once("Every method can also fail with ").unwrap();
+        let (every, rest) = said.split_once("; every write also with ").unwrap();
+        let (writes, rest) = rest.split_once(". ").unwrap();
+        assert!(rest.starts_with("Where a method needs a permission, "));
+        let [every, writes, in_organizations] = [every, writes, rest].map(|named| reasons(named, &codes));
+        let contract = Self { codes, every, writes, in_organizations, items, own };
+        assert!(contract.every.len() > 10 && contract.writes.len() >= 2 && contract.own.len() > 25);
+        assert!(contract.in_organizations.len() >= 3 && contract.items.len() > 5);
+        contract
+    }
+
+    /// Every reason that there is.
+    pub(super) fn reasons(&self) -> impl Iterator<Item = &str> {
+        self.codes.keys().map(String::as_str)
+    }
+
+    /// Every reason that some comment names.
+    pub(super) fn promised(&self) -> impl Iterator<Item = &str> {
+        let shared = [&self.every, &self.writes, &self.in_organizations, &self.items];
+        let sets = shared.into_iter().chain(self.own.values());
+        sets.flatten().map(String::as_str)
+    }
+
+    /// Whether a method may answer with this.
+    pub(super) fn check(&self, method: &MethodDescriptor, status: &Status) -> Result<(), String> {
+        let reason = self.reason(status)?;
+        let rules = rules::method(&dynamic::path(method)).unwrap();
+        let mut promised = vec![&self.every, &self.own[method.full_name()]];
+        if rules.write {
+            promised.push(&self.writes);
+        }
+        if matches!(rules.rule.callers, Callers::Permission(_)) {
+            promised.push(&self.in_organizations);
+        }
+        if promised.iter().any(|reasons| reasons.contains(&reason)) {
+            return Ok(());
+        }
+        Err(format!("the comment of {} does not name {reason}", method.name()))
+    }
+
+    /// The reason, if it stands with its own code and in our domain.
+    fn reason(&self, status: &Status) -> Result<String, String> {
+        let info = status.get_details_error_info().ok_or("no reason")?;
+        let code = self.codes.get(&info.reason).ok_or("a reason that is not in the list")?;
+        if info.domain != "roster" || *code != status.code() {
+            return Err(format!("{} does not go with {code:?}", info.reason));
+        }
+        Ok(info.reason)
+    }
+
+    /// Whether the items of an answer fail with what they may fail with.
+    pub(super) fn check_items(&self, answer: &DynamicMessage) -> Result<(), String> {
+        if answer.descriptor().name() != "BatchAddMembersResponse" {
+            return Ok(());
+        }
+        let answer: roster::grpc::pb::BatchAddMembersResponse = answer.transcode_to().unwrap();
+        for status in answer.results.into_iter().filter_map(|result| result.status) {
+            if status.code == 0 {
+                continue;
+            }
+            let details = status.encode_to_vec().into();
+            let status = Status::with_details(Code::from(status.code), status.message.clone(), details);
+            let reason = self.reason(&status)?;
+            if !self.items.contains(&reason) {
+                return Err(format!("an item fails with {reason}, which no comment names"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Each reason's code: the first word of its comment.
+fn codes() -> BTreeMap<String, Code> {
+    let list = enumeration("ErrorReason");
+    let code = |value: prost_reflect::EnumValueDescriptor| {
+        let said = comment(&list.parent_file(), value.path());
+        let name = value.name().strip_prefix("ERROR_REASON_").unwrap().to_owned();
+        let word = said.split('.').next().unwrap();
+        let code = match word {
+            "Never sent" => Code::Ok,
+            word => (1..=16)
+                .map(Code::from_i32)
+                .find(|code| format!("{code:?}").eq_ignore_ascii_case(&word.replace('_', "")))
+                .unwrap_or_else(|| panic!("the comment of {name} begins with {word}, which is no code")),
+        };
+        (name, code)
+    };
+    list.values().map(code).collect()
+}
+
+/// The reasons among the words of a text. Other words in capitals are states and codes, without which a sentence
+/// cannot be said; one with an underscore is a reason, or a mistake.
+fn reasons(text: &str, codes: &BTreeMap<String, Code>) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_').filter(|word| word.len() > 3);
+    let known = |word: &&str| {
+        let known = codes.contains_key(*word);
+        assert!(known || !word.contains('_'), "{word} is no reason: {text}");
+        known
+    };
+    words.filter(known).map(str::to_owned).collect()
+}
