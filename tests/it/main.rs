@@ -3,6 +3,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by them")]
 #![expect(unreachable_pub, reason = "nothing is reached from outside a test binary")]
 
+mod access;
 mod build_rules;
 mod harness;
 mod seed;

@@ -2,7 +2,9 @@
 
 pub mod invariants;
 pub mod postgres;
+pub mod raw;
 pub mod server;
+pub mod snapshot;
 
 pub use postgres::Database;
 pub use server::Server;

@@ -1,0 +1,114 @@
+//! Requests as they are on the wire, for what no generated client would send, and answers with all that is in them.
+
+use http::{HeaderMap, HeaderValue, Method, Request};
+use prost::bytes::Bytes;
+use std::net::SocketAddr;
+use tokio::net::TcpStream;
+use tonic::Status;
+use tonic_types::StatusExt;
+
+/// A request.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub method: Method,
+    pub path: String,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+/// An answer. What gRPC says of it may stand in the headers or in the trailers.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub http_status: u16,
+    pub grpc_status: Option<i32>,
+    pub reason: Option<String>,
+    pub headers: HeaderMap,
+    pub trailers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Call {
+    /// A call with this message, as any gRPC client makes it.
+    pub fn grpc(path: &str, message: &[u8]) -> Self {
+        let call =
+            Self { method: Method::POST, path: path.to_owned(), headers: HeaderMap::new(), body: frame(message) };
+        call.with("content-type", "application/grpc").with("te", "trailers")
+    }
+
+    /// One more header. A header that is there already is there twice then.
+    pub fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        self
+    }
+
+    /// A header in place of the one that is there.
+    pub fn instead(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.remove(name);
+        self.with(name, value)
+    }
+
+    /// A credential.
+    pub fn bearer(self, token: &str) -> Self {
+        self.with("authorization", &format!("Bearer {token}"))
+    }
+}
+
+impl Answer {
+    /// What gRPC says of it, if it does.
+    pub fn status(&self) -> Option<Status> {
+        Status::from_header_map(&self.headers).or_else(|| Status::from_header_map(&self.trailers))
+    }
+
+    /// The message in the body: one frame, not compressed.
+    pub fn message(&self) -> &[u8] {
+        self.body.get(5..).unwrap_or_default()
+    }
+}
+
+/// A message in the frame in which gRPC sends it.
+pub fn frame(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0], &length[..], message].concat()
+}
+
+/// Sends a request over a connection of its own, and waits for the whole answer.
+pub async fn send(address: SocketAddr, call: Call) -> Answer {
+    exchange(address, call, true).await
+}
+
+/// Sends a request whose body never ends, and waits for the whole answer.
+pub async fn send_unfinished(address: SocketAddr, call: Call) -> Answer {
+    exchange(address, call, false).await
+}
+
+async fn exchange(address: SocketAddr, call: Call, ends: bool) -> Answer {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let uri = format!("http://roster.test{}", call.path);
+    let mut request = Request::builder().method(call.method).uri(uri).body(()).unwrap();
+    *request.headers_mut() = call.headers;
+    let no_body = ends && call.body.is_empty();
+    let (response, mut sending) = client.ready().await.unwrap().send_request(request, no_body).unwrap();
+    if !no_body {
+        // Who is refused by the headers is answered, and the stream closed, before the body is through.
+        let _ = sending.send_data(Bytes::from(call.body), ends);
+    }
+    let (head, mut incoming) = response.await.unwrap().into_parts();
+    let mut body = Vec::new();
+    while let Some(chunk) = incoming.data().await {
+        let chunk = chunk.unwrap();
+        incoming.flow_control().release_capacity(chunk.len()).unwrap();
+        body.extend_from_slice(&chunk);
+    }
+    let trailers = incoming.trailers().await.unwrap().unwrap_or_default();
+    driver.abort();
+    let (http_status, headers) = (head.status.as_u16(), head.headers);
+    let mut answer = Answer { http_status, grpc_status: None, reason: None, headers, trailers, body };
+    if let Some(status) = answer.status() {
+        answer.grpc_status = Some(status.code().into());
+        answer.reason = status.get_details_error_info().map(|info| info.reason);
+    }
+    answer
+}
