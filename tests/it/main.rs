@@ -5,5 +5,6 @@
 
 mod access;
 mod build_rules;
+mod door;
 mod harness;
 mod seed;
