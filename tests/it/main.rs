@@ -8,3 +8,4 @@ mod build_rules;
 mod door;
 mod harness;
 mod seed;
+mod tokens;
