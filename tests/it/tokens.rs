@@ -34,6 +34,8 @@ async fn server_with(change: impl FnOnce(&mut roster::auth::AuthSettings)) -> Se
     server
 }
 
+type Headers = Vec<(&'static str, String)>;
+
 async fn call(server: &Server, headers: &[(&'static str, String)]) -> Answer {
     let call = headers.iter().fold(Call::grpc(GET_CALLER, &[]), |call, (name, value)| call.with(name, value));
     raw::send(server.address, call).await
@@ -43,7 +45,7 @@ fn said(answer: &Answer) -> (Code, &str) {
     (Code::from_i32(answer.grpc_status.unwrap()), answer.reason.as_deref().unwrap_or_default())
 }
 
-fn bearer(token: &str) -> Vec<(&'static str, String)> {
+fn bearer(token: &str) -> Headers {
     vec![("authorization", format!("Bearer {token}"))]
 }
 
@@ -86,7 +88,7 @@ impl Forge {
     }
 
     /// Good but for some claims; one that is to be `null` is left out.
-    fn but(&self, claims: Value) -> Vec<(&'static str, String)> {
+    fn but(&self, claims: Value) -> Headers {
         let (Value::Object(mut all), Value::Object(other)) = (Self::claims(), claims) else { panic!("no objects") };
         all.extend(other);
         let all: Map<String, Value> = all.into_iter().filter(|(_, value)| !value.is_null()).collect();
@@ -94,12 +96,12 @@ impl Forge {
     }
 
     /// Good but for the header.
-    fn under(&self, header: &Value) -> Vec<(&'static str, String)> {
+    fn under(&self, header: &Value) -> Headers {
         bearer(&self.sign(header, &Self::claims()))
     }
 
     /// Signed with this text, as if it were a secret that the server and the issuer share.
-    fn hs256(&self, secret: &[u8]) -> Vec<(&'static str, String)> {
+    fn hs256(&self, secret: &[u8]) -> Headers {
         let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
         header.kid = Some(self.id.clone());
         let secret = jsonwebtoken::EncodingKey::from_secret(secret);
@@ -112,7 +114,7 @@ fn unsigned(header: &Value, claims: &Value) -> String {
 }
 
 /// What is sent, and the reason that it is refused for; all of it in the name of one subject.
-fn bad_credentials(forge: &Forge) -> Vec<(&'static str, Vec<(&'static str, String)>, &'static str)> {
+fn bad_credentials(forge: &Forge) -> Vec<(&'static str, Headers, &'static str)> {
     const INVALID: &str = "CREDENTIAL_INVALID";
     let now = Server::claims("").iat;
     let good = forge.good();

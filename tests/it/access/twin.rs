@@ -3,7 +3,7 @@
 //! wrote into A is nothing that she has been told of B.)
 
 use super::cast::user_token;
-use crate::harness::raw::{self, Answer, Call};
+use crate::harness::raw::{self, Call};
 use crate::harness::{Database, Server, add, organization};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
