@@ -247,6 +247,8 @@ fn complete(response: Response, limit: usize) -> Response {
         Code::OutOfRange | Code::ResourceExhausted => status::too_large(limit),
         Code::Unimplemented => status::unknown_method(),
         Code::Cancelled | Code::DeadlineExceeded => status::deadline_exceeded(),
+        // Health, of a service that it does not know: its protocol says so, and roster's own errors are not meant.
+        Code::NotFound => return response,
         // What tonic calls internal here is a body that breaks off or is no gRPC frame.
         _ => status::malformed(),
     };

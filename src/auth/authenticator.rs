@@ -15,12 +15,13 @@ use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-/// Tells who is calling. One for the whole server.
+/// Tells who is calling. One for the whole server. Cheap to clone; clones are one authenticator.
+#[derive(Clone)]
 pub struct Authenticator {
-    issuers: Vec<Issuer>,
-    api_keys: ApiKeys,
-    /// Tokens that were good, by their SHA-256: a faster hash would let somebody make a token that meets another's.
-    remembered: Cache<[u8; 32], Arc<Remembered>>,
+    issuers: Arc<[Issuer]>,
+    api_keys: Arc<ApiKeys>,
+    /// Tokens that were good, by their SHA-256: one nobody can choose two tokens for.
+    remembered: Arc<Cache<[u8; 32], Arc<Remembered>>>,
     clock: Clock,
 }
 
@@ -56,7 +57,8 @@ impl Authenticator {
         let issuers = read_issuers(&settings.issuers, &clock, &mut mistakes);
         let api_keys = ApiKeys::new(&settings.api_keys, &mut mistakes);
         if mistakes.is_empty() {
-            Ok(Self { issuers, api_keys, remembered: Cache::new(limits::REMEMBERED_TOKENS), clock })
+            let remembered = Arc::new(Cache::new(limits::REMEMBERED_TOKENS));
+            Ok(Self { issuers: issuers.into(), api_keys: Arc::new(api_keys), remembered, clock })
         } else {
             Err(mistakes)
         }

@@ -207,7 +207,8 @@ impl Caller {
 
     /// Calls by hand: a client of tonic's has a timer of its own, and says CANCELLED when that is the faster one.
     async fn call(&self, path: &str, message: &[u8]) -> Answer {
-        let call = Call::grpc(path, &self.token, message).with("grpc-timeout", &format!("{}m", DEADLINE.as_millis()));
+        let call =
+            Call::grpc(path, message).bearer(&self.token).with("grpc-timeout", &format!("{}m", DEADLINE.as_millis()));
         let begin = Instant::now();
         let answer = self.server.send(call).await;
         let took = begin.elapsed();

@@ -3,7 +3,9 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by them")]
 #![expect(unreachable_pub, reason = "nothing is reached from outside a test binary")]
 
+mod access;
 mod build_rules;
+mod door;
 mod faults;
 mod harness;
 mod house;
@@ -11,4 +13,5 @@ mod input;
 mod lifecycle;
 mod random;
 mod seed;
+mod tokens;
 mod upkeep;

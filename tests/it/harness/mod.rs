@@ -6,6 +6,7 @@ pub mod invariants;
 pub mod postgres;
 pub mod raw;
 pub mod server;
+pub mod snapshot;
 
 pub use postgres::Database;
 pub use server::Server;

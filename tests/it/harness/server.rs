@@ -37,6 +37,8 @@ pub struct Server {
     pub database: Database,
     pub roster: Roster,
     pub key: SigningKey,
+    /// The server's own.
+    pub authenticator: Authenticator,
     channel: Channel,
     stop: CancellationToken,
     running: Option<JoinHandle<()>>,
@@ -57,21 +59,30 @@ impl Server {
 
     /// A server over this database, perhaps not yet healthy.
     pub async fn launch(database: Database, settings: ServerSettings) -> Self {
+        Self::launch_with(database, settings, |_| {}).await
+    }
+
+    /// A server that lets in whom these settings name once they are changed so, perhaps not yet healthy.
+    pub async fn launch_with(
+        database: Database,
+        settings: ServerSettings,
+        change: impl FnOnce(&mut AuthSettings),
+    ) -> Self {
         let key = SigningKey::generate();
-        let jwks = write_jwks(&key);
-        let auth = auth_settings(jwks);
+        let mut auth = auth_settings(write_jwks(&key));
+        change(&mut auth);
         let authenticator = Authenticator::new(&auth, Clock::system()).unwrap_or_else(|faults| panic!("{faults:?}"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let roster = Roster::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 16), Clock::system());
         let stop = CancellationToken::new();
-        let parts = Parts { listener, settings, roster: roster.clone(), authenticator };
+        let parts = Parts { listener, settings, roster: roster.clone(), authenticator: authenticator.clone() };
         let running = tokio::spawn({
             let stop = stop.clone();
             async move { server::serve(parts, stop).await.unwrap() }
         });
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        Self { address, database, roster, key, channel, stop, running: Some(running) }
+        Self { address, database, roster, key, authenticator, channel, stop, running: Some(running) }
     }
 
     /// Waits until health says SERVING.
@@ -168,12 +179,6 @@ impl Server {
     /// Clients of an operator.
     pub fn operator(&self) -> Clients {
         self.with_token(&self.service_token("root", &[Scope::Operator]))
-    }
-
-    /// Clients of a service that acts for a user.
-    pub fn on_behalf_of(&self, user: &str) -> Clients {
-        let token = self.service_token("backend", &[Scope::ActAs]);
-        Clients::new(&self.channel, Credential { token: Some(token), on_behalf_of: Some(user.to_owned()) })
     }
 
     /// Clients with this token.

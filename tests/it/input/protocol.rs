@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 fn adding(world: &World) -> Call {
     let (path, message) = raw::add(&world.organization, "intruder", "");
     let token = world.server.service_token("root", &[Scope::Operator]);
-    Call::grpc(&path, &token, &message)
+    Call::grpc(&path, &message).bearer(&token)
 }
 
 /// Sends each, and asserts that nothing was changed by it.
@@ -69,7 +69,7 @@ async fn only_grpc_is_a_content_type() {
         "text/plain",
         "",
     ];
-    let mut calls: Vec<_> = types.map(|kind| (kind, adding(&world).with("content-type", kind))).into();
+    let mut calls: Vec<_> = types.map(|kind| (kind, adding(&world).instead("content-type", kind))).into();
     calls.push(("none", adding(&world).without("content-type")));
     assert_each(calls, &world, |answer| (answer.http_status, answer.grpc_status) == (415, None)).await;
 }

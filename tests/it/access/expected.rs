@@ -1,0 +1,126 @@
+//! What everybody is to be answered, written by hand from the design and not from the rules under test.
+
+use std::collections::BTreeMap;
+use tonic::Code;
+
+/// What a cell expects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cell {
+    /// An answer of a method that only reads.
+    Read,
+    /// Success, and something is changed.
+    Done,
+    /// Success of a write to which there is nothing to do.
+    Same,
+    /// A refusal, which changes nothing.
+    Refused(Code, &'static str),
+}
+
+/// `@off`: about an organization that is switched off. `@gone`: about one that is deleted. `off` alone is a deactivated
+/// user, who is an admin. `for-…`: a service with the scope `act-as` on behalf of that user; without `for-`, `act-as` is a
+/// service that has that scope and names nobody. All others are about an organization in use, the first three with
+/// whatever they show of its owner.
+const USERS: &str = "
+                      nobody bad expired stranger other former off  member admin owner member@off owner@off member@gone owner@gone
+CreateOrganization     cred  bad  old     done    done  done   off   done  done  done    done      done        done        done
+GetOrganization        cred  bad  old     deny    deny  deny   off   read  read  read    read      read        deny        deny
+ListOrganizations      cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
+UpdateOrganization     cred  bad  old     deny    deny  deny   off   role  done  done    role      shut        deny        deny
+ActivateOrganization   cred  bad  old     deny    deny  deny   off   role  role  same    role      done        deny        deny
+DeactivateOrganization cred  bad  old     deny    deny  deny   off   role  role  done    role      same        deny        deny
+DeleteOrganization     cred  bad  old     deny    deny  deny   off   role  role  done    role      done        deny        deny
+UndeleteOrganization   cred  bad  old     deny    deny  deny   off   role  role  same    role      same        deny        done
+AddMember              cred  bad  old     deny    deny  deny   off   role  done  done    role      shut        deny        deny
+EnsureMember           cred  bad  old     deny    deny  deny   off   role  done  done    role      shut        deny        deny
+BatchAddMembers        cred  bad  old     deny    deny  deny   off   role  done  done    role      shut        deny        deny
+GetMember              cred  bad  old     deny    deny  deny   off   read  read  read    read      read        deny        deny
+ListMembers            cred  bad  old     deny    deny  deny   off   read  read  read    read      read        deny        deny
+UpdateMember           cred  bad  old     deny    deny  deny   off   role  done  done    role      shut        deny        deny
+RemoveMember           cred  bad  old     deny    deny  deny   off   role  done  done    role      shut        deny        deny
+LeaveOrganization      cred  bad  old     deny    deny  deny   off   done  done  owns    shut      shut        deny        deny
+TransferOwnership      cred  bad  old     deny    deny  deny   off   role  role  done    role      done        deny        deny
+ListUserOrganizations  cred  bad  old     read    read  read   off   read  read  read    read      read        read        read
+CheckMembership        cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
+BatchCheckMembership   cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
+GetCaller              cred  bad  old     read    read  read   off   read  read  read    read      read        read        read
+PutUser                cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
+GetUser                cred  bad  old     read    read  read   off   read  read  read    read      read        read        read
+DeactivateUser         cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
+ReactivateUser         cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
+DeleteUser             cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
+";
+
+const SERVICES: &str = "
+                       check manage act-as operator manage@off manage@gone operator@gone for-owner for-member for-stranger operator-for-member
+CreateOrganization     scope  done  scope    done      done       done         done         done      done        done             done
+GetOrganization        read   read  scope    read      read       none         read         read      read        deny             read
+ListOrganizations      read   read  scope    read      read       read         read         kind      kind        kind             kind
+UpdateOrganization     scope  done  scope    done      shut       none         gone         done      role        deny             role
+ActivateOrganization   scope  scope scope    same      scope      scope        gone         same      role        deny             role
+DeactivateOrganization scope  scope scope    done      scope      scope        gone         done      role        deny             role
+DeleteOrganization     scope  scope scope    done      scope      scope        same         done      role        deny             role
+UndeleteOrganization   scope  scope scope    same      scope      scope        done         same      role        deny             role
+AddMember              scope  done  scope    done      shut       none         gone         done      role        deny             role
+EnsureMember           scope  done  scope    done      shut       none         gone         done      role        deny             role
+BatchAddMembers        scope  done  scope    done      shut       none         gone         done      role        deny             role
+GetMember              read   read  scope    read      read       none         read         read      read        deny             read
+ListMembers            read   read  scope    read      read       none         read         read      read        deny             read
+UpdateMember           scope  done  scope    done      shut       none         gone         done      role        deny             role
+RemoveMember           scope  done  scope    done      shut       none         gone         done      role        deny             role
+LeaveOrganization      scope  kind  scope    kind      kind       none         kind         owns      done        deny             done
+TransferOwnership      scope  scope scope    done      scope      scope        gone         done      role        deny             role
+ListUserOrganizations  read   read  scope    read      read       read         read         read      read        read             read
+CheckMembership        read   read  scope    read      read       read         read         kind      kind        kind             kind
+BatchCheckMembership   read   read  scope    read      read       read         read         kind      kind        kind             kind
+GetCaller              read   read  read     read      read       read         read         read      read        read             read
+PutUser                scope  done  scope    done      done       done         done         kind      kind        kind             kind
+GetUser                read   read  scope    read      read       read         read         read      read        read             read
+DeactivateUser         scope  done  scope    done      done       done         done         kind      kind        kind             kind
+ReactivateUser         scope  done  scope    done      done       done         done         kind      kind        kind             kind
+DeleteUser             scope  done  scope    done      done       done         done         kind      kind        kind             kind
+";
+
+fn cell(word: &str) -> Cell {
+    match word {
+        "read" => Cell::Read,
+        "done" => Cell::Done,
+        "same" => Cell::Same,
+        "cred" => Cell::Refused(Code::Unauthenticated, "CREDENTIAL_MISSING"),
+        "bad" => Cell::Refused(Code::Unauthenticated, "CREDENTIAL_INVALID"),
+        "old" => Cell::Refused(Code::Unauthenticated, "CREDENTIAL_EXPIRED"),
+        "deny" => Cell::Refused(Code::PermissionDenied, "PERMISSION_DENIED"),
+        "role" => Cell::Refused(Code::PermissionDenied, "ROLE_LACKS_PERMISSION"),
+        "kind" => Cell::Refused(Code::PermissionDenied, "CALLER_NOT_ALLOWED"),
+        "scope" => Cell::Refused(Code::PermissionDenied, "SCOPE_MISSING"),
+        "off" => Cell::Refused(Code::PermissionDenied, "CALLER_INACTIVE"),
+        "none" => Cell::Refused(Code::NotFound, "ORGANIZATION_NOT_FOUND"),
+        "owns" => Cell::Refused(Code::FailedPrecondition, "OWNERSHIP_REQUIRED"),
+        "shut" => Cell::Refused(Code::FailedPrecondition, "ORGANIZATION_INACTIVE"),
+        "gone" => Cell::Refused(Code::FailedPrecondition, "ORGANIZATION_DELETED"),
+        unknown => panic!("the table has no such word: {unknown}"),
+    }
+}
+
+/// A method's row: what each column expects.
+pub type Row = BTreeMap<&'static str, Cell>;
+
+/// The rows of both tables, by method.
+pub fn rows() -> BTreeMap<&'static str, Row> {
+    let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
+    for table in [USERS, SERVICES] {
+        let mut lines = table.lines().map(str::split_whitespace).skip(1);
+        let columns: Vec<&str> = lines.next().unwrap().collect();
+        for mut line in lines {
+            let method = line.next().unwrap();
+            let cells: Vec<Cell> = line.map(cell).collect();
+            assert_eq!(cells.len(), columns.len(), "the row of {method}");
+            for (column, cell) in columns.iter().zip(cells) {
+                let twice = rows.entry(method).or_default().insert(column, cell);
+                assert_eq!(twice, None, "{method} has two rows");
+            }
+        }
+    }
+    let widths: Vec<usize> = rows.values().map(BTreeMap::len).collect();
+    assert!(widths.iter().all(|width| *width == widths[0]), "each table has a row for each method");
+    rows
+}

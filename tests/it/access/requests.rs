@@ -1,0 +1,75 @@
+//! For each method, a request that somebody who may make it would make.
+
+use super::cast::{SWITCHED_OFF, TARGET};
+use crate::harness::{add, is_member, organization, remove, set_role, transfer};
+use prost::Message;
+use roster::grpc::pb;
+
+/// The request of this method about this organization. Where a method is about a user, users ask about themselves.
+pub fn request(method: &str, place: &str, user: Option<&str>) -> Vec<u8> {
+    let place = place.to_owned();
+    let user_id = user.unwrap_or(TARGET).to_owned();
+    match method {
+        "CreateOrganization" => organization("A new one").encode_to_vec(),
+        "GetOrganization" => pb::GetOrganizationRequest { organization: place }.encode_to_vec(),
+        "ListOrganizations" => pb::ListOrganizationsRequest::default().encode_to_vec(),
+        "UpdateOrganization" => {
+            let name = "Another name".to_owned();
+            pb::UpdateOrganizationRequest { organization: place, name, ..Default::default() }.encode_to_vec()
+        }
+        "ActivateOrganization" => {
+            pb::ActivateOrganizationRequest { organization: place, ..Default::default() }.encode_to_vec()
+        }
+        "DeactivateOrganization" => {
+            pb::DeactivateOrganizationRequest { organization: place, ..Default::default() }.encode_to_vec()
+        }
+        "DeleteOrganization" => {
+            pb::DeleteOrganizationRequest { organization: place, ..Default::default() }.encode_to_vec()
+        }
+        "UndeleteOrganization" => {
+            pb::UndeleteOrganizationRequest { organization: place, ..Default::default() }.encode_to_vec()
+        }
+        "GetMember" => pb::GetMemberRequest { organization: place, user_id: TARGET.to_owned() }.encode_to_vec(),
+        "ListMembers" => pb::ListMembersRequest { organization: place, ..Default::default() }.encode_to_vec(),
+        "LeaveOrganization" => {
+            pb::LeaveOrganizationRequest { organization: place, ..Default::default() }.encode_to_vec()
+        }
+        "AddMember" => add(&place, "nina", "member").encode_to_vec(),
+        "EnsureMember" => ensure(place).encode_to_vec(),
+        "BatchAddMembers" => batch_add(place).encode_to_vec(),
+        "UpdateMember" => set_role(&place, TARGET, "admin").encode_to_vec(),
+        "RemoveMember" => remove(&place, TARGET).encode_to_vec(),
+        "TransferOwnership" => transfer(&place, TARGET).encode_to_vec(),
+        "ListUserOrganizations" => pb::ListUserOrganizationsRequest { user_id, ..Default::default() }.encode_to_vec(),
+        "CheckMembership" => is_member(&place, TARGET).encode_to_vec(),
+        "BatchCheckMembership" => {
+            let item = pb::CheckItem { organization: place, user_id: TARGET.to_owned(), question: None };
+            pb::BatchCheckMembershipRequest { items: vec![item], consistency: None }.encode_to_vec()
+        }
+        "GetCaller" => pb::GetCallerRequest {}.encode_to_vec(),
+        "GetUser" => pb::GetUserRequest { user_id }.encode_to_vec(),
+        "PutUser" => {
+            let (user_id, display_name) = (TARGET.to_owned(), "Tom".to_owned());
+            pb::PutUserRequest { user_id, display_name, ..Default::default() }.encode_to_vec()
+        }
+        "DeactivateUser" => {
+            pb::DeactivateUserRequest { user_id: TARGET.to_owned(), ..Default::default() }.encode_to_vec()
+        }
+        "ReactivateUser" => {
+            pb::ReactivateUserRequest { user_id: SWITCHED_OFF.to_owned(), ..Default::default() }.encode_to_vec()
+        }
+        "DeleteUser" => pb::DeleteUserRequest { user_id: TARGET.to_owned(), ..Default::default() }.encode_to_vec(),
+        unknown => panic!("{unknown}: say here what a sensible request of this method is"),
+    }
+}
+
+fn ensure(organization: String) -> pb::EnsureMemberRequest {
+    let person = Some(pb::ensure_member_request::Person::UserId("nina".to_owned()));
+    pb::EnsureMemberRequest { organization, person, ..Default::default() }
+}
+
+fn batch_add(organization: String) -> pb::BatchAddMembersRequest {
+    let person = Some(pb::batch_add_members_item::Person::UserId("nina".to_owned()));
+    let items = vec![pb::BatchAddMembersItem { person, ..Default::default() }];
+    pb::BatchAddMembersRequest { organization, items, ..Default::default() }
+}

@@ -1,0 +1,371 @@
+//! Credentials on the wire: bad ones, good ones, keys, and services that act for users.
+
+use crate::harness::raw::{self, Answer, Call};
+use crate::harness::{Database, Server, add, organization};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ed25519_dalek::Signer;
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePublicKey};
+use prost::Message;
+use roster::auth::api_keys::{self, NewApiKey};
+use roster::auth::mint::{Claims, SigningKey};
+use roster::auth::settings::ApiKeySettings;
+use roster::domain::Scope;
+use roster::grpc::pb;
+use roster::server::ServerSettings;
+use serde_json::{Map, Value, json};
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use tonic::Code;
+use tonic_types::StatusExt;
+
+const GET_CALLER: &str = "/roster.v1.UserService/GetCaller";
+const CREATE: &str = "/roster.v1.OrganizationService/CreateOrganization";
+const ON_BEHALF_OF: &str = "roster-on-behalf-of";
+
+const SUBJECT: &str = "ada-of-the-tests";
+const ADDRESS: &str = "ada@private.example";
+const NAME: &str = "Ada of the Tests";
+
+async fn server_with(change: impl FnOnce(&mut roster::auth::AuthSettings)) -> Server {
+    let server = Server::launch_with(Database::new().await, ServerSettings::default(), change).await;
+    server.until_serving().await;
+    server
+}
+
+type Headers = Vec<(&'static str, String)>;
+
+async fn call(server: &Server, headers: &[(&'static str, String)]) -> Answer {
+    let call = headers.iter().fold(Call::grpc(GET_CALLER, &[]), |call, (name, value)| call.with(name, value));
+    raw::send(server.address, call).await
+}
+
+fn said(answer: &Answer) -> (Code, &str) {
+    (Code::from_i32(answer.grpc_status.unwrap()), answer.reason.as_deref().unwrap_or_default())
+}
+
+fn bearer(token: &str) -> Headers {
+    vec![("authorization", format!("Bearer {token}"))]
+}
+
+/// The server's issuer, gone bad: signs anything.
+struct Forge {
+    key: ed25519_dalek::SigningKey,
+    id: String,
+}
+
+impl Forge {
+    fn with(key: &SigningKey) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key.pem");
+        key.save(&path).unwrap();
+        let id = key.public_jwks()["keys"][0]["kid"].as_str().unwrap().to_owned();
+        let pem = std::fs::read_to_string(path).unwrap();
+        Self { key: ed25519_dalek::SigningKey::from_pkcs8_pem(&pem).unwrap(), id }
+    }
+
+    fn header(&self) -> Value {
+        json!({ "alg": "EdDSA", "kid": self.id })
+    }
+
+    /// Claims that are good with this header.
+    fn claims() -> Value {
+        let now = Server::claims("").iat;
+        json!({
+            "iss": "https://issuer.test", "aud": "roster", "sub": SUBJECT, "exp": now + 600, "iat": now,
+            "email": ADDRESS, "email_verified": true, "name": NAME,
+        })
+    }
+
+    fn sign(&self, header: &Value, claims: &Value) -> String {
+        let message = unsigned(header, claims);
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes()).to_bytes()))
+    }
+
+    fn good(&self) -> String {
+        self.sign(&self.header(), &Self::claims())
+    }
+
+    /// Good but for some claims; one that is to be `null` is left out.
+    fn but(&self, claims: Value) -> Headers {
+        let (Value::Object(mut all), Value::Object(other)) = (Self::claims(), claims) else { panic!("no objects") };
+        all.extend(other);
+        let all: Map<String, Value> = all.into_iter().filter(|(_, value)| !value.is_null()).collect();
+        bearer(&self.sign(&self.header(), &all.into()))
+    }
+
+    /// Good but for the header.
+    fn under(&self, header: &Value) -> Headers {
+        bearer(&self.sign(header, &Self::claims()))
+    }
+
+    /// Signed with this text, as if it were a secret that the server and the issuer share.
+    fn hs256(&self, secret: &[u8]) -> Headers {
+        let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+        header.kid = Some(self.id.clone());
+        let secret = jsonwebtoken::EncodingKey::from_secret(secret);
+        bearer(&jsonwebtoken::encode(&header, &Self::claims(), &secret).unwrap())
+    }
+}
+
+fn unsigned(header: &Value, claims: &Value) -> String {
+    format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()))
+}
+
+/// What is sent, and the reason that it is refused for; all of it in the name of one subject.
+fn bad_credentials(forge: &Forge) -> Vec<(&'static str, Headers, &'static str)> {
+    const INVALID: &str = "CREDENTIAL_INVALID";
+    let now = Server::claims("").iat;
+    let good = forge.good();
+    let (message, signature) = good.rsplit_once('.').unwrap();
+    let (head, _) = message.split_once('.').unwrap();
+    let other_claims = URL_SAFE_NO_PAD.encode(Forge::claims().to_string().replace(SUBJECT, "somebody-else-altogether"));
+    let stranger = Forge { id: forge.id.clone(), ..Forge::with(&SigningKey::generate()) };
+    let public = forge.key.verifying_key();
+    let pem = public.to_public_key_pem(LineEnding::LF).unwrap();
+    let none = json!({ "alg": "none" });
+    vec![
+        ("no aud", forge.but(json!({ "aud": null })), INVALID),
+        ("no iss", forge.but(json!({ "iss": null })), INVALID),
+        ("no sub", forge.but(json!({ "sub": null })), INVALID),
+        ("no exp", forge.but(json!({ "exp": null })), INVALID),
+        ("a number for aud", forge.but(json!({ "aud": 7 })), INVALID),
+        ("others in aud", forge.but(json!({ "aud": ["rosters", "ROSTER"] })), INVALID),
+        ("a list for iss", forge.but(json!({ "iss": ["https://issuer.test"] })), INVALID),
+        ("a list for sub", forge.but(json!({ "sub": [SUBJECT] })), INVALID),
+        ("a text for exp", forge.but(json!({ "exp": "9999999999" })), INVALID),
+        ("a list for the claims", bearer(&forge.sign(&forge.header(), &json!([SUBJECT]))), INVALID),
+        ("another issuer", forge.but(json!({ "iss": "https://issuer.test/" })), INVALID),
+        ("expired", forge.but(json!({ "exp": now - 31 })), "CREDENTIAL_EXPIRED"),
+        ("not yet valid", forge.but(json!({ "nbf": now + 120 })), INVALID),
+        ("issued tomorrow", forge.but(json!({ "iat": now + 86_400 })), INVALID),
+        ("a scope that there is not", forge.but(json!({ "scope": "roster:everything" })), INVALID),
+        ("a scope not granted", forge.but(json!({ "scope": "roster:operator" })), INVALID),
+        ("alg none, no signature", bearer(&format!("{}.", unsigned(&none, &Forge::claims()))), INVALID),
+        ("alg none, signed", forge.under(&none), INVALID),
+        ("HS256 with the public key", forge.hs256(public.as_bytes()), INVALID),
+        ("HS256 with the public key's PEM", forge.hs256(pem.as_bytes()), INVALID),
+        ("ES256 with an Ed25519 key", forge.under(&json!({ "alg": "ES256", "kid": forge.id })), INVALID),
+        ("another kid", forge.under(&json!({ "alg": "EdDSA", "kid": "another" })), INVALID),
+        ("an extension", forge.under(&json!({ "alg": "EdDSA", "kid": forge.id, "crit": ["b64"] })), INVALID),
+        ("another's key", bearer(&stranger.good()), INVALID),
+        ("other claims than were signed", bearer(&format!("{head}.{other_claims}.{signature}")), INVALID),
+        ("no signature", bearer(&format!("{message}.")), INVALID),
+        ("two tokens in one header", bearer(&format!("{good}, Bearer {good}")), INVALID),
+        ("two headers", [bearer(&good), bearer(&good)].concat(), INVALID),
+        ("9 KiB", forge.but(json!({ "padding": "x".repeat(9 * 1024 * 3 / 4) })), INVALID),
+        ("another scheme", vec![("authorization", format!("Basic {good}"))], INVALID),
+        ("no scheme", vec![("authorization", good.clone())], INVALID),
+        ("nothing", vec![("authorization", "Bearer ".to_owned())], INVALID),
+        ("no such API key", bearer(api_keys::generate().secret.expose()), INVALID),
+    ]
+}
+
+/// A log that a test can read.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Calls of somebody whose token is good, that are answered and that are refused, with their address and name in them.
+async fn use_well(server: &Server, token: &str, api_key: &NewApiKey) {
+    let mut ada = server.with_token(token);
+    let known = ada.users.get_caller(pb::GetCallerRequest {}).await.unwrap().into_inner().user.unwrap();
+    assert_eq!((known.user_id.as_str(), known.email.as_str(), known.display_name.as_str()), (SUBJECT, ADDRESS, NAME));
+    let here = ada.create("Here").await;
+    let person = Some(pb::ensure_member_request::Person::Email(ADDRESS.to_owned()));
+    let request = pb::EnsureMemberRequest { organization: here.clone(), person, ..Default::default() };
+    ada.organizations.ensure_member(request).await.unwrap();
+    ada.organizations.add_member(add(&here, SUBJECT, "admin")).await.unwrap_err();
+    let request = pb::LeaveOrganizationRequest { organization: here, ..Default::default() };
+    ada.organizations.leave_organization(request).await.unwrap_err();
+    let mut backend = server.with_token(api_key.secret.expose());
+    let request = pb::PutUserRequest {
+        user_id: SUBJECT.to_owned(),
+        email: format!("{ADDRESS}?"),
+        display_name: NAME.to_owned(),
+        ..Default::default()
+    };
+    backend.users.put_user(request.clone()).await.unwrap_err();
+    backend.users.put_user(pb::PutUserRequest { email: ADDRESS.to_owned(), ..request }).await.unwrap();
+    let request = pb::DeleteUserRequest { user_id: SUBJECT.to_owned(), ..Default::default() };
+    backend.users.delete_user(request).await.unwrap_err();
+    let headers = [bearer(api_key.secret.expose()), vec![(ON_BEHALF_OF, SUBJECT.to_owned())]].concat();
+    assert_eq!(said(&call(server, &headers).await), (Code::Ok, ""));
+}
+
+#[tokio::test]
+async fn bad_credentials_are_refused_and_nothing_of_any_is_remembered_or_logged() {
+    let key = api_keys::generate();
+    let entry = api_key("backend", &[Scope::Manage, Scope::ActAs], &key);
+    let server = server_with(|auth| {
+        auth.issuers[0].scopes = vec![Scope::Check];
+        auth.api_keys = vec![entry];
+    })
+    .await;
+    let forge = Forge::with(&server.key);
+
+    // The server's tasks run on this thread. While there is but one subscriber, tracing takes that of the thread that
+    // reaches a log statement first, and the threads of other tests have none: so there are two.
+    let _other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter("roster=trace").with_writer(move || writer.clone()).finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+
+    let credentials = bad_credentials(&forge);
+    for (name, headers, reason) in &credentials {
+        // Twice: having been refused must not make a difference.
+        for _ in 0..2 {
+            let answer = call(&server, headers).await;
+            assert_eq!(said(&answer), (Code::Unauthenticated, *reason), "{name}");
+            assert_eq!(server.authenticator.remembered(), 0, "{name}");
+        }
+    }
+    // What all of these were made of is good. A little too old is not yet too old, and the case of the scheme is free.
+    let good = forge.good();
+    use_well(&server, &good, &key).await;
+    assert_eq!(server.authenticator.remembered(), 1);
+    let now = Server::claims("").iat;
+    assert_eq!(said(&call(&server, &forge.but(json!({ "exp": now - 10 }))).await), (Code::Ok, ""));
+    assert_eq!(said(&call(&server, &[("authorization", format!("bearer  {good}"))]).await), (Code::Ok, ""));
+    drop(guard);
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(lines("credential refused"), 2 * credentials.len());
+    assert!(lines("answered") > 2 * credentials.len(), "{log}");
+    let mut secrets = vec![SUBJECT.to_owned(), ADDRESS.to_owned(), NAME.to_owned(), "private.example".to_owned()];
+    let sent = credentials.into_iter().flat_map(|(_, headers, _)| headers).chain(bearer(&good));
+    for (_, value) in sent.chain(bearer(key.secret.expose())) {
+        secrets.extend(value.split(['.', ' ']).filter(|part| part.len() > 16).map(str::to_owned));
+    }
+    for secret in secrets {
+        assert!(!log.contains(&secret), "the log holds {secret}");
+    }
+}
+
+fn api_key(name: &str, scopes: &[Scope], key: &NewApiKey) -> ApiKeySettings {
+    ApiKeySettings { name: name.to_owned(), scopes: scopes.to_vec(), sha256: key.sha256.clone() }
+}
+
+#[tokio::test]
+async fn an_issuer_grants_the_scopes_that_it_may_and_no_others() {
+    let server = server_with(|auth| auth.issuers[0].scopes = vec![Scope::Check, Scope::ActAs]).await;
+    for (scopes, expected) in [
+        (&[Scope::Check][..], (Code::Ok, "")),
+        (&[Scope::Check, Scope::ActAs], (Code::Ok, "")),
+        (&[Scope::Manage], (Code::Unauthenticated, "CREDENTIAL_INVALID")),
+        (&[Scope::Operator], (Code::Unauthenticated, "CREDENTIAL_INVALID")),
+        // Not what is left of it without the scope either.
+        (&[Scope::Check, Scope::Operator], (Code::Unauthenticated, "CREDENTIAL_INVALID")),
+    ] {
+        let answer = call(&server, &bearer(&server.service_token("backend", scopes))).await;
+        assert_eq!(said(&answer), expected, "{scopes:?}");
+    }
+}
+
+#[tokio::test]
+async fn api_keys_are_credentials_and_change_hands_without_a_gap() {
+    let (old, new, root) = (api_keys::generate(), api_keys::generate(), api_keys::generate());
+    let entries = [
+        api_key("billing", &[Scope::Check], &old),
+        api_key("billing", &[Scope::Check], &new),
+        api_key("root", &[Scope::Operator], &root),
+    ];
+    let both = server_with(|auth| auth.api_keys = entries.to_vec()).await;
+    let after = server_with(|auth| auth.api_keys = entries[1..].to_vec()).await;
+    let refused = (Code::Unauthenticated, "CREDENTIAL_INVALID");
+    for (server, key, kind, id) in [
+        (&both, &old, "service", "billing"),
+        (&both, &new, "service", "billing"),
+        (&after, &new, "service", "billing"),
+        (&after, &root, "operator", "root"),
+    ] {
+        let mut caller = server.with_token(key.secret.expose());
+        let told = caller.users.get_caller(pb::GetCallerRequest {}).await.unwrap().into_inner();
+        assert_eq!((told.kind.as_str(), told.id.as_str()), (kind, id));
+        let scopes: &[&str] = if kind == "service" { &["check"] } else { &[] };
+        assert_eq!(told.scopes, scopes);
+    }
+    let secret = new.secret.expose();
+    for wrong in [old.secret.expose(), &new.sha256, &secret[..secret.len() - 1], "roster_", &secret.to_uppercase()] {
+        assert_eq!(said(&call(&after, &bearer(wrong)).await), refused);
+    }
+}
+
+#[tokio::test]
+async fn a_service_acts_for_a_user_and_the_events_name_both() {
+    let server = Server::start().await;
+    // What the service's own token says of a person is not the user's profile.
+    let scope = Some("roster:act-as".to_owned());
+    let email = Some(ADDRESS.to_owned());
+    let backend = Claims { scope, email, email_verified: Some(true), ..Server::claims("backend") };
+    let backend = server.mint(&backend);
+    let operator = server.service_token("root", &[Scope::Operator]);
+    for (token, via, user) in [(&backend, "backend", "ada"), (&operator, "root", "bob")] {
+        let headers = [bearer(token), vec![(ON_BEHALF_OF, user.to_owned())]].concat();
+        let told = pb::GetCallerResponse::decode(call(&server, &headers).await.message()).unwrap();
+        assert_eq!((told.kind.as_str(), told.id.as_str(), told.via_service.as_str()), ("user", user, via));
+
+        let request = Call::grpc(CREATE, &organization("Theirs").encode_to_vec());
+        let request = headers.iter().fold(request, |call, (name, value)| call.with(name, value));
+        let made = raw::send(server.address, request).await;
+        let made = pb::CreateOrganizationResponse::decode(made.message()).unwrap().organization.unwrap();
+        assert_eq!(made.owner_user_id, user);
+        let actors: Vec<(String, String, Option<String>)> =
+            sqlx::query_as("SELECT actor_kind, actor_id, actor_via FROM events WHERE organization_id::text = $1")
+                .bind(&made.id)
+                .fetch_all(&server.database.pool)
+                .await
+                .unwrap();
+        let both = ("user".to_owned(), user.to_owned(), Some(via.to_owned()));
+        assert_eq!(actors, [both.clone(), both]);
+    }
+    assert_eq!(server.database.count("SELECT count(*) FROM users WHERE email IS NOT NULL").await, 0);
+}
+
+#[tokio::test]
+async fn nobody_else_acts_for_a_user_and_a_user_is_named_well() {
+    let server = Server::start().await;
+    let for_ada = vec![(ON_BEHALF_OF, "ada".to_owned())];
+    let service = |scopes: &[Scope]| bearer(&server.service_token("backend", scopes));
+    let not_allowed = (Code::PermissionDenied, "ON_BEHALF_OF_NOT_ALLOWED");
+    for (credential, expected) in [
+        (service(&[Scope::Check, Scope::Manage]), not_allowed),
+        (bearer(&server.mint(&Server::claims("bob"))), not_allowed),
+        // Not even for oneself.
+        (bearer(&server.mint(&Server::claims("ada"))), not_allowed),
+        (Vec::new(), (Code::Unauthenticated, "CREDENTIAL_MISSING")),
+        (bearer("x.y.z"), (Code::Unauthenticated, "CREDENTIAL_INVALID")),
+    ] {
+        let answer = call(&server, &[credential, for_ada.clone()].concat()).await;
+        assert_eq!(said(&answer), expected);
+    }
+    for wrong in [vec![""], vec!["\u{e9}"], vec![&"x".repeat(256)], vec!["ada", "ada"], vec!["a\tb"]] {
+        let names = wrong.iter().map(|name| (ON_BEHALF_OF, (*name).to_owned())).collect();
+        let answer = call(&server, &[service(&[Scope::ActAs]), names].concat()).await;
+        assert_eq!(said(&answer), (Code::InvalidArgument, "INVALID_REQUEST"), "{wrong:?}");
+        let violations = answer.status().unwrap().get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations.len(), 1);
+        assert_eq!(violations[0].field, ON_BEHALF_OF);
+    }
+    // Nothing of all that made a user known.
+    assert_eq!(server.database.count("SELECT count(*) FROM users").await, 0);
+    // A user who may not call is not let in by a service either.
+    let request = pb::PutUserRequest { user_id: "ada".to_owned(), ..Default::default() };
+    server.operator().users.put_user(request).await.unwrap();
+    let request = pb::DeactivateUserRequest { user_id: "ada".to_owned(), ..Default::default() };
+    server.operator().users.deactivate_user(request).await.unwrap();
+    let answer = call(&server, &[service(&[Scope::ActAs]), for_ada].concat()).await;
+    assert_eq!(said(&answer), (Code::PermissionDenied, "CALLER_INACTIVE"));
+}
