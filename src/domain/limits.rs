@@ -82,3 +82,13 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 pub const HEALTH_EVERY: Duration = Duration::from_millis(500);
 /// How long it may take to say so.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+/// An identifier that is not an address, in characters (the seed's `max_length`).
+pub const IDENTIFIER_CHARACTERS: usize = 1_000;
+/// How long an invitation is good when nobody says.
+pub const INVITATION_LIFE: Duration = Duration::from_hours(7 * 24);
+/// How long it may be good: long enough to be read, short enough to be meant.
+pub const INVITATION_LIVES: std::ops::RangeInclusive<Duration> = Duration::from_hours(1)..=Duration::from_hours(30 * 24);
+/// Tokens of one invitation that are good at once; a further one ends the oldest.
+pub const INVITATION_TOKENS: i64 = 5;
+/// A token in text: 32 bytes in base64url.
+pub const INVITATION_TOKEN_CHARACTERS: usize = 43;

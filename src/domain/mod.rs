@@ -7,6 +7,7 @@ pub mod attributes;
 pub mod check;
 pub mod email;
 pub mod ids;
+pub mod invitation;
 pub mod limits;
 pub mod model;
 pub mod permission;
@@ -20,6 +21,9 @@ pub mod text;
 pub use attributes::Attributes;
 pub use email::EmailAddress;
 pub use ids::{OrganizationId, OrganizationRef, UserId};
+pub use invitation::{
+    Delivery, Invitation, InvitationId, InvitationState, Inviter, MailState, Recipient,
+};
 pub use model::{BucketPosition, Deletion, Member, Membership, Organization, OrganizationHead, Standing, User};
 pub use permission::{Permission, PermissionSet};
 pub use refusal::{Refusal, Violation};

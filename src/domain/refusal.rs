@@ -132,6 +132,41 @@ pub enum Refusal {
     #[error("more than one active user has verified this address: name the user by id")]
     EmailAmbiguous,
 
+    /// No such invitation here, or a token that is not good. One answer for all of them.
+    #[error("no such invitation, or its token is not good (any more)")]
+    InvitationNotFound,
+    /// Somebody else's.
+    #[error("the invitation is for somebody else: sign in with the verified address that was invited")]
+    NotYourInvitation,
+    /// The address has a pending one here.
+    #[error("there is a pending invitation for this recipient: remind or revoke it")]
+    InvitationPending {
+        /// Which.
+        invitation_id: String,
+    },
+    /// It has become something else.
+    #[error("the invitation is not pending: it is {state}")]
+    InvitationNotPending {
+        /// What.
+        state: String,
+    },
+    /// Who invited may not give that role any more.
+    #[error("the one who invited may not give this role any more: ask for a new invitation")]
+    InviterNotAllowed,
+    /// Mail was asked for where none is sent.
+    #[error("mail is switched off here: ask for another delivery")]
+    MailOff,
+    /// More than is allowed.
+    #[error("the limit {limit} is reached: at most {most}; try again in {retry_seconds} seconds")]
+    QuotaExceeded {
+        /// Its name.
+        limit: String,
+        /// What it allows.
+        most: u64,
+        /// When it is worth trying again, in seconds.
+        retry_seconds: u64,
+    },
+
     /// Somebody was faster.
     #[error("the etag is not the present one: read again, decide, repeat")]
     EtagMismatch,

@@ -134,6 +134,10 @@ pub fn refused(refusal: &Refusal) -> Status {
             details.add_bad_request_violation(&violation.field, &violation.sentence);
         }
     }
+    if let Refusal::QuotaExceeded { limit, most, retry_seconds } = refusal {
+        details.add_quota_failure_violation(limit, format!("at most {most}"));
+        details.set_retry_info(Some(Duration::from_secs(*retry_seconds)));
+    }
     Status::with_error_details(code, refusal.to_string(), details)
 }
 
@@ -150,6 +154,13 @@ fn code_and_reason(refusal: &Refusal) -> (Code, ErrorReason) {
         Refusal::RoleAboveCaller { .. } => (Code::PermissionDenied, ErrorReason::RoleAboveCaller),
         Refusal::CallerInactive => (Code::PermissionDenied, ErrorReason::CallerInactive),
         Refusal::OperatorRequired => (Code::PermissionDenied, ErrorReason::OperatorRequired),
+        Refusal::NotYourInvitation => (Code::PermissionDenied, ErrorReason::NotYourInvitation),
+        Refusal::InvitationNotFound => (Code::NotFound, ErrorReason::InvitationNotFound),
+        Refusal::InvitationPending { .. } => (Code::AlreadyExists, ErrorReason::InvitationPending),
+        Refusal::InvitationNotPending { .. } => (Code::FailedPrecondition, ErrorReason::InvitationNotPending),
+        Refusal::InviterNotAllowed => (Code::FailedPrecondition, ErrorReason::InviterNotAllowed),
+        Refusal::MailOff => (Code::FailedPrecondition, ErrorReason::MailOff),
+        Refusal::QuotaExceeded { .. } => (Code::ResourceExhausted, ErrorReason::QuotaExceeded),
         Refusal::Invalid(_) => (Code::InvalidArgument, ErrorReason::InvalidRequest),
         Refusal::OrganizationNotFound => (Code::NotFound, ErrorReason::OrganizationNotFound),
         Refusal::MemberNotFound => (Code::NotFound, ErrorReason::MemberNotFound),
@@ -186,6 +197,9 @@ fn metadata(refusal: &Refusal) -> HashMap<String, String> {
         Refusal::OwnershipRequired { organizations, count } => {
             vec![("organizations", organizations.join(",")), ("count", count.to_string())]
         }
+        Refusal::InvitationPending { invitation_id } => vec![("invitation_id", invitation_id.clone())],
+        Refusal::InvitationNotPending { state } => vec![("state", state.clone())],
+        Refusal::QuotaExceeded { limit, .. } => vec![("limit", limit.clone())],
         Refusal::UserInactive { user_id } | Refusal::UserDeleted { user_id } => vec![("user_id", user_id.to_string())],
         Refusal::CredentialMissing
         | Refusal::CredentialInvalid
@@ -193,6 +207,10 @@ fn metadata(refusal: &Refusal) -> HashMap<String, String> {
         | Refusal::OnBehalfOfNotAllowed
         | Refusal::CallerInactive
         | Refusal::OperatorRequired
+        | Refusal::NotYourInvitation
+        | Refusal::InvitationNotFound
+        | Refusal::InviterNotAllowed
+        | Refusal::MailOff
         | Refusal::Invalid(_)
         | Refusal::OrganizationNotFound
         | Refusal::MemberNotFound

@@ -5,10 +5,13 @@
 //! defence, never the way to learn something.
 
 pub mod events;
+pub mod invitations;
 pub mod log;
 pub mod memberships;
 pub mod organizations;
+pub mod outbox;
 pub mod pool;
+pub mod quotas;
 pub mod requests;
 pub mod slugs;
 pub mod standing;

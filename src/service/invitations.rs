@@ -1,0 +1,476 @@
+//! Invitations: made, sent again, taken back, listed. What the one invited does with them is in `answers`.
+
+use super::organizations::check_writable;
+use super::unit::Unit;
+use super::write::{Meta, OrganizationChange, Written};
+use super::{Error, Roster, tokens};
+use crate::auth::decide::{Access, Grant};
+use crate::auth::{Caller, Secret};
+use crate::domain::{
+    Attributes, Delivery, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Organization, OrganizationId,
+    Recipient, Refusal, Role, limits,
+};
+use crate::store::outbox::{self, Subject};
+use crate::store::{invitations, memberships, quotas, users};
+use crate::world;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+
+pub use crate::store::invitations::{After as InvitationAfter, Filter as InvitationFilter, Shown};
+
+/// What a deployment allows, and whether it sends mail. Reported by these names when one is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvitationSettings {
+    /// Whether mail is sent at all.
+    pub mail: bool,
+    /// Pending invitations of one organization.
+    pub pending_per_organization: u32,
+    /// Invitations that one organization makes in 24 hours.
+    pub per_organization_and_day: u32,
+    /// How often one invitation is sent or its token given out.
+    pub sends_per_invitation: u32,
+    /// Time between two sendings of one invitation.
+    pub cooldown: Duration,
+    /// Mails to one recipient in 24 hours, over all organizations; plus-addresses count together.
+    pub mails_per_recipient_and_day: u32,
+    /// Tokens that are no good, by one caller in a minute.
+    pub failed_tokens_per_minute: u32,
+}
+
+impl Default for InvitationSettings {
+    fn default() -> Self {
+        Self {
+            mail: false,
+            pending_per_organization: 100,
+            per_organization_and_day: 50,
+            sends_per_invitation: 10,
+            cooldown: Duration::from_mins(1),
+            mails_per_recipient_and_day: 3,
+            failed_tokens_per_minute: 20,
+        }
+    }
+}
+
+/// Whom to invite.
+#[derive(Debug, Clone)]
+pub struct Invite {
+    /// Whom.
+    pub recipient: Recipient,
+    /// As what.
+    pub role: Role,
+    /// What the deployment will keep about the membership.
+    pub attributes: Attributes,
+}
+
+/// How all of one call's invitations are made.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// How the token gets there; none: by mail to an address, not at all to anything else.
+    pub delivery: Option<Delivery>,
+    /// How long they are good.
+    pub life: Duration,
+    /// Nothing is to happen: no token is told that would be good for nothing.
+    pub dry_run: bool,
+}
+
+/// An invitation, and its token if that was asked for. The token is told once: it is not written down with the answer.
+#[derive(Serialize, Deserialize)]
+pub struct Invited {
+    /// The invitation.
+    pub invitation: Invitation,
+    /// The token.
+    #[serde(skip)]
+    pub token: Option<Secret>,
+}
+
+impl Roster {
+    /// Invites somebody.
+    ///
+    /// # Errors
+    /// `INVITATION_PENDING`, `ALREADY_MEMBER`, `ROLE_ABOVE_CALLER`, `ORGANIZATION_INACTIVE`, `QUOTA_EXCEEDED`,
+    /// `MAIL_OFF`, `CALLER_NOT_ALLOWED`.
+    pub async fn invite(&self, access: Access, meta: Meta, wish: Invite, terms: Terms) -> Result<Written<Invited>, Error> {
+        let written = self.invite_all(access, meta, vec![wish], terms).await?;
+        let first = written.answer.into_iter().next().ok_or(Refusal::Conflict)??;
+        Ok(Written { answer: first, token: written.token })
+    }
+
+    /// Invites many: one outcome for each, in their order.
+    ///
+    /// # Errors
+    /// `ORGANIZATION_INACTIVE`, `MAIL_OFF`, `CALLER_NOT_ALLOWED`; each item fails for itself with the others of
+    /// [`Self::invite`].
+    pub async fn invite_all(
+        &self,
+        access: Access,
+        meta: Meta,
+        wishes: Vec<Invite>,
+        terms: Terms,
+    ) -> Result<Written<Vec<Result<Invited, Refusal>>>, Error> {
+        check_delivery(access.caller(), &terms, self.invitations.mail, wishes.iter().map(|wish| &wish.recipient))?;
+        let inviter = inviter(access.caller())?;
+        let settings = (*self.invitations).clone();
+        self.write_in(access, meta, InviteAll { wishes, terms, inviter, settings, makes_owner: false }).await
+    }
+
+    /// Sends a pending invitation again.
+    ///
+    /// # Errors
+    /// `INVITATION_NOT_FOUND`, `INVITATION_NOT_PENDING`, `ORGANIZATION_INACTIVE`, `QUOTA_EXCEEDED`, `MAIL_OFF`,
+    /// `CALLER_NOT_ALLOWED`.
+    pub async fn remind(
+        &self,
+        access: Access,
+        meta: Meta,
+        id: InvitationId,
+        terms: Terms,
+        rotate: bool,
+    ) -> Result<Written<Invited>, Error> {
+        let inviter = inviter(access.caller())?;
+        let may_have_token = may_have_token(access.caller());
+        let settings = (*self.invitations).clone();
+        self.write_in(access, meta, Remind { id, terms, rotate, inviter, may_have_token, settings }).await
+    }
+
+    /// Takes an invitation back.
+    ///
+    /// # Errors
+    /// `INVITATION_NOT_FOUND`, `INVITATION_NOT_PENDING`.
+    pub async fn revoke(&self, access: Access, meta: Meta, id: InvitationId) -> Result<Written<Invitation>, Error> {
+        self.write_in(access, meta, Revoke { id }).await
+    }
+
+    /// Reads one invitation of an organization.
+    ///
+    /// # Errors
+    /// `INVITATION_NOT_FOUND`.
+    pub async fn get_invitation(&self, access: &Access, id: InvitationId) -> Result<Invitation, Error> {
+        let found = invitations::get(&mut *self.pool.acquire().await?, access.organization(), id).await?;
+        Ok(found.ok_or(Refusal::InvitationNotFound)?)
+    }
+
+    /// Lists an organization's invitations.
+    ///
+    /// # Errors
+    /// If the datastore does not answer.
+    pub async fn list_invitations(&self, access: &Access, filter: &InvitationFilter) -> Result<Vec<Invitation>, Error> {
+        Ok(invitations::list(&mut *self.pool.acquire().await?, access.organization(), filter).await?)
+    }
+}
+
+fn inviter(caller: &Caller) -> Result<Inviter, Refusal> {
+    let actor = caller.actor().ok_or(Refusal::CredentialMissing)?;
+    Ok(Inviter { kind: actor.kind.to_owned(), id: actor.id })
+}
+
+/// Whether a caller may be told a token: backends, which deliver it; not a person, who could answer with it.
+fn may_have_token(caller: &Caller) -> bool {
+    match caller {
+        Caller::Service(_) | Caller::Operator(_) => true,
+        Caller::User(user) => user.via.is_some(),
+        Caller::Nobody => false,
+    }
+}
+
+fn token_refused() -> Refusal {
+    let advice = "tokens are told to backends; ask for delivery by e-mail".to_owned();
+    Refusal::CallerNotAllowed { caller: "user".to_owned(), advice }
+}
+
+/// How this one's token gets there.
+pub(super) fn delivery(terms: &Terms, recipient: &Recipient) -> Delivery {
+    match (terms.delivery, recipient) {
+        (Some(delivery), _) => delivery,
+        (None, Recipient::Email(_)) => Delivery::Email,
+        (None, Recipient::Other(_)) => Delivery::None,
+    }
+}
+
+fn check_delivery<'r>(
+    caller: &Caller,
+    terms: &Terms,
+    mail: bool,
+    recipients: impl Iterator<Item = &'r Recipient>,
+) -> Result<(), Refusal> {
+    for recipient in recipients {
+        match (delivery(terms, recipient), recipient) {
+            (Delivery::Token, _) if !may_have_token(caller) => return Err(token_refused()),
+            (Delivery::Email, Recipient::Other(_)) => {
+                return Err(Refusal::field("delivery", "by e-mail only to an address"));
+            }
+            (Delivery::Email, Recipient::Email(_)) if !mail => return Err(Refusal::MailOff),
+            (Delivery::Email | Delivery::Token | Delivery::None, _) => {}
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn quota(limit: &str, most: u32, wait: Duration) -> Refusal {
+    Refusal::QuotaExceeded { limit: limit.to_owned(), most: most.into(), retry_seconds: wait.as_secs() }
+}
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// Makes the invitations of one call.
+pub(super) struct InviteAll {
+    pub(super) wishes: Vec<Invite>,
+    pub(super) terms: Terms,
+    pub(super) inviter: Inviter,
+    pub(super) settings: InvitationSettings,
+    pub(super) makes_owner: bool,
+}
+
+impl OrganizationChange for InviteAll {
+    type Answer = Vec<Result<Invited, Refusal>>;
+
+    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, grant: Grant) -> Result<Self::Answer, Error> {
+        check_writable(&here)?;
+        self.invite(unit, &mut here, grant).await
+    }
+}
+
+impl InviteAll {
+    /// Invites into the locked organization.
+    pub(super) async fn invite(
+        &self,
+        unit: &mut Unit<'_>,
+        here: &mut Organization,
+        grant: Grant,
+    ) -> Result<Vec<Result<Invited, Refusal>>, Error> {
+        let mut results: Vec<Option<Result<Invited, Refusal>>> = self.wishes.iter().map(|_| None).collect();
+        // In the order of the recipients: what counts mails is one row for each, and two calls must not wait in a circle.
+        let mut order: Vec<usize> = (0..self.wishes.len()).collect();
+        order.sort_by_key(|index| self.wishes[*index].recipient.normal());
+        for index in order {
+            results[index] = Some(match self.invite_one(unit, here, grant, &self.wishes[index]).await {
+                Ok(invited) => Ok(invited),
+                Err(Error::Refused(refusal)) => Err(refusal),
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    async fn invite_one(
+        &self,
+        unit: &mut Unit<'_>,
+        here: &mut Organization,
+        grant: Grant,
+        wish: &Invite,
+    ) -> Result<Invited, Error> {
+        grant.reaches(wish.role)?;
+        if let Some(email) = wish.recipient.email() {
+            for user in users::by_verified_email(unit.connection, email).await? {
+                if memberships::get(unit.connection, here.id, &user).await?.is_some() {
+                    return Err(Refusal::AlreadyMember.into());
+                }
+            }
+        }
+        for id in invitations::expire(unit.connection, here.id, &wish.recipient).await? {
+            unit.note_invitation(here, "invitation.expired", json!({ "invitation": id }));
+        }
+        if let Some(id) = invitations::pending(unit.connection, here.id, &wish.recipient).await? {
+            return Err(Refusal::InvitationPending { invitation_id: id.to_string() }.into());
+        }
+        let counts = invitations::counts(unit.connection, here.id).await?;
+        if counts.pending >= self.settings.pending_per_organization.into() {
+            return Err(quota("pending_per_organization", self.settings.pending_per_organization, DAY).into());
+        }
+        if counts.today >= self.settings.per_organization_and_day.into() {
+            return Err(quota("per_organization_and_day", self.settings.per_organization_and_day, DAY).into());
+        }
+        let delivery = delivery(&self.terms, &wish.recipient);
+        if delivery == Delivery::Email {
+            take_mail(unit, &self.settings, &wish.recipient).await?;
+        }
+        let new = invitations::New {
+            organization: here.id,
+            id: InvitationId::from_uuid(world::random_uuid()),
+            recipient: wish.recipient.clone(),
+            role: wish.role,
+            makes_owner: self.makes_owner,
+            attributes: wish.attributes.clone(),
+            inviter: self.inviter.clone(),
+            life: self.terms.life,
+            mail: delivery == Delivery::Email,
+        };
+        let invitation = invitations::insert(unit.connection, &new).await?.ok_or(Refusal::Conflict)?;
+        let told = json!({ "invitation": invitation.id, "role": wish.role, "makes_owner": self.makes_owner });
+        unit.note_invitation(here, "invitation.created", told);
+        let subject = if self.makes_owner { Subject::OwnerActivation } else { Subject::Invitation };
+        deliver(unit, &invitation, delivery, subject(invitation.id), &self.inviter, false, self.terms.dry_run).await
+    }
+}
+
+/// Takes one of the recipient's mails of the day.
+async fn take_mail(unit: &mut Unit<'_>, settings: &InvitationSettings, recipient: &Recipient) -> Result<(), Error> {
+    let most = settings.mails_per_recipient_and_day;
+    let subject = mail_subject(recipient);
+    if quotas::take(unit.connection, &subject, i32::try_from(most).unwrap_or(i32::MAX), DAY).await? {
+        return Ok(());
+    }
+    Err(quota("mails_per_recipient_and_day", most, DAY).into())
+}
+
+/// The recipient, hashed, for counting mails: what stands behind a plus sign does not make another mailbox.
+fn mail_subject(recipient: &Recipient) -> [u8; 32] {
+    let normal = recipient.normal();
+    let (local, domain) = normal.rsplit_once('@').unwrap_or((normal, ""));
+    let local = local.split_once('+').map_or(local, |(mailbox, _)| mailbox);
+    Sha256::digest(format!("mail\0{local}@{domain}")).into()
+}
+
+/// Sees to it that the token gets there: a mail in the outbox, which mints one when it is sent, or one for the answer.
+async fn deliver(
+    unit: &mut Unit<'_>,
+    invitation: &Invitation,
+    delivery: Delivery,
+    subject: Subject,
+    sender: &Inviter,
+    rotate: bool,
+    dry_run: bool,
+) -> Result<Invited, Error> {
+    let (organization, id) = (invitation.organization, invitation.id);
+    if rotate {
+        invitations::drop_tokens(unit.connection, organization, id).await?;
+        outbox::remove_about(unit.connection, organization, id).await?;
+    }
+    let mut token = None;
+    match delivery {
+        Delivery::Email => {
+            outbox::put(unit.connection, organization, world::random_uuid(), &subject, sender).await?;
+            unit.mail_waits();
+        }
+        Delivery::Token => {
+            let (secret, hash) = tokens::mint();
+            invitations::add_token(unit.connection, organization, id, &hash, false).await?;
+            token = Some(secret).filter(|_| !dry_run);
+        }
+        Delivery::None => {}
+    }
+    if delivery != Delivery::None {
+        invitations::count_send(unit.connection, organization, id, delivery == Delivery::Email).await?;
+    }
+    let invitation = invitations::get(unit.connection, organization, id).await?.ok_or(Refusal::Conflict)?;
+    Ok(Invited { invitation, token })
+}
+
+/// Reads a pending invitation of the locked organization, or says what it has become.
+async fn pending(unit: &mut Unit<'_>, here: &Organization, id: InvitationId) -> Result<Invitation, Error> {
+    let found = invitations::get(unit.connection, here.id, id).await?.ok_or(Refusal::InvitationNotFound)?;
+    match found.state {
+        InvitationState::Pending => Ok(found),
+        other => Err(Refusal::InvitationNotPending { state: other.as_str().to_owned() }.into()),
+    }
+}
+
+struct Remind {
+    id: InvitationId,
+    terms: Terms,
+    rotate: bool,
+    inviter: Inviter,
+    may_have_token: bool,
+    settings: InvitationSettings,
+}
+
+impl OrganizationChange for Remind {
+    type Answer = Invited;
+
+    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, grant: Grant) -> Result<Invited, Error> {
+        check_writable(&here)?;
+        let invitation = pending(unit, &here, self.id).await?;
+        grant.reaches(invitation.role)?;
+        let delivery = delivery(&self.terms, &invitation.recipient);
+        match (delivery, &invitation.recipient) {
+            (Delivery::Token, _) if !self.may_have_token => return Err(token_refused().into()),
+            (Delivery::Email, Recipient::Other(_)) => {
+                return Err(Refusal::field("delivery", "by e-mail only to an address").into());
+            }
+            (Delivery::Email, Recipient::Email(_)) if !self.settings.mail => return Err(Refusal::MailOff.into()),
+            (Delivery::Email | Delivery::Token | Delivery::None, _) => {}
+        }
+        if invitation.sends >= i32::try_from(self.settings.sends_per_invitation).unwrap_or(i32::MAX) {
+            return Err(quota("sends_per_invitation", self.settings.sends_per_invitation, DAY).into());
+        }
+        let cooldown = self.settings.cooldown;
+        let left = invitations::cooldown_left(unit.connection, here.id, self.id, cooldown).await?;
+        if invitation.sends > 0 && left > 0 {
+            return Err(quota("cooldown", 1, Duration::from_secs(left)).into());
+        }
+        if delivery == Delivery::Email {
+            take_mail(unit, &self.settings, &invitation.recipient).await?;
+        }
+        unit.note_invitation(&mut here, "invitation.reminded", json!({ "invitation": self.id, "rotate": self.rotate }));
+        let subject =
+            if invitation.makes_owner { Subject::OwnerActivation(self.id) } else { Subject::Reminder(self.id) };
+        deliver(unit, &invitation, delivery, subject, &self.inviter, self.rotate, self.terms.dry_run).await
+    }
+}
+
+struct Revoke {
+    id: InvitationId,
+}
+
+impl OrganizationChange for Revoke {
+    type Answer = Invitation;
+
+    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, _: Grant) -> Result<Invitation, Error> {
+        let invitation = pending(unit, &here, self.id).await?;
+        settle(unit, &mut here, &invitation, InvitationState::Revoked, None).await?;
+        let now = invitations::get(unit.connection, here.id, self.id).await?;
+        Ok(now.ok_or(Refusal::InvitationNotFound)?)
+    }
+}
+
+/// Moves a pending invitation to another state, with its event; its waiting mails go.
+pub(super) async fn settle(
+    unit: &mut Unit<'_>,
+    here: &mut Organization,
+    invitation: &Invitation,
+    to: InvitationState,
+    accepted_by: Option<&crate::domain::UserId>,
+) -> Result<(), Error> {
+    if !invitations::settle(unit.connection, invitation, to, accepted_by).await? {
+        // Under the organization's lock only the clock can have come in between.
+        return Err(Refusal::InvitationNotPending { state: InvitationState::Expired.as_str().to_owned() }.into());
+    }
+    outbox::remove_about(unit.connection, here.id, invitation.id).await?;
+    let kind = match to {
+        InvitationState::Accepted => "invitation.accepted",
+        InvitationState::Declined => "invitation.declined",
+        InvitationState::Revoked => "invitation.revoked",
+        InvitationState::Pending | InvitationState::Expired => "invitation.expired",
+    };
+    unit.note_invitation(here, kind, json!({ "invitation": invitation.id }));
+    Ok(())
+}
+
+/// Revokes what is pending in the locked organization: all of it, or what went to one address.
+pub(super) async fn revoke_all(
+    unit: &mut Unit<'_>,
+    here: &mut Organization,
+    address: Option<&EmailAddress>,
+) -> Result<(), Error> {
+    for id in invitations::revoke_all(unit.connection, here.id, address).await? {
+        outbox::remove_about(unit.connection, here.id, id).await?;
+        unit.note_invitation(here, "invitation.revoked", json!({ "invitation": id }));
+    }
+    Ok(())
+}
+
+/// How long an invitation is good, as a caller wishes it.
+///
+/// # Errors
+/// If it is too short or too long.
+pub fn life(wish: Option<Duration>) -> Result<Duration, crate::domain::Invalid> {
+    match wish {
+        None => Ok(limits::INVITATION_LIFE),
+        Some(life) if limits::INVITATION_LIVES.contains(&life) => Ok(life),
+        Some(_) => Err(crate::domain::Invalid::new("an invitation is good for an hour to 30 days")),
+    }
+}
+
+/// Which organization and invitation a use case is about.
+pub(super) type Place = (OrganizationId, InvitationId);
