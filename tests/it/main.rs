@@ -5,4 +5,6 @@
 
 mod build_rules;
 mod harness;
+mod races;
+mod replay;
 mod seed;

@@ -2,6 +2,7 @@
 
 pub mod invariants;
 pub mod postgres;
+pub mod samples;
 pub mod server;
 
 pub use postgres::Database;
