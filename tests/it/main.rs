@@ -6,5 +6,5 @@
 mod build_rules;
 mod harness;
 mod races;
-mod replay;
+
 mod seed;

@@ -12,9 +12,9 @@
 //!
 //! After each round the datastore keeps every invariant, and holds as many events as were acknowledged.
 
-mod organizations;
 mod ownership;
 mod requests;
+mod slugs;
 mod users;
 mod without_locks;
 

@@ -212,7 +212,7 @@ async fn the_owner_rule_holds_without_a_lock_but_then_has_no_name() {
     let judge = |looks, told, ada_owns| match looks {
         Looks::LockThenLook => assert_eq!((told, ada_owns), ([Told::Done, Told::Refused], 1)),
         Looks::AtOnce | Looks::WithoutLock => {
-            assert_eq!((told, ada_owns), ([Told::Done, Told::Stopped], 1), "{looks:?}")
+            assert_eq!((told, ada_owns), ([Told::Done, Told::Stopped], 1), "{looks:?}");
         }
     };
     in_each_way(with_two_admins, writers, owner, judge).await;
