@@ -6,7 +6,7 @@ use prost::Message;
 use prost::bytes::{Buf, BufMut};
 use roster::auth::rules::Method;
 use roster::grpc::pb;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::AsciiMetadataValue;
@@ -99,7 +99,7 @@ pub struct Stage {
     pub ada: Clients,
     pub operator: Clients,
     tokens: [String; 3],
-    places: AtomicU64,
+    places: AtomicUsize,
 }
 
 impl Stage {
@@ -115,7 +115,7 @@ impl Stage {
         for mut caller in [ada.clone(), alan, operator.clone()] {
             caller.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
         }
-        Self { server, ada, operator, tokens, places: AtomicU64::new(0) }
+        Self { server, ada, operator, tokens, places: AtomicUsize::new(0) }
     }
 
     pub fn database(&self) -> &Database {
@@ -133,36 +133,75 @@ impl Stage {
 
     /// Makes a place, in the state that the method's sample needs.
     pub async fn place(&self, method: &Method) -> Place {
-        let number = self.places.fetch_add(1, Ordering::Relaxed);
-        let (mut ada, mut operator) = (self.ada.clone(), self.operator.clone());
-        let organization = ada.create(&format!("Place {number}")).await;
-        let subject = format!("subject-{number}");
+        self.places(method, 1).await.remove(0)
+    }
+
+    /// Makes places: one organization for all of them, if the method's sample touches only the subject there.
+    pub async fn places(&self, method: &Method, count: usize) -> Vec<Place> {
+        let of_organization = [
+            "UpdateOrganization",
+            "ActivateOrganization",
+            "DeactivateOrganization",
+            "DeleteOrganization",
+            "UndeleteOrganization",
+            "LeaveOrganization",
+            "TransferOwnership",
+        ];
+        let mut places = Vec::new();
+        if of_organization.contains(&method.name) {
+            for _ in 0..count {
+                places.extend(self.organization(1).await);
+            }
+        } else {
+            places = self.organization(count).await;
+        }
+        for place in &places {
+            self.prepare(method, place).await;
+        }
+        places
+    }
+
+    /// Makes an organization with so many subjects.
+    async fn organization(&self, subjects: usize) -> Vec<Place> {
+        let mut ada = self.ada.clone();
+        let first = self.places.fetch_add(subjects, Ordering::Relaxed);
+        let organization = ada.create(&format!("Place {first}")).await;
         let item = |user: &str, role: &str| pb::BatchAddMembersItem {
             person: Some(pb::batch_add_members_item::Person::UserId(user.to_owned())),
             role: role.to_owned(),
             ..Default::default()
         };
-        let items = vec![item("grace", "admin"), item("alan", "member"), item(&subject, "member")];
-        let batch = pb::BatchAddMembersRequest { organization: organization.clone(), items, ..Default::default() };
+        let mut items = vec![item("grace", "admin"), item("alan", "member")];
+        let mut places = Vec::new();
+        for number in first..first + subjects {
+            let subject = format!("subject-{number}");
+            items.push(item(&subject, "member"));
+            places.push(Place { organization: organization.clone(), subject });
+        }
+        let batch = pb::BatchAddMembersRequest { organization, items, ..Default::default() };
         let answer = ada.organizations.batch_add_members(batch).await.unwrap().into_inner();
         assert!(answer.results.iter().all(|result| result.member.is_some()));
+        places
+    }
+
+    async fn prepare(&self, method: &Method, place: &Place) {
+        let (mut ada, mut operator) = (self.ada.clone(), self.operator.clone());
+        let Place { organization, subject } = place.clone();
         match method.name {
             "ActivateOrganization" => {
-                let off =
-                    pb::DeactivateOrganizationRequest { organization: organization.clone(), ..Default::default() };
+                let off = pb::DeactivateOrganizationRequest { organization, ..Default::default() };
                 ada.organizations.deactivate_organization(off).await.unwrap();
             }
             "UndeleteOrganization" => {
-                let off = pb::DeleteOrganizationRequest { organization: organization.clone(), ..Default::default() };
+                let off = pb::DeleteOrganizationRequest { organization, ..Default::default() };
                 ada.organizations.delete_organization(off).await.unwrap();
             }
             "ReactivateUser" => {
-                let off = pb::DeactivateUserRequest { user_id: subject.clone(), ..Default::default() };
+                let off = pb::DeactivateUserRequest { user_id: subject, ..Default::default() };
                 operator.users.deactivate_user(off).await.unwrap();
             }
             _ => {}
         }
-        Place { organization, subject }
     }
 
     /// Makes a call as a sample says.
@@ -260,11 +299,10 @@ fn sample_of_write(name: &str, place: &Place, write: &Write) -> Option<(Who, Vec
             (Who::Owner, write_request!(write, BatchAddMembersRequest { organization, items }))
         }
         "UpdateMember" => {
-            let role = "admin".to_owned();
-            let request = write_request!(write, UpdateMemberRequest { organization, user_id: alan, role, attributes });
-            (Who::Owner, request)
+            let (role, user_id) = ("admin".to_owned(), subject);
+            (Who::Owner, write_request!(write, UpdateMemberRequest { organization, user_id, role, attributes }))
         }
-        "RemoveMember" => (Who::Owner, write_request!(write, RemoveMemberRequest { organization, user_id: alan })),
+        "RemoveMember" => (Who::Owner, write_request!(write, RemoveMemberRequest { organization, user_id: subject })),
         "LeaveOrganization" => (Who::Member, write_request!(write, LeaveOrganizationRequest { organization })),
         "TransferOwnership" => {
             let person = Some(pb::transfer_ownership_request::Person::UserId(alan));
