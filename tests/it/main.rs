@@ -5,6 +5,7 @@
 
 mod build_rules;
 mod cancel;
+mod constraints;
 mod harness;
 mod races;
 
