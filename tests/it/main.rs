@@ -6,7 +6,9 @@
 mod build_rules;
 mod cancel;
 mod constraints;
+mod etags;
 mod harness;
 mod races;
 
+mod replay;
 mod seed;
