@@ -246,14 +246,14 @@ async fn a_dropped_begin_leaves_a_transaction_open_in_sqlx_and_not_in_our_pool()
     let database = Database::new().await;
     let bare = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&database.url).await.unwrap();
     let ours = roster::store::pool::lazy(roster::store::pool::parse_url(&database.url).unwrap(), 1);
-    let mut found = Vec::new();
-    for pool in [&bare, &ours] {
-        let mut inside = 0;
-        for round in 0..300 {
-            inside += usize::from(drop_begin(pool, round % 6).await);
-        }
-        found.push(inside);
+    // Where in its way a BEGIN is dropped decides; the ways are tried in turn until enough have gone wrong.
+    let (mut tried, mut inside) = (0, 0);
+    while inside < 5 && tried < 600 {
+        inside += usize::from(drop_begin(&bare, tried % 6).await);
+        tried += 1;
     }
-    assert!(found[0] > 0, "sqlx no longer leaves a dropped BEGIN open: the hook and its price can go");
-    assert_eq!(found[1], 0);
+    assert!(inside > 0, "sqlx no longer leaves a dropped BEGIN open: the hook and its price can go");
+    for round in 0..2 * tried {
+        assert!(!drop_begin(&ours, round % 6).await, "a transaction was handed on");
+    }
 }

@@ -9,6 +9,5 @@ mod constraints;
 mod etags;
 mod harness;
 mod races;
-
 mod replay;
 mod seed;

@@ -1,8 +1,8 @@
 //! One request id, many calls at once: one effect, one answer.
 
-use super::{Cast, Held, until_waiting};
+use super::{Cast, Held, Outcomes, Sides, call, run, until_waiting};
 use crate::harness::samples::call as raw_call;
-use crate::harness::{add, organization, reason};
+use crate::harness::{add, organization, reason, set_role};
 use prost::Message;
 use roster::grpc::pb;
 use sqlx::AssertSqlSafe;
@@ -124,4 +124,20 @@ async fn one_refused_request_sixteen_times_at_once() {
     }
     assert_eq!(cast.server.database.count(kept).await, 0);
     cast.server.database.assert_invariants().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_against_the_demotion_of_who_repeats_it() {
+    let cast = Cast::new().await;
+    // Let in as an admin, grace is none any more when the answer is found: it is not given.
+    let outcomes = Outcomes::of((["OK", "ROLE_LACKS_PERMISSION"], 1), (["OK", "OK"], 1));
+    run(&cast.server, outcomes, async |_| {
+        let acme = cast.acme().await;
+        let request = pb::AddMemberRequest { request_id: fresh_id(), ..add(&acme, "new", "member") };
+        cast.grace.clone().organizations.add_member(request.clone()).await.unwrap();
+        let demote = call!(cast.ada.organizations.update_member(set_role(&acme, "grace", "member")));
+        let again = call!(cast.grace.organizations.add_member(request));
+        Sides { calls: [demote, again], held: Held::Organization(acme) }
+    })
+    .await;
 }
