@@ -204,11 +204,11 @@ async fn claim(unit: &mut Unit<'_>, given: Option<&Slug>, name: &Name, id: Organ
         candidates.extend((2..=limits::SLUG_SUFFIXES).map(|number| plain.numbered(number)));
         // A free one may be gone a moment later: then the next one.
         while let Some(index) = slugs::first_free(unit.connection, &candidates).await? {
-            let slug = candidates.swap_remove(index);
+            let slug = candidates[index].clone();
             if unit.claim_slug(&slug, id).await? {
                 return Ok(slug);
             }
-            candidates.truncate(index);
+            candidates.drain(..=index);
         }
     }
     let slug = Slug::random(world::random_bits());
