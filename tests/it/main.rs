@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "nothing is reached from outside a test binary")]
 
 mod build_rules;
+mod command_line;
 mod harness;
 mod house;
 mod seed;

@@ -48,10 +48,19 @@ pub struct Database {
 impl Database {
     /// Makes one.
     pub async fn new() -> Self {
+        Self::from_template(TEMPLATE).await
+    }
+
+    /// Makes one without the schema.
+    pub async fn empty() -> Self {
+        Self::from_template("template1").await
+    }
+
+    async fn from_template(template: &str) -> Self {
         let name = format!("t{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
         let cluster = shared();
         let mut connection = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
-        let statement = format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}");
+        let statement = format!("CREATE DATABASE {name} TEMPLATE {template}");
         sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
         Self::at(cluster.url(&name))
