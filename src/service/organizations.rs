@@ -4,7 +4,7 @@ use super::unit::{Deletion, Unit};
 use super::write::{Change, Meta, OrganizationChange, Written, enter_as_caller};
 use super::{Error, Roster};
 use crate::auth::Caller;
-use crate::auth::decide::{Access, Grant};
+use crate::auth::decide::{self, Access, Grant};
 use crate::domain::{
     Attributes, Kind, Name, Organization, OrganizationId, OrganizationState, Refusal, Role, Slug, User, UserId,
     UserState, limits,
@@ -172,7 +172,13 @@ impl Change for CreateOrganization {
         // Slugs before users, here and everywhere: one order of locks.
         let slug = claim(unit, self.slug.as_ref(), &self.name, id).await?;
         if let Some(owner) = &owner {
-            unit.hold_users(&BTreeSet::from([owner.clone()])).await?.values().try_for_each(check_user)?;
+            for user in unit.hold_users(&BTreeSet::from([owner.clone()])).await?.values() {
+                // Asked again now that they are held: the caller may have been switched off since.
+                if unit.user() == Some(&user.id) {
+                    decide::require_active(Some(user.state))?;
+                }
+                check_user(user)?;
+            }
         }
         let new = organizations::New {
             id,

@@ -144,7 +144,8 @@ async fn standing(
     let (mut role, mut user_state) = (None, None);
     if let (Some(here), Some(user)) = (locked, user) {
         role = memberships::get(connection, here.id, user).await?.map(|membership| membership.role);
-        user_state = users::state(connection, user).await?;
+        // Held: who is switched off while this goes on is switched off after it.
+        user_state = users::hold_state(connection, user).await?;
     }
     Ok(Standing {
         organization: locked.map(|here| OrganizationHead { id: here.id, state: here.state(), revision: here.revision }),

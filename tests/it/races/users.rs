@@ -39,16 +39,28 @@ async fn deactivation_and_deletion_of_a_user_against_an_organization_for_them() 
     })
     .await;
     // By the user's own hand: once switched off, they are not let in at all.
-    let outcomes = Outcomes {
-        free: &[(["CALLER_INACTIVE", "OK"], 1)],
-        ..Outcomes::of((["OK", "OWNERSHIP_REQUIRED"], 2), (["USER_INACTIVE", "OK"], 1))
-    };
+    let outcomes = Outcomes::of((["OK", "OWNERSHIP_REQUIRED"], 2), (["CALLER_INACTIVE", "OK"], 1));
     run(&cast.server, outcomes, async |number| {
         let user = cast.somebody(2000 + number).await;
         let mut own = cast.server.user(&user);
         own.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
         let create = super::side(async move { own.organizations.create_organization(organization("Mine")).await });
         Sides { calls: [create, cast.deactivate(&user)], held: Held::User(user) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deactivation_of_who_is_writing() {
+    let cast = Cast::new().await;
+    let outcomes = Outcomes::of((["OK", "OK"], 2), (["CALLER_INACTIVE", "OK"], 1));
+    run(&cast.server, outcomes, async |number| {
+        let (admin, acme) = (cast.somebody(number).await, cast.acme().await);
+        cast.ada.clone().add(&acme, &admin, "admin").await;
+        let mut own = cast.server.user(&admin);
+        own.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
+        let write = super::side(async move { own.organizations.add_member(add(&acme, "somebody else", "")).await });
+        Sides { calls: [write, cast.deactivate(&admin)], held: Held::User(admin) }
     })
     .await;
 }
