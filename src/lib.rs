@@ -20,6 +20,7 @@
 //! Arrows point down only; a test reads the sources and says so.
 
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod grpc;

@@ -123,7 +123,7 @@ impl Default for LogSettings {
 
 /// Everything that is wrong with the settings, one sentence each.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
+#[error("these settings will not do:\n{}", .0.join("\n"))]
 pub struct Mistakes(pub Vec<String>);
 
 /// The environment: what a variable of this name holds.

@@ -104,7 +104,7 @@ fn every_mistake_is_told_at_once_with_its_place_and_without_what_was_given() {
             "log (from --log): write a level (error, warn, info, debug, trace), or several as roster=debug,sqlx=warn",
             "log_format (from --log-format): write text or json",
             "issuers[1] (from FILE): unknown field `isuer`, expected one of `issuer`, `audience`, `jwks_file`, `keys`, \
-             `hs256_secret_file`, `scopes`",
+             `hs256_secret_file`, `scopes`, `user_id_prefix`",
             "api_keys[0].scopes: a key without a scope can do nothing: name at least one (in FILE)",
             "api_keys[0].sha256: the SHA-256 of the key is needed, as 64 hexadecimal digits (in FILE)",
             "colour (from FILE): no such setting; there are database_url, listen, database_connections, max_deadline_ms, \

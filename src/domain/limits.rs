@@ -33,6 +33,8 @@ pub const BATCH_CHECKS: usize = 10_000;
 pub const PAGE_SIZE_DEFAULT: u32 = 50;
 /// Items in a page at most; a larger wish is served with this (AIP-158).
 pub const PAGE_SIZE_MAX: u32 = 1_000;
+/// A page, in bytes as encoded: it ends early rather than be larger. Most clients take 4 MiB and no more.
+pub const PAGE_BYTES: usize = 3 * 1024 * 1024;
 /// Violations in one answer. More than 150 no longer fit the HTTP/2 header list of common clients; nobody reads more
 /// than twenty.
 pub const VIOLATIONS: usize = 20;

@@ -221,9 +221,9 @@ impl OrganizationService for Api {
         if filter.states.contains(&OrganizationState::Deleted) && !caller.is_operator() {
             return Err(status::refused(&Refusal::OperatorRequired));
         }
-        let mut found = self.roster().list_organizations(&filter).await?;
-        let next_page_token = page.cut(&mut found, |last| name_key(last.id, &last.name));
-        let organizations = found.iter().map(convert::organization).collect();
+        let found = self.roster().list_organizations(&filter).await?;
+        let (organizations, next_page_token) =
+            page.show(&found, convert::organization, |last| name_key(last.id, &last.name));
         answer(pb::ListOrganizationsResponse { organizations, next_page_token })
     }
 
@@ -341,10 +341,10 @@ impl OrganizationService for Api {
     ) -> Result<Response<pb::ListMembersResponse>, Status> {
         let (message, access) = self.admit(request).await?;
         let (page, filter) = read(|fields| list_members(&message, fields))?;
-        let mut found = self.roster().list_members(&access, &filter).await?;
-        let next_page_token = page.cut(&mut found, |last| last.user.id.to_string().into_bytes());
+        let found = self.roster().list_members(&access, &filter).await?;
         let viewer = Viewer::new(access.caller(), Some(access.grant()));
-        let members = found.iter().map(|member| convert::member(&viewer, member)).collect();
+        let show = |member: &_| convert::member(&viewer, member);
+        let (members, next_page_token) = page.show(&found, show, |last| last.user.id.to_string().into_bytes());
         answer(pb::ListMembersResponse { members, next_page_token })
     }
 
@@ -401,12 +401,12 @@ impl OrganizationService for Api {
             let advice = "users list their own organizations: leave user_id out".to_owned();
             return Err(status::refused(&Refusal::CallerNotAllowed { caller: "user".to_owned(), advice }));
         }
-        let mut found = self.roster().list_user_organizations(&named, &filter).await?;
-        let next_page_token = page.cut(&mut found, |(last, _)| name_key(last.id, &last.name));
+        let found = self.roster().list_user_organizations(&named, &filter).await?;
         let show = |(organization, role): &(_, Role)| pb::UserOrganization {
             organization: Some(convert::organization(organization)),
             role: role.as_str().to_owned(),
         };
-        answer(pb::ListUserOrganizationsResponse { organizations: found.iter().map(show).collect(), next_page_token })
+        let (organizations, next_page_token) = page.show(&found, show, |(last, _)| name_key(last.id, &last.name));
+        answer(pb::ListUserOrganizationsResponse { organizations, next_page_token })
     }
 }

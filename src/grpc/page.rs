@@ -5,6 +5,7 @@ use super::decode::{Fields, Wrong};
 use crate::domain::{Invalid, limits};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use prost::Message;
 use sha2::{Digest, Sha256};
 
 const VERSION: u8 = 1;
@@ -46,19 +47,34 @@ impl Page {
         i64::try_from(self.size + 1).unwrap_or(i64::MAX)
     }
 
-    /// Cuts the rows to the page, and makes the token of the next one; empty on the last.
-    pub(super) fn cut<T>(&self, rows: &mut Vec<T>, key: impl FnOnce(&T) -> Vec<u8>) -> String {
-        let more = rows.len() > self.size;
-        rows.truncate(self.size);
-        match rows.last() {
-            Some(last) if more => {
+    /// Shows as many rows as fit on the page, in number and in bytes, and makes the token of the next one; empty on the
+    /// last. At least one row is shown.
+    pub(super) fn show<T, M: Message>(
+        &self,
+        rows: &[T],
+        show: impl Fn(&T) -> M,
+        key: impl FnOnce(&T) -> Vec<u8>,
+    ) -> (Vec<M>, String) {
+        let mut bytes = 0;
+        let mut shown = Vec::with_capacity(rows.len().min(self.size));
+        for row in rows.iter().take(self.size) {
+            let message = show(row);
+            bytes += message.encoded_len();
+            if bytes > limits::PAGE_BYTES && !shown.is_empty() {
+                break;
+            }
+            shown.push(message);
+        }
+        let next = match shown.len().checked_sub(1).and_then(|last| rows.get(last)) {
+            Some(last) if shown.len() < rows.len() => {
                 let mut bytes = vec![VERSION];
                 bytes.extend_from_slice(&self.filter);
                 bytes.extend(key(last));
                 URL_SAFE_NO_PAD.encode(bytes)
             }
             _ => String::new(),
-        }
+        };
+        (shown, next)
     }
 }
 

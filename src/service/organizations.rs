@@ -4,7 +4,7 @@ use super::unit::{Deletion, Unit};
 use super::write::{Change, Meta, OrganizationChange, Written, enter_as_caller};
 use super::{Error, Roster};
 use crate::auth::Caller;
-use crate::auth::decide::{Access, Grant};
+use crate::auth::decide::{self, Access, Grant};
 use crate::domain::{
     Attributes, Kind, Name, Organization, OrganizationId, OrganizationState, Refusal, Role, Slug, User, UserId,
     UserState, limits,
@@ -172,7 +172,13 @@ impl Change for CreateOrganization {
         // Slugs before users, here and everywhere: one order of locks.
         let slug = claim(unit, self.slug.as_ref(), &self.name, id).await?;
         if let Some(owner) = &owner {
-            unit.hold_users(&BTreeSet::from([owner.clone()])).await?.values().try_for_each(check_user)?;
+            for user in unit.hold_users(&BTreeSet::from([owner.clone()])).await?.values() {
+                // Asked again now that they are held: the caller may have been switched off since.
+                if unit.user() == Some(&user.id) {
+                    decide::require_active(Some(user.state))?;
+                }
+                check_user(user)?;
+            }
         }
         let new = organizations::New {
             id,
@@ -204,11 +210,11 @@ async fn claim(unit: &mut Unit<'_>, given: Option<&Slug>, name: &Name, id: Organ
         candidates.extend((2..=limits::SLUG_SUFFIXES).map(|number| plain.numbered(number)));
         // A free one may be gone a moment later: then the next one.
         while let Some(index) = slugs::first_free(unit.connection, &candidates).await? {
-            let slug = candidates.swap_remove(index);
+            let slug = candidates[index].clone();
             if unit.claim_slug(&slug, id).await? {
                 return Ok(slug);
             }
-            candidates.truncate(index);
+            candidates.drain(..=index);
         }
     }
     let slug = Slug::random(world::random_bits());

@@ -59,6 +59,10 @@ impl Meta {
         Some(Key { caller: hasher.finalize().into(), request_id, fingerprint: self.fingerprint })
     }
 
+    fn in_time(&self) -> Result<(), StoreError> {
+        if Instant::now() < self.deadline { Ok(()) } else { Err(StoreError::Timeout(None)) }
+    }
+
     fn cause(&self, caller: Option<&Caller>) -> Cause {
         let system = || Actor { kind: "system", id: "roster".to_owned(), via: None };
         let Actor { kind, id, via } = caller.and_then(Caller::actor).unwrap_or_else(system);
@@ -140,7 +144,8 @@ async fn standing(
     let (mut role, mut user_state) = (None, None);
     if let (Some(here), Some(user)) = (locked, user) {
         role = memberships::get(connection, here.id, user).await?.map(|membership| membership.role);
-        user_state = users::state(connection, user).await?;
+        // Held: who is switched off while this goes on is switched off after it.
+        user_state = users::hold_state(connection, user).await?;
     }
     Ok(Standing {
         organization: locked.map(|here| OrganizationHead { id: here.id, state: here.state(), revision: here.revision }),
@@ -224,6 +229,8 @@ impl Roster {
         meta: &Meta,
         change: &C,
     ) -> Result<Written<C::Answer>, Error> {
+        // Nobody waits for the answer any more: then nothing is begun.
+        meta.in_time()?;
         let token = Token::new(self.datastore().await?);
         let mut connection = self.pool.acquire().await?;
         let transaction = transaction(&mut connection, token, caller, meta, change);
@@ -246,7 +253,9 @@ async fn transaction<C: Change>(
     let mut tx = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     let left = meta.deadline.saturating_duration_since(Instant::now());
     pool::bound_transaction(&mut tx, left).await?;
-    match steps(&mut tx, &mut token, caller, meta, change).await {
+    let stepped = steps(&mut tx, &mut token, caller, meta, change).await;
+    // Postgres bounds each statement, not their sum: what has become too late on the way is not committed.
+    match stepped.and_then(|written| meta.in_time().map(|()| written).map_err(Error::from)) {
         Ok(mut written) if meta.validate_only => {
             pool::check_constraints(&mut tx).await?;
             tx.rollback().await?;

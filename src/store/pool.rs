@@ -32,6 +32,8 @@ pub fn lazy(options: PgConnectOptions, connections: u32) -> PgPool {
     let options = options.options([
         ("statement_timeout", millis(limits::STATEMENT)),
         ("idle_in_transaction_session_timeout", millis(limits::IDLE_IN_TRANSACTION)),
+        // The warning below, after every use of a connection.
+        ("client_min_messages", "error".to_owned()),
     ]);
     PgPoolOptions::new()
         .max_connections(connections)

@@ -175,3 +175,18 @@ pub async fn state(connection: &mut PgConnection, id: &UserId) -> Result<Option<
             .await?;
     state.map(|state| UserState::parse(&state).map_err(StoreError::from)).transpose()
 }
+
+/// A user's state, which stays as it is until the transaction ends; none for one not heard of.
+///
+/// # Errors
+/// If Postgres does not answer, or the lock does not come in time.
+pub async fn hold_state(connection: &mut PgConnection, id: &UserId) -> Result<Option<UserState>, StoreError> {
+    let state = sqlx::query_scalar!(
+        "SELECT state FROM users WHERE user_bucket = $1 AND id = $2 FOR SHARE",
+        id.bucket(),
+        id.as_str()
+    )
+    .fetch_optional(connection)
+    .await?;
+    state.map(|state| UserState::parse(&state).map_err(StoreError::from)).transpose()
+}

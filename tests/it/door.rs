@@ -177,7 +177,7 @@ async fn the_organizations_name_then_the_role_then_the_rest() {
 
 #[tokio::test]
 async fn what_takes_too_long_ends_as_deadline_exceeded() {
-    let server = Server::start().await;
+    let mut server = Server::start().await;
     let here = server.user("ada").create("Here").await;
     // Somebody holds the organization's row.
     let mut holder = server.database.pool.begin().await.unwrap();
@@ -195,6 +195,8 @@ async fn what_takes_too_long_ends_as_deadline_exceeded() {
             assert_eq!((code, verdict(&answer).as_str()), (tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
         }
     }
+    // A stop waits for the writes: they end although the row is still held, and leave nothing.
+    server.stop().await;
     drop(holder);
     server.database.assert_no_open_transactions().await;
     assert_eq!(server.database.count("SELECT count(*) FROM organizations WHERE name = 'Late'").await, 0);

@@ -5,13 +5,19 @@
 
 mod access;
 mod build_rules;
+mod cancel;
+mod command_line;
+mod constraints;
 mod door;
+mod etags;
 mod faults;
 mod harness;
 mod house;
 mod input;
 mod lifecycle;
+mod races;
 mod random;
+mod replay;
 mod seed;
 mod tokens;
 mod upkeep;

@@ -499,3 +499,36 @@ async fn a_superuser_passes_every_rule_and_is_a_member_of_nothing_by_that() {
     let left = operator.organizations.leave_organization(leave).await;
     assert_refused(left, Code::PermissionDenied, "CALLER_NOT_ALLOWED");
 }
+
+#[tokio::test]
+async fn a_page_ends_early_rather_than_be_larger_than_clients_take() {
+    let server = Server::start().await;
+    let mut ada = server.user("ada");
+    let acme = ada.create("Acme").await;
+    let heavy = object("note", &"x".repeat(8000));
+    for batch in 0..6 {
+        let items = (0..100).map(|number| pb::BatchAddMembersItem {
+            person: Some(pb::batch_add_members_item::Person::UserId(format!("user-{batch}-{number:03}"))),
+            attributes: Some(heavy.clone()),
+            ..Default::default()
+        });
+        let request =
+            pb::BatchAddMembersRequest { organization: acme.clone(), items: items.collect(), ..Default::default() };
+        ada.organizations.batch_add_members(request).await.unwrap();
+    }
+    let mut request = pb::ListMembersRequest { organization: acme.clone(), page_size: 1000, ..Default::default() };
+    let mut seen = Vec::new();
+    loop {
+        // The client takes 4 MiB: a larger page would be an error here.
+        let page = ada.organizations.list_members(request.clone()).await.unwrap().into_inner();
+        seen.extend(page.members.into_iter().map(|member| member.user_id));
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    let mut expected: Vec<String> =
+        (0..6).flat_map(|batch| (0..100).map(move |number| format!("user-{batch}-{number:03}"))).collect();
+    expected.insert(0, "ada".to_owned());
+    assert_eq!(seen, expected);
+}

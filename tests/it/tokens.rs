@@ -218,8 +218,11 @@ async fn bad_credentials_are_refused_and_nothing_of_any_is_remembered_or_logged(
     let _other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     let log = Log::default();
     let writer = log.clone();
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter("roster=trace").with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_env_filter("trace")
+        .with_writer(move || writer.clone())
+        .finish();
     let guard = tracing::subscriber::set_default(subscriber);
 
     let credentials = bad_credentials(&forge);
@@ -244,6 +247,8 @@ async fn bad_credentials_are_refused_and_nothing_of_any_is_remembered_or_logged(
     let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
     assert_eq!(lines("credential refused"), 2 * credentials.len());
     assert!(lines("answered") > 2 * credentials.len(), "{log}");
+    // Not in what is logged beneath roster either, by both ends of the connection.
+    assert!(log.contains(" h2::") && log.contains(" sqlx::"));
     let mut secrets = vec![SUBJECT.to_owned(), ADDRESS.to_owned(), NAME.to_owned(), "private.example".to_owned()];
     let sent = credentials.into_iter().flat_map(|(_, headers, _)| headers).chain(bearer(&good));
     for (_, value) in sent.chain(bearer(key.secret.expose())) {

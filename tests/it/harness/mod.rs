@@ -5,6 +5,7 @@ pub mod dynamic;
 pub mod invariants;
 pub mod postgres;
 pub mod raw;
+pub mod samples;
 pub mod server;
 pub mod snapshot;
 

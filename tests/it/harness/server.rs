@@ -181,6 +181,12 @@ impl Server {
         self.with_token(&self.service_token("root", &[Scope::Operator]))
     }
 
+    /// Clients of a service that acts for a user.
+    pub fn on_behalf_of(&self, user: &str) -> Clients {
+        let token = self.service_token("backend", &[Scope::ActAs]);
+        Clients::new(&self.channel, Credential { token: Some(token), on_behalf_of: Some(user.to_owned()) })
+    }
+
     /// Clients with this token.
     pub fn with_token(&self, token: &str) -> Clients {
         Clients::new(&self.channel, Credential { token: Some(token.to_owned()), on_behalf_of: None })

@@ -209,3 +209,20 @@ async fn page_tokens_belong_to_their_request() {
         assert_eq!(violations(&status), ["page_token"], "{tail:?}");
     }
 }
+
+#[tokio::test]
+async fn numbers_come_back_as_they_went_in() {
+    let world = World::new().await;
+    let numbers =
+        [f64::MAX, f64::MIN, f64::MIN_POSITIVE, 5e-324, 0.1, 1e21, 1e300 / 3.0, 2e-10 / 3.0, 9_007_199_254_740_993.0];
+    let value = |number| prost_types::Value { kind: Some(prost_types::value::Kind::NumberValue(number)) };
+    let fields = numbers.iter().enumerate().map(|(index, number)| (index.to_string(), value(*number))).collect();
+    let attributes = Some(prost_types::Struct { fields });
+    let mut ada = world.server.user_with_email("ada");
+    let request =
+        pb::CreateOrganizationRequest { attributes: attributes.clone(), ..crate::harness::organization("Numbers") };
+    let made = ada.organizations.create_organization(request).await.unwrap().into_inner().organization.unwrap();
+    let request = pb::GetOrganizationRequest { organization: made.id };
+    let read = ada.organizations.get_organization(request).await.unwrap().into_inner().organization.unwrap();
+    assert_eq!(read.attributes, attributes);
+}

@@ -1,0 +1,82 @@
+//! `roster dev`: one command to a working service.
+
+use super::Error;
+use super::home::{Home, Lock};
+use super::welcome::welcome;
+use crate::auth::Authenticator;
+use crate::config::{self, LISTEN, LogSettings, Mistakes};
+use crate::postgres::{Binaries, Cluster, Options, Stop};
+use crate::server::{self, Parts, ServerSettings};
+use crate::service::Roster;
+use crate::store::pool;
+use crate::world::Clock;
+use crate::{lifecycle, telemetry};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
+
+/// The name of its database.
+const DATABASE: &str = "roster";
+/// Connections to it at most.
+const CONNECTIONS: u32 = 16;
+
+#[derive(clap::Args)]
+pub(super) struct Flags {
+    /// Where to listen, an address and a port
+    #[arg(long, default_value_t = LISTEN, value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Where to keep the data [default: /var/lib/roster-dev for root, else ~/.local/share/roster-dev]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The directory with Postgres's initdb and postgres, if it is not found by itself
+    #[arg(long, value_name = "DIR")]
+    postgres_bin: Option<PathBuf>,
+}
+
+pub(super) fn run(flags: &Flags) -> Result<(), Error> {
+    let mut log = LogSettings::default();
+    if let Some(filter) = config::environment("ROSTER_LOG") {
+        log.filter = filter;
+    }
+    telemetry::start(&log)?;
+    let home = Home::find(flags.data_dir.as_ref())?;
+    let lock = home.lock()?;
+    super::run_to_end(async {
+        let stop = lifecycle::stop_signal().map_err(Error::Runtime)?;
+        let parts = tokio::select! {
+            parts = prepare(flags, &home, &lock) => Some(parts?),
+            () = stop.cancelled() => None,
+        };
+        match parts {
+            Some((cluster, parts)) => serve(cluster, parts, stop).await,
+            None => Ok(()),
+        }
+    })
+}
+
+/// Everything up to the first request.
+async fn prepare(flags: &Flags, home: &Home, lock: &Lock) -> Result<(Cluster, Parts), Error> {
+    // First what can fail at once.
+    let listener = super::listen(flags.listen).await?;
+    let binaries = Binaries::find(flags.postgres_bin.as_deref())?;
+    let key = home.make_signing_key(lock)?;
+    let authenticator = Authenticator::new(&home.trust(&key)?, Clock::system()).map_err(Mistakes)?;
+
+    tracing::info!(data = %home.path().display(), version = binaries.version(), "starting Postgres");
+    let cluster = Cluster::start(&binaries, Options::kept(home.postgres())).await?;
+    cluster.create_database(DATABASE).await?;
+    let database = pool::parse_url(&cluster.url(DATABASE)).map_err(|invalid| Mistakes(vec![invalid.0]))?;
+    pool::migrate(&database).await?;
+
+    let address = listener.local_addr().map_err(|source| Error::Listen { address: flags.listen, source })?;
+    super::answer(&welcome(home.path(), &key, address)?)?;
+    let roster = Roster::new(pool::lazy(database, CONNECTIONS), Clock::system());
+    Ok((cluster, Parts { listener, settings: ServerSettings::default(), roster, authenticator }))
+}
+
+async fn serve(mut cluster: Cluster, parts: Parts, stop: CancellationToken) -> Result<(), Error> {
+    let outcome = server::serve(parts, stop).await.map_err(|error| Error::Serve(error.into()));
+    tracing::info!("stopping Postgres");
+    cluster.stop(Stop::Fast).await;
+    outcome
+}

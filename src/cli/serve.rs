@@ -1,0 +1,27 @@
+//! `roster serve`.
+
+use super::Error;
+use crate::config::{self, Flags, Settings};
+use crate::server::{self, Parts};
+use crate::service::Roster;
+use crate::store::pool;
+use crate::world::Clock;
+use crate::{lifecycle, telemetry};
+
+pub(super) fn run(flags: &Flags) -> Result<(), Error> {
+    let settings = Settings::read(flags, &config::environment, Clock::system())?;
+    telemetry::start(&settings.log)?;
+    super::run_to_end(async {
+        let stop = lifecycle::stop_signal().map_err(Error::Runtime)?;
+        let listener = super::listen(settings.listen).await?;
+        tracing::info!(address = %settings.listen, "listening");
+        let pool = pool::lazy(settings.database, settings.database_connections);
+        let parts = Parts {
+            listener,
+            settings: settings.server,
+            roster: Roster::new(pool, Clock::system()),
+            authenticator: settings.authenticator,
+        };
+        server::serve(parts, stop).await.map_err(|error| Error::Serve(error.into()))
+    })
+}

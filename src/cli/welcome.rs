@@ -1,0 +1,55 @@
+//! What `roster dev` says when it is ready: lines to paste.
+
+use super::Error;
+use super::token::{LIFETIME, mint, service_claims, user_claims};
+use crate::auth::mint::{Claims, SigningKey};
+use crate::domain::Scope;
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// Tokens as shell variables, and calls that use them. The lines to paste hold no comments: not every shell knows those
+/// when it is typed to.
+pub(super) fn welcome(home: &Path, key: &SigningKey, address: SocketAddr) -> Result<String, Error> {
+    let person = |id: &str, name: &str| Claims {
+        email: Some(format!("{id}@example.com")),
+        email_verified: Some(true),
+        name: Some(name.to_owned()),
+        ..user_claims(id)
+    };
+    let mut exports = Vec::new();
+    for (variable, claims) in [
+        ("OPERATOR", service_claims("operator", &[Scope::Operator])),
+        ("SERVICE", service_claims("service", &[Scope::Check, Scope::Manage, Scope::ActAs])),
+        ("ADA", person("ada", "Ada Lovelace")),
+        ("GRACE", person("grace", "Grace Hopper")),
+    ] {
+        exports.push(format!("export {variable}={}", mint(key, claims, LIFETIME)?.expose()));
+    }
+    let calls: Vec<String> = [
+        ("ADA", "", "UserService/GetCaller"),
+        ("ADA", r#"{"name":"Acme"}"#, "OrganizationService/CreateOrganization"),
+        ("ADA", r#"{"organization":"acme","user_id":"grace","role":"member"}"#, "OrganizationService/AddMember"),
+        ("GRACE", r#"{"organization":"acme"}"#, "OrganizationService/ListMembers"),
+        ("SERVICE", r#"{"organization":"acme","user_id":"grace"}"#, "CheckService/CheckMembership"),
+    ]
+    .into_iter()
+    .map(|(token, request, method)| {
+        let request = if request.is_empty() { String::new() } else { format!("-d '{request}' ") };
+        format!("grpcurl -plaintext -H \"authorization: Bearer ${token}\" {request}{address} roster.v1.{method}")
+    })
+    .collect();
+    Ok(format!(
+        "roster is ready at {address}, with its data in {home}. Ctrl-C stops it.\n\n\
+         Paste this into another shell: tokens for an operator, a service with the scopes check, manage and act-as, and\n\
+         two users, good for {hours} hours.\n\n\
+         {exports}\n\n\
+         Then, for instance:\n\n\
+         grpcurl -plaintext {address} grpc.health.v1.Health/Check\n\
+         {calls}\n\n\
+         Other tokens: roster token --help",
+        home = home.display(),
+        hours = LIFETIME / 3600,
+        exports = exports.join("\n"),
+        calls = calls.join("\n"),
+    ))
+}

@@ -1,0 +1,259 @@
+//! Callers who hang up: every method, cancelled at fifty points in time, and the fault in sqlx that makes it worth it.
+
+use crate::harness::Database;
+use crate::harness::samples::{Place, Stage, Who, Write, call, sample};
+use h2::client::SendRequest;
+use prost::bytes::{BufMut, Bytes, BytesMut};
+use roster::auth::rules::{METHODS, Method};
+use sqlx::{Connection, PgConnection, PgPool};
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+const POINTS: u32 = 50;
+
+/// How a caller hangs up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HangUp {
+    /// The client's future is dropped.
+    Drop,
+    /// The stream is reset, from a client of h2 itself.
+    Reset,
+    /// The whole connection is torn down.
+    Disconnect,
+}
+
+/// Ends at a point in time, to the microsecond: timers are a thousand times coarser, and a call takes a few of those.
+async fn spin(delay: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < delay {
+        tokio::task::yield_now().await;
+    }
+}
+
+struct Raw {
+    send: SendRequest<Bytes>,
+    connection: JoinHandle<()>,
+}
+
+impl Raw {
+    async fn connect(stage: &Stage) -> Self {
+        let stream = TcpStream::connect(stage.server.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        let connection = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Self { send, connection }
+    }
+
+    /// Sends a call and hangs up after the delay; tells whether the answer had begun before.
+    async fn hang_up(
+        self,
+        stage: &Stage,
+        method: &Method,
+        who: Who,
+        message: &[u8],
+        how: HangUp,
+        delay: Duration,
+    ) -> bool {
+        let request = http::Request::post(format!("http://{}{}", stage.server.address, method.path))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", format!("Bearer {}", stage.token(who)))
+            .body(())
+            .unwrap();
+        let mut frame = BytesMut::new();
+        frame.put_u8(0);
+        frame.put_u32(u32::try_from(message.len()).unwrap());
+        frame.put_slice(message);
+        let mut send = self.send.ready().await.unwrap();
+        let (answer, mut body) = send.send_request(request, false).unwrap();
+        body.send_data(frame.freeze(), true).unwrap();
+        let answered = tokio::select! {
+            biased;
+            _ = answer => true,
+            () = spin(delay) => false,
+        };
+        match how {
+            HangUp::Disconnect => self.connection.abort(),
+            HangUp::Reset | HangUp::Drop => body.send_reset(h2::Reason::CANCEL),
+        }
+        answered
+    }
+}
+
+/// What the points of a method came to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Tally {
+    /// Hung up before the answer.
+    cancelled: u32,
+    /// Of the writes among these: what had happened when asked right afterwards.
+    happened: u32,
+}
+
+/// How many events a request has left: asked in one statement, so that half a write would show.
+async fn events_of(stage: &Stage, write: &Write) -> i64 {
+    sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM events WHERE request_id = $1::uuid)
+              + (SELECT count(*) FROM user_events WHERE request_id = $1::uuid)",
+    )
+    .bind(&write.request_id)
+    .fetch_one(&stage.database().pool)
+    .await
+    .unwrap()
+}
+
+fn request(method: &Method, place: &Place, write: &Write) -> (Who, Vec<u8>) {
+    sample(method, place, write).unwrap_or_else(|| panic!("{} has no sample request", method.path))
+}
+
+/// The median time of a method's uncancelled call, and how many events it makes.
+async fn measure(stage: &Stage, method: &Method) -> (Duration, i64) {
+    let mut times = Vec::new();
+    let mut events = 0;
+    for place in stage.places(method, 7).await {
+        let write = Write::fresh();
+        let (who, message) = request(method, &place, &write);
+        let start = Instant::now();
+        stage.call(method, (who, message)).await.unwrap_or_else(|status| panic!("{}: {status:?}", method.path));
+        times.push(start.elapsed());
+        events = events_of(stage, &write).await;
+        assert_eq!(method.write, events > 0, "{}: a sample write changes something, a read nothing", method.path);
+    }
+    times.sort_unstable();
+    (times[times.len() / 2], events)
+}
+
+async fn cancel_at(stage: &Stage, method: &Method, place: &Place, how: HangUp, delay: Duration, all: i64) -> Tally {
+    let write = Write::fresh();
+    let (who, message) = request(method, place, &write);
+    let answered = if how == HangUp::Drop {
+        tokio::select! {
+            biased;
+            answer = call(stage.server.channel(), stage.token(who), method.path, message.clone()) => answer.is_ok(),
+            () = spin(delay) => false,
+        }
+    } else {
+        Raw::connect(stage).await.hang_up(stage, method, who, &message, how, delay).await
+    };
+    if !method.write {
+        return Tally { cancelled: u32::from(!answered), happened: 0 };
+    }
+    let found = events_of(stage, &write).await;
+    assert!(found == 0 || found == all, "{}: {found} of {all} events: half a write", method.path);
+    assert!(!answered || found == all, "{}: answered and not there", method.path);
+    // Whoever hung up and does not know repeats the request: then it has happened, once.
+    let again = call(stage.server.channel(), stage.token(who), method.path, message).await;
+    assert!(again.is_ok(), "{} after {how:?} at {delay:?}: {again:?}", method.path);
+    assert_eq!(events_of(stage, &write).await, all, "{} after {how:?} at {delay:?}", method.path);
+    Tally { cancelled: u32::from(!answered), happened: u32::from(!answered && found == all) }
+}
+
+async fn cancel_each(which: impl Fn(&Method) -> bool) -> Tally {
+    let stage = Stage::new().await;
+    let mut total = Tally::default();
+    for method in METHODS.iter().filter(|method| which(method)) {
+        let (median, events) = measure(&stage, method).await;
+        let places = stage.places(method, usize::try_from(POINTS).unwrap()).await;
+        let mut cancelled = 0;
+        for (point, place) in (0..POINTS).zip(&places) {
+            let how = [HangUp::Drop, HangUp::Reset, HangUp::Disconnect][usize::try_from(point % 3).unwrap()];
+            // From nothing to a fifth more than it takes.
+            let delay = median * 6 * point / (5 * (POINTS - 1));
+            let tally = cancel_at(&stage, method, place, how, delay, events).await;
+            cancelled += tally.cancelled;
+            total.happened += tally.happened;
+        }
+        assert!(cancelled > 0, "{}: no call was cancelled", method.path);
+        total.cancelled += cancelled;
+        stage.database().assert_no_open_transactions().await;
+        stage.database().assert_invariants().await;
+        assert_eq!(borrowers_in_a_transaction(stage.server.roster.pool(), 16).await, 0, "{}", method.path);
+    }
+    total
+}
+
+/// Borrows every connection that the pool has, and counts those that are handed out inside a transaction: only there
+/// does Postgres take a SAVEPOINT.
+async fn borrowers_in_a_transaction(pool: &PgPool, connections: usize) -> usize {
+    let mut borrowed = Vec::new();
+    for _ in 0..connections {
+        borrowed.push(pool.acquire().await.unwrap());
+    }
+    let mut inside = 0;
+    for connection in &mut borrowed {
+        inside += usize::from(is_in_a_transaction(connection).await);
+    }
+    inside
+}
+
+async fn is_in_a_transaction(connection: &mut PgConnection) -> bool {
+    match sqlx::query("SAVEPOINT probe").execute(&mut *connection).await {
+        Ok(_) => {
+            sqlx::query("ROLLBACK").execute(connection).await.unwrap();
+            true
+        }
+        Err(error) => {
+            let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
+            assert_eq!(code.as_deref(), Some("25P01"), "{error}");
+            false
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_cancelled_at_fifty_points_leave_nothing_open() {
+    let tally = cancel_each(|method| !method.write).await;
+    assert!(tally.cancelled > POINTS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_of_organizations_cancelled_at_fifty_points_happen_once_or_not_at_all() {
+    let tally = cancel_each(|method| method.write && method.service == "roster.v1.OrganizationService").await;
+    // Both are met: those that had not happened yet, and those that had and nobody heard of it.
+    assert!(0 < tally.happened && tally.happened < tally.cancelled, "{tally:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_writes_cancelled_at_fifty_points_happen_once_or_not_at_all() {
+    let tally = cancel_each(|method| method.write && method.service != "roster.v1.OrganizationService").await;
+    assert!(0 < tally.happened && tally.happened < tally.cancelled, "{tally:?}");
+}
+
+/// Drops a BEGIN under way after it was polled this often, and gives the connection back; tells whether the next who
+/// borrows it finds a transaction.
+async fn drop_begin(pool: &PgPool, polls: usize) -> bool {
+    {
+        let mut connection = pool.acquire().await.unwrap();
+        let mut begin = Box::pin(connection.begin());
+        let mut polled = 0;
+        poll_fn(|context| {
+            polled += 1;
+            if begin.as_mut().poll(context).is_ready() || polled > polls { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+    let mut next = pool.acquire().await.unwrap();
+    is_in_a_transaction(&mut next).await
+}
+
+/// Why the pool rolls back what it is given back, and why a write runs in a task of its own.
+#[tokio::test]
+async fn a_dropped_begin_leaves_a_transaction_open_in_sqlx_and_not_in_our_pool() {
+    let database = Database::new().await;
+    let bare = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&database.url).await.unwrap();
+    let ours = roster::store::pool::lazy(roster::store::pool::parse_url(&database.url).unwrap(), 1);
+    // Where in its way a BEGIN is dropped decides; the ways are tried in turn until enough have gone wrong.
+    let (mut tried, mut inside) = (0, 0);
+    while inside < 5 && tried < 600 {
+        inside += usize::from(drop_begin(&bare, tried % 6).await);
+        tried += 1;
+    }
+    assert!(inside > 0, "sqlx no longer leaves a dropped BEGIN open: the hook and its price can go");
+    for round in 0..2 * tried {
+        assert!(!drop_begin(&ours, round % 6).await, "a transaction was handed on");
+    }
+}

@@ -1,0 +1,281 @@
+//! Every constraint of the schema, broken on purpose once, by plain SQL: Postgres refuses, and names it.
+//!
+//! The list comes from the database: a constraint without a case fails, and so does a case without its constraint.
+//! TRUNCATE … CASCADE is not tried: it empties both sides of every foreign key at once and breaks none of them; whoever
+//! may truncate is not kept from anything.
+
+use crate::harness::{Database, Server};
+use roster::grpc::pb;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::collections::BTreeSet;
+
+/// A constraint, and a statement that breaks it and no other.
+const CASES: &[(&str, &str)] = &[
+    ("datastore_pkey", "INSERT INTO datastore SELECT * FROM datastore"),
+    ("datastore_only_row_check", "UPDATE datastore SET only_row = false"),
+    ("datastore_epoch_check", "UPDATE datastore SET epoch = 0"),
+    ("users_pkey", "INSERT INTO users SELECT * FROM users"),
+    ("users_bucket", "UPDATE users SET user_bucket = (user_bucket + 1) % 32"),
+    ("users_id_length", "UPDATE users SET id = '', user_bucket = user_bucket_of('') WHERE id = 'ada'"),
+    ("users_state", "UPDATE users SET state = 'ASLEEP'"),
+    ("users_operator", "UPDATE users SET deactivated_by_operator = true WHERE state = 'ACTIVE'"),
+    ("users_email_pair", "UPDATE users SET email = 'ada@example.com'"),
+    ("users_email_verified", "UPDATE users SET email_verified = true"),
+    ("users_erased", "UPDATE users SET state = 'ERASED', display_name = 'Ada'"),
+    ("users_revision", "UPDATE users SET revision = 0"),
+    ("organizations_pkey", "INSERT INTO organizations SELECT * FROM organizations"),
+    ("organizations_bucket", "UPDATE organizations SET bucket = (bucket + 1) % 256"),
+    ("organizations_slug", "UPDATE organizations SET slug = 'Acme'"),
+    ("organizations_name", "UPDATE organizations SET name = ''"),
+    ("organizations_kind", "UPDATE organizations SET kind = '9'"),
+    ("organizations_attributes", "UPDATE organizations SET attributes = '[]'"),
+    ("organizations_state", "UPDATE organizations SET state = 'DELETED'"),
+    ("organizations_operator", "UPDATE organizations SET deactivated_by_operator = true"),
+    ("organizations_one_owner", "UPDATE organizations SET owner_id = NULL"),
+    ("organizations_owner_role", "UPDATE organizations SET owner_role = 'member'"),
+    ("organizations_revision", "UPDATE organizations SET row_revision = revision + 1"),
+    ("organizations_deleted", "UPDATE organizations SET delete_time = now()"),
+    ("organizations_owner_is_admin", "UPDATE organizations SET owner_id = 'stranger'"),
+    ("memberships_pkey", "INSERT INTO memberships SELECT * FROM memberships"),
+    ("memberships_user_id_length", "UPDATE memberships SET user_id = repeat('x', 256) WHERE user_id = 'grace'"),
+    ("memberships_role", "UPDATE memberships SET role = 'owner' WHERE user_id = 'grace'"),
+    ("memberships_attributes", "UPDATE memberships SET attributes = '[]'"),
+    ("memberships_revision", "UPDATE memberships SET revision = 0"),
+    ("memberships_organization", "UPDATE memberships SET organization_id = gen_random_uuid() WHERE user_id = 'grace'"),
+    ("slugs_pkey", "INSERT INTO slugs SELECT * FROM slugs"),
+    ("slugs_bucket", "UPDATE slugs SET bucket = (bucket + 1) % 256"),
+    ("log_heads_pkey", "UPDATE log_heads SET bucket = 0"),
+    ("log_heads_position_check", "UPDATE log_heads SET position = -1"),
+    ("log_pkey", "INSERT INTO log SELECT * FROM log"),
+    ("log_position", "UPDATE log SET position = commit_position + 1"),
+    ("log_entry", "UPDATE log SET user_id = NULL WHERE entry = 'MEMBERSHIP'"),
+    ("user_log_heads_pkey", "UPDATE user_log_heads SET user_bucket = 0"),
+    ("user_log_heads_position_check", "UPDATE user_log_heads SET position = -1"),
+    ("user_log_pkey", "INSERT INTO user_log SELECT * FROM user_log"),
+    ("user_log_position_check", "UPDATE user_log SET position = 0"),
+    ("user_log_state", "UPDATE user_log SET state = 'ASLEEP'"),
+    ("events_pkey", "INSERT INTO events SELECT * FROM events"),
+    ("events_actor", "UPDATE events SET actor_kind = 'nobody'"),
+    ("user_events_pkey", "INSERT INTO user_events SELECT * FROM user_events"),
+    ("user_events_actor", "UPDATE user_events SET actor_kind = 'nobody'"),
+    ("requests_pkey", "INSERT INTO requests SELECT * FROM requests"),
+    ("requests_caller", "UPDATE requests SET caller = '\\x00'"),
+    ("requests_fingerprint", "UPDATE requests SET fingerprint = '\\x00'"),
+];
+
+/// Constraints that cannot be broken without breaking another one first, and that other one: a duplicate of a
+/// membership with its role is one without, too. They are tried with the other one out of the way.
+const BEHIND: &[(&str, &str, &str)] = &[(
+    "memberships_with_role",
+    "ALTER TABLE memberships DROP CONSTRAINT memberships_pkey",
+    "INSERT INTO memberships SELECT * FROM memberships",
+)];
+
+/// A database with at least one row in every table: ada owns Acme with grace as admin and alan as member.
+async fn acme() -> (Server, String) {
+    let server = Server::start().await;
+    let mut ada = server.user("ada");
+    let acme = ada.create("Acme").await;
+    ada.add(&acme, "grace", "admin").await;
+    let request_id = roster::world::random_uuid().to_string();
+    let add = pb::AddMemberRequest { request_id, ..crate::harness::add(&acme, "alan", "member") };
+    ada.organizations.add_member(add).await.unwrap();
+    let mut operator = server.operator();
+    let whom = || "alan".to_owned();
+    let off = pb::DeactivateUserRequest { user_id: whom(), ..Default::default() };
+    operator.users.deactivate_user(off).await.unwrap();
+    let on = pb::ReactivateUserRequest { user_id: whom(), ..Default::default() };
+    operator.users.reactivate_user(on).await.unwrap();
+    (server, acme)
+}
+
+/// Runs statements in one transaction that ends with a commit, and tells what was refused and when.
+async fn attempt(database: &Database, statements: &[&str]) -> Result<(), (&'static str, Refused)> {
+    let mut connection = PgConnection::connect(&database.url).await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
+    for statement in statements {
+        let done = sqlx::query(AssertSqlSafe((*statement).to_owned())).execute(&mut *transaction).await;
+        match done {
+            Ok(done) => {
+                assert!(done.rows_affected() > 0 || statement.starts_with("ALTER"), "{statement} touches nothing");
+            }
+            Err(error) => return Err(("statement", Refused::of(&error))),
+        }
+    }
+    transaction.commit().await.map_err(|error| ("commit", Refused::of(&error)))
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Refused {
+    code: String,
+    constraint: Option<String>,
+    column: Option<String>,
+}
+
+impl Refused {
+    fn of(error: &sqlx::Error) -> Self {
+        let error = error.as_database_error().unwrap_or_else(|| panic!("{error}"));
+        let postgres = error.downcast_ref::<sqlx::postgres::PgDatabaseError>();
+        Self {
+            code: postgres.code().to_owned(),
+            constraint: postgres.constraint().map(str::to_owned),
+            column: postgres.column().map(str::to_owned),
+        }
+    }
+}
+
+const SCHEMA: &str = "connamespace = 'public'::regnamespace AND conrelid <> '_sqlx_migrations'::regclass";
+
+#[tokio::test]
+async fn every_constraint_broken_on_purpose_is_refused_by_name() {
+    let (server, _) = acme().await;
+    let database = &server.database;
+    let query = format!("SELECT conname::text, contype::text FROM pg_constraint WHERE {SCHEMA} AND contype <> 'n'");
+    let there: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(query)).fetch_all(&database.pool).await.unwrap();
+    let names: BTreeSet<&str> = there.iter().map(|(name, _)| name.as_str()).collect();
+    let tried: BTreeSet<&str> =
+        CASES.iter().map(|(name, _)| *name).chain(BEHIND.iter().map(|(name, ..)| *name)).collect();
+    assert_eq!(names, tried, "each constraint has a case, and each case a constraint");
+    let alone = CASES.iter().map(|(name, statement)| (name, vec![*statement]));
+    let behind = BEHIND.iter().map(|(name, away, statement)| (name, vec![*away, *statement]));
+    for (name, statements) in alone.chain(behind) {
+        let kind = there.iter().find(|(there, _)| there == name).unwrap().1.as_str();
+        let code = match kind {
+            "p" | "u" => "23505",
+            "c" => "23514",
+            "f" => "23503",
+            other => panic!("{name}: a constraint of the kind {other}"),
+        };
+        let (when, refused) = attempt(database, &statements).await.expect_err(name);
+        assert_eq!((refused.code.as_str(), refused.constraint.as_deref()), (code, Some(*name)));
+        // Only the owner's key waits for the commit.
+        assert_eq!(when == "commit", *name == "organizations_owner_is_admin", "{name}");
+    }
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn no_unique_index_stands_beside_the_constraints() {
+    let database = Database::new().await;
+    let beside = "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+        WHERE i.indisunique AND c.relnamespace = 'public'::regnamespace
+          AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)";
+    assert_eq!(database.count(beside).await, 0, "a unique index that is no constraint needs a case of its own");
+}
+
+#[tokio::test]
+async fn a_second_membership_of_one_user_is_refused_in_whatever_role() {
+    // The index that the owner's key points at would allow it; the primary key does not.
+    let (server, acme) = acme().await;
+    let again = format!(
+        "INSERT INTO memberships SELECT bucket, organization_id, user_id, 'member', attributes, revision, now(), now()
+         FROM memberships WHERE organization_id = '{acme}' AND user_id = 'grace'"
+    );
+    let (_, refused) = attempt(&server.database, &[&again]).await.unwrap_err();
+    assert_eq!(refused.constraint.as_deref(), Some("memberships_pkey"));
+}
+
+#[tokio::test]
+async fn every_column_that_must_hold_a_value_refuses_null() {
+    let (server, _) = acme().await;
+    let database = &server.database;
+    let columns: Vec<(String, String)> = sqlx::query_as(
+        "SELECT c.relname::text, a.attname::text FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+         WHERE a.attnotnull AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind = 'r'
+           AND c.relnamespace = 'public'::regnamespace AND c.relname <> '_sqlx_migrations'
+         ORDER BY 1, 2",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .unwrap();
+    for (table, column) in &columns {
+        let statement = format!("UPDATE {table} SET {column} = NULL");
+        let (_, refused) = attempt(database, &[&statement]).await.expect_err(&statement);
+        assert_eq!((refused.code.as_str(), refused.column.as_deref()), ("23502", Some(column.as_str())), "{table}");
+    }
+    // What may be left out is a decision: a column that lost its NOT NULL by mistake shows here.
+    let optional: Vec<String> = sqlx::query_scalar(
+        "SELECT c.relname || '.' || a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+         WHERE NOT a.attnotnull AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind = 'r'
+           AND c.relnamespace = 'public'::regnamespace AND c.relname <> '_sqlx_migrations'
+         ORDER BY c.relname, a.attname",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .unwrap();
+    assert_eq!(optional, OPTIONAL);
+}
+
+const OPTIONAL: &[&str] = &[
+    "events.actor_via",
+    "events.new",
+    "events.old",
+    "events.reason",
+    "events.request_id",
+    "events.user_id",
+    "log.owner_id",
+    "log.role",
+    "log.slug",
+    "log.state",
+    "log.user_id",
+    "organizations.delete_time",
+    "organizations.owner_id",
+    "organizations.purge_time",
+    "requests.answer",
+    "user_events.actor_via",
+    "user_events.new",
+    "user_events.old",
+    "user_events.reason",
+    "user_events.request_id",
+    "users.display_name",
+    "users.email",
+    "users.email_normal",
+];
+
+#[tokio::test]
+async fn no_path_leaves_an_organization_without_its_owner() {
+    let (server, acme) = acme().await;
+    let here = format!("organization_id = '{acme}'");
+    let remove = format!("DELETE FROM memberships WHERE {here} AND user_id = 'ada'");
+    let add_again = format!(
+        "INSERT INTO memberships SELECT bucket, id, 'ada', 'member', '{{}}', 9, now(), now() FROM organizations
+         WHERE id = '{acme}'"
+    );
+    let paths: &[&[&str]] = &[
+        &[&remove],
+        &[&format!("DELETE FROM memberships WHERE {here}")],
+        &["DELETE FROM memberships"],
+        &[&format!("UPDATE memberships SET role = 'member' WHERE {here} AND user_id = 'ada'")],
+        &[&format!("UPDATE memberships SET role = 'member' WHERE {here}")],
+        &[&format!("UPDATE memberships SET user_id = 'eve' WHERE {here} AND user_id = 'ada'")],
+        &[&format!("UPDATE organizations SET owner_id = 'stranger' WHERE id = '{acme}'")],
+        // A plain member is not enough.
+        &[&format!("UPDATE organizations SET owner_id = 'alan' WHERE id = '{acme}'")],
+        // Handed on, and the new owner removed in the same breath.
+        &[
+            &format!("UPDATE organizations SET owner_id = 'grace' WHERE id = '{acme}'"),
+            &format!("DELETE FROM memberships WHERE {here} AND user_id = 'grace'"),
+        ],
+        // Removed, and back with less.
+        &[&remove, &add_again],
+    ];
+    for path in paths {
+        let (when, refused) = attempt(&server.database, path).await.expect_err(path[0]);
+        let expected = ("23503", Some("organizations_owner_is_admin"));
+        assert_eq!((when, refused.code.as_str(), refused.constraint.as_deref()), ("commit", expected.0, expected.1));
+    }
+    // An organization does not come without its owner either.
+    let create = format!(
+        "INSERT INTO organizations SELECT organization_bucket_of(new.id), new.id, 'other', name, kind, attributes, state,
+             false, 'stranger', 'admin', 1, 1, now(), now() FROM organizations, gen_random_uuid() AS new (id)
+         WHERE organizations.id = '{acme}'"
+    );
+    let (when, refused) = attempt(&server.database, &[&create]).await.unwrap_err();
+    assert_eq!((when, refused.constraint.as_deref()), ("commit", Some("organizations_owner_is_admin")));
+    server.database.assert_invariants().await;
+    // And the key does not stand in the way of what is right: handed on, then removed; and a purge of it all.
+    let hand_on = format!("UPDATE organizations SET owner_id = 'grace' WHERE id = '{acme}'");
+    attempt(&server.database, &[&hand_on, &remove]).await.unwrap();
+    attempt(&server.database, &[&format!("DELETE FROM organizations WHERE id = '{acme}'")]).await.unwrap();
+    assert_eq!(server.database.count("SELECT count(*) FROM memberships").await, 0);
+}
