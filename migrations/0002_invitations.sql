@@ -94,3 +94,6 @@ CREATE TABLE quotas (
     CONSTRAINT quotas_used CHECK (used >= 1)
 );
 CREATE INDEX quotas_by_time ON quotas (window_start);
+
+-- What is asked for when old pending organizations are tidied away.
+CREATE INDEX organizations_pending ON organizations (create_time) WHERE state = 'PENDING';

@@ -8,6 +8,7 @@ use crate::auth::{Authenticator, Caller};
 use crate::domain::limits;
 use crate::grpc::admit::{Api, Deadline, InHand};
 use crate::grpc::pb::check_service_server::CheckServiceServer;
+use crate::grpc::pb::invitation_service_server::InvitationServiceServer;
 use crate::grpc::pb::organization_service_server::OrganizationServiceServer;
 use crate::grpc::pb::user_service_server::UserServiceServer;
 use crate::grpc::{self, pb, status};
@@ -317,6 +318,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     let api = Api::new(roster.clone());
     let limit = limits::BULK_MESSAGE_BYTES;
     routes.add_service(OrganizationServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    routes.add_service(InvitationServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(CheckServiceServer::new(api).max_decoding_message_size(limit));
 

@@ -89,8 +89,17 @@ pub const IDENTIFIER_CHARACTERS: usize = 1_000;
 /// How long an invitation is good when nobody says.
 pub const INVITATION_LIFE: Duration = Duration::from_hours(7 * 24);
 /// How long it may be good: long enough to be read, short enough to be meant.
-pub const INVITATION_LIVES: std::ops::RangeInclusive<Duration> = Duration::from_hours(1)..=Duration::from_hours(30 * 24);
+pub const INVITATION_LIVES: std::ops::RangeInclusive<Duration> =
+    Duration::from_hours(1)..=Duration::from_hours(30 * 24);
 /// Tokens of one invitation that are good at once; a further one ends the oldest.
 pub const INVITATION_TOKENS: i64 = 5;
 /// A token in text: 32 bytes in base64url.
 pub const INVITATION_TOKEN_CHARACTERS: usize = 43;
+/// How long a claimed mail may take to be sent; then it is due again. Longer than any SMTP conversation may take.
+pub const MAIL_LEASE: Duration = Duration::from_mins(2);
+/// How long a mail waits after it was not taken, the first time.
+pub const MAIL_RETRY: Duration = Duration::from_secs(30);
+/// And at most.
+pub const MAIL_RETRY_MOST: Duration = Duration::from_hours(1);
+/// After how long a mail that is not taken is given up.
+pub const MAIL_GIVE_UP: Duration = Duration::from_hours(24);

@@ -21,9 +21,7 @@ pub mod text;
 pub use attributes::Attributes;
 pub use email::EmailAddress;
 pub use ids::{OrganizationId, OrganizationRef, UserId};
-pub use invitation::{
-    Delivery, Invitation, InvitationId, InvitationState, Inviter, MailState, Recipient,
-};
+pub use invitation::{Delivery, Invitation, InvitationId, InvitationState, Inviter, MailState, Recipient};
 pub use model::{BucketPosition, Deletion, Member, Membership, Organization, OrganizationHead, Standing, User};
 pub use permission::{Permission, PermissionSet};
 pub use refusal::{Refusal, Violation};

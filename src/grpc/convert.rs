@@ -7,7 +7,9 @@ use crate::domain::check::Reason;
 use crate::domain::{
     Attributes, EmailAddress, Member, Organization, OrganizationState, Permission, User, UserId, UserState,
 };
+use crate::domain::{Invitation, InvitationState, MailState, Recipient, Role};
 use crate::service::checks::Answer;
+use crate::service::invitations::Shown;
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -151,5 +153,58 @@ pub(super) fn check_result(answer: &Answer, token: String) -> pb::CheckResult {
         revision: answer.revision,
         consistency_token: token,
         source: pb::CheckSource::Primary.into(),
+    }
+}
+
+/// An invitation, for those who may read it.
+pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
+    let state = match invitation.state {
+        InvitationState::Pending => pb::InvitationState::Pending,
+        InvitationState::Accepted => pb::InvitationState::Accepted,
+        InvitationState::Declined => pb::InvitationState::Declined,
+        InvitationState::Revoked => pb::InvitationState::Revoked,
+        InvitationState::Expired => pb::InvitationState::Expired,
+    };
+    let mail_state = match invitation.mail_state {
+        None => pb::MailState::Unspecified,
+        Some(MailState::Waiting) => pb::MailState::Waiting,
+        Some(MailState::Sent) => pb::MailState::Sent,
+        Some(MailState::Failed) => pb::MailState::Failed,
+    };
+    let (email, identifier) = match &invitation.recipient {
+        Recipient::Email(email) => (email.given().to_owned(), String::new()),
+        Recipient::Other(text) => (String::new(), text.clone()),
+    };
+    pb::Invitation {
+        organization: invitation.organization.to_string(),
+        invitation_id: invitation.id.to_string(),
+        email,
+        identifier,
+        role: invitation.role.as_str().to_owned(),
+        makes_owner: invitation.makes_owner,
+        attributes: Some(attributes(&invitation.attributes)),
+        state: state.into(),
+        inviter_id: invitation.inviter.id.clone(),
+        inviter_kind: invitation.inviter.kind.clone(),
+        accepted_by_user_id: invitation.accepted_by.as_ref().map(ToString::to_string).unwrap_or_default(),
+        create_time: Some(timestamp(invitation.create_time)),
+        expire_time: Some(timestamp(invitation.expire_time)),
+        update_time: Some(timestamp(invitation.update_time)),
+        sends: invitation.sends,
+        mail_state: mail_state.into(),
+        mail_error: invitation.mail_error.clone().unwrap_or_default(),
+    }
+}
+
+/// An invitation, for the one invited: what the organization is called, and no more of it.
+pub(super) fn received(shown: &Shown) -> pb::ReceivedInvitation {
+    let Shown { invitation, organization_name, inviter_name, .. } = shown;
+    pb::ReceivedInvitation {
+        invitation_id: invitation.id.to_string(),
+        organization_name: organization_name.clone(),
+        inviter_name: inviter_name.clone().unwrap_or_default(),
+        role: if invitation.makes_owner { Role::OWNER } else { invitation.role }.as_str().to_owned(),
+        expire_time: Some(timestamp(invitation.expire_time)),
+        recipient: invitation.recipient.masked(),
     }
 }

@@ -4,6 +4,7 @@ pub mod admit;
 mod check;
 mod convert;
 mod decode;
+mod invitation;
 mod organization;
 mod page;
 pub mod request;

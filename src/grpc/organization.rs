@@ -4,15 +4,19 @@ use super::admit::sealed::Sealed;
 use super::admit::{Api, answer, read};
 use super::convert::{self, Viewer};
 use super::decode::{Fields, Named, Wrong};
+use super::invitation::delivery;
 use super::page::Page;
 use super::pb::organization_service_server::OrganizationService;
 use super::{pb, status};
 use crate::auth::Caller;
 use crate::domain::ids::parse_uuid;
-use crate::domain::{Invalid, Kind, Name, OrganizationId, OrganizationState, Refusal, Role, Slug, UserId, limits};
+use crate::domain::{
+    EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, Refusal, Role, Slug, UserId, limits,
+};
 use crate::service::Roster;
+use crate::service::invitations::Terms;
 use crate::service::members::{AddMember, BatchAddMembers, Person, RemoveMember, TransferOwnership, UpdateMember};
-use crate::service::organizations::{CreateOrganization, DeleteOrganization, UpdateOrganization};
+use crate::service::organizations::{CreateOrganization, Created, DeleteOrganization, Owner, UpdateOrganization};
 use crate::service::reads::{After, MemberFilter, OrganizationFilter};
 use tonic::{Request, Response, Status, async_trait};
 
@@ -49,7 +53,7 @@ fn add_member(
     let person: Result<Person, Wrong> = fields.person(named);
     let role = fields.optional("role", role, Role::parse_assignable);
     let attributes = fields.attributes("attributes", attributes);
-    Ok(AddMember { person: person?, role: role?.unwrap_or(Role::MEMBER), attributes: attributes? })
+    Ok(AddMember { person: person?, role: role?.unwrap_or(Role::MEMBER), attributes: attributes?, notify: None })
 }
 
 fn create(message: &pb::CreateOrganizationRequest, fields: &mut Fields) -> Result<CreateOrganization, Wrong> {
@@ -57,7 +61,7 @@ fn create(message: &pb::CreateOrganizationRequest, fields: &mut Fields) -> Resul
     let slug = fields.optional("slug", &message.slug, Slug::parse);
     let kind = fields.kind(&message.kind);
     let attributes = fields.attributes("attributes", message.attributes.as_ref());
-    let owner = fields.optional("owner_user_id", &message.owner_user_id, UserId::parse);
+    let owner = owner(message, fields);
     let owner_attributes = fields.attributes("owner_attributes", message.owner_attributes.as_ref());
     Ok(CreateOrganization {
         name: name?,
@@ -68,6 +72,24 @@ fn create(message: &pb::CreateOrganizationRequest, fields: &mut Fields) -> Resul
         owner_attributes: owner_attributes?,
         inactive: message.inactive,
     })
+}
+
+fn owner(message: &pb::CreateOrganizationRequest, fields: &mut Fields) -> Result<Option<Owner>, Wrong> {
+    let delivery = delivery(fields, "owner_delivery", message.owner_delivery);
+    match (message.owner_user_id.as_str(), message.owner_email.as_str()) {
+        ("", "") => delivery.map(|_| None),
+        (id, "") => {
+            let user = fields.take("owner_user_id", UserId::parse(id)).map(Owner::User);
+            delivery?;
+            user.map(Some)
+        }
+        ("", email) => {
+            let address = fields.take("owner_email", EmailAddress::parse(email));
+            let terms = Terms { delivery: delivery?, life: limits::INVITATION_LIFE, dry_run: message.validate_only };
+            Ok(Some(Owner::Address(address?, terms)))
+        }
+        (_, _) => Err(fields.wrong("owner_email", Invalid::new("the owner by id or by address, not both"))),
+    }
 }
 
 fn update(message: &pb::UpdateOrganizationRequest, fields: &mut Fields) -> Result<UpdateOrganization, Wrong> {
@@ -199,8 +221,17 @@ impl OrganizationService for Api {
         let run =
             |roster: Roster, caller, meta, wish| async move { roster.create_organization(caller, meta, wish).await };
         let written = self.write_as(request, create, run).await?;
-        let organization = Some(convert::organization(&written.answer));
-        answer(pb::CreateOrganizationResponse { organization, consistency_token: written.token })
+        let Created { organization, owner } = &written.answer;
+        answer(pb::CreateOrganizationResponse {
+            organization: Some(convert::organization(organization)),
+            consistency_token: written.token,
+            owner_invitation: owner.as_ref().map(|invited| convert::invitation(&invited.invitation)),
+            owner_token: owner
+                .as_ref()
+                .and_then(|invited| invited.token.as_ref())
+                .map(|token| token.expose().to_owned())
+                .unwrap_or_default(),
+        })
     }
 
     async fn get_organization(

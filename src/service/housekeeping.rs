@@ -5,7 +5,7 @@ use super::organizations::PurgeIfDue;
 use super::write::Meta;
 use super::{Error, Roster};
 use crate::domain::limits;
-use crate::store::{organizations, requests};
+use crate::store::{organizations, quotas, requests};
 use tokio::time::Instant;
 
 /// What one round did.
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 pub struct Tidied {
     /// Organizations purged.
     pub purged: u64,
-    /// Answers forgotten.
+    /// Answers and used-up limits forgotten.
     pub forgotten: u64,
 }
 
@@ -33,6 +33,8 @@ impl Roster {
             }
         }
         tidied.forgotten = requests::forget_old(&mut *self.pool.acquire().await?, limits::TIDY_REQUESTS).await?;
+        tidied.forgotten +=
+            quotas::forget_old(&mut *self.pool.acquire().await?, limits::PURGE_AFTER, limits::TIDY_REQUESTS).await?;
         Ok(tidied)
     }
 }

@@ -7,8 +7,8 @@ use super::{Error, Roster, tokens};
 use crate::auth::decide::{Access, Grant};
 use crate::auth::{Caller, Secret};
 use crate::domain::{
-    Attributes, Delivery, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Organization, OrganizationId,
-    Recipient, Refusal, Role, limits,
+    Attributes, Delivery, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Organization,
+    OrganizationId, Recipient, Refusal, Role, limits,
 };
 use crate::store::outbox::{self, Subject};
 use crate::store::{invitations, memberships, quotas, users};
@@ -91,7 +91,13 @@ impl Roster {
     /// # Errors
     /// `INVITATION_PENDING`, `ALREADY_MEMBER`, `ROLE_ABOVE_CALLER`, `ORGANIZATION_INACTIVE`, `QUOTA_EXCEEDED`,
     /// `MAIL_OFF`, `CALLER_NOT_ALLOWED`.
-    pub async fn invite(&self, access: Access, meta: Meta, wish: Invite, terms: Terms) -> Result<Written<Invited>, Error> {
+    pub async fn invite(
+        &self,
+        access: Access,
+        meta: Meta,
+        wish: Invite,
+        terms: Terms,
+    ) -> Result<Written<Invited>, Error> {
         let written = self.invite_all(access, meta, vec![wish], terms).await?;
         let first = written.answer.into_iter().next().ok_or(Refusal::Conflict)??;
         Ok(Written { answer: first, token: written.token })
@@ -112,7 +118,10 @@ impl Roster {
         check_delivery(access.caller(), &terms, self.invitations.mail, wishes.iter().map(|wish| &wish.recipient))?;
         let inviter = inviter(access.caller())?;
         let settings = (*self.invitations).clone();
-        self.write_in(access, meta, InviteAll { wishes, terms, inviter, settings, makes_owner: false }).await
+        let written =
+            self.write_in(access, meta, InviteAll { wishes, terms, inviter, settings, makes_owner: false }).await;
+        self.mail_due.notify_one();
+        written
     }
 
     /// Sends a pending invitation again.
@@ -131,7 +140,10 @@ impl Roster {
         let inviter = inviter(access.caller())?;
         let may_have_token = may_have_token(access.caller());
         let settings = (*self.invitations).clone();
-        self.write_in(access, meta, Remind { id, terms, rotate, inviter, may_have_token, settings }).await
+        let written =
+            self.write_in(access, meta, Remind { id, terms, rotate, inviter, may_have_token, settings }).await;
+        self.mail_due.notify_one();
+        written
     }
 
     /// Takes an invitation back.
@@ -160,7 +172,8 @@ impl Roster {
     }
 }
 
-fn inviter(caller: &Caller) -> Result<Inviter, Refusal> {
+/// Who invites or adds, as it is written down.
+pub(super) fn inviter(caller: &Caller) -> Result<Inviter, Refusal> {
     let actor = caller.actor().ok_or(Refusal::CredentialMissing)?;
     Ok(Inviter { kind: actor.kind.to_owned(), id: actor.id })
 }
@@ -188,7 +201,7 @@ pub(super) fn delivery(terms: &Terms, recipient: &Recipient) -> Delivery {
     }
 }
 
-fn check_delivery<'r>(
+pub(super) fn check_delivery<'r>(
     caller: &Caller,
     terms: &Terms,
     mail: bool,
@@ -341,7 +354,6 @@ async fn deliver(
     match delivery {
         Delivery::Email => {
             outbox::put(unit.connection, organization, world::random_uuid(), &subject, sender).await?;
-            unit.mail_waits();
         }
         Delivery::Token => {
             let (secret, hash) = tokens::mint();

@@ -1,5 +1,6 @@
 //! Members: added, changed, removed, leaving; and the owner among them.
 
+use super::invitations::{inviter, revoke_all};
 use super::organizations::{check_etag, check_user, check_writable};
 use super::unit::{Deletion, Unit};
 use super::write::{Meta, OrganizationChange, Written};
@@ -7,10 +8,12 @@ use super::{Error, Roster};
 use crate::auth::Caller;
 use crate::auth::decide::{Access, Grant};
 use crate::domain::{
-    Attributes, EmailAddress, Member, Membership, Organization, OrganizationId, OrganizationState, Refusal, Role, User,
-    UserId, limits,
+    Attributes, EmailAddress, Inviter, Member, Membership, Organization, OrganizationId, OrganizationState, Refusal,
+    Role, User, UserId, limits,
 };
+use crate::store::outbox::{self, Subject};
 use crate::store::{memberships, users};
+use crate::world;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +36,8 @@ pub struct AddMember {
     pub role: Role,
     /// What the deployment keeps about the membership.
     pub attributes: Attributes,
+    /// Who tells them by mail, if anybody does.
+    pub notify: Option<Inviter>,
 }
 
 /// Whom to add, many at once.
@@ -91,7 +96,17 @@ impl Roster {
     /// `ALREADY_MEMBER`, `ROLE_ABOVE_CALLER`, `USER_NOT_FOUND`, `USER_INACTIVE`, `USER_DELETED`, `EMAIL_AMBIGUOUS`,
     /// `ORGANIZATION_INACTIVE`.
     pub async fn add_member(&self, access: Access, meta: Meta, wish: AddMember) -> Result<Written<Member>, Error> {
-        self.write_in(access, meta, wish).await
+        let wish = self.with_notice(&access, wish)?;
+        let written = self.write_in(access, meta, wish).await;
+        self.mail_due.notify_one();
+        written
+    }
+
+    /// Who is added by address is told by mail, where mail is sent.
+    fn with_notice(&self, access: &Access, wish: AddMember) -> Result<AddMember, Refusal> {
+        let by_address = matches!(wish.person, Person::Email(_));
+        let notify = if self.invitations.mail && by_address { Some(inviter(access.caller())?) } else { None };
+        Ok(AddMember { notify, ..wish })
     }
 
     /// Adds a user, or finds them there.
@@ -99,7 +114,10 @@ impl Roster {
     /// # Errors
     /// As [`Self::add_member`], but never `ALREADY_MEMBER`.
     pub async fn ensure_member(&self, access: Access, meta: Meta, wish: AddMember) -> Result<Written<Ensured>, Error> {
-        self.write_in(access, meta, Ensure(wish)).await
+        let wish = self.with_notice(&access, wish)?;
+        let written = self.write_in(access, meta, Ensure(wish)).await;
+        self.mail_due.notify_one();
+        written
     }
 
     /// Adds many users: one outcome for each, in their order.
@@ -112,7 +130,10 @@ impl Roster {
         meta: Meta,
         wish: BatchAddMembers,
     ) -> Result<Written<Vec<Result<Member, Refusal>>>, Error> {
-        self.write_in(access, meta, wish).await
+        let items: Result<_, Refusal> = wish.items.into_iter().map(|item| self.with_notice(&access, item)).collect();
+        let written = self.write_in(access, meta, BatchAddMembers { items: items?, ..wish }).await;
+        self.mail_due.notify_one();
+        written
     }
 
     /// Changes a member.
@@ -186,14 +207,16 @@ async fn find(unit: &mut Unit<'_>, person: &Person) -> Result<Result<UserId, Ref
 }
 
 /// What became of one wish to add somebody.
-enum Outcome {
+pub(super) enum Outcome {
+    /// They are a member now.
     Added(Member),
+    /// They were one already.
     Present(Member),
 }
 
 /// Adds one user to the locked organization. The users are held already. The first member of a pending organization
 /// becomes its owner, whatever role was wished for, and activates it.
-async fn add(
+pub(super) async fn add(
     unit: &mut Unit<'_>,
     here: &mut Organization,
     wish: &AddMember,
@@ -217,6 +240,10 @@ async fn add(
         let new = json!({ "owner": user.id, "state": OrganizationState::Active.as_str() });
         unit.save(here, Deletion::No, "owner.changed", old, new).await?;
         membership.role = Role::OWNER;
+    }
+    if let Some(sender) = &wish.notify {
+        let subject = Subject::Added(user.id.clone());
+        outbox::put(unit.connection, here.id, world::random_uuid(), &subject, sender).await?;
     }
     Ok(Ok(Outcome::Added(Member { membership, user: user.clone() })))
 }
@@ -389,7 +416,17 @@ async fn remove(unit: &mut Unit<'_>, mut here: Organization, membership: Members
         unit.forfeit();
     }
     unit.remove_member(&mut here, &membership).await?;
-    with_user(unit, membership).await
+    let member = with_user(unit, membership).await?;
+    revoke_theirs(unit, &mut here, &member.user).await?;
+    Ok(member)
+}
+
+/// Who is removed is not let in again by an invitation that was still on its way.
+async fn revoke_theirs(unit: &mut Unit<'_>, here: &mut Organization, user: &User) -> Result<(), Error> {
+    match &user.email {
+        Some(email) => revoke_all(unit, here, Some(email)).await,
+        None => Ok(()),
+    }
 }
 
 impl OrganizationChange for RemoveMember {
@@ -456,10 +493,11 @@ impl OrganizationChange for TransferOwnership {
 pub(super) async fn remove_deleted_user(
     unit: &mut Unit<'_>,
     here: &mut Organization,
-    user: &UserId,
+    user: &User,
 ) -> Result<bool, Error> {
-    let Some(membership) = memberships::get(unit.connection, here.id, user).await? else { return Ok(false) };
+    let Some(membership) = memberships::get(unit.connection, here.id, &user.id).await? else { return Ok(false) };
     unit.remove_member(here, &membership).await?;
+    revoke_theirs(unit, here, user).await?;
     Ok(true)
 }
 

@@ -4,25 +4,32 @@
 //! [`Roster::write`] runs, so that no path can forget the locks, the second decision, the event, the log or the
 //! request id.
 
+mod answers;
 pub mod checks;
 pub mod error;
 pub mod housekeeping;
+pub mod invitations;
 pub mod members;
 pub mod organizations;
+pub mod outbox;
 pub mod reads;
 pub mod token;
+mod tokens;
 mod unit;
 pub mod users;
 pub mod write;
 
+pub use answers::Named;
 pub use error::Error;
+pub use invitations::InvitationSettings;
 
 use crate::index::Index;
 use crate::store::StoreError;
 use crate::store::pool::{self, Datastore};
 use crate::world::Clock;
 use sqlx::PgPool;
-use tokio::sync::OnceCell;
+use std::sync::Arc;
+use tokio::sync::{Notify, OnceCell};
 use tokio_util::task::TaskTracker;
 
 /// The service: what it stands on. Cheap to clone; clones are one service.
@@ -31,8 +38,10 @@ pub struct Roster {
     pool: PgPool,
     index: Index,
     clock: Clock,
-    datastore: std::sync::Arc<OnceCell<Datastore>>,
+    datastore: Arc<OnceCell<Datastore>>,
     writes: TaskTracker,
+    invitations: Arc<InvitationSettings>,
+    mail_due: Arc<Notify>,
 }
 
 impl Roster {
@@ -40,7 +49,28 @@ impl Roster {
     #[must_use]
     pub fn new(pool: PgPool, clock: Clock) -> Self {
         let index = Index::new(pool.clone());
-        Self { pool, index, clock, datastore: std::sync::Arc::default(), writes: TaskTracker::new() }
+        Self {
+            pool,
+            index,
+            clock,
+            datastore: Arc::default(),
+            writes: TaskTracker::new(),
+            invitations: Arc::default(),
+            mail_due: Arc::default(),
+        }
+    }
+
+    /// With these limits for invitations, and with or without mail. Without this call: the defaults, and no mail.
+    #[must_use]
+    pub fn with_invitations(mut self, settings: InvitationSettings) -> Self {
+        self.invitations = Arc::new(settings);
+        self
+    }
+
+    /// Woken whenever this process has put a mail into the outbox. Other processes' mails are found by asking.
+    #[must_use]
+    pub fn mail_due(&self) -> &Notify {
+        &self.mail_due
     }
 
     /// The look-up that decisions are made from.

@@ -1,16 +1,18 @@
 //! Organizations: made, changed, switched on and off, handed over, deleted, restored, purged.
 
+use super::invitations::{InvitationSettings, Invite, InviteAll, Invited, Terms, check_delivery, inviter, revoke_all};
 use super::unit::{Deletion, Unit};
 use super::write::{Change, Meta, OrganizationChange, Written, enter_as_caller};
 use super::{Error, Roster};
 use crate::auth::Caller;
 use crate::auth::decide::{self, Access, Grant};
 use crate::domain::{
-    Attributes, Kind, Name, Organization, OrganizationId, OrganizationState, Refusal, Role, Slug, User, UserId,
-    UserState, limits,
+    Attributes, EmailAddress, Inviter, Kind, Name, Organization, OrganizationId, OrganizationState, Recipient, Refusal,
+    Role, Slug, User, UserId, UserState, limits,
 };
 use crate::store::{organizations, slugs};
 use crate::world;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -26,11 +28,30 @@ pub struct CreateOrganization {
     /// What the deployment keeps there.
     pub attributes: Attributes,
     /// The owner; if none, the calling user, or nobody where a service or an operator calls.
-    pub owner: Option<UserId>,
+    pub owner: Option<Owner>,
     /// What the deployment keeps about the owner's membership.
     pub owner_attributes: Attributes,
     /// Make it switched off.
     pub inactive: bool,
+}
+
+/// Who is to own a new organization.
+#[derive(Debug, Clone)]
+pub enum Owner {
+    /// A user, at once.
+    User(UserId),
+    /// Whoever has verified this address and accepts: until then the organization is pending. It makes no difference
+    /// whether somebody has.
+    Address(EmailAddress, Terms),
+}
+
+/// A new organization, and the invitation of its owner, if one was made.
+#[derive(Serialize, Deserialize)]
+pub struct Created {
+    /// The organization.
+    pub organization: Organization,
+    /// The owner's invitation.
+    pub owner: Option<Invited>,
 }
 
 /// What to change about an organization; what is none stays.
@@ -65,8 +86,16 @@ impl Roster {
         caller: Caller,
         meta: Meta,
         wish: CreateOrganization,
-    ) -> Result<Written<Organization>, Error> {
-        self.write(Some(caller), meta, wish).await
+    ) -> Result<Written<Created>, Error> {
+        if let Some(Owner::Address(address, terms)) = &wish.owner {
+            let recipient = Recipient::Email(address.clone());
+            check_delivery(&caller, terms, self.invitations.mail, std::iter::once(&recipient))?;
+        }
+        let inviter = inviter(&caller)?;
+        let settings = (*self.invitations).clone();
+        let written = self.write(Some(caller), meta, Create { wish, inviter, settings }).await;
+        self.mail_due.notify_one();
+        written
     }
 
     /// Changes name, slug or attributes.
@@ -143,59 +172,100 @@ pub(super) fn check_writable(here: &Organization) -> Result<(), Refusal> {
     }
 }
 
-impl Change for CreateOrganization {
+struct Create {
+    wish: CreateOrganization,
+    inviter: Inviter,
+    settings: InvitationSettings,
+}
+
+impl Change for Create {
     type Place = ();
-    type Answer = Organization;
+    type Answer = Created;
 
     async fn enter(&self, unit: &mut Unit<'_>) -> Result<(), Error> {
         enter_as_caller(unit).await
     }
 
-    async fn apply(&self, unit: &mut Unit<'_>, (): ()) -> Result<Organization, Error> {
-        let owner = match (unit.user(), &self.owner) {
-            (Some(caller), Some(other)) if caller != other => {
-                let advice = "leave owner_user_id out, and transfer the ownership afterwards".to_owned();
-                return Err(Refusal::CallerNotAllowed { caller: "user".to_owned(), advice }.into());
-            }
-            (Some(caller), _) => Some(caller.clone()),
-            (None, named) => named.clone(),
-        };
-        if self.inactive && owner.is_none() {
+    async fn apply(&self, unit: &mut Unit<'_>, (): ()) -> Result<Created, Error> {
+        let wish = &self.wish;
+        let owner = self.owner(unit)?;
+        if wish.inactive && owner.is_none() {
             return Err(Refusal::field("inactive", "an inactive organization needs an owner: name one").into());
         }
-        let state = match (&owner, self.inactive) {
+        let state = match (&owner, wish.inactive) {
             (None, _) => OrganizationState::Pending,
             (Some(_), false) => OrganizationState::Active,
             (Some(_), true) => OrganizationState::Inactive,
         };
         let id = OrganizationId::from_uuid(world::random_uuid());
         // Slugs before users, here and everywhere: one order of locks.
-        let slug = claim(unit, self.slug.as_ref(), &self.name, id).await?;
+        let slug = claim(unit, wish.slug.as_ref(), &wish.name, id).await?;
         if let Some(owner) = &owner {
-            for user in unit.hold_users(&BTreeSet::from([owner.clone()])).await?.values() {
-                // Asked again now that they are held: the caller may have been switched off since.
-                if unit.user() == Some(&user.id) {
-                    decide::require_active(Some(user.state))?;
-                }
-                check_user(user)?;
-            }
+            hold_owner(unit, owner).await?;
         }
         let new = organizations::New {
             id,
             slug,
-            name: self.name.clone(),
-            kind: self.kind.clone(),
-            attributes: self.attributes.clone(),
+            name: wish.name.clone(),
+            kind: wish.kind.clone(),
+            attributes: wish.attributes.clone(),
             state,
-            deactivated_by_operator: self.inactive && unit.by_operator(),
+            deactivated_by_operator: wish.inactive && unit.by_operator(),
             owner: owner.clone(),
         };
         let mut here = unit.create(&new).await?;
         if let Some(owner) = &owner {
-            unit.add_member(&mut here, owner, Role::ADMIN, &self.owner_attributes).await?;
+            unit.add_member(&mut here, owner, Role::ADMIN, &wish.owner_attributes).await?;
         }
-        Ok(here)
+        let invited = self.invite_owner(unit, &mut here).await?;
+        Ok(Created { organization: here, owner: invited })
     }
+}
+
+impl Create {
+    /// The owner from the first moment, if there is one. Users make organizations for themselves.
+    fn owner(&self, unit: &Unit<'_>) -> Result<Option<UserId>, Refusal> {
+        match (unit.user(), &self.wish.owner) {
+            (Some(caller), None) => Ok(Some(caller.clone())),
+            (Some(caller), Some(Owner::User(named))) if named == caller => Ok(Some(caller.clone())),
+            (Some(_), Some(_)) => {
+                let advice = "leave the owner out, and transfer the ownership afterwards".to_owned();
+                Err(Refusal::CallerNotAllowed { caller: "user".to_owned(), advice })
+            }
+            (None, Some(Owner::User(named))) => Ok(Some(named.clone())),
+            (None, Some(Owner::Address(..)) | None) => Ok(None),
+        }
+    }
+
+    async fn invite_owner(&self, unit: &mut Unit<'_>, here: &mut Organization) -> Result<Option<Invited>, Error> {
+        let Some(Owner::Address(address, terms)) = &self.wish.owner else { return Ok(None) };
+        let wish = Invite {
+            recipient: Recipient::Email(address.clone()),
+            role: Role::ADMIN,
+            attributes: self.wish.owner_attributes.clone(),
+        };
+        let invite = InviteAll {
+            wishes: vec![wish],
+            terms: terms.clone(),
+            inviter: self.inviter.clone(),
+            settings: self.settings.clone(),
+            makes_owner: true,
+        };
+        let grant = Grant { permissions: Role::ADMIN.permissions(), role: None };
+        let invited = invite.invite(unit, here, grant).await?.into_iter().next();
+        Ok(invited.transpose()?)
+    }
+}
+
+async fn hold_owner(unit: &mut Unit<'_>, owner: &UserId) -> Result<(), Error> {
+    for user in unit.hold_users(&BTreeSet::from([owner.clone()])).await?.values() {
+        // Asked again now that they are held: the caller may have been switched off since.
+        if unit.user() == Some(&user.id) {
+            decide::require_active(Some(user.state))?;
+        }
+        check_user(user)?;
+    }
+    Ok(())
 }
 
 /// Claims the given slug, or one made from the name: with a number behind it when taken, a random one when nothing is
@@ -304,6 +374,7 @@ impl OrganizationChange for DeleteOrganization {
         } else if here.state() != OrganizationState::Deleted {
             let old = json!({ "state": here.state().as_str() });
             let new = json!({ "state": OrganizationState::Deleted.as_str() });
+            revoke_all(unit, &mut here, None).await?;
             unit.save(&mut here, Deletion::Deleted, "organization.deleted", old, new).await?;
         }
         Ok(here)

@@ -120,6 +120,13 @@ impl<'t> Unit<'t> {
         self.note(here, event, entry);
     }
 
+    /// Notes what happened to an invitation. Copies of the memberships need not know of it, but of the revision.
+    pub(super) fn note_invitation(&mut self, here: &mut Organization, kind: &'static str, new: Value) {
+        here.revision += 1;
+        self.revisions.insert(here.id, here.revision);
+        self.note_organization(here, kind, None, Some(new));
+    }
+
     /// Removes an organization for good, with its members and its slug.
     pub(super) async fn purge(&mut self, here: &mut Organization) -> Result<(), Error> {
         here.revision += 1;
@@ -250,7 +257,7 @@ impl<'t> Unit<'t> {
     }
 
     /// Writes what is still to be written, the log last, and covers all of it with the token. Tells whether the caller
-    /// forfeits the right to repeat.
+    /// forfeits the right to repeat it.
     pub(super) async fn finish(mut self, token: &mut Token) -> Result<bool, Error> {
         for (id, revision) in &self.revisions {
             organizations::set_revision(self.connection, *id, *revision).await?;

@@ -260,7 +260,7 @@ impl Change for Delete {
             return Err(ownership_required(&owned).into());
         }
         for mut here in organizations {
-            if remove_deleted_user(unit, &mut here, &user.id).await? {
+            if remove_deleted_user(unit, &mut here, &user).await? {
                 answer.removed_memberships += 1;
             }
         }

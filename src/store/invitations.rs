@@ -5,8 +5,8 @@
 
 use super::StoreError;
 use crate::domain::{
-    Attributes, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, MailState, OrganizationId, Recipient, Role,
-    UserId, limits,
+    Attributes, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, MailState, OrganizationId, Recipient,
+    Role, UserId, limits,
 };
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;

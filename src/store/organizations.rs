@@ -204,14 +204,23 @@ pub async fn delete(connection: &mut PgConnection, id: OrganizationId) -> Result
     Ok(())
 }
 
-/// The organizations whose time to be purged has come: the ones longest overdue, at most this many.
+/// The organizations whose time to be purged has come: deleted ones, the longest overdue first, and pending ones that
+/// nobody can make active any more. At most this many of each.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn due_for_purge(connection: &mut PgConnection, most: i64) -> Result<Vec<OrganizationId>, StoreError> {
     let ids = sqlx::query_scalar!(
-        "SELECT id FROM organizations WHERE purge_time <= clock_timestamp() ORDER BY purge_time LIMIT $1",
-        most
+        r#"(SELECT id AS "id!" FROM organizations WHERE purge_time <= clock_timestamp() ORDER BY purge_time LIMIT $1)
+           UNION ALL
+           (SELECT o.id FROM organizations o
+            WHERE o.state = 'PENDING' AND o.purge_time IS NULL AND o.create_time < clock_timestamp() - $2::interval
+              AND NOT EXISTS (
+                  SELECT FROM invitations i WHERE i.bucket = o.bucket AND i.organization_id = o.id AND i.state = 'PENDING'
+                  AND i.expire_time > clock_timestamp())
+            LIMIT $1)"#,
+        most,
+        super::invitations::interval(limits::PURGE_AFTER)?,
     )
     .fetch_all(connection)
     .await?;
@@ -339,9 +348,14 @@ pub async fn list_of_user(
 /// If Postgres does not answer.
 pub async fn is_due(connection: &mut PgConnection, id: OrganizationId) -> Result<bool, StoreError> {
     let due = sqlx::query_scalar!(
-        r#"SELECT (purge_time <= clock_timestamp()) AS due FROM organizations WHERE bucket = $1 AND id = $2"#,
+        r#"SELECT coalesce(o.purge_time <= clock_timestamp(),
+                           o.state = 'PENDING' AND o.create_time < clock_timestamp() - $3::interval AND NOT EXISTS (
+                               SELECT FROM invitations i WHERE i.bucket = o.bucket AND i.organization_id = o.id
+                               AND i.state = 'PENDING' AND i.expire_time > clock_timestamp())) AS due
+           FROM organizations o WHERE o.bucket = $1 AND o.id = $2"#,
         id.bucket(),
-        id.as_uuid()
+        id.as_uuid(),
+        super::invitations::interval(limits::PURGE_AFTER)?,
     )
     .fetch_optional(connection)
     .await?;

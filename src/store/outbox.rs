@@ -158,7 +158,9 @@ pub async fn lock(connection: &mut PgConnection, id: Uuid) -> Result<Option<Wait
 /// # Errors
 /// If Postgres does not answer.
 pub async fn remove(connection: &mut PgConnection, organization: OrganizationId, id: Uuid) -> Result<(), StoreError> {
-    sqlx::query!("DELETE FROM outbox WHERE bucket = $1 AND id = $2", organization.bucket(), id).execute(connection).await?;
+    sqlx::query!("DELETE FROM outbox WHERE bucket = $1 AND id = $2", organization.bucket(), id)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
