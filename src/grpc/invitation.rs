@@ -56,7 +56,7 @@ enum Whom<'m> {
 
 fn invite(
     fields: &mut Fields,
-    whom: Option<Whom<'_>>,
+    whom: Option<&Whom<'_>>,
     role: &str,
     attributes: Option<&prost_types::Struct>,
 ) -> Result<Invite, Wrong> {
@@ -76,7 +76,7 @@ fn create(message: &pb::CreateInvitationRequest, fields: &mut Fields) -> Result<
         Field::Email(text) => Whom::Email(text),
         Field::Identifier(text) => Whom::Identifier(text),
     });
-    let invite = invite(fields, whom, &message.role, message.attributes.as_ref());
+    let invite = invite(fields, whom.as_ref(), &message.role, message.attributes.as_ref());
     let terms = terms(fields, message.delivery, message.lifetime.as_ref(), message.validate_only);
     Ok((invite?, terms?))
 }
@@ -92,7 +92,7 @@ fn batch(message: &pb::BatchCreateInvitationsRequest, fields: &mut Fields) -> Re
             Field::Email(text) => Whom::Email(text),
             Field::Identifier(text) => Whom::Identifier(text),
         });
-        invite(fields, whom, &item.role, item.attributes.as_ref())
+        invite(fields, whom.as_ref(), &item.role, item.attributes.as_ref())
     });
     Ok((items?, terms?))
 }

@@ -14,7 +14,7 @@ use crate::domain::{
     EmailAddress, Invitation, InvitationId, InvitationState, Member, Organization, OrganizationState, Permission,
     Recipient, Refusal, Role, UserId, UserState,
 };
-use crate::store::{invitations, memberships, quotas, users};
+use crate::store::{invitation_tokens, invitations, memberships, quotas, users};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -51,7 +51,7 @@ impl Roster {
     ) -> Result<Vec<Shown>, Error> {
         let mut connection = self.pool.acquire().await?;
         match verified_address(users::get(&mut connection, user).await?) {
-            Some(address) => Ok(invitations::received(&mut connection, &address, after, limit).await?),
+            Some(address) => Ok(invitation_tokens::received(&mut connection, &address, after, limit).await?),
             None => Ok(Vec::new()),
         }
     }
@@ -117,7 +117,7 @@ impl Roster {
                 return Err(quota("failed_tokens_per_minute", most, MINUTE).into());
             }
         }
-        let found = invitations::by_token(&mut connection, &tokens::hash(token)).await?;
+        let found = invitation_tokens::by_token(&mut connection, &tokens::hash(token)).await?;
         let good = found.filter(|shown| {
             let own = shown.invitation.accepted_by.as_ref().is_some_and(|by| caller.user() == Some(by));
             shown.organization_there && (shown.invitation.state == InvitationState::Pending || own)
@@ -159,7 +159,7 @@ async fn enter(unit: &mut Unit<'_>, place: Place, user: &UserId, token: Option<&
     decide::require_active(users::hold_state(unit.connection, user).await?)?;
     let invitation = invitations::get(unit.connection, organization, id).await?.ok_or(Refusal::InvitationNotFound)?;
     if let Some(hash) = token
-        && invitations::by_token(unit.connection, hash).await?.is_none_or(|shown| shown.invitation.id != id)
+        && invitation_tokens::by_token(unit.connection, hash).await?.is_none_or(|shown| shown.invitation.id != id)
     {
         // Rotated away since.
         return Err(Refusal::InvitationNotFound.into());

@@ -11,14 +11,15 @@ use crate::domain::{
     OrganizationId, Recipient, Refusal, Role, limits,
 };
 use crate::store::outbox::{self, Subject};
-use crate::store::{invitations, memberships, quotas, users};
+use crate::store::{invitation_tokens, invitations, memberships, quotas, users};
 use crate::world;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 
-pub use crate::store::invitations::{After as InvitationAfter, Filter as InvitationFilter, Shown};
+pub use crate::store::invitation_tokens::Shown;
+pub use crate::store::invitations::{After as InvitationAfter, Filter as InvitationFilter};
 
 /// What a deployment allows, and whether it sends mail. Reported by these names when one is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -347,7 +348,7 @@ async fn deliver(
 ) -> Result<Invited, Error> {
     let (organization, id) = (invitation.organization, invitation.id);
     if rotate {
-        invitations::drop_tokens(unit.connection, organization, id).await?;
+        invitation_tokens::drop_tokens(unit.connection, organization, id).await?;
         outbox::remove_about(unit.connection, organization, id).await?;
     }
     let mut token = None;
@@ -357,7 +358,7 @@ async fn deliver(
         }
         Delivery::Token => {
             let (secret, hash) = tokens::mint();
-            invitations::add_token(unit.connection, organization, id, &hash, false).await?;
+            invitation_tokens::add_token(unit.connection, organization, id, &hash, false).await?;
             token = Some(secret).filter(|_| !dry_run);
         }
         Delivery::None => {}

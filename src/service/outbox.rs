@@ -13,7 +13,7 @@ use crate::domain::{
     Role, User, UserState, limits,
 };
 use crate::store::outbox::{self, Subject, Waiting};
-use crate::store::{invitations, memberships, organizations, users};
+use crate::store::{invitation_tokens, invitations, memberships, organizations, users};
 use serde_json::json;
 use sqlx::PgConnection;
 use std::time::Duration;
@@ -143,7 +143,7 @@ async fn letter(connection: &mut PgConnection, waiting: &Waiting) -> Result<Opti
                 return Ok(None);
             }
             let (token, hash) = tokens::mint();
-            invitations::add_token(connection, here.id, *id, &hash, false).await?;
+            invitation_tokens::add_token(connection, here.id, *id, &hash, false).await?;
             Ok(Some(Letter {
                 id: waiting.id,
                 occasion: match waiting.subject {

@@ -6,7 +6,7 @@
 use super::StoreError;
 use crate::domain::{
     Attributes, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, MailState, OrganizationId, Recipient,
-    Role, UserId, limits,
+    Role, UserId,
 };
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
@@ -15,24 +15,24 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-struct Row {
-    organization_id: Uuid,
-    id: Uuid,
-    identifier: String,
-    is_email: bool,
-    role: String,
-    makes_owner: bool,
-    attributes: Json<Attributes>,
-    state: Option<String>,
-    inviter_kind: String,
-    inviter_id: String,
-    accepted_by: Option<String>,
-    expire_time: OffsetDateTime,
-    sends: i32,
-    mail_state: Option<String>,
-    mail_error: Option<String>,
-    create_time: OffsetDateTime,
-    update_time: OffsetDateTime,
+pub(super) struct Row {
+    pub(super) organization_id: Uuid,
+    pub(super) id: Uuid,
+    pub(super) identifier: String,
+    pub(super) is_email: bool,
+    pub(super) role: String,
+    pub(super) makes_owner: bool,
+    pub(super) attributes: Json<Attributes>,
+    pub(super) state: Option<String>,
+    pub(super) inviter_kind: String,
+    pub(super) inviter_id: String,
+    pub(super) accepted_by: Option<String>,
+    pub(super) expire_time: OffsetDateTime,
+    pub(super) sends: i32,
+    pub(super) mail_state: Option<String>,
+    pub(super) mail_error: Option<String>,
+    pub(super) create_time: OffsetDateTime,
+    pub(super) update_time: OffsetDateTime,
 }
 
 impl TryFrom<Row> for Invitation {
@@ -342,63 +342,6 @@ pub async fn counts(connection: &mut PgConnection, organization: OrganizationId)
     .await?)
 }
 
-/// Gives an invitation a further token, by its hash, and counts it as sent. The oldest beyond five die; with `rotate`
-/// all older ones do.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn add_token(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    id: InvitationId,
-    hash: &[u8; 32],
-    rotate: bool,
-) -> Result<(), StoreError> {
-    let keep = if rotate { 0 } else { limits::INVITATION_TOKENS - 1 };
-    sqlx::query!(
-        r#"DELETE FROM invitation_tokens WHERE hash IN (
-               SELECT hash FROM invitation_tokens WHERE bucket = $1 AND organization_id = $2 AND invitation_id = $3
-               ORDER BY create_time DESC, hash OFFSET $4)"#,
-        organization.bucket(),
-        organization.as_uuid(),
-        id.as_uuid(),
-        keep,
-    )
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query!(
-        r#"INSERT INTO invitation_tokens (hash, bucket, organization_id, invitation_id, create_time)
-           VALUES ($4, $1, $2, $3, clock_timestamp())"#,
-        organization.bucket(),
-        organization.as_uuid(),
-        id.as_uuid(),
-        hash,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Ends every token of an invitation.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn drop_tokens(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    id: InvitationId,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        "DELETE FROM invitation_tokens WHERE bucket = $1 AND organization_id = $2 AND invitation_id = $3",
-        organization.bucket(),
-        organization.as_uuid(),
-        id.as_uuid()
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
 /// Counts a sending: by a mail that is waiting, or by a token given out.
 ///
 /// # Errors
@@ -445,130 +388,4 @@ pub async fn cooldown_left(
     .fetch_one(connection)
     .await?;
     Ok(u64::try_from(left).unwrap_or(0))
-}
-
-/// An invitation as its token shows it, and what is told of it.
-#[derive(Debug, Clone)]
-pub struct Shown {
-    /// The invitation.
-    pub invitation: Invitation,
-    /// What the organization is called.
-    pub organization_name: String,
-    /// Whether the organization is there, and not deleted.
-    pub organization_there: bool,
-    /// What the inviter is called; none if nobody knows.
-    pub inviter_name: Option<String>,
-}
-
-/// Finds the invitation of a token, in whatever state it is. One statement for good and bad ones alike.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn by_token(connection: &mut PgConnection, hash: &[u8; 32]) -> Result<Option<Shown>, StoreError> {
-    let row = sqlx::query!(
-        r#"SELECT i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
-                  i.attributes AS "attributes: Json<Attributes>",
-                  CASE WHEN i.state = 'PENDING' AND i.expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE i.state END AS state,
-                  i.inviter_kind, i.inviter_id, i.accepted_by, i.expire_time, i.sends, i.mail_state, i.mail_error,
-                  i.create_time, i.update_time, o.name, (o.delete_time IS NULL) AS "there!", u.display_name AS "inviter_name?"
-           FROM invitation_tokens t
-           JOIN invitations i ON i.bucket = t.bucket AND i.organization_id = t.organization_id AND i.id = t.invitation_id
-           JOIN organizations o ON o.bucket = t.bucket AND o.id = t.organization_id
-           LEFT JOIN users u ON i.inviter_kind = 'user' AND u.user_bucket = user_bucket_of(i.inviter_id) AND u.id = i.inviter_id
-           WHERE t.hash = $1"#,
-        hash
-    )
-    .fetch_optional(connection)
-    .await?;
-    row.map(|row| {
-        let invitation = Row {
-            organization_id: row.organization_id,
-            id: row.id,
-            identifier: row.identifier,
-            is_email: row.is_email,
-            role: row.role,
-            makes_owner: row.makes_owner,
-            attributes: row.attributes,
-            state: row.state,
-            inviter_kind: row.inviter_kind,
-            inviter_id: row.inviter_id,
-            accepted_by: row.accepted_by,
-            expire_time: row.expire_time,
-            sends: row.sends,
-            mail_state: row.mail_state,
-            mail_error: row.mail_error,
-            create_time: row.create_time,
-            update_time: row.update_time,
-        };
-        Ok(Shown {
-            invitation: invitation.try_into()?,
-            organization_name: row.name,
-            organization_there: row.there,
-            inviter_name: row.inviter_name,
-        })
-    })
-    .transpose()
-}
-
-/// Lists the pending invitations to an address, over all organizations that are there and not switched off, the oldest
-/// first.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn received(
-    connection: &mut PgConnection,
-    address: &EmailAddress,
-    after: Option<After>,
-    limit: i64,
-) -> Result<Vec<Shown>, StoreError> {
-    let rows = sqlx::query!(
-        r#"SELECT i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
-                  i.attributes AS "attributes: Json<Attributes>", i.state AS "state?",
-                  i.inviter_kind, i.inviter_id, i.accepted_by, i.expire_time, i.sends, i.mail_state, i.mail_error,
-                  i.create_time, i.update_time, o.name, u.display_name AS "inviter_name?"
-           FROM invitations i
-           JOIN organizations o ON o.bucket = i.bucket AND o.id = i.organization_id
-           LEFT JOIN users u ON i.inviter_kind = 'user' AND u.user_bucket = user_bucket_of(i.inviter_id) AND u.id = i.inviter_id
-           WHERE i.identifier_normal = $1 AND i.is_email AND i.state = 'PENDING' AND i.expire_time > clock_timestamp()
-             AND o.delete_time IS NULL AND o.state <> 'INACTIVE'
-             AND (i.create_time, i.id) > (coalesce($2, '-infinity'::timestamptz),
-                                          coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid))
-           ORDER BY i.create_time, i.id
-           LIMIT $4"#,
-        address.normal(),
-        after.map(|after| after.create_time),
-        after.map(|after| after.id.as_uuid()),
-        limit,
-    )
-    .fetch_all(connection)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            let invitation = Row {
-                organization_id: row.organization_id,
-                id: row.id,
-                identifier: row.identifier,
-                is_email: row.is_email,
-                role: row.role,
-                makes_owner: row.makes_owner,
-                attributes: row.attributes,
-                state: row.state,
-                inviter_kind: row.inviter_kind,
-                inviter_id: row.inviter_id,
-                accepted_by: row.accepted_by,
-                expire_time: row.expire_time,
-                sends: row.sends,
-                mail_state: row.mail_state,
-                mail_error: row.mail_error,
-                create_time: row.create_time,
-                update_time: row.update_time,
-            };
-            Ok(Shown {
-                invitation: invitation.try_into()?,
-                organization_name: row.name,
-                organization_there: true,
-                inviter_name: row.inviter_name,
-            })
-        })
-        .collect()
 }

@@ -5,6 +5,7 @@
 //! defence, never the way to learn something.
 
 pub mod events;
+pub mod invitation_tokens;
 pub mod invitations;
 pub mod log;
 pub mod memberships;

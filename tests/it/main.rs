@@ -14,6 +14,7 @@ mod faults;
 mod harness;
 mod house;
 mod input;
+mod invitations;
 mod lifecycle;
 mod races;
 mod random;

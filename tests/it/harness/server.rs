@@ -6,6 +6,7 @@ use roster::auth::mint::{Claims, SigningKey};
 use roster::auth::settings::{AuthSettings, IssuerSettings};
 use roster::domain::Scope;
 use roster::grpc::pb::check_service_client::CheckServiceClient;
+use roster::grpc::pb::invitation_service_client::InvitationServiceClient;
 use roster::grpc::pb::organization_service_client::OrganizationServiceClient;
 use roster::grpc::pb::user_service_client::UserServiceClient;
 use roster::server::{self, Parts, ServerSettings};
@@ -250,6 +251,7 @@ type Shown = InterceptedService<Channel, Credential>;
 #[derive(Debug, Clone)]
 pub struct Clients {
     pub organizations: OrganizationServiceClient<Shown>,
+    pub invitations: InvitationServiceClient<Shown>,
     pub users: UserServiceClient<Shown>,
     pub checks: CheckServiceClient<Shown>,
 }
@@ -260,6 +262,7 @@ impl Clients {
         let shown = InterceptedService::new(channel.clone(), credential);
         Self {
             organizations: OrganizationServiceClient::new(shown.clone()),
+            invitations: InvitationServiceClient::new(shown.clone()),
             users: UserServiceClient::new(shown.clone()),
             checks: CheckServiceClient::new(shown),
         }

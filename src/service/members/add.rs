@@ -1,0 +1,189 @@
+//! Adding members, one or many.
+
+use super::super::organizations::{check_user, check_writable};
+use super::super::unit::{Deletion, Unit};
+use super::super::write::OrganizationChange;
+use super::{AddMember, BatchAddMembers, Ensured, Person};
+use crate::auth::decide::Grant;
+use crate::domain::{
+    EmailAddress, Member, Organization, OrganizationId, OrganizationState, Refusal, Role, User, UserId,
+};
+use crate::service::Error;
+use crate::store::outbox::{self, Subject};
+use crate::store::{memberships, users};
+use crate::world;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Finds whom a request names by address; who is named by id need not be known yet.
+pub(super) async fn find(unit: &mut Unit<'_>, person: &Person) -> Result<Result<UserId, Refusal>, Error> {
+    Ok(match person {
+        Person::Id(id) => Ok(id.clone()),
+        Person::Email(email) => {
+            let mut found = users::by_verified_email(unit.connection, email).await?;
+            match (found.pop(), found.pop()) {
+                (Some(id), None) => Ok(id),
+                (None, _) => Err(Refusal::UserNotFound),
+                (Some(_), Some(_)) => Err(Refusal::EmailAmbiguous),
+            }
+        }
+    })
+}
+
+/// What became of one wish to add somebody.
+pub(in crate::service) enum Outcome {
+    /// They are a member now.
+    Added(Member),
+    /// They were one already.
+    Present(Member),
+}
+
+/// Adds one user to the locked organization. The users are held already. The first member of a pending organization
+/// becomes its owner, whatever role was wished for, and activates it.
+pub(in crate::service) async fn add(
+    unit: &mut Unit<'_>,
+    here: &mut Organization,
+    wish: &AddMember,
+    user: &User,
+) -> Result<Result<Outcome, Refusal>, Error> {
+    if let Some(membership) = memberships::get(unit.connection, here.id, &user.id).await? {
+        return Ok(Ok(Outcome::Present(Member { membership, user: user.clone() })));
+    }
+    if let Err(refusal) = check_user(user) {
+        return Ok(Err(refusal));
+    }
+    let first = here.state() == OrganizationState::Pending;
+    let role = if first { Role::ADMIN } else { wish.role };
+    let Some(mut membership) = unit.add_member(here, &user.id, role, &wish.attributes).await? else {
+        return Ok(Err(Refusal::Conflict));
+    };
+    if first {
+        here.owner = Some(user.id.clone());
+        here.stored_state = OrganizationState::Active;
+        let old = json!({ "owner": null, "state": OrganizationState::Pending.as_str() });
+        let new = json!({ "owner": user.id, "state": OrganizationState::Active.as_str() });
+        unit.save(here, Deletion::No, "owner.changed", old, new).await?;
+        membership.role = Role::OWNER;
+    }
+    if let Some(sender) = &wish.notify {
+        let subject = Subject::Added(user.id.clone());
+        outbox::put(unit.connection, here.id, world::random_uuid(), &subject, sender).await?;
+    }
+    Ok(Ok(Outcome::Added(Member { membership, user: user.clone() })))
+}
+
+/// Finds and holds everybody whom the wishes name. By address, only who still has verified it once held.
+async fn hold(unit: &mut Unit<'_>, wishes: &[AddMember], grant: Grant) -> Result<Vec<Result<User, Refusal>>, Error> {
+    let mut found = Vec::with_capacity(wishes.len());
+    for wish in wishes {
+        found.push(match grant.reaches(wish.role) {
+            Ok(()) => find(unit, &wish.person).await?,
+            Err(refusal) => Err(refusal),
+        });
+    }
+    let ids: BTreeSet<UserId> = found.iter().filter_map(|found| found.as_ref().ok()).cloned().collect();
+    let held = unit.hold_users(&ids).await?;
+    let pick = |found: Result<UserId, Refusal>, wish: &AddMember| {
+        let user = held.get(&found?).cloned().ok_or(Refusal::UserNotFound)?;
+        check_person(&wish.person, &user)?;
+        Ok(user)
+    };
+    Ok(found.into_iter().zip(wishes).map(|(found, wish)| pick(found, wish)).collect())
+}
+
+/// Whether a user, once held, still is the one whom the request named by address.
+pub(super) fn check_person(person: &Person, user: &User) -> Result<(), Refusal> {
+    let same = |email: &EmailAddress| user.email.as_ref().is_some_and(|own| own.normal() == email.normal());
+    match person {
+        Person::Email(email) if !(user.email_verified && same(email)) => Err(Refusal::UserNotFound),
+        Person::Id(_) | Person::Email(_) => Ok(()),
+    }
+}
+
+async fn add_one(
+    unit: &mut Unit<'_>,
+    mut here: Organization,
+    wish: &AddMember,
+    grant: Grant,
+) -> Result<Outcome, Error> {
+    check_writable(&here)?;
+    grant.reaches(wish.role)?;
+    let held = hold(unit, std::slice::from_ref(wish), grant).await?;
+    let user = held.into_iter().next().ok_or(Refusal::UserNotFound)??;
+    Ok(add(unit, &mut here, wish, &user).await??)
+}
+
+impl OrganizationChange for AddMember {
+    type Answer = Member;
+
+    async fn apply(&self, unit: &mut Unit<'_>, here: Organization, grant: Grant) -> Result<Member, Error> {
+        match add_one(unit, here, self, grant).await? {
+            Outcome::Added(member) => Ok(member),
+            Outcome::Present(_) => Err(Refusal::AlreadyMember.into()),
+        }
+    }
+}
+
+pub(super) struct Ensure(pub(super) AddMember);
+
+impl OrganizationChange for Ensure {
+    type Answer = Ensured;
+
+    async fn apply(&self, unit: &mut Unit<'_>, here: Organization, grant: Grant) -> Result<Ensured, Error> {
+        Ok(match add_one(unit, here, &self.0, grant).await? {
+            Outcome::Added(member) => Ensured { member, created: true },
+            Outcome::Present(member) => Ensured { member, created: false },
+        })
+    }
+}
+
+impl OrganizationChange for BatchAddMembers {
+    type Answer = Vec<Result<Member, Refusal>>;
+
+    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, grant: Grant) -> Result<Self::Answer, Error> {
+        check_writable(&here)?;
+        let mut held = hold(unit, &self.items, grant).await?;
+        if self.all_or_nothing {
+            refuse_all(unit, here.id, &mut held).await?;
+        }
+        let mut results = Vec::with_capacity(held.len());
+        for (user, wish) in held.into_iter().zip(&self.items) {
+            results.push(match user {
+                Err(refusal) => Err(refusal),
+                Ok(user) => match add(unit, &mut here, wish, &user).await? {
+                    Ok(Outcome::Added(member)) => Ok(member),
+                    Ok(Outcome::Present(_)) => Err(Refusal::AlreadyMember),
+                    Err(refusal) => Err(refusal),
+                },
+            });
+        }
+        // The first of a pending organization has become its owner; the row has the last word on the etags.
+        Ok(results)
+    }
+}
+
+/// Where one item would fail, fails all the others with it, before anything is written. Under the organization's lock and
+/// with the users held, nothing else can make an item fail later.
+async fn refuse_all(
+    unit: &mut Unit<'_>,
+    here: OrganizationId,
+    held: &mut [Result<User, Refusal>],
+) -> Result<(), Error> {
+    let mut named = BTreeMap::new();
+    for (index, item) in held.iter_mut().enumerate() {
+        let Ok(user) = item else { continue };
+        let present = memberships::get(unit.connection, here, &user.id).await?.is_some();
+        let again = named.insert(user.id.clone(), index).is_some();
+        if present || again {
+            *item = Err(Refusal::AlreadyMember);
+        } else if let Err(refusal) = check_user(user) {
+            *item = Err(refusal);
+        }
+    }
+    if held.iter().any(Result::is_err) {
+        for item in held.iter_mut().filter(|item| item.is_ok()) {
+            *item = Err(Refusal::BatchAborted);
+        }
+    }
+    Ok(())
+}

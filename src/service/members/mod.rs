@@ -1,0 +1,190 @@
+//! Members: added (`add`), changed, removed, leaving, and the owner among them (`change`). Here is what can be asked for.
+
+mod add;
+mod change;
+
+pub(super) use add::{Outcome, add};
+pub(super) use change::{ownership_required, remove_deleted_user};
+
+use super::invitations::inviter;
+use super::write::{Meta, Written};
+use super::{Error, Roster};
+use crate::auth::Caller;
+use crate::auth::decide::Access;
+use crate::domain::{Attributes, EmailAddress, Inviter, Member, Organization, Refusal, Role, UserId};
+use add::Ensure;
+use change::Leave;
+use serde::{Deserialize, Serialize};
+
+/// A user, as a request names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Person {
+    /// By id.
+    Id(UserId),
+    /// By an address that one active user has verified.
+    Email(EmailAddress),
+}
+
+/// Somebody to add.
+#[derive(Debug, Clone)]
+pub struct AddMember {
+    /// Who.
+    pub person: Person,
+    /// As what.
+    pub role: Role,
+    /// What the deployment keeps about the membership.
+    pub attributes: Attributes,
+    /// Who tells them by mail, if anybody does.
+    pub notify: Option<Inviter>,
+}
+
+/// Whom to add, many at once.
+#[derive(Debug, Clone)]
+pub struct BatchAddMembers {
+    /// Whom: at most 100.
+    pub items: Vec<AddMember>,
+    /// All of them or none.
+    pub all_or_nothing: bool,
+}
+
+/// A member, and whether this call made them one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ensured {
+    /// The member.
+    pub member: Member,
+    /// Whether this call added them.
+    pub created: bool,
+}
+
+/// What to change about a member; what is none stays.
+#[derive(Debug, Clone)]
+pub struct UpdateMember {
+    /// Whom.
+    pub user: UserId,
+    /// The new role.
+    pub role: Option<Role>,
+    /// The new attributes.
+    pub attributes: Option<Attributes>,
+    /// The etag that was read, if the change hangs on it.
+    pub etag: Option<String>,
+}
+
+/// Whom to remove.
+#[derive(Debug, Clone)]
+pub struct RemoveMember {
+    /// Whom.
+    pub user: UserId,
+    /// The etag that was read, if the change hangs on it.
+    pub etag: Option<String>,
+}
+
+/// Whom to hand the organization to.
+#[derive(Debug, Clone)]
+pub struct TransferOwnership {
+    /// To whom.
+    pub person: Person,
+    /// The etag of the organization that was read, if the change hangs on it.
+    pub etag: Option<String>,
+}
+
+impl Roster {
+    /// Adds a user.
+    ///
+    /// # Errors
+    /// `ALREADY_MEMBER`, `ROLE_ABOVE_CALLER`, `USER_NOT_FOUND`, `USER_INACTIVE`, `USER_DELETED`, `EMAIL_AMBIGUOUS`,
+    /// `ORGANIZATION_INACTIVE`.
+    pub async fn add_member(&self, access: Access, meta: Meta, wish: AddMember) -> Result<Written<Member>, Error> {
+        let wish = self.with_notice(&access, wish)?;
+        let written = self.write_in(access, meta, wish).await;
+        self.mail_due.notify_one();
+        written
+    }
+
+    /// Who is added by address is told by mail, where mail is sent.
+    fn with_notice(&self, access: &Access, wish: AddMember) -> Result<AddMember, Refusal> {
+        let by_address = matches!(wish.person, Person::Email(_));
+        let notify = if self.invitations.mail && by_address { Some(inviter(access.caller())?) } else { None };
+        Ok(AddMember { notify, ..wish })
+    }
+
+    /// Adds a user, or finds them there.
+    ///
+    /// # Errors
+    /// As [`Self::add_member`], but never `ALREADY_MEMBER`.
+    pub async fn ensure_member(&self, access: Access, meta: Meta, wish: AddMember) -> Result<Written<Ensured>, Error> {
+        let wish = self.with_notice(&access, wish)?;
+        let written = self.write_in(access, meta, Ensure(wish)).await;
+        self.mail_due.notify_one();
+        written
+    }
+
+    /// Adds many users: one outcome for each, in their order.
+    ///
+    /// # Errors
+    /// `ORGANIZATION_INACTIVE`; each item fails for itself with the reasons of [`Self::add_member`].
+    pub async fn batch_add_members(
+        &self,
+        access: Access,
+        meta: Meta,
+        wish: BatchAddMembers,
+    ) -> Result<Written<Vec<Result<Member, Refusal>>>, Error> {
+        let items: Result<_, Refusal> = wish.items.into_iter().map(|item| self.with_notice(&access, item)).collect();
+        let written = self.write_in(access, meta, BatchAddMembers { items: items?, ..wish }).await;
+        self.mail_due.notify_one();
+        written
+    }
+
+    /// Changes a member.
+    ///
+    /// # Errors
+    /// `MEMBER_NOT_FOUND`, `OWNERSHIP_REQUIRED`, `ROLE_ABOVE_CALLER`, `ETAG_MISMATCH`, `ORGANIZATION_INACTIVE`.
+    pub async fn update_member(
+        &self,
+        access: Access,
+        meta: Meta,
+        wish: UpdateMember,
+    ) -> Result<Written<Member>, Error> {
+        self.write_in(access, meta, wish).await
+    }
+
+    /// Removes a member.
+    ///
+    /// # Errors
+    /// `MEMBER_NOT_FOUND`, `OWNERSHIP_REQUIRED`, `ROLE_ABOVE_CALLER`, `ETAG_MISMATCH`, `ORGANIZATION_INACTIVE`.
+    pub async fn remove_member(
+        &self,
+        access: Access,
+        meta: Meta,
+        wish: RemoveMember,
+    ) -> Result<Written<Member>, Error> {
+        self.write_in(access, meta, wish).await
+    }
+
+    /// Lets the calling user leave.
+    ///
+    /// # Errors
+    /// `CALLER_NOT_ALLOWED` for who is not a user, `OWNERSHIP_REQUIRED`, `ORGANIZATION_INACTIVE`.
+    pub async fn leave_organization(&self, access: Access, meta: Meta) -> Result<Written<Member>, Error> {
+        let Caller::User(user) = access.caller() else {
+            let caller = access.caller().actor().map_or("nobody", |actor| actor.kind).to_owned();
+            let advice = "only users leave; use RemoveMember, or act on behalf of the user".to_owned();
+            return Err(Refusal::CallerNotAllowed { caller, advice }.into());
+        };
+        let user = user.id.clone();
+        self.write_in(access, meta, Leave { user }).await
+    }
+
+    /// Hands an organization to another member.
+    ///
+    /// # Errors
+    /// `TARGET_NOT_MEMBER`, `USER_INACTIVE`, `USER_NOT_FOUND`, `EMAIL_AMBIGUOUS`, `ETAG_MISMATCH`,
+    /// `ORGANIZATION_PENDING`.
+    pub async fn transfer_ownership(
+        &self,
+        access: Access,
+        meta: Meta,
+        wish: TransferOwnership,
+    ) -> Result<Written<Organization>, Error> {
+        self.write_in(access, meta, wish).await
+    }
+}
