@@ -5,7 +5,9 @@
 pub struct Secret(String);
 
 impl Secret {
-    pub(super) fn new(text: String) -> Self {
+    /// Makes a secret of this text.
+    #[must_use]
+    pub fn new(text: String) -> Self {
         Self(text)
     }
 

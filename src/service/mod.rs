@@ -9,6 +9,7 @@ pub mod error;
 pub mod housekeeping;
 pub mod members;
 pub mod organizations;
+pub mod outbox;
 pub mod reads;
 pub mod token;
 mod unit;
