@@ -15,6 +15,7 @@ mod harness;
 mod house;
 mod input;
 mod lifecycle;
+mod mail;
 mod races;
 mod random;
 mod replay;

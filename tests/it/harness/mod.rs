@@ -8,6 +8,7 @@ pub mod postgres;
 pub mod raw;
 pub mod samples;
 pub mod server;
+pub mod smtp;
 pub mod snapshot;
 
 pub use postgres::Database;
