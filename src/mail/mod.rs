@@ -3,6 +3,7 @@
 //! * [`settings`] says how mail leaves.
 //! * `names` makes names harmless, `templates` makes texts of them, `message` a message of those.
 //! * `transport` hands it over, and knows what a failure means; `starttls` guards how a connection is encrypted.
+//! * [`worker`] does all this for what is due, as long as the server runs.
 //!
 //! No log line and no [`Sent`] holds an address, a name or a token.
 
@@ -12,6 +13,7 @@ pub mod settings;
 mod starttls;
 mod templates;
 mod transport;
+pub mod worker;
 
 use crate::service::outbox::{Letter, Sent};
 use crate::world::Clock;

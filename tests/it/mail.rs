@@ -3,6 +3,7 @@
 mod delivery;
 mod settings;
 mod texts;
+mod worker;
 
 use crate::harness::smtp::SmtpServer;
 use roster::auth::secret::Secret;
