@@ -10,6 +10,7 @@
 //!   call and encode. The one match from refusals to statuses is [`grpc::status`].
 //! * [`service`] holds the use cases, one function for each rpc. Every write is a change that
 //!   [`service::write`] runs: lock, decide again, change, event, log, commit.
+//! * [`mail`] takes letters from the outbox, renders them and hands them to a relay.
 //! * [`index`] looks up who stands where. Today it asks the primary; the copy in memory will stand behind it.
 //! * [`store`] is the only room with SQL. Free functions over a connection.
 //! * [`domain`] has the words: ids, slugs, addresses, roles, permissions, refusals, and every limit. Pure.
@@ -26,6 +27,7 @@ pub mod domain;
 pub mod grpc;
 pub mod index;
 pub mod lifecycle;
+pub mod mail;
 pub mod postgres;
 pub mod server;
 pub mod service;

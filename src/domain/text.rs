@@ -60,7 +60,8 @@ impl Kind {
 }
 
 /// Whether a character is one that shows nothing or reorders what is shown: these let one name pass for another.
-fn is_invisible(c: char) -> bool {
+#[must_use]
+pub fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

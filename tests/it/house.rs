@@ -14,6 +14,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("auth", &["domain", "world"]),
     ("service", &["auth", "index", "store", "domain", "world"]),
     ("grpc", &["service", "auth", "domain", "world"]),
+    ("mail", &["service", "auth", "domain", "world"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
@@ -81,6 +82,8 @@ fn sql_is_in_the_store_only_and_the_wire_in_its_own_rooms() {
     at_home("tonic::", &["grpc", "server"]);
     at_home("hyper", &["server"]);
     at_home("jsonwebtoken", &["auth"]);
+    at_home("lettre", &["mail"]);
+    at_home("minijinja", &["mail"]);
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod house;
 mod input;
 mod invitations;
 mod lifecycle;
+mod mail;
 mod races;
 mod random;
 mod replay;

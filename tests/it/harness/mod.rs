@@ -3,10 +3,12 @@
 pub mod dump;
 pub mod dynamic;
 pub mod invariants;
+pub mod log;
 pub mod postgres;
 pub mod raw;
 pub mod samples;
 pub mod server;
+pub mod smtp;
 pub mod snapshot;
 
 pub use postgres::Database;

@@ -1,0 +1,49 @@
+//! From a letter to a message, as RFC 5322 wants it.
+
+use super::names::clean;
+use super::templates::Texts;
+use crate::domain::EmailAddress;
+use crate::service::outbox::Letter;
+use lettre::address::AddressError;
+use lettre::message::header::{HeaderName, HeaderValue};
+use lettre::message::{Mailbox, MultiPart, SinglePart};
+use lettre::{Address, Message};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// Says that no person wrote this, so that no vacation notice answers (RFC 3834); and the same to Exchange.
+const AUTOMATIC: [(&str, &str); 2] = [("Auto-Submitted", "auto-generated"), ("X-Auto-Response-Suppress", "All")];
+
+/// Builds the message. The same letter at the same second gives the same bytes.
+///
+/// # Errors
+/// A sentence, if lettre refuses an address that roster has taken.
+pub(super) fn build(letter: &Letter, texts: Texts, from: &Mailbox, unix_seconds: i64) -> Result<Message, String> {
+    let refused = |_| "an address cannot be written into a message".to_owned();
+    let date = UNIX_EPOCH + Duration::from_secs(u64::try_from(unix_seconds).unwrap_or(0));
+    let mut message = Message::builder()
+        .message_id(Some(format!("<{}@{}>", letter.id, from.email.domain())))
+        .date(date)
+        .from(from.clone())
+        .to(address(&letter.to).map_err(refused)?.into())
+        .subject(texts.subject);
+    if let Some(reply_to) = &letter.reply_to {
+        let name = letter.sender.as_ref().map(|sender| clean(sender.as_str())).filter(|name| !name.is_empty());
+        message = message.reply_to(Mailbox::new(name, address(reply_to).map_err(refused)?));
+    }
+    for (name, value) in AUTOMATIC {
+        message = message.raw_header(HeaderValue::new(HeaderName::new_from_ascii_str(name), value.to_owned()));
+    }
+    // Both parts are encoded, so the boundary cannot occur in them.
+    let parts = MultiPart::alternative()
+        .boundary(format!("roster_{}", letter.id.simple()))
+        .singlepart(SinglePart::plain(texts.text))
+        .singlepart(SinglePart::html(texts.html));
+    message.multipart(parts).map_err(|error| format!("the message cannot be built: {error}"))
+}
+
+/// The mailbox as its owner spells it, at the domain in its ASCII form: that one every relay can look up.
+fn address(address: &EmailAddress) -> Result<Address, AddressError> {
+    let (local, _) = address.given().rsplit_once('@').unwrap_or_default();
+    let (_, domain) = address.normal().rsplit_once('@').unwrap_or_default();
+    Address::new(local, domain)
+}

@@ -1,0 +1,63 @@
+//! A connection that will be encrypted, read byte by byte as long as it is not.
+//!
+//! lettre 0.11.23 keeps what it has read before the TLS handshake, and takes it for answers after it. Whoever sits on the
+//! way can append lines to the answer to STARTTLS; every later answer is then taken for the next one's, and a message
+//! counts as delivered before the relay has said so. Read byte by byte, the line that ends the plain part is the last
+//! that lettre sees of it: what was appended meets the TLS handshake, which fails.
+
+use lettre::transport::smtp::client::AsyncTokioStream;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// What the first byte of a TLS handshake is, and of no SMTP command.
+const HANDSHAKE: u8 = 0x16;
+
+#[derive(Debug)]
+pub(super) struct Wary {
+    stream: TcpStream,
+    encrypted: bool,
+}
+
+impl Wary {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self { stream, encrypted: false }
+    }
+}
+
+impl AsyncRead for Wary {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.encrypted || buf.remaining() == 0 {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let mut byte = [0];
+        let mut one = ReadBuf::new(&mut byte);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut one))?;
+        buf.put_slice(one.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wary {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.encrypted |= bytes.first() == Some(&HANDSHAKE);
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl AsyncTokioStream for Wary {
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
+    }
+}

@@ -1,0 +1,350 @@
+//! A small SMTP server on loopback, which keeps what it takes and misbehaves as told.
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
+
+pub const USERNAME: &str = "roster";
+pub const PASSWORD: &str = "open sesame";
+
+/// What a server does instead of what it should, at one point of one connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    /// A command, or `CONNECT` for the greeting, or `BODY` for what comes after DATA.
+    pub at: &'static str,
+    pub act: Act,
+}
+
+/// How it misbehaves.
+#[derive(Debug, Clone, Copy)]
+pub enum Act {
+    /// Says this.
+    Answer(&'static str),
+    /// Never says anything again.
+    Hang,
+    /// Closes the connection.
+    Close,
+}
+
+/// What a server is like.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manner {
+    /// Speaks TLS from the first byte.
+    pub tls: bool,
+    /// Offers STARTTLS.
+    pub starttls: bool,
+    /// The mechanisms that it offers for logging in; then it wants a login.
+    pub auth: Option<&'static str>,
+    /// Offers SMTPUTF8.
+    pub utf8: bool,
+}
+
+/// A message that it took.
+#[derive(Debug, Clone)]
+pub struct Received {
+    pub from: String,
+    pub to: String,
+    pub data: Vec<u8>,
+    pub encrypted: bool,
+    /// The connection that it came by, counted from 1.
+    pub connection: usize,
+}
+
+#[derive(Default)]
+struct State {
+    mailbox: Vec<Received>,
+    /// One for each connection to come; afterwards it behaves.
+    faults: VecDeque<Option<Fault>>,
+    /// The commands that it got.
+    heard: Vec<String>,
+    connections: usize,
+}
+
+/// A server, which ends with this.
+pub struct SmtpServer {
+    pub address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    directory: TempDir,
+    running: tokio::task::JoinHandle<()>,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+type Wire = BufReader<Box<dyn Stream>>;
+
+impl SmtpServer {
+    /// A server whose certificate is for 127.0.0.1.
+    pub async fn start(manner: Manner) -> Self {
+        Self::named(manner, "127.0.0.1").await
+    }
+
+    /// A server whose certificate is for this name.
+    pub async fn named(manner: Manner, name: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let acceptor = certificate(name, &directory.path().join("ca.pem"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::<Mutex<State>>::default();
+        let running = tokio::spawn({
+            let state = Arc::clone(&state);
+            async move {
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    let connection = Connection::new(manner, acceptor.clone(), Arc::clone(&state));
+                    // That the client goes away is its right.
+                    tokio::spawn(async move { connection.serve(Box::new(stream)).await.ok() });
+                }
+            }
+        });
+        Self { address, state, directory, running }
+    }
+
+    /// How it misbehaves: one for each of the connections to come.
+    pub fn misbehave(&self, faults: impl IntoIterator<Item = Option<Fault>>) {
+        self.state.lock().unwrap().faults.extend(faults);
+    }
+
+    /// What it has taken.
+    pub fn mailbox(&self) -> Vec<Received> {
+        self.state.lock().unwrap().mailbox.clone()
+    }
+
+    /// The commands that it has got.
+    pub fn heard(&self) -> Vec<String> {
+        self.state.lock().unwrap().heard.clone()
+    }
+
+    /// The certificate of who signed its own.
+    pub fn ca_file(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
+    /// A file with its password.
+    pub fn password_file(&self) -> PathBuf {
+        let path = self.directory.path().join("password");
+        std::fs::write(&path, format!("{PASSWORD}\n")).unwrap();
+        path
+    }
+
+    /// Waits until it has taken so many messages.
+    pub async fn until_received(&self, count: usize) -> Vec<Received> {
+        for _ in 0..400 {
+            let mailbox = self.mailbox();
+            if mailbox.len() >= count {
+                return mailbox;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("{} of {count} messages came", self.mailbox().len());
+    }
+}
+
+impl Drop for SmtpServer {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+/// Makes a certificate for this name, and writes down whom to trust for it.
+fn certificate(name: &str, ca_file: &Path) -> TlsAcceptor {
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().unwrap();
+    std::fs::write(ca_file, ca.self_signed(&ca_key).unwrap().pem()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+struct Connection {
+    manner: Manner,
+    acceptor: TlsAcceptor,
+    state: Arc<Mutex<State>>,
+    fault: Option<Fault>,
+    number: usize,
+    encrypted: bool,
+    logged_in: bool,
+}
+
+impl Connection {
+    fn new(manner: Manner, acceptor: TlsAcceptor, state: Arc<Mutex<State>>) -> Self {
+        let (fault, number) = {
+            let mut state = state.lock().unwrap();
+            state.connections += 1;
+            (state.faults.pop_front().flatten(), state.connections)
+        };
+        Self { manner, acceptor, state, fault, number, encrypted: false, logged_in: false }
+    }
+
+    async fn serve(mut self, stream: Box<dyn Stream>) -> std::io::Result<()> {
+        let mut wire: Wire = BufReader::new(stream);
+        if self.manner.tls {
+            wire = self.encrypt(wire).await?;
+        }
+        if self.say("CONNECT", "220 relay.test ready", &mut wire).await? {
+            return Ok(());
+        }
+        let (mut from, mut to) = (String::new(), String::new());
+        loop {
+            let line = read_line(&mut wire).await?;
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if line.is_empty() {
+                return Ok(());
+            }
+            self.state.lock().unwrap().heard.push(line.clone());
+            let verb = line.split(' ').next().unwrap_or_default().to_uppercase();
+            let locked = self.manner.auth.is_some() && !self.logged_in;
+            let done = match verb.as_str() {
+                "EHLO" => {
+                    let answer = self.extensions();
+                    self.say("EHLO", &answer, &mut wire).await?
+                }
+                "STARTTLS" if self.manner.starttls && !self.encrypted => {
+                    let done = self.say("STARTTLS", "220 go ahead", &mut wire).await?;
+                    if !done {
+                        wire = self.encrypt(wire).await?;
+                    }
+                    done
+                }
+                "AUTH" => {
+                    let answer = self.log_in(&line, &mut wire).await?;
+                    self.say("AUTH", answer, &mut wire).await?
+                }
+                "MAIL" if !locked => {
+                    from = path(&line);
+                    self.say("MAIL", "250 2.1.0 ok", &mut wire).await?
+                }
+                "RCPT" if !locked => {
+                    to = path(&line);
+                    self.say("RCPT", "250 2.1.5 ok", &mut wire).await?
+                }
+                "DATA" if !locked => {
+                    let done = self.say("DATA", "354 go ahead", &mut wire).await?;
+                    let refused = matches!(self.fault, Some(Fault { at: "DATA", .. }));
+                    done || (!refused && self.take(&from, &to, &mut wire).await?)
+                }
+                "NOOP" => self.say("NOOP", "250 ok", &mut wire).await?,
+                "QUIT" => {
+                    self.say("QUIT", "221 bye", &mut wire).await?;
+                    true
+                }
+                "MAIL" | "RCPT" | "DATA" => self.say(&verb, "530 5.7.0 log in first", &mut wire).await?,
+                _ => self.say(&verb, "500 5.5.1 what?", &mut wire).await?,
+            };
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Says this, or does what it is told to do here instead. True if the connection is at its end.
+    async fn say(&self, at: &str, answer: &str, wire: &mut Wire) -> std::io::Result<bool> {
+        let answer = match self.fault.filter(|fault| fault.at == at).map(|fault| fault.act) {
+            None => answer,
+            Some(Act::Answer(other)) => other,
+            Some(Act::Close) => return Ok(true),
+            Some(Act::Hang) => std::future::pending().await,
+        };
+        wire.write_all(format!("{answer}\r\n").as_bytes()).await?;
+        wire.flush().await?;
+        Ok(false)
+    }
+
+    fn extensions(&self) -> String {
+        let mut lines = vec!["relay.test".to_owned(), "8BITMIME".to_owned()];
+        if self.manner.starttls && !self.encrypted {
+            lines.push("STARTTLS".to_owned());
+        }
+        if self.manner.utf8 {
+            lines.push("SMTPUTF8".to_owned());
+        }
+        lines.extend(self.manner.auth.map(|mechanisms| format!("AUTH {mechanisms}")));
+        let last = lines.pop().unwrap();
+        let before = lines.iter().fold(String::new(), |before, line| before + "250-" + line + "\r\n");
+        format!("{before}250 {last}")
+    }
+
+    async fn encrypt(&mut self, wire: Wire) -> std::io::Result<Wire> {
+        let stream = self.acceptor.accept(wire.into_inner()).await?;
+        self.encrypted = true;
+        Ok(BufReader::new(Box::new(stream)))
+    }
+
+    async fn log_in(&mut self, line: &str, wire: &mut Wire) -> std::io::Result<&'static str> {
+        use base64::Engine;
+        let base64 = &base64::engine::general_purpose::STANDARD;
+        let decode = |text: &[u8]| String::from_utf8(base64.decode(text.trim_ascii()).unwrap()).unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        let said = match words.as_slice() {
+            [_, "PLAIN", said] => decode(said.as_bytes()),
+            [_, "LOGIN", ..] => {
+                let mut said = String::new();
+                for question in ["Username:", "Password:"] {
+                    wire.write_all(format!("334 {}\r\n", base64.encode(question)).as_bytes()).await?;
+                    wire.flush().await?;
+                    said = format!("{said}\0{}", decode(&read_line(wire).await?));
+                }
+                said
+            }
+            _ => return Ok("504 5.5.4 no such mechanism"),
+        };
+        self.logged_in = said == format!("\0{USERNAME}\0{PASSWORD}");
+        Ok(if self.logged_in { "235 2.7.0 welcome" } else { "535 5.7.8 who?" })
+    }
+
+    /// Takes the message after DATA.
+    async fn take(&self, from: &str, to: &str, wire: &mut Wire) -> std::io::Result<bool> {
+        let mut data = Vec::new();
+        loop {
+            let line = read_line(wire).await?;
+            if line.is_empty() {
+                return Ok(true);
+            }
+            // It dies in the middle: at the first line.
+            if matches!(self.fault, Some(Fault { at: "BODY", act: Act::Close })) {
+                return Ok(true);
+            }
+            if line == b".\r\n" {
+                break;
+            }
+            data.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+        }
+        let takes = !matches!(self.fault, Some(Fault { at: "BODY", act: Act::Answer(_) }));
+        if takes {
+            let (from, to, encrypted) = (from.to_owned(), to.to_owned(), self.encrypted);
+            let received = Received { from, to, data, encrypted, connection: self.number };
+            self.state.lock().unwrap().mailbox.push(received);
+        }
+        self.say("BODY", "250 2.0.0 taken", wire).await
+    }
+}
+
+async fn read_line(wire: &mut Wire) -> std::io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    wire.read_until(b'\n', &mut line).await?;
+    Ok(line)
+}
+
+/// What stands between `<` and `>`.
+fn path(line: &str) -> String {
+    line.split_once('<')
+        .and_then(|(_, rest)| rest.split_once('>'))
+        .map_or_else(String::new, |(path, _)| path.to_owned())
+}

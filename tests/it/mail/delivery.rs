@@ -1,0 +1,251 @@
+//! What becomes of a letter: taken, put off, given up; and what never happens on the way.
+
+use super::{TOKEN, invitation, mailer, plain, settings};
+use crate::harness::smtp::{Act, Fault, Manner, PASSWORD, SmtpServer, USERNAME};
+use mail_parser::MessageParser;
+use roster::domain::EmailAddress;
+use roster::mail::settings::{MailKind, Security};
+use roster::service::outbox::Sent;
+use std::time::{Duration, Instant};
+
+const STARTTLS: Manner = Manner { tls: false, starttls: true, auth: None, utf8: false };
+const TLS: Manner = Manner { tls: true, starttls: false, auth: None, utf8: false };
+const PLAIN: Manner = Manner { tls: false, starttls: false, auth: None, utf8: false };
+
+#[tokio::test]
+async fn a_letter_arrives_by_every_kind_of_connection() {
+    for (manner, security) in [(PLAIN, Security::Plain), (STARTTLS, Security::Starttls), (TLS, Security::Tls)] {
+        let server = SmtpServer::start(manner).await;
+        let mailer = mailer(&settings(&server, security));
+        assert_eq!(mailer.deliver(&invitation()).await, Sent::Delivered);
+        let [received] = server.mailbox().try_into().unwrap();
+        assert_eq!((received.from.as_str(), received.to.as_str()), ("roster@mail.example", "bob@recipient.example"));
+        assert_eq!(received.encrypted, security != Security::Plain);
+        let hello = server.heard().into_iter().find(|line| line.starts_with("EHLO")).unwrap();
+        assert_eq!(hello, "EHLO mail.example");
+    }
+}
+
+#[tokio::test]
+async fn it_logs_in() {
+    for auth in ["PLAIN", "LOGIN"] {
+        let server = SmtpServer::start(Manner { auth: Some(auth), ..STARTTLS }).await;
+        let mut settings = settings(&server, Security::Starttls);
+        settings.username = Some(USERNAME.to_owned());
+        settings.password_file = Some(server.password_file());
+        assert_eq!(mailer(&settings).deliver(&invitation()).await, Sent::Delivered);
+
+        // A wrong login is no fault of the letter's: the operator mends it, and then it leaves.
+        settings.username = Some("somebody else".to_owned());
+        let Sent::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("given up") };
+        assert_eq!(why, "the relay cannot be used: 535 5.7.8");
+        settings.username = None;
+        settings.password_file = None;
+        let Sent::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("given up") };
+        assert_eq!(why, "the relay did not take the mail: 530 5.7.0");
+        assert_eq!(server.mailbox().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn no_letter_and_no_password_leaves_unprotected() {
+    let server = SmtpServer::start(Manner { auth: Some("PLAIN"), ..PLAIN }).await;
+    let mut settings = settings(&server, Security::Starttls);
+    settings.username = Some(USERNAME.to_owned());
+    settings.password_file = Some(server.password_file());
+    let Sent::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("not put off") };
+    assert!(why.contains("STARTTLS is not supported"), "{why}");
+    assert!(server.heard().iter().all(|line| line.starts_with("EHLO")), "{:?}", server.heard());
+    assert!(server.mailbox().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_slipped_in_before_encryption_is_not_believed() {
+    let server = SmtpServer::start(STARTTLS).await;
+    server.misbehave([Some(Fault { at: "STARTTLS", act: Act::Answer("220 go ahead\r\n250 relay.test") })]);
+    let Sent::Transient(why) = mailer(&settings(&server, Security::Starttls)).deliver(&invitation()).await else {
+        panic!("not put off")
+    };
+    assert!(why.starts_with("the relay cannot be used: "), "{why}");
+    assert_eq!(server.heard(), ["EHLO mail.example", "STARTTLS"]);
+}
+
+#[tokio::test]
+async fn a_wrong_certificate_is_refused() {
+    for (manner, security) in [(STARTTLS, Security::Starttls), (TLS, Security::Tls)] {
+        // Signed by nobody whom it trusts, signed by another than the one in the file, and signed for another name.
+        let (server, other) = (SmtpServer::start(manner).await, SmtpServer::start(manner).await);
+        let misnamed = SmtpServer::named(manner, "relay.example").await;
+        for (server, ca_file) in
+            [(&server, None), (&server, Some(other.ca_file())), (&misnamed, Some(misnamed.ca_file()))]
+        {
+            let mut settings = settings(server, security);
+            settings.ca_file = ca_file;
+            let Sent::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("not put off") };
+            assert!(why.contains("certificate"), "{why}");
+            assert!(server.mailbox().is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_may_pass_is_tried_again_and_what_will_not_is_not() {
+    let answer = |at, text| Fault { at, act: Act::Answer(text) };
+    let close = |at| Fault { at, act: Act::Close };
+    let faults = [
+        // Before the relay knows about the letter, nothing is the letter's fault.
+        (answer("CONNECT", "421 4.3.2 busy"), false),
+        (answer("CONNECT", "554 5.3.2 no service here"), false),
+        (answer("EHLO", "550 5.7.1 not you"), false),
+        (close("CONNECT"), false),
+        (close("EHLO"), false),
+        (answer("MAIL", "451 4.3.0 later"), false),
+        (answer("RCPT", "450 4.2.1 greylisted"), false),
+        (answer("DATA", "452 4.3.1 full"), false),
+        (answer("BODY", "451 4.3.0 later"), false),
+        (answer("BODY", "nonsense"), false),
+        (close("RCPT"), false),
+        (close("BODY"), false),
+        (answer("MAIL", "550 5.7.1 not from you"), true),
+        (answer("RCPT", "550 5.1.1 <bob@recipient.example>: no such user"), true),
+        (answer("RCPT", "550-bob@recipient.example\r\n550 is not here"), true),
+        (answer("DATA", "554 5.7.1 no"), true),
+        (answer("BODY", "552 5.3.4 too large"), true),
+    ];
+    for (fault, is_final) in faults {
+        let server = SmtpServer::start(PLAIN).await;
+        let mailer = plain(&server);
+        server.misbehave([Some(fault)]);
+        match mailer.deliver(&invitation()).await {
+            Sent::Final(why) if is_final => assert!(!why.contains("bob"), "{why}"),
+            Sent::Transient(why) if !is_final => assert!(!why.contains("bob"), "{why}"),
+            other => panic!("{fault:?}: {other:?}"),
+        }
+        assert!(server.mailbox().is_empty());
+        // The next try meets a server that behaves, by a new connection.
+        assert_eq!(mailer.deliver(&invitation()).await, Sent::Delivered, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_hangs_costs_the_timeout_and_no_more() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let hang = async |at| {
+        let server = SmtpServer::start(STARTTLS).await;
+        let mut settings = settings(&server, Security::Starttls);
+        settings.timeout_ms = 1_000;
+        let mailer = mailer(&settings);
+        server.misbehave([Some(Fault { at, act: Act::Hang })]);
+        let began = Instant::now();
+        let sent = mailer.deliver(&invitation()).await;
+        assert_eq!(sent, Sent::Transient("the relay did not answer in time".to_owned()), "{at}");
+        assert!((TIMEOUT..4 * TIMEOUT).contains(&began.elapsed()), "{at}: {:?}", began.elapsed());
+        // The connection that hangs is not used again: its late answers would be taken for those to another letter.
+        let before = server.mailbox().len();
+        assert_eq!(mailer.deliver(&invitation()).await, Sent::Delivered, "{at}");
+        assert_eq!(server.mailbox().last().unwrap().connection, 2);
+        assert_eq!(server.mailbox().len(), before + 1);
+    };
+    futures_util::future::join_all(["CONNECT", "EHLO", "STARTTLS", "MAIL", "RCPT", "DATA", "BODY"].map(hang)).await;
+}
+
+#[tokio::test]
+async fn a_relay_that_is_not_there_is_waited_for() {
+    let server = SmtpServer::start(PLAIN).await;
+    let settings = settings(&server, Security::Plain);
+    drop(server);
+    let Sent::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("not put off") };
+    assert!(why.starts_with("the relay cannot be used: "), "{why}");
+}
+
+#[tokio::test]
+async fn letters_in_a_row_share_a_connection() {
+    let server = SmtpServer::start(STARTTLS).await;
+    let mailer = mailer(&settings(&server, Security::Starttls));
+    for _ in 0..3 {
+        assert_eq!(mailer.deliver(&invitation()).await, Sent::Delivered);
+    }
+    mailer.hang_up().await;
+    assert_eq!(server.heard().last().unwrap(), "QUIT");
+    assert_eq!(mailer.deliver(&invitation()).await, Sent::Delivered);
+    let connections: Vec<usize> = server.mailbox().iter().map(|received| received.connection).collect();
+    assert_eq!(connections, [1, 1, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_free_connection_that_the_relay_closed_is_not_missed() {
+    let server = SmtpServer::start(PLAIN).await;
+    let mailer = plain(&server);
+    server.misbehave([Some(Fault { at: "NOOP", act: Act::Close })]);
+    for _ in 0..2 {
+        assert_eq!(mailer.deliver(&invitation()).await, Sent::Delivered);
+    }
+    assert_eq!(server.mailbox().last().unwrap().connection, 2);
+}
+
+#[tokio::test]
+async fn a_letter_sent_twice_is_one_message() {
+    let server = SmtpServer::start(PLAIN).await;
+    for _ in 0..2 {
+        assert_eq!(plain(&server).deliver(&invitation()).await, Sent::Delivered);
+    }
+    let [first, second] = server.mailbox().try_into().unwrap();
+    assert_eq!(first.data, second.data);
+    let message = MessageParser::default().parse(&first.data).unwrap();
+    assert_eq!(message.message_id(), Some("00000000-0000-0000-0000-000000000007@mail.example"));
+}
+
+#[tokio::test]
+async fn an_address_beyond_ascii_needs_a_relay_that_takes_it() {
+    let mut letter = invitation();
+    letter.to = EmailAddress::parse("bücher@bücher.example").unwrap();
+    let server = SmtpServer::start(PLAIN).await;
+    let Sent::Final(why) = plain(&server).deliver(&letter).await else { panic!("not given up") };
+    assert!(why.contains("SMTPUTF8"), "{why}");
+
+    let server = SmtpServer::start(Manner { utf8: true, ..PLAIN }).await;
+    assert_eq!(plain(&server).deliver(&letter).await, Sent::Delivered);
+    assert_eq!(server.mailbox()[0].to, "bücher@xn--bcher-kva.example");
+
+    // With an ASCII name before the @, the domain's ASCII form is enough for any relay.
+    letter.to = EmailAddress::parse("buch@bücher.example").unwrap();
+    let server = SmtpServer::start(PLAIN).await;
+    assert_eq!(plain(&server).deliver(&letter).await, Sent::Delivered);
+    assert_eq!(server.mailbox()[0].to, "buch@xn--bcher-kva.example");
+}
+
+#[tokio::test]
+async fn letters_can_be_kept_in_a_directory() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("mail/out");
+    let server = SmtpServer::start(PLAIN).await;
+    let mut settings = settings(&server, Security::Plain);
+    settings.kind = MailKind::Directory;
+    settings.directory = Some(directory.clone());
+    assert_eq!(mailer(&settings).deliver(&invitation()).await, Sent::Delivered);
+    assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+    let files: Vec<_> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let [file] = files.as_slice() else { panic!("{files:?}") };
+    assert_eq!(file.extension().unwrap(), "eml");
+    let bytes = std::fs::read(file).unwrap();
+    let message = MessageParser::default().parse(&bytes).unwrap();
+    assert!(message.body_text(0).unwrap().contains(TOKEN));
+    assert!(server.mailbox().is_empty());
+
+    std::fs::remove_dir_all(place.path().join("mail")).unwrap();
+    settings.directory = Some(directory.clone());
+    let mailer = mailer(&settings);
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert!(matches!(mailer.deliver(&invitation()).await, Sent::Transient(_)));
+}
+
+#[tokio::test]
+async fn the_password_is_not_shown() {
+    let server = SmtpServer::start(Manner { auth: Some("PLAIN"), ..PLAIN }).await;
+    let mut settings = settings(&server, Security::Plain);
+    settings.username = Some("somebody else".to_owned());
+    settings.password_file = Some(server.password_file());
+    let sent = mailer(&settings).deliver(&invitation()).await;
+    assert!(!format!("{settings:?} {sent:?}").contains(PASSWORD));
+}

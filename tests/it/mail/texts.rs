@@ -1,0 +1,240 @@
+//! What a letter says, in both parts and in its headers, whatever the names in it are.
+
+use super::{NOON, TOKEN, clock, invitation, letter, mailer, plain, settings};
+use crate::harness::smtp::{Manner, SmtpServer};
+use mail_parser::{Address, HeaderValue, Message, MessageParser, MimeHeaders};
+use roster::domain::{DisplayName, Name};
+use roster::mail::Mailer;
+use roster::mail::settings::{MailSettings, Security};
+use roster::service::outbox::{Letter, Occasion, Sent};
+use std::path::Path;
+
+/// The bytes that arrive of this letter.
+async fn arrives(letter: &Letter) -> Vec<u8> {
+    let server = SmtpServer::start(Manner::default()).await;
+    assert_eq!(plain(&server).deliver(letter).await, Sent::Delivered);
+    server.mailbox().remove(0).data
+}
+
+fn parse(bytes: &[u8]) -> Message<'_> {
+    MessageParser::default().parse(bytes).unwrap()
+}
+
+/// The texts of a message: subject, text, HTML.
+fn texts(message: &Message) -> [String; 3] {
+    let text = message.body_text(0).unwrap().replace("\r\n", "\n");
+    let html = message.body_html(0).unwrap().replace("\r\n", "\n");
+    [message.subject().unwrap().to_owned(), text, html]
+}
+
+fn header_names(message: &Message) -> Vec<String> {
+    message.headers().iter().map(|header| header.name().to_owned()).collect()
+}
+
+fn mailbox(address: Option<&Address>) -> (Option<String>, String) {
+    let first = address.unwrap().first().unwrap();
+    (first.name().map(ToOwned::to_owned), first.address().unwrap().to_owned())
+}
+
+/// Values as a stored row could hold them if it was written by other means: past the checks of the types.
+fn unchecked<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    serde_json::from_value(text.into()).unwrap()
+}
+
+#[tokio::test]
+async fn a_letter_is_a_readable_message() {
+    let bytes = arrives(&invitation()).await;
+    let message = parse(&bytes);
+    let [subject, text, html] = texts(&message);
+    assert_eq!(subject, "Invitation to “Acme”");
+    let link = format!("https://app.example/join?token={TOKEN}");
+    assert_eq!(
+        text.trim_end(),
+        format!(
+            "Hello,\n\n“Ada Lovelace” invites you to join “Acme” as member.\n\n\
+             To see the invitation, and to accept or decline it, open this page:\n\n{link}\n\n\
+             The invitation is for this address only and ends on 1 December 2026, 14:30 UTC. If you do\n\
+             not want it, there is nothing you need to do.\n\n\
+             The names in quotation marks were chosen by those who invite you. We do not\n\
+             know more about them than you do."
+        )
+    );
+    assert!(html.contains(&format!("<a href=\"{}\">", link.replace('/', "&#x2f;"))), "{html}");
+    assert!(html.contains("“Ada Lovelace” invites you to join “Acme” as member."), "{html}");
+
+    assert_eq!(mailbox(message.from()), (Some("Example".to_owned()), "roster@mail.example".to_owned()));
+    assert_eq!(mailbox(message.to()), (None, "bob@recipient.example".to_owned()));
+    assert_eq!(mailbox(message.reply_to()), (Some("Ada Lovelace".to_owned()), "ada@acme.example".to_owned()));
+    assert_eq!(message.date().unwrap().to_timestamp(), i64::try_from(NOON).unwrap());
+    let value = |name: &str| message.header(name).and_then(HeaderValue::as_text).map(ToOwned::to_owned);
+    assert_eq!(value("Auto-Submitted").as_deref(), Some("auto-generated"));
+    assert_eq!(value("X-Auto-Response-Suppress").as_deref(), Some("All"));
+    let kind = message.content_type().unwrap();
+    assert_eq!((kind.ctype(), kind.subtype()), ("multipart", Some("alternative")));
+    assert_eq!(message.parts.len(), 3);
+}
+
+#[tokio::test]
+async fn every_occasion_has_its_letter() {
+    for occasion in [Occasion::Invitation, Occasion::Reminder, Occasion::Added, Occasion::OwnerActivation] {
+        for has_sender in [true, false] {
+            let mut letter = letter(occasion);
+            if !has_sender {
+                letter.sender = None;
+                letter.reply_to = None;
+            }
+            let bytes = arrives(&letter).await;
+            let message = parse(&bytes);
+            let [subject, text, html] = texts(&message);
+            assert!(subject.contains("“Acme”") && !subject.contains(TOKEN));
+            for part in [&text, &html] {
+                assert!(part.contains("“Acme”"));
+                assert_eq!(part.contains("“Ada Lovelace”"), has_sender);
+                assert_eq!(part.contains(TOKEN), occasion != Occasion::Added);
+                assert_eq!(part.contains("1 December 2026, 14:30 UTC"), occasion != Occasion::Added);
+            }
+            assert_eq!(message.reply_to().is_some(), has_sender);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_letter_without_the_token_it_needs_is_given_up() {
+    let server = SmtpServer::start(Manner::default()).await;
+    let mut letter = invitation();
+    letter.token = None;
+    let sent = plain(&server).deliver(&letter).await;
+    assert_eq!(sent, Sent::Final("the template invitation.txt failed: undefined value".to_owned()));
+    assert!(server.mailbox().is_empty());
+}
+
+#[tokio::test]
+async fn a_name_makes_no_header() {
+    let usual = arrives(&invitation()).await;
+    for name in [
+        "x\r\nBcc: eve@evil.example",
+        "x\nBcc: eve@evil.example\n\nHello",
+        "x\r\n\r\n--roster_",
+        "x\" <eve@evil.example>, \"y",
+    ] {
+        let mut letter = invitation();
+        letter.organization = unchecked(name);
+        letter.sender = Some(unchecked(name));
+        let bytes = arrives(&letter).await;
+        let message = parse(&bytes);
+        assert_eq!(header_names(&message), header_names(&parse(&usual)));
+        assert_eq!(message.parts.len(), 3);
+        assert_eq!(message.reply_to().unwrap().iter().count(), 1);
+        assert_eq!(mailbox(message.reply_to()).1, "ada@acme.example");
+        let text = String::from_utf8(bytes).unwrap();
+        let (headers, _) = text.split_once("\r\n\r\n").unwrap();
+        assert!(headers.lines().all(|line| !line.starts_with("Bcc")), "{headers}");
+    }
+}
+
+#[tokio::test]
+async fn names_are_text_and_nothing_else() {
+    for (name, shown, escaped) in [
+        ("<b>Acme</b><script>x</script>", "<b>Acme</ b><script>x</ script>", "&lt;b&gt;Acme&lt;&#x2f; b&gt;"),
+        ("'\"><img src=x onerror=x>", "''><img src=x onerror=x>", "&#x27;&#x27;&gt;&lt;img src=x onerror=x&gt;"),
+        ("{{ 7*7 }}", "{{ 7*7 }}", "{{ 7*7 }}"),
+        ("{% raw %}{{ link }}", "{% raw %}{{ link }}", "{% raw %}{{ link }}"),
+        ("safe\u{202e}gpj.exe\u{2066}", "safegpj. exe", "safegpj. exe"),
+        ("Ac\u{200b}me\u{200f}\u{61c}\u{feff}", "Acme", "Acme"),
+        ("Locked, see https://evil.example/x", "Locked, see https: / / evil. example/ x", "evil. example"),
+        ("call www.evil.example now", "call www. evil. example now", "www. evil. example now"),
+        ("Acme” wants you. “", "Acme' wants you. '", "“Acme&#x27; wants you. &#x27;”"),
+    ] {
+        let mut letter = invitation();
+        letter.organization = unchecked(name);
+        letter.sender = Some(unchecked(name));
+        let bytes = arrives(&letter).await;
+        let [subject, text, html] = texts(&parse(&bytes));
+        assert_eq!(subject, format!("Invitation to “{shown}”"));
+        assert!(text.contains(&format!("\n“{shown}” invites you to join “{shown}” as member.\n")), "{text}");
+        assert!(html.contains(escaped), "{html}");
+        for tag in ["<b>", "<script", "<img"] {
+            assert!(!html.contains(tag), "{html}");
+        }
+        let links = |text: &str| text.matches("://").count() + text.matches("&#x2f;&#x2f;").count();
+        assert_eq!((links(&text), links(&html)), (1, 2), "only ours");
+    }
+}
+
+#[tokio::test]
+async fn long_names_survive() {
+    let mut letter = invitation();
+    for name in ["🦀".repeat(200), "W".repeat(200), "ß ".repeat(99) + "ß", "a.".repeat(100)] {
+        letter.organization = Name::parse(&name).unwrap();
+        letter.sender = Some(DisplayName::parse(&name).unwrap());
+        let bytes = arrives(&letter).await;
+        let shown = name.replace('.', ". ").trim_end().to_owned();
+        let message = parse(&bytes);
+        let [subject, text, html] = texts(&message);
+        assert_eq!(subject, format!("Invitation to “{shown}”"));
+        assert_eq!(mailbox(message.reply_to()).0.unwrap(), shown);
+        for part in [text, html] {
+            assert!(part.contains(&format!("“{shown}” invites you to join “{shown}” as member.")));
+        }
+        // RFC 5322 §2.1.1: no line is longer than 998 bytes.
+        assert!(bytes.split(|byte| *byte == b'\n').all(|line| line.len() < 999));
+        assert!(bytes.is_ascii());
+    }
+}
+
+/// Settings with templates of a deployment's own.
+fn with_templates(server: &SmtpServer, directory: &Path, files: &[(&str, &str)]) -> MailSettings {
+    for (name, text) in files {
+        std::fs::write(directory.join(name), text).unwrap();
+    }
+    let mut settings = settings(server, Security::Plain);
+    settings.templates = Some(directory.to_owned());
+    settings
+}
+
+#[tokio::test]
+async fn a_deployment_has_its_own_templates() {
+    let server = SmtpServer::start(Manner::default()).await;
+    let place = tempfile::tempdir().unwrap();
+    let files = [
+        ("invitation.subject", "Komm zu {{ organization }}!\n"),
+        ("invitation.txt", "{% if role == 'member' %}Grüße{% endif %}: {{ link }}\n"),
+    ];
+    let settings = with_templates(&server, place.path(), &files);
+    // What Kubernetes puts beside the files of a ConfigMap.
+    std::fs::create_dir(place.path().join("..data")).unwrap();
+    let mut letter = invitation();
+    letter.organization = unchecked("a\nb");
+    assert_eq!(mailer(&settings).deliver(&letter).await, Sent::Delivered);
+    let bytes = server.mailbox().remove(0).data;
+    let [subject, text, html] = texts(&parse(&bytes));
+    assert_eq!(subject, "Komm zu “a b”!");
+    assert_eq!(text.trim_end(), format!("Grüße: https://app.example/join?token={TOKEN}"));
+    assert!(html.contains("invites you to join"), "what is not replaced is ours");
+}
+
+#[tokio::test]
+async fn a_template_that_does_not_work_stops_the_start() {
+    let server = SmtpServer::start(Manner::default()).await;
+    for (name, text, wrong) in [
+        ("invitation.txt", "{{ link", "syntax error"),
+        ("invitation.txt", "{{ lnik }} {{ link }}", "undefined value"),
+        ("invitation.txt", "{{ sender.name }} {{ link }}", "undefined value"),
+        ("reminder.html", "{{ sender|upper }} {{ link|nosuchfilter }}", "unknown filter"),
+        ("invitation.txt", "Welcome to {{ organization }}", "{{ link }} is missing"),
+        ("owner_activation.html", "{% if sender %}{{ link }}{% else %}Hello{% endif %}", "{{ link }} is missing"),
+        ("added.txt", "{{ link }}", "undefined value"),
+        ("invitation.subject", "{{ link }}", "undefined value"),
+        ("invitation.subject", " \n", "nothing is left"),
+        ("invitation.subject", "{% if not sender %}Hello{% endif %}", "nothing is left"),
+        ("invitation.subject", "Hello\nBcc: x", "one line"),
+        ("added.html", "", "nothing is left"),
+        ("invitaton.txt", "{{ link }}", "no mail has a template of this name"),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let settings = with_templates(&server, place.path(), &[(name, text)]);
+        let Err(mistakes) = Mailer::new(&settings, clock()) else { panic!("{name}: {text:?} was taken") };
+        let [mistake] = mistakes.as_slice() else { panic!("{mistakes:?}") };
+        assert!(mistake.contains(name) && mistake.contains(wrong), "{mistake}");
+    }
+}
