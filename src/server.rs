@@ -12,6 +12,7 @@ use crate::grpc::pb::invitation_service_server::InvitationServiceServer;
 use crate::grpc::pb::organization_service_server::OrganizationServiceServer;
 use crate::grpc::pb::user_service_server::UserServiceServer;
 use crate::grpc::{self, pb, status};
+use crate::mail::Mailer;
 use crate::service::Roster;
 use crate::world;
 use futures_util::FutureExt;
@@ -296,6 +297,8 @@ pub struct Parts {
     pub roster: Roster,
     /// Whom it lets in.
     pub authenticator: Authenticator,
+    /// What sends its mail; none where that is switched off.
+    pub mailer: Option<Mailer>,
 }
 
 /// Serves until told to stop, then lets what is under way end, for a bounded time.
@@ -306,7 +309,7 @@ pub struct Parts {
 /// # Errors
 /// If the descriptors for reflection are broken, which no build of ours has.
 pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_reflection::server::Error> {
-    let Parts { listener, settings, roster, authenticator } = parts;
+    let Parts { listener, settings, roster, authenticator, mailer } = parts;
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, ServingStatus::NotServing).await;
     let mut routes = RoutesBuilder::default();
@@ -331,6 +334,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     let upkeep = CancellationToken::new();
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
+    let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
     let open = GracefulShutdown::new();
     // Ends with this function, and with it every connection that is still open.
     let served = CancellationToken::new();
@@ -353,6 +357,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
         tracing::warn!("stopping: some calls did not end in time and are cut off");
     }
     tidy.abort();
+    mail.abort();
     Ok(())
 }
 
@@ -466,6 +471,14 @@ async fn ask(roster: &Roster, migrated: &mut bool) -> Result<bool, crate::store:
         *migrated = pool::is_migrated(roster.pool()).await?;
     }
     Ok(*migrated)
+}
+
+/// Sends what waits in the outbox, if mail is sent at all.
+async fn send_mail(mailer: Option<Mailer>, roster: Roster, stop: CancellationToken) {
+    let Some(mailer) = mailer else { return };
+    let claim = || roster.claim_letter();
+    let settle = |id, sent| roster.settle_letter(id, sent);
+    crate::mail::worker::run(&mailer, claim, settle, roster.mail_due(), &stop).await;
 }
 
 /// Tidies now and then.

@@ -5,9 +5,10 @@ use super::home::{Home, Lock};
 use super::welcome::welcome;
 use crate::auth::Authenticator;
 use crate::config::{self, LISTEN, LogSettings, Mistakes};
+use crate::mail::Mailer;
 use crate::postgres::{Binaries, Cluster, Options, Stop};
 use crate::server::{self, Parts, ServerSettings};
-use crate::service::Roster;
+use crate::service::{InvitationSettings, Roster};
 use crate::store::pool;
 use crate::world::Clock;
 use crate::{lifecycle, telemetry};
@@ -62,6 +63,7 @@ async fn prepare(flags: &Flags, home: &Home, lock: &Lock) -> Result<(Cluster, Pa
     let key = home.make_signing_key(lock)?;
     let authenticator = Authenticator::new(&home.trust(&key)?, Clock::system()).map_err(Mistakes)?;
 
+    let mailer = Mailer::new(&home.mail(), Clock::system()).map_err(Mistakes)?;
     tracing::info!(data = %home.path().display(), version = binaries.version(), "starting Postgres");
     let cluster = Cluster::start(&binaries, Options::kept(home.postgres())).await?;
     cluster.create_database(DATABASE).await?;
@@ -70,8 +72,9 @@ async fn prepare(flags: &Flags, home: &Home, lock: &Lock) -> Result<(Cluster, Pa
 
     let address = listener.local_addr().map_err(|source| Error::Listen { address: flags.listen, source })?;
     super::answer(&welcome(home.path(), &key, address)?)?;
-    let roster = Roster::new(pool::lazy(database, CONNECTIONS), Clock::system());
-    Ok((cluster, Parts { listener, settings: ServerSettings::default(), roster, authenticator }))
+    let settings = InvitationSettings { mail: true, ..InvitationSettings::default() };
+    let roster = Roster::new(pool::lazy(database, CONNECTIONS), Clock::system()).with_invitations(settings);
+    Ok((cluster, Parts { listener, settings: ServerSettings::default(), roster, authenticator, mailer }))
 }
 
 async fn serve(mut cluster: Cluster, parts: Parts, stop: CancellationToken) -> Result<(), Error> {

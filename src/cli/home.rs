@@ -5,6 +5,7 @@ use crate::auth::mint::SigningKey;
 use crate::auth::settings::{AuthSettings, IssuerSettings};
 use crate::config;
 use crate::domain::Scope;
+use crate::mail::settings::{MailKind, MailSettings};
 use nix::unistd::Uid;
 use std::fs::{File, Permissions, TryLockError};
 use std::io::{ErrorKind, Write};
@@ -47,6 +48,17 @@ impl Home {
     /// Where Postgres has its data.
     pub(super) fn postgres(&self) -> PathBuf {
         self.0.join("postgres")
+    }
+
+    /// Mails are kept here as files, for looking at.
+    pub(super) fn mail(&self) -> MailSettings {
+        MailSettings {
+            kind: MailKind::Directory,
+            from: Some("roster <roster@localhost>".to_owned()),
+            link_base_url: Some("http://127.0.0.1/invitation?token={token}".to_owned()),
+            directory: Some(self.0.join("mail")),
+            ..MailSettings::off()
+        }
     }
 
     /// Makes the directory if it is not there, and takes it for this process.

@@ -19,8 +19,9 @@ pub(super) fn run(flags: &Flags) -> Result<(), Error> {
         let parts = Parts {
             listener,
             settings: settings.server,
-            roster: Roster::new(pool, Clock::system()),
+            roster: Roster::new(pool, Clock::system()).with_invitations(settings.invitations),
             authenticator: settings.authenticator,
+            mailer: settings.mailer,
         };
         server::serve(parts, stop).await.map_err(|error| Error::Serve(error.into()))
     })

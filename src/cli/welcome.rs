@@ -39,7 +39,8 @@ pub(super) fn welcome(home: &Path, key: &SigningKey, address: SocketAddr) -> Res
     })
     .collect();
     Ok(format!(
-        "roster is ready at {address}, with its data in {home}. Ctrl-C stops it.\n\n\
+        "roster is ready at {address}, with its data in {home}. Ctrl-C stops it.\n\
+         Mails are not sent but kept in {home}/mail, a file each.\n\n\
          Paste this into another shell: tokens for an operator, a service with the scopes check, manage and act-as, and\n\
          two users, good for {hours} hours.\n\n\
          {exports}\n\n\

@@ -10,11 +10,14 @@ mod tests;
 
 use crate::auth::{AuthSettings, Authenticator};
 use crate::domain::limits;
+use crate::mail::Mailer;
+use crate::mail::settings::MailSettings;
 use crate::server::ServerSettings;
+use crate::service::InvitationSettings;
 use crate::store::pool;
 use crate::world::Clock;
 use parse::{address, filter, one_of, whole};
-use reader::Reader;
+use reader::{Noted, Reader};
 use sqlx::postgres::PgConnectOptions;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -32,7 +35,8 @@ const LOG: &str = "info";
 #[command(
     after_help = "Each setting can also be given in the environment, as ROSTER_LISTEN, or in the file, as listen. \
                         A flag goes before the environment, and that before the file.\n\
-                        Whose credentials are accepted is said by [[issuers]] and [[api_keys]] in the file."
+                        Whose credentials are accepted is said by [[issuers]] and [[api_keys]] in the file,\n\
+                        how mail is sent by [mail], and limits of invitations by [invitations]."
 )]
 pub struct Flags {
     #[command(flatten)]
@@ -95,6 +99,10 @@ pub struct Settings {
     pub log: LogSettings,
     /// Who is let in.
     pub authenticator: Authenticator,
+    /// What sends mail; none where that is switched off.
+    pub mailer: Option<Mailer>,
+    /// The limits of invitations.
+    pub invitations: InvitationSettings,
 }
 
 /// What is logged, and how.
@@ -158,11 +166,13 @@ impl Settings {
                 )
                 .unwrap_or(LogFormat::Text),
         };
-        let authenticator = authenticator(&mut reader, clock);
+        let authenticator = authenticator(&mut reader, clock.clone());
+        let mailer = mailer(&mut reader, clock);
+        let invitations = invitations(&mut reader, matches!(mailer, Ok(Some(_))));
         let mistakes = reader.finish();
-        match (database, authenticator) {
-            (Some(database), Some(authenticator)) if mistakes.is_empty() => {
-                Ok(Self { listen, database, database_connections, server, log, authenticator })
+        match (database, authenticator, mailer) {
+            (Some(database), Some(authenticator), Ok(mailer)) if mistakes.is_empty() => {
+                Ok(Self { listen, database, database_connections, server, log, authenticator, mailer, invitations })
             }
             _ => Err(Mistakes(mistakes)),
         }
@@ -226,4 +236,43 @@ fn authenticator(reader: &mut Reader, clock: Clock) -> Option<Authenticator> {
     }
     let authenticator = Authenticator::new(&reader.resolve(settings), clock);
     authenticator.map_err(|mistakes| reader.add(mistakes)).ok().filter(|_| readable)
+}
+
+/// How mail leaves. It must be said, even that none does.
+fn mailer(reader: &mut Reader, clock: Clock) -> Result<Option<Mailer>, Noted> {
+    let Some(mut settings) = reader.table::<MailSettings>("mail")? else {
+        reader.add(vec!["mail.kind is needed: off, directory or smtp, in a table [mail]".to_owned()]);
+        return Err(Noted);
+    };
+    settings.resolve(&reader.directory());
+    Mailer::new(&settings, clock).map_err(|mistakes| {
+        reader.add(mistakes);
+        Noted
+    })
+}
+
+/// The table `[invitations]`: limits, each of which may be left out.
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct InvitationTable {
+    pending_per_organization: Option<u32>,
+    per_organization_and_day: Option<u32>,
+    sends_per_invitation: Option<u32>,
+    cooldown_seconds: Option<u32>,
+    mails_per_recipient_and_day: Option<u32>,
+    failed_tokens_per_minute: Option<u32>,
+}
+
+fn invitations(reader: &mut Reader, mail: bool) -> InvitationSettings {
+    let table: InvitationTable = reader.table("invitations").ok().flatten().unwrap_or_default();
+    let default = InvitationSettings::default();
+    InvitationSettings {
+        mail,
+        pending_per_organization: table.pending_per_organization.unwrap_or(default.pending_per_organization),
+        per_organization_and_day: table.per_organization_and_day.unwrap_or(default.per_organization_and_day),
+        sends_per_invitation: table.sends_per_invitation.unwrap_or(default.sends_per_invitation),
+        cooldown: table.cooldown_seconds.map_or(default.cooldown, |seconds| Duration::from_secs(seconds.into())),
+        mails_per_recipient_and_day: table.mails_per_recipient_and_day.unwrap_or(default.mails_per_recipient_and_day),
+        failed_tokens_per_minute: table.failed_tokens_per_minute.unwrap_or(default.failed_tokens_per_minute),
+    }
 }

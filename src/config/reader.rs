@@ -12,6 +12,9 @@ struct Given {
     origin: String,
 }
 
+/// Something is wrong, and stands among the mistakes.
+pub(super) struct Noted;
+
 pub(super) struct Reader<'a> {
     environment: Environment<'a>,
     path: Option<PathBuf>,
@@ -90,9 +93,28 @@ impl<'a> Reader<'a> {
         (tables.len() == count).then_some(tables)
     }
 
+    /// The table of this name in the file, if there is one.
+    ///
+    /// # Errors
+    /// If it is wrong, or the file cannot be read: the mistake is noted.
+    pub(super) fn table<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<T>, Noted> {
+        self.names.push(name);
+        let (file, path) = (self.file.as_mut().ok_or(Noted)?, self.path.as_deref().unwrap_or(Path::new("")));
+        let Some(value) = file.remove(name) else { return Ok(None) };
+        value.try_into().map(Some).map_err(|error| {
+            self.mistakes.push(format!("{name} (from {}): {}", path.display(), error.message()));
+            Noted
+        })
+    }
+
+    /// Where paths in the file begin.
+    pub(super) fn directory(&self) -> PathBuf {
+        self.path.as_deref().and_then(Path::parent).map(Path::to_owned).unwrap_or_default()
+    }
+
     /// Paths in the file are relative to it.
     pub(super) fn resolve(&self, mut settings: AuthSettings) -> AuthSettings {
-        let directory = self.path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let directory = self.directory();
         for issuer in &mut settings.issuers {
             let keys = issuer.keys.iter_mut().map(|key| &mut key.file);
             for file in keys.chain(&mut issuer.jwks_file).chain(&mut issuer.hs256_secret_file) {

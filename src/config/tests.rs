@@ -9,6 +9,8 @@ const KEY: &str = r#"
     name = "billing"
     scopes = ["check"]
     sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+    [mail]
+    kind = "off"
 "#;
 
 /// Reads settings from these flags, variables and lines of a file.
@@ -50,6 +52,23 @@ fn little_is_needed() -> Outcome {
     assert_eq!(settings.database_connections, DATABASE_CONNECTIONS);
     assert_eq!(settings.log.format, LogFormat::Text);
     assert_eq!(settings.server.max_deadline, limits::STATEMENT);
+    assert!(settings.mailer.is_none() && settings.invitations == InvitationSettings::default());
+    Ok(())
+}
+
+#[test]
+fn mail_and_the_limits_of_invitations_are_tables_of_the_file() -> Outcome {
+    let file = format!(
+        "database_url = 'postgres:///roster'\n{}\n[invitations]\npending_per_organization = 7\ncooldown_seconds = 5\n",
+        KEY.replace(
+            "\"off\"",
+            "'directory'\nfrom = 'roster@example.com'\nlink_base_url = 'https://example.com'\ndirectory = 'mail'"
+        )
+    );
+    let settings = read(&[], &[], &file).map_err(|mistakes| mistakes.join("\n"))?;
+    assert!(settings.mailer.is_some() && settings.invitations.mail);
+    assert_eq!(settings.invitations.pending_per_organization, 7);
+    assert_eq!(settings.invitations.cooldown, Duration::from_secs(5));
     Ok(())
 }
 
@@ -86,6 +105,11 @@ fn every_mistake_is_told_at_once_with_its_place_and_without_what_was_given() {
         name = 'billing'
         scopes = []
         sha256 = '00'
+        [mail]
+        kind = 'smtp'
+        from = 'nobody'
+        [invitations]
+        cooldown = 5
     ";
     let told = mistakes(
         &["--log", "roster=loud", "--log-format", "xml"],
@@ -107,9 +131,16 @@ fn every_mistake_is_told_at_once_with_its_place_and_without_what_was_given() {
              `hs256_secret_file`, `scopes`, `user_id_prefix`",
             "api_keys[0].scopes: a key without a scope can do nothing: name at least one (in FILE)",
             "api_keys[0].sha256: the SHA-256 of the key is needed, as 64 hexadecimal digits (in FILE)",
+            "mail.from: write an address, as roster@example.com or Example <roster@example.com> (in FILE)",
+            "mail.link_base_url: write the page that links lead to, as https://example.com/join (in FILE)",
+            "mail.host: write the relay's name, or its address (in FILE)",
+            "mail.security: write starttls, tls or plain (in FILE)",
+            "invitations (from FILE): unknown field `cooldown`, expected one of `pending_per_organization`, \
+             `per_organization_and_day`, `sends_per_invitation`, `cooldown_seconds`, `mails_per_recipient_and_day`, \
+             `failed_tokens_per_minute`",
             "colour (from FILE): no such setting; there are database_url, listen, database_connections, max_deadline_ms, \
              default_deadline_ms, drain_ms, max_concurrent_requests, max_connections, reflection, log, log_format, \
-             issuers, api_keys",
+             issuers, api_keys, mail, invitations",
         ]
     );
 }
@@ -121,6 +152,7 @@ fn without_a_datastore_or_anybody_to_let_in_it_does_not_start() {
         [
             "database_url is needed: give --database-url, ROSTER_DATABASE_URL, or database_url in the settings file",
             "no issuer and no api key is configured: nobody could call (in FILE)",
+            "mail.kind is needed: off, directory or smtp, in a table [mail] (in FILE)",
         ]
     );
 }
@@ -149,6 +181,8 @@ fn key_files_are_found_beside_the_settings_file() -> Outcome {
         issuer = 'https://id.example'
         audience = 'roster'
         jwks_file = 'jwks.json'
+        [mail]
+        kind = 'off'
     ";
     let told = read_in(directory.path(), &[], &[], file).err().unwrap_or_default();
     assert!(told.iter().all(|mistake| mistake.starts_with("issuers[0].jwks_file: ")), "{told:?}");

@@ -215,7 +215,8 @@ async fn serve_starts_with_what_api_key_prints_and_is_healthy_when_migrated() {
     assert!(!stanza.contains(key.trim_end()));
     let config = directory.path().join("roster.toml");
     let address = format!("127.0.0.1:{}", free_port());
-    std::fs::write(&config, format!("listen = '{address}'\ndrain_ms = 1000\n{stanza}")).unwrap();
+    std::fs::write(&config, format!("listen = '{address}'\ndrain_ms = 1000\n{stanza}\n[mail]\nkind = 'off'\n"))
+        .unwrap();
     let config = config.to_str().unwrap();
 
     let (code, _, told) = output(&["check-config", "--config", config]).await;
