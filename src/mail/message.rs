@@ -5,19 +5,34 @@ use super::templates::Texts;
 use crate::domain::EmailAddress;
 use crate::service::outbox::Letter;
 use lettre::address::AddressError;
-use lettre::message::header::{HeaderName, HeaderValue};
-use lettre::message::{Mailbox, MultiPart, SinglePart};
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Body, Mailbox, MultiPart, SinglePart};
 use lettre::{Address, Message};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Says that no person wrote this, so that no vacation notice answers (RFC 3834); and the same to Exchange.
 const AUTOMATIC: [(&str, &str); 2] = [("Auto-Submitted", "auto-generated"), ("X-Auto-Response-Suppress", "All")];
 
+/// Who will read the bytes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// Relays, of which some still take seven bits only.
+    Relay,
+    /// A person, who opens the file and copies the link.
+    Person,
+}
+
 /// Builds the message. The same letter at the same second gives the same bytes.
 ///
 /// # Errors
 /// A sentence, if lettre refuses an address that roster has taken.
-pub(super) fn build(letter: &Letter, texts: Texts, from: &Mailbox, unix_seconds: i64) -> Result<Message, String> {
+pub(super) fn build(
+    letter: &Letter,
+    texts: Texts,
+    from: &Mailbox,
+    unix_seconds: i64,
+    reader: Reader,
+) -> Result<Message, String> {
     let refused = |_| "an address cannot be written into a message".to_owned();
     let date = UNIX_EPOCH + Duration::from_secs(u64::try_from(unix_seconds).unwrap_or(0));
     let mut message = Message::builder()
@@ -33,12 +48,22 @@ pub(super) fn build(letter: &Letter, texts: Texts, from: &Mailbox, unix_seconds:
     for (name, value) in AUTOMATIC {
         message = message.raw_header(HeaderValue::new(HeaderName::new_from_ascii_str(name), value.to_owned()));
     }
-    // Both parts are encoded, so the boundary cannot occur in them.
+    // The boundary holds the letter's random id, so it does not occur in the parts.
     let parts = MultiPart::alternative()
         .boundary(format!("roster_{}", letter.id.simple()))
-        .singlepart(SinglePart::plain(texts.text))
-        .singlepart(SinglePart::html(texts.html));
+        .singlepart(part(ContentType::TEXT_PLAIN, texts.text, reader))
+        .singlepart(part(ContentType::TEXT_HTML, texts.html, reader));
     message.multipart(parts).map_err(|error| format!("the message cannot be built: {error}"))
+}
+
+fn part(kind: ContentType, text: String, reader: Reader) -> SinglePart {
+    let plain = match reader {
+        Reader::Relay => Err(text.into_bytes()),
+        // Refused for lines that no mail may have: then encoded after all.
+        Reader::Person => Body::new_with_encoding(text, ContentTransferEncoding::EightBit),
+    };
+    let body = plain.unwrap_or_else(|bytes| Body::new(String::from_utf8_lossy(&bytes).into_owned()));
+    SinglePart::builder().header(kind).body(body)
 }
 
 /// The mailbox as its owner spells it, at the domain in its ASCII form: that one every relay can look up.

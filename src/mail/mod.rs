@@ -79,6 +79,6 @@ impl Mailer {
     fn compose(&self, letter: &Letter) -> Result<Message, String> {
         let link = letter.token.as_ref().map(|token| self.link.with(token));
         let texts = self.templates.render(letter, link.as_deref())?;
-        message::build(letter, texts, &self.from, self.clock.unix_seconds())
+        message::build(letter, texts, &self.from, self.clock.unix_seconds(), self.transport.reader())
     }
 }

@@ -4,6 +4,7 @@
 //! relay's or the configuration's, whatever the code: another try is worth it. Afterwards 5xx is about this message, and
 //! final.
 
+use super::message::Reader;
 use super::settings::{MailKind, MailSettings, Security, is_loopback};
 use super::starttls::Wary;
 use crate::service::outbox::Sent;
@@ -49,6 +50,14 @@ impl Transport {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.map_err(|error| vec![format!("mail.directory: {} cannot be made: {error}", directory.display())])?;
         Ok(Self::Directory(AsyncFileTransport::new(directory)))
+    }
+
+    /// Who will read the bytes.
+    pub(super) fn reader(&self) -> Reader {
+        match self {
+            Self::Directory(_) => Reader::Person,
+            Self::Smtp(_) => Reader::Relay,
+        }
     }
 
     pub(super) async fn send(&self, envelope: &Envelope, message: &[u8]) -> Sent {
