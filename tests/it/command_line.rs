@@ -1,37 +1,17 @@
 //! The program itself, as somebody at a terminal meets it.
 
-use crate::harness::server::{Clients, Credential};
+use crate::harness::program::{PATIENCE, channel, clients, free_port, output, roster, send, until};
+use crate::harness::server::Clients;
 use crate::harness::{Database, organization};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use roster::grpc::pb;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
-use tonic::transport::{Channel, Endpoint};
-use tonic_health::pb::HealthCheckRequest;
+use tokio::process::{Child, ChildStdout};
 use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
-
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-fn roster(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_roster"));
-    command.args(arguments).env_clear().env("ROSTER_LOG", "error").stdin(Stdio::null()).kill_on_drop(true);
-    for name in ["PATH", "ROSTER_POSTGRES_BIN", "ROSTER_POSTGRES_USER"] {
-        command.envs(std::env::var_os(name).map(|value| (name, value)));
-    }
-    command
-}
-
-async fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = roster(arguments).output().await.unwrap();
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
-}
 
 /// A data directory of `roster dev`. It goes with the test, and so does its Postgres.
 struct Home(PathBuf);
@@ -92,32 +72,6 @@ impl Dev {
         send(&self.process, signal);
         tokio::time::timeout(PATIENCE, self.process.wait()).await.unwrap().unwrap().code()
     }
-}
-
-fn send(process: &Child, signal: Signal) {
-    kill(Pid::from_raw(process.id().unwrap().try_into().unwrap()), signal).unwrap();
-}
-
-fn channel(address: &str) -> Channel {
-    Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
-}
-
-fn clients(channel: &Channel, token: &str) -> Clients {
-    Clients::new(channel, Credential { token: Some(token.to_owned()), on_behalf_of: None })
-}
-
-/// Waits until health says this. Asks again and again: the server may not listen yet.
-async fn until(channel: &Channel, wanted: ServingStatus) {
-    let asking = async {
-        loop {
-            let told = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await;
-            if told.is_ok_and(|told| told.into_inner().status() == wanted) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, asking).await.is_ok(), "health never said {wanted:?}");
 }
 
 #[tokio::test]
@@ -250,8 +204,4 @@ async fn nothing_configured_and_it_does_not_start() {
     }
     let (code, _, told) = output(&["migrate", "--database-url", "postgres://u:s3cret@127.0.0.1:1/roster"]).await;
     assert!(code == Some(1) && told.contains("migrations") && !told.contains("s3cret"), "{code:?} {told}");
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

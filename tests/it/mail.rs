@@ -1,6 +1,7 @@
 //! Mail, by real conversations with a server on loopback.
 
 mod delivery;
+mod life;
 mod settings;
 mod texts;
 mod worker;

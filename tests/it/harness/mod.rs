@@ -5,6 +5,7 @@ pub mod dynamic;
 pub mod invariants;
 pub mod log;
 pub mod postgres;
+pub mod program;
 pub mod raw;
 pub mod samples;
 pub mod server;

@@ -1,0 +1,217 @@
+//! From the invitation to the recipient, through the whole program: and what a relay, a kill or an answer in between
+//! makes of it.
+
+use crate::harness::Database;
+use crate::harness::program::{channel, clients, free_port, output, roster, send, until};
+use crate::harness::server::Clients;
+use crate::harness::smtp::{Act, Fault, Manner, Received, SmtpServer};
+use nix::sys::signal::Signal;
+use roster::grpc::pb;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::process::Child;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+/// `roster serve` over a database and a relay, with an organization in it.
+struct Stage {
+    database: Database,
+    relay: SmtpServer,
+    directory: TempDir,
+    address: String,
+    key: String,
+    process: Option<Child>,
+    organization: String,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (code, key, stanza) = output(&["api-key", "--name", "backend", "--scopes", "operator"]).await;
+        assert_eq!(code, Some(0));
+        let relay = SmtpServer::start(Manner::default()).await;
+        let address = format!("127.0.0.1:{}", free_port());
+        let stanza = &stanza[stanza.find("[[api_keys]]").unwrap()..];
+        let settings = format!(
+            "listen = '{address}'\n{stanza}\n[mail]\nkind = 'smtp'\nfrom = 'roster@mail.example'\nsecurity = 'plain'\n\
+             link_base_url = 'https://app.example/join'\nhost = '127.0.0.1'\nport = {}\ntimeout_ms = 5000\n\
+             [invitations]\ncooldown_seconds = 0\n",
+            relay.address.port()
+        );
+        std::fs::write(directory.path().join("roster.toml"), settings).unwrap();
+        let key = key.trim_end().to_owned();
+        let database = Database::new().await;
+        let mut stage = Self { database, relay, directory, address, key, process: None, organization: String::new() };
+        stage.start().await;
+        stage.organization = stage.backend().create("Acme").await;
+        stage
+    }
+
+    fn config(&self) -> PathBuf {
+        self.directory.path().join("roster.toml")
+    }
+
+    async fn start(&mut self) {
+        let config = self.config();
+        let arguments = ["serve", "--config", config.to_str().unwrap(), "--database-url", &self.database.url];
+        self.process = Some(roster(&arguments).stderr(Stdio::null()).spawn().unwrap());
+        until(&channel(&self.address), ServingStatus::Serving).await;
+    }
+
+    /// `kill -9`.
+    async fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        send(&process, Signal::SIGKILL);
+        process.wait().await.unwrap();
+    }
+
+    fn backend(&self) -> Clients {
+        clients(&channel(&self.address), &self.key)
+    }
+
+    async fn invite(&self, email: &str) -> String {
+        let request = pb::CreateInvitationRequest {
+            organization: self.organization.clone(),
+            recipient: Some(pb::create_invitation_request::Recipient::Email(email.to_owned())),
+            ..Default::default()
+        };
+        let made = self.backend().invitations.create_invitation(request).await.unwrap().into_inner();
+        made.invitation.unwrap().invitation_id
+    }
+
+    async fn invitation(&self, id: &str) -> pb::Invitation {
+        let request =
+            pb::GetInvitationRequest { organization: self.organization.clone(), invitation_id: id.to_owned() };
+        self.backend().invitations.get_invitation(request).await.unwrap().into_inner().invitation.unwrap()
+    }
+
+    /// Waits until the invitation's mail is there.
+    async fn until_mail(&self, id: &str, wanted: pb::MailState, error: bool) -> pb::Invitation {
+        for _ in 0..400 {
+            let found = self.invitation(id).await;
+            if found.mail_state() == wanted && found.mail_error.is_empty() != error {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("the mail never was {wanted:?}");
+    }
+
+    /// Lets time pass for every mail that waits: claims lapse, pauses are over.
+    async fn later(&self) {
+        self.execute("UPDATE outbox SET next_attempt_time = clock_timestamp()").await;
+    }
+
+    async fn execute(&self, statement: &'static str) {
+        sqlx::query(statement).execute(&self.database.pool).await.unwrap();
+    }
+
+    /// Waits until this counts so many.
+    async fn until_count(&self, query: &'static str, wanted: i64) {
+        let counted = async { while self.database.count(query).await != wanted {} };
+        assert!(tokio::time::timeout(Duration::from_secs(10), counted).await.is_ok(), "never {wanted}: {query}");
+    }
+}
+
+fn message_id(received: &Received) -> String {
+    let text = String::from_utf8_lossy(&received.data);
+    text.lines().find_map(|line| line.strip_prefix("Message-ID: ")).unwrap().trim_end().to_owned()
+}
+
+fn token(received: &Received) -> String {
+    let message = mail_parser::MessageParser::default().parse(&received.data).unwrap();
+    let text = message.body_text(0).unwrap().into_owned();
+    let (_, rest) = text.split_once("token=").unwrap();
+    rest.chars().take(43).collect()
+}
+
+async fn preview(stage: &Stage, token: String) -> Result<(), tonic::Status> {
+    stage.backend().invitations.preview_invitation(pb::PreviewInvitationRequest { token }).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn a_mail_goes_out_and_its_link_is_good() {
+    let stage = Stage::new().await;
+    let id = stage.invite("grace@example.com").await;
+    let received = stage.relay.until_received(1).await;
+    assert_eq!(received[0].to, "grace@example.com");
+    stage.until_mail(&id, pb::MailState::Sent, false).await;
+    assert!(preview(&stage, token(&received[0])).await.is_ok());
+    assert_eq!(stage.database.count("SELECT count(*) FROM outbox").await, 0);
+}
+
+#[tokio::test]
+async fn what_is_put_off_is_tried_again_and_what_is_final_is_shown() {
+    let stage = Stage::new().await;
+    let busy = Fault { at: "RCPT", act: Act::Answer("451 4.3.0 try again later") };
+    stage.relay.misbehave([Some(busy)]);
+    let id = stage.invite("grace@example.com").await;
+    stage.until_mail(&id, pb::MailState::Waiting, true).await;
+    assert!(stage.relay.mailbox().is_empty());
+    stage.later().await;
+    stage.relay.until_received(1).await;
+    stage.until_mail(&id, pb::MailState::Sent, false).await;
+
+    let never = Fault { at: "RCPT", act: Act::Answer("550 5.1.1 no such mailbox") };
+    stage.relay.misbehave([Some(never)]);
+    let id = stage.invite("nobody@example.com").await;
+    stage.until_mail(&id, pb::MailState::Failed, true).await;
+    stage.until_count("SELECT count(*) FROM events WHERE type = 'invitation.mail_failed'", 1).await;
+    assert_eq!(stage.relay.mailbox().len(), 1);
+}
+
+#[tokio::test]
+async fn killed_between_commit_and_send_it_is_sent_by_the_next_process() {
+    let mut stage = Stage::new().await;
+    stage.relay.misbehave([Some(Fault { at: "RCPT", act: Act::Hang })]);
+    let id = stage.invite("grace@example.com").await;
+    stage.until_count("SELECT count(*) FROM outbox WHERE attempts > 0", 1).await;
+    stage.kill().await;
+    assert!(stage.relay.mailbox().is_empty());
+    stage.later().await;
+    stage.start().await;
+    let received = stage.relay.until_received(1).await;
+    stage.until_mail(&id, pb::MailState::Sent, false).await;
+    assert!(preview(&stage, token(&received[0])).await.is_ok());
+}
+
+#[tokio::test]
+async fn killed_between_send_and_mark_it_is_sent_twice_under_one_message_id() {
+    let mut stage = Stage::new().await;
+    stage.relay.misbehave([Some(Fault { at: "RCPT", act: Act::Answer("451 4.3.0 try again later") })]);
+    let id = stage.invite("grace@example.com").await;
+    stage.until_mail(&id, pb::MailState::Waiting, true).await;
+    // What is written down once it is sent waits for this row.
+    let mut holder = stage.database.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM invitations FOR UPDATE").execute(&mut *holder).await.unwrap();
+    stage.later().await;
+    stage.relay.until_received(1).await;
+    stage.kill().await;
+    holder.rollback().await.unwrap();
+    stage.later().await;
+    stage.start().await;
+    let received = stage.relay.until_received(2).await;
+    assert_eq!(message_id(&received[0]), message_id(&received[1]));
+    // Each has a token of its own, and both are good.
+    for one in &received {
+        assert!(preview(&stage, token(one)).await.is_ok());
+    }
+    stage.until_mail(&id, pb::MailState::Sent, false).await;
+}
+
+#[tokio::test]
+async fn nothing_is_sent_for_what_is_no_longer_pending() {
+    let stage = Stage::new().await;
+    stage.relay.misbehave([Some(Fault { at: "RCPT", act: Act::Answer("451 4.3.0 try again later") })]);
+    let id = stage.invite("grace@example.com").await;
+    stage.until_mail(&id, pb::MailState::Waiting, true).await;
+    // Its time runs out while it waits: no job takes it out of the outbox.
+    stage.execute("UPDATE invitations SET expire_time = clock_timestamp()").await;
+    stage.later().await;
+    let second = stage.invite("alan@example.com").await;
+    stage.until_mail(&second, pb::MailState::Sent, false).await;
+    stage.until_count("SELECT count(*) FROM outbox", 0).await;
+    let to: Vec<String> = stage.relay.mailbox().into_iter().map(|received| received.to).collect();
+    assert_eq!(to, ["alan@example.com"]);
+}
