@@ -14,7 +14,7 @@ use roster::service::Roster;
 use roster::store::pool;
 use roster::world::Clock;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -221,7 +221,7 @@ pub fn auth_settings(jwks: PathBuf) -> AuthSettings {
 pub fn write_jwks(key: &SigningKey) -> PathBuf {
     static FILES: AtomicU64 = AtomicU64::new(0);
     let number = FILES.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("roster-test-{}-{number}.json", std::process::id()));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("jwks-{}-{number}.json", std::process::id()));
     std::fs::write(&path, key.public_jwks().to_string()).unwrap();
     path
 }
