@@ -13,6 +13,9 @@ use std::time::{Duration, UNIX_EPOCH};
 /// Says that no person wrote this, so that no vacation notice answers (RFC 3834); and the same to Exchange.
 const AUTOMATIC: [(&str, &str); 2] = [("Auto-Submitted", "auto-generated"), ("X-Auto-Response-Suppress", "All")];
 
+/// A line without its end: RFC 5322 §2.1.1.
+const LINE_BYTES: usize = 998;
+
 /// Who will read the bytes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reader {
@@ -57,12 +60,14 @@ pub(super) fn build(
 }
 
 fn part(kind: ContentType, text: String, reader: Reader) -> SinglePart {
-    let plain = match reader {
-        Reader::Relay => Err(text.into_bytes()),
-        // Refused for lines that no mail may have: then encoded after all.
-        Reader::Person => Body::new_with_encoding(text, ContentTransferEncoding::EightBit),
+    let fits = text.lines().all(|line| line.len() <= LINE_BYTES);
+    let body = match reader {
+        Reader::Person if fits => {
+            let lines: Vec<&str> = text.lines().collect();
+            Body::dangerous_pre_encoded(lines.join("\r\n").into_bytes(), ContentTransferEncoding::EightBit)
+        }
+        Reader::Person | Reader::Relay => Body::new(text),
     };
-    let body = plain.unwrap_or_else(|bytes| Body::new(String::from_utf8_lossy(&bytes).into_owned()));
     SinglePart::builder().header(kind).body(body)
 }
 
