@@ -97,3 +97,6 @@ CREATE INDEX quotas_by_time ON quotas (window_start);
 
 -- What is asked for when old pending organizations are tidied away.
 CREATE INDEX organizations_pending ON organizations (create_time) WHERE state = 'PENDING';
+
+-- What came to its end long ago is forgotten: addresses are not kept for ever.
+CREATE INDEX invitations_by_end ON invitations ((greatest(expire_time, update_time)));

@@ -103,3 +103,7 @@ pub const MAIL_RETRY: Duration = Duration::from_secs(30);
 pub const MAIL_RETRY_MOST: Duration = Duration::from_hours(1);
 /// After how long a mail that is not taken is given up.
 pub const MAIL_GIVE_UP: Duration = Duration::from_hours(24);
+/// For how long an invitation is kept after it came to its end: long enough to be asked about, and no address longer.
+pub const INVITATION_RETENTION: Duration = Duration::from_hours(90 * 24);
+/// Invitations forgotten in one round.
+pub const TIDY_INVITATIONS: i64 = 1_000;

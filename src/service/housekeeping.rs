@@ -5,7 +5,7 @@ use super::organizations::PurgeIfDue;
 use super::write::Meta;
 use super::{Error, Roster};
 use crate::domain::limits;
-use crate::store::{organizations, quotas, requests};
+use crate::store::{invitations, organizations, quotas, requests};
 use tokio::time::Instant;
 
 /// What one round did.
@@ -13,6 +13,8 @@ use tokio::time::Instant;
 pub struct Tidied {
     /// Organizations purged.
     pub purged: u64,
+    /// Invitations forgotten that came to their end long ago.
+    pub invitations: u64,
     /// Answers and used-up limits forgotten.
     pub forgotten: u64,
 }
@@ -32,6 +34,12 @@ impl Roster {
                 tidied.purged += 1;
             }
         }
+        tidied.invitations = invitations::forget_old(
+            &mut *self.pool.acquire().await?,
+            limits::INVITATION_RETENTION,
+            limits::TIDY_INVITATIONS,
+        )
+        .await?;
         tidied.forgotten = requests::forget_old(&mut *self.pool.acquire().await?, limits::TIDY_REQUESTS).await?;
         tidied.forgotten +=
             quotas::forget_old(&mut *self.pool.acquire().await?, limits::PURGE_AFTER, limits::TIDY_REQUESTS).await?;

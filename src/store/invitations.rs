@@ -389,3 +389,28 @@ pub async fn cooldown_left(
     .await?;
     Ok(u64::try_from(left).unwrap_or(0))
 }
+
+/// Forgets invitations that came to their end longer ago than this, with their tokens, at most so many; tells how many.
+/// Several processes may do it at once. What happened stays in the events, which hold no address.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn forget_old(connection: &mut PgConnection, age: Duration, most: i64) -> Result<u64, StoreError> {
+    let done = sqlx::query!(
+        r#"WITH old AS (
+               SELECT bucket, organization_id, id FROM invitations
+               WHERE greatest(expire_time, update_time) < clock_timestamp() - $1::interval
+               LIMIT $2 FOR UPDATE SKIP LOCKED
+           ), tokens AS (
+               DELETE FROM invitation_tokens t USING old
+               WHERE t.bucket = old.bucket AND t.organization_id = old.organization_id AND t.invitation_id = old.id
+           )
+           DELETE FROM invitations i USING old
+           WHERE i.bucket = old.bucket AND i.organization_id = old.organization_id AND i.id = old.id"#,
+        interval(age)?,
+        most,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}

@@ -48,8 +48,31 @@ async fn answers_are_forgotten_after_a_day_and_not_before() {
         .execute(&server.database.pool)
         .await
         .unwrap();
-    assert_eq!(server.roster.tidy().await.unwrap(), Tidied { purged: 0, forgotten: 1 });
+    assert_eq!(server.roster.tidy().await.unwrap(), Tidied { forgotten: 1, ..Tidied::default() });
     assert_eq!(server.database.count("SELECT count(*) FROM requests").await, 2);
+}
+
+#[tokio::test]
+async fn invitations_are_forgotten_with_their_tokens_long_after_their_end_and_not_before() {
+    let server = Server::start().await;
+    let acme = server.user("ada").create("Acme").await;
+    let mut operator = server.operator();
+    for email in ["grace@example.com", "alan@example.com"] {
+        operator.invitations.create_invitation(crate::invitations::invite(&acme, email)).await.unwrap();
+    }
+    assert_eq!(server.roster.tidy().await.unwrap(), Tidied::default());
+    sqlx::query(
+        "UPDATE invitations SET expire_time = now() - interval '91 days', update_time = now() - interval '95 days'
+         WHERE identifier_normal = 'alan@example.com'",
+    )
+    .execute(&server.database.pool)
+    .await
+    .unwrap();
+    assert_eq!(server.roster.tidy().await.unwrap(), Tidied { invitations: 1, ..Tidied::default() });
+    for kept in ["SELECT count(*) FROM invitations", "SELECT count(*) FROM invitation_tokens"] {
+        assert_eq!(server.database.count(kept).await, 1);
+    }
+    server.database.assert_invariants().await;
 }
 
 /// grpcurl prints what reflection knows: without these, error details are shown as bytes.
