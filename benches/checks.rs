@@ -83,7 +83,8 @@ async fn serve_roster() {
     say(&listener.local_addr().unwrap().to_string());
     let roster = Roster::new(pool::lazy(pool::parse_url(&variable("ROSTER_BENCH_URL")).unwrap(), 16), Clock::system());
     let authenticator = Authenticator::new(&settings, Clock::system()).unwrap();
-    let parts = Parts { listener, settings: ServerSettings::default(), roster, authenticator, mailer: None };
+    let parts =
+        Parts { listener, settings: ServerSettings::default(), roster, authenticator, mailer: None, metrics: None };
     server::serve(parts, CancellationToken::new()).await.unwrap();
 }
 

@@ -74,7 +74,7 @@ async fn prepare(flags: &Flags, home: &Home, lock: &Lock) -> Result<(Cluster, Pa
     super::answer(&welcome(home.path(), &key, address)?)?;
     let settings = InvitationSettings { mail: true, ..InvitationSettings::default() };
     let roster = Roster::new(pool::lazy(database, CONNECTIONS), Clock::system()).with_invitations(settings);
-    Ok((cluster, Parts { listener, settings: ServerSettings::default(), roster, authenticator, mailer }))
+    Ok((cluster, Parts { listener, settings: ServerSettings::default(), roster, authenticator, mailer, metrics: None }))
 }
 
 async fn serve(mut cluster: Cluster, parts: Parts, stop: CancellationToken) -> Result<(), Error> {

@@ -15,6 +15,10 @@ pub(super) fn run(flags: &Flags) -> Result<(), Error> {
         let stop = lifecycle::stop_signal().map_err(Error::Runtime)?;
         let listener = super::listen(settings.listen).await?;
         tracing::info!(address = %settings.listen, "listening");
+        let metrics = match settings.metrics_listen {
+            Some(address) => Some(super::listen(address).await?),
+            None => None,
+        };
         let pool = pool::lazy(settings.database, settings.database_connections);
         let parts = Parts {
             listener,
@@ -22,6 +26,7 @@ pub(super) fn run(flags: &Flags) -> Result<(), Error> {
             roster: Roster::new(pool, Clock::system()).with_invitations(settings.invitations),
             authenticator: settings.authenticator,
             mailer: settings.mailer,
+            metrics,
         };
         server::serve(parts, stop).await.map_err(|error| Error::Serve(error.into()))
     })

@@ -44,6 +44,9 @@ pub struct Flags {
     /// Where to listen, an address and a port [default: 127.0.0.1:50051]
     #[arg(long)]
     listen: Option<String>,
+    /// Where to tell metrics by HTTP, an address and a port; they are for anybody who asks [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<String>,
     /// Connections to Postgres at most [default: 16]
     #[arg(long, value_name = "NUMBER")]
     database_connections: Option<String>,
@@ -91,6 +94,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The datastore. It may hold a password, so nothing here can be printed.
     pub database: PgConnectOptions,
+    /// Where to tell metrics; none to tell nobody.
+    pub metrics_listen: Option<SocketAddr>,
     /// Connections to it at most.
     pub database_connections: u32,
     /// How to serve.
@@ -152,6 +157,7 @@ impl Settings {
         let mut reader = Reader::new(flags.datastore.config.as_ref(), environment);
         let database = datastore(&mut reader, &flags.datastore);
         let listen = reader.setting("listen", flags.listen.as_ref(), address).unwrap_or(LISTEN);
+        let metrics_listen = reader.setting("metrics_listen", flags.metrics_listen.as_ref(), address);
         let database_connections = reader
             .setting("database_connections", flags.database_connections.as_ref(), whole(1..=1_000))
             .unwrap_or(DATABASE_CONNECTIONS);
@@ -171,9 +177,17 @@ impl Settings {
         let invitations = invitations(&mut reader, matches!(mailer, Ok(Some(_))));
         let mistakes = reader.finish();
         match (database, authenticator, mailer) {
-            (Some(database), Some(authenticator), Ok(mailer)) if mistakes.is_empty() => {
-                Ok(Self { listen, database, database_connections, server, log, authenticator, mailer, invitations })
-            }
+            (Some(database), Some(authenticator), Ok(mailer)) if mistakes.is_empty() => Ok(Self {
+                listen,
+                database,
+                metrics_listen,
+                database_connections,
+                server,
+                log,
+                authenticator,
+                mailer,
+                invitations,
+            }),
             _ => Err(Mistakes(mistakes)),
         }
     }

@@ -12,6 +12,7 @@ use crate::domain::{
     DisplayName, EmailAddress, InvitationState, Inviter, MailState, Name, Organization, OrganizationState, Recipient,
     Role, User, UserState, limits,
 };
+pub use crate::store::outbox::Backlog;
 use crate::store::outbox::{self, Subject, Waiting};
 use crate::store::{invitation_tokens, invitations, memberships, organizations, users};
 use serde_json::json;
@@ -86,6 +87,14 @@ impl Roster {
                 return Ok(letter);
             }
         }
+    }
+
+    /// Tells how much waits.
+    ///
+    /// # Errors
+    /// If the datastore does not answer.
+    pub async fn outbox_backlog(&self) -> Result<Backlog, Error> {
+        Ok(outbox::backlog(&mut *self.pool.acquire().await?).await?)
     }
 
     /// Writes down what became of a letter: sent, or to be tried again later, or given up.

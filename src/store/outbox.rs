@@ -229,3 +229,27 @@ pub async fn note_on_invitation(
     .await?;
     Ok(())
 }
+
+/// How much waits in the outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Mails.
+    pub waiting: i64,
+    /// How long the oldest has waited, in seconds; 0 if there is none.
+    pub oldest_seconds: i64,
+}
+
+/// Tells how much waits.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn backlog(connection: &mut PgConnection) -> Result<Backlog, StoreError> {
+    Ok(sqlx::query_as!(
+        Backlog,
+        r#"SELECT count(*) AS "waiting!",
+                  coalesce(extract(epoch FROM clock_timestamp() - min(create_time)), 0)::bigint AS "oldest_seconds!"
+           FROM outbox"#
+    )
+    .fetch_one(connection)
+    .await?)
+}

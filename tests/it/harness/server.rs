@@ -77,8 +77,14 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let roster = Roster::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 16), Clock::system());
         let stop = CancellationToken::new();
-        let parts =
-            Parts { listener, settings, roster: roster.clone(), authenticator: authenticator.clone(), mailer: None };
+        let parts = Parts {
+            listener,
+            settings,
+            roster: roster.clone(),
+            authenticator: authenticator.clone(),
+            mailer: None,
+            metrics: None,
+        };
         let running = tokio::spawn({
             let stop = stop.clone();
             async move { server::serve(parts, stop).await.unwrap() }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Child;
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -20,6 +21,7 @@ struct Stage {
     relay: SmtpServer,
     directory: TempDir,
     address: String,
+    metrics: String,
     key: String,
     process: Option<Child>,
     organization: String,
@@ -31,10 +33,10 @@ impl Stage {
         let (code, key, stanza) = output(&["api-key", "--name", "backend", "--scopes", "operator"]).await;
         assert_eq!(code, Some(0));
         let relay = SmtpServer::start(Manner::default()).await;
-        let address = format!("127.0.0.1:{}", free_port());
+        let [address, metrics] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
         let stanza = &stanza[stanza.find("[[api_keys]]").unwrap()..];
         let settings = format!(
-            "listen = '{address}'\n{stanza}\n[mail]\nkind = 'smtp'\nfrom = 'roster@mail.example'\nsecurity = 'plain'\n\
+            "listen = '{address}'\nmetrics_listen = '{metrics}'\n{stanza}\n[mail]\nkind = 'smtp'\nfrom = 'roster@mail.example'\nsecurity = 'plain'\n\
              link_base_url = 'https://app.example/join'\nhost = '127.0.0.1'\nport = {}\ntimeout_ms = 5000\n\
              [invitations]\ncooldown_seconds = 0\n",
             relay.address.port()
@@ -42,7 +44,8 @@ impl Stage {
         std::fs::write(directory.path().join("roster.toml"), settings).unwrap();
         let key = key.trim_end().to_owned();
         let database = Database::new().await;
-        let mut stage = Self { database, relay, directory, address, key, process: None, organization: String::new() };
+        let mut stage =
+            Self { database, relay, directory, address, metrics, key, process: None, organization: String::new() };
         stage.start().await;
         stage.organization = stage.backend().create("Acme").await;
         stage
@@ -98,6 +101,16 @@ impl Stage {
         panic!("the mail never was {wanted:?}");
     }
 
+    /// What the program tells of a metric.
+    async fn metric(&self, name: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(&self.metrics).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: roster\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.unwrap_or_else(|| panic!("{name} is not in {text}")).rsplit(' ').next().unwrap().to_owned()
+    }
+
     /// Lets time pass for every mail that waits: claims lapse, pauses are over.
     async fn later(&self) {
         self.execute("UPDATE outbox SET next_attempt_time = clock_timestamp()").await;
@@ -149,6 +162,11 @@ async fn what_is_put_off_is_tried_again_and_what_is_final_is_shown() {
     let id = stage.invite("grace@example.com").await;
     stage.until_mail(&id, pb::MailState::Waiting, true).await;
     assert!(stage.relay.mailbox().is_empty());
+    stage.execute("UPDATE outbox SET create_time = create_time - interval '1 hour'").await;
+    assert_eq!(stage.metric("roster_mails_waiting ").await, "1");
+    assert!(stage.metric("roster_oldest_mail_seconds ").await.parse::<u32>().unwrap() >= 3600);
+    let calls = "roster_calls_total{service=\"roster.v1.InvitationService\",method=\"CreateInvitation\",code=\"OK\"} ";
+    assert_eq!(stage.metric(calls).await, "1");
     stage.later().await;
     stage.relay.until_received(1).await;
     stage.until_mail(&id, pb::MailState::Sent, false).await;

@@ -1,0 +1,251 @@
+//! The door: what every request goes through before a handler sees it.
+//!
+//! A request goes through `Door::enter` from top to bottom. The order is the point, so it is one function: nothing is
+//! authenticated before the gate, no body is read before the caller is known. A test holds each step to its place.
+
+use super::ServerSettings;
+use super::metrics::Metrics;
+use crate::auth::rules::{self, Method};
+use crate::auth::{Authenticator, Caller};
+use crate::domain::limits;
+use crate::grpc::admit::{Deadline, InHand};
+use crate::grpc::{pb, status};
+use crate::world;
+use futures_util::FutureExt;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Method as Verb, StatusCode};
+use hyper::body::Incoming;
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+use tower::Service;
+use tracing::Instrument;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+
+/// Services that are not roster's own. They are public: they tell whether roster runs and what its protos say.
+const STANDARD: [&str; 3] =
+    ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
+
+type Response = http::Response<Body>;
+
+/// What every request goes through before a handler sees it.
+#[derive(Clone)]
+pub(super) struct Door {
+    pub(super) routes: Routes,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What all requests share.
+pub(super) struct Shared {
+    pub(super) authenticator: Authenticator,
+    pub(super) settings: ServerSettings,
+    pub(super) in_hand: Arc<Semaphore>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Service<http::Request<Incoming>> for Door {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Routes are always ready, and what is too much is shed by name.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
+        let door = self.clone();
+        Box::pin(async move { Ok(door.enter(request.map(Body::new)).await) })
+    }
+}
+
+impl Door {
+    /// The steps, in order.
+    async fn enter(self, request: http::Request<Body>) -> Response {
+        // 1. A name for the request, on every line that is logged about it and on the answer.
+        let id = request_id(request.headers());
+        let span = tracing::info_span!("rpc", request_id = id, path = request.uri().path());
+        // 2. What became of it, and how long it took.
+        let begin = Instant::now();
+        let called = rules::method(request.uri().path());
+        let shared = self.shared.clone();
+        // 3. A panic is a fault like any other.
+        let answered = AssertUnwindSafe(self.admit(request)).catch_unwind().instrument(span.clone()).await;
+        let mut response = span.in_scope(|| {
+            let response = answered.unwrap_or_else(|_| Err(Box::new(status::internal(&Panicked))));
+            let response = response.map(|response| complete(response, message_limit(called)));
+            response.unwrap_or_else(|status| status.into_http())
+        });
+        let code = grpc_code(response.headers());
+        shared.metrics.count(called, code, begin.elapsed());
+        span.in_scope(|| tracing::debug!(?code, micros = begin.elapsed().as_micros(), "answered"));
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        response
+    }
+
+    async fn admit(mut self, mut request: http::Request<Body>) -> Result<Response, Box<Status>> {
+        // 4. The gate: gRPC, a path that we serve, nothing behind it.
+        let method = match gate(&request) {
+            Gate::Roster(method) => method,
+            Gate::Standard => {
+                self.shared.authenticate(request.headers()).await?;
+                return Ok(self.handle(request).await);
+            }
+            Gate::Answered(response) => return Ok(response),
+        };
+        // 5. The deadline: from here on, nothing takes longer.
+        let deadline = deadline(request.headers(), &self.shared.settings)?;
+        // 6. More than this many at once are shed.
+        let Ok(permit) = self.shared.in_hand.clone().try_acquire_owned() else {
+            let message = "the server has more calls in hand than it takes: repeat";
+            return Err(Box::new(status::unavailable(pb::ErrorReason::Overloaded, message)));
+        };
+        let in_hand = Arc::new(permit);
+        let rest = async {
+            // 7. Who is calling, from the headers alone.
+            let caller = self.shared.authenticate(request.headers()).await?;
+            // 8. Whether this kind of caller may call this method at all.
+            rules::method_gate(&method.rule, &caller).map_err(|refusal| Box::new(status::refused(&refusal)))?;
+            // 9. The handler, whose first act is the other half: the role in the organization that the message names.
+            request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(Deadline(deadline));
+            request.extensions_mut().insert(InHand(in_hand));
+            Ok(self.handle(request).await)
+        };
+        timeout_at(deadline, rest).await.unwrap_or_else(|_| Err(Box::new(status::deadline_exceeded())))
+    }
+
+    async fn handle(&mut self, request: http::Request<Body>) -> Response {
+        let Ok(response) = self.routes.call(request).await;
+        response
+    }
+}
+
+impl Shared {
+    async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Box<Status>> {
+        let refused = |refusal| Box::new(status::refused(&refusal));
+        self.authenticator.authenticate(headers).await.map_err(refused)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a handler panicked")]
+struct Panicked;
+
+/// The caller's own id for the request, if it is short and plain; else a random one.
+fn request_id(headers: &HeaderMap) -> String {
+    let plain = |id: &&str| {
+        (1..=limits::REQUEST_ID_BYTES).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(plain);
+    given.map_or_else(|| world::random_uuid().to_string(), str::to_owned)
+}
+
+enum Gate {
+    Roster(&'static Method),
+    Standard,
+    Answered(Response),
+}
+
+fn gate(request: &http::Request<Body>) -> Gate {
+    let refuse = |code: StatusCode| {
+        let mut response = http::Response::new(Body::default());
+        *response.status_mut() = code;
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        Gate::Answered(response)
+    };
+    if request.method() != Verb::POST {
+        return refuse(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !matches!(content_type, "application/grpc" | "application/grpc+proto") {
+        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    let path = request.uri().path();
+    match rules::method(path) {
+        _ if request.uri().query().is_some() => Gate::Answered(status::unknown_method().into_http()),
+        Some(method) => Gate::Roster(method),
+        None if STANDARD.iter().any(|service| path.starts_with(service)) => Gate::Standard,
+        None => Gate::Answered(status::unknown_method().into_http()),
+    }
+}
+
+/// When the caller stops waiting: `grpc-timeout`, within what the settings allow.
+fn deadline(headers: &HeaderMap, settings: &ServerSettings) -> Result<Instant, Box<Status>> {
+    let mut given = headers.get_all(GRPC_TIMEOUT).iter();
+    let timeout = match (given.next(), given.next()) {
+        (None, _) => settings.default_deadline,
+        (Some(value), None) => value.to_str().ok().and_then(parse_timeout).ok_or_else(bad_timeout)?,
+        (Some(_), Some(_)) => return Err(Box::new(bad_timeout())),
+    };
+    Ok(Instant::now() + timeout.min(settings.max_deadline))
+}
+
+fn bad_timeout() -> Status {
+    let sentence = "at most 8 digits and one of H, M, S, m, u, n, as in 500m";
+    status::refused(&crate::domain::Refusal::field("grpc-timeout", sentence))
+}
+
+/// A `TimeoutValue TimeoutUnit` of the gRPC protocol over HTTP/2.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+fn grpc_code(headers: &HeaderMap) -> Option<Code> {
+    headers.get(GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
+}
+
+/// How large a message a method takes.
+fn message_limit(method: Option<&Method>) -> usize {
+    match method {
+        Some(method) if !method.bulk => limits::MESSAGE_BYTES,
+        Some(_) | None => limits::BULK_MESSAGE_BYTES,
+    }
+}
+
+/// Errors that tonic makes itself, before a handler is called, have no details: they get the reason that they stand for.
+fn complete(response: Response, limit: usize) -> Response {
+    let Some(code) = grpc_code(response.headers()).filter(|code| *code != Code::Ok) else { return response };
+    if response.headers().contains_key(GRPC_DETAILS) {
+        return response;
+    }
+    let status = match code {
+        Code::OutOfRange | Code::ResourceExhausted => status::too_large(limit),
+        Code::Unimplemented => status::unknown_method(),
+        Code::Cancelled | Code::DeadlineExceeded => status::deadline_exceeded(),
+        // Health, of a service that it does not know: its protocol says so, and roster's own errors are not meant.
+        Code::NotFound => return response,
+        // What tonic calls internal here is a body that breaks off or is no gRPC frame.
+        _ => status::malformed(),
+    };
+    status.into_http()
+}

@@ -1,0 +1,158 @@
+//! What is counted, and told to whoever scrapes it, in the text format of `OpenMetrics`.
+//!
+//! A registry for each server and none for the process: two servers in one test count for themselves.
+
+use crate::auth::rules::Method;
+use crate::service::Roster;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tonic::Code;
+
+/// The upper ends of the buckets of durations, in seconds: from a check in memory to the longest deadline.
+const BUCKETS: [f64; 12] = [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 30.0];
+/// How long the outbox may take to say how it is when somebody asks for metrics.
+const OUTBOX: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    service: &'static str,
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Called {
+    service: &'static str,
+    method: &'static str,
+}
+
+/// A server's metrics.
+pub struct Metrics {
+    registry: Registry,
+    calls: Family<Call, Counter>,
+    durations: Family<Called, Histogram>,
+    mails: Gauge,
+    mail_age: Gauge,
+    roster: Roster,
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    #[must_use]
+    pub fn new(roster: Roster) -> Self {
+        let mut registry = Registry::with_prefix("roster");
+        let calls = Family::<Call, Counter>::default();
+        registry.register("calls", "Calls answered, by method and gRPC status code", calls.clone());
+        let durations = Family::<Called, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
+        registry.register("call_duration_seconds", "How long calls took", durations.clone());
+        let (mails, mail_age) = (Gauge::default(), Gauge::default());
+        registry.register("mails_waiting", "Mails in the outbox; -1 if it could not be asked", mails.clone());
+        registry.register(
+            "oldest_mail_seconds",
+            "Age of the oldest mail in the outbox; 0 if there is none",
+            mail_age.clone(),
+        );
+        Self { registry, calls, durations, mails, mail_age, roster }
+    }
+
+    /// Counts a call. What is no method of ours is counted as one thing: callers must not make new series.
+    pub(super) fn count(&self, method: Option<&'static Method>, code: Option<Code>, took: Duration) {
+        let (service, method) = method.map_or(("other", "other"), |method| (method.service, method.name));
+        // A success has its code in the trailers, which come later.
+        let code = code_name(code.unwrap_or(Code::Ok));
+        self.calls.get_or_create(&Call { service, method, code }).inc();
+        self.durations.get_or_create(&Called { service, method }).observe(took.as_secs_f64());
+    }
+
+    async fn tell(&self) -> Result<String, std::fmt::Error> {
+        match tokio::time::timeout(OUTBOX, self.roster.outbox_backlog()).await {
+            Ok(Ok(backlog)) => {
+                self.mails.set(backlog.waiting);
+                self.mail_age.set(backlog.oldest_seconds);
+            }
+            Ok(Err(_)) | Err(_) => {
+                self.mails.set(-1);
+            }
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Answers `GET /metrics` on this listener, if there is one, for as long as it is not dropped.
+pub(super) async fn serve(listener: Option<TcpListener>, metrics: Arc<Metrics>) {
+    let Some(listener) = listener else { return };
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(crate::domain::limits::ACCEPT_PAUSE).await;
+            continue;
+        };
+        let metrics = metrics.clone();
+        let service = service_fn(move |request| answer(request, metrics.clone()));
+        connections.spawn(async move {
+            if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a scrape broke off");
+            }
+        });
+    }
+}
+
+async fn answer(request: http::Request<Incoming>, metrics: Arc<Metrics>) -> Result<Response<String>, Infallible> {
+    let told = match (request.method(), request.uri().path()) {
+        (&http::Method::GET, "/metrics") => metrics.tell().await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR),
+        _ => Err(StatusCode::NOT_FOUND),
+    };
+    Ok(match told {
+        Ok(text) => {
+            let mut response = Response::new(text);
+            let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        Err(code) => {
+            let mut response = Response::new(String::new());
+            *response.status_mut() = code;
+            response
+        }
+    })
+}
