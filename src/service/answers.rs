@@ -77,6 +77,10 @@ impl Roster {
     /// # Errors
     /// `INVITATION_NOT_FOUND`, `NOT_YOUR_INVITATION`, `INVITATION_NOT_PENDING`, `QUOTA_EXCEEDED`.
     pub async fn decline(&self, caller: Caller, user: UserId, meta: Meta, named: Named) -> Result<Written<()>, Error> {
+        // A token that has been declined with is good for nothing, not even for repeating the request.
+        if let Some(written) = self.forfeited(&caller, &meta).await? {
+            return Ok(written);
+        }
         let place = self.find(&caller, &user, &named).await?;
         self.write(Some(caller), meta, Decline { place, user, token: token_hash(&named) }).await
     }
@@ -265,6 +269,7 @@ impl Change for Decline {
     async fn apply(&self, unit: &mut Unit<'_>, locked: Locked) -> Result<(), Error> {
         let Locked { mut here, invitation } = locked;
         check_pending(&invitation)?;
+        unit.forfeit();
         settle(unit, &mut here, &invitation, InvitationState::Declined, None).await
     }
 }
