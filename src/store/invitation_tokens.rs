@@ -19,6 +19,15 @@ pub async fn add_token(
     rotate: bool,
 ) -> Result<(), StoreError> {
     let keep = if rotate { 0 } else { limits::INVITATION_TOKENS - 1 };
+    // Whoever claims its mails does not hold the organization: two at once would each leave room for one.
+    sqlx::query!(
+        "SELECT FROM invitations WHERE bucket = $1 AND organization_id = $2 AND id = $3 FOR NO KEY UPDATE",
+        organization.bucket(),
+        organization.as_uuid(),
+        id.as_uuid(),
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
     sqlx::query!(
         r#"DELETE FROM invitation_tokens WHERE hash IN (
                SELECT hash FROM invitation_tokens WHERE bucket = $1 AND organization_id = $2 AND invitation_id = $3
