@@ -121,11 +121,7 @@ impl Roster {
                 return Err(quota("failed_tokens_per_minute", most, MINUTE).into());
             }
         }
-        let found = invitation_tokens::by_token(&mut connection, &tokens::hash(token)).await?;
-        let good = found.filter(|shown| {
-            let own = shown.invitation.accepted_by.as_ref().is_some_and(|by| caller.user() == Some(by));
-            shown.organization_there && (shown.invitation.state == InvitationState::Pending || own)
-        });
+        let good = invitation_tokens::good(&mut connection, &tokens::hash(token), caller.user()).await?;
         let shown = good.ok_or(Refusal::InvitationNotFound)?;
         if let Some(subject) = &subject {
             quotas::give_back(&mut connection, subject).await?;
@@ -163,7 +159,7 @@ async fn enter(unit: &mut Unit<'_>, place: Place, user: &UserId, token: Option<&
     decide::require_active(users::hold_state(unit.connection, user).await?)?;
     let invitation = invitations::get(unit.connection, organization, id).await?.ok_or(Refusal::InvitationNotFound)?;
     if let Some(hash) = token
-        && invitation_tokens::by_token(unit.connection, hash).await?.is_none_or(|shown| shown.invitation.id != id)
+        && invitation_tokens::invitation_of(unit.connection, hash).await? != Some(id)
     {
         // Rotated away since.
         return Err(Refusal::InvitationNotFound.into());
