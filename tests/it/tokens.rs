@@ -1,5 +1,6 @@
 //! Credentials on the wire: bad ones, good ones, keys, and services that act for users.
 
+use crate::harness::log::Log;
 use crate::harness::raw::{self, Answer, Call};
 use crate::harness::{Database, Server, add, organization};
 use base64::Engine;
@@ -15,8 +16,6 @@ use roster::domain::Scope;
 use roster::grpc::pb;
 use roster::server::ServerSettings;
 use serde_json::{Map, Value, json};
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -162,19 +161,6 @@ fn bad_credentials(forge: &Forge) -> Vec<(&'static str, Headers, &'static str)> 
     ]
 }
 
-/// A log that a test can read.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Calls of somebody whose token is good, that are answered and that are refused, with their address and name in them.
 async fn use_well(server: &Server, token: &str, api_key: &NewApiKey) {
     let mut ada = server.with_token(token);
@@ -213,18 +199,7 @@ async fn bad_credentials_are_refused_and_nothing_of_any_is_remembered_or_logged(
     .await;
     let forge = Forge::with(&server.key);
 
-    // The server's tasks run on this thread. While there is but one subscriber, tracing takes that of the thread that
-    // reaches a log statement first, and the threads of other tests have none: so there are two.
-    let _other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_env_filter("trace")
-        .with_writer(move || writer.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
-
+    let (log, recording) = Log::record();
     let credentials = bad_credentials(&forge);
     for (name, headers, reason) in &credentials {
         // Twice: having been refused must not make a difference.
@@ -241,9 +216,9 @@ async fn bad_credentials_are_refused_and_nothing_of_any_is_remembered_or_logged(
     let now = Server::claims("").iat;
     assert_eq!(said(&call(&server, &forge.but(json!({ "exp": now - 10 }))).await), (Code::Ok, ""));
     assert_eq!(said(&call(&server, &[("authorization", format!("bearer  {good}"))]).await), (Code::Ok, ""));
-    drop(guard);
+    drop(recording);
 
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
     assert_eq!(lines("credential refused"), 2 * credentials.len());
     assert!(lines("answered") > 2 * credentials.len(), "{log}");

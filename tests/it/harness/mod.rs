@@ -3,6 +3,7 @@
 pub mod dump;
 pub mod dynamic;
 pub mod invariants;
+pub mod log;
 pub mod postgres;
 pub mod raw;
 pub mod samples;
