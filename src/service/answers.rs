@@ -77,6 +77,10 @@ impl Roster {
     /// # Errors
     /// `INVITATION_NOT_FOUND`, `NOT_YOUR_INVITATION`, `INVITATION_NOT_PENDING`, `QUOTA_EXCEEDED`.
     pub async fn decline(&self, caller: Caller, user: UserId, meta: Meta, named: Named) -> Result<Written<()>, Error> {
+        // A token that has been declined with is good for nothing, not even for repeating the request.
+        if let Some(written) = self.forfeited(&caller, &meta).await? {
+            return Ok(written);
+        }
         let place = self.find(&caller, &user, &named).await?;
         self.write(Some(caller), meta, Decline { place, user, token: token_hash(&named) }).await
     }
@@ -117,11 +121,7 @@ impl Roster {
                 return Err(quota("failed_tokens_per_minute", most, MINUTE).into());
             }
         }
-        let found = invitation_tokens::by_token(&mut connection, &tokens::hash(token)).await?;
-        let good = found.filter(|shown| {
-            let own = shown.invitation.accepted_by.as_ref().is_some_and(|by| caller.user() == Some(by));
-            shown.organization_there && (shown.invitation.state == InvitationState::Pending || own)
-        });
+        let good = invitation_tokens::good(&mut connection, &tokens::hash(token), caller.user()).await?;
         let shown = good.ok_or(Refusal::InvitationNotFound)?;
         if let Some(subject) = &subject {
             quotas::give_back(&mut connection, subject).await?;
@@ -159,7 +159,7 @@ async fn enter(unit: &mut Unit<'_>, place: Place, user: &UserId, token: Option<&
     decide::require_active(users::hold_state(unit.connection, user).await?)?;
     let invitation = invitations::get(unit.connection, organization, id).await?.ok_or(Refusal::InvitationNotFound)?;
     if let Some(hash) = token
-        && invitation_tokens::by_token(unit.connection, hash).await?.is_none_or(|shown| shown.invitation.id != id)
+        && invitation_tokens::invitation_of(unit.connection, hash).await? != Some(id)
     {
         // Rotated away since.
         return Err(Refusal::InvitationNotFound.into());
@@ -265,6 +265,7 @@ impl Change for Decline {
     async fn apply(&self, unit: &mut Unit<'_>, locked: Locked) -> Result<(), Error> {
         let Locked { mut here, invitation } = locked;
         check_pending(&invitation)?;
+        unit.forfeit();
         settle(unit, &mut here, &invitation, InvitationState::Declined, None).await
     }
 }

@@ -254,9 +254,9 @@ impl InviteAll {
         grant: Grant,
     ) -> Result<Vec<Result<Invited, Refusal>>, Error> {
         let mut results: Vec<Option<Result<Invited, Refusal>>> = self.wishes.iter().map(|_| None).collect();
-        // In the order of the recipients: what counts mails is one row for each, and two calls must not wait in a circle.
+        // In the order of the rows that count mails, one for each mailbox: two calls must not wait in a circle.
         let mut order: Vec<usize> = (0..self.wishes.len()).collect();
-        order.sort_by_key(|index| self.wishes[*index].recipient.normal());
+        order.sort_by_cached_key(|index| mail_subject(&self.wishes[*index].recipient));
         for index in order {
             results[index] = Some(match self.invite_one(unit, here, grant, &self.wishes[index]).await {
                 Ok(invited) => Ok(invited),
@@ -348,8 +348,9 @@ async fn deliver(
 ) -> Result<Invited, Error> {
     let (organization, id) = (invitation.organization, invitation.id);
     if rotate {
-        invitation_tokens::drop_tokens(unit.connection, organization, id).await?;
+        // The mails first: one that is being claimed is waited for, and its token dies with the others.
         outbox::remove_about(unit.connection, organization, id).await?;
+        invitation_tokens::drop_tokens(unit.connection, organization, id).await?;
     }
     let mut token = None;
     match delivery {
@@ -445,11 +446,12 @@ pub(super) async fn settle(
     to: InvitationState,
     accepted_by: Option<&crate::domain::UserId>,
 ) -> Result<(), Error> {
+    // Mails before invitations, here and everywhere: one order of locks, that of the outbox too.
+    outbox::remove_about(unit.connection, here.id, invitation.id).await?;
     if !invitations::settle(unit.connection, invitation, to, accepted_by).await? {
         // Under the organization's lock only the clock can have come in between.
         return Err(Refusal::InvitationNotPending { state: InvitationState::Expired.as_str().to_owned() }.into());
     }
-    outbox::remove_about(unit.connection, here.id, invitation.id).await?;
     let kind = match to {
         InvitationState::Accepted => "invitation.accepted",
         InvitationState::Declined => "invitation.declined",
@@ -466,8 +468,8 @@ pub(super) async fn revoke_all(
     here: &mut Organization,
     address: Option<&EmailAddress>,
 ) -> Result<(), Error> {
+    outbox::remove_pending(unit.connection, here.id, address).await?;
     for id in invitations::revoke_all(unit.connection, here.id, address).await? {
-        outbox::remove_about(unit.connection, here.id, id).await?;
         unit.note_invitation(here, "invitation.revoked", json!({ "invitation": id }));
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::StoreError;
 use super::invitations::{After, Row};
-use crate::domain::{Attributes, EmailAddress, Invitation, InvitationId, OrganizationId, limits};
+use crate::domain::{Attributes, EmailAddress, Invitation, InvitationId, OrganizationId, UserId, limits};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
@@ -19,6 +19,15 @@ pub async fn add_token(
     rotate: bool,
 ) -> Result<(), StoreError> {
     let keep = if rotate { 0 } else { limits::INVITATION_TOKENS - 1 };
+    // Whoever claims its mails does not hold the organization: two at once would each leave room for one.
+    sqlx::query!(
+        "SELECT FROM invitations WHERE bucket = $1 AND organization_id = $2 AND id = $3 FOR NO KEY UPDATE",
+        organization.bucket(),
+        organization.as_uuid(),
+        id.as_uuid(),
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
     sqlx::query!(
         r#"DELETE FROM invitation_tokens WHERE hash IN (
                SELECT hash FROM invitation_tokens WHERE bucket = $1 AND organization_id = $2 AND invitation_id = $3
@@ -63,6 +72,17 @@ pub async fn drop_tokens(
     Ok(())
 }
 
+/// Which invitation a token is of, in whatever state it is.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn invitation_of(connection: &mut PgConnection, hash: &[u8; 32]) -> Result<Option<InvitationId>, StoreError> {
+    let id = sqlx::query_scalar!("SELECT invitation_id FROM invitation_tokens WHERE hash = $1", hash)
+        .fetch_optional(connection)
+        .await?;
+    Ok(id.map(InvitationId::from_uuid))
+}
+
 /// An invitation as its token shows it, and what is told of it.
 #[derive(Debug, Clone)]
 pub struct Shown {
@@ -70,29 +90,33 @@ pub struct Shown {
     pub invitation: Invitation,
     /// What the organization is called.
     pub organization_name: String,
-    /// Whether the organization is there, and not deleted.
-    pub organization_there: bool,
     /// What the inviter is called; none if nobody knows.
     pub inviter_name: Option<String>,
 }
 
-/// Finds the invitation of a token, in whatever state it is. One statement for good and bad ones alike.
+/// Finds the invitation of a token that is good: pending, or accepted by this very user. One that is not gives no row,
+/// whatever is wrong with it: what is left of the difference is one look into an index.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn by_token(connection: &mut PgConnection, hash: &[u8; 32]) -> Result<Option<Shown>, StoreError> {
+pub async fn good(
+    connection: &mut PgConnection,
+    hash: &[u8; 32],
+    user: Option<&UserId>,
+) -> Result<Option<Shown>, StoreError> {
     let row = sqlx::query!(
         r#"SELECT i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
-                  i.attributes AS "attributes: Json<Attributes>",
-                  CASE WHEN i.state = 'PENDING' AND i.expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE i.state END AS state,
+                  i.attributes AS "attributes: Json<Attributes>", i.state AS "state?",
                   i.inviter_kind, i.inviter_id, i.accepted_by, i.expire_time, i.sends, i.mail_state, i.mail_error,
-                  i.create_time, i.update_time, o.name, (o.delete_time IS NULL) AS "there!", u.display_name AS "inviter_name?"
+                  i.create_time, i.update_time, o.name, u.display_name AS "inviter_name?"
            FROM invitation_tokens t
            JOIN invitations i ON i.bucket = t.bucket AND i.organization_id = t.organization_id AND i.id = t.invitation_id
            JOIN organizations o ON o.bucket = t.bucket AND o.id = t.organization_id
            LEFT JOIN users u ON i.inviter_kind = 'user' AND u.user_bucket = user_bucket_of(i.inviter_id) AND u.id = i.inviter_id
-           WHERE t.hash = $1"#,
-        hash
+           WHERE t.hash = $1 AND o.delete_time IS NULL
+             AND ((i.state = 'PENDING' AND i.expire_time > clock_timestamp()) OR i.accepted_by = $2)"#,
+        hash,
+        user.map(UserId::as_str),
     )
     .fetch_optional(connection)
     .await?;
@@ -116,12 +140,7 @@ pub async fn by_token(connection: &mut PgConnection, hash: &[u8; 32]) -> Result<
             create_time: row.create_time,
             update_time: row.update_time,
         };
-        Ok(Shown {
-            invitation: invitation.try_into()?,
-            organization_name: row.name,
-            organization_there: row.there,
-            inviter_name: row.inviter_name,
-        })
+        Ok(Shown { invitation: invitation.try_into()?, organization_name: row.name, inviter_name: row.inviter_name })
     })
     .transpose()
 }
@@ -182,7 +201,6 @@ pub async fn received(
             Ok(Shown {
                 invitation: invitation.try_into()?,
                 organization_name: row.name,
-                organization_there: true,
                 inviter_name: row.inviter_name,
             })
         })

@@ -2,7 +2,7 @@
 
 use super::StoreError;
 use super::invitations::interval;
-use crate::domain::{InvitationId, Inviter, OrganizationId, UserId};
+use crate::domain::{EmailAddress, InvitationId, Inviter, OrganizationId, UserId};
 use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
@@ -178,6 +178,30 @@ pub async fn remove_about(
         organization.bucket(),
         organization.as_uuid(),
         invitation.as_uuid()
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Takes the mails about an organization's pending invitations out of the outbox: about all of them, or about those to
+/// one address.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn remove_pending(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    address: Option<&EmailAddress>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"DELETE FROM outbox o USING invitations i
+           WHERE o.bucket = $1 AND o.organization_id = $2
+             AND i.bucket = o.bucket AND i.organization_id = o.organization_id AND i.id = o.invitation_id
+             AND i.state = 'PENDING' AND ($3::text IS NULL OR (i.is_email AND i.identifier_normal = $3))"#,
+        organization.bucket(),
+        organization.as_uuid(),
+        address.map(EmailAddress::normal),
     )
     .execute(connection)
     .await?;

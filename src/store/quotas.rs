@@ -37,7 +37,7 @@ pub async fn take(
 /// # Errors
 /// If Postgres does not answer.
 pub async fn give_back(connection: &mut PgConnection, subject: &[u8; 32]) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE quotas SET used = used - 1 WHERE subject = $1 AND used > 1", subject)
+    sqlx::query!("UPDATE quotas SET used = used - 1 WHERE subject = $1 AND used > 0", subject)
         .execute(connection)
         .await?;
     Ok(())

@@ -10,7 +10,7 @@ use roster::grpc::pb::invitation_service_client::InvitationServiceClient;
 use roster::grpc::pb::organization_service_client::OrganizationServiceClient;
 use roster::grpc::pb::user_service_client::UserServiceClient;
 use roster::server::{self, Parts, ServerSettings};
-use roster::service::Roster;
+use roster::service::{InvitationSettings, Roster};
 use roster::store::pool;
 use roster::world::Clock;
 use std::net::SocketAddr;
@@ -58,6 +58,18 @@ impl Server {
         server
     }
 
+    /// A server over a database of its own that keeps these limits on invitations, healthy.
+    pub async fn with_invitations(invitations: InvitationSettings) -> Self {
+        Self::with_invitations_over(Database::new().await, invitations).await
+    }
+
+    /// A server over this database that keeps these limits on invitations, healthy.
+    pub async fn with_invitations_over(database: Database, invitations: InvitationSettings) -> Self {
+        let server = Self::launch_as(database, ServerSettings::default(), |_| {}, invitations).await;
+        server.until_serving().await;
+        server
+    }
+
     /// A server over this database, perhaps not yet healthy.
     pub async fn launch(database: Database, settings: ServerSettings) -> Self {
         Self::launch_with(database, settings, |_| {}).await
@@ -69,13 +81,23 @@ impl Server {
         settings: ServerSettings,
         change: impl FnOnce(&mut AuthSettings),
     ) -> Self {
+        Self::launch_as(database, settings, change, InvitationSettings::default()).await
+    }
+
+    async fn launch_as(
+        database: Database,
+        settings: ServerSettings,
+        change: impl FnOnce(&mut AuthSettings),
+        invitations: InvitationSettings,
+    ) -> Self {
         let key = SigningKey::generate();
         let mut auth = auth_settings(write_jwks(&key));
         change(&mut auth);
         let authenticator = Authenticator::new(&auth, Clock::system()).unwrap_or_else(|faults| panic!("{faults:?}"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let roster = Roster::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 16), Clock::system());
+        let roster = Roster::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 16), Clock::system())
+            .with_invitations(invitations);
         let stop = CancellationToken::new();
         let parts = Parts {
             listener,
@@ -177,6 +199,12 @@ impl Server {
     pub fn user_with_email(&self, id: &str) -> Clients {
         let email = Some(format!("{id}@example.com"));
         self.with_token(&self.mint(&Claims { email, email_verified: Some(true), ..Self::claims(id) }))
+    }
+
+    /// Clients of a user of whom their provider knows this address, verified or not.
+    pub fn person(&self, id: &str, email: &str, verified: bool) -> Clients {
+        let email = Some(email.to_owned());
+        self.with_token(&self.mint(&Claims { email, email_verified: Some(verified), ..Self::claims(id) }))
     }
 
     /// Clients of a service.

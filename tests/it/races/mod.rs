@@ -28,30 +28,31 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Barrier;
 use tonic::{Response, Status};
+use tonic_types::StatusExt;
 
 /// How often each race is run in each of its three ways; `ROSTER_TEST_ROUNDS` says otherwise.
-fn rounds() -> usize {
+pub fn rounds() -> usize {
     std::env::var("ROSTER_TEST_ROUNDS").ok().map_or(7, |rounds| rounds.parse().unwrap())
 }
 
 /// One side of a race.
-type Call = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
+pub type Call = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
 /// Makes a side of a call.
-fn side<T>(call: impl Future<Output = Result<Response<T>, Status>> + Send + 'static) -> Call {
+pub fn side<T>(call: impl Future<Output = Result<Response<T>, Status>> + Send + 'static) -> Call {
     Box::pin(async move { call.await.map(|_| ()) })
 }
 
-/// What a side was told: `OK`, or the reason of its refusal.
-fn told(answer: &Result<(), Status>) -> String {
-    match answer {
-        Ok(()) => "OK".to_owned(),
-        Err(status) => reason(status),
-    }
+/// What a side was told: `OK`, or the reason of its refusal, and the state that it lost to where that is told.
+pub fn told(answer: &Result<(), Status>) -> String {
+    let Err(status) = answer else { return "OK".to_owned() };
+    let info = status.get_details_error_info();
+    let state = info.and_then(|mut info| info.metadata.remove("state"));
+    [Some(reason(status)), state].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 /// The row that both sides of a race must lock.
-enum Held {
+pub enum Held {
     Organization(String),
     User(String),
     /// A slug, which is held by having it claimed and then not taken. Postgres wakes all who wait for that at once, so
@@ -76,25 +77,25 @@ impl Held {
 }
 
 /// One round's two sides, and what they meet at.
-struct Sides {
-    held: Held,
-    calls: [Call; 2],
+pub struct Sides {
+    pub held: Held,
+    pub calls: [Call; 2],
 }
 
 /// What each side is told, and how many events there are for it.
-type Outcome = ([&'static str; 2], i64);
+pub type Outcome = ([&'static str; 2], i64);
 
 /// The outcomes of a race when the first side comes first, and when the second does; and more that only a free run
 /// has, where a side may be refused before it reaches the lock.
 #[derive(Debug, Clone, Copy)]
-struct Outcomes {
-    first_ahead: Outcome,
-    second_ahead: Outcome,
-    free: &'static [Outcome],
+pub struct Outcomes {
+    pub first_ahead: Outcome,
+    pub second_ahead: Outcome,
+    pub free: &'static [Outcome],
 }
 
 impl Outcomes {
-    fn of(first_ahead: Outcome, second_ahead: Outcome) -> Self {
+    pub fn of(first_ahead: Outcome, second_ahead: Outcome) -> Self {
         Self { first_ahead, second_ahead, free: &[] }
     }
 
@@ -104,7 +105,7 @@ impl Outcomes {
 }
 
 /// Runs a race in its three ways, many rounds each, and judges each round.
-async fn run(server: &Server, outcomes: Outcomes, setup: impl AsyncFn(usize) -> Sides) {
+pub async fn run(server: &Server, outcomes: Outcomes, setup: impl AsyncFn(usize) -> Sides) {
     run_for(rounds(), server, outcomes, setup).await;
 }
 
@@ -155,7 +156,7 @@ impl Way {
 }
 
 /// Lets all go at once.
-async fn from_barrier(calls: Vec<Call>) -> Vec<Result<(), Status>> {
+pub async fn from_barrier(calls: Vec<Call>) -> Vec<Result<(), Status>> {
     let barrier = Arc::new(Barrier::new(calls.len()));
     let tasks: Vec<_> = calls
         .into_iter()
@@ -171,7 +172,7 @@ async fn from_barrier(calls: Vec<Call>) -> Vec<Result<(), Status>> {
 }
 
 /// Holds what all must lock, lets them come up one behind the other, and then lets go.
-async fn one_behind_the_other(database: &Database, held: &Held, calls: Vec<Call>) -> Vec<Result<(), Status>> {
+pub async fn one_behind_the_other(database: &Database, held: &Held, calls: Vec<Call>) -> Vec<Result<(), Status>> {
     let mut holder = database.pool.begin().await.unwrap();
     sqlx::query(AssertSqlSafe(held.statement())).execute(&mut *holder).await.unwrap();
     let mut tasks = Vec::new();
@@ -192,7 +193,7 @@ async fn answers(tasks: Vec<tokio::task::JoinHandle<Result<(), Status>>>) -> Vec
 }
 
 /// Waits until this many transactions of the database wait for a lock.
-async fn until_waiting(database: &Database, waiters: usize) {
+pub async fn until_waiting(database: &Database, waiters: usize) {
     const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let all = i64::try_from(waiters).unwrap();
@@ -270,7 +271,7 @@ macro_rules! call {
 use call;
 
 /// How many changes have left an event, save that a user became known.
-async fn events(database: &Database) -> i64 {
+pub async fn events(database: &Database) -> i64 {
     database
         .count(
             "SELECT (SELECT count(*) FROM events) +
