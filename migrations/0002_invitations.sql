@@ -91,7 +91,7 @@ CREATE TABLE quotas (
     used integer NOT NULL,
     window_start timestamptz NOT NULL,
     CONSTRAINT quotas_subject CHECK (octet_length(subject) = 32),
-    CONSTRAINT quotas_used CHECK (used >= 1)
+    CONSTRAINT quotas_used CHECK (used >= 0)
 );
 CREATE INDEX quotas_by_time ON quotas (window_start);
 
