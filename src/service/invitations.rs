@@ -348,8 +348,9 @@ async fn deliver(
 ) -> Result<Invited, Error> {
     let (organization, id) = (invitation.organization, invitation.id);
     if rotate {
-        invitation_tokens::drop_tokens(unit.connection, organization, id).await?;
+        // The mails first: for one that is being claimed this waits, and its token is then there to be dropped too.
         outbox::remove_about(unit.connection, organization, id).await?;
+        invitation_tokens::drop_tokens(unit.connection, organization, id).await?;
     }
     let mut token = None;
     match delivery {
