@@ -10,7 +10,7 @@ use roster::grpc::pb::invitation_service_client::InvitationServiceClient;
 use roster::grpc::pb::organization_service_client::OrganizationServiceClient;
 use roster::grpc::pb::user_service_client::UserServiceClient;
 use roster::server::{self, Parts, ServerSettings};
-use roster::service::Roster;
+use roster::service::{InvitationSettings, Roster};
 use roster::store::pool;
 use roster::world::Clock;
 use std::net::SocketAddr;
@@ -51,6 +51,28 @@ impl Server {
         Self::over(Database::new().await, ServerSettings::default()).await
     }
 
+    /// A server whose outbox takes mail, and that nobody brings to a limit who tests something else. Healthy.
+    pub async fn start_generous() -> Self {
+        Self::start_with(InvitationSettings {
+            mail: true,
+            pending_per_organization: u32::MAX,
+            per_organization_and_day: u32::MAX,
+            sends_per_invitation: u32::MAX,
+            cooldown: Duration::ZERO,
+            mails_per_recipient_and_day: u32::MAX,
+            failed_tokens_per_minute: u32::MAX,
+        })
+        .await
+    }
+
+    /// A server with these limits, over a database of its own, healthy.
+    pub async fn start_with(invitations: InvitationSettings) -> Self {
+        let (database, settings) = (Database::new().await, ServerSettings::default());
+        let server = Self::build(database, settings, |_| {}, invitations).await;
+        server.until_serving().await;
+        server
+    }
+
     /// A server over this database, healthy.
     pub async fn over(database: Database, settings: ServerSettings) -> Self {
         let server = Self::launch(database, settings).await;
@@ -69,13 +91,23 @@ impl Server {
         settings: ServerSettings,
         change: impl FnOnce(&mut AuthSettings),
     ) -> Self {
+        Self::build(database, settings, change, InvitationSettings::default()).await
+    }
+
+    async fn build(
+        database: Database,
+        settings: ServerSettings,
+        change: impl FnOnce(&mut AuthSettings),
+        invitations: InvitationSettings,
+    ) -> Self {
         let key = SigningKey::generate();
         let mut auth = auth_settings(write_jwks(&key));
         change(&mut auth);
         let authenticator = Authenticator::new(&auth, Clock::system()).unwrap_or_else(|faults| panic!("{faults:?}"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let roster = Roster::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 16), Clock::system());
+        let roster = Roster::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 16), Clock::system())
+            .with_invitations(invitations);
         let stop = CancellationToken::new();
         let parts = Parts { listener, settings, roster: roster.clone(), authenticator: authenticator.clone() };
         let running = tokio::spawn({
