@@ -29,9 +29,10 @@ pub(super) fn delivery(fields: &mut Fields, field: &str, number: i32) -> Result<
 }
 
 fn lifetime(fields: &mut Fields, given: Option<&prost_types::Duration>) -> Result<Duration, Wrong> {
-    let wish = given.map(|given| {
-        let negative = Invalid::new("an invitation is good for an hour to 30 days");
-        Duration::try_from(*given).map_err(|_| negative)
+    // By hand: the conversion of prost overflows on the smallest number of seconds.
+    let wish = given.map(|given| match (u64::try_from(given.seconds), u32::try_from(given.nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
+        _ => Err(Invalid::new("an invitation is good for an hour to 30 days")),
     });
     let wish = wish.transpose().and_then(life);
     fields.take("lifetime", wish)

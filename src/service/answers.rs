@@ -77,11 +77,18 @@ impl Roster {
     /// # Errors
     /// `INVITATION_NOT_FOUND`, `NOT_YOUR_INVITATION`, `INVITATION_NOT_PENDING`, `QUOTA_EXCEEDED`.
     pub async fn decline(&self, caller: Caller, user: UserId, meta: Meta, named: Named) -> Result<Written<()>, Error> {
-        // A token that has been declined with is good for nothing, not even for repeating the request.
-        if let Some(written) = self.forfeited(&caller, &meta).await? {
-            return Ok(written);
+        // Declined, a token is no good any more: who did not hear that they had declined could not ask again. Looked for
+        // first, so that it is no try in vain; and once more, for it may have happened in between.
+        if let Some(missed) = self.forfeited(&caller, &meta).await? {
+            return Ok(missed);
         }
-        let place = self.find(&caller, &user, &named).await?;
+        let place = match self.find(&caller, &user, &named).await {
+            Err(Error::Refused(Refusal::InvitationNotFound)) => {
+                let missed = self.forfeited(&caller, &meta).await?;
+                return missed.ok_or_else(|| Refusal::InvitationNotFound.into());
+            }
+            found => found?,
+        };
         self.write(Some(caller), meta, Decline { place, user, token: token_hash(&named) }).await
     }
 

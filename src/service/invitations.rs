@@ -150,7 +150,7 @@ impl Roster {
     /// Takes an invitation back.
     ///
     /// # Errors
-    /// `INVITATION_NOT_FOUND`, `INVITATION_NOT_PENDING`.
+    /// `INVITATION_NOT_FOUND`, `INVITATION_NOT_PENDING`, `ORGANIZATION_INACTIVE`.
     pub async fn revoke(&self, access: Access, meta: Meta, id: InvitationId) -> Result<Written<Invitation>, Error> {
         self.write_in(access, meta, Revoke { id }).await
     }
@@ -431,6 +431,7 @@ impl OrganizationChange for Revoke {
     type Answer = Invitation;
 
     async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, _: Grant) -> Result<Invitation, Error> {
+        check_writable(&here)?;
         let invitation = pending(unit, &here, self.id).await?;
         settle(unit, &mut here, &invitation, InvitationState::Revoked, None).await?;
         let now = invitations::get(unit.connection, here.id, self.id).await?;

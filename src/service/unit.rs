@@ -9,7 +9,7 @@ use crate::auth::{Caller, UserCaller};
 use crate::domain::{Attributes, BucketPosition, Membership, Organization, OrganizationId, Role, Slug, User, UserId};
 use crate::store::events::{self, Cause, Event};
 use crate::store::log::{self, Entry, Line};
-use crate::store::{memberships, organizations, slugs, users};
+use crate::store::{invitation_tokens, memberships, organizations, slugs, users};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,11 +127,12 @@ impl<'t> Unit<'t> {
         self.note_organization(here, kind, None, Some(new));
     }
 
-    /// Removes an organization for good, with its members and its slug.
+    /// Removes an organization for good, with its members, its invitations and its slug.
     pub(super) async fn purge(&mut self, here: &mut Organization) -> Result<(), Error> {
         here.revision += 1;
         slugs::release(self.connection, &here.slug, here.id).await?;
         organizations::delete(self.connection, here.id).await?;
+        invitation_tokens::drop_all(self.connection, here.id).await?;
         self.revisions.remove(&here.id);
         let old = json!({ "slug": here.slug, "name": here.name, "kind": here.kind, "owner": here.owner });
         let event =

@@ -83,6 +83,22 @@ pub async fn invitation_of(connection: &mut PgConnection, hash: &[u8; 32]) -> Re
     Ok(id.map(InvitationId::from_uuid))
 }
 
+/// Ends every token of an organization that is gone. After its deletion: who is minting one holds a row that the deletion
+/// waits for, and so the token is there to be seen.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn drop_all(connection: &mut PgConnection, organization: OrganizationId) -> Result<(), StoreError> {
+    sqlx::query!(
+        "DELETE FROM invitation_tokens WHERE bucket = $1 AND organization_id = $2",
+        organization.bucket(),
+        organization.as_uuid()
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// An invitation as its token shows it, and what is told of it.
 #[derive(Debug, Clone)]
 pub struct Shown {

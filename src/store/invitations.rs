@@ -62,8 +62,10 @@ impl TryFrom<Row> for Invitation {
     }
 }
 
+/// A time as Postgres counts it: in microseconds. What is less than one is left out.
 pub(super) fn interval(duration: Duration) -> Result<PgInterval, StoreError> {
-    PgInterval::try_from(duration).map_err(|error| StoreError::Unreadable(error.to_string()))
+    PgInterval::try_from(Duration::new(duration.as_secs(), duration.subsec_micros() * 1000))
+        .map_err(|error| StoreError::Unreadable(error.to_string()))
 }
 
 /// What a new invitation is made of.

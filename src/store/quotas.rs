@@ -32,14 +32,15 @@ pub async fn take(
     Ok(done.rows_affected() == 1)
 }
 
-/// Gives one back that was taken in vain.
+/// Gives one back that was taken in vain. Of what is given back altogether nothing stays.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn give_back(connection: &mut PgConnection, subject: &[u8; 32]) -> Result<(), StoreError> {
     sqlx::query!("UPDATE quotas SET used = used - 1 WHERE subject = $1 AND used > 0", subject)
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
+    sqlx::query!("DELETE FROM quotas WHERE subject = $1 AND used = 0", subject).execute(connection).await?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! may truncate is not kept from anything.
 
 use crate::harness::{Database, Server};
+use crate::invitations::invite;
 use roster::grpc::pb;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::collections::BTreeSet;
@@ -61,6 +62,42 @@ const CASES: &[(&str, &str)] = &[
     ("requests_pkey", "INSERT INTO requests SELECT * FROM requests"),
     ("requests_caller", "UPDATE requests SET caller = '\\x00'"),
     ("requests_fingerprint", "UPDATE requests SET fingerprint = '\\x00'"),
+    ("invitations_pkey", "UPDATE invitations SET id = (SELECT min(id::text)::uuid FROM invitations)"),
+    ("invitations_state", "UPDATE invitations SET state = 'LOST'"),
+    ("invitations_role", "UPDATE invitations SET role = 'owner'"),
+    ("invitations_attributes", "UPDATE invitations SET attributes = '[]'"),
+    ("invitations_inviter", "UPDATE invitations SET inviter_kind = 'nobody'"),
+    ("invitations_accepted", "UPDATE invitations SET state = 'ACCEPTED'"),
+    ("invitations_identifier", "UPDATE invitations SET identifier = ''"),
+    ("invitations_sends", "UPDATE invitations SET sends = -1"),
+    ("invitations_mail", "UPDATE invitations SET mail_state = 'LOST'"),
+    ("invitations_organization", "UPDATE invitations SET organization_id = gen_random_uuid()"),
+    ("invitation_tokens_pkey", "INSERT INTO invitation_tokens SELECT * FROM invitation_tokens"),
+    ("invitation_tokens_hash", "UPDATE invitation_tokens SET hash = '\\x00'"),
+    ("outbox_pkey", "INSERT INTO outbox SELECT * FROM outbox"),
+    ("outbox_occasion", "UPDATE outbox SET user_id = 'ada'"),
+    ("outbox_attempts", "UPDATE outbox SET attempts = -1"),
+    ("outbox_organization", "UPDATE outbox SET organization_id = gen_random_uuid()"),
+    ("quotas_pkey", "INSERT INTO quotas SELECT * FROM quotas"),
+    ("quotas_subject", "UPDATE quotas SET subject = '\\x00'"),
+    ("quotas_used", "UPDATE quotas SET used = -1"),
+];
+
+/// Unique indexes that are no constraints, because they are of some rows only or there to be looked up by; and statements
+/// that break them and no constraint.
+const INDEXES: &[(&str, &str)] = &[
+    (
+        "invitations_one_pending",
+        "INSERT INTO invitations SELECT bucket, organization_id, gen_random_uuid(), 'Other', identifier_normal, is_email,
+             role, makes_owner, attributes, state, inviter_kind, inviter_id, accepted_by, expire_time, sends, send_time,
+             mail_state, mail_error, create_time, update_time FROM invitations",
+    ),
+    (
+        "outbox_by_id",
+        "INSERT INTO outbox SELECT organization_bucket_of(other.id), outbox.id, other.id, occasion, invitation_id, user_id,
+             sender_kind, sender_id, attempts, next_attempt_time, outbox.create_time
+         FROM outbox JOIN organizations other ON other.bucket <> outbox.bucket",
+    ),
 ];
 
 /// Constraints that cannot be broken without breaking another one first, and that other one: a duplicate of a
@@ -71,16 +108,22 @@ const BEHIND: &[(&str, &str, &str)] = &[(
     "INSERT INTO memberships SELECT * FROM memberships",
 )];
 
-/// A database with at least one row in every table: ada owns Acme with grace as admin and alan as member.
+/// A database with at least one row in every table: ada owns Acme with grace as admin and alan as member, and emmy and
+/// kurt are invited.
 async fn acme() -> (Server, String) {
-    let server = Server::start().await;
+    let server = Server::start_generous().await;
     let mut ada = server.user("ada");
     let acme = ada.create("Acme").await;
     ada.add(&acme, "grace", "admin").await;
     let request_id = roster::world::random_uuid().to_string();
     let add = pb::AddMemberRequest { request_id, ..crate::harness::add(&acme, "alan", "member") };
     ada.organizations.add_member(add).await.unwrap();
+    // A token for emmy, which nobody else hears of, and a mail for kurt.
     let mut operator = server.operator();
+    operator.invitations.create_invitation(invite(&acme, "emmy@example.com")).await.unwrap();
+    let by_mail = pb::InvitationDelivery::Email.into();
+    let mail = pb::CreateInvitationRequest { delivery: by_mail, ..invite(&acme, "kurt@example.com") };
+    ada.invitations.create_invitation(mail).await.unwrap();
     let whom = || "alan".to_owned();
     let off = pb::DeactivateUserRequest { user_id: whom(), ..Default::default() };
     operator.users.deactivate_user(off).await.unwrap();
@@ -155,12 +198,25 @@ async fn every_constraint_broken_on_purpose_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn no_unique_index_stands_beside_the_constraints() {
-    let database = Database::new().await;
-    let beside = "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+async fn every_unique_index_broken_on_purpose_refuses_by_name() {
+    let (server, _) = acme().await;
+    let database = &server.database;
+    // In other buckets than the first one, all but certainly.
+    for name in ["Beta", "Gamma", "Delta", "Epsilon"] {
+        server.user("ada").create(name).await;
+    }
+    let beside = "SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
         WHERE i.indisunique AND c.relnamespace = 'public'::regnamespace
-          AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)";
-    assert_eq!(database.count(beside).await, 0, "a unique index that is no constraint needs a case of its own");
+          AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid) ORDER BY 1";
+    let there: Vec<String> = sqlx::query_scalar(beside).fetch_all(&database.pool).await.unwrap();
+    assert_eq!(there, INDEXES.iter().map(|(name, _)| *name).collect::<Vec<_>>(), "each of these has a case");
+    for (name, statement) in INDEXES {
+        let (when, refused) = attempt(database, &[statement]).await.expect_err(name);
+        assert_eq!((when, refused.code.as_str(), refused.constraint.as_deref()), ("statement", "23505", Some(*name)));
+    }
+    // What is no longer pending stands in nobody's way.
+    let revoked = format!("UPDATE invitations SET state = 'REVOKED'; {}", INDEXES[0].1);
+    sqlx::raw_sql(AssertSqlSafe(revoked)).execute(&database.pool).await.unwrap();
 }
 
 #[tokio::test]
@@ -213,6 +269,9 @@ const OPTIONAL: &[&str] = &[
     "events.reason",
     "events.request_id",
     "events.user_id",
+    "invitations.accepted_by",
+    "invitations.mail_error",
+    "invitations.mail_state",
     "log.owner_id",
     "log.role",
     "log.slug",
@@ -221,6 +280,8 @@ const OPTIONAL: &[&str] = &[
     "organizations.delete_time",
     "organizations.owner_id",
     "organizations.purge_time",
+    "outbox.invitation_id",
+    "outbox.user_id",
     "requests.answer",
     "user_events.actor_via",
     "user_events.new",

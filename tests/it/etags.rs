@@ -3,6 +3,7 @@
 use crate::harness::samples::Stage;
 use crate::harness::server::Clients;
 use crate::harness::{remove, set_role, transfer};
+use crate::invitations::invite;
 use roster::grpc::pb;
 use tonic::Code;
 
@@ -31,6 +32,9 @@ async fn a_change_that_hangs_on_a_stale_organization_is_refused() {
     };
     // Members are no part of the organization itself.
     ada.add(&acme, "alan", "member").await;
+    assert_eq!(get(&mut ada, &acme).await.etag, old);
+    // Nor are those who are asked in.
+    stage.operator.clone().invitations.create_invitation(invite(&acme, "emmy@example.com")).await.unwrap();
     assert_eq!(get(&mut ada, &acme).await.etag, old);
     let changed = ada.organizations.update_organization(update("Apex", &old)).await.unwrap().into_inner();
     let fresh = changed.organization.unwrap().etag;

@@ -3,6 +3,7 @@
 use crate::harness::samples::{Place, Stage, Who, Write, call, sample};
 use crate::harness::server::Clients;
 use crate::harness::{Database, add, assert_refused, organization, reason, remove, set_role, transfer};
+use crate::invitations::invite;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 use roster::auth::rules::{METHODS, Method};
@@ -53,15 +54,17 @@ fn token(pool: &DescriptorPool, method: &Method, answer: &[u8]) -> String {
     message.get_field_by_name("consistency_token").unwrap().as_str().unwrap().to_owned()
 }
 
-/// An answer without what no two runs have in common: times, tokens, and the id of a new organization.
+/// An answer without what no two runs have in common: times, tokens, and the id of what is new.
 fn comparable(pool: &DescriptorPool, method: &Method, answer: &[u8]) -> DynamicMessage {
     let mut message = decode(pool, method, answer);
-    blank(&mut message, method.name == "CreateOrganization");
+    blank(&mut message, method.name.contains("Create"));
     message
 }
 
 fn blank(message: &mut DynamicMessage, new: bool) {
-    let volatile = |name: &str| name.ends_with("_time") || name == "consistency_token" || (new && name == "id");
+    let volatile = |name: &str| {
+        name.ends_with("_time") || name.ends_with("token") || (new && (name == "id" || name == "invitation_id"))
+    };
     let fields: Vec<_> = message.fields().map(|(field, _)| field).collect();
     for field in fields {
         if volatile(field.name()) {
@@ -82,13 +85,55 @@ fn blank(message: &mut DynamicMessage, new: bool) {
     }
 }
 
+/// The tokens of invitations that an answer tells, each cleared from it.
+fn take_tokens(message: &mut DynamicMessage) -> Vec<String> {
+    let mut told = Vec::new();
+    let fields: Vec<_> = message.fields().map(|(field, _)| field).collect();
+    for field in fields {
+        match (field.name(), message.get_field_mut(&field)) {
+            ("token" | "owner_token", Value::String(token)) => told.push(std::mem::take(token)),
+            (_, Value::Message(inner)) => told.extend(take_tokens(inner)),
+            (_, Value::List(items)) => {
+                for item in items {
+                    if let Value::Message(inner) = item {
+                        told.extend(take_tokens(inner));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    told.retain(|token| !token.is_empty());
+    told
+}
+
+/// The methods whose samples ask for a token, and how many they are told.
+fn tokens_of(method: &Method) -> usize {
+    match method.name {
+        "BatchCreateInvitations" => 2,
+        "RemindInvitation" => 1,
+        _ => 0,
+    }
+}
+
 #[tokio::test]
 async fn a_repeated_request_gets_the_same_answer_byte_for_byte_and_changes_nothing() {
+    let pool = DescriptorPool::decode(roster::grpc::FILE_DESCRIPTOR_SET).unwrap();
     let stage = Stage::new().await;
     for method in writes() {
         let (place, write) = (stage.place(method).await, Write::fresh());
-        let first = stage.call(method, request(method, &place, &write)).await.unwrap();
+        let mut first = stage.call(method, request(method, &place, &write)).await.unwrap();
+        // A token is told once, and not with the answer again.
+        let mut message = decode(&pool, method, &first);
+        let tokens = take_tokens(&mut message);
+        assert_eq!(tokens.len(), tokens_of(method), "{}", method.path);
+        if !tokens.is_empty() {
+            first = message.encode_to_vec();
+        }
         let after = dump(stage.database()).await;
+        for (table, rows) in &after {
+            assert!(tokens.iter().all(|token| !rows.contains(token)), "{}: a token stands in {table}", method.path);
+        }
         for _ in 0..2 {
             let again = stage.call(method, request(method, &place, &write)).await;
             assert_eq!(again.unwrap(), first, "{}", method.path);
@@ -99,10 +144,16 @@ async fn a_repeated_request_gets_the_same_answer_byte_for_byte_and_changes_nothi
         let expected = match method.name {
             "DeleteOrganization" | "LeaveOrganization" => "PERMISSION_DENIED",
             "TransferOwnership" => "ROLE_LACKS_PERMISSION",
+            "DeclineInvitation" => "INVITATION_NOT_FOUND",
             _ => "REQUEST_ID_REUSED",
         };
         assert_eq!(refused, expected, "{}", method.path);
-        assert_eq!(dump(stage.database()).await, after, "{}", method.path);
+        let (mut after, mut now) = (after, dump(stage.database()).await);
+        if refused == "INVITATION_NOT_FOUND" {
+            // A token that is no good is counted.
+            assert_ne!(after.remove("quotas"), now.remove("quotas"));
+        }
+        assert_eq!(now, after, "{}", method.path);
     }
     stage.database().assert_invariants().await;
 }
@@ -250,12 +301,66 @@ async fn validate_only_changes_nothing_and_answers_as_if() {
         let write = Write { validate_only: false, ..write };
         let done = stage.call(method, request(method, &place, &write)).await.unwrap();
         assert_ne!(dump(stage.database()).await, before, "{}: the sample changes nothing", method.path);
+        let [tried_tokens, done_tokens] =
+            [&tried, &done].map(|answer| take_tokens(&mut decode(&pool, method, answer)).len());
+        assert_eq!((tried_tokens, done_tokens), (0, tokens_of(method)), "{}", method.path);
         let [tried_message, done_message] = [&tried, &done].map(|answer| comparable(&pool, method, answer));
         // Not assert_eq: a message prints all its descriptors.
         assert!(tried_message == done_message, "{}: {tried:?} against {done:?}", method.path);
         // What was only tried is covered by no token.
         assert!(token(&pool, method, &tried).is_empty() && !token(&pool, method, &done).is_empty(), "{}", method.path);
     }
+    stage.database().assert_invariants().await;
+}
+
+#[tokio::test]
+async fn tokens_in_an_answer_are_good_and_told_once() {
+    let stage = Stage::new().await;
+    let acme = stage.ada.clone().create("Place").await;
+    let mut operator = stage.operator.clone();
+    let mut nobody = stage.server.nobody().invitations;
+    let mut works = async |token: &str| {
+        let preview = pb::PreviewInvitationRequest { token: token.to_owned() };
+        nobody.preview_invitation(preview).await.is_ok()
+    };
+    let request = pb::CreateInvitationRequest { request_id: fresh_id(), ..invite(&acme, "eve@example.com") };
+    let first = operator.invitations.create_invitation(request.clone()).await.unwrap().into_inner();
+    assert!(works(&first.token).await);
+    let again = operator.invitations.create_invitation(request).await.unwrap().into_inner();
+    assert_eq!(again, pb::CreateInvitationResponse { token: String::new(), ..first.clone() });
+
+    let invitation_id = first.invitation.as_ref().unwrap().invitation_id.clone();
+    let request = pb::RemindInvitationRequest {
+        organization: acme.clone(),
+        invitation_id,
+        delivery: pb::InvitationDelivery::Token.into(),
+        rotate: true,
+        request_id: fresh_id(),
+        ..Default::default()
+    };
+    // Only tried, it neither tells one nor ends the one that there is.
+    let tried = pb::RemindInvitationRequest { validate_only: true, ..request.clone() };
+    let tried = operator.invitations.remind_invitation(tried).await.unwrap().into_inner();
+    assert!(tried.token.is_empty() && works(&first.token).await);
+    let reminded = operator.invitations.remind_invitation(request.clone()).await.unwrap().into_inner();
+    assert!(works(&reminded.token).await && !works(&first.token).await);
+    let again = operator.invitations.remind_invitation(request).await.unwrap().into_inner();
+    assert_eq!(again, pb::RemindInvitationResponse { token: String::new(), ..reminded.clone() });
+    assert!(works(&reminded.token).await, "a repeated reminder does not rotate again");
+
+    let request = pb::CreateOrganizationRequest {
+        owner_email: "eve@example.com".to_owned(),
+        owner_delivery: pb::InvitationDelivery::Token.into(),
+        request_id: fresh_id(),
+        ..organization("Navy")
+    };
+    let tried = pb::CreateOrganizationRequest { validate_only: true, ..request.clone() };
+    let tried = operator.organizations.create_organization(tried).await.unwrap().into_inner();
+    assert!(tried.owner_token.is_empty() && tried.owner_invitation.is_some());
+    let first = operator.organizations.create_organization(request.clone()).await.unwrap().into_inner();
+    assert!(works(&first.owner_token).await);
+    let again = operator.organizations.create_organization(request).await.unwrap().into_inner();
+    assert_eq!(again, pb::CreateOrganizationResponse { owner_token: String::new(), ..first });
     stage.database().assert_invariants().await;
 }
 
@@ -339,9 +444,12 @@ async fn a_forfeited_answer_is_forgotten_after_a_day_too() {
 async fn what_is_no_write_takes_no_request_id() {
     // Nothing that a read is told can make it leave something behind.
     let stage = Stage::new().await;
-    let place = stage.place(&METHODS[0]).await;
-    let before = dump(stage.database()).await;
+    let mut places = Vec::new();
     for method in METHODS.iter().filter(|method| !method.write) {
+        places.push((method, stage.place(method).await));
+    }
+    let before = dump(stage.database()).await;
+    for (method, place) in places {
         let (who, message) = request(method, &place, &Write::default());
         // Fields that no read knows, where writes have theirs.
         let unknown = pb::LeaveOrganizationRequest {

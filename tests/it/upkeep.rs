@@ -1,6 +1,7 @@
 //! Housekeeping, and what the standard services say.
 
 use crate::harness::{Server, organization};
+use crate::invitations::invite;
 use roster::grpc::pb;
 use roster::service::housekeeping::Tidied;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
@@ -29,6 +30,29 @@ async fn what_is_due_is_purged_once_by_however_many_and_its_slug_is_free_again()
     assert_eq!(server.database.count("SELECT count(*) FROM organizations").await, 1);
     let again = ada.organizations.create_organization(organization("Acme")).await.unwrap().into_inner();
     assert_eq!(again.organization.unwrap().slug, "acme");
+    server.database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn a_purged_organization_takes_its_invitations_their_tokens_and_mails_along() {
+    let server = Server::start_generous().await;
+    let (mut ada, mut operator) = (server.user("ada"), server.operator());
+    let (acme, kept) = (ada.create("Acme").await, ada.create("Kept").await);
+    for organization in [&acme, &kept] {
+        let by_mail = pb::InvitationDelivery::Email.into();
+        operator.invitations.create_invitation(invite(organization, "eve@example.com")).await.unwrap();
+        let mail = pb::CreateInvitationRequest { delivery: by_mail, ..invite(organization, "kurt@example.com") };
+        ada.invitations.create_invitation(mail).await.unwrap();
+    }
+    let purge = pb::DeleteOrganizationRequest { organization: acme, purge: true, ..Default::default() };
+    operator.organizations.delete_organization(purge).await.unwrap();
+    for left in [
+        "SELECT count(*) - 2 FROM invitations",
+        "SELECT count(*) - 1 FROM invitation_tokens",
+        "SELECT count(*) - 1 FROM outbox",
+    ] {
+        assert_eq!(server.database.count(left).await, 0, "{left}");
+    }
     server.database.assert_invariants().await;
 }
 

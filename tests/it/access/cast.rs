@@ -2,21 +2,38 @@
 
 use crate::harness::raw::Call;
 use crate::harness::{Server, add, organization, remove};
+use crate::invitations::invite;
 use roster::auth::mint::{Claims, SigningKey};
 use roster::domain::Scope;
 use roster::grpc::pb;
+use std::collections::BTreeMap;
 
 /// The member that requests are about.
 pub const TARGET: &str = "tom";
 /// A member who was switched off, by a service.
 pub const SWITCHED_OFF: &str = "dean";
 
-/// An organization, by both of its names.
+/// An organization, by both of its names, and who is invited there.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub id: String,
     pub slug: String,
+    /// A pending invitation to an address of nobody's, by its id; revoked where the organization is deleted.
+    pub invitation: String,
+    /// The invitations of everybody whom there is, members or not, to their address.
+    pub invited: BTreeMap<&'static str, Invited>,
 }
+
+/// An invitation as the one invited knows it.
+#[derive(Debug, Clone)]
+pub struct Invited {
+    pub id: String,
+    pub token: String,
+}
+
+/// Everybody who is invited everywhere.
+const INVITED: [&str; 12] =
+    ["olga", "adam", "mia", "fay", SWITCHED_OFF, TARGET, "ida", "ian", "della", "dan", "sid", "otto"];
 
 /// Somebody who calls, and the organization that they call about.
 pub struct Part {
@@ -60,37 +77,55 @@ pub fn user_token(server: &Server, id: &str) -> String {
 }
 
 async fn found(server: &Server, owner: &str, slug: &str, members: &[(&str, &str)]) -> Place {
-    let mut owner = server.with_token(&user_token(server, owner));
+    // Nobody's address is known yet, so that members, too, can be invited.
+    let mut owner = server.user(owner);
     let wish = pb::CreateOrganizationRequest { slug: slug.to_owned(), ..organization("The organization") };
     let made = owner.organizations.create_organization(wish).await.unwrap().into_inner().organization.unwrap();
     for (user, role) in members {
         owner.organizations.add_member(add(&made.id, user, role)).await.unwrap();
     }
-    Place { id: made.id, slug: made.slug }
+    let (id, slug) = (made.id, made.slug);
+    Place { id, slug, invitation: String::new(), invited: BTreeMap::new() }
+}
+
+impl Place {
+    /// Invites everybody, by a service: whom it has invited does not depend on any member.
+    async fn invite_all(&mut self, server: &Server) {
+        let mut backend = server.service(&[Scope::Manage]).invitations;
+        for user in INVITED {
+            let request = invite(&self.id, &format!("{user}@example.com"));
+            let made = backend.create_invitation(request).await.unwrap().into_inner();
+            let id = made.invitation.unwrap().invitation_id;
+            self.invited.insert(user, Invited { id, token: made.token });
+        }
+        let request = invite(&self.id, "nobody-yet@example.com");
+        let made = backend.create_invitation(request).await.unwrap().into_inner();
+        self.invitation = made.invitation.unwrap().invitation_id;
+    }
 }
 
 impl Cast {
     /// Sets the stage.
     pub async fn assemble() -> Self {
-        let server = Server::start().await;
+        let server = Server::start_generous().await;
         let five =
             [("adam", "admin"), ("mia", "member"), ("fay", "admin"), (SWITCHED_OFF, "admin"), (TARGET, "member")];
-        let live = found(&server, "olga", "the-live-one", &five).await;
-        let mut olga = server.with_token(&user_token(&server, "olga"));
-        olga.organizations.remove_member(remove(&live.id, "fay")).await.unwrap();
+        let mut live = found(&server, "olga", "the-live-one", &five).await;
+        server.user("olga").organizations.remove_member(remove(&live.id, "fay")).await.unwrap();
+        live.invite_all(&server).await;
         found(&server, "otto", "another-one", &[]).await;
 
         let two = [("ian", "member"), (TARGET, "member")];
-        let off = found(&server, "ida", "the-one-switched-off", &two).await;
+        let mut off = found(&server, "ida", "the-one-switched-off", &two).await;
+        off.invite_all(&server).await;
         let request = pb::DeactivateOrganizationRequest { organization: off.id.clone(), ..Default::default() };
-        let mut ida = server.with_token(&user_token(&server, "ida"));
-        ida.organizations.deactivate_organization(request).await.unwrap();
+        server.user("ida").organizations.deactivate_organization(request).await.unwrap();
 
         let two = [("dan", "member"), (TARGET, "member")];
-        let gone = found(&server, "della", "the-deleted-one", &two).await;
+        let mut gone = found(&server, "della", "the-deleted-one", &two).await;
+        gone.invite_all(&server).await;
         let request = pb::DeleteOrganizationRequest { organization: gone.id.clone(), ..Default::default() };
-        let mut della = server.with_token(&user_token(&server, "della"));
-        della.organizations.delete_organization(request).await.unwrap();
+        server.user("della").organizations.delete_organization(request).await.unwrap();
 
         let request = pb::DeactivateUserRequest { user_id: SWITCHED_OFF.to_owned(), ..Default::default() };
         server.service(&[Scope::Manage]).users.deactivate_user(request).await.unwrap();

@@ -20,64 +20,87 @@ pub enum Cell {
 /// user, who is an admin. `for-…`: a service with the scope `act-as` on behalf of that user; without `for-`, `act-as` is a
 /// service that has that scope and names nobody. All others are about an organization in use, the first three with
 /// whatever they show of its owner.
+///
+/// Accepting, declining and looking at an invitation is about the one to the caller's own address, into the same
+/// organization; a caller without an address has the token of another's.
 const USERS: &str = "
-                      nobody bad expired stranger other former off  member admin owner member@off owner@off member@gone owner@gone
-CreateOrganization     cred  bad  old     done    done  done   off   done  done  done    done      done        done        done
-GetOrganization        cred  bad  old     deny    deny  deny   off   read  read  read    read      read        deny        deny
-ListOrganizations      cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
-UpdateOrganization     cred  bad  old     deny    deny  deny   off   role  done  done    role      shut        deny        deny
-ActivateOrganization   cred  bad  old     deny    deny  deny   off   role  role  same    role      done        deny        deny
-DeactivateOrganization cred  bad  old     deny    deny  deny   off   role  role  done    role      same        deny        deny
-DeleteOrganization     cred  bad  old     deny    deny  deny   off   role  role  done    role      done        deny        deny
-UndeleteOrganization   cred  bad  old     deny    deny  deny   off   role  role  same    role      same        deny        done
-AddMember              cred  bad  old     deny    deny  deny   off   role  done  done    role      shut        deny        deny
-EnsureMember           cred  bad  old     deny    deny  deny   off   role  done  done    role      shut        deny        deny
-BatchAddMembers        cred  bad  old     deny    deny  deny   off   role  done  done    role      shut        deny        deny
-GetMember              cred  bad  old     deny    deny  deny   off   read  read  read    read      read        deny        deny
-ListMembers            cred  bad  old     deny    deny  deny   off   read  read  read    read      read        deny        deny
-UpdateMember           cred  bad  old     deny    deny  deny   off   role  done  done    role      shut        deny        deny
-RemoveMember           cred  bad  old     deny    deny  deny   off   role  done  done    role      shut        deny        deny
-LeaveOrganization      cred  bad  old     deny    deny  deny   off   done  done  owns    shut      shut        deny        deny
-TransferOwnership      cred  bad  old     deny    deny  deny   off   role  role  done    role      done        deny        deny
-ListUserOrganizations  cred  bad  old     read    read  read   off   read  read  read    read      read        read        read
-CheckMembership        cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
-BatchCheckMembership   cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
-GetCaller              cred  bad  old     read    read  read   off   read  read  read    read      read        read        read
-PutUser                cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
-GetUser                cred  bad  old     read    read  read   off   read  read  read    read      read        read        read
-DeactivateUser         cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
-ReactivateUser         cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
-DeleteUser             cred  bad  old     kind    kind  kind   kind  kind  kind  kind    kind      kind        kind        kind
+                        nobody bad expired stranger other former off  member admin owner member@off owner@off member@gone owner@gone
+CreateOrganization      cred   bad old     done     done  done   off  done   done  done  done       done      done        done
+GetOrganization         cred   bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
+ListOrganizations       cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+UpdateOrganization      cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+ActivateOrganization    cred   bad old     deny     deny  deny   off  role   role  same  role       done      deny        deny
+DeactivateOrganization  cred   bad old     deny     deny  deny   off  role   role  done  role       same      deny        deny
+DeleteOrganization      cred   bad old     deny     deny  deny   off  role   role  done  role       done      deny        deny
+UndeleteOrganization    cred   bad old     deny     deny  deny   off  role   role  same  role       same      deny        done
+AddMember               cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+EnsureMember            cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+BatchAddMembers         cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+GetMember               cred   bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
+ListMembers             cred   bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
+UpdateMember            cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+RemoveMember            cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+LeaveOrganization       cred   bad old     deny     deny  deny   off  done   done  owns  shut       shut      deny        deny
+TransferOwnership       cred   bad old     deny     deny  deny   off  role   role  done  role       done      deny        deny
+ListUserOrganizations   cred   bad old     read     read  read   off  read   read  read  read       read      read        read
+CheckMembership         cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+BatchCheckMembership    cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+GetCaller               cred   bad old     read     read  read   off  read   read  read  read       read      read        read
+PutUser                 cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+GetUser                 cred   bad old     read     read  read   off  read   read  read  read       read      read        read
+DeactivateUser          cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+ReactivateUser          cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+DeleteUser              cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+CreateInvitation        cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+BatchCreateInvitations  cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+GetInvitation           cred   bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
+ListInvitations         cred   bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
+ListReceivedInvitations cred   bad old     read     read  read   off  read   read  read  read       read      read        read
+PreviewInvitation       read   bad old     read     read  read   off  read   read  read  read       read      lost        lost
+AcceptInvitation        cred   bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
+DeclineInvitation       cred   bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
+RevokeInvitation        cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+RemindInvitation        cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
 ";
 
 const SERVICES: &str = "
-                       check manage act-as operator manage@off manage@gone operator@gone for-owner for-member for-stranger operator-for-member
-CreateOrganization     scope  done  scope    done      done       done         done         done      done        done             done
-GetOrganization        read   read  scope    read      read       none         read         read      read        deny             read
-ListOrganizations      read   read  scope    read      read       read         read         kind      kind        kind             kind
-UpdateOrganization     scope  done  scope    done      shut       none         gone         done      role        deny             role
-ActivateOrganization   scope  scope scope    same      scope      scope        gone         same      role        deny             role
-DeactivateOrganization scope  scope scope    done      scope      scope        gone         done      role        deny             role
-DeleteOrganization     scope  scope scope    done      scope      scope        same         done      role        deny             role
-UndeleteOrganization   scope  scope scope    same      scope      scope        done         same      role        deny             role
-AddMember              scope  done  scope    done      shut       none         gone         done      role        deny             role
-EnsureMember           scope  done  scope    done      shut       none         gone         done      role        deny             role
-BatchAddMembers        scope  done  scope    done      shut       none         gone         done      role        deny             role
-GetMember              read   read  scope    read      read       none         read         read      read        deny             read
-ListMembers            read   read  scope    read      read       none         read         read      read        deny             read
-UpdateMember           scope  done  scope    done      shut       none         gone         done      role        deny             role
-RemoveMember           scope  done  scope    done      shut       none         gone         done      role        deny             role
-LeaveOrganization      scope  kind  scope    kind      kind       none         kind         owns      done        deny             done
-TransferOwnership      scope  scope scope    done      scope      scope        gone         done      role        deny             role
-ListUserOrganizations  read   read  scope    read      read       read         read         read      read        read             read
-CheckMembership        read   read  scope    read      read       read         read         kind      kind        kind             kind
-BatchCheckMembership   read   read  scope    read      read       read         read         kind      kind        kind             kind
-GetCaller              read   read  read     read      read       read         read         read      read        read             read
-PutUser                scope  done  scope    done      done       done         done         kind      kind        kind             kind
-GetUser                read   read  scope    read      read       read         read         read      read        read             read
-DeactivateUser         scope  done  scope    done      done       done         done         kind      kind        kind             kind
-ReactivateUser         scope  done  scope    done      done       done         done         kind      kind        kind             kind
-DeleteUser             scope  done  scope    done      done       done         done         kind      kind        kind             kind
+                        check manage act-as operator manage@off manage@gone operator@gone for-owner for-member for-stranger operator-for-member
+CreateOrganization      scope done   scope  done     done       done        done          done      done       done         done
+GetOrganization         read  read   scope  read     read       none        read          read      read       deny         read
+ListOrganizations       read  read   scope  read     read       read        read          kind      kind       kind         kind
+UpdateOrganization      scope done   scope  done     shut       none        gone          done      role       deny         role
+ActivateOrganization    scope scope  scope  same     scope      scope       gone          same      role       deny         role
+DeactivateOrganization  scope scope  scope  done     scope      scope       gone          done      role       deny         role
+DeleteOrganization      scope scope  scope  done     scope      scope       same          done      role       deny         role
+UndeleteOrganization    scope scope  scope  same     scope      scope       done          same      role       deny         role
+AddMember               scope done   scope  done     shut       none        gone          done      role       deny         role
+EnsureMember            scope done   scope  done     shut       none        gone          done      role       deny         role
+BatchAddMembers         scope done   scope  done     shut       none        gone          done      role       deny         role
+GetMember               read  read   scope  read     read       none        read          read      read       deny         read
+ListMembers             read  read   scope  read     read       none        read          read      read       deny         read
+UpdateMember            scope done   scope  done     shut       none        gone          done      role       deny         role
+RemoveMember            scope done   scope  done     shut       none        gone          done      role       deny         role
+LeaveOrganization       scope kind   scope  kind     kind       none        kind          owns      done       deny         done
+TransferOwnership       scope scope  scope  done     scope      scope       gone          done      role       deny         role
+ListUserOrganizations   read  read   scope  read     read       read        read          read      read       read         read
+CheckMembership         read  read   scope  read     read       read        read          kind      kind       kind         kind
+BatchCheckMembership    read  read   scope  read     read       read        read          kind      kind       kind         kind
+GetCaller               read  read   read   read     read       read        read          read      read       read         read
+PutUser                 scope done   scope  done     done       done        done          kind      kind       kind         kind
+GetUser                 read  read   scope  read     read       read        read          read      read       read         read
+DeactivateUser          scope done   scope  done     done       done        done          kind      kind       kind         kind
+ReactivateUser          scope done   scope  done     done       done        done          kind      kind       kind         kind
+DeleteUser              scope done   scope  done     done       done        done          kind      kind       kind         kind
+CreateInvitation        scope done   scope  done     shut       none        gone          done      role       deny         role
+BatchCreateInvitations  scope done   scope  done     shut       none        gone          done      role       deny         role
+GetInvitation           scope read   scope  read     read       none        read          read      role       deny         role
+ListInvitations         scope read   scope  read     read       none        read          read      role       deny         role
+ListReceivedInvitations scope scope  kind   kind     scope      scope       kind          read      read       read         read
+PreviewInvitation       read  read   read   read     read       lost        lost          read      read       read         read
+AcceptInvitation        scope scope  kind   kind     scope      scope       kind          done      done       done         done
+DeclineInvitation       scope scope  kind   kind     scope      scope       kind          done      done       done         done
+RevokeInvitation        scope done   scope  done     shut       none        gone          done      role       deny         role
+RemindInvitation        scope done   scope  done     shut       none        gone          done      role       deny         role
 ";
 
 fn cell(word: &str) -> Cell {
@@ -96,6 +119,7 @@ fn cell(word: &str) -> Cell {
         "none" => Cell::Refused(Code::NotFound, "ORGANIZATION_NOT_FOUND"),
         "owns" => Cell::Refused(Code::FailedPrecondition, "OWNERSHIP_REQUIRED"),
         "shut" => Cell::Refused(Code::FailedPrecondition, "ORGANIZATION_INACTIVE"),
+        "lost" => Cell::Refused(Code::NotFound, "INVITATION_NOT_FOUND"),
         "gone" => Cell::Refused(Code::FailedPrecondition, "ORGANIZATION_DELETED"),
         unknown => panic!("the table has no such word: {unknown}"),
     }

@@ -5,6 +5,7 @@
 use super::cast::user_token;
 use crate::harness::raw::{self, Call};
 use crate::harness::{Database, Server, add, organization};
+use crate::invitations::invite;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::collection::vec;
@@ -13,6 +14,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRu
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
 use roster::auth::rules::{METHODS, Method};
+use roster::domain::Scope;
 use roster::grpc::{self, pb};
 use sqlx::AssertSqlSafe;
 use std::cell::Cell;
@@ -37,6 +39,8 @@ struct Theirs {
     id: String,
     /// What she may have heard: its names, some of its people, what was shown to its members.
     handles: Vec<String>,
+    /// The ids of its invitations, which she may have heard too.
+    invitations: Vec<String>,
     /// What she must not hear unless she has said it herself, in the same request. The profiles of bob and ben are not B's secrets: she knows
     /// their ids, may add them to A, and sees whom she has added. Of cleo she knows nothing.
     secrets: Vec<String>,
@@ -67,19 +71,50 @@ async fn found_theirs(server: &Server) -> Theirs {
     server.with_token(&user_token(server, "ann")).create("Zebra").await;
     let all = server.operator().organizations.list_organizations(request).await.unwrap().into_inner();
     assert!(!all.next_page_token.is_empty());
+    let invitations = invited_by_them(server, &b.id).await;
     let mut handles = vec![b.id.clone(), b.slug.clone(), b.id.to_uppercase(), b.etag, made.consistency_token];
     handles.extend(["bob-of-b", "ben-of-b", "bob-of-b@example.com", "ben-of-b@example.com"].map(str::to_owned));
     handles.extend(pages.iter().map(|page| page.next_page_token.clone()));
     handles.extend([pages[0].members[0].etag.clone(), all.next_page_token]);
     let mut secrets = vec![b.id.clone(), b.slug, b.name];
-    secrets.extend(["cleo-of-b", "attribute-of-b", "desk-of-bob", "desk-of-b"].map(str::to_owned));
-    Theirs { id: b.id, handles, secrets }
+    secrets.extend(["cleo-of-b", "attribute-of-b", "desk-of-bob", "desk-of-b", "desk-of-guest"].map(str::to_owned));
+    secrets.extend(["cleo@guests.example", "guests.example", "handle-of-guest"].map(str::to_owned));
+    // Who has heard a token may know what it is for; of these ann has heard none.
+    secrets.extend(invitations.iter().map(|(_, token)| token.clone()));
+    let invitations: Vec<String> = invitations.into_iter().map(|(id, _)| id).collect();
+    secrets.extend(invitations.iter().cloned());
+    handles.extend(invitations.iter().cloned());
+    Theirs { id: b.id, handles, invitations, secrets }
+}
+
+/// Whom B has invited: an address, somebody without one, and one to whom mail is under way. Their ids and tokens.
+async fn invited_by_them(server: &Server, b: &str) -> Vec<(String, String)> {
+    use pb::create_invitation_request::Recipient;
+    let mut backend = server.service(&[Scope::Manage]).invitations;
+    let mut made = Vec::new();
+    for (recipient, delivery) in [
+        (Recipient::Email("cleo@guests.example".to_owned()), pb::InvitationDelivery::Token),
+        (Recipient::Identifier("handle-of-guest".to_owned()), pb::InvitationDelivery::Token),
+        (Recipient::Email("carl@guests.example".to_owned()), pb::InvitationDelivery::Email),
+    ] {
+        let request = pb::CreateInvitationRequest {
+            recipient: Some(recipient),
+            delivery: delivery.into(),
+            attributes: Some(object("desk-of-guest")),
+            ..invite(b, "")
+        };
+        let invited = backend.create_invitation(request).await.unwrap().into_inner();
+        made.push((invited.invitation.unwrap().invitation_id, invited.token));
+    }
+    made.retain(|(_, token)| !token.is_empty());
+    made
 }
 
 /// Every row that belongs to B or is about one of its people alone.
 async fn rows_of(database: &Database, id: &str) -> Vec<(String, String)> {
     const PEOPLE: &str = "('bob-of-b', 'ben-of-b', 'cleo-of-b')";
-    let of_organization = ["memberships", "slugs", "log", "events"].map(|table| (table, "organization_id::text = $1"));
+    let of_organization = ["memberships", "slugs", "log", "events", "invitations", "invitation_tokens", "outbox"]
+        .map(|table| (table, "organization_id::text = $1"));
     let of_users = [("users", "id"), ("user_events", "user_id"), ("user_log", "user_id")];
     let selects = [("organizations", "id::text = $1")]
         .into_iter()
@@ -116,6 +151,7 @@ struct Ours {
     id: String,
     owner: String,
     token: String,
+    invitation: String,
 }
 
 impl Filler<'_> {
@@ -129,8 +165,10 @@ impl Filler<'_> {
     }
 
     fn word(&mut self, field: &str) -> String {
+        let invitations: Vec<&str> = self.theirs.invitations.iter().map(String::as_str).collect();
         let aimed: &[&str] = match field {
             "organization" => &[&self.theirs.id, SLUG],
+            "invitation_id" => &invitations,
             "user_id" => &["ben-of-b", "bob-of-b", &self.ours.owner],
             "email" => &["ben-of-b@example.com", "bob-of-b@example.com"],
             _ => &[],
@@ -144,12 +182,16 @@ impl Filler<'_> {
         let sensible: &[&str] = match field {
             "organization" => &[&self.ours.id],
             "user_id" => &[&self.ours.owner, "abe", "amy", "al", "art"],
-            "email" => &["abe@example.com"],
+            "email" => &["abe@example.com", "guest@example.com"],
+            "invitation_id" => &[&self.ours.invitation],
+            "identifier" => &["@guest"],
             "role" => &["admin", "member", ""],
             "paths" => &["attributes", "*"],
             "permission" => &["members.add"],
             "kind" => &["account", ""],
-            "slug" | "owner_user_id" | "request_id" | "etag" | "page_token" | "at_least_as_fresh" => &[""],
+            "slug" | "owner_user_id" | "owner_email" | "request_id" | "etag" | "page_token" | "at_least_as_fresh" => {
+                &[""]
+            }
             "name" | "display_name" => &["A name"],
             "key" => &["note"],
             _ => &["", "words"],
@@ -195,7 +237,11 @@ impl Filler<'_> {
             Kind::Bool => Value::Bool(self.choose(12) == 0),
             Kind::Int32 => Value::I32(self.choose(3).into()),
             Kind::Double => Value::F64(self.choose(3).into()),
-            // ACTIVE or INACTIVE.
+            // Seconds: an hour or a few.
+            Kind::Int64 => Value::I64(3600 * (1 + i64::from(self.choose(3)))),
+            // By mail or, for users in vain, in the answer.
+            Kind::Enum(kind) if kind.name() == "InvitationDelivery" => Value::EnumNumber(self.choose(3).into()),
+            // ACTIVE or INACTIVE; of invitations, ACCEPTED or DECLINED.
             Kind::Enum(_) => Value::EnumNumber(2 + i32::from(self.choose(2))),
             Kind::Message(kind) => Value::Message(self.message(&kind, depth + 1)),
             other => panic!("a request has a field of a kind that there was not: {other:?}"),
@@ -233,7 +279,7 @@ struct Twin {
 
 impl Twin {
     async fn begin() -> Self {
-        let server = Server::start().await;
+        let server = Server::start_generous().await;
         let theirs = found_theirs(&server).await;
         server.with_token(&user_token(&server, "abe")).users.get_caller(pb::GetCallerRequest {}).await.unwrap();
         let pool = DescriptorPool::decode(grpc::FILE_DESCRIPTOR_SET).unwrap();
@@ -248,7 +294,11 @@ impl Twin {
         let mut ann = self.server.with_token(&token);
         let id = ann.create("The organization A").await;
         ann.add(&id, "amy", "member").await;
-        Ours { id, owner, token }
+        let delivery = pb::InvitationDelivery::None.into();
+        let request = pb::CreateInvitationRequest { delivery, ..invite(&id, "ivy@example.com") };
+        let made = ann.invitations.create_invitation(request).await.unwrap().into_inner();
+        let invitation = made.invitation.unwrap().invitation_id;
+        Ours { id, owner, token, invitation }
     }
 
     fn request(&self, method: &Method, ours: &Ours, bytes: &[u8]) -> Vec<u8> {

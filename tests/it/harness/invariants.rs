@@ -101,6 +101,59 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
          ) e ON e.user_id = u.id
          WHERE e.rows IS DISTINCT FROM u.revision OR e.last <> u.revision",
     ),
+    (
+        "nobody has two pending invitations into an organization",
+        "SELECT count(*) FROM (
+             SELECT FROM invitations WHERE state = 'PENDING'
+             GROUP BY organization_id, is_email, identifier_normal HAVING count(*) > 1) twice",
+    ),
+    (
+        "an accepted invitation says which known user accepted it, and no other one does",
+        "SELECT count(*) FROM invitations i LEFT JOIN users u ON u.id = i.accepted_by
+         WHERE (i.state = 'ACCEPTED') <> (i.accepted_by IS NOT NULL) OR (i.accepted_by IS NOT NULL AND u.id IS NULL)",
+    ),
+    (
+        "every invitation is in the bucket of an organization that is there",
+        "SELECT count(*) FROM invitations i LEFT JOIN organizations o ON o.id = i.organization_id
+         WHERE o.bucket IS DISTINCT FROM i.bucket",
+    ),
+    (
+        "no invitation into a deleted organization is pending",
+        "SELECT count(*) FROM invitations i JOIN organizations o ON o.id = i.organization_id
+         WHERE o.delete_time IS NOT NULL AND i.state = 'PENDING' AND i.expire_time > clock_timestamp()",
+    ),
+    (
+        "every token is of an invitation that is there, in the same organization",
+        "SELECT count(*) FROM invitation_tokens t LEFT JOIN invitations i ON i.id = t.invitation_id
+         WHERE (i.bucket, i.organization_id) IS DISTINCT FROM (t.bucket, t.organization_id)",
+    ),
+    (
+        "no invitation has more than five tokens",
+        "SELECT count(*) FROM (
+             SELECT FROM invitation_tokens GROUP BY invitation_id HAVING count(*) > 5) more",
+    ),
+    (
+        "a mail that waits is about an invitation in its organization that nobody has answered or taken back, or a known
+         user",
+        "SELECT count(*) FROM outbox m
+         LEFT JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
+         LEFT JOIN invitations i ON i.id = m.invitation_id AND i.organization_id = m.organization_id
+             AND i.is_email AND i.state IN ('PENDING', 'EXPIRED')
+         LEFT JOIN users u ON u.id = m.user_id
+         WHERE o.id IS NULL OR coalesce(i.id::text, u.id) IS NULL",
+    ),
+    (
+        "an invitation's events are of its making and of one end at most",
+        "SELECT count(*) FROM invitations i LEFT JOIN (
+             SELECT organization_id, new ->> 'invitation' AS id,
+                    count(*) FILTER (WHERE type = 'invitation.created') AS made,
+                    array_agg(type) FILTER (WHERE type IN ('invitation.accepted', 'invitation.declined',
+                                                           'invitation.revoked', 'invitation.expired')) AS ends
+             FROM events WHERE type LIKE 'invitation.%' GROUP BY 1, 2
+         ) e ON e.organization_id = i.organization_id AND e.id = i.id::text
+         WHERE e.made IS DISTINCT FROM 1 OR coalesce(e.ends, '{}'::text[]) <>
+             CASE i.state WHEN 'PENDING' THEN '{}'::text[] ELSE ARRAY['invitation.' || lower(i.state)] END",
+    ),
     ("no answer is kept without its content", "SELECT count(*) FROM requests WHERE answer IS NULL"),
 ];
 

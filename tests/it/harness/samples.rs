@@ -4,6 +4,7 @@ use super::server::Clients;
 use super::{Database, Server, add};
 use prost::Message;
 use prost::bytes::{Buf, BufMut};
+use roster::auth::mint::Claims;
 use roster::auth::rules::Method;
 use roster::grpc::pb;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -64,10 +65,12 @@ pub async fn call(channel: Channel, token: &str, path: &'static str, message: Ve
 pub enum Who {
     /// `ada`, who owns every place.
     Owner,
-    /// `alan`, a plain member of every place.
+    /// `alan`, a plain member of every place, with a verified address.
     Member,
     /// An operator.
     Operator,
+    /// `ivy`, with a verified address, who is invited to every place that a sample needs it of.
+    Invited,
 }
 
 /// What a sample request is about: an organization of `ada`'s, with `grace` as admin, `alan` and one more as members.
@@ -76,6 +79,9 @@ pub struct Place {
     pub organization: String,
     /// A member nobody else knows.
     pub subject: String,
+    /// An invitation, where a sample needs one: its id and its token.
+    pub invitation: String,
+    pub token: String,
 }
 
 /// What every write carries.
@@ -98,21 +104,26 @@ pub struct Stage {
     pub server: Server,
     pub ada: Clients,
     pub operator: Clients,
-    tokens: [String; 3],
+    tokens: [String; 4],
     places: AtomicUsize,
 }
 
 impl Stage {
     /// Sets it up, with every caller known, so that no later call has a profile to write down.
     pub async fn new() -> Self {
-        let server = Server::start().await;
+        let server = Server::start_generous().await;
+        let address = |id: &str| {
+            let email = Some(format!("{id}@example.com"));
+            server.mint(&Claims { email, email_verified: Some(true), ..Server::claims(id) })
+        };
         let tokens = [
             server.mint(&Server::claims("ada")),
-            server.mint(&Server::claims("alan")),
+            address("alan"),
             server.service_token("root", &[roster::domain::Scope::Operator]),
+            address("ivy"),
         ];
-        let [ada, alan, operator] = tokens.each_ref().map(|token| server.with_token(token));
-        for mut caller in [ada.clone(), alan, operator.clone()] {
+        let [ada, alan, operator, ivy] = tokens.each_ref().map(|token| server.with_token(token));
+        for mut caller in [ada.clone(), alan, operator.clone(), ivy] {
             caller.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
         }
         Self { server, ada, operator, tokens, places: AtomicUsize::new(0) }
@@ -128,6 +139,7 @@ impl Stage {
             Who::Owner => &self.tokens[0],
             Who::Member => &self.tokens[1],
             Who::Operator => &self.tokens[2],
+            Who::Invited => &self.tokens[3],
         }
     }
 
@@ -146,6 +158,8 @@ impl Stage {
             "UndeleteOrganization",
             "LeaveOrganization",
             "TransferOwnership",
+            "AcceptInvitation",
+            "ListReceivedInvitations",
         ];
         let mut places = Vec::new();
         if of_organization.contains(&method.name) {
@@ -155,7 +169,7 @@ impl Stage {
         } else {
             places = self.organization(count).await;
         }
-        for place in &places {
+        for place in &mut places {
             self.prepare(method, place).await;
         }
         places
@@ -176,7 +190,8 @@ impl Stage {
         for number in first..first + subjects {
             let subject = format!("subject-{number}");
             items.push(item(&subject, "member"));
-            places.push(Place { organization: organization.clone(), subject });
+            let (invitation, token) = (String::new(), String::new());
+            places.push(Place { organization: organization.clone(), subject, invitation, token });
         }
         let batch = pb::BatchAddMembersRequest { organization, items, ..Default::default() };
         let answer = ada.organizations.batch_add_members(batch).await.unwrap().into_inner();
@@ -184,10 +199,13 @@ impl Stage {
         places
     }
 
-    async fn prepare(&self, method: &Method, place: &Place) {
+    async fn prepare(&self, method: &Method, place: &mut Place) {
         let (mut ada, mut operator) = (self.ada.clone(), self.operator.clone());
-        let Place { organization, subject } = place.clone();
+        let Place { organization, subject, .. } = place.clone();
         match method.name {
+            "AcceptInvitation" | "ListReceivedInvitations" => self.invite(place, "ivy@example.com").await,
+            "DeclineInvitation" | "GetInvitation" | "ListInvitations" | "PreviewInvitation" | "RevokeInvitation"
+            | "RemindInvitation" => self.invite(place, &format!("@{subject}")).await,
             "ActivateOrganization" => {
                 let off = pb::DeactivateOrganizationRequest { organization, ..Default::default() };
                 ada.organizations.deactivate_organization(off).await.unwrap();
@@ -202,6 +220,21 @@ impl Stage {
             }
             _ => {}
         }
+    }
+
+    /// Invites to an address, or to an identifier that is none.
+    async fn invite(&self, place: &mut Place, recipient: &str) {
+        use pb::create_invitation_request::Recipient;
+        let other = recipient.starts_with('@');
+        let named = if other { Recipient::Identifier } else { Recipient::Email };
+        let request = pb::CreateInvitationRequest {
+            organization: place.organization.clone(),
+            recipient: Some(named(recipient.to_owned())),
+            delivery: pb::InvitationDelivery::Token.into(),
+            ..Default::default()
+        };
+        let made = self.operator.clone().invitations.create_invitation(request).await.unwrap().into_inner();
+        (place.invitation, place.token) = (made.invitation.unwrap().invitation_id, made.token);
     }
 
     /// Makes a call as a sample says.
@@ -231,7 +264,7 @@ pub fn sample(method: &Method, place: &Place, write: &Write) -> Option<(Who, Vec
 }
 
 fn sample_of_read(name: &str, place: &Place) -> Option<(Who, Vec<u8>)> {
-    let Place { organization, subject } = place.clone();
+    let Place { organization, subject, invitation: invitation_id, token } = place.clone();
     let check = super::is_member(&organization, &subject);
     Some(match name {
         "GetCaller" => (Who::Owner, pb::GetCallerRequest {}.encode_to_vec()),
@@ -240,6 +273,12 @@ fn sample_of_read(name: &str, place: &Place) -> Option<(Who, Vec<u8>)> {
         "ListUserOrganizations" => (Who::Member, pb::ListUserOrganizationsRequest::default().encode_to_vec()),
         "GetMember" => (Who::Member, pb::GetMemberRequest { organization, user_id: subject }.encode_to_vec()),
         "ListMembers" => (Who::Owner, pb::ListMembersRequest { organization, ..Default::default() }.encode_to_vec()),
+        "GetInvitation" => (Who::Owner, pb::GetInvitationRequest { organization, invitation_id }.encode_to_vec()),
+        "ListInvitations" => {
+            (Who::Owner, pb::ListInvitationsRequest { organization, ..Default::default() }.encode_to_vec())
+        }
+        "ListReceivedInvitations" => (Who::Invited, pb::ListReceivedInvitationsRequest::default().encode_to_vec()),
+        "PreviewInvitation" => (Who::Member, pb::PreviewInvitationRequest { token }.encode_to_vec()),
         "GetUser" => (Who::Operator, pb::GetUserRequest { user_id: subject }.encode_to_vec()),
         "CheckMembership" => (Who::Operator, check.encode_to_vec()),
         "BatchCheckMembership" => {
@@ -263,7 +302,7 @@ macro_rules! write_request {
 }
 
 fn sample_of_write(name: &str, place: &Place, write: &Write) -> Option<(Who, Vec<u8>)> {
-    let Place { organization, subject } = place.clone();
+    let Place { organization, subject, .. } = place.clone();
     let alan = "alan".to_owned();
     let added = add(&organization, &format!("new-of-{subject}"), "admin");
     let attributes = Some(attributes());
@@ -316,6 +355,54 @@ fn sample_of_write(name: &str, place: &Place, write: &Write) -> Option<(Who, Vec
         "DeactivateUser" => (Who::Operator, write_request!(write, DeactivateUserRequest { user_id: subject })),
         "ReactivateUser" => (Who::Operator, write_request!(write, ReactivateUserRequest { user_id: subject })),
         "DeleteUser" => (Who::Operator, write_request!(write, DeleteUserRequest { user_id: subject })),
+        _ => return sample_of_invitation(name, place, write),
+    })
+}
+
+fn sample_of_invitation(name: &str, place: &Place, write: &Write) -> Option<(Who, Vec<u8>)> {
+    let Place { organization, subject, invitation: invitation_id, token } = place.clone();
+    let in_the_answer = i32::from(pb::InvitationDelivery::Token);
+    Some(match name {
+        "CreateInvitation" => {
+            use pb::create_invitation_request::Recipient;
+            let recipient = Some(Recipient::Email(format!("guest-of-{subject}@example.com")));
+            let (role, attributes) = ("admin".to_owned(), Some(attributes()));
+            // By mail, which waits in the outbox.
+            let delivery = pb::InvitationDelivery::Email.into();
+            let lifetime = Some(prost_types::Duration { seconds: 7200, nanos: 0 });
+            let request = write_request!(
+                write,
+                CreateInvitationRequest { organization, recipient, role, attributes, delivery, lifetime }
+            );
+            (Who::Owner, request)
+        }
+        "BatchCreateInvitations" => {
+            use pb::batch_create_invitations_item::Recipient;
+            let item = |recipient| pb::BatchCreateInvitationsItem { recipient: Some(recipient), ..Default::default() };
+            let email = |id: &str| item(Recipient::Email(format!("{id}@example.com")));
+            let other = item(Recipient::Identifier(format!("two of {subject}")));
+            // One of them is a member: an answer with both kinds of results.
+            let items = vec![email(&format!("one-of-{subject}")), email("alan"), other];
+            let delivery = in_the_answer;
+            (Who::Operator, write_request!(write, BatchCreateInvitationsRequest { organization, items, delivery }))
+        }
+        "AcceptInvitation" => {
+            let invitation = Some(pb::accept_invitation_request::Invitation::Token(token));
+            (Who::Invited, write_request!(write, AcceptInvitationRequest { invitation }))
+        }
+        "DeclineInvitation" => {
+            let invitation = Some(pb::decline_invitation_request::Invitation::Token(token));
+            (Who::Invited, write_request!(write, DeclineInvitationRequest { invitation }))
+        }
+        "RevokeInvitation" => {
+            (Who::Owner, write_request!(write, RevokeInvitationRequest { organization, invitation_id }))
+        }
+        "RemindInvitation" => {
+            let (delivery, rotate) = (in_the_answer, true);
+            let request =
+                write_request!(write, RemindInvitationRequest { organization, invitation_id, delivery, rotate });
+            (Who::Operator, request)
+        }
         _ => return None,
     })
 }

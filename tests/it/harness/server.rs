@@ -51,6 +51,20 @@ impl Server {
         Self::over(Database::new().await, ServerSettings::default()).await
     }
 
+    /// A server whose outbox takes mail, and that nobody brings to a limit who tests something else. Healthy.
+    pub async fn start_generous() -> Self {
+        Self::with_invitations(InvitationSettings {
+            mail: true,
+            pending_per_organization: u32::MAX,
+            per_organization_and_day: u32::MAX,
+            sends_per_invitation: u32::MAX,
+            cooldown: Duration::ZERO,
+            mails_per_recipient_and_day: u32::MAX,
+            failed_tokens_per_minute: u32::MAX,
+        })
+        .await
+    }
+
     /// A server over this database, healthy.
     pub async fn over(database: Database, settings: ServerSettings) -> Self {
         let server = Self::launch(database, settings).await;

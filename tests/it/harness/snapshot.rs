@@ -46,14 +46,16 @@ impl Snapshot {
 
     /// Puts everything back.
     pub async fn restore(&self) {
-        let copies: Vec<String> =
-            self.tables.iter().map(|table| format!("INSERT INTO public.{table} SELECT * FROM kept.{table}")).collect();
+        let undo = self.tables.iter().map(|table| {
+            format!(
+                "DELETE FROM public.{table} t WHERE t::text NOT IN (SELECT k::text FROM kept.{table} k);
+                 INSERT INTO public.{table} SELECT * FROM kept.{table} k
+                 WHERE k::text NOT IN (SELECT t::text FROM public.{table} t)"
+            )
+        });
         // As a replica does it, without asking the foreign keys in between.
-        let undo = format!(
-            "BEGIN; SET LOCAL session_replication_role = replica; TRUNCATE {}; {}; COMMIT",
-            self.tables.join(", "),
-            copies.join("; ")
-        );
+        let undo = undo.collect::<Vec<_>>().join("; ");
+        let undo = format!("BEGIN; SET LOCAL session_replication_role = replica; {undo}; COMMIT");
         sqlx::raw_sql(AssertSqlSafe(undo)).execute(&self.database.pool).await.unwrap();
         assert_eq!(self.changes().await, Vec::<String>::new());
     }

@@ -92,7 +92,7 @@ async fn no_field_is_read_from_bytes_that_are_not_one() {
         cases.push(("the end of a group that never began".to_owned(), vec![0x0c]));
         cases.push(("noise".to_owned(), vec![0xff; 64]));
         for (what, bytes) in cases {
-            let answer = world.operator.call(&method, [base.as_slice(), &bytes].concat()).await;
+            let answer = world.call(&method, [base.as_slice(), &bytes].concat()).await;
             assert_malformed(answer, &format!("{}: {what}", method.full_name()));
             tried += 1;
         }
@@ -119,7 +119,7 @@ async fn structs_nested_without_end_are_refused() {
             for levels in [100, 5000] {
                 let bytes = [base.encode_to_vec(), delimited(field.number(), &nested(levels))].concat();
                 let told = format!("{} {levels}", field.full_name());
-                assert_malformed(world.operator.call(&method, bytes).await, &told);
+                assert_malformed(world.call(&method, bytes).await, &told);
                 tried += 1;
             }
         }
@@ -134,13 +134,13 @@ async fn what_is_not_known_is_passed_over_and_what_comes_twice_counts_once() {
     let told = |answer: Result<Vec<u8>, Status>| answer.map(drop).map_err(|status| reason(&status));
     for (method, base) in good_requests(&world) {
         let base = base.encode_to_vec();
-        let alone = told(world.operator.call(&method, base.clone()).await);
+        let alone = told(world.call(&method, base.clone()).await);
         let unknown = [delimited(UNKNOWN, b"\xff\0"), varint(UNKNOWN, u64::MAX), fixed32(UNKNOWN)].concat();
         let more = [unknown.as_slice(), &base, &unknown].concat();
-        assert_eq!(told(world.operator.call(&method, more).await), alone, "{}", method.full_name());
+        assert_eq!(told(world.call(&method, more).await), alone, "{}", method.full_name());
         // Of a field that comes twice the last counts; lists grow, and one of two states is still a good filter.
         let twice = [base.as_slice(), &base].concat();
-        let again = told(world.operator.call(&method, twice).await);
+        let again = told(world.call(&method, twice).await);
         assert!(again == alone || method.name() == "BatchAddMembers", "{}: {again:?}", method.full_name());
         for field in method.input().fields().filter(|field| field.kind() == Kind::Int32) {
             // Numbers that are larger than their field are cut to size: these become 0, 1 and -1.
@@ -148,7 +148,7 @@ async fn what_is_not_known_is_passed_over_and_what_comes_twice_counts_once() {
                 [(1 << 32, true), ((1 << 40) + 1, true), (u64::MAX, false), (u64::from(u32::MAX), false)]
             {
                 let huge = [base.as_slice(), &varint(field.number(), number)].concat();
-                let answer = told(world.operator.call(&method, huge).await);
+                let answer = told(world.call(&method, huge).await);
                 let expected = if good { alone.clone() } else { Err("INVALID_REQUEST".to_owned()) };
                 assert_eq!(answer, expected, "{} {number}", field.full_name());
             }
@@ -164,17 +164,17 @@ async fn messages_have_their_size() {
         let list = method.input().fields().any(|field| field.is_list() && matches!(field.kind(), Kind::Message(_)));
         let limit = if list { 1024 * 1024 } else { 256 * 1024 };
         let base = base.encode_to_vec();
-        let alone = world.operator.call(&method, base.clone()).await.map(drop).map_err(|status| reason(&status));
+        let alone = world.call(&method, base.clone()).await.map(drop).map_err(|status| reason(&status));
         // Filled up with a field that nobody knows: five bytes of key, four of length at most.
         let padded = |size: usize| {
             let bytes = [base.clone(), delimited(UNKNOWN, &vec![0; size - base.len() - 7])].concat();
             assert!(bytes.len().abs_diff(size) < 4);
             bytes
         };
-        let within = world.operator.call(&method, padded(limit - 4)).await.map(drop).map_err(|status| reason(&status));
+        let within = world.call(&method, padded(limit - 4)).await.map(drop).map_err(|status| reason(&status));
         assert_eq!(within, alone, "{}", method.full_name());
         for size in [limit + 4, 1024 * 1024 + 4, 3 * 1024 * 1024] {
-            let status = world.operator.call(&method, padded(size)).await.expect_err(method.full_name());
+            let status = world.call(&method, padded(size)).await.expect_err(method.full_name());
             let told = format!("{} {size}: {status:?}", method.full_name());
             assert_eq!(status.code(), Code::ResourceExhausted, "{told}");
             let info = status.get_details_error_info().expect(&told);

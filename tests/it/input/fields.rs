@@ -23,6 +23,10 @@ fn cases(base: &DynamicMessage, prefix: &str) -> Vec<Case> {
         for value in wrong(&field) {
             let mut message = base.clone();
             message.set_field(&field, value);
+            // The owner by id, which is good, would be one too many.
+            if field.name() == "owner_email" {
+                message.clear_field_by_name("owner_user_id");
+            }
             cases.push(Case { message, name: name.clone() });
         }
         let Kind::Message(inner) = field.kind() else { continue };
@@ -52,7 +56,7 @@ fn in_earnest(mut message: DynamicMessage) -> Vec<u8> {
 
 /// Asserts that a request in which nothing is wrong is not called wrong.
 async fn assert_not_invalid(world: &mut World, method: &MethodDescriptor, message: &DynamicMessage) {
-    if let Err(status) = world.operator.call(method, message.encode_to_vec()).await {
+    if let Err(status) = world.call(method, message.encode_to_vec()).await {
         let named = reason(&status);
         let mistaken = ["INVALID_REQUEST", "MALFORMED_MESSAGE", "INTERNAL"].contains(&named.as_str());
         assert!(!mistaken, "{}: {status:?}", method.full_name());
@@ -66,7 +70,7 @@ async fn each_wrong_field_is_named_and_nothing_changes() {
     for (method, base) in good_requests(&world) {
         assert_not_invalid(&mut world, &method, &base).await;
         for Case { message, name } in cases(&base, "") {
-            let answer = world.operator.call(&method, in_earnest(message.clone())).await;
+            let answer = world.call(&method, in_earnest(message.clone())).await;
             let told = format!("{} with {name} in {message:.300}", method.full_name());
             let status = answer.expect_err(&told);
             assert_eq!(violations(&status), [name], "{told}");
@@ -94,7 +98,7 @@ async fn everything_that_is_wrong_is_said_at_once() {
         if names.is_empty() {
             continue;
         }
-        let status = world.operator.call(&method, in_earnest(bad)).await.expect_err(method.full_name());
+        let status = world.call(&method, in_earnest(bad)).await.expect_err(method.full_name());
         assert_eq!(violations(&status), names, "{}", method.full_name());
     }
     world.assert_unchanged().await;
@@ -108,7 +112,7 @@ async fn a_wrong_organization_is_the_only_thing_that_is_said() {
             continue;
         }
         let bad = all_wrong(&base, &[], &mut Vec::new(), "");
-        let status = world.operator.call(&method, in_earnest(bad)).await.expect_err(method.full_name());
+        let status = world.call(&method, in_earnest(bad)).await.expect_err(method.full_name());
         assert_eq!(violations(&status), ["organization"], "{}", method.full_name());
     }
 }
@@ -167,7 +171,7 @@ async fn what_is_just_within_the_limits_is_taken() {
         good.push(message);
     }
     for message in good {
-        let answer = world.operator.call(&create, message.encode_to_vec()).await;
+        let answer = world.call(&create, message.encode_to_vec()).await;
         assert!(answer.is_ok(), "{message:.300}: {answer:?}");
     }
     world.assert_unchanged().await;

@@ -38,9 +38,15 @@ fn good_value(world: &World, field: &FieldDescriptor) -> Option<Value> {
         "search" => text("ac"),
         "reason" => text("because"),
         "request_id" => text(UUID),
-        "etag" | "page_token" => None,
+        // The owner is named by id.
+        "etag" | "page_token" | "owner_email" => None,
+        "invitation_id" => text(&world.invitation),
+        "token" => text(&world.token),
+        // Not at all: whatever the recipient is.
+        "delivery" | "owner_delivery" => Some(Value::EnumNumber(3)),
+        "lifetime" => Some(duration(7200, 0)),
         "validate_only" | "fully_consistent" => Some(Value::Bool(true)),
-        "inactive" | "purge" | "all_or_nothing" | "email_verified" => Some(Value::Bool(false)),
+        "inactive" | "purge" | "all_or_nothing" | "email_verified" | "rotate" => Some(Value::Bool(false)),
         "page_size" => Some(Value::I32(10)),
         "states" => Some(Value::List(vec![Value::EnumNumber(2)])),
         "attributes" | "owner_attributes" => Some(object(&nested(1))),
@@ -70,7 +76,20 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         }
         "user_id" => texts(&["", "a\0b", "\0"]),
         "owner_user_id" => texts(&["a\0b", "\0"]),
-        "email" => texts(&["ada", "a\0@x.example", "ada@x", "a b@x.example", "@", "ada@x..example"]),
+        "email" | "owner_email" => texts(&[
+            "ada",
+            "a\0@x.example",
+            "ada@x",
+            "a b@x.example",
+            "@",
+            "ada@x..example",
+            "a..b@x.example",
+            "a@b@x.example",
+        ]),
+        "identifier" => texts(&["", "   ", "a\0b", "a\nb"]),
+        "invitation_id" => texts(&["", "x", "\0", "7b0c3a1e5a394d0c9a533a0f2c8f7a11", "the-one", "é"]),
+        "delivery" | "owner_delivery" => [-1, 4, 99, i32::MIN, i32::MAX].map(Value::EnumNumber).into(),
+        "lifetime" => BAD_LIFETIMES.iter().map(|(seconds, nanos)| duration(*seconds, *nanos)).collect(),
         "name" | "display_name" | "search" => texts(&["   ", "a\0b", "a\u{202e}b", "a\nb"]),
         "slug" => texts(&["a", "a_b", "a\0b", UUID, "é-é"]),
         "kind" => texts(&["Vendor", "2x", "a\0", "a b"]),
@@ -81,41 +100,72 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         "page_token" => texts(&["x", "!", "AAAA", "AQ", "\0", "é"]),
         "at_least_as_fresh" => texts(&["", "x", "AAAA", "\0", "AQAAAAAAAAAAAAAAAAAA"]),
         "page_size" => [-1, i32::MIN].map(Value::I32).into(),
-        "states" => [&[0][..], &[99], &[-1], &[i32::MAX], &[2, 2, 2, 2, 2], &[2, 0]].map(numbers).into(),
+        "states" => [&[0][..], &[99], &[-1], &[i32::MAX], &[2, 2, 2, 2, 2, 2], &[2, 0]].map(numbers).into(),
         "update_mask" => [&["nonsense"][..], &["role", "owner_user_id"], &[""], &["name\0"]].map(mask).into(),
         "attributes" | "owner_attributes" => bad_objects().iter().map(object).collect(),
         "items" => vec![Value::List(Vec::new())],
-        // Any text may be an etag, any flag may be set, and what is asked of freshness is wrong inside only.
+        // Any text may be an etag, any flag may be set, what is asked of freshness is wrong inside only, and whatever is no
+        // token is as good as any other one that is no good.
         "etag" | "consistency" | "validate_only" | "fully_consistent" | "inactive" | "purge" | "all_or_nothing"
-        | "email_verified" => Vec::new(),
+        | "email_verified" | "rotate" | "token" => Vec::new(),
         other => panic!("what is wrong in {other}? ({})", field.full_name()),
     };
     match (field.name(), within.as_str()) {
         ("organization" | "name" | "display_name" | "slug" | "search", _) => values.extend([201, 100_000].map(long)),
         ("user_id" | "owner_user_id", _) => values.extend([256, 100_000].map(long)),
-        ("email", _) => values.push(Value::String(format!("ada@{}.example", "x.".repeat(200)))),
+        ("email" | "owner_email", _) => values.push(Value::String(format!("ada@{}.example", "x.".repeat(200)))),
+        ("identifier", _) => values.extend([1001, 100_000].map(long)),
         ("kind", _) => values.extend([65, 100_000].map(long)),
         ("reason", _) => values.extend([501, 100_000].map(long)),
-        ("role" | "permission" | "request_id" | "page_token" | "at_least_as_fresh", _) => values.push(long(100_000)),
+        ("role" | "permission" | "request_id" | "page_token" | "at_least_as_fresh" | "invitation_id", _) => {
+            values.push(long(100_000));
+        }
         _ => {}
     }
     match (field.name(), within.as_str()) {
         ("name", "CreateOrganizationRequest" | "UpdateOrganizationRequest")
         | ("slug", "UpdateOrganizationRequest")
-        | ("role", "UpdateMemberRequest" | "CheckMembershipRequest" | "CheckItem") => values.extend(texts(&[""])),
+        | ("role", "UpdateMemberRequest" | "CheckMembershipRequest" | "CheckItem")
+        | ("email", "CreateInvitationRequest" | "BatchCreateInvitationsItem") => values.extend(texts(&[""])),
         ("states", "ListUserOrganizationsRequest") => values.extend([&[1][..], &[4]].map(numbers)),
+        ("states", "ListOrganizationsRequest") => values.extend([&[5][..], &[2, 2, 2, 2, 2]].map(numbers)),
+        ("states", "ListInvitationsRequest") => values.extend([&[6][..], &[1, 6]].map(numbers)),
         _ => {}
     }
     // Ownership is no role to assign.
     if matches!(
         within.as_str(),
-        "AddMemberRequest" | "EnsureMemberRequest" | "BatchAddMembersItem" | "UpdateMemberRequest"
+        "AddMemberRequest"
+            | "EnsureMemberRequest"
+            | "BatchAddMembersItem"
+            | "UpdateMemberRequest"
+            | "CreateInvitationRequest"
+            | "BatchCreateInvitationsItem"
     ) && field.name() == "role"
     {
         values.extend(texts(&["owner"]));
     }
     assert!(values.is_empty() || field.kind() != Kind::Bool);
     values
+}
+
+/// Seconds and nanoseconds: under an hour, over thirty days, and what no time is as long as.
+const BAD_LIFETIMES: [(i64, i32); 11] = [
+    (0, 0),
+    (-7200, 0),
+    (3599, 999_999_999),
+    (3600, -1),
+    (7200, 1_000_000_000),
+    (30 * 24 * 3600, 1),
+    (30 * 24 * 3600 + 1, 0),
+    (i64::MAX, 0),
+    (i64::MIN, 0),
+    (i64::MAX, i32::MAX),
+    (i64::MIN, i32::MIN),
+];
+
+pub(super) fn duration(seconds: i64, nanos: i32) -> Value {
+    dynamic("google.protobuf.Duration", &prost_types::Duration { seconds, nanos }.encode_to_vec())
 }
 
 fn numbers(states: &[i32]) -> Value {
@@ -182,7 +232,7 @@ pub(super) fn all_wrong(
     let mut bad = message.clone();
     for field in message.descriptor().fields().filter(|field| !skip.contains(&field.name())) {
         // Of several alternatives, the one that the good message holds.
-        if field.containing_oneof().is_some() && !message.has_field(&field) {
+        if (field.containing_oneof().is_some() || field.name() == "owner_email") && !message.has_field(&field) {
             continue;
         }
         let name = format!("{prefix}{}", field.name());

@@ -2,7 +2,7 @@
 
 use crate::harness::dynamic::{self, comment, enumeration};
 use prost::Message;
-use prost_reflect::{DynamicMessage, MethodDescriptor, ReflectMessage};
+use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
 use roster::auth::rules::{self, Callers};
 use std::collections::{BTreeMap, BTreeSet};
 use tonic::{Code, Status};
@@ -14,7 +14,7 @@ pub(super) struct Contract {
     every: BTreeSet<String>,
     writes: BTreeSet<String>,
     in_organizations: BTreeSet<String>,
-    items: BTreeSet<String>,
+    items: BTreeMap<String, BTreeSet<String>>,
     own: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -22,12 +22,13 @@ impl Contract {
     /// Reads all comments. What they name must be there.
     pub(super) fn read() -> Self {
         let codes = codes();
-        let (mut own, mut items) = (BTreeMap::new(), BTreeSet::new());
+        let (mut own, mut items) = (BTreeMap::new(), BTreeMap::new());
         for method in dynamic::methods() {
             let said = comment(&method.parent_file(), method.path());
             let named = said.split_once("Fails with: ").map(|(_, named)| reasons(named, &codes)).unwrap_or_default();
             if let Some((_, of_items)) = said.split_once("An item fails with ") {
-                items.extend(reasons(of_items.split("Fails with: ").next().unwrap(), &codes));
+                let named = reasons(of_items.split("Fails with: ").next().unwrap(), &codes);
+                items.insert(method.full_name().to_owned(), named);
             }
             own.insert(method.full_name().to_owned(), named);
         }
@@ -39,8 +40,8 @@ impl Contract {
         assert!(rest.starts_with("Where a method needs a permission, "));
         let [every, writes, in_organizations] = [every, writes, rest].map(|named| reasons(named, &codes));
         let contract = Self { codes, every, writes, in_organizations, items, own };
-        assert!(contract.every.len() > 10 && contract.writes.len() >= 2 && contract.own.len() > 25);
-        assert!(contract.in_organizations.len() >= 3 && contract.items.len() > 5);
+        assert!(contract.every.len() > 10 && contract.writes.len() >= 2 && contract.own.len() > 35);
+        assert!(contract.in_organizations.len() >= 3 && contract.items.values().all(|reasons| reasons.len() >= 4));
         contract
     }
 
@@ -51,8 +52,8 @@ impl Contract {
 
     /// Every reason that some comment names.
     pub(super) fn promised(&self) -> impl Iterator<Item = &str> {
-        let shared = [&self.every, &self.writes, &self.in_organizations, &self.items];
-        let sets = shared.into_iter().chain(self.own.values());
+        let shared = [&self.every, &self.writes, &self.in_organizations];
+        let sets = shared.into_iter().chain(self.items.values()).chain(self.own.values());
         sets.flatten().map(String::as_str)
     }
 
@@ -84,20 +85,22 @@ impl Contract {
     }
 
     /// Whether the items of an answer fail with what they may fail with.
-    pub(super) fn check_items(&self, answer: &DynamicMessage) -> Result<(), String> {
-        if answer.descriptor().name() != "BatchAddMembersResponse" {
-            return Ok(());
-        }
-        let answer: roster::grpc::pb::BatchAddMembersResponse = answer.transcode_to().unwrap();
-        for status in answer.results.into_iter().filter_map(|result| result.status) {
+    pub(super) fn check_items(&self, method: &MethodDescriptor, answer: &DynamicMessage) -> Result<(), String> {
+        let Some(results) = answer.get_field_by_name("results") else { return Ok(()) };
+        for result in results.as_list().into_iter().flatten().filter_map(Value::as_message) {
+            let Some(status) = result.get_field_by_name("status") else { continue };
+            let status: tonic_types::pb::Status = status.as_message().unwrap().transcode_to().unwrap();
             if status.code == 0 {
                 continue;
             }
             let details = status.encode_to_vec().into();
             let status = Status::with_details(Code::from(status.code), status.message.clone(), details);
             let reason = self.reason(&status)?;
-            if !self.items.contains(&reason) {
-                return Err(format!("an item fails with {reason}, which no comment names"));
+            if !self.items.get(method.full_name()).is_some_and(|reasons| reasons.contains(&reason)) {
+                return Err(format!(
+                    "an item fails with {reason}, which the comment of {} does not name",
+                    method.name()
+                ));
             }
         }
         Ok(())

@@ -59,6 +59,8 @@ pub(super) struct Words {
     page_tokens: Vec<String>,
     consistency_tokens: Vec<String>,
     request_ids: Vec<String>,
+    invitations: Vec<String>,
+    tokens: Vec<String>,
 }
 
 /// Keeps what was learnt last.
@@ -86,6 +88,8 @@ impl Words {
                 ("etag", Value::String(word)) => keep(&mut self.etags, word),
                 ("next_page_token", Value::String(word)) => keep(&mut self.page_tokens, word),
                 ("consistency_token", Value::String(word)) => keep(&mut self.consistency_tokens, word),
+                ("invitation_id", Value::String(word)) => keep(&mut self.invitations, word),
+                ("token" | "owner_token", Value::String(word)) => keep(&mut self.tokens, word),
                 (_, Value::Message(inner)) => self.learn(inner),
                 (_, Value::List(items)) => {
                     items.iter().filter_map(Value::as_message).for_each(|inner| self.learn(inner));
@@ -103,7 +107,7 @@ impl Words {
 
     fn fill(&mut self, random: &mut Random, descriptor: &MessageDescriptor, sound: bool) -> DynamicMessage {
         let mut message = DynamicMessage::new(descriptor.clone());
-        let needed = ["organization", "user_id", "name", "items"];
+        let needed = ["organization", "user_id", "name", "items", "invitation_id"];
         for field in descriptor.fields() {
             // A known etag is mostly another one's.
             if field.name() == "etag" && !random.one_in(4) {
@@ -131,7 +135,11 @@ impl Words {
             "user_id" if ends_users(field) && !random.one_in(8) => format!("extra-{}", random.below(50)),
             "user_id" | "owner_user_id" if random.one_in(3) => format!("extra-{}", random.below(50)),
             "user_id" | "owner_user_id" => (*random.one_of(&USERS)).to_owned(),
-            "email" => format!("{}@example.com", random.one_of(&USERS)),
+            "email" | "owner_email" if random.one_in(3) => format!("extra-{}@example.com", random.below(50)),
+            "email" | "owner_email" => format!("{}@example.com", random.one_of(&USERS)),
+            "identifier" => format!("@{}", random.below(50)),
+            "invitation_id" => word(random, &self.invitations),
+            "token" => word(random, &self.tokens),
             "role" => (*random.one_of(&["admin", "member", "member", "owner"])).to_owned(),
             "permission" => (*random.one_of(&["members.add", "organization.read", "ownership.transfer"])).to_owned(),
             "name" | "display_name" | "search" => {
@@ -158,6 +166,7 @@ impl Words {
             // Seldom true: a purge leaves nothing to be tried on, and what is only checked changes nothing.
             Kind::Bool => Value::Bool(random.one_in(4)),
             Kind::Int32 => Value::I32(i32::try_from(random.below(5)).unwrap()),
+            Kind::Enum(_) if !field.is_list() => Value::EnumNumber(i32::try_from(random.below(4)).unwrap()),
             Kind::Enum(_) => {
                 let states =
                     (0..=random.below(2)).map(|_| Value::EnumNumber(i32::try_from(1 + random.below(4)).unwrap()));
@@ -169,6 +178,7 @@ impl Words {
             }
             Kind::Message(inner) => match inner.full_name() {
                 "google.protobuf.Struct" => structure(random, &inner, 2),
+                "google.protobuf.Duration" => duration(&inner, 3600 + i64::try_from(random.below(2_000_000)).unwrap()),
                 "google.protobuf.FieldMask" => {
                     let known = ["name", "slug", "attributes", "role", "*"];
                     mask(&inner, (0..=random.below(2)).map(|_| (*random.one_of(&known)).to_owned()))
@@ -189,6 +199,9 @@ impl Words {
                 "google.protobuf.Struct" => {
                     let levels = random.below(12);
                     structure(random, &inner, levels)
+                }
+                "google.protobuf.Duration" => {
+                    duration(&inner, *random.one_of(&[i64::MIN, -1, 0, 3599, 2_592_001, i64::MAX]))
                 }
                 "google.protobuf.FieldMask" => mask(&inner, (0..random.below(5)).map(|_| noise(random))),
                 _ => Value::Message(DynamicMessage::new(inner)),
@@ -260,6 +273,12 @@ fn structure(random: &mut Random, descriptor: &MessageDescriptor, levels: usize)
     }
     object.set_field(&fields, Value::Map(map));
     Value::Message(object)
+}
+
+fn duration(descriptor: &MessageDescriptor, seconds: i64) -> Value {
+    let mut duration = DynamicMessage::new(descriptor.clone());
+    duration.set_field_by_name("seconds", Value::I64(seconds));
+    Value::Message(duration)
 }
 
 fn mask(descriptor: &MessageDescriptor, paths: impl Iterator<Item = String>) -> Value {
