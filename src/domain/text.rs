@@ -64,8 +64,9 @@ impl Kind {
 pub fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 fn bounded(text: &str, what: &str, most: usize) -> Result<String, Invalid> {
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(Name::parse("  Acme  ").map(Name::into_string), Ok("Acme".to_owned()));
         assert!(Name::parse(&"é".repeat(200)).is_ok());
         assert!(Name::parse(&"é".repeat(201)).is_err());
-        for bad in ["", "   ", "a\0b", "a\u{202e}b", "a\u{200b}b", "a\nb"] {
+        for bad in ["", "   ", "a\0b", "a\u{202e}b", "a\u{200b}b", "a\nb", "a\u{3164}b", "a\u{e0041}b"] {
             assert!(Name::parse(bad).is_err(), "{bad:?}");
         }
         assert!(Name::parse("👩\u{200d}🚀").is_ok());
