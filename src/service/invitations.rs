@@ -1,6 +1,6 @@
 //! Invitations: made, sent again, taken back, listed. What the one invited does with them is in `answers`.
 
-use super::organizations::check_writable;
+use super::guards::check_writable;
 use super::unit::Unit;
 use super::write::{Meta, OrganizationChange, Written};
 use super::{Error, Roster, tokens};

@@ -1,5 +1,6 @@
 //! Organizations: made, changed, switched on and off, handed over, deleted, restored, purged.
 
+use super::guards::{check_etag, check_user, check_writable};
 use super::invitations::{InvitationSettings, Invite, InviteAll, Invited, Terms, check_delivery, inviter, revoke_all};
 use super::unit::{Deletion, Unit};
 use super::write::{Change, Meta, OrganizationChange, Written, enter_as_caller};
@@ -8,7 +9,7 @@ use crate::auth::Caller;
 use crate::auth::decide::{self, Access, Grant};
 use crate::domain::{
     Attributes, EmailAddress, Inviter, Kind, Name, Organization, OrganizationId, OrganizationState, Recipient, Refusal,
-    Role, Slug, User, UserId, UserState, limits,
+    Role, Slug, UserId, limits,
 };
 use crate::store::{organizations, slugs};
 use crate::world;
@@ -143,32 +144,6 @@ impl Roster {
     /// `USER_INACTIVE` if its owner was switched off meanwhile.
     pub async fn undelete_organization(&self, access: Access, meta: Meta) -> Result<Written<Organization>, Error> {
         self.write_in(access, meta, Undelete).await
-    }
-}
-
-/// Refuses a change that hangs on another version than the present one.
-pub(super) fn check_etag(asked: Option<&str>, present: &str) -> Result<(), Refusal> {
-    match asked {
-        Some(asked) if asked != present => Err(Refusal::EtagMismatch),
-        _ => Ok(()),
-    }
-}
-
-/// Refuses a user who is switched off or deleted.
-pub(super) fn check_user(user: &User) -> Result<(), Refusal> {
-    match user.state {
-        UserState::Active => Ok(()),
-        UserState::Inactive => Err(Refusal::UserInactive { user_id: user.id.clone() }),
-        UserState::Erased => Err(Refusal::UserDeleted { user_id: user.id.clone() }),
-    }
-}
-
-/// Refuses a change in an organization that is switched off or deleted.
-pub(super) fn check_writable(here: &Organization) -> Result<(), Refusal> {
-    match here.state() {
-        OrganizationState::Active | OrganizationState::Pending => Ok(()),
-        OrganizationState::Inactive => Err(Refusal::OrganizationInactive),
-        OrganizationState::Deleted => Err(Refusal::OrganizationDeleted),
     }
 }
 

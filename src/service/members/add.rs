@@ -1,6 +1,6 @@
 //! Adding members, one or many.
 
-use super::super::organizations::{check_user, check_writable};
+use super::super::guards::{check_user, check_writable};
 use super::super::unit::{Deletion, Unit};
 use super::super::write::OrganizationChange;
 use super::{AddMember, BatchAddMembers, Ensured, Person};

@@ -1,7 +1,7 @@
 //! Changing and removing members, and handing the organization over.
 
+use super::super::guards::{check_etag, check_user, check_writable};
 use super::super::invitations::revoke_all;
-use super::super::organizations::{check_etag, check_user, check_writable};
 use super::super::unit::{Deletion, Unit};
 use super::super::write::OrganizationChange;
 use super::add::{check_person, find};
