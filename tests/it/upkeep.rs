@@ -57,6 +57,28 @@ async fn a_purged_organization_takes_its_invitations_their_tokens_and_mails_alon
 }
 
 #[tokio::test]
+async fn an_organization_that_nobody_can_make_active_any_more_is_purged() {
+    let server = Server::start().await;
+    let mut operator = server.operator();
+    for (name, email) in [("Waiting", "grace@example.com"), ("Given up", "alan@example.com")] {
+        let request = pb::CreateOrganizationRequest {
+            owner_email: email.to_owned(),
+            owner_delivery: pb::InvitationDelivery::Token.into(),
+            ..organization(name)
+        };
+        operator.organizations.create_organization(request).await.unwrap();
+    }
+    let over = "UPDATE invitations SET expire_time = now() WHERE identifier_normal = 'alan@example.com'";
+    sqlx::query(over).execute(&server.database.pool).await.unwrap();
+    assert_eq!(server.roster.tidy().await.unwrap(), Tidied::default());
+    let age = "UPDATE organizations SET create_time = create_time - interval '31 days'";
+    sqlx::query(age).execute(&server.database.pool).await.unwrap();
+    assert_eq!(server.roster.tidy().await.unwrap(), Tidied { purged: 1, ..Tidied::default() });
+    assert_eq!(server.database.count("SELECT count(*) FROM organizations WHERE slug = 'waiting'").await, 1);
+    server.database.assert_invariants().await;
+}
+
+#[tokio::test]
 async fn answers_are_forgotten_after_a_day_and_not_before() {
     let server = Server::start().await;
     let mut ada = server.user("ada");

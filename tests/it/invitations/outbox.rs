@@ -319,3 +319,47 @@ async fn what_became_of_a_letter_and_a_revocation_do_not_wait_in_a_circle() {
     }
     assert_eq!(database.count(DEADLOCKS).await, 0);
 }
+
+#[tokio::test]
+async fn who_is_added_by_address_is_told_and_an_owner_to_be_is_asked() {
+    let scene = Scene::new().await;
+    let mut admin = scene.admin("alan").await;
+    // Known and active: added at once, and told.
+    scene.server.user_with_email("grace").users.get_caller(pb::GetCallerRequest {}).await.unwrap();
+    let by_address = pb::AddMemberRequest {
+        organization: scene.acme.clone(),
+        person: Some(pb::add_member_request::Person::Email("grace@example.com".to_owned())),
+        ..Default::default()
+    };
+    admin.organizations.add_member(by_address).await.unwrap();
+    let letter = scene.claim().await.unwrap();
+    assert_eq!((letter.occasion, letter.to.given()), (Occasion::Added, "grace@example.com"));
+    assert!(letter.token.is_none() && letter.expire_time.is_none());
+    scene.settle(&letter, Sent::Delivered).await;
+    // Added by id: by a backend that knows them, and told by it.
+    admin.add(&scene.acme, "joan", "member").await;
+    assert!(scene.claim().await.is_none());
+    // Added and removed again before the mail left: then there is nothing to tell.
+    scene.server.user_with_email("mary").users.get_caller(pb::GetCallerRequest {}).await.unwrap();
+    let by_address = pb::AddMemberRequest {
+        organization: scene.acme.clone(),
+        person: Some(pb::add_member_request::Person::Email("mary@example.com".to_owned())),
+        ..Default::default()
+    };
+    admin.organizations.add_member(by_address).await.unwrap();
+    admin.organizations.remove_member(crate::harness::remove(&scene.acme, "mary")).await.unwrap();
+    assert!(scene.claim().await.is_none());
+
+    // An owner by address gets a mail of its own kind, whose token makes the owner.
+    let request = pb::CreateOrganizationRequest {
+        owner_email: "ida@example.com".to_owned(),
+        ..crate::harness::organization("Navy")
+    };
+    scene.server.operator().organizations.create_organization(request).await.unwrap();
+    let (letter, token) = scene.claimed().await;
+    assert_eq!((letter.occasion, letter.role.as_str()), (Occasion::OwnerActivation, "owner"));
+    let mut ida = scene.server.user_with_email("ida");
+    let member = ida.invitations.accept_invitation(accept(&token)).await.unwrap().into_inner().member.unwrap();
+    assert_eq!(member.role, "owner");
+    scene.server.database.assert_invariants().await;
+}
