@@ -3,7 +3,7 @@
 //! Whoever holds a token, or names an invitation, is told nothing before it is clear that it is good and theirs: tokens
 //! that are unknown, foreign, used, revoked or expired all take one statement and get one answer.
 
-use super::invitations::{Place, Shown, quota, settle};
+use super::invitations::{Place, Shown, check_pending, quota, settle};
 use super::members::{AddMember, Outcome, Person, add};
 use super::unit::Unit;
 use super::write::{Change, Meta, Written};
@@ -192,14 +192,6 @@ async fn check_theirs(unit: &mut Unit<'_>, invitation: &Invitation, user: &UserI
         return Err(Refusal::NotYourInvitation.into());
     }
     Ok(())
-}
-
-/// Says what an invitation has become, where it is not pending.
-fn check_pending(invitation: &Invitation) -> Result<(), Refusal> {
-    match invitation.state {
-        InvitationState::Pending => Ok(()),
-        other => Err(Refusal::InvitationNotPending { state: other.as_str().to_owned() }),
-    }
 }
 
 struct Accept {

@@ -139,10 +139,9 @@ impl Roster {
         rotate: bool,
     ) -> Result<Written<Invited>, Error> {
         let inviter = inviter(access.caller())?;
-        let may_have_token = may_have_token(access.caller());
+        let caller = access.caller().clone();
         let settings = (*self.invitations).clone();
-        let written =
-            self.write_in(access, meta, Remind { id, terms, rotate, inviter, may_have_token, settings }).await;
+        let written = self.write_in(access, meta, Remind { id, terms, rotate, caller, inviter, settings }).await;
         self.mail_due.notify_one();
         written
     }
@@ -188,13 +187,8 @@ fn may_have_token(caller: &Caller) -> bool {
     }
 }
 
-fn token_refused() -> Refusal {
-    let advice = "tokens are told to backends; ask for delivery by e-mail".to_owned();
-    Refusal::CallerNotAllowed { caller: "user".to_owned(), advice }
-}
-
 /// How this one's token gets there.
-pub(super) fn delivery(terms: &Terms, recipient: &Recipient) -> Delivery {
+fn delivery(terms: &Terms, recipient: &Recipient) -> Delivery {
     match (terms.delivery, recipient) {
         (Some(delivery), _) => delivery,
         (None, Recipient::Email(_)) => Delivery::Email,
@@ -210,7 +204,10 @@ pub(super) fn check_delivery<'r>(
 ) -> Result<(), Refusal> {
     for recipient in recipients {
         match (delivery(terms, recipient), recipient) {
-            (Delivery::Token, _) if !may_have_token(caller) => return Err(token_refused()),
+            (Delivery::Token, _) if !may_have_token(caller) => {
+                let advice = "tokens are told to backends; ask for delivery by e-mail".to_owned();
+                return Err(Refusal::CallerNotAllowed { caller: "user".to_owned(), advice });
+            }
             (Delivery::Email, Recipient::Other(_)) => {
                 return Err(Refusal::field("delivery", "by e-mail only to an address"));
             }
@@ -359,7 +356,7 @@ async fn deliver(
         }
         Delivery::Token => {
             let (secret, hash) = tokens::mint();
-            invitation_tokens::add_token(unit.connection, organization, id, &hash, false).await?;
+            invitation_tokens::add_token(unit.connection, organization, id, &hash).await?;
             token = Some(secret).filter(|_| !dry_run);
         }
         Delivery::None => {}
@@ -374,9 +371,15 @@ async fn deliver(
 /// Reads a pending invitation of the locked organization, or says what it has become.
 async fn pending(unit: &mut Unit<'_>, here: &Organization, id: InvitationId) -> Result<Invitation, Error> {
     let found = invitations::get(unit.connection, here.id, id).await?.ok_or(Refusal::InvitationNotFound)?;
-    match found.state {
-        InvitationState::Pending => Ok(found),
-        other => Err(Refusal::InvitationNotPending { state: other.as_str().to_owned() }.into()),
+    check_pending(&found)?;
+    Ok(found)
+}
+
+/// Says what an invitation has become, where it is not pending.
+pub(super) fn check_pending(invitation: &Invitation) -> Result<(), Refusal> {
+    match invitation.state {
+        InvitationState::Pending => Ok(()),
+        other => Err(Refusal::InvitationNotPending { state: other.as_str().to_owned() }),
     }
 }
 
@@ -384,8 +387,8 @@ struct Remind {
     id: InvitationId,
     terms: Terms,
     rotate: bool,
+    caller: Caller,
     inviter: Inviter,
-    may_have_token: bool,
     settings: InvitationSettings,
 }
 
@@ -396,15 +399,8 @@ impl OrganizationChange for Remind {
         check_writable(&here)?;
         let invitation = pending(unit, &here, self.id).await?;
         grant.reaches(invitation.role)?;
+        check_delivery(&self.caller, &self.terms, self.settings.mail, std::iter::once(&invitation.recipient))?;
         let delivery = delivery(&self.terms, &invitation.recipient);
-        match (delivery, &invitation.recipient) {
-            (Delivery::Token, _) if !self.may_have_token => return Err(token_refused().into()),
-            (Delivery::Email, Recipient::Other(_)) => {
-                return Err(Refusal::field("delivery", "by e-mail only to an address").into());
-            }
-            (Delivery::Email, Recipient::Email(_)) if !self.settings.mail => return Err(Refusal::MailOff.into()),
-            (Delivery::Email | Delivery::Token | Delivery::None, _) => {}
-        }
         if invitation.sends >= i32::try_from(self.settings.sends_per_invitation).unwrap_or(i32::MAX) {
             return Err(quota("sends_per_invitation", self.settings.sends_per_invitation, DAY).into());
         }

@@ -152,7 +152,7 @@ async fn letter(connection: &mut PgConnection, waiting: &Waiting) -> Result<Opti
                 return Ok(None);
             }
             let (token, hash) = tokens::mint();
-            invitation_tokens::add_token(connection, here.id, *id, &hash, false).await?;
+            invitation_tokens::add_token(connection, here.id, *id, &hash).await?;
             Ok(Some(Letter {
                 id: waiting.id,
                 occasion: match waiting.subject {

@@ -5,9 +5,10 @@ use super::invitations::{After, Row};
 use crate::domain::{Attributes, EmailAddress, Invitation, InvitationId, OrganizationId, UserId, limits};
 use sqlx::PgConnection;
 use sqlx::types::Json;
+use time::OffsetDateTime;
+use uuid::Uuid;
 
-/// Gives an invitation a further token, by its hash, and counts it as sent. The oldest beyond five die; with `rotate`
-/// all older ones do.
+/// Gives an invitation a further token, by its hash, and ends the oldest beyond five.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -16,9 +17,7 @@ pub async fn add_token(
     organization: OrganizationId,
     id: InvitationId,
     hash: &[u8; 32],
-    rotate: bool,
 ) -> Result<(), StoreError> {
-    let keep = if rotate { 0 } else { limits::INVITATION_TOKENS - 1 };
     // Whoever claims its mails does not hold the organization: two at once would each leave room for one.
     sqlx::query!(
         "SELECT FROM invitations WHERE bucket = $1 AND organization_id = $2 AND id = $3 FOR NO KEY UPDATE",
@@ -35,7 +34,7 @@ pub async fn add_token(
         organization.bucket(),
         organization.as_uuid(),
         id.as_uuid(),
-        keep,
+        limits::INVITATION_TOKENS - 1,
     )
     .execute(&mut *connection)
     .await?;
@@ -110,33 +109,31 @@ pub struct Shown {
     pub inviter_name: Option<String>,
 }
 
-/// Finds the invitation of a token that is good: pending, or accepted by this very user. One that is not gives no row,
-/// whatever is wrong with it: what is left of the difference is one look into an index.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn good(
-    connection: &mut PgConnection,
-    hash: &[u8; 32],
-    user: Option<&UserId>,
-) -> Result<Option<Shown>, StoreError> {
-    let row = sqlx::query!(
-        r#"SELECT i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
-                  i.attributes AS "attributes: Json<Attributes>", i.state AS "state?",
-                  i.inviter_kind, i.inviter_id, i.accepted_by, i.expire_time, i.sends, i.mail_state, i.mail_error,
-                  i.create_time, i.update_time, o.name, u.display_name AS "inviter_name?"
-           FROM invitation_tokens t
-           JOIN invitations i ON i.bucket = t.bucket AND i.organization_id = t.organization_id AND i.id = t.invitation_id
-           JOIN organizations o ON o.bucket = t.bucket AND o.id = t.organization_id
-           LEFT JOIN users u ON i.inviter_kind = 'user' AND u.user_bucket = user_bucket_of(i.inviter_id) AND u.id = i.inviter_id
-           WHERE t.hash = $1 AND o.delete_time IS NULL
-             AND ((i.state = 'PENDING' AND i.expire_time > clock_timestamp()) OR i.accepted_by = $2)"#,
-        hash,
-        user.map(UserId::as_str),
-    )
-    .fetch_optional(connection)
-    .await?;
-    row.map(|row| {
+struct ShownRow {
+    organization_id: Uuid,
+    id: Uuid,
+    identifier: String,
+    is_email: bool,
+    role: String,
+    makes_owner: bool,
+    attributes: Json<Attributes>,
+    state: Option<String>,
+    inviter_kind: String,
+    inviter_id: String,
+    accepted_by: Option<String>,
+    expire_time: OffsetDateTime,
+    sends: i32,
+    mail_state: Option<String>,
+    mail_error: Option<String>,
+    create_time: OffsetDateTime,
+    update_time: OffsetDateTime,
+    name: String,
+    inviter_name: Option<String>,
+}
+
+impl TryFrom<ShownRow> for Shown {
+    type Error = StoreError;
+    fn try_from(row: ShownRow) -> Result<Self, StoreError> {
         let invitation = Row {
             organization_id: row.organization_id,
             id: row.id,
@@ -156,8 +153,38 @@ pub async fn good(
             create_time: row.create_time,
             update_time: row.update_time,
         };
-        Ok(Shown { invitation: invitation.try_into()?, organization_name: row.name, inviter_name: row.inviter_name })
-    })
+        Ok(Self { invitation: invitation.try_into()?, organization_name: row.name, inviter_name: row.inviter_name })
+    }
+}
+
+/// Finds the invitation of a token that is good: pending, or accepted by this very user. One that is not gives no row,
+/// whatever is wrong with it: what is left of the difference is one look into an index.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn good(
+    connection: &mut PgConnection,
+    hash: &[u8; 32],
+    user: Option<&UserId>,
+) -> Result<Option<Shown>, StoreError> {
+    sqlx::query_as!(
+        ShownRow,
+        r#"SELECT i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
+                  i.attributes AS "attributes: Json<Attributes>", i.state AS "state?",
+                  i.inviter_kind, i.inviter_id, i.accepted_by, i.expire_time, i.sends, i.mail_state, i.mail_error,
+                  i.create_time, i.update_time, o.name, u.display_name AS "inviter_name?"
+           FROM invitation_tokens t
+           JOIN invitations i ON i.bucket = t.bucket AND i.organization_id = t.organization_id AND i.id = t.invitation_id
+           JOIN organizations o ON o.bucket = t.bucket AND o.id = t.organization_id
+           LEFT JOIN users u ON i.inviter_kind = 'user' AND u.user_bucket = user_bucket_of(i.inviter_id) AND u.id = i.inviter_id
+           WHERE t.hash = $1 AND o.delete_time IS NULL
+             AND ((i.state = 'PENDING' AND i.expire_time > clock_timestamp()) OR i.accepted_by = $2)"#,
+        hash,
+        user.map(UserId::as_str),
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(Shown::try_from)
     .transpose()
 }
 
@@ -172,7 +199,8 @@ pub async fn received(
     after: Option<After>,
     limit: i64,
 ) -> Result<Vec<Shown>, StoreError> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        ShownRow,
         r#"SELECT i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
                   i.attributes AS "attributes: Json<Attributes>", i.state AS "state?",
                   i.inviter_kind, i.inviter_id, i.accepted_by, i.expire_time, i.sends, i.mail_state, i.mail_error,
@@ -193,32 +221,5 @@ pub async fn received(
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let invitation = Row {
-                organization_id: row.organization_id,
-                id: row.id,
-                identifier: row.identifier,
-                is_email: row.is_email,
-                role: row.role,
-                makes_owner: row.makes_owner,
-                attributes: row.attributes,
-                state: row.state,
-                inviter_kind: row.inviter_kind,
-                inviter_id: row.inviter_id,
-                accepted_by: row.accepted_by,
-                expire_time: row.expire_time,
-                sends: row.sends,
-                mail_state: row.mail_state,
-                mail_error: row.mail_error,
-                create_time: row.create_time,
-                update_time: row.update_time,
-            };
-            Ok(Shown {
-                invitation: invitation.try_into()?,
-                organization_name: row.name,
-                inviter_name: row.inviter_name,
-            })
-        })
-        .collect()
+    rows.into_iter().map(Shown::try_from).collect()
 }

@@ -167,8 +167,13 @@ async fn it_stops_at_once_and_finishes_what_is_under_way() {
 async fn it_stops_while_the_datastore_is_away() {
     let server = SmtpServer::start(Manner::default()).await;
     let outbox = Outbox::over(plain(&server), Rows { deaf_to_claims: u32::MAX, ..Rows::default() });
-    // By now it waits for two seconds.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // After it has asked four times, it waits for two seconds.
+    let asked = async {
+        while u32::MAX - outbox.rows.lock().unwrap().deaf_to_claims < 4 {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(20), asked).await.is_ok(), "it did not go on asking");
     assert!(outbox.stop().await < Duration::from_secs(1));
 }
 
