@@ -114,14 +114,17 @@ pub const POLL_EVERY: Duration = Duration::from_millis(250);
 /// The least time from one look to the next: under many writes one look takes in several.
 pub const POLL_SPACING: Duration = Duration::from_millis(2);
 /// How long one look may take before it is given up.
-pub const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+pub const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rows of one bucket that one look takes; a larger transaction is asked for again with twice as many.
 pub const POLL_ROWS: i64 = 2_048;
 /// How long to wait after the datastore did not answer the one who follows it.
 pub const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
-/// Buckets loaded at once: one reads while the other is built.
+/// Loads at once: one reads while the other is built.
 pub const LOADS: usize = 2;
-/// How long one bucket may take to load.
+/// Bytes of the table of memberships that one load takes, as many buckets as that makes: large enough that a small table
+/// is one load, small enough that what was loaded is in use soon.
+pub const LOAD_BYTES: i64 = 16 * 1024 * 1024;
+/// How long one load may take.
 pub const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// The least time between two notifications of other processes. Each is a commit, and one inside every write would cost
 /// more than the write.

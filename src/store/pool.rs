@@ -31,6 +31,8 @@ pub fn lazy(options: PgConnectOptions, connections: u32) -> PgPool {
     // What outlives its request (a client that hung up, a process that was stopped) must not hold locks for ever.
     let options = options.options([
         ("statement_timeout", millis(limits::STATEMENT)),
+        // No statement here is worth compiling, and an estimate gone wrong would make one wait for it.
+        ("jit", "off".to_owned()),
         ("idle_in_transaction_session_timeout", millis(limits::IDLE_IN_TRANSACTION)),
         // The warning below, after every use of a connection.
         ("client_min_messages", "error".to_owned()),
