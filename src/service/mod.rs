@@ -25,12 +25,14 @@ pub use answers::Named;
 pub use error::Error;
 pub use invitations::InvitationSettings;
 
+use crate::domain::limits;
 use crate::index::Index;
 use crate::store::StoreError;
 use crate::store::pool::{self, Datastore};
 use crate::world::Clock;
 use sqlx::PgPool;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +46,7 @@ pub struct Roster {
     writes: TaskTracker,
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
+    log_retention: Duration,
 }
 
 impl Roster {
@@ -59,6 +62,7 @@ impl Roster {
             writes: TaskTracker::new(),
             invitations: Arc::default(),
             mail_due: Arc::default(),
+            log_retention: limits::LOG_RETENTION,
         }
     }
 
@@ -66,6 +70,13 @@ impl Roster {
     #[must_use]
     pub fn with_invitations(mut self, settings: InvitationSettings) -> Self {
         self.invitations = Arc::new(settings);
+        self
+    }
+
+    /// With a change log that is kept for so long at least. Without this call: seven days.
+    #[must_use]
+    pub fn with_log_retention(mut self, retention: Duration) -> Self {
+        self.log_retention = retention;
         self
     }
 

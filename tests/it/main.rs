@@ -21,6 +21,7 @@ mod mail;
 mod races;
 mod random;
 mod replay;
+mod retention;
 mod seed;
 mod tokens;
 mod upkeep;
