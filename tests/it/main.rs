@@ -22,6 +22,7 @@ mod races;
 mod random;
 mod replay;
 mod retention;
+mod scale;
 mod seed;
 mod tokens;
 mod upkeep;
