@@ -55,6 +55,11 @@ impl Roster {
     /// Makes the log's next days, and drops those that ended longer ago than it is kept.
     async fn tend_log(&self, tidied: &mut Tidied) -> Result<(), Error> {
         let mut connection = self.pool.acquire().await?;
+        // First what needs no ownership of the tables: without it, everything is in the default partition.
+        for log in Log::ALL {
+            tidied.log_rows +=
+                partitions::forget(&mut connection, log, self.log_retention, limits::TIDY_LOG_ROWS).await?;
+        }
         partitions::make_ahead(&mut connection).await?;
         let oldest = partitions::now(&mut connection).await? - self.log_retention;
         for log in Log::ALL {
@@ -67,8 +72,6 @@ impl Roster {
                 tracing::info!(partition = log.partition(day), "dropped a day of the change log");
                 tidied.log_days += 1;
             }
-            tidied.log_rows +=
-                partitions::forget(&mut connection, log, self.log_retention, limits::TIDY_LOG_ROWS).await?;
         }
         Ok(())
     }
