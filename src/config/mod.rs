@@ -65,6 +65,9 @@ pub struct Flags {
     /// Time for calls under way to end when the server is told to stop [default: 10000]
     #[arg(long, value_name = "MILLISECONDS")]
     drain_ms: Option<String>,
+    /// How long the change log is kept for those who follow it [default: 168]
+    #[arg(long, value_name = "HOURS")]
+    change_log_hours: Option<String>,
     /// How log lines look, text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -108,6 +111,8 @@ pub struct Settings {
     pub mailer: Option<Mailer>,
     /// The limits of invitations.
     pub invitations: InvitationSettings,
+    /// For how long the change log is kept.
+    pub change_log_retention: Duration,
 }
 
 /// What is logged, and how.
@@ -162,6 +167,9 @@ impl Settings {
             .setting("database_connections", flags.database_connections.as_ref(), whole(1..=1_000))
             .unwrap_or(DATABASE_CONNECTIONS);
         let server = server(&mut reader, flags);
+        let change_log_retention = reader
+            .setting("change_log_hours", flags.change_log_hours.as_ref(), whole(limits::LOG_RETENTION_HOURS))
+            .map_or(limits::LOG_RETENTION, Duration::from_hours);
         let log = LogSettings {
             filter: reader.setting("log", flags.log.as_ref(), filter).unwrap_or_else(|| LOG.to_owned()),
             format: reader
@@ -187,6 +195,7 @@ impl Settings {
                 authenticator,
                 mailer,
                 invitations,
+                change_log_retention,
             }),
             _ => Err(Mistakes(mistakes)),
         }

@@ -71,6 +71,10 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), sqlx::migrate::Mi
     // Not the pool's options: a migration may take longer than a request.
     let mut connection = PgConnection::connect_with(options).await?;
     MIGRATIONS.run(&mut connection).await?;
+    // Housekeeping does it again: without it, the default partition takes what is written.
+    if let Err(error) = super::partitions::make_ahead(&mut connection).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the log's next days have no partitions yet");
+    }
     connection.close().await?;
     Ok(())
 }

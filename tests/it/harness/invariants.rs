@@ -191,6 +191,10 @@ impl Database {
             let broken = self.count(query).await;
             assert_eq!(broken, 0, "{rule}: {broken} do not keep it");
         }
+        let types = "SELECT type FROM events UNION SELECT type FROM user_events";
+        for written in sqlx::query_scalar::<_, String>(types).fetch_all(&self.pool).await.unwrap() {
+            assert!(roster::domain::event::EventType::parse(&written).is_ok(), "{written} is no known type of event");
+        }
     }
 
     /// Asserts that nobody left a transaction open. Waits for those that are just ending.
