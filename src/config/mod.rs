@@ -47,7 +47,7 @@ pub struct Flags {
     /// Where to tell metrics by HTTP, an address and a port; they are for anybody who asks [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<String>,
-    /// Connections to Postgres at most [default: 16]
+    /// Connections to Postgres at most; the copy of the memberships has up to 7 more [default: 16]
     #[arg(long, value_name = "NUMBER")]
     database_connections: Option<String>,
     /// Time for a call that names no deadline [default: 5000]
