@@ -4,19 +4,19 @@
 //! them stands behind the same two functions, so that nothing changes for those who ask.
 
 use crate::domain::{OrganizationRef, Standing, UserId, UserState};
+use crate::store::pool::Pool;
 use crate::store::{StoreError, standing, users};
-use sqlx::PgPool;
 
 /// The look-up.
 #[derive(Debug, Clone)]
 pub struct Index {
-    pool: PgPool,
+    pool: Pool,
 }
 
 impl Index {
     /// A look-up over this datastore.
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(pool: Pool) -> Self {
         Self { pool }
     }
 

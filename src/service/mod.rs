@@ -26,7 +26,7 @@ pub use invitations::InvitationSettings;
 
 use crate::index::Index;
 use crate::store::StoreError;
-use crate::store::pool::{self, Datastore};
+use crate::store::pool::{self, Datastore, Pool};
 use crate::world::Clock;
 use sqlx::PgPool;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use tokio_util::task::TaskTracker;
 /// The service: what it stands on. Cheap to clone; clones are one service.
 #[derive(Debug, Clone)]
 pub struct Roster {
-    pool: PgPool,
+    pool: Pool,
     index: Index,
     clock: Clock,
     datastore: Arc<OnceCell<Datastore>>,
@@ -46,9 +46,11 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// A service over this datastore.
+    /// A service over this datastore. What it does there runs in the runtime that this is called in, which has to be
+    /// one and has to outlive it.
     #[must_use]
     pub fn new(pool: PgPool, clock: Clock) -> Self {
+        let pool = Pool::new(pool);
         let index = Index::new(pool.clone());
         Self {
             pool,
@@ -83,7 +85,7 @@ impl Roster {
     /// The datastore's pool.
     #[must_use]
     pub fn pool(&self) -> &PgPool {
-        &self.pool
+        self.pool.connections()
     }
 
     /// Which datastore this is: asked once.
