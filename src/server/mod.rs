@@ -132,6 +132,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
     let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
+    let followed = tokio::spawn(roster.index().follow(upkeep.clone()));
     let told = tokio::spawn(metrics::serve(metrics_listener, metrics));
     tokio::select! {
         () = accept(&listener, &workers, &connections) => {}
@@ -150,6 +151,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
     if tokio::time::timeout(drain, ended).await.is_err() {
         tracing::warn!("stopping: some calls did not end in time and are cut off");
     }
+    followed.abort();
     tidy.abort();
     mail.abort();
     told.abort();

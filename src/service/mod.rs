@@ -14,23 +14,22 @@ pub mod members;
 pub mod organizations;
 pub mod outbox;
 pub mod reads;
-pub mod token;
 mod tokens;
 mod unit;
 pub mod users;
 pub mod write;
 
+pub use crate::index::{Freshness, IndexSettings, Source, Statistics, token};
 pub use answers::Named;
 pub use error::Error;
 pub use invitations::InvitationSettings;
 
 use crate::index::Index;
-use crate::store::StoreError;
-use crate::store::pool::{self, Datastore, Pool};
+use crate::store::pool::Pool;
 use crate::world::Clock;
 use sqlx::PgPool;
 use std::sync::Arc;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 /// The service: what it stands on. Cheap to clone; clones are one service.
@@ -39,7 +38,6 @@ pub struct Roster {
     pool: Pool,
     index: Index,
     clock: Clock,
-    datastore: Arc<OnceCell<Datastore>>,
     writes: TaskTracker,
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
@@ -51,22 +49,21 @@ impl Roster {
     #[must_use]
     pub fn new(pool: PgPool, clock: Clock) -> Self {
         let pool = Pool::new(pool);
-        let index = Index::new(pool.clone());
-        Self {
-            pool,
-            index,
-            clock,
-            datastore: Arc::default(),
-            writes: TaskTracker::new(),
-            invitations: Arc::default(),
-            mail_due: Arc::default(),
-        }
+        let index = Index::new(pool.clone(), IndexSettings::default());
+        Self { pool, index, clock, writes: TaskTracker::new(), invitations: Arc::default(), mail_due: Arc::default() }
     }
 
     /// With these limits for invitations, and with or without mail. Without this call: the defaults, and no mail.
     #[must_use]
     pub fn with_invitations(mut self, settings: InvitationSettings) -> Self {
         self.invitations = Arc::new(settings);
+        self
+    }
+
+    /// With an index that works like this. Without this call: the defaults.
+    #[must_use]
+    pub fn with_index(mut self, settings: IndexSettings) -> Self {
+        self.index = Index::new(self.pool.clone(), settings);
         self
     }
 
@@ -86,12 +83,6 @@ impl Roster {
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         self.pool.connections()
-    }
-
-    /// Which datastore this is: asked once.
-    async fn datastore(&self) -> Result<Datastore, StoreError> {
-        let ask = || async { pool::datastore(&mut *self.pool.acquire().await?).await };
-        self.datastore.get_or_try_init(ask).await.copied()
     }
 
     /// Waits until every write under way has ended, also those whose callers hung up. New writes may still begin.

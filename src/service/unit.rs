@@ -6,9 +6,10 @@
 use super::Error;
 use super::token::Token;
 use crate::auth::{Caller, UserCaller};
+use crate::domain::change::{Entry, Line};
 use crate::domain::{Attributes, BucketPosition, Membership, Organization, OrganizationId, Role, Slug, User, UserId};
 use crate::store::events::{self, Cause, Event};
-use crate::store::log::{self, Entry, Line};
+use crate::store::log;
 use crate::store::{invitation_tokens, memberships, organizations, slugs, users};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -81,7 +82,7 @@ impl<'t> Unit<'t> {
 
     /// Notes a change of an organization: its event, and its line in the log, under its present revision.
     fn note(&mut self, here: &Organization, event: Event, entry: Entry) {
-        let line = Line { organization: here.id, revision: here.revision, entry };
+        let line = Line { organization: here.id, revision: here.revision, kind: here.kind.clone(), entry };
         self.lines.entry(here.id.bucket()).or_default().push(line);
         self.events.entry(here.id).or_default().push(event);
     }

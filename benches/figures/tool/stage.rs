@@ -161,7 +161,9 @@ impl Server {
             let mut request = tonic::Request::new(message);
             request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
             match client.check_membership(request).await {
-                Ok(answer) if answer.get_ref().result.as_ref().unwrap().source() == source => return self.started.elapsed(),
+                Ok(answer) if answer.get_ref().result.as_ref().unwrap().source() == source => {
+                    return self.started.elapsed();
+                }
                 _ => tokio::time::sleep(Duration::from_millis(5)).await,
             }
             assert!(self.started.elapsed() < Duration::from_secs(300), "nothing is answered by {source:?}");
