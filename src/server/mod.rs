@@ -1,7 +1,9 @@
-//! The server: how serving begins and ends. What every request goes through is [`door`]; the threads that serve are
+//! The server: how serving begins and ends. What every request goes through is [`door`], and
+//! what the plainest goes through is [`lane`]; the threads that serve are
 //! [`workers`]; what goes on beside the calls is [`upkeep`]; what is counted is [`metrics`].
 
 mod door;
+mod lane;
 pub mod metrics;
 mod upkeep;
 mod workers;
@@ -114,14 +116,14 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
     routes.add_service(OrganizationServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(InvitationServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(CheckServiceServer::new(api).max_decoding_message_size(limit));
+    routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
 
     let (drain, workers) = (settings.drain, settings.workers);
     let in_hand = Arc::new(Semaphore::new(settings.max_concurrent_requests));
     let connections = Arc::new(Semaphore::new(settings.max_connections));
     let metrics = Arc::new(Metrics::new(roster.clone()));
     let shared = Arc::new(Shared { authenticator, settings, in_hand, metrics: metrics.clone() });
-    let door = Door { routes: routes.routes().prepare(), shared };
+    let door = Door { routes: routes.routes().prepare(), api, shared };
 
     // Ends with this function, and with it every connection that is still open.
     let cut = CancellationToken::new();

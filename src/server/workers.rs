@@ -7,9 +7,11 @@
 
 use super::door::Door;
 use crate::domain::limits;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -103,7 +105,7 @@ async fn serve(mut accepted: mpsc::UnboundedReceiver<Accepted>, door: &Door) {
         let connection = open.watch(connection(stream, door.clone()));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error = &*error, "a connection broke");
+                tracing::debug!(error = &error as &dyn std::error::Error, "a connection broke");
             }
             drop(place);
         });
@@ -111,21 +113,23 @@ async fn serve(mut accepted: mpsc::UnboundedReceiver<Accepted>, door: &Door) {
     open.shutdown().await;
 }
 
-type Connection =
-    hyper_util::server::conn::auto::Connection<'static, TokioIo<TcpStream>, TowerToHyperService<Door>, TokioExecutor>;
-
-fn connection(stream: TcpStream, door: Door) -> Connection {
+fn connection(stream: TcpStream, door: Door) -> impl GracefulConnection<Error = hyper::Error> + Send {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = &error as &dyn std::error::Error, "a connection keeps its delay");
     }
-    let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http2_only();
-    builder
-        .http2()
+    let door = Arc::new(door);
+    let service = service_fn(move |request| {
+        let door = door.clone();
+        async move { Ok::<_, Infallible>(door.answer(request).await) }
+    });
+    http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .max_header_list_size(limits::HEADER_LIST_BYTES)
         // A peer that is gone without a word is noticed, and its connection given back.
         .keep_alive_interval(limits::KEEP_ALIVE)
-        .keep_alive_timeout(limits::KEEP_ALIVE);
-    builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(door)).into_owned()
+        .keep_alive_timeout(limits::KEEP_ALIVE)
+        // gRPC has no use for it.
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service)
 }
