@@ -62,6 +62,9 @@ pub struct Flags {
     /// Connections at once; more wait to be accepted [default: 4096]
     #[arg(long, value_name = "NUMBER")]
     max_connections: Option<String>,
+    /// Threads that serve connections [default: one for each core]
+    #[arg(long, value_name = "NUMBER")]
+    workers: Option<String>,
     /// Time for calls under way to end when the server is told to stop [default: 10000]
     #[arg(long, value_name = "MILLISECONDS")]
     drain_ms: Option<String>,
@@ -242,6 +245,7 @@ fn server(reader: &mut Reader, flags: &Flags) -> ServerSettings {
     let max_deadline = time("max_deadline_ms", &flags.max_deadline_ms, longest, default.max_deadline);
     let default_deadline = time("default_deadline_ms", &flags.default_deadline_ms, longest, default.default_deadline);
     let drain = time("drain_ms", &flags.drain_ms, Duration::from_mins(10), default.drain);
+    let workers = reader.setting("workers", flags.workers.as_ref(), whole(1..=1_024)).unwrap_or(default.workers);
     let mut count = |name, flag: &Option<String>, default| {
         reader.setting(name, flag.as_ref(), whole(1..=1_000_000)).unwrap_or(default)
     };
@@ -255,6 +259,7 @@ fn server(reader: &mut Reader, flags: &Flags) -> ServerSettings {
             default.max_concurrent_requests,
         ),
         max_connections: count("max_connections", &flags.max_connections, default.max_connections),
+        workers,
         drain,
         reflection: reader
             .setting("reflection", flags.reflection.as_ref(), one_of(&[("true", true), ("false", false)]))

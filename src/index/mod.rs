@@ -25,7 +25,7 @@ use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{OrganizationRef, Standing, UserId, UserState, limits};
 use crate::memory::Memory;
 use crate::store::StoreError;
-use crate::store::pool::{self, Datastore};
+use crate::store::pool::{self, Datastore, Pool};
 use crate::store::users;
 use primary::Primary;
 use sqlx::PgPool;
@@ -81,7 +81,7 @@ pub struct Answers {
 pub struct Index(Arc<Shared>);
 
 struct Shared {
-    pool: PgPool,
+    pool: Pool,
     /// Connections of the index's own: it must not wait behind the writes that it follows.
     own: PgPool,
     settings: IndexSettings,
@@ -132,8 +132,8 @@ fn of_users(bucket: i16) -> i16 {
 impl Index {
     /// A look-up over this datastore. Until [`Self::follow`] runs, and while it loads, the primary answers.
     #[must_use]
-    pub fn new(pool: PgPool, settings: IndexSettings) -> Self {
-        let own = pool::own(pool.connect_options().as_ref().clone(), limits::INDEX_CONNECTIONS);
+    pub fn new(pool: Pool, settings: IndexSettings) -> Self {
+        let own = pool::own(pool.connections().connect_options().as_ref().clone(), limits::INDEX_CONNECTIONS);
         let mut key = [0; 16];
         key.copy_from_slice(&crate::world::random_secret()[..16]);
         Self(Arc::new(Shared {
