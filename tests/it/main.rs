@@ -14,6 +14,7 @@ mod events;
 mod faults;
 mod harness;
 mod house;
+mod index;
 mod input;
 mod invitations;
 mod lifecycle;
