@@ -2,8 +2,8 @@
 //! answer. `ROSTER_MODEL_OPERATIONS` says how many, `ROSTER_MODEL_SEED` which.
 
 use super::oracle::{Mode, Question, What};
-use super::tables;
-use super::traffic::{Dice, Door, Scene, Traffic};
+use super::traffic::{Dice, Scene, Traffic};
+use super::{Rig, tables};
 use crate::harness::{Database, Server};
 use roster::service::IndexSettings;
 use roster::world;
@@ -23,10 +23,6 @@ fn environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap())
 }
 
-fn door(server: &Server, settings: &IndexSettings) -> Door {
-    Door { clients: server.operator(), staleness: settings.max_staleness, stale: settings.serve_stale }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_answer_is_outside_the_contract() {
     let operations = environment("ROSTER_MODEL_OPERATIONS").unwrap_or(OPERATIONS);
@@ -38,18 +34,9 @@ async fn no_answer_is_outside_the_contract() {
         IndexSettings { max_staleness: Duration::from_millis(300), ..usual.clone() },
         IndexSettings { memory_bytes: LITTLE, ..usual },
     ];
-    let mut servers = Vec::new();
-    for settings in &settings {
-        servers.push(Server::with_index_over(database.clone(), settings.clone()).await);
-    }
-    let doors = servers.iter().zip(&settings).map(|(server, settings)| door(server, settings)).collect();
-    let scene = Scene::new(doors, PLACES, seed).await;
-    for server in &servers {
-        server.roster.index().loaded().await;
-        server.roster.index().caught_up().await;
-    }
+    let Rig { servers, scene, .. } = &Rig::new(database.clone(), &settings, PLACES, seed).await;
     let begun = Instant::now();
-    let mut traffic = Traffic::begin(&scene, WRITERS, CHECKERS);
+    let mut traffic = Traffic::begin(scene, WRITERS, CHECKERS);
     let mut dice = Dice::new(seed, 0);
     let mut holes = 0;
     while scene.counts.operations() < operations || holes < 3 {
@@ -65,7 +52,7 @@ async fn no_answer_is_outside_the_contract() {
     }
     traffic.end().await;
     let took = begun.elapsed();
-    tell(&scene, took, &servers);
+    tell(scene, took, servers);
 
     assert_eq!(scene.counts.failed.load(Ordering::Relaxed), 0);
     let (memory, checks) = (scene.counts.memory.load(Ordering::Relaxed), scene.counts.checks.load(Ordering::Relaxed));
@@ -78,7 +65,7 @@ async fn no_answer_is_outside_the_contract() {
         let compared = tables::assert_equal(&database, server.roster.index()).await;
         assert!(if number == 2 { (1..PLACES).contains(&compared) } else { compared == PLACES }, "{compared}");
     }
-    assert_last_state(&scene).await;
+    assert_last_state(scene).await;
     database.assert_no_open_transactions().await;
 }
 

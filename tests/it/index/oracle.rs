@@ -64,10 +64,6 @@ impl<T: Clone> History<T> {
         self.0.last().unwrap()
     }
 
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// A write is about to be sent.
     pub fn begin(&mut self, revision: i64, state: T) {
         assert!(self.last().acknowledged.is_some(), "two writes at once");
@@ -79,11 +75,6 @@ impl<T: Clone> History<T> {
         let (last, now) = (self.0.last_mut().unwrap(), Instant::now());
         last.acknowledged.get_or_insert(now);
         last.by.push((door, now));
-    }
-
-    /// What came after the first `length` states was lost.
-    pub fn lose(&mut self, length: usize) {
-        self.0.truncate(length);
     }
 
     /// The states that an answer may reflect: from the newest that it must, to the newest that it can.
@@ -110,6 +101,8 @@ impl<T: Clone> History<T> {
 pub enum Mode {
     Recent,
     AtLeast(Token),
+    /// With a token of before a failover that lost writes: as good as [`Self::Full`].
+    Before(String),
     Full,
 }
 
@@ -136,7 +129,10 @@ pub struct Asked {
 
 impl Asked {
     fn tolerance(&self) -> Duration {
-        if matches!(self.mode, Mode::Full) { Duration::ZERO } else { self.staleness }
+        match self.mode {
+            Mode::Recent | Mode::AtLeast(_) => self.staleness,
+            Mode::Before(_) | Mode::Full => Duration::ZERO,
+        }
     }
 }
 
@@ -179,6 +175,12 @@ pub struct Oracle {
     pub people: Vec<Person>,
 }
 
+/// How far every history had come.
+pub struct Mark {
+    places: Vec<usize>,
+    people: Vec<usize>,
+}
+
 pub fn user(index: usize) -> String {
     format!("user-{index}")
 }
@@ -203,13 +205,30 @@ impl Oracle {
         question.slug.map_or_else(|| self.places[question.place].id.clone(), |index| slug(question.place, index))
     }
 
+    /// How far every history has come. Nobody may write meanwhile.
+    pub fn mark(&self) -> Mark {
+        let places = self.places.iter().map(|place| place.history.lock().unwrap().0.len());
+        let people = self.people.iter().map(|person| person.history.lock().unwrap().0.len());
+        Mark { places: places.collect(), people: people.collect() }
+    }
+
+    /// Everything that came after this was lost.
+    pub fn lose(&self, mark: &Mark) {
+        for (place, length) in self.places.iter().zip(&mark.places) {
+            place.history.lock().unwrap().0.truncate(*length);
+        }
+        for (person, length) in self.people.iter().zip(&mark.people) {
+            person.history.lock().unwrap().0.truncate(*length);
+        }
+    }
+
     /// Judges the answers to one call, all given at once. Tells what the answer's token must cover, or what is wrong.
     pub fn judge(&self, asked: &Asked, questions: &[Question], answers: &[pb::CheckResult]) -> Result<Token, String> {
         assert_eq!(questions.len(), answers.len(), "as many answers as questions");
         let (none_organizations, none_users) = (BTreeMap::new(), BTreeMap::new());
         let (organization_floors, user_floors) = match &asked.mode {
             Mode::AtLeast(token) => (&token.organizations, &token.users),
-            Mode::Recent | Mode::Full => (&none_organizations, &none_users),
+            Mode::Recent | Mode::Before(_) | Mode::Full => (&none_organizations, &none_users),
         };
         let mut token = Token::default();
         let mut switched: BTreeMap<usize, Switched> = BTreeMap::new();

@@ -158,7 +158,7 @@ impl Scene {
         let mut checks = self.doors[door].clients.checks.clone();
         let requirement = match &mode {
             Mode::Recent => None,
-            Mode::AtLeast(token) => Some(Requirement::AtLeastAsFresh(token.text.clone())),
+            Mode::AtLeast(Token { text, .. }) | Mode::Before(text) => Some(Requirement::AtLeastAsFresh(text.clone())),
             Mode::Full => Some(Requirement::FullyConsistent(true)),
         };
         let consistency = requirement.map(|requirement| pb::Consistency { requirement: Some(requirement) });
@@ -198,7 +198,8 @@ impl Scene {
         let memory = count(pb::CheckSource::Memory);
         let (primary, stale) = (count(pb::CheckSource::Primary), count(pb::CheckSource::StaleMemory));
         assert_eq!(memory + primary + stale, u64::try_from(answers.len()).unwrap());
-        assert!(primary > 0 && memory + stale == 0 || !matches!(mode, Mode::Full), "not from the primary: {answers:?}");
+        let full = matches!(mode, Mode::Full | Mode::Before(_));
+        assert!(!full || memory + stale == 0, "not from the primary: {answers:?}");
         assert!(stale == 0 || matches!(mode, Mode::Recent), "stale answers to who asked for more");
         for (counter, more) in [
             (&self.counts.memory, memory),
@@ -237,7 +238,7 @@ impl Scene {
     }
 
     /// Some question. By a slug that the organization had last, or by any: where that is nobody's, the primary answers.
-    fn question(&self, dice: &mut Dice, place: usize, any_slug: bool) -> Question {
+    pub fn question(&self, dice: &mut Dice, place: usize, any_slug: bool) -> Question {
         let what = [What::Member, What::Member, What::Admin, What::Owner, What::MembersAdd][dice.roll(5)];
         let slug = (dice.roll(4) == 0).then(|| {
             let last = self.oracle.places[place].history.lock().unwrap().last().state.slug;
