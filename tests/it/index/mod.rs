@@ -6,6 +6,8 @@ mod faults;
 mod model;
 mod oracle;
 mod process;
+mod schedules;
+mod soak;
 mod tables;
 mod traffic;
 
