@@ -21,7 +21,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with these settings beside the necessary ones, and waits until it is healthy and all is in memory.
+    /// Starts it with these settings beside the necessary ones, and waits until it is healthy and has loaded
+    /// what it may.
     pub async fn start(server: &Server, settings: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("roster.toml");
@@ -42,7 +43,7 @@ impl Process {
         until_health(&channel, ServingStatus::Serving).await;
         let clients = clients(&channel, &server.service_token("root", &[Scope::Operator]));
         let process = Self { child, metrics, clients, _config: directory };
-        until("all is in memory", async || process.metric("index_buckets").await >= 256.0).await;
+        until("all is loaded", async || process.metric("index_loads").await >= 256.0).await;
         process
     }
 
