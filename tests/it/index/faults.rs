@@ -157,6 +157,33 @@ async fn a_process_is_stopped_beyond_its_lease_and_goes_on() {
     server.database.assert_invariants().await;
 }
 
+/// Who has repeated an answer for another server is not answered from before it either, however late the log is read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_request_is_acknowledged_by_who_repeats_it() {
+    let rig = Rig::pair(Database::new().await).await;
+    let [place, other] = [0, 1].map(|place| &rig.scene.oracle.places[place].id);
+    let [mut here, mut there] = [0, 1].map(|server: usize| rig.servers[server].operator());
+    for round in 0..20 {
+        let user = format!("revoked-{round}");
+        here.add(place, &user, "member").await;
+        rig.caught_up().await;
+        let mut holder = PgConnection::connect(&rig.database.url).await.unwrap();
+        sqlx::raw_sql("BEGIN; LOCK TABLE user_log IN ACCESS EXCLUSIVE MODE").execute(&mut holder).await.unwrap();
+        let request_id = world::random_uuid().to_string();
+        let request = pb::RemoveMemberRequest { request_id, ..remove(place, &user) };
+        let first = here.organizations.remove_member(request.clone()).await.unwrap().into_inner();
+        assert_eq!(there.organizations.remove_member(request).await.unwrap().into_inner(), first);
+        assert!(!there.is_member(place, &user).await, "{user}");
+        let others = there.checks.check_membership(is_member(other, &user)).await.unwrap().into_inner();
+        sqlx::query("ROLLBACK").execute(&mut holder).await.unwrap();
+        // Only now it is certain that memory would have answered, and not because it had caught up.
+        if others.result.unwrap().source() == pb::CheckSource::Memory {
+            return;
+        }
+    }
+    panic!("memory never answered: this tests nothing");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_goes_away_and_comes_back() {
     let (mut cluster, database) = cluster().await;
