@@ -23,7 +23,7 @@ mod bad_tokens;
 #[cfg(test)]
 mod testing;
 
-pub use authenticator::Authenticator;
+pub use authenticator::{Authenticator, Recalled};
 pub use caller::{Actor, Caller, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
 pub use secret::Secret;
 pub use settings::AuthSettings;

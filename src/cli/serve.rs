@@ -25,6 +25,7 @@ pub(super) fn run(flags: &Flags) -> Result<(), Error> {
             settings: settings.server,
             roster: Roster::new(pool, Clock::system())
                 .with_invitations(settings.invitations)
+                .with_index(settings.index)
                 .with_log_retention(settings.change_log_retention),
             authenticator: settings.authenticator,
             mailer: settings.mailer,

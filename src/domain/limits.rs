@@ -127,8 +127,14 @@ pub const TIDY_INVITATIONS: i64 = 1_000;
 pub const INDEX_CONNECTIONS: u32 = 7;
 /// How often the log is looked at when nobody says that something was written.
 pub const POLL_EVERY: Duration = Duration::from_millis(250);
-/// The least time from one look to the next: under many writes one look takes in several.
-pub const POLL_SPACING: Duration = Duration::from_millis(2);
+/// How old an answer may be that asks for nothing better, in milliseconds: a shorter bound than two looks at the log would
+/// hardly ever be kept from memory, and beyond a minute nobody would call it a bound.
+pub const MAX_STALENESS_MS: std::ops::RangeInclusive<u64> = 500..=60_000;
+/// How old an answer may be at most while the datastore is away, in milliseconds: a day.
+pub const SERVE_STALE_MS: std::ops::RangeInclusive<u64> = 1_000..=86_400_000;
+/// The least time from one look to the next: under many writes one look takes in several. Each costs the datastore about
+/// half a millisecond, so that a process takes a tenth of one of its cores at most.
+pub const POLL_SPACING: Duration = Duration::from_millis(5);
 /// How long one look may take before it is given up.
 pub const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rows of one bucket that one look takes; a larger transaction is asked for again with twice as many.

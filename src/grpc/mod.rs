@@ -12,6 +12,8 @@ pub mod request;
 pub mod status;
 mod user;
 
+pub use check::CHECK;
+
 /// Messages, clients and servers of `roster.v1`, generated from the protos; their comments are there.
 #[expect(clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated code")]
 pub mod pb {
