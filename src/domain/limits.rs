@@ -147,7 +147,7 @@ pub const LOADS: usize = 2;
 /// is one load, small enough that what was loaded is in use soon.
 pub const LOAD_BYTES: i64 = 16 * 1024 * 1024;
 /// How long one load may take.
-pub const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+pub const LOAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// The least time between two notifications of other processes. Each is a commit, and one inside every write would cost
 /// more than the write.
 pub const NOTIFY_SPACING: Duration = Duration::from_millis(5);
