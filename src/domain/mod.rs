@@ -7,6 +7,7 @@ pub mod attributes;
 pub mod change;
 pub mod check;
 pub mod email;
+pub mod event;
 pub mod ids;
 pub mod invitation;
 pub mod limits;

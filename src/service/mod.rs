@@ -7,6 +7,7 @@
 mod answers;
 pub mod checks;
 pub mod error;
+pub mod events;
 mod guards;
 pub mod housekeeping;
 pub mod invitations;
@@ -24,11 +25,13 @@ pub use answers::Named;
 pub use error::Error;
 pub use invitations::InvitationSettings;
 
+use crate::domain::limits;
 use crate::index::Index;
 use crate::store::pool::Pool;
 use crate::world::Clock;
 use sqlx::PgPool;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
@@ -41,6 +44,7 @@ pub struct Roster {
     writes: TaskTracker,
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
+    log_retention: Duration,
 }
 
 impl Roster {
@@ -50,13 +54,28 @@ impl Roster {
     pub fn new(pool: PgPool, clock: Clock) -> Self {
         let pool = Pool::new(pool);
         let index = Index::new(pool.clone(), IndexSettings::default());
-        Self { pool, index, clock, writes: TaskTracker::new(), invitations: Arc::default(), mail_due: Arc::default() }
+        Self {
+            pool,
+            index,
+            clock,
+            writes: TaskTracker::new(),
+            invitations: Arc::default(),
+            mail_due: Arc::default(),
+            log_retention: limits::LOG_RETENTION,
+        }
     }
 
     /// With these limits for invitations, and with or without mail. Without this call: the defaults, and no mail.
     #[must_use]
     pub fn with_invitations(mut self, settings: InvitationSettings) -> Self {
         self.invitations = Arc::new(settings);
+        self
+    }
+
+    /// With a change log that is kept for so long at least. Without this call: seven days.
+    #[must_use]
+    pub fn with_log_retention(mut self, retention: Duration) -> Self {
+        self.log_retention = retention;
         self
     }
 
