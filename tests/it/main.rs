@@ -16,6 +16,7 @@ mod harness;
 mod house;
 mod input;
 mod invitations;
+mod lane;
 mod lifecycle;
 mod mail;
 mod races;
