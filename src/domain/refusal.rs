@@ -167,6 +167,10 @@ pub enum Refusal {
         retry_seconds: u64,
     },
 
+    /// A place in the log that the log no longer holds, or never held.
+    #[error("the cursor is of another datastore or too old: export, and watch from there")]
+    CursorExpired,
+
     /// Somebody was faster.
     #[error("the etag is not the present one: read again, decide, repeat")]
     EtagMismatch,

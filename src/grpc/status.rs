@@ -52,6 +52,33 @@ pub fn deadline_exceeded() -> Status {
     )
 }
 
+/// The server stops, and its streams with it.
+#[must_use]
+pub fn server_stopping() -> Status {
+    unavailable(ErrorReason::ServerStopping, "the server is about to stop: go on elsewhere, from your cursor")
+}
+
+/// Nobody reads what is sent.
+#[must_use]
+pub fn slow_reader() -> Status {
+    plain(
+        Code::ResourceExhausted,
+        ErrorReason::SlowReader,
+        "what was sent was not read for too long: go on from your cursor, and read faster",
+    )
+}
+
+/// What tonic itself says of a message in a stream has no details: it gets the reason that it stands for.
+#[must_use]
+pub fn of_message(status: Status, limit: usize) -> Status {
+    match status.code() {
+        _ if !status.details().is_empty() => status,
+        Code::OutOfRange | Code::ResourceExhausted => too_large(limit),
+        // A body that breaks off or is no gRPC frame.
+        _ => malformed(),
+    }
+}
+
 /// A message larger than the method takes.
 #[must_use]
 pub fn too_large(limit: usize) -> Status {
@@ -176,6 +203,7 @@ fn code_and_reason(refusal: &Refusal) -> (Code, ErrorReason) {
         Refusal::UserInactive { .. } => (Code::FailedPrecondition, ErrorReason::UserInactive),
         Refusal::UserDeleted { .. } => (Code::FailedPrecondition, ErrorReason::UserDeleted),
         Refusal::EmailAmbiguous => (Code::FailedPrecondition, ErrorReason::EmailAmbiguous),
+        Refusal::CursorExpired => (Code::OutOfRange, ErrorReason::CursorExpired),
         Refusal::EtagMismatch => (Code::Aborted, ErrorReason::EtagMismatch),
         Refusal::Conflict => (Code::Aborted, ErrorReason::Conflict),
         Refusal::BatchAborted => (Code::Aborted, ErrorReason::BatchAborted),
@@ -222,6 +250,7 @@ fn metadata(refusal: &Refusal) -> HashMap<String, String> {
         | Refusal::OrganizationDeleted
         | Refusal::TargetNotMember
         | Refusal::EmailAmbiguous
+        | Refusal::CursorExpired
         | Refusal::EtagMismatch
         | Refusal::Conflict
         | Refusal::BatchAborted => Vec::new(),
@@ -232,6 +261,12 @@ fn metadata(refusal: &Refusal) -> HashMap<String, String> {
 /// A refusal as it stands beside one item of a batch: the details are those that the error alone would carry.
 #[must_use]
 pub fn item(refusal: &Refusal) -> tonic_types::pb::Status {
+    beside(&refused(refusal))
+}
+
+/// An error as it stands in the place of one answer of many.
+#[must_use]
+pub fn beside(status: &Status) -> tonic_types::pb::Status {
     // The details of a tonic status are an encoded google.rpc.Status.
-    tonic_types::pb::Status::decode(refused(refusal).details()).unwrap_or_default()
+    tonic_types::pb::Status::decode(status.details()).unwrap_or_default()
 }

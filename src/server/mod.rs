@@ -38,6 +38,10 @@ pub struct ServerSettings {
     pub max_deadline: Duration,
     /// Calls under way at once; what is more is shed with `OVERLOADED`.
     pub max_concurrent_requests: usize,
+    /// Streams open at once; what is more is shed with `OVERLOADED`.
+    pub max_streams: usize,
+    /// How long a stream waits for a caller who does not read.
+    pub slow_reader: Duration,
     /// Connections open at once; what is more waits to be accepted.
     pub max_connections: usize,
     /// How long a stop waits for what is under way.
@@ -52,6 +56,8 @@ impl Default for ServerSettings {
             default_deadline: limits::DEADLINE,
             max_deadline: limits::STATEMENT,
             max_concurrent_requests: 1024,
+            max_streams: limits::STREAMS,
+            slow_reader: limits::SLOW_READER,
             max_connections: 4096,
             drain: Duration::from_secs(10),
             reflection: true,
@@ -103,7 +109,11 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     let in_hand = Arc::new(Semaphore::new(settings.max_concurrent_requests));
     let connections = Arc::new(Semaphore::new(settings.max_connections));
     let metrics = Arc::new(Metrics::new(roster.clone()));
-    let shared = Arc::new(Shared { authenticator, settings, in_hand, metrics: metrics.clone() });
+    let streams = Arc::new(Semaphore::new(settings.max_streams));
+    let stopping = CancellationToken::new();
+    let shared =
+        Shared { authenticator, settings, in_hand, streams, stopping: stopping.clone(), metrics: metrics.clone() };
+    let shared = Arc::new(shared);
     let door = Door { routes: routes.routes().prepare(), shared };
 
     let upkeep = CancellationToken::new();
@@ -125,6 +135,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     set_health(&health, ServingStatus::NotServing).await;
     tracing::info!("stopping: no new connections, what is under way may end");
     drop(listener);
+    stopping.cancel();
     let ended = async {
         open.shutdown().await;
         roster.drain().await;

@@ -21,5 +21,6 @@ mod races;
 mod random;
 mod replay;
 mod seed;
+mod streams;
 mod tokens;
 mod upkeep;

@@ -1,6 +1,9 @@
 //! `CheckService`: decode, call, encode.
 
+mod questions;
+
 use super::admit::sealed::Sealed;
+use super::admit::stream::{Pulled, Pushed};
 use super::admit::{Api, answer, read};
 use super::decode::{Asked, Fields, Wrong};
 use super::pb::check_service_server::CheckService;
@@ -8,7 +11,8 @@ use super::{convert, pb};
 use crate::domain::{Invalid, limits};
 use crate::service::checks::Check;
 use crate::service::token::Token;
-use tonic::{Request, Response, Status, async_trait};
+use questions::Questions;
+use tonic::{Request, Response, Status, Streaming, async_trait};
 
 /// Looks at the consistency asked for. The primary answers, so every kind is met; a token must still be one of ours.
 fn consistency(fields: &mut Fields, asked: Option<&pb::Consistency>) -> Result<(), Wrong> {
@@ -68,5 +72,33 @@ impl CheckService for Api {
         let (told, token) = self.roster().check_batch(&checks).await?;
         let results = told.iter().map(|told| convert::check_result(told, String::new())).collect();
         answer(pb::BatchCheckMembershipResponse { results, consistency_token: token.encode() })
+    }
+
+    type StreamChecksStream = Pulled<Questions>;
+
+    async fn stream_checks(
+        &self,
+        request: Request<Streaming<Sealed<pb::StreamChecksRequest>>>,
+    ) -> Result<Response<Self::StreamChecksStream>, Status> {
+        let (questions, leave) = self.admit_streams(request).await?;
+        answer(leave.pull(Questions::new(self.roster().clone(), questions)))
+    }
+
+    type WatchMembershipsStream = Pushed<pb::WatchMembershipsResponse>;
+
+    async fn watch_memberships(
+        &self,
+        _: Request<Streaming<Sealed<pb::WatchMembershipsRequest>>>,
+    ) -> Result<Response<Self::WatchMembershipsStream>, Status> {
+        Err(super::status::unknown_method())
+    }
+
+    type ExportMembershipsStream = Pushed<pb::ExportMembershipsResponse>;
+
+    async fn export_memberships(
+        &self,
+        _: Request<Sealed<pb::ExportMembershipsRequest>>,
+    ) -> Result<Response<Self::ExportMembershipsStream>, Status> {
+        Err(super::status::unknown_method())
     }
 }
