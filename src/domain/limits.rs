@@ -29,6 +29,8 @@ pub const ATTRIBUTES_DEPTH: usize = 8;
 pub const BATCH_WRITES: usize = 100;
 /// Items in one batch of checks.
 pub const BATCH_CHECKS: usize = 10_000;
+/// Types that a filter of events names at most: nearly all there are.
+pub const EVENT_TYPES: usize = 20;
 /// Items in a page when the caller names no size.
 pub const PAGE_SIZE_DEFAULT: u32 = 50;
 /// Items in a page at most; a larger wish is served with this (AIP-158).

@@ -6,6 +6,7 @@
 pub mod attributes;
 pub mod check;
 pub mod email;
+pub mod event;
 pub mod ids;
 pub mod invitation;
 pub mod limits;

@@ -4,13 +4,14 @@ use super::pb;
 use crate::auth::Caller;
 use crate::auth::decide::Grant;
 use crate::domain::check::Reason;
+use crate::domain::event::Recorded;
 use crate::domain::{
     Attributes, EmailAddress, Member, Organization, OrganizationState, Permission, User, UserId, UserState,
 };
 use crate::domain::{Invitation, InvitationState, MailState, Recipient, Role};
 use crate::service::checks::Answer;
 use crate::service::invitations::Shown;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 /// Who looks at a member: members see each other's names, the rest is for `members.read` and for oneself.
@@ -43,7 +44,11 @@ fn text(email: Option<&EmailAddress>) -> String {
 
 /// Attributes as a `Struct`.
 pub(super) fn attributes(attributes: &Attributes) -> prost_types::Struct {
-    prost_types::Struct { fields: attributes.as_map().iter().map(|(key, item)| (key.clone(), value(item))).collect() }
+    structure(attributes.as_map())
+}
+
+fn structure(object: &Map<String, Value>) -> prost_types::Struct {
+    prost_types::Struct { fields: object.iter().map(|(key, item)| (key.clone(), value(item))).collect() }
 }
 
 fn value(json: &Value) -> prost_types::Value {
@@ -54,9 +59,7 @@ fn value(json: &Value) -> prost_types::Value {
         Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(0.0)),
         Value::String(text) => Kind::StringValue(text.clone()),
         Value::Array(items) => Kind::ListValue(prost_types::ListValue { values: items.iter().map(value).collect() }),
-        Value::Object(object) => Kind::StructValue(prost_types::Struct {
-            fields: object.iter().map(|(key, item)| (key.clone(), value(item))).collect(),
-        }),
+        Value::Object(object) => Kind::StructValue(structure(object)),
     };
     prost_types::Value { kind: Some(kind) }
 }
@@ -206,5 +209,26 @@ pub(super) fn received(shown: &Shown) -> pb::ReceivedInvitation {
         role: if invitation.makes_owner { Role::OWNER } else { invitation.role }.as_str().to_owned(),
         expire_time: Some(timestamp(invitation.expire_time)),
         recipient: invitation.recipient.masked(),
+    }
+}
+
+/// An event.
+pub(super) fn event(event: &Recorded) -> pb::Event {
+    let told = |what: Option<&Value>| what.and_then(Value::as_object).map(structure);
+    pb::Event {
+        organization_id: event.organization.map(|id| id.to_string()).unwrap_or_default(),
+        revision: event.revision,
+        r#type: event.event_type.clone(),
+        actor: Some(pb::Actor {
+            kind: event.actor_kind.clone(),
+            id: event.actor_id.clone(),
+            via: event.actor_via.clone().unwrap_or_default(),
+        }),
+        user_id: event.user.as_ref().map(ToString::to_string).unwrap_or_default(),
+        old: told(event.old.as_ref()),
+        new: told(event.new.as_ref()),
+        reason: event.reason.clone().unwrap_or_default(),
+        request_id: event.request_id.map(|id| id.to_string()).unwrap_or_default(),
+        create_time: Some(timestamp(event.create_time)),
     }
 }

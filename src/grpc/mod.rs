@@ -4,6 +4,7 @@ pub mod admit;
 mod check;
 mod convert;
 mod decode;
+mod event;
 mod invitation;
 mod organization;
 mod page;

@@ -10,6 +10,7 @@ use crate::domain::limits;
 use crate::grpc;
 use crate::grpc::admit::Api;
 use crate::grpc::pb::check_service_server::CheckServiceServer;
+use crate::grpc::pb::event_service_server::EventServiceServer;
 use crate::grpc::pb::invitation_service_server::InvitationServiceServer;
 use crate::grpc::pb::organization_service_server::OrganizationServiceServer;
 use crate::grpc::pb::user_service_server::UserServiceServer;
@@ -103,6 +104,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     routes.add_service(OrganizationServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(InvitationServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    routes.add_service(EventServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(CheckServiceServer::new(api).max_decoding_message_size(limit));
 
     let drain = settings.drain;

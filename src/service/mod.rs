@@ -7,6 +7,7 @@
 mod answers;
 pub mod checks;
 pub mod error;
+pub mod events;
 mod guards;
 pub mod housekeeping;
 pub mod invitations;

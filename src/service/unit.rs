@@ -81,7 +81,7 @@ impl<'t> Unit<'t> {
 
     /// Notes a change of an organization: its event, and its line in the log, under its present revision.
     fn note(&mut self, here: &Organization, event: Event, entry: Entry) {
-        let line = Line { organization: here.id, revision: here.revision, entry };
+        let line = Line { organization: here.id, revision: here.revision, kind: here.kind.clone(), entry };
         self.lines.entry(here.id.bucket()).or_default().push(line);
         self.events.entry(here.id).or_default().push(event);
     }

@@ -1,9 +1,11 @@
 //! The audit trail: one event per change, numbered by the revision that the change made.
 
 use super::StoreError;
+use crate::domain::event::{EventType, Recorded};
 use crate::domain::{OrganizationId, UserId};
 use serde_json::Value;
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// Who did it, why, and by which request: the same for every event of a transaction.
@@ -104,4 +106,83 @@ pub async fn insert_user(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Which events to list.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// Only these types; none for all.
+    pub types: Option<Vec<EventType>>,
+    /// Only those about this user.
+    pub user: Option<UserId>,
+    /// Only those before this revision.
+    pub before: Option<i64>,
+    /// How many at most.
+    pub limit: i64,
+}
+
+struct Row {
+    revision: i64,
+    event_type: String,
+    actor_kind: String,
+    actor_id: String,
+    actor_via: Option<String>,
+    user_id: Option<String>,
+    old: Option<Value>,
+    new: Option<Value>,
+    reason: Option<String>,
+    request_id: Option<Uuid>,
+    create_time: OffsetDateTime,
+}
+
+impl Row {
+    fn read(self, organization: OrganizationId) -> Result<Recorded, StoreError> {
+        Ok(Recorded {
+            organization: Some(organization),
+            revision: self.revision,
+            event_type: self.event_type,
+            actor_kind: self.actor_kind,
+            actor_id: self.actor_id,
+            actor_via: self.actor_via,
+            user: self.user_id.map(|id| UserId::parse(&id)).transpose()?,
+            old: self.old,
+            new: self.new,
+            reason: self.reason,
+            request_id: self.request_id,
+            create_time: self.create_time,
+        })
+    }
+}
+
+/// Lists an organization's events, the newest first.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn list(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    filter: &Filter,
+) -> Result<Vec<Recorded>, StoreError> {
+    let types: Option<Vec<String>> =
+        filter.types.as_ref().map(|types| types.iter().map(|known| known.as_str().to_owned()).collect());
+    // The first page begins behind the highest revision that there can be: one index condition for every page.
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT revision, type AS event_type, actor_kind, actor_id, actor_via, user_id, old, new, reason, request_id,
+                  create_time
+           FROM events
+           WHERE bucket = $1 AND organization_id = $2 AND revision < $3
+             AND ($4::text[] IS NULL OR type = ANY ($4)) AND ($5::text IS NULL OR user_id = $5)
+           ORDER BY revision DESC
+           LIMIT $6"#,
+        organization.bucket(),
+        organization.as_uuid(),
+        filter.before.unwrap_or(i64::MAX),
+        types.as_deref(),
+        filter.user.as_ref().map(UserId::as_str),
+        filter.limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(|row| row.read(organization)).collect()
 }

@@ -4,7 +4,7 @@
 //! the order of commits, a rollback leaves no hole, and any snapshot holds a prefix.
 
 use super::StoreError;
-use crate::domain::{BucketPosition, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use crate::domain::{BucketPosition, Kind, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
 use sqlx::PgConnection;
 
 /// One change that copies of the memberships must know of.
@@ -35,6 +35,8 @@ pub struct Line {
     pub organization: OrganizationId,
     /// The organization's revision that this change made.
     pub revision: i64,
+    /// The organization's kind.
+    pub kind: Kind,
     /// The change.
     pub entry: Entry,
 }
@@ -45,15 +47,20 @@ const PURGED: &str = "PURGED";
 /// Appends a transaction's changes to one bucket, and tells how far its log has come. Takes the lock of the bucket's
 /// head: several buckets in one transaction ascend.
 ///
+/// All of them get one time of writing, and the head the same: later than that of any row before, even if the clock of
+/// Postgres was set back.
+///
 /// # Errors
 /// If Postgres does not answer, or the lock does not come in time.
 pub async fn append(connection: &mut PgConnection, bucket: i16, lines: &[Line]) -> Result<BucketPosition, StoreError> {
     let mut organizations = Vec::with_capacity(lines.len());
     let mut revisions = Vec::with_capacity(lines.len());
+    let mut kinds = Vec::with_capacity(lines.len());
     let mut columns: [Vec<Option<String>>; 6] = Default::default();
     for line in lines {
         organizations.push(line.organization.as_uuid());
         revisions.push(line.revision);
+        kinds.push(line.kind.as_str().to_owned());
         let texts = match &line.entry {
             Entry::Membership { user, role } => [
                 Some("MEMBERSHIP".to_owned()),
@@ -79,21 +86,25 @@ pub async fn append(connection: &mut PgConnection, bucket: i16, lines: &[Line]) 
     let [entries, users, roles, states, owners, slugs] = &columns;
     let position = sqlx::query_scalar!(
         r#"WITH head AS (
-               UPDATE log_heads SET position = position + cardinality($2::uuid[]) WHERE bucket = $1 RETURNING position
+               UPDATE log_heads
+               SET position = position + cardinality($2::uuid[]),
+                   write_time = greatest(clock_timestamp(), write_time + interval '1 microsecond')
+               WHERE bucket = $1 RETURNING position, write_time
            ), written AS (
-               INSERT INTO log (bucket, position, commit_position, organization_id, revision, entry, user_id, role, state,
-                                owner_id, slug, write_time)
+               INSERT INTO log (bucket, position, commit_position, organization_id, revision, kind, entry, user_id, role,
+                                state, owner_id, slug, write_time)
                SELECT $1, head.position - cardinality($2::uuid[]) + q.number, head.position, q.organization_id, q.revision,
-                      q.entry, q.user_id, q.role, q.state, q.owner_id, q.slug, clock_timestamp()
+                      q.kind, q.entry, q.user_id, q.role, q.state, q.owner_id, q.slug, head.write_time
                FROM head, unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                                 $9::text[])
+                                 $9::text[], $10::text[])
                     WITH ORDINALITY
-                    AS q (organization_id, revision, entry, user_id, role, state, owner_id, slug, number)
+                    AS q (organization_id, revision, kind, entry, user_id, role, state, owner_id, slug, number)
            )
            SELECT position AS "position!" FROM head"#,
         bucket,
         &organizations,
         &revisions,
+        &kinds,
         entries as &[Option<String>],
         users as &[Option<String>],
         roles as &[Option<String>],
@@ -119,10 +130,13 @@ pub async fn append_user(
     let bucket = user.bucket();
     let position = sqlx::query_scalar!(
         r#"WITH head AS (
-               UPDATE user_log_heads SET position = position + 1 WHERE user_bucket = $1 RETURNING position
+               UPDATE user_log_heads
+               SET position = position + 1,
+                   write_time = greatest(clock_timestamp(), write_time + interval '1 microsecond')
+               WHERE user_bucket = $1 RETURNING position, write_time
            ), written AS (
                INSERT INTO user_log (user_bucket, position, user_id, revision, state, write_time)
-               SELECT $1, head.position, $2, $3, $4, clock_timestamp() FROM head
+               SELECT $1, head.position, $2, $3, $4, head.write_time FROM head
            )
            SELECT position AS "position!" FROM head"#,
         bucket,

@@ -10,6 +10,7 @@ mod command_line;
 mod constraints;
 mod door;
 mod etags;
+mod events;
 mod faults;
 mod harness;
 mod house;

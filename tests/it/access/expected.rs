@@ -58,6 +58,7 @@ CreateInvitation        cred   bad old     deny     deny  deny   off  role   don
 BatchCreateInvitations  cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
 GetInvitation           cred   bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
 ListInvitations         cred   bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
+ListEvents              cred   bad old     deny     deny  deny   off  role   read  read  role       read      deny        read
 ListReceivedInvitations cred   bad old     read     read  read   off  read   read  read  read       read      read        read
 PreviewInvitation       read   bad old     read     read  read   off  read   read  read  read       read      lost        lost
 AcceptInvitation        cred   bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
@@ -101,6 +102,7 @@ CreateInvitation        scope done   scope  done     shut       none        gone
 BatchCreateInvitations  scope done   scope  done     shut       none        gone          done      role       deny         role
 GetInvitation           scope read   scope  read     read       none        read          read      role       deny         role
 ListInvitations         scope read   scope  read     read       none        read          read      role       deny         role
+ListEvents              scope read   scope  read     read       none        read          read      role       deny         role
 ListReceivedInvitations scope scope  kind   kind     scope      scope       kind          read      read       read         read
 PreviewInvitation       read  read   read   read     read       lost        lost          read      read       read         read
 AcceptInvitation        scope scope  kind   kind     scope      scope       kind          done      done       done         done

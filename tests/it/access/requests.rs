@@ -100,6 +100,7 @@ pub fn request(method: &str, place: &str, invitation: &str, user: Option<&str>) 
         }
         "GetInvitation" => pb::GetInvitationRequest { organization: place, invitation_id }.encode_to_vec(),
         "ListInvitations" => pb::ListInvitationsRequest { organization: place, ..Default::default() }.encode_to_vec(),
+        "ListEvents" => pb::ListEventsRequest { organization: place, ..Default::default() }.encode_to_vec(),
         "ListReceivedInvitations" => pb::ListReceivedInvitationsRequest::default().encode_to_vec(),
         "RevokeInvitation" => {
             pb::RevokeInvitationRequest { organization: place, invitation_id, ..Default::default() }.encode_to_vec()

@@ -189,6 +189,7 @@ impl Filler<'_> {
             "paths" => &["attributes", "*"],
             "permission" => &["members.add"],
             "kind" => &["account", ""],
+            "types" => &["member.added"],
             "slug" | "owner_user_id" | "owner_email" | "request_id" | "etag" | "page_token" | "at_least_as_fresh" => {
                 &[""]
             }

@@ -46,6 +46,33 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
          WHERE h.position <> coalesce(l.rows, 0) OR coalesce(l.last, 0) <> h.position",
     ),
     (
+        "a head was written when its newest row was, and the users' heads too",
+        "SELECT count(*) FROM (
+             SELECT h.write_time, coalesce(l.write_time, 'epoch') AS newest FROM log_heads h LEFT JOIN log l
+             ON l.bucket = h.bucket AND l.position = h.position
+             UNION ALL
+             SELECT h.write_time, coalesce(l.write_time, 'epoch') FROM user_log_heads h LEFT JOIN user_log l
+             ON l.user_bucket = h.user_bucket AND l.position = h.position) heads
+         WHERE write_time <> newest",
+    ),
+    (
+        "in a bucket, one transaction's rows have one time of writing, and later ones a later one",
+        "SELECT count(*) FROM (
+             SELECT commit_position, write_time, lag(commit_position) OVER bucket AS commit_before,
+                    lag(write_time) OVER bucket AS time_before
+             FROM log WINDOW bucket AS (PARTITION BY bucket ORDER BY position)
+             UNION ALL
+             SELECT position, write_time, lag(position) OVER bucket, lag(write_time) OVER bucket
+             FROM user_log WINDOW bucket AS (PARTITION BY user_bucket ORDER BY position)) l
+         WHERE CASE WHEN commit_position = commit_before THEN write_time <> time_before
+                    ELSE write_time <= time_before END",
+    ),
+    (
+        "every line tells its organization's kind",
+        "SELECT count(*) FROM log l JOIN organizations o ON o.bucket = l.bucket AND o.id = l.organization_id
+         WHERE l.kind <> o.kind",
+    ),
+    (
         "an organization's events are dense and end at its revision",
         "SELECT count(*) FROM organizations o LEFT JOIN (
              SELECT organization_id, count(*) AS rows, min(revision) AS first, max(revision) AS last
@@ -163,6 +190,10 @@ impl Database {
         for (rule, query) in MUST_BE_NONE {
             let broken = self.count(query).await;
             assert_eq!(broken, 0, "{rule}: {broken} do not keep it");
+        }
+        let types = "SELECT type FROM events UNION SELECT type FROM user_events";
+        for written in sqlx::query_scalar::<_, String>(types).fetch_all(&self.pool).await.unwrap() {
+            assert!(roster::domain::event::EventType::parse(&written).is_ok(), "{written} is no known type of event");
         }
     }
 

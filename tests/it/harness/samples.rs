@@ -240,6 +240,7 @@ fn sample_of_read(name: &str, place: &Place) -> Option<(Who, Vec<u8>)> {
         "ListInvitations" => {
             (Who::Owner, pb::ListInvitationsRequest { organization, ..Default::default() }.encode_to_vec())
         }
+        "ListEvents" => (Who::Owner, pb::ListEventsRequest { organization, ..Default::default() }.encode_to_vec()),
         "ListReceivedInvitations" => (Who::Invited, pb::ListReceivedInvitationsRequest::default().encode_to_vec()),
         "PreviewInvitation" => (Who::Member, pb::PreviewInvitationRequest { token }.encode_to_vec()),
         "GetUser" => (Who::Operator, pb::GetUserRequest { user_id: subject }.encode_to_vec()),

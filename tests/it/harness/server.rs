@@ -6,6 +6,7 @@ use roster::auth::mint::{Claims, SigningKey};
 use roster::auth::settings::{AuthSettings, IssuerSettings};
 use roster::domain::Scope;
 use roster::grpc::pb::check_service_client::CheckServiceClient;
+use roster::grpc::pb::event_service_client::EventServiceClient;
 use roster::grpc::pb::invitation_service_client::InvitationServiceClient;
 use roster::grpc::pb::organization_service_client::OrganizationServiceClient;
 use roster::grpc::pb::user_service_client::UserServiceClient;
@@ -303,6 +304,7 @@ pub struct Clients {
     pub invitations: InvitationServiceClient<Shown>,
     pub users: UserServiceClient<Shown>,
     pub checks: CheckServiceClient<Shown>,
+    pub events: EventServiceClient<Shown>,
 }
 
 impl Clients {
@@ -313,7 +315,8 @@ impl Clients {
             organizations: OrganizationServiceClient::new(shown.clone()),
             invitations: InvitationServiceClient::new(shown.clone()),
             users: UserServiceClient::new(shown.clone()),
-            checks: CheckServiceClient::new(shown),
+            checks: CheckServiceClient::new(shown.clone()),
+            events: EventServiceClient::new(shown),
         }
     }
 

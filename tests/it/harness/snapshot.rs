@@ -13,9 +13,9 @@ pub struct Snapshot {
 impl Snapshot {
     /// Keeps what is there now. Once for each database.
     pub async fn take(database: &Database) -> Self {
-        let named =
-            "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' AND tablename <> '_sqlx_migrations'
-                     ORDER BY tablename";
+        let named = "SELECT relname::text FROM pg_class
+            WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+              AND relname <> '_sqlx_migrations' ORDER BY relname";
         let tables: Vec<String> = sqlx::query_scalar(named).fetch_all(&database.pool).await.unwrap();
         let copies: Vec<String> =
             tables.iter().map(|table| format!("CREATE TABLE kept.{table} AS TABLE public.{table}")).collect();

@@ -48,6 +48,7 @@ fn good_value(world: &World, field: &FieldDescriptor) -> Option<Value> {
         "validate_only" | "fully_consistent" => Some(Value::Bool(true)),
         "inactive" | "purge" | "all_or_nothing" | "email_verified" | "rotate" => Some(Value::Bool(false)),
         "page_size" => Some(Value::I32(10)),
+        "types" => Some(Value::List(vec![Value::String("member.added".to_owned())])),
         "states" => Some(Value::List(vec![Value::EnumNumber(2)])),
         "attributes" | "owner_attributes" => Some(object(&nested(1))),
         "update_mask" => Some(mask(&["*"])),
@@ -74,7 +75,13 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         "organization" => {
             texts(&["", "a", "acme inc", "ac\0me", "ümlaut", "{7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11}", "a/../b"])
         }
+        "user_id" if within == "ListEventsRequest" => texts(&["a\0b", "\0"]),
         "user_id" => texts(&["", "a\0b", "\0"]),
+        "types" => {
+            [&["member"][..], &["member.added", ""], &["Member.added"], &["member.added\0"], &["member.added"; 21]]
+                .map(|types| Value::List(texts(types)))
+                .into()
+        }
         "owner_user_id" => texts(&["a\0b", "\0"]),
         "email" | "owner_email" => texts(&[
             "ada",

@@ -164,6 +164,11 @@ impl Words {
         }
         match field.kind() {
             // Seldom true: a purge leaves nothing to be tried on, and what is only checked changes nothing.
+            Kind::String => {
+                let types = (0..=random.below(2))
+                    .map(|_| (*random.one_of(&["member.added", "owner.changed", "member.removed"])).to_owned());
+                Value::List(types.map(Value::String).collect())
+            }
             Kind::Bool => Value::Bool(random.one_in(4)),
             Kind::Int32 => Value::I32(i32::try_from(random.below(5)).unwrap()),
             Kind::Enum(_) if !field.is_list() => Value::EnumNumber(i32::try_from(random.below(4)).unwrap()),
