@@ -1,6 +1,7 @@
 //! `EventService`: decode, call, encode.
 
 use super::admit::sealed::Sealed;
+use super::admit::stream::Pushed;
 use super::admit::{Api, answer, read};
 use super::decode::{Fields, Wrong};
 use super::page::Page;
@@ -46,5 +47,14 @@ impl EventService for Api {
         let found = self.roster().list_events(&access, &filter).await?;
         let (events, next_page_token) = page.show(&found, convert::event, |last| last.revision.to_be_bytes().to_vec());
         answer(pb::ListEventsResponse { events, next_page_token })
+    }
+
+    type WatchEventsStream = Pushed<pb::WatchEventsResponse>;
+
+    async fn watch_events(
+        &self,
+        _: Request<Sealed<pb::WatchEventsRequest>>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        Err(super::status::unknown_method())
     }
 }

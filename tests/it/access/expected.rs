@@ -46,6 +46,7 @@ ListUserOrganizations   cred   bad old     read     read  read   off  read   rea
 CheckMembership         cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 BatchCheckMembership    cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 StreamChecks            cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+WatchEvents             cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 WatchMemberships        cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 ExportMemberships       cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 GetCaller               cred   bad old     read     read  read   off  read   read  read  read       read      read        read
@@ -90,6 +91,7 @@ ListUserOrganizations   read  read   scope  read     read       read        read
 CheckMembership         read  read   scope  read     read       read        read          kind      kind       kind         kind
 BatchCheckMembership    read  read   scope  read     read       read        read          kind      kind       kind         kind
 StreamChecks            read  read   scope  read     read       read        read          kind      kind       kind         kind
+WatchEvents             scope read   scope  read     read       read        read          kind      kind       kind         kind
 WatchMemberships        read  read   scope  read     read       read        read          kind      kind       kind         kind
 ExportMemberships       read  read   scope  read     read       read        read          kind      kind       kind         kind
 GetCaller               read  read   read   read     read       read        read          read      read       read         read

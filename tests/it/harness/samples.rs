@@ -248,6 +248,7 @@ fn sample_of_read(name: &str, place: &Place) -> Option<(Who, Vec<u8>)> {
         "WatchMemberships" => {
             (Who::Operator, pb::WatchMembershipsRequest { organization, ..Default::default() }.encode_to_vec())
         }
+        "WatchEvents" => (Who::Operator, pb::WatchEventsRequest { organization, ..Default::default() }.encode_to_vec()),
         "ExportMemberships" => (Who::Operator, pb::ExportMembershipsRequest::default().encode_to_vec()),
         "BatchCheckMembership" => {
             let item = pb::CheckItem { organization, user_id: subject, ..Default::default() };
