@@ -58,16 +58,6 @@ pub fn server_stopping() -> Status {
     unavailable(ErrorReason::ServerStopping, "the server is about to stop: go on elsewhere, from your cursor")
 }
 
-/// Nobody reads what is sent.
-#[must_use]
-pub fn slow_reader() -> Status {
-    plain(
-        Code::ResourceExhausted,
-        ErrorReason::SlowReader,
-        "what was sent was not read for too long: go on from your cursor, and read faster",
-    )
-}
-
 /// What tonic itself says of a message in a stream has no details: it gets the reason that it stands for.
 #[must_use]
 pub fn of_message(status: Status, limit: usize) -> Status {
@@ -165,6 +155,9 @@ pub fn refused(refusal: &Refusal) -> Status {
         details.add_quota_failure_violation(limit, format!("at most {most}"));
         details.set_retry_info(Some(Duration::from_secs(*retry_seconds)));
     }
+    if code == Code::Unavailable {
+        details.set_retry_info(Some(RETRY));
+    }
     Status::with_error_details(code, refusal.to_string(), details)
 }
 
@@ -203,6 +196,8 @@ fn code_and_reason(refusal: &Refusal) -> (Code, ErrorReason) {
         Refusal::UserInactive { .. } => (Code::FailedPrecondition, ErrorReason::UserInactive),
         Refusal::UserDeleted { .. } => (Code::FailedPrecondition, ErrorReason::UserDeleted),
         Refusal::EmailAmbiguous => (Code::FailedPrecondition, ErrorReason::EmailAmbiguous),
+        Refusal::SlowReader => (Code::ResourceExhausted, ErrorReason::SlowReader),
+        Refusal::Overloaded => (Code::Unavailable, ErrorReason::Overloaded),
         Refusal::CursorExpired => (Code::OutOfRange, ErrorReason::CursorExpired),
         Refusal::EtagMismatch => (Code::Aborted, ErrorReason::EtagMismatch),
         Refusal::Conflict => (Code::Aborted, ErrorReason::Conflict),
@@ -251,6 +246,8 @@ fn metadata(refusal: &Refusal) -> HashMap<String, String> {
         | Refusal::TargetNotMember
         | Refusal::EmailAmbiguous
         | Refusal::CursorExpired
+        | Refusal::SlowReader
+        | Refusal::Overloaded
         | Refusal::EtagMismatch
         | Refusal::Conflict
         | Refusal::BatchAborted => Vec::new(),

@@ -8,6 +8,7 @@ mod answers;
 pub mod checks;
 pub mod error;
 pub mod events;
+pub mod export;
 mod guards;
 pub mod housekeeping;
 pub mod invitations;
@@ -25,13 +26,14 @@ pub use answers::Named;
 pub use error::Error;
 pub use invitations::InvitationSettings;
 
+use crate::domain::limits;
 use crate::index::Index;
 use crate::store::StoreError;
 use crate::store::pool::{self, Datastore};
 use crate::world::Clock;
 use sqlx::PgPool;
 use std::sync::Arc;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio_util::task::TaskTracker;
 
 /// The service: what it stands on. Cheap to clone; clones are one service.
@@ -44,6 +46,7 @@ pub struct Roster {
     writes: TaskTracker,
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
+    exports: Arc<Semaphore>,
 }
 
 impl Roster {
@@ -59,6 +62,7 @@ impl Roster {
             writes: TaskTracker::new(),
             invitations: Arc::default(),
             mail_due: Arc::default(),
+            exports: Arc::new(Semaphore::new(limits::EXPORTS)),
         }
     }
 

@@ -44,6 +44,17 @@ impl Token {
         self.cover(BucketPosition { bucket: ORGANIZATION_BUCKETS + at.bucket, position: at.position });
     }
 
+    /// How far it covers each bucket; those of users stand behind those of organizations.
+    pub fn positions(&self) -> impl Iterator<Item = BucketPosition> {
+        self.positions.iter().map(|(bucket, position)| BucketPosition { bucket: *bucket, position: *position })
+    }
+
+    /// Whether it speaks of this datastore, in its present epoch.
+    #[must_use]
+    pub fn is_of(&self, datastore: Datastore) -> bool {
+        self.datastore == datastore.id.as_bytes()[..8] && self.epoch == datastore.epoch
+    }
+
     /// The token as callers carry it.
     #[must_use]
     pub fn encode(&self) -> String {

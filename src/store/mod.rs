@@ -5,6 +5,7 @@
 //! defence, never the way to learn something.
 
 pub mod events;
+pub mod export;
 pub mod invitation_tokens;
 pub mod invitations;
 pub mod log;

@@ -198,7 +198,7 @@ impl<T> Out<T> {
         match timeout(self.patience, self.items.send(item)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Status::cancelled("the caller is gone")),
-            Err(_) => Err(status::slow_reader()),
+            Err(_) => Err(status::refused(&Refusal::SlowReader)),
         }
     }
 }

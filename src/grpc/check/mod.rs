@@ -1,5 +1,6 @@
 //! `CheckService`: decode, call, encode.
 
+mod export;
 mod questions;
 
 use super::admit::sealed::Sealed;
@@ -97,8 +98,11 @@ impl CheckService for Api {
 
     async fn export_memberships(
         &self,
-        _: Request<Sealed<pb::ExportMembershipsRequest>>,
+        request: Request<Sealed<pb::ExportMembershipsRequest>>,
     ) -> Result<Response<Self::ExportMembershipsStream>, Status> {
-        Err(super::status::unknown_method())
+        let (message, leave) = self.admit_stream(request).await?;
+        let kind = read(|fields| fields.kind(&message.kind))?;
+        let roster = self.roster().clone();
+        answer(leave.push(|out| export::export(roster, kind, out)))
     }
 }

@@ -1,0 +1,78 @@
+//! `ExportMemberships`: everything, in messages of a megabyte or so.
+
+use crate::domain::{Kind, UserId, UserState, limits};
+use crate::grpc::admit::stream::Out;
+use crate::grpc::{convert, pb};
+use crate::service::Roster;
+use crate::service::export::{Listener, Row};
+use prost::Message;
+use tonic::Status;
+
+/// Sends everything; the cursor last.
+pub(super) async fn export(
+    roster: Roster,
+    kind: Option<Kind>,
+    out: Out<pb::ExportMembershipsResponse>,
+) -> Result<(), Status> {
+    let mut chunks = Chunks { out, chunk: pb::ExportMembershipsResponse::default(), bytes: 0 };
+    let token = roster.export(kind.as_ref(), &mut chunks).await?;
+    chunks.chunk.cursor = token.encode();
+    chunks.send().await
+}
+
+/// A message in the making.
+struct Chunks {
+    out: Out<pb::ExportMembershipsResponse>,
+    chunk: pb::ExportMembershipsResponse,
+    /// How large it is.
+    bytes: usize,
+}
+
+impl Chunks {
+    async fn send(&mut self) -> Result<(), Status> {
+        self.bytes = 0;
+        self.out.send(std::mem::take(&mut self.chunk)).await
+    }
+
+    async fn send_if_full(&mut self) -> Result<(), Status> {
+        if self.bytes >= limits::CHUNK_BYTES { self.send().await } else { Ok(()) }
+    }
+}
+
+impl Listener for Chunks {
+    type Error = Status;
+
+    async fn row(&mut self, row: Row) -> Result<(), Status> {
+        let id = row.organization.to_string();
+        let named =
+            |one: &pb::ExportedOrganization| one.organization.as_ref().is_some_and(|one| one.organization_id == id);
+        if !self.chunk.organizations.last().is_some_and(named) {
+            let organization = pb::OrganizationChange {
+                organization_id: id,
+                slug: row.slug.to_string(),
+                kind: row.kind.as_str().to_owned(),
+                state: convert::organization_state(row.state).into(),
+                owner_id: row.owner.map(|owner| owner.to_string()).unwrap_or_default(),
+                revision: row.revision,
+                purged: false,
+            };
+            self.bytes += organization.encoded_len();
+            self.chunk
+                .organizations
+                .push(pb::ExportedOrganization { organization: Some(organization), members: Vec::new() });
+        }
+        if let (Some((user, role)), Some(last)) = (row.member, self.chunk.organizations.last_mut()) {
+            let member = pb::ExportedMember { user_id: user.to_string(), role: role.as_str().to_owned() };
+            self.bytes += member.encoded_len() + 2;
+            last.members.push(member);
+        }
+        self.send_if_full().await
+    }
+
+    async fn user(&mut self, user: UserId, state: UserState) -> Result<(), Status> {
+        let user = pb::ExportedUser { user_id: user.to_string(), state: convert::user_state(state).into() };
+        self.bytes += user.encoded_len() + 2;
+        self.chunk.users.push(user);
+        self.send_if_full().await
+    }
+}
