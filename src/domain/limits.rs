@@ -126,3 +126,7 @@ pub const EXPORTS: usize = 4;
 /// How long an export may stay in one bucket, and hold its snapshot open. A bucket of 40 000 memberships takes a tenth
 /// of a second to read; the rest is for who reads slowly.
 pub const EXPORT_BUCKET: Duration = Duration::from_secs(20);
+/// Rows of the log read at once for a watch that goes on from an older cursor.
+pub const REPLAY_ROWS: i64 = 1_000;
+/// Rows that a watch looks at before it sees whether its message is full.
+pub const WATCH_ROWS: usize = 256;

@@ -34,7 +34,7 @@ impl Viewer {
 }
 
 /// A time, to the nanosecond.
-fn timestamp(time: OffsetDateTime) -> prost_types::Timestamp {
+pub(super) fn timestamp(time: OffsetDateTime) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.unix_timestamp(), nanos: i32::try_from(time.nanosecond()).unwrap_or(0) }
 }
 

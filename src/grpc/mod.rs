@@ -11,6 +11,7 @@ mod page;
 pub mod request;
 pub mod status;
 mod user;
+mod watch;
 
 /// Messages, clients and servers of `roster.v1`, generated from the protos; their comments are there.
 #[expect(clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated code")]

@@ -9,6 +9,7 @@ pub mod checks;
 pub mod error;
 pub mod events;
 pub mod export;
+pub mod follow;
 mod guards;
 pub mod housekeeping;
 pub mod invitations;

@@ -14,6 +14,7 @@ pub mod organizations;
 pub mod outbox;
 pub mod pool;
 pub mod quotas;
+pub mod replay;
 pub mod requests;
 pub mod slugs;
 pub mod standing;

@@ -2,6 +2,7 @@
 
 mod export;
 mod questions;
+mod watch;
 
 use super::admit::sealed::Sealed;
 use super::admit::stream::{Pulled, Pushed};
@@ -89,9 +90,11 @@ impl CheckService for Api {
 
     async fn watch_memberships(
         &self,
-        _: Request<Streaming<Sealed<pb::WatchMembershipsRequest>>>,
+        request: Request<Streaming<Sealed<pb::WatchMembershipsRequest>>>,
     ) -> Result<Response<Self::WatchMembershipsStream>, Status> {
-        Err(super::status::unknown_method())
+        let (requests, leave) = self.admit_streams(request).await?;
+        let roster = self.roster().clone();
+        answer(leave.push(|out| watch::watch(roster, requests, out)))
     }
 
     type ExportMembershipsStream = Pushed<pb::ExportMembershipsResponse>;
