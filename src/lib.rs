@@ -28,6 +28,7 @@ pub mod grpc;
 pub mod index;
 pub mod lifecycle;
 pub mod mail;
+pub mod memory;
 pub mod postgres;
 pub mod server;
 pub mod service;

@@ -37,6 +37,18 @@ impl std::fmt::Debug for Clock {
     }
 }
 
+/// How long the machine has run, to measure how old something is: never set, and on Linux it goes on while the machine
+/// sleeps or is suspended (`CLOCK_BOOTTIME`). Elsewhere the clock that the system has for this.
+#[must_use]
+pub fn uptime() -> Duration {
+    #[cfg(target_os = "linux")]
+    let clock = nix::time::ClockId::CLOCK_BOOTTIME;
+    #[cfg(not(target_os = "linux"))]
+    let clock = nix::time::ClockId::CLOCK_MONOTONIC;
+    // No system refuses to read these clocks; one that did would be taken to have just started, and nothing would be fresh.
+    clock.now().map_or(Duration::ZERO, Duration::from)
+}
+
 /// A random UUID (version 4), from the operating system's source.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the door")]

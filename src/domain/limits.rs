@@ -130,3 +130,32 @@ pub const EXPORT_BUCKET: Duration = Duration::from_secs(20);
 pub const REPLAY_ROWS: i64 = 1_000;
 /// Rows that a watch looks at before it sees whether its message is full.
 pub const WATCH_ROWS: usize = 256;
+/// Connections of the index's own: one each to follow, to listen and to tell, two to load, two to ask the primary.
+pub const INDEX_CONNECTIONS: u32 = 7;
+/// How often the log is looked at when nobody says that something was written.
+pub const POLL_EVERY: Duration = Duration::from_millis(250);
+/// The least time from one look to the next: under many writes one look takes in several.
+pub const POLL_SPACING: Duration = Duration::from_millis(2);
+/// How long one look may take before it is given up.
+pub const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Rows of one bucket that one look takes; a larger transaction is asked for again with twice as many.
+pub const POLL_ROWS: i64 = 2_048;
+/// How long to wait after the datastore did not answer the one who follows it.
+pub const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
+/// Buckets loaded at once: one reads while the other is built.
+pub const LOADS: usize = 2;
+/// How long one bucket may take to load.
+pub const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// The least time between two notifications of other processes. Each is a commit, and one inside every write would cost
+/// more than the write.
+pub const NOTIFY_SPACING: Duration = Duration::from_millis(5);
+/// How long a check waits for what its token covers before it asks the primary: several looks at the log.
+pub const CATCH_UP: Duration = Duration::from_millis(20);
+/// How long the primary gets where a stale answer may be given in its place.
+pub const STALE_PATIENCE: Duration = Duration::from_millis(500);
+/// Statements that ask the primary at once. Two keep it busy; more would only make the batches smaller.
+pub const PRIMARY_STATEMENTS: usize = 2;
+/// Questions in one such statement, unless a single batch has more.
+pub const PRIMARY_QUESTIONS: usize = 2_048;
+/// Transactions that wait for the slowest of those who watch, in each process: who falls further behind reads the log.
+pub const FEED_COMMITS: usize = 8_192;

@@ -4,6 +4,7 @@
 //! way to make one, and a parse error is a sentence that can be shown to the caller.
 
 pub mod attributes;
+pub mod change;
 pub mod check;
 pub mod email;
 pub mod event;

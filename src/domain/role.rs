@@ -78,6 +78,18 @@ impl Role {
         TABLE[usize::from(self.0)].name
     }
 
+    /// Its place in the table: what stands for it where bytes are counted. Good within one process only.
+    #[must_use]
+    pub fn index(self) -> u8 {
+        self.0
+    }
+
+    /// The role at this place of the table.
+    #[must_use]
+    pub fn from_index(index: u8) -> Option<Self> {
+        (usize::from(index) < TABLE.len()).then_some(Self(index))
+    }
+
     /// What it may do.
     #[must_use]
     pub fn permissions(self) -> PermissionSet {

@@ -9,6 +9,7 @@ use crate::domain::{
     Attributes, EmailAddress, Member, Organization, OrganizationState, Permission, User, UserId, UserState,
 };
 use crate::domain::{Invitation, InvitationState, MailState, Recipient, Role};
+use crate::service::Source;
 use crate::service::checks::Answer;
 use crate::service::invitations::Shown;
 use serde_json::{Map, Value};
@@ -161,7 +162,12 @@ pub(super) fn check_result(answer: &Answer, token: String) -> pb::CheckResult {
         role: answer.role.map(|role| role.as_str().to_owned()).unwrap_or_default(),
         revision: answer.revision,
         consistency_token: token,
-        source: pb::CheckSource::Primary.into(),
+        source: match answer.source {
+            Source::Memory => pb::CheckSource::Memory,
+            Source::Primary => pb::CheckSource::Primary,
+            Source::StaleMemory => pb::CheckSource::StaleMemory,
+        }
+        .into(),
     }
 }
 

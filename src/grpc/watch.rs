@@ -44,7 +44,10 @@ const ORGANIZATIONS: Range<i16> = 0..crate::domain::ids::ORGANIZATION_BUCKETS;
 
 impl Scope {
     /// Finds the organization that a request names, if it names one.
-    pub(super) async fn find(roster: &Roster, named: Option<&OrganizationRef>) -> Result<Option<OrganizationId>, Status> {
+    pub(super) async fn find(
+        roster: &Roster,
+        named: Option<&OrganizationRef>,
+    ) -> Result<Option<OrganizationId>, Status> {
         let Some(named) = named else { return Ok(None) };
         let found = roster.find_organization(named).await?;
         Ok(Some(found.ok_or_else(|| status::refused(&Refusal::OrganizationNotFound))?))
@@ -130,9 +133,10 @@ impl<V: View> Teller<V> {
         let mut rest = rows;
         while !rest.is_empty() {
             // To the end of a transaction.
-            let enough = rest.iter().enumerate().find(|(index, row)| {
-                *index + 1 >= limits::WATCH_ROWS && row.stamp.position == row.commit_position
-            });
+            let enough = rest
+                .iter()
+                .enumerate()
+                .find(|(index, row)| *index + 1 >= limits::WATCH_ROWS && row.stamp.position == row.commit_position);
             let (piece, others) = rest.split_at(enough.map_or(rest.len(), |(index, _)| index + 1));
             if self.is_full() {
                 self.out.send(self.view.message(None)).await?;

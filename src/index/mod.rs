@@ -1,50 +1,526 @@
 //! Who stands where: the look-up behind every check and every decision.
 //!
-//! Today each answer comes from the primary, by one prepared statement. The copy in memory that is to answer most of
-//! them stands behind the same two functions, so that nothing changes for those who ask.
+//! Answers come from a copy of all memberships in this process ([`crate::memory`]), which [`follow`] keeps by tailing the
+//! change log, or from the primary, in batches of whatever has piled up ([`primary`]). Nothing depends on the copy for
+//! being right: where it is not there, not fresh enough, or not sure, the primary answers.
+//!
+//! Freshness is a lease: the moment, on this machine's own clock, at which the last poll began that was applied in full.
+//! What was acknowledged before it is in the copy. A process moreover never answers from before its own writes.
 
-use crate::domain::{OrganizationRef, Standing, UserId, UserState};
-use crate::store::{StoreError, standing, users};
+mod feed;
+mod follow;
+mod load;
+mod nudge;
+mod primary;
+mod settings;
+mod statistics;
+pub mod token;
+
+pub use feed::{Commits, Feed};
+pub use settings::IndexSettings;
+pub use statistics::Statistics;
+
+use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId, UserState, limits};
+use crate::memory::{Bucket, Memory};
+use crate::store::StoreError;
+use crate::store::pool::{self, Datastore};
+use crate::store::users;
+use primary::Primary;
 use sqlx::PgPool;
+use statistics::Counters;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use token::Token;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio_util::sync::CancellationToken;
 
-/// The look-up.
+/// Buckets of organizations and of users, in one row.
+const BUCKETS: usize = (ORGANIZATION_BUCKETS + USER_BUCKETS).unsigned_abs() as usize;
+
+/// How fresh an answer must be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Freshness {
+    /// Everything acknowledged longer ago than the settings' `max_staleness`.
+    #[default]
+    Recent,
+    /// That, and everything that this token covers.
+    AtLeast(Token),
+    /// Everything acknowledged before the question was asked.
+    Full,
+}
+
+/// Who answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The copy in memory, as fresh as was asked.
+    Memory,
+    /// The primary.
+    Primary,
+    /// The copy in memory, older than was asked: the primary did not answer, and the settings allow it.
+    StaleMemory,
+}
+
+/// Answers to many questions.
 #[derive(Debug, Clone)]
-pub struct Index {
+pub struct Answers {
+    /// One for each question, in their order; each organization's from one state of it.
+    pub standings: Vec<Standing>,
+    /// Who answered each.
+    pub sources: Vec<Source>,
+    /// Covers every state that an answer came from.
+    pub token: Token,
+}
+
+/// The look-up. Cheap to clone; clones are one index.
+#[derive(Debug, Clone)]
+pub struct Index(Arc<Shared>);
+
+struct Shared {
     pool: PgPool,
+    /// Connections of the index's own: it must not wait behind the writes that it follows.
+    own: PgPool,
+    settings: IndexSettings,
+    /// A random name for this process, so that it does not take its own notifications for others'.
+    name: String,
+    memory: Memory,
+    primary: Primary,
+    /// The lease: [`crate::world::uptime`] in nanoseconds; 0 for none.
+    lease: AtomicU64,
+    /// Whether the users who are not active are in memory.
+    users_held: AtomicBool,
+    /// How far the follower has come in each bucket: what is in the copy is at least as new.
+    followed: Box<[AtomicI64]>,
+    /// How far this process itself has written in each bucket, as far as it has acknowledged.
+    written: Box<[AtomicI64]>,
+    datastore: RwLock<Option<Datastore>>,
+    /// Told after each poll that was applied in full: the lease.
+    polled: watch::Sender<u64>,
+    feed: broadcast::Sender<Arc<Commits>>,
+    /// Wakes the follower.
+    nudge: Notify,
+    /// Wakes who tells other processes.
+    wrote: Notify,
+    counters: Counters,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+fn slots() -> Box<[AtomicI64]> {
+    (0..BUCKETS).map(|_| AtomicI64::new(0)).collect()
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The place of a bucket of users behind those of organizations.
+fn of_users(bucket: i16) -> i16 {
+    ORGANIZATION_BUCKETS + bucket
 }
 
 impl Index {
-    /// A look-up over this datastore.
+    /// A look-up over this datastore. Until [`Self::follow`] runs, and while it loads, the primary answers.
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+    pub fn new(pool: PgPool, settings: IndexSettings) -> Self {
+        let own = pool::own(pool.connect_options().as_ref().clone(), limits::INDEX_CONNECTIONS);
+        let mut key = [0; 16];
+        key.copy_from_slice(&crate::world::random_secret()[..16]);
+        Self(Arc::new(Shared {
+            primary: Primary::new(own.clone()),
+            pool,
+            own,
+            settings,
+            name: crate::world::random_uuid().to_string(),
+            memory: Memory::new(key),
+            lease: AtomicU64::new(0),
+            users_held: AtomicBool::new(false),
+            followed: slots(),
+            written: slots(),
+            datastore: RwLock::new(None),
+            polled: watch::Sender::new(0),
+            feed: broadcast::Sender::new(limits::FEED_COMMITS),
+            nudge: Notify::new(),
+            wrote: Notify::new(),
+            counters: Counters::default(),
+        }))
+    }
+
+    /// Keeps the copy: loads it, follows the log, tells and hears of writes, until told to stop.
+    pub fn follow(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+        let shared = self.0.clone();
+        async move {
+            let work = async {
+                tokio::join!(follow::run(&shared), nudge::listen(&shared), nudge::tell(&shared));
+            };
+            tokio::select! {
+                () = work => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Which datastore this is, as last heard.
+    ///
+    /// # Errors
+    /// If it was not heard yet, and the datastore does not answer.
+    pub async fn datastore(&self) -> Result<Datastore, StoreError> {
+        if let Some(datastore) = self.0.datastore() {
+            return Ok(datastore);
+        }
+        let asked = pool::datastore(&mut *self.0.pool.acquire().await?).await?;
+        let mut known = self.0.datastore.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(*known.get_or_insert(asked))
+    }
+
+    /// Which datastore this is, if that was heard.
+    #[must_use]
+    pub fn datastore_now(&self) -> Option<Datastore> {
+        self.0.datastore()
+    }
+
+    /// Says that this process has committed a write that this token covers: from now on no answer is from before it, and
+    /// who follows the log is woken, here and elsewhere.
+    pub fn committed(&self, token: &Token) {
+        for at in token.positions() {
+            if let Some(written) = self.0.written.get(usize::from(at.bucket.unsigned_abs())) {
+                written.fetch_max(at.position, Ordering::AcqRel);
+            }
+        }
+        self.0.nudge.notify_one();
+        self.0.wrote.notify_one();
+    }
+
+    /// One user in one organization, from memory and at once; without a user, the organization alone. None if memory
+    /// cannot say, or not freshly enough.
+    #[must_use]
+    pub fn now(
+        &self,
+        organization: &OrganizationRef,
+        user: Option<&UserId>,
+        freshness: &Freshness,
+    ) -> Option<Standing> {
+        let standing = self.0.is_fresh(freshness).then(|| self.0.look_up(organization, user))?;
+        if standing.is_some() {
+            self.0.counters.answered(Source::Memory, 1);
+        }
+        standing
     }
 
     /// One user in one organization; without a user, the organization alone.
     ///
     /// # Errors
-    /// If the datastore does not answer.
+    /// If memory cannot say and the datastore does not answer.
     pub async fn standing(
         &self,
         organization: &OrganizationRef,
         user: Option<&UserId>,
-    ) -> Result<Standing, StoreError> {
-        standing::one(&mut *self.pool.acquire().await?, organization, user).await
+        freshness: &Freshness,
+    ) -> Result<(Standing, Source), StoreError> {
+        if let Some(standing) = self.now(organization, user, freshness) {
+            return Ok((standing, Source::Memory));
+        }
+        if self.0.catch_up(freshness).await
+            && let Some(standing) = self.now(organization, user, freshness)
+        {
+            return Ok((standing, Source::Memory));
+        }
+        let question = (organization.clone(), user.cloned());
+        let asked = self.0.ask_primary(vec![question], freshness).await;
+        match asked.map(|standings| standings.into_iter().next()) {
+            Ok(Some(standing)) => Ok((standing, Source::Primary)),
+            Ok(None) => Err(StoreError::Unreadable("a question was not answered".to_owned())),
+            Err(error) => {
+                let stale = self.0.may_be_stale(freshness, &error).then(|| self.0.look_up(organization, user));
+                let standing = stale.flatten().ok_or(error)?;
+                self.0.counters.answered(Source::StaleMemory, 1);
+                Ok((standing, Source::StaleMemory))
+            }
+        }
     }
 
-    /// Many users in many organizations, all from one state of the datastore, in the order asked.
+    /// Many users in many organizations, in the order asked; all that is asked of one organization is answered from one
+    /// state of it.
     ///
     /// # Errors
-    /// If the datastore does not answer.
-    pub async fn standings(&self, questions: &[(OrganizationRef, UserId)]) -> Result<Vec<Standing>, StoreError> {
-        standing::many(&mut *self.pool.acquire().await?, questions).await
+    /// If memory cannot say and the datastore does not answer.
+    pub async fn standings<'a, Q>(&self, questions: &'a [Q], freshness: &Freshness) -> Result<Answers, StoreError>
+    where
+        Q: Asks + Sync,
+    {
+        let datastore = self.datastore().await?;
+        let mut fresh = self.0.is_fresh(freshness);
+        if !fresh {
+            fresh = self.0.catch_up(freshness).await;
+        }
+        let (mut standings, token) = if fresh {
+            self.0.look_up_many(questions, Token::new(datastore))
+        } else {
+            (vec![None; questions.len()], Token::new(datastore))
+        };
+        let mut answers = Answers { standings: Vec::new(), sources: vec![Source::Memory; questions.len()], token };
+        let left: Vec<usize> = (0..questions.len()).filter(|index| standings[*index].is_none()).collect();
+        self.0.counters.answered(Source::Memory, questions.len() - left.len());
+        if !left.is_empty() {
+            let ask = left.iter().map(|index| questions[*index].asks());
+            let ask = ask.map(|(organization, user)| (organization.clone(), Some(user.clone()))).collect();
+            let (found, source) = match self.0.ask_primary(ask, freshness).await {
+                Ok(found) => (found.into_iter().map(Some).collect(), Source::Primary),
+                Err(error) if self.0.may_be_stale(freshness, &error) => {
+                    let asked: Vec<_> = left.iter().map(|index| questions[*index].asks()).collect();
+                    let (found, token) = self.0.look_up_many(&asked, answers.token.clone());
+                    if found.iter().any(Option::is_none) {
+                        return Err(error);
+                    }
+                    answers.token = token;
+                    self.0.counters.answered(Source::StaleMemory, left.len());
+                    (found, Source::StaleMemory)
+                }
+                Err(error) => return Err(error),
+            };
+            for (index, standing) in left.into_iter().zip::<Vec<Option<Standing>>>(found) {
+                if let Some(standing) = standing.as_ref().filter(|_| source == Source::Primary) {
+                    answers.token.cover_standing(standing);
+                }
+                standings[index] = standing;
+                answers.sources[index] = source;
+            }
+        }
+        answers.standings = standings.into_iter().flatten().collect();
+        if answers.standings.len() == questions.len() {
+            Ok(answers)
+        } else {
+            Err(StoreError::Unreadable("a question was not answered".to_owned()))
+        }
     }
 
-    /// Where a user is in their life; none for one not heard of.
+    /// Where a user is in their life; none for one not heard of. From the primary.
     ///
     /// # Errors
     /// If the datastore does not answer.
     pub async fn user_state(&self, user: &UserId) -> Result<Option<UserState>, StoreError> {
-        users::state(&mut *self.pool.acquire().await?, user).await
+        users::state(&mut *self.0.pool.acquire().await?, user).await
     }
+
+    /// Where a user is in their life, from memory and at once; none within for one who is active or not heard of, none
+    /// at all if memory cannot say freshly enough.
+    #[must_use]
+    pub fn user_state_now(&self, user: &UserId) -> Option<Option<UserState>> {
+        let known = self.0.is_fresh(&Freshness::Recent) && !self.0.is_behind(of_users(user.bucket()));
+        known.then(|| self.0.memory.user(user, user.bucket()).0)
+    }
+
+    /// What has been counted so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.0.statistics()
+    }
+
+    /// The changes as they are followed from now on. Where the follower loads a bucket anew there may be gaps and
+    /// repetitions: positions tell.
+    #[must_use]
+    pub fn feed(&self) -> Feed {
+        self.0.feed.subscribe()
+    }
+
+    /// How far the log is followed in each bucket; those of users stand behind those of organizations.
+    #[must_use]
+    pub fn positions(&self) -> BTreeMap<i16, i64> {
+        (0..).zip(&self.0.followed).map(|(bucket, position)| (bucket, position.load(Ordering::Acquire))).collect()
+    }
+
+    /// Waits until everything that is acknowledged now is in the copy and in the feed. Returns only once that is so.
+    pub async fn caught_up(&self) {
+        let now = nanoseconds(crate::world::uptime());
+        let mut polled = self.0.polled.subscribe();
+        self.0.nudge.notify_one();
+        // Only the end of this index ends the channel, and it is in hand here.
+        let _ = polled.wait_for(|lease| *lease > now).await;
+    }
+
+    /// Waits until every bucket that is to be in memory is there.
+    pub async fn loaded(&self) {
+        let mut polled = self.0.polled.subscribe();
+        let _ = polled.wait_for(|_| self.0.users_held.load(Ordering::Acquire) && self.0.counters.is_loaded()).await;
+    }
+}
+
+/// A question about a user in an organization.
+pub trait Asks {
+    /// Where, and who.
+    fn asks(&self) -> (&OrganizationRef, &UserId);
+}
+
+impl Asks for (&OrganizationRef, &UserId) {
+    fn asks(&self) -> (&OrganizationRef, &UserId) {
+        *self
+    }
+}
+
+impl Shared {
+    fn datastore(&self) -> Option<Datastore> {
+        *self.datastore.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How old the lease is; none without one.
+    fn age(&self) -> Option<Duration> {
+        let lease = self.lease.load(Ordering::Acquire);
+        let now = nanoseconds(crate::world::uptime());
+        (lease > 0).then(|| Duration::from_nanos(now.saturating_sub(lease)))
+    }
+
+    /// Whether memory, where it holds something, holds it freshly enough.
+    fn is_fresh(&self, freshness: &Freshness) -> bool {
+        let token = match freshness {
+            Freshness::Full => return false,
+            Freshness::Recent => None,
+            Freshness::AtLeast(token) => Some(token),
+        };
+        self.users_held.load(Ordering::Acquire)
+            && self.age().is_some_and(|age| age <= self.settings.max_staleness)
+            && token.is_none_or(|token| self.covers(token))
+    }
+
+    /// Whether everything that a token covers has been followed. Never for one of another datastore or epoch.
+    fn covers(&self, token: &Token) -> bool {
+        self.datastore().is_some_and(|datastore| token.is_of(datastore))
+            && token.positions().all(|at| {
+                let followed = self.followed.get(usize::from(at.bucket.unsigned_abs()));
+                followed.is_some_and(|followed| followed.load(Ordering::Acquire) >= at.position)
+            })
+    }
+
+    /// Whether this process has written something that the copy does not have yet.
+    fn is_behind(&self, bucket: i16) -> bool {
+        let place = usize::from(bucket.unsigned_abs());
+        self.followed[place].load(Ordering::Acquire) < self.written[place].load(Ordering::Acquire)
+    }
+
+    /// Waits a little for what a token covers.
+    async fn catch_up(&self, freshness: &Freshness) -> bool {
+        let Freshness::AtLeast(token) = freshness else { return false };
+        // Without a lease there is nothing to wait for, and another epoch's token is never reached.
+        if !self.is_fresh(&Freshness::Recent) || !self.datastore().is_some_and(|datastore| token.is_of(datastore)) {
+            return false;
+        }
+        let mut polled = self.polled.subscribe();
+        self.nudge.notify_one();
+        let reached = polled.wait_for(|_| self.covers(token));
+        let reached = tokio::time::timeout(limits::CATCH_UP, reached).await.is_ok();
+        reached && self.is_fresh(freshness)
+    }
+
+    /// Whether the copy may answer although it is too old: the primary failed to, and the settings allow it.
+    fn may_be_stale(&self, freshness: &Freshness, error: &StoreError) -> bool {
+        let failed = matches!(error, StoreError::Unavailable(_) | StoreError::Timeout(_));
+        let allowed = self.settings.serve_stale.filter(|_| failed && *freshness == Freshness::Recent);
+        allowed.is_some_and(|cap| self.age().is_some_and(|age| age <= cap)) && self.users_held.load(Ordering::Acquire)
+    }
+
+    /// Asks the primary. Where stale answers are allowed, it gets only so long.
+    async fn ask_primary(
+        &self,
+        questions: Vec<primary::Question>,
+        freshness: &Freshness,
+    ) -> Result<Vec<Standing>, StoreError> {
+        let count = questions.len();
+        let asked = self.primary.ask(questions);
+        let stale = self.settings.serve_stale.is_some() && *freshness == Freshness::Recent;
+        let answered = if stale {
+            let patience = tokio::time::timeout(limits::STALE_PATIENCE, asked);
+            patience.await.unwrap_or(Err(StoreError::Timeout(None)))
+        } else {
+            asked.await
+        };
+        if answered.is_ok() {
+            self.counters.answered(Source::Primary, count);
+        }
+        answered
+    }
+
+    /// What memory knows, however fresh; none if it cannot say.
+    fn look_up(&self, organization: &OrganizationRef, user: Option<&UserId>) -> Option<Standing> {
+        // The state first: a user's position that is read before it can only be older.
+        let (user_state, user_position) = match user {
+            None => (None, BucketPosition { bucket: 0, position: 0 }),
+            Some(user) => {
+                let bucket = user.bucket();
+                if self.is_behind(of_users(bucket)) {
+                    return None;
+                }
+                let (state, position) = self.memory.user(user, bucket);
+                (state, BucketPosition { bucket, position })
+            }
+        };
+        let id = self.memory.organization(organization)?;
+        let held = self.memory.read(id.bucket());
+        let held = held.as_ref().filter(|held| self.may_ask(held, id, organization))?;
+        let found = held.find(id, user);
+        let position = Some(BucketPosition { bucket: id.bucket(), position: held.position() });
+        Some(Standing { organization: found.organization, role: found.role, user_state, position, user_position })
+    }
+
+    /// Whether a bucket has everything that this process wrote, and the organization still has the slug it was found by.
+    fn may_ask(&self, held: &Bucket, id: OrganizationId, named: &OrganizationRef) -> bool {
+        held.position() >= self.written[usize::from(id.bucket().unsigned_abs())].load(Ordering::Acquire)
+            && match named {
+                OrganizationRef::Id(_) => true,
+                OrganizationRef::Slug(slug) => self.memory.is_called(held, id, slug),
+            }
+    }
+
+    /// What memory knows of many, none where it cannot say; bucket by bucket, each standing still while it is asked.
+    /// A name that memory does not know may be another name of an organization that it does: then the primary must
+    /// answer all, so that all answers about one organization are from one state.
+    fn look_up_many<Q: Asks>(&self, questions: &[Q], mut token: Token) -> (Vec<Option<Standing>>, Token) {
+        let mut standings = vec![None; questions.len()];
+        let behind = (0..USER_BUCKETS).any(|bucket| self.is_behind(of_users(bucket)));
+        let ids: Option<Vec<OrganizationId>> =
+            questions.iter().map(|question| self.memory.organization(question.asks().0)).collect();
+        let Some(ids) = ids.filter(|_| !behind) else { return (standings, token) };
+        // Before any state is read: the states are then at least as new.
+        let mut covered = token.clone();
+        for bucket in 0..USER_BUCKETS {
+            covered.cover_user(BucketPosition { bucket, position: self.memory.user_position(bucket) });
+        }
+        for (bucket, indices) in by_bucket(&ids) {
+            let held = self.memory.read(bucket);
+            let Some(held) = held.as_ref() else { continue };
+            let position = BucketPosition { bucket, position: held.position() };
+            for &index in &indices {
+                let (named, user) = questions[index].asks();
+                if !self.may_ask(held, ids[index], named) {
+                    return (vec![None; questions.len()], token);
+                }
+                let found = held.find(ids[index], Some(user));
+                standings[index] = Some(Standing {
+                    organization: found.organization,
+                    role: found.role,
+                    user_state: self.memory.user_state(user),
+                    position: Some(position),
+                    // The token has all buckets of users.
+                    user_position: BucketPosition { bucket: 0, position: 0 },
+                });
+            }
+            covered.cover(position);
+        }
+        token = covered;
+        (standings, token)
+    }
+}
+
+/// The places of the ids, by bucket.
+fn by_bucket(ids: &[OrganizationId]) -> Vec<(i16, Vec<usize>)> {
+    let mut places: Vec<Vec<usize>> = vec![Vec::new(); usize::from(ORGANIZATION_BUCKETS.unsigned_abs())];
+    for (index, id) in ids.iter().enumerate() {
+        places[usize::from(id.bucket().unsigned_abs())].push(index);
+    }
+    (0..).zip(places).filter(|(_, indices)| !indices.is_empty()).collect()
 }

@@ -122,6 +122,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
     let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
+    let followed = tokio::spawn(roster.index().follow(upkeep.clone()));
     let told = tokio::spawn(metrics::serve(metrics_listener, metrics));
     let open = GracefulShutdown::new();
     // Ends with this function, and with it every connection that is still open.
@@ -145,6 +146,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     if tokio::time::timeout(drain, ended).await.is_err() {
         tracing::warn!("stopping: some calls did not end in time and are cut off");
     }
+    followed.abort();
     tidy.abort();
     mail.abort();
     told.abort();

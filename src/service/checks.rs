@@ -1,9 +1,10 @@
 //! Checks: the question that roster is for.
 
 use super::token::Token;
-use super::{Error, Roster};
+use super::{Error, Freshness, Roster, Source};
 use crate::domain::check::{self, Question, Reason};
 use crate::domain::{OrganizationRef, Role, Standing, UserId};
+use crate::index::{Answers, Asks};
 
 /// One question.
 #[derive(Debug, Clone)]
@@ -25,72 +26,59 @@ pub struct Answer {
     pub role: Option<Role>,
     /// The organization's revision that the answer reflects; 0 for one that is not there.
     pub revision: i64,
+    /// Who answered.
+    pub source: Source,
 }
 
 impl Answer {
-    fn new(question: Question, standing: &Standing) -> Self {
+    fn new(question: Question, standing: &Standing, source: Source) -> Self {
         let reason = check::answer(question, standing);
         let there = standing.organization.filter(|_| reason != Reason::OrganizationNotFound);
-        Self { reason, role: there.and(standing.role), revision: there.map_or(0, |organization| organization.revision) }
+        let (role, revision) = (there.and(standing.role), there.map_or(0, |organization| organization.revision));
+        Self { reason, role, revision, source }
+    }
+}
+
+impl Asks for Check {
+    fn asks(&self) -> (&OrganizationRef, &UserId) {
+        (&self.organization, &self.user)
     }
 }
 
 impl Roster {
-    /// Answers one question, with the token that covers what the answer reflects. Every kind of consistency asked for is
-    /// met, because the primary answers.
-    ///
-    /// # Errors
-    /// If the datastore does not answer.
-    pub async fn check(&self, check: &Check) -> Result<(Answer, Token), Error> {
-        let mut token = Token::new(self.datastore().await?);
-        let standing = self.index.standing(&check.organization, Some(&check.user)).await?;
-        cover(&mut token, &standing);
-        Ok((Answer::new(check.question, &standing), token))
-    }
-
-    /// Answers one question from memory, if that can be done. Nothing is in memory yet.
+    /// Answers one question from memory and at once, with the token that covers what the answer reflects; none if memory
+    /// cannot say, or not as freshly as is asked.
     #[must_use]
-    #[expect(clippy::unused_self, reason = "the copy in memory will stand here")]
-    pub fn check_now(&self, _: &Check) -> Option<(Answer, Token)> {
-        None
+    pub fn check_now(&self, check: &Check, freshness: &Freshness) -> Option<(Answer, Token)> {
+        let standing = self.index.now(&check.organization, Some(&check.user), freshness)?;
+        let mut token = Token::new(self.index.datastore_now()?);
+        token.cover_standing(&standing);
+        Some((Answer::new(check.question, &standing, Source::Memory), token))
     }
 
-    /// Answers many questions from one state of the datastore, in their order, each with a token of its own.
+    /// Answers one question, with the token that covers what the answer reflects.
     ///
     /// # Errors
-    /// If the datastore does not answer.
-    pub async fn check_each(&self, checks: &[Check]) -> Result<Vec<(Answer, Token)>, Error> {
-        let datastore = self.datastore().await?;
-        let asked: Vec<_> = checks.iter().map(|check| (check.organization.clone(), check.user.clone())).collect();
-        let standings = self.index.standings(&asked).await?;
-        let answers = checks.iter().zip(&standings).map(|(check, standing)| {
-            let mut token = Token::new(datastore);
-            cover(&mut token, standing);
-            (Answer::new(check.question, standing), token)
-        });
-        Ok(answers.collect())
-    }
-
-    /// Answers many questions from one state of the datastore, in their order.
-    ///
-    /// # Errors
-    /// If the datastore does not answer.
-    pub async fn check_batch(&self, checks: &[Check]) -> Result<(Vec<Answer>, Token), Error> {
-        let mut token = Token::new(self.datastore().await?);
-        let asked: Vec<_> = checks.iter().map(|check| (check.organization.clone(), check.user.clone())).collect();
-        let standings = self.index.standings(&asked).await?;
-        for standing in &standings {
-            cover(&mut token, standing);
+    /// If memory cannot say and the datastore does not answer.
+    pub async fn check(&self, check: &Check, freshness: &Freshness) -> Result<(Answer, Token), Error> {
+        if let Some(answered) = self.check_now(check, freshness) {
+            return Ok(answered);
         }
-        let answers =
-            checks.iter().zip(&standings).map(|(check, standing)| Answer::new(check.question, standing)).collect();
-        Ok((answers, token))
+        let mut token = Token::new(self.index.datastore().await?);
+        let (standing, source) = self.index.standing(&check.organization, Some(&check.user), freshness).await?;
+        token.cover_standing(&standing);
+        Ok((Answer::new(check.question, &standing, source), token))
     }
-}
 
-fn cover(token: &mut Token, standing: &Standing) {
-    if let Some(position) = standing.position {
-        token.cover(position);
+    /// Answers many questions in their order, all about one organization from one state of it, with a token that covers
+    /// all.
+    ///
+    /// # Errors
+    /// If memory cannot say and the datastore does not answer.
+    pub async fn check_batch(&self, checks: &[Check], freshness: &Freshness) -> Result<(Vec<Answer>, Token), Error> {
+        let Answers { standings, sources, token } = self.index.standings(checks, freshness).await?;
+        let answers = checks.iter().zip(&standings).zip(sources);
+        let answers = answers.map(|((check, standing), source)| Answer::new(check.question, standing, source));
+        Ok((answers.collect(), token))
     }
-    token.cover_user(standing.user_position);
 }

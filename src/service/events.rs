@@ -21,11 +21,7 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn events_of(
-        &self,
-        changes: &[&Change],
-        types: Option<&[EventType]>,
-    ) -> Result<Vec<Recorded>, Error> {
+    pub async fn events_of(&self, changes: &[&Change], types: Option<&[EventType]>) -> Result<Vec<Recorded>, Error> {
         let keys: Vec<events::Key> = changes
             .iter()
             .map(|change| match change {

@@ -60,11 +60,7 @@ impl Roster {
     /// # Errors
     /// `CURSOR_EXPIRED`; `INVALID_REQUEST` if the cursor does not cover all of the buckets; if the datastore does not
     /// answer.
-    pub async fn follow(
-        &self,
-        from: Option<&Token>,
-        buckets: impl Iterator<Item = i16>,
-    ) -> Result<Following, Error> {
+    pub async fn follow(&self, from: Option<&Token>, buckets: impl Iterator<Item = i16>) -> Result<Following, Error> {
         // First the feed: what is committed after the heads are read is in it.
         let feed = self.index.feed();
         let mut connection = self.pool.acquire().await?;
@@ -85,16 +81,8 @@ impl Roster {
             places.insert(bucket, place);
         }
         let (pool, index) = (self.pool.clone(), self.index.clone());
-        let mut following = Following {
-            pool,
-            index,
-            feed,
-            datastore,
-            places,
-            behind: BTreeMap::new(),
-            blind: false,
-            excused: true,
-        };
+        let mut following =
+            Following { pool, index, feed, datastore, places, behind: BTreeMap::new(), blind: false, excused: true };
         following.compare(&heads)?;
         Ok(following)
     }

@@ -17,24 +17,22 @@ pub mod members;
 pub mod organizations;
 pub mod outbox;
 pub mod reads;
-pub mod token;
 mod tokens;
 mod unit;
 pub mod users;
 pub mod write;
 
+pub use crate::index::{Freshness, IndexSettings, Source, Statistics, token};
 pub use answers::Named;
 pub use error::Error;
 pub use invitations::InvitationSettings;
 
 use crate::domain::limits;
 use crate::index::Index;
-use crate::store::StoreError;
-use crate::store::pool::{self, Datastore};
 use crate::world::Clock;
 use sqlx::PgPool;
 use std::sync::Arc;
-use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 /// The service: what it stands on. Cheap to clone; clones are one service.
@@ -43,7 +41,6 @@ pub struct Roster {
     pool: PgPool,
     index: Index,
     clock: Clock,
-    datastore: Arc<OnceCell<Datastore>>,
     writes: TaskTracker,
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
@@ -54,12 +51,11 @@ impl Roster {
     /// A service over this datastore.
     #[must_use]
     pub fn new(pool: PgPool, clock: Clock) -> Self {
-        let index = Index::new(pool.clone());
+        let index = Index::new(pool.clone(), IndexSettings::default());
         Self {
             pool,
             index,
             clock,
-            datastore: Arc::default(),
             writes: TaskTracker::new(),
             invitations: Arc::default(),
             mail_due: Arc::default(),
@@ -71,6 +67,13 @@ impl Roster {
     #[must_use]
     pub fn with_invitations(mut self, settings: InvitationSettings) -> Self {
         self.invitations = Arc::new(settings);
+        self
+    }
+
+    /// With an index that works like this. Without this call: the defaults.
+    #[must_use]
+    pub fn with_index(mut self, settings: IndexSettings) -> Self {
+        self.index = Index::new(self.pool.clone(), settings);
         self
     }
 
@@ -90,12 +93,6 @@ impl Roster {
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.pool
-    }
-
-    /// Which datastore this is: asked once.
-    async fn datastore(&self) -> Result<Datastore, StoreError> {
-        let ask = || async { pool::datastore(&mut *self.pool.acquire().await?).await };
-        self.datastore.get_or_try_init(ask).await.copied()
     }
 
     /// Waits until every write under way has ended, also those whose callers hung up. New writes may still begin.

@@ -6,9 +6,10 @@
 use super::Error;
 use super::token::Token;
 use crate::auth::{Caller, UserCaller};
+use crate::domain::change::{Entry, Line};
 use crate::domain::{Attributes, BucketPosition, Membership, Organization, OrganizationId, Role, Slug, User, UserId};
 use crate::store::events::{self, Cause, Event};
-use crate::store::log::{self, Entry, Line};
+use crate::store::log;
 use crate::store::{invitation_tokens, memberships, organizations, slugs, users};
 use serde_json::{Value, json};
 use sqlx::PgConnection;

@@ -231,10 +231,13 @@ impl Roster {
     ) -> Result<Written<C::Answer>, Error> {
         // Nobody waits for the answer any more: then nothing is begun.
         meta.in_time()?;
-        let token = Token::new(self.datastore().await?);
+        let mut token = Token::new(self.index.datastore().await?);
         let mut connection = self.pool.acquire().await?;
-        let transaction = transaction(&mut connection, token, caller, meta, change);
+        let transaction = transaction(&mut connection, &mut token, caller, meta, change);
         if let Ok(outcome) = timeout_at(meta.deadline + limits::WRITE_GRACE, transaction).await {
+            if outcome.is_ok() && !meta.validate_only {
+                self.index.committed(&token);
+            }
             return outcome;
         }
         // Postgres does not answer. Nobody else shall get this connection with whatever is open in it.
@@ -245,7 +248,7 @@ impl Roster {
 
 async fn transaction<C: Change>(
     connection: &mut PgConnection,
-    mut token: Token,
+    token: &mut Token,
     caller: Option<&Caller>,
     meta: &Meta,
     change: &C,
@@ -253,7 +256,7 @@ async fn transaction<C: Change>(
     let mut tx = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     let left = meta.deadline.saturating_duration_since(Instant::now());
     pool::bound_transaction(&mut tx, left).await?;
-    let stepped = steps(&mut tx, &mut token, caller, meta, change).await;
+    let stepped = steps(&mut tx, token, caller, meta, change).await;
     // Postgres bounds each statement, not their sum: what has become too late on the way is not committed.
     match stepped.and_then(|written| meta.in_time().map(|()| written).map_err(Error::from)) {
         Ok(mut written) if meta.validate_only => {

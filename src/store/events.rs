@@ -205,8 +205,7 @@ pub async fn find(
     keys: &[Key],
     types: Option<&[EventType]>,
 ) -> Result<Vec<Recorded>, StoreError> {
-    let types: Option<Vec<String>> =
-        types.map(|types| types.iter().map(|known| known.as_str().to_owned()).collect());
+    let types: Option<Vec<String>> = types.map(|types| types.iter().map(|known| known.as_str().to_owned()).collect());
     let mut found = find_of_organizations(connection, keys, types.as_deref()).await?;
     found.extend(find_of_users(connection, keys, types.as_deref()).await?);
     found.sort_by_key(|(number, _)| *number);

@@ -4,45 +4,12 @@
 //! the order of commits, a rollback leaves no hole, and any snapshot holds a prefix.
 
 use super::StoreError;
-use crate::domain::{BucketPosition, Kind, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use crate::domain::change::{Entry, Line};
+use crate::domain::{BucketPosition, OrganizationState, UserId, UserState};
 use sqlx::PgConnection;
 
-/// One change that copies of the memberships must know of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
-    /// A user's membership: the role as stored, or none any more.
-    Membership {
-        /// Who.
-        user: UserId,
-        /// What they are now.
-        role: Option<Role>,
-    },
-    /// The organization itself.
-    Organization {
-        /// Where it is now; none once it is purged.
-        state: Option<OrganizationState>,
-        /// Who owns it.
-        owner: Option<UserId>,
-        /// Its slug.
-        slug: Slug,
-    },
-}
-
-/// An entry, and what it belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
-    /// The organization.
-    pub organization: OrganizationId,
-    /// The organization's revision that this change made.
-    pub revision: i64,
-    /// The organization's kind.
-    pub kind: Kind,
-    /// The change.
-    pub entry: Entry,
-}
-
 /// What the log says of the state of a purged organization.
-const PURGED: &str = "PURGED";
+pub(super) const PURGED: &str = "PURGED";
 
 /// Appends a transaction's changes to one bucket, and tells how far its log has come. Takes the lock of the bucket's
 /// head: several buckets in one transaction ascend.

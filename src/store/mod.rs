@@ -4,6 +4,7 @@
 //! Nothing here decides anything: what a row count means is the caller's business, and constraints are the last line of
 //! defence, never the way to learn something.
 
+mod copy;
 pub mod events;
 pub mod export;
 pub mod invitation_tokens;
@@ -17,33 +18,36 @@ pub mod quotas;
 pub mod replay;
 pub mod requests;
 pub mod slugs;
+pub mod snapshot;
 pub mod standing;
+pub mod tail;
 pub mod users;
 
 use crate::domain::Invalid;
 use sqlx::error::DatabaseError;
+use std::sync::Arc;
 
-/// What can go wrong between roster and Postgres.
-#[derive(Debug, thiserror::Error)]
+/// What can go wrong between roster and Postgres. Can be cloned: one statement may have been asked for many.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// Postgres is away, is going away, or has no connection to spare. Nothing was changed.
     #[error("the datastore does not answer")]
-    Unavailable(#[source] sqlx::Error),
+    Unavailable(#[source] Arc<sqlx::Error>),
     /// The database or the schema is not there yet: somebody has still to run `roster migrate`. Nothing was changed.
     #[error("the datastore has no schema, or an old one")]
-    Unmigrated(#[source] sqlx::Error),
+    Unmigrated(#[source] Arc<sqlx::Error>),
     /// A statement or a lock took longer than the request had. Nothing was changed.
     #[error("the datastore took too long")]
-    Timeout(#[source] Option<sqlx::Error>),
+    Timeout(#[source] Option<Arc<sqlx::Error>>),
     /// The transaction lost against another one and can be run again.
     #[error("the transaction lost against another one")]
-    Contention(#[source] sqlx::Error),
+    Contention(#[source] Arc<sqlx::Error>),
     /// The connection broke while a commit was under way: whether it happened is not known.
     #[error("the outcome of the commit is unknown")]
-    CommitUnknown(#[source] sqlx::Error),
+    CommitUnknown(#[source] Arc<sqlx::Error>),
     /// A fault in roster: SQL that Postgres refuses, a constraint that the code should have kept.
     #[error("the datastore refused a statement")]
-    Unexpected(#[source] sqlx::Error),
+    Unexpected(#[source] Arc<sqlx::Error>),
     /// A row that holds what the domain does not allow.
     #[error("a stored row is not readable: {0}")]
     Unreadable(String),
@@ -51,7 +55,8 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        match &error {
+        let error = Arc::new(error);
+        match &*error {
             sqlx::Error::Database(database) => match kind(database.as_ref()) {
                 Kind::Unavailable => Self::Unavailable(error),
                 Kind::Unmigrated => Self::Unmigrated(error),

@@ -66,12 +66,7 @@ async fn organizations(
     Ok(rows)
 }
 
-async fn users(
-    connection: &mut PgConnection,
-    bucket: i16,
-    position: i64,
-    limit: i64,
-) -> Result<Vec<Row>, StoreError> {
+async fn users(connection: &mut PgConnection, bucket: i16, position: i64, limit: i64) -> Result<Vec<Row>, StoreError> {
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT d.id, d.epoch, h.user_bucket AS "bucket?", h.position AS "head?", h.write_time AS "head_time?",

@@ -49,71 +49,14 @@ impl TryFrom<Row> for Standing {
     }
 }
 
-/// Answers one question with one statement, or without a user tells of the organization alone: an index probe each on organization, membership, user and the two heads.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn one(
-    connection: &mut PgConnection,
-    organization: &OrganizationRef,
-    user: Option<&UserId>,
-) -> Result<Standing, StoreError> {
-    // Nobody has the empty id (a CHECK says so): without a user, no membership is found.
-    let (user_id, user_bucket) = user.map_or(("", 0), |user| (user.as_str(), user.bucket()));
-    let row = match organization {
-        OrganizationRef::Id(id) => {
-            sqlx::query_as!(
-                Row,
-                r#"SELECT h.bucket, o.id AS "organization_id?", o.state AS "state?", (o.delete_time IS NOT NULL) AS deleted,
-                          o.revision AS "revision?", (o.owner_id = $3) AS is_owner, m.role AS "role?",
-                          u.state AS "user_state?", h.position, uh.user_bucket, uh.position AS user_position
-                   FROM log_heads h
-                   JOIN user_log_heads uh ON uh.user_bucket = $4
-                   LEFT JOIN organizations o ON o.bucket = $1 AND o.id = $2
-                   LEFT JOIN memberships m ON m.bucket = $1 AND m.organization_id = $2 AND m.user_id = $3
-                   LEFT JOIN users u ON u.user_bucket = $4 AND u.id = $3
-                   WHERE h.bucket = $1"#,
-                id.bucket(),
-                id.as_uuid(),
-                user_id,
-                user_bucket,
-            )
-            .fetch_one(connection)
-            .await?
-        }
-        OrganizationRef::Slug(slug) => {
-            sqlx::query_as!(
-                Row,
-                r#"SELECT h.bucket AS "bucket?", o.id AS "organization_id?", o.state AS "state?",
-                          (o.delete_time IS NOT NULL) AS deleted, o.revision AS "revision?", (o.owner_id = $2) AS is_owner,
-                          m.role AS "role?", u.state AS "user_state?", h.position AS "position?", uh.user_bucket,
-                          uh.position AS user_position
-                   FROM user_log_heads uh
-                   LEFT JOIN slugs s ON s.slug = $1
-                   LEFT JOIN log_heads h ON h.bucket = s.bucket
-                   LEFT JOIN organizations o ON o.bucket = s.bucket AND o.id = s.organization_id
-                   LEFT JOIN memberships m
-                          ON m.bucket = s.bucket AND m.organization_id = s.organization_id AND m.user_id = $2
-                   LEFT JOIN users u ON u.user_bucket = $3 AND u.id = $2
-                   WHERE uh.user_bucket = $3"#,
-                slug.as_str(),
-                user_id,
-                user_bucket,
-            )
-            .fetch_one(connection)
-            .await?
-        }
-    };
-    row.try_into()
-}
-
-/// Answers many questions with one statement, so from one state of the datastore; in their order.
+/// Answers many questions with one statement, so from one state of the datastore; in their order. Without a user, a
+/// question is about the organization alone.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn many(
     connection: &mut PgConnection,
-    questions: &[(OrganizationRef, UserId)],
+    questions: &[&(OrganizationRef, Option<UserId>)],
 ) -> Result<Vec<Standing>, StoreError> {
     let mut buckets = Vec::with_capacity(questions.len());
     let mut ids = Vec::with_capacity(questions.len());
@@ -128,8 +71,9 @@ pub async fn many(
         buckets.push(bucket);
         ids.push(id);
         slugs.push(slug);
-        users.push(user.as_str().to_owned());
-        user_buckets.push(user.bucket());
+        // Nobody has the empty id (a CHECK says so): without a user, no membership is found.
+        users.push(user.as_ref().map_or_else(String::new, |user| user.as_str().to_owned()));
+        user_buckets.push(user.as_ref().map_or(0, UserId::bucket));
     }
     // Each LATERAL with its LIMIT keeps the plan at one index probe for each question, whatever the statistics say.
     let rows = sqlx::query_as!(

@@ -15,7 +15,7 @@ use crate::auth::decide::{self, Access, Need};
 use crate::auth::rules::{self, Callers};
 use crate::domain::{OrganizationRef, Refusal, limits};
 use crate::service::write::{Meta, Written};
-use crate::service::{Error, Roster};
+use crate::service::{Error, Freshness, Roster, Source};
 use sealed::Sealed;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -99,16 +99,31 @@ impl Api {
         let organization = OrganizationRef::parse(message.organization())
             .map_err(|invalid| Refusal::field("organization", invalid.0))?;
         self.refresh(envelope).await?;
-        let standing = self.roster.index().standing(&organization, envelope.caller.user()).await?;
         let need = Need { permission, deleted: rule.deleted };
-        Ok(Access::decide(need, envelope.caller.clone(), &standing)?)
+        let (index, user) = (self.roster.index(), envelope.caller.user());
+        // Who writes is looked up where the write will be decided again.
+        let freshness = if M::METHOD.write { Freshness::Full } else { Freshness::Recent };
+        let (standing, source) = index.standing(&organization, user, &freshness).await?;
+        match Access::decide(need, envelope.caller.clone(), &standing) {
+            // Memory may not have heard yet: nobody is refused what was granted a moment ago.
+            Err(_) if source != Source::Primary => {
+                let (standing, _) = index.standing(&organization, user, &Freshness::Full).await?;
+                Ok(Access::decide(need, envelope.caller.clone(), &standing)?)
+            }
+            decided => Ok(decided?),
+        }
     }
 
     async fn decide_caller<M: CallerRequest>(&self, envelope: &Envelope) -> Result<(), Error> {
         rules::method_gate(&M::METHOD.rule, &envelope.caller)?;
         if let Some(user) = envelope.caller.user() {
             self.refresh(envelope).await?;
-            decide::require_active(self.roster.index().user_state(user).await?)?;
+            let index = self.roster.index();
+            let known = index.user_state_now(user).filter(|_| !M::METHOD.write);
+            // Memory may not have heard yet of one who was switched on again.
+            if known.is_none_or(|state| decide::require_active(state).is_err()) {
+                decide::require_active(index.user_state(user).await?)?;
+            }
         }
         Ok(())
     }

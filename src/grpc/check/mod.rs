@@ -11,46 +11,49 @@ use super::decode::{Asked, Fields, Wrong};
 use super::pb::check_service_server::CheckService;
 use super::{convert, pb};
 use crate::domain::{Invalid, limits};
+use crate::service::Freshness;
 use crate::service::checks::Check;
 use crate::service::token::Token;
 use questions::Questions;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-/// Looks at the consistency asked for. The primary answers, so every kind is met; a token must still be one of ours.
-fn consistency(fields: &mut Fields, asked: Option<&pb::Consistency>) -> Result<(), Wrong> {
+/// How fresh the answer is to be.
+fn freshness(fields: &mut Fields, asked: Option<&pb::Consistency>) -> Result<Freshness, Wrong> {
     use pb::consistency::Requirement;
     match asked.and_then(|asked| asked.requirement.as_ref()) {
         Some(Requirement::AtLeastAsFresh(token)) => {
-            fields.take("consistency.at_least_as_fresh", Token::decode(token)).map(|_| ())
+            fields.take("consistency.at_least_as_fresh", Token::decode(token)).map(Freshness::AtLeast)
         }
-        Some(Requirement::FullyConsistent(_)) | None => Ok(()),
+        Some(Requirement::FullyConsistent(true)) => Ok(Freshness::Full),
+        Some(Requirement::FullyConsistent(false)) | None => Ok(Freshness::Recent),
     }
 }
 
-fn check(message: &pb::CheckMembershipRequest, fields: &mut Fields) -> Result<Check, Wrong> {
+fn check(message: &pb::CheckMembershipRequest, fields: &mut Fields) -> Result<(Check, Freshness), Wrong> {
     use pb::check_membership_request::Question;
     let question = message.question.as_ref().map(|question| match question {
         Question::Role(role) => Asked::Role(role),
         Question::Permission(word) => Asked::Permission(word),
     });
     let check = fields.check(&message.organization, &message.user_id, question);
-    consistency(fields, message.consistency.as_ref())?;
-    check
+    let freshness = freshness(fields, message.consistency.as_ref());
+    Ok((check?, freshness?))
 }
 
-fn batch(message: &pb::BatchCheckMembershipRequest, fields: &mut Fields) -> Result<Vec<Check>, Wrong> {
+fn batch(message: &pb::BatchCheckMembershipRequest, fields: &mut Fields) -> Result<(Vec<Check>, Freshness), Wrong> {
     use pb::check_item::Question;
     let within = (1..=limits::BATCH_CHECKS).contains(&message.items.len());
     let counted = if within { Ok(()) } else { Err(fields.wrong("items", Invalid::new("1 to 10 000 items"))) };
-    consistency(fields, message.consistency.as_ref())?;
+    let freshness = freshness(fields, message.consistency.as_ref());
     counted?;
-    fields.items(&message.items, |fields, item| {
+    let checks = fields.items(&message.items, |fields, item| {
         let question = item.question.as_ref().map(|question| match question {
             Question::Role(role) => Asked::Role(role),
             Question::Permission(word) => Asked::Permission(word),
         });
         fields.check(&item.organization, &item.user_id, question)
-    })
+    });
+    Ok((checks?, freshness?))
 }
 
 #[async_trait]
@@ -60,8 +63,8 @@ impl CheckService for Api {
         request: Request<Sealed<pb::CheckMembershipRequest>>,
     ) -> Result<Response<pb::CheckMembershipResponse>, Status> {
         let (message, _) = self.admit_caller(request).await?;
-        let check = read(|fields| check(&message, fields))?;
-        let (told, token) = self.roster().check(&check).await?;
+        let (check, freshness) = read(|fields| check(&message, fields))?;
+        let (told, token) = self.roster().check(&check, &freshness).await?;
         answer(pb::CheckMembershipResponse { result: Some(convert::check_result(&told, token.encode())) })
     }
 
@@ -70,8 +73,8 @@ impl CheckService for Api {
         request: Request<Sealed<pb::BatchCheckMembershipRequest>>,
     ) -> Result<Response<pb::BatchCheckMembershipResponse>, Status> {
         let (message, _) = self.admit_caller(request).await?;
-        let checks = read(|fields| batch(&message, fields))?;
-        let (told, token) = self.roster().check_batch(&checks).await?;
+        let (checks, freshness) = read(|fields| batch(&message, fields))?;
+        let (told, token) = self.roster().check_batch(&checks, &freshness).await?;
         let results = told.iter().map(|told| convert::check_result(told, String::new())).collect();
         answer(pb::BatchCheckMembershipResponse { results, consistency_token: token.encode() })
     }

@@ -5,15 +5,16 @@
 //! together into one frame. What memory cannot answer waits, with whatever was asked behind it, and goes to the datastore
 //! as one batch. While that is under way no more is read: the caller's own flow control holds the rest back.
 
-use super::consistency;
+use super::freshness;
 use crate::domain::limits;
 use crate::grpc::admit::read;
 use crate::grpc::admit::stream::Messages;
 use crate::grpc::decode::{Asked, Fields, Wrong};
 use crate::grpc::{convert, pb, status};
-use crate::service::Roster;
 use crate::service::checks::{Answer, Check};
 use crate::service::token::Token;
+use crate::service::{Freshness, Roster};
+use futures_util::future::join_all;
 use pb::stream_checks_response::Outcome;
 use std::future::Future;
 use std::pin::Pin;
@@ -38,7 +39,7 @@ pub struct Questions {
 /// A question in its place.
 enum Waiting {
     /// It is for the datastore.
-    Question(Check),
+    Question(Check, Freshness),
     /// It is answered, but not before those ahead of it.
     Answered(pb::StreamChecksResponse),
 }
@@ -53,13 +54,13 @@ impl Questions {
 
     /// Takes a question in: its answer, if that can be had at once.
     fn take(&self, question: &pb::StreamChecksRequest) -> Waiting {
-        let check = match read(|fields| read_question(question, fields)) {
-            Ok(check) => check,
+        let (check, freshness) = match read(|fields| read_question(question, fields)) {
+            Ok(asked) => asked,
             Err(status) => return Waiting::Answered(failed(&status)),
         };
-        match self.roster.check_now(&check) {
+        match self.roster.check_now(&check, &freshness) {
             Some((told, token)) => Waiting::Answered(answered(&told, &token)),
-            None => Waiting::Question(check),
+            None => Waiting::Question(check, freshness),
         }
     }
 
@@ -106,40 +107,29 @@ impl Stream for Questions {
     }
 }
 
-/// Asks the datastore what waits for it, all of it at once.
+/// Answers what waits, all of it at once: what goes to the datastore goes there together.
 async fn ask(roster: Roster, waiting: Vec<Waiting>) -> Vec<pb::StreamChecksResponse> {
-    let mut checks = Vec::new();
-    let mut answers = Vec::with_capacity(waiting.len());
-    for waiting in waiting {
+    let ask = |waiting| async {
         match waiting {
-            Waiting::Question(check) => {
-                checks.push(check);
-                answers.push(None);
-            }
-            Waiting::Answered(answer) => answers.push(Some(answer)),
+            Waiting::Answered(answer) => answer,
+            Waiting::Question(check, freshness) => match roster.check(&check, &freshness).await {
+                Ok((told, token)) => answered(&told, &token),
+                Err(error) => failed(&Status::from(error)),
+            },
         }
-    }
-    match roster.check_each(&checks).await {
-        Ok(told) => {
-            let mut told = told.iter().map(|(told, token)| answered(told, token));
-            answers.into_iter().filter_map(|answer| answer.or_else(|| told.next())).collect()
-        }
-        Err(error) => {
-            let failed = failed(&Status::from(error));
-            answers.into_iter().map(|answer| answer.unwrap_or_else(|| failed.clone())).collect()
-        }
-    }
+    };
+    join_all(waiting.into_iter().map(ask)).await
 }
 
-fn read_question(message: &pb::StreamChecksRequest, fields: &mut Fields) -> Result<Check, Wrong> {
+fn read_question(message: &pb::StreamChecksRequest, fields: &mut Fields) -> Result<(Check, Freshness), Wrong> {
     use pb::stream_checks_request::Question;
     let question = message.question.as_ref().map(|question| match question {
         Question::Role(role) => Asked::Role(role),
         Question::Permission(word) => Asked::Permission(word),
     });
     let check = fields.check(&message.organization, &message.user_id, question);
-    consistency(fields, message.consistency.as_ref())?;
-    check
+    let freshness = freshness(fields, message.consistency.as_ref());
+    Ok((check?, freshness?))
 }
 
 fn answered(told: &Answer, token: &Token) -> pb::StreamChecksResponse {

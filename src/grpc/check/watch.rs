@@ -100,13 +100,11 @@ impl Changes {
         let Line { organization, kind, revision, entry } = line;
         let (organization_id, kind, revision) = (organization.to_string(), kind.as_str().to_owned(), *revision);
         match entry {
-            Entry::Membership { user, role } => {
-                self.scope.user.as_ref().is_none_or(|only| user == only).then(|| {
-                    let role = role.map(|role| role.as_str().to_owned()).unwrap_or_default();
-                    let user_id = user.to_string();
-                    Told::Membership(pb::MembershipChange { organization_id, user_id, role, revision, kind })
-                })
-            }
+            Entry::Membership { user, role } => self.scope.user.as_ref().is_none_or(|only| user == only).then(|| {
+                let role = role.map(|role| role.as_str().to_owned()).unwrap_or_default();
+                let user_id = user.to_string();
+                Told::Membership(pb::MembershipChange { organization_id, user_id, role, revision, kind })
+            }),
             Entry::Organization { state, owner, slug } => self.scope.user.is_none().then(|| {
                 Told::Organization(pb::OrganizationChange {
                     organization_id,

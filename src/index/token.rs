@@ -4,7 +4,7 @@
 //! its number (users' buckets behind the organizations') and how far its log had come; base64url.
 
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{BucketPosition, Invalid};
+use crate::domain::{BucketPosition, Invalid, Standing};
 use crate::store::pool::Datastore;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -42,6 +42,14 @@ impl Token {
     /// Covers a user's bucket up to here.
     pub fn cover_user(&mut self, at: BucketPosition) {
         self.cover(BucketPosition { bucket: ORGANIZATION_BUCKETS + at.bucket, position: at.position });
+    }
+
+    /// Covers what an answer of the primary came from.
+    pub fn cover_standing(&mut self, standing: &Standing) {
+        if let Some(position) = standing.position {
+            self.cover(position);
+        }
+        self.cover_user(standing.user_position);
     }
 
     /// How far it covers each bucket; those of users stand behind those of organizations.

@@ -1,0 +1,434 @@
+//! The follower: loads the copy bucket by bucket, and applies what the log says since.
+//!
+//! One task changes the copy, and nothing else does. A bucket that was loaded stands aside until a poll has brought it as
+//! far as all the others; only then is it published, so that the lease speaks for it too.
+
+use super::feed::Commits;
+use super::load::{self, Loaded};
+use super::{BUCKETS, Shared, nanoseconds, of_users};
+use crate::domain::change::Line;
+use crate::domain::ids::ORGANIZATION_BUCKETS;
+use crate::domain::{UserId, UserState, limits};
+use crate::memory::Bucket;
+use crate::store::pool::Datastore;
+use crate::store::tail::{self, Change, Logged, Moved, Stamp};
+use crate::store::{StoreError, snapshot};
+use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// The log that is there is not the log that was applied: writes were lost.
+struct Lost;
+
+/// Why a round came to nothing.
+enum Broken {
+    /// The datastore does not answer, for now.
+    Store(StoreError),
+    Lost,
+}
+
+impl From<StoreError> for Broken {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Lost> for Broken {
+    fn from(_: Lost) -> Self {
+        Self::Lost
+    }
+}
+
+/// Follows, for ever.
+pub(super) async fn run(shared: &Arc<Shared>) {
+    let mut lost = false;
+    loop {
+        match Follower::begin(shared, lost).await {
+            Ok(mut follower) => {
+                let Lost = follower.follow().await;
+                tracing::error!("the datastore has lost writes that were applied here: everything is loaded anew");
+                shared.counters.lost.fetch_add(1, Ordering::Relaxed);
+                shared.forget();
+                lost = true;
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "following cannot begin");
+                sleep(limits::FOLLOW_PAUSE).await;
+            }
+        }
+    }
+}
+
+struct Follower<'a> {
+    shared: &'a Arc<Shared>,
+    connection: Option<PoolConnection<Postgres>>,
+    datastore: Datastore,
+    /// How far each bucket is applied.
+    known: Vec<Stamp>,
+    /// Loaded, and not published yet.
+    staged: BTreeMap<i16, Bucket>,
+    /// To be loaded.
+    wanted: BTreeSet<i16>,
+    loading: JoinSet<(i16, Result<Loaded, StoreError>)>,
+    /// Bytes of each bucket that is in memory.
+    held: BTreeMap<i16, usize>,
+    users: Users,
+    rows: i64,
+}
+
+/// Where the users who are not active are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Users {
+    Wanted,
+    /// In memory, but no poll has been applied in full since.
+    Loaded,
+    Held,
+}
+
+impl<'a> Follower<'a> {
+    /// Begins where the log now ends, with nothing in memory.
+    async fn begin(shared: &'a Arc<Shared>, lost: bool) -> Result<Self, StoreError> {
+        let mut connection = shared.own.acquire().await?;
+        let begun = async {
+            let mut datastore = crate::store::pool::datastore(&mut connection).await?;
+            if lost && let Some(before) = shared.datastore().filter(|before| before.id == datastore.id) {
+                datastore.epoch = tail::begin_epoch(&mut connection, before.epoch).await?;
+            }
+            Ok::<_, StoreError>((datastore, tail::heads(&mut connection).await?))
+        };
+        let (datastore, known) =
+            timeout(limits::POLL_TIMEOUT, begun).await.unwrap_or(Err(StoreError::Timeout(None)))?;
+        if known.len() != BUCKETS {
+            return Err(StoreError::Unreadable(format!("the log has {} buckets", known.len())));
+        }
+        *shared.datastore.write().unwrap_or_else(PoisonError::into_inner) = Some(datastore);
+        for (followed, stamp) in shared.followed.iter().zip(&known) {
+            followed.store(stamp.position, Ordering::Release);
+        }
+        let copy = shared.settings.memory_bytes > 0;
+        Ok(Self {
+            shared,
+            connection: Some(connection),
+            datastore,
+            known,
+            staged: BTreeMap::new(),
+            wanted: if copy { (0..ORGANIZATION_BUCKETS).collect() } else { BTreeSet::new() },
+            loading: JoinSet::new(),
+            held: BTreeMap::new(),
+            users: Users::Wanted,
+            rows: limits::POLL_ROWS,
+        })
+    }
+
+    /// Polls on a nudge, and now and then without one, for as long as the log is the one that was applied.
+    async fn follow(&mut self) -> Lost {
+        let mut next = Instant::now();
+        loop {
+            let spacing = Instant::now() + limits::POLL_SPACING;
+            match self.round().await {
+                Ok(true) => next = Instant::now() + limits::POLL_EVERY,
+                // There is more to be had at once.
+                Ok(false) => next = Instant::now(),
+                Err(Broken::Lost) => return Lost,
+                Err(Broken::Store(error)) => {
+                    self.shared.counters.failed_polls.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(error = &error as &dyn std::error::Error, "the log was not read");
+                    // Whatever is open on it, nobody shall use it again.
+                    if let Some(mut connection) = self.connection.take() {
+                        connection.close_on_drop();
+                    }
+                    sleep(limits::FOLLOW_PAUSE).await;
+                }
+            }
+            self.load_more();
+            sleep_until(spacing).await;
+            tokio::select! {
+                () = self.shared.nudge.notified() => {}
+                () = sleep_until(next) => {}
+                Some(loaded) = self.loading.join_next() => {
+                    if let Ok((bucket, loaded)) = loaded {
+                        self.stage(bucket, loaded);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at the log once and applies what it says. Tells whether that was all.
+    async fn round(&mut self) -> Result<bool, Broken> {
+        let begin = nanoseconds(crate::world::uptime());
+        if self.users == Users::Wanted {
+            self.load_users().await?;
+        }
+        let known = self.known.clone();
+        let rows = self.rows;
+        let connection = self.connection().await?;
+        let polled = timeout(limits::POLL_TIMEOUT, tail::poll(connection, &known, rows)).await;
+        let polled = polled.unwrap_or(Err(StoreError::Timeout(None)))?;
+        if polled.datastore.id != self.datastore.id {
+            return Err(Lost.into());
+        }
+        if polled.datastore.epoch != self.datastore.epoch {
+            // Another process found that writes were lost. This one compares the log with what it has applied all the same.
+            self.datastore = polled.datastore;
+            *self.shared.datastore.write().unwrap_or_else(PoisonError::into_inner) = Some(polled.datastore);
+        }
+        let mut complete = true;
+        let mut commits = Vec::new();
+        self.rows = limits::POLL_ROWS;
+        for moved in polled.moved {
+            match sort(self.known[place(moved.bucket)], moved) {
+                Sorted::Next(next) => {
+                    if next.rows.is_empty() {
+                        // Not even one transaction in so many rows.
+                        self.rows = rows.saturating_mul(2);
+                    }
+                    complete &= next.whole;
+                    commits.push(Commits { bucket: next.bucket, rows: next.rows });
+                }
+                Sorted::Gap { bucket, head } => self.reload(bucket, head),
+                Sorted::Lost => return Err(Broken::Lost),
+            }
+        }
+        for commits in commits {
+            self.apply(commits);
+        }
+        if complete && self.users != Users::Wanted {
+            self.publish(begin);
+        }
+        Ok(complete)
+    }
+
+    async fn connection(&mut self) -> Result<&mut PoolConnection<Postgres>, StoreError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.shared.own.acquire().await?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    /// Reads who is not active. What the log says since then is applied by the poll that follows.
+    async fn load_users(&mut self) -> Result<(), StoreError> {
+        let connection = self.connection().await?;
+        let read = timeout(limits::LOAD_TIMEOUT, snapshot::absent_users(connection)).await;
+        for absent in read.unwrap_or(Err(StoreError::Timeout(None)))? {
+            self.shared.memory.put_users(absent.bucket, absent.stamp.position, &absent.states);
+            self.rewind(of_users(absent.bucket), absent.stamp);
+        }
+        self.users = Users::Loaded;
+        Ok(())
+    }
+
+    /// Follows a bucket from where a snapshot of it stands, if that is before what is applied elsewhere.
+    fn rewind(&mut self, bucket: i16, to: Stamp) {
+        let known = &mut self.known[place(bucket)];
+        if to.position < known.position {
+            *known = to;
+        }
+    }
+
+    /// Begins to load, as many buckets at once as may be.
+    fn load_more(&mut self) {
+        while self.loading.len() < limits::LOADS
+            && let Some(bucket) = self.wanted.pop_first()
+        {
+            self.loading.spawn(load::load(self.shared.clone(), bucket));
+        }
+    }
+
+    /// Takes in a bucket that was loaded, if there is room for it.
+    fn stage(&mut self, number: i16, loaded: Result<Loaded, StoreError>) {
+        match loaded {
+            Ok((bucket, stamp)) => {
+                self.shared.counters.loads.fetch_add(1, Ordering::Relaxed);
+                let bytes = self.held.values().sum::<usize>() - self.held.get(&number).copied().unwrap_or_default();
+                if bytes + bucket.bytes() > self.shared.settings.memory_bytes {
+                    tracing::warn!(bucket = number, bytes, "the copy is full: the primary answers for this bucket");
+                    return;
+                }
+                self.rewind(number, stamp);
+                self.held.insert(number, bucket.bytes());
+                self.staged.insert(number, bucket);
+            }
+            Err(error) => {
+                self.shared.counters.failed_loads.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(error = &error as &dyn std::error::Error, bucket = number, "a bucket was not loaded");
+                self.wanted.insert(number);
+            }
+        }
+    }
+
+    /// No longer trusts what is in memory of a bucket, because the log does not say how it went on.
+    fn reload(&mut self, bucket: i16, head: Stamp) {
+        tracing::warn!(bucket, "the log has a hole: the bucket is loaded anew");
+        self.shared.counters.gaps.fetch_add(1, Ordering::Relaxed);
+        if bucket < ORGANIZATION_BUCKETS {
+            self.drop_bucket(bucket);
+            self.wanted.insert(bucket);
+        } else {
+            self.shared.users_held.store(false, Ordering::Release);
+            self.users = Users::Wanted;
+        }
+        self.known[place(bucket)] = head;
+        self.shared.followed[place(bucket)].store(head.position, Ordering::Release);
+    }
+
+    fn drop_bucket(&mut self, bucket: i16) {
+        self.staged.remove(&bucket);
+        self.held.remove(&bucket);
+        self.shared.memory.take(bucket);
+    }
+
+    /// Applies transactions to what is in memory, and tells those who watch.
+    fn apply(&mut self, commits: Commits) {
+        let Some(last) = commits.rows.last().map(|row| row.stamp) else { return };
+        let count = u64::try_from(commits.rows.len()).unwrap_or_default();
+        self.shared.counters.lines.fetch_add(count, Ordering::Relaxed);
+        let bucket = commits.bucket;
+        let memory = &self.shared.memory;
+        if bucket < ORGANIZATION_BUCKETS {
+            memory.apply(bucket, lines(&commits.rows), last.position);
+            if let Some(staged) = self.staged.get_mut(&bucket) {
+                memory.apply_to(staged, lines(&commits.rows), last.position);
+            }
+        } else {
+            memory.apply_users(bucket - ORGANIZATION_BUCKETS, users(&commits.rows), last.position);
+        }
+        self.known[place(bucket)] = last;
+        self.shared.followed[place(bucket)].fetch_max(last.position, Ordering::AcqRel);
+        // Without an audience there is nobody to tell.
+        let _ = self.shared.feed.send(Arc::new(commits));
+    }
+
+    /// Everything up to the beginning of this poll is applied: publishes what was loaded, and renews the lease.
+    fn publish(&mut self, begin: u64) {
+        let shared = self.shared;
+        for (number, bucket) in std::mem::take(&mut self.staged) {
+            shared.memory.put(number, bucket);
+        }
+        self.users = Users::Held;
+        shared.lease.store(begin, Ordering::Release);
+        shared.users_held.store(true, Ordering::Release);
+        self.weigh();
+        let settled = self.wanted.is_empty() && self.loading.is_empty();
+        shared.counters.settled.store(settled, Ordering::Release);
+        shared.counters.polls.fetch_add(1, Ordering::Relaxed);
+        shared.polled.send_replace(begin);
+    }
+
+    /// Counts what is in memory, lets go of what no longer fits, and loads anew what holds too much garbage.
+    fn weigh(&mut self) {
+        let mut memberships = 0;
+        for (number, bytes) in &mut self.held {
+            if let Some(bucket) = self.shared.memory.read(*number).as_ref() {
+                *bytes = bucket.bytes();
+                memberships += bucket.memberships();
+                if bucket.is_littered() && self.wanted.insert(*number) {
+                    tracing::debug!(bucket = number, "a bucket holds much that is purged: it is loaded anew");
+                }
+            }
+        }
+        let limit = self.shared.settings.memory_bytes;
+        while self.held.values().sum::<usize>() > limit
+            && let Some((number, _)) = self.held.last_key_value()
+        {
+            let number = *number;
+            tracing::warn!(bucket = number, "the copy has grown too large: the primary answers for this bucket");
+            self.drop_bucket(number);
+        }
+        let bytes = self.held.values().sum::<usize>() + self.shared.memory.user_bytes();
+        let counters = &self.shared.counters;
+        let set = |gauge: &std::sync::atomic::AtomicU64, value: usize| {
+            gauge.store(u64::try_from(value).unwrap_or_default(), Ordering::Relaxed);
+        };
+        set(&counters.buckets, self.held.len());
+        set(&counters.memberships, memberships);
+        set(&counters.bytes, bytes);
+    }
+}
+
+impl Shared {
+    /// Forgets everything: the primary answers.
+    fn forget(&self) {
+        self.lease.store(0, Ordering::Release);
+        self.users_held.store(false, Ordering::Release);
+        self.counters.settled.store(false, Ordering::Release);
+        for bucket in 0..ORGANIZATION_BUCKETS {
+            self.memory.take(bucket);
+        }
+        // Positions of the log that was lost mean nothing in the one that is there.
+        for written in &self.written {
+            written.store(0, Ordering::Release);
+        }
+    }
+}
+
+fn place(bucket: i16) -> usize {
+    usize::from(bucket.unsigned_abs())
+}
+
+fn lines(rows: &[Logged]) -> impl Iterator<Item = (i64, &Line)> {
+    rows.iter().filter_map(|row| match &row.what {
+        Change::Organization(line) => Some((row.stamp.position, line)),
+        Change::User { .. } => None,
+    })
+}
+
+fn users(rows: &[Logged]) -> impl Iterator<Item = (&UserId, UserState)> {
+    rows.iter().filter_map(|row| match &row.what {
+        Change::User { user, state, .. } => Some((user, *state)),
+        Change::Organization(_) => None,
+    })
+}
+
+/// What a bucket that moved has to say.
+enum Sorted {
+    Next(Next),
+    /// The log no longer says how it went on from the known position.
+    Gap {
+        bucket: i16,
+        head: Stamp,
+    },
+    Lost,
+}
+
+struct Next {
+    bucket: i16,
+    /// Whole transactions after the known position.
+    rows: Vec<Logged>,
+    /// Whether they reach the head.
+    whole: bool,
+}
+
+/// Compares what the log says with what is known of it.
+fn sort(known: Stamp, moved: Moved) -> Sorted {
+    let Moved { bucket, head, rows } = moved;
+    if head.position <= known.position {
+        // It has not moved on, and yet it is another one.
+        return Sorted::Lost;
+    }
+    let mut rows = rows.into_iter().peekable();
+    if known.position > 0 {
+        match rows.next_if(|row| row.stamp.position == known.position) {
+            Some(row) if row.stamp == known => {}
+            Some(_) => return Sorted::Lost,
+            None => return Sorted::Gap { bucket, head },
+        }
+    }
+    let mut next: Vec<Logged> = Vec::new();
+    for (row, expected) in rows.zip(known.position + 1..) {
+        if row.stamp.position != expected {
+            return Sorted::Gap { bucket, head };
+        }
+        next.push(row);
+    }
+    let read = next.last().map_or(known.position, |row| row.stamp.position);
+    let whole = next.iter().rposition(|row| row.commit_position <= read).map_or(0, |index| index + 1);
+    next.truncate(whole);
+    let whole = next.last().is_some_and(|row| row.stamp == head);
+    Sorted::Next(Next { bucket, rows: next, whole })
+}

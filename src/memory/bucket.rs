@@ -1,0 +1,185 @@
+//! One bucket of organizations, with their members: the unit of loading, of publishing and of bounding memory.
+
+use super::fingerprint::{BySpread, Fingerprint, Key, Slot};
+use crate::domain::change::{Entry, Line};
+use crate::domain::{OrganizationHead, OrganizationId, OrganizationState, Role, Slug, UserId};
+use std::collections::{HashMap, HashSet};
+
+/// What is kept of an organization.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    revision: i64,
+    /// The owner's fingerprint as a member here.
+    owner: Option<Fingerprint>,
+    slug: Fingerprint,
+    state: OrganizationState,
+    /// Its slots below, so that what a purge leaves behind can be counted.
+    members: u32,
+}
+
+/// A bucket as of one position of its log. Changed only from one whole transaction to the next.
+pub struct Bucket {
+    key: Key,
+    position: i64,
+    organizations: HashMap<OrganizationId, Held, BySpread>,
+    members: HashSet<Slot, BySpread>,
+    /// Slots of organizations that are purged: no look-up reaches them.
+    garbage: usize,
+}
+
+/// What a bucket says of one user in one organization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The organization; none if there is no such one.
+    pub organization: Option<OrganizationHead>,
+    /// The role there, [`Role::OWNER`] for the owner.
+    pub role: Option<Role>,
+}
+
+/// What changed about who has which slug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Renamed {
+    pub(super) organization: OrganizationId,
+    pub(super) old: Option<Fingerprint>,
+    pub(super) new: Option<Fingerprint>,
+}
+
+impl Bucket {
+    /// An empty bucket at a position; it is filled by what the same snapshot holds.
+    pub(super) fn new(key: Key, position: i64) -> Self {
+        Self { key, position, organizations: HashMap::default(), members: HashSet::default(), garbage: 0 }
+    }
+
+    /// How far its log is applied.
+    #[must_use]
+    pub fn position(&self) -> i64 {
+        self.position
+    }
+
+    /// Takes in an organization of the snapshot.
+    pub fn put_organization(
+        &mut self,
+        id: OrganizationId,
+        state: OrganizationState,
+        revision: i64,
+        owner: Option<&UserId>,
+        slug: &Slug,
+    ) {
+        let owner = owner.map(|owner| self.key.member(id, owner.as_str()));
+        let held = Held { revision, owner, slug: self.key.slug(slug), state, members: 0 };
+        self.organizations.insert(id, held);
+    }
+
+    /// Takes in a membership of the snapshot, after its organization.
+    pub fn put_member(&mut self, organization: OrganizationId, user: &str, role: Role) {
+        if self.members.replace(Slot::new(self.key.member(organization, user), role)).is_none() {
+            self.count(organization, 1);
+        }
+    }
+
+    /// Applies the lines of whole transactions, up to this position. What is at or before the bucket's own is passed over.
+    pub(super) fn apply<'a>(&mut self, lines: impl Iterator<Item = (i64, &'a Line)>, last: i64) -> Vec<Renamed> {
+        let mut renamed = Vec::new();
+        for (position, line) in lines {
+            if position > self.position {
+                renamed.extend(self.apply_line(line));
+            }
+        }
+        self.position = last.max(self.position);
+        renamed
+    }
+
+    fn apply_line(&mut self, line: &Line) -> Option<Renamed> {
+        let id = line.organization;
+        match &line.entry {
+            Entry::Membership { user, role } => {
+                if let Some(held) = self.organizations.get_mut(&id) {
+                    held.revision = line.revision;
+                }
+                let member = self.key.member(id, user.as_str());
+                match role {
+                    Some(role) if self.members.replace(Slot::new(member, *role)).is_none() => self.count(id, 1),
+                    Some(_) => {}
+                    None if self.members.remove(&Slot::new(member, Role::MEMBER)) => self.count(id, -1),
+                    None => {}
+                }
+                None
+            }
+            Entry::Organization { state: None, .. } => {
+                let gone = self.organizations.remove(&id)?;
+                self.garbage += usize::try_from(gone.members).unwrap_or(usize::MAX);
+                Some(Renamed { organization: id, old: Some(gone.slug), new: None })
+            }
+            Entry::Organization { state: Some(state), owner, slug } => {
+                let owner = owner.as_ref().map(|owner| self.key.member(id, owner.as_str()));
+                let slug = self.key.slug(slug);
+                let before = self.organizations.get(&id).copied();
+                let members = before.map_or(0, |before| before.members);
+                let held = Held { revision: line.revision, owner, slug, state: *state, members };
+                self.organizations.insert(id, held);
+                let old = before.map(|before| before.slug);
+                (old != Some(slug)).then_some(Renamed { organization: id, old, new: Some(slug) })
+            }
+        }
+    }
+
+    fn count(&mut self, organization: OrganizationId, change: i32) {
+        if let Some(held) = self.organizations.get_mut(&organization) {
+            held.members = held.members.saturating_add_signed(change);
+        }
+    }
+
+    /// What it says of a user in an organization; without a user, of the organization alone.
+    #[must_use]
+    pub fn find(&self, organization: OrganizationId, user: Option<&UserId>) -> Found {
+        let Some(held) = self.organizations.get(&organization) else {
+            return Found { organization: None, role: None };
+        };
+        let role = user.and_then(|user| {
+            let member = self.key.member(organization, user.as_str());
+            if held.owner == Some(member) {
+                Some(Role::OWNER)
+            } else {
+                self.members.get(&Slot::new(member, Role::MEMBER)).and_then(|slot| slot.role())
+            }
+        });
+        let head = OrganizationHead { id: organization, state: held.state, revision: held.revision };
+        Found { organization: Some(head), role }
+    }
+
+    /// Whether an organization has this slug now.
+    pub(super) fn has_slug(&self, organization: OrganizationId, slug: Fingerprint) -> bool {
+        self.organizations.get(&organization).is_some_and(|held| held.slug == slug)
+    }
+
+    /// Every organization's slug.
+    pub(super) fn slugs(&self) -> impl Iterator<Item = (Fingerprint, OrganizationId)> {
+        self.organizations.iter().map(|(id, held)| (held.slug, *id))
+    }
+
+    /// How many memberships it holds.
+    #[must_use]
+    pub fn memberships(&self) -> usize {
+        self.members.len() - self.garbage.min(self.members.len())
+    }
+
+    /// Whether so much of it is garbage that it is better loaded anew.
+    #[must_use]
+    pub fn is_littered(&self) -> bool {
+        self.garbage > 1_024 && self.garbage > self.members.len() / 4
+    }
+
+    /// The memory that it takes, in bytes, its slugs' places included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        table_bytes(self.organizations.capacity(), size_of::<(OrganizationId, Held)>())
+            + table_bytes(self.members.capacity(), size_of::<Slot>())
+            + self.organizations.len() * super::slugs::BYTES
+    }
+}
+
+/// The memory of a hash table of the standard library: a power of two of places, of which seven in eight are used, each
+/// with a byte of its own beside it.
+pub(super) fn table_bytes(capacity: usize, entry: usize) -> usize {
+    (capacity * 8 / 7) * (entry + 1)
+}

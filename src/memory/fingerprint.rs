@@ -1,0 +1,157 @@
+//! Keyed fingerprints: what stands in memory in place of the texts.
+//!
+//! SipHash-1-3 with 128 bits of output (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), under a random
+//! key that never leaves the process: whoever picks ids cannot pick two of one fingerprint, because they cannot compute
+//! any. Of a membership's fingerprint 124 bits are kept. A wrong yes needs one of the n memberships of a bucket to agree
+//! with an id that is not there: n / 2^124 for each check. With 10 million memberships in 256 buckets and a million
+//! checks a second that is one in 10^19 years. (64 bits would be one every three weeks.)
+
+use crate::domain::{OrganizationId, Role, Slug, UserId};
+use siphasher::sip128::{Hasher128, SipHasher13};
+use std::hash::{Hash, Hasher};
+
+/// 128 bits that stand for a text. Two words and not one `u128`, which would align everything around it to sixteen bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fingerprint([u64; 2]);
+
+impl Fingerprint {
+    /// One of so many parts, by bits that its hash does not begin or end with.
+    pub(super) fn part(self, parts: usize) -> usize {
+        usize::try_from(self.0[1] >> 32).unwrap_or_default() % parts
+    }
+}
+
+impl Hash for Fingerprint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // All bits are as random as any others: see `Spread`.
+        state.write_u64(self.0[0]);
+    }
+}
+
+/// The key of a process's fingerprints.
+#[derive(Clone, Copy)]
+pub(super) struct Key(SipHasher13);
+
+impl Key {
+    /// A key from 16 random bytes.
+    pub(super) fn new(random: [u8; 16]) -> Self {
+        Self(SipHasher13::new_with_key(&random))
+    }
+
+    /// A user in an organization. The owner is told by the same fingerprint.
+    pub(super) fn member(&self, organization: OrganizationId, user: &str) -> Fingerprint {
+        self.of(organization.as_uuid().as_bytes(), user)
+    }
+
+    /// A user.
+    pub(super) fn user(&self, user: &UserId) -> Fingerprint {
+        self.of(b"u", user.as_str())
+    }
+
+    /// A slug.
+    pub(super) fn slug(&self, slug: &Slug) -> Fingerprint {
+        self.of(b"s", slug.as_str())
+    }
+
+    /// The prefixes differ in length or letter, and never stand in one table.
+    fn of(&self, prefix: &[u8], text: &str) -> Fingerprint {
+        let mut hasher = self.0;
+        hasher.write(prefix);
+        hasher.write(text.as_bytes());
+        let hash = hasher.finish128();
+        Fingerprint([hash.h1, hash.h2])
+    }
+}
+
+/// How many bits of a slot say the role.
+const ROLE_BITS: u64 = 0xf;
+
+/// A membership in sixteen bytes: 124 bits of fingerprint and four of role. Equal to another of the same member,
+/// whatever the role.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot([u64; 2]);
+
+impl Slot {
+    /// A member with a role; any role will do to look one up.
+    pub(super) fn new(member: Fingerprint, role: Role) -> Self {
+        let Fingerprint([first, second]) = member;
+        Self([first, (second & !ROLE_BITS) | u64::from(role.index())])
+    }
+
+    /// The role.
+    pub(super) fn role(self) -> Option<Role> {
+        u8::try_from(self.0[1] & ROLE_BITS).ok().and_then(Role::from_index)
+    }
+}
+
+impl PartialEq for Slot {
+    fn eq(&self, other: &Self) -> bool {
+        self.0[0] == other.0[0] && (self.0[1] ^ other.0[1]) & !ROLE_BITS == 0
+    }
+}
+
+impl Eq for Slot {}
+
+impl Hash for Slot {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0[0]);
+    }
+}
+
+/// Hashes what is random already by taking it as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Ids of organizations come as bytes: random ones, save for the bits that say so in the middle.
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 = self.0.rotate_left(29) ^ u64::from_le_bytes(word);
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = word;
+    }
+
+    fn write_usize(&mut self, _: usize) {
+        // The length before a slice: the same for every id.
+    }
+}
+
+/// Makes [`Spread`]s.
+pub(super) type BySpread = std::hash::BuildHasherDefault<Spread>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(key: Key, organization: u128, user: &str, role: Role) -> Slot {
+        let organization = OrganizationId::from_uuid(uuid::Uuid::from_u128(organization));
+        Slot::new(key.member(organization, user), role)
+    }
+
+    #[test]
+    fn a_slot_tells_its_role_and_is_found_by_any() {
+        let key = Key::new([7; 16]);
+        for index in 0.. {
+            let Some(role) = Role::from_index(index) else { break };
+            assert_eq!(slot(key, 1, "ada", role).role(), Some(role));
+            assert_eq!(slot(key, 1, "ada", role), slot(key, 1, "ada", Role::MEMBER));
+        }
+        assert_ne!(slot(key, 1, "ada", Role::MEMBER), slot(key, 2, "ada", Role::MEMBER));
+        assert_ne!(slot(key, 1, "ada", Role::MEMBER), slot(key, 1, "adb", Role::MEMBER));
+        assert_ne!(slot(key, 1, "ada", Role::MEMBER), slot(Key::new([8; 16]), 1, "ada", Role::MEMBER));
+    }
+
+    #[test]
+    fn every_role_fits() {
+        assert!(Role::from_index(16).is_none(), "a seventeenth role needs a fifth bit");
+    }
+}

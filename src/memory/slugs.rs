@@ -1,0 +1,88 @@
+//! Which organization has which slug.
+//!
+//! Buckets are applied one after the other, so a slug that moved may for a moment be claimed by two organizations or by
+//! one that has already let go of it. Therefore every claim is kept, and the organization itself has the last word.
+
+use super::bucket::{Bucket, Renamed};
+use super::fingerprint::{BySpread, Fingerprint};
+use crate::domain::OrganizationId;
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+
+/// What a slug takes, in bytes: an entry, and that a table is between half and full.
+pub(super) const BYTES: usize = (size_of::<(Fingerprint, OrganizationId)>() + 1) * 3 / 2;
+
+#[derive(Default)]
+struct Claims {
+    first: HashMap<Fingerprint, OrganizationId, BySpread>,
+    /// Claims on slugs that are in `first` for somebody else: hardly ever any.
+    others: Vec<(Fingerprint, OrganizationId)>,
+}
+
+/// Parts with a lock each, so that one that grows holds up few others.
+const PARTS: usize = 64;
+
+/// The slugs of all buckets.
+pub(super) struct Slugs([RwLock<Claims>; PARTS]);
+
+impl Default for Slugs {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| RwLock::default()))
+    }
+}
+
+impl Slugs {
+    /// Takes in the slugs of a bucket that was loaded.
+    pub(super) fn put_bucket(&self, bucket: &Bucket) {
+        for (slug, organization) in bucket.slugs() {
+            self.write(slug).put(slug, organization);
+        }
+    }
+
+    /// Takes in what changed.
+    pub(super) fn apply(&self, renamed: &[Renamed]) {
+        for Renamed { organization, old, new } in renamed {
+            if let Some(slug) = old {
+                self.write(*slug).take(*slug, *organization);
+            }
+            if let Some(slug) = new {
+                self.write(*slug).put(*slug, *organization);
+            }
+        }
+    }
+
+    /// The organizations that claim a slug: one, as a rule.
+    pub(super) fn find(&self, slug: Fingerprint) -> impl Iterator<Item = OrganizationId> + use<> {
+        let claims = self.0[slug.part(PARTS)].read().unwrap_or_else(PoisonError::into_inner);
+        let first = claims.first.get(&slug).copied();
+        let others: Vec<OrganizationId> =
+            claims.others.iter().filter(|(other, _)| *other == slug).map(|(_, organization)| *organization).collect();
+        first.into_iter().chain(others)
+    }
+
+    fn write(&self, slug: Fingerprint) -> RwLockWriteGuard<'_, Claims> {
+        self.0[slug.part(PARTS)].write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claims {
+    fn put(&mut self, slug: Fingerprint, organization: OrganizationId) {
+        let first = *self.first.entry(slug).or_insert(organization);
+        if first != organization && !self.others.contains(&(slug, organization)) {
+            self.others.push((slug, organization));
+        }
+    }
+
+    fn take(&mut self, slug: Fingerprint, organization: OrganizationId) {
+        if let Some(place) = self.others.iter().position(|claim| *claim == (slug, organization)) {
+            self.others.swap_remove(place);
+        }
+        if self.first.get(&slug) == Some(&organization) {
+            self.first.remove(&slug);
+            if let Some(place) = self.others.iter().position(|(other, _)| *other == slug) {
+                let (slug, organization) = self.others.swap_remove(place);
+                self.first.insert(slug, organization);
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! One bucket as one snapshot holds it: how far its log had come, and everything up to there.
+
+use super::StoreError;
+use super::copy::{Fields, Rows};
+use super::tail::Stamp;
+use crate::domain::{OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use futures_util::TryStreamExt;
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
+use uuid::Uuid;
+
+/// A snapshot of one bucket of organizations, open for reading.
+pub struct Snapshot<'c> {
+    transaction: Transaction<'c, Postgres>,
+    bucket: i16,
+}
+
+/// An organization of a snapshot.
+pub struct Kept {
+    /// The id.
+    pub id: OrganizationId,
+    /// Where it is in its life.
+    pub state: OrganizationState,
+    /// How many changes it has seen.
+    pub revision: i64,
+    /// Who owns it.
+    pub owner: Option<UserId>,
+    /// Its slug.
+    pub slug: Slug,
+}
+
+impl<'c> Snapshot<'c> {
+    /// Opens a snapshot, and tells where in the log it stands.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub async fn begin(connection: &'c mut PgConnection, bucket: i16) -> Result<(Self, Stamp), StoreError> {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let mut transaction = connection.begin_with(begin).await?;
+        let stamp = sqlx::query_as!(Stamp, "SELECT position, write_time FROM log_heads WHERE bucket = $1", bucket)
+            .fetch_one(&mut *transaction)
+            .await?;
+        Ok((Self { transaction, bucket }, stamp))
+    }
+
+    /// Reads every organization.
+    ///
+    /// # Errors
+    /// If Postgres does not answer, or a row is not readable.
+    pub async fn organizations(&mut self, mut each: impl FnMut(Kept)) -> Result<(), StoreError> {
+        let bucket = self.bucket;
+        let statement = format!(
+            "COPY (SELECT id, state, delete_time IS NOT NULL, revision, owner_id, slug FROM organizations
+                   WHERE bucket = {bucket}) TO STDOUT (FORMAT binary)"
+        );
+        self.copy(&statement, |row: Fields<'_, 6>| {
+            let [id, state, deleted, revision, owner, slug] = row;
+            let deleted = deleted == Some(&[1]);
+            each(Kept {
+                id: organization_id(id)?,
+                state: if deleted { OrganizationState::Deleted } else { OrganizationState::parse(text(state)?)? },
+                revision: i64::from_be_bytes(exactly(revision)?),
+                owner: owner.map(|owner| UserId::parse(text(Some(owner))?).map_err(StoreError::from)).transpose()?,
+                slug: Slug::parse(text(slug)?)?,
+            });
+            Ok(())
+        })
+        .await
+    }
+
+    /// Reads every membership: organization, user, role as stored.
+    ///
+    /// # Errors
+    /// If Postgres does not answer, or a row is not readable.
+    pub async fn members(&mut self, mut each: impl FnMut(OrganizationId, &str, Role)) -> Result<(), StoreError> {
+        let bucket = self.bucket;
+        let statement = format!(
+            "COPY (SELECT organization_id, user_id, role FROM memberships WHERE bucket = {bucket})
+             TO STDOUT (FORMAT binary)"
+        );
+        self.copy(&statement, |row: Fields<'_, 3>| {
+            let [organization, user, role] = row;
+            each(organization_id(organization)?, text(user)?, Role::parse(text(role)?)?);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn copy<const N: usize>(
+        &mut self,
+        statement: &str,
+        mut each: impl FnMut(Fields<'_, N>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut chunks = self.transaction.copy_out_raw(statement).await?;
+        let mut rows = Rows::new();
+        while let Some(chunk) = chunks.try_next().await? {
+            rows.feed(&chunk, &mut each)?;
+        }
+        rows.end()
+    }
+
+    /// Closes it. One that is dropped is closed before its connection is used again.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub async fn end(self) -> Result<(), StoreError> {
+        Ok(self.transaction.rollback().await?)
+    }
+}
+
+/// A bucket of users as one snapshot holds it.
+pub struct Absent {
+    /// The bucket.
+    pub bucket: i16,
+    /// Where in its log the snapshot stands.
+    pub stamp: Stamp,
+    /// The users who are not active.
+    pub states: Vec<(UserId, UserState)>,
+}
+
+/// Reads who is not active, in all buckets of users, from one snapshot.
+///
+/// # Errors
+/// If Postgres does not answer, or a row is not readable.
+pub async fn absent_users(connection: &mut PgConnection) -> Result<Vec<Absent>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT h.user_bucket, h.position, h.write_time,
+                  array_agg(u.id) FILTER (WHERE u.id IS NOT NULL) AS "ids: Vec<String>",
+                  array_agg(u.state) FILTER (WHERE u.id IS NOT NULL) AS "states: Vec<String>"
+           FROM user_log_heads h
+           LEFT JOIN users u ON u.user_bucket = h.user_bucket AND u.state <> 'ACTIVE'
+           GROUP BY h.user_bucket, h.position, h.write_time"#
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let pairs = row.ids.unwrap_or_default().into_iter().zip(row.states.unwrap_or_default());
+            let states = pairs
+                .map(|(id, state)| Ok((UserId::parse(&id)?, UserState::parse(&state)?)))
+                .collect::<Result<_, StoreError>>()?;
+            let stamp = Stamp { position: row.position, write_time: row.write_time };
+            Ok(Absent { bucket: row.user_bucket, stamp, states })
+        })
+        .collect()
+}
+
+fn text(field: Option<&[u8]>) -> Result<&str, StoreError> {
+    let text = field.and_then(|bytes| std::str::from_utf8(bytes).ok());
+    text.ok_or_else(|| StoreError::Unreadable("a text is missing in a binary copy".to_owned()))
+}
+
+fn exactly<const N: usize>(field: Option<&[u8]>) -> Result<[u8; N], StoreError> {
+    let bytes = field.and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| StoreError::Unreadable("a number has another size in a binary copy".to_owned()))
+}
+
+fn organization_id(field: Option<&[u8]>) -> Result<OrganizationId, StoreError> {
+    Ok(OrganizationId::from_uuid(Uuid::from_bytes(exactly(field)?)))
+}
