@@ -85,8 +85,11 @@ pub(super) async fn run<V: View>(
     out: Out<V::Message>,
 ) -> Result<(), Status> {
     let mut teller = Teller { view, out, due: Instant::now(), answered: 0 };
-    // Where it begins, so that a stream that breaks off at once has not been in vain.
-    teller.checkpoint(&following).await?;
+    // Where it begins, so that a stream that breaks off at once has not been in vain; after a look at the log, where that
+    // has to tell first whether it still reaches so far.
+    if !following.is_behind() {
+        teller.checkpoint(&following).await?;
+    }
     loop {
         if following.is_behind() {
             if let Some(rows) = following.catch_up().await? {
