@@ -32,6 +32,7 @@ use crate::index::Index;
 use crate::world::Clock;
 use sqlx::PgPool;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
@@ -45,6 +46,7 @@ pub struct Roster {
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
     exports: Arc<Semaphore>,
+    log_retention: Duration,
 }
 
 impl Roster {
@@ -60,6 +62,7 @@ impl Roster {
             invitations: Arc::default(),
             mail_due: Arc::default(),
             exports: Arc::new(Semaphore::new(limits::EXPORTS)),
+            log_retention: limits::LOG_RETENTION,
         }
     }
 
@@ -67,6 +70,13 @@ impl Roster {
     #[must_use]
     pub fn with_invitations(mut self, settings: InvitationSettings) -> Self {
         self.invitations = Arc::new(settings);
+        self
+    }
+
+    /// With a change log that is kept for so long at least. Without this call: seven days.
+    #[must_use]
+    pub fn with_log_retention(mut self, retention: Duration) -> Self {
+        self.log_retention = retention;
         self
     }
 

@@ -31,6 +31,8 @@ pub fn lazy(options: PgConnectOptions, connections: u32) -> PgPool {
     // What outlives its request (a client that hung up, a process that was stopped) must not hold locks for ever.
     let options = options.options([
         ("statement_timeout", millis(limits::STATEMENT)),
+        // No statement here is worth compiling, and an estimate gone wrong would make one wait for it.
+        ("jit", "off".to_owned()),
         ("idle_in_transaction_session_timeout", millis(limits::IDLE_IN_TRANSACTION)),
         // The warning below, after every use of a connection.
         ("client_min_messages", "error".to_owned()),
@@ -69,6 +71,10 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), sqlx::migrate::Mi
     // Not the pool's options: a migration may take longer than a request.
     let mut connection = PgConnection::connect_with(options).await?;
     MIGRATIONS.run(&mut connection).await?;
+    // Housekeeping does it again: without it, the default partition takes what is written.
+    if let Err(error) = super::partitions::make_ahead(&mut connection).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the log's next days have no partitions yet");
+    }
     connection.close().await?;
     Ok(())
 }

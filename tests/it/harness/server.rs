@@ -338,9 +338,10 @@ impl Clients {
         answer.into_inner().organization.unwrap().id
     }
 
-    /// Adds a user by id.
-    pub async fn add(&mut self, organization: &str, user: &str, role: &str) {
-        self.organizations.add_member(super::add(organization, user, role)).await.unwrap();
+    /// Adds a member, and gives the token that covers it.
+    pub async fn add(&mut self, organization: &str, user: &str, role: &str) -> String {
+        let added = self.organizations.add_member(super::add(organization, user, role)).await.unwrap();
+        added.into_inner().consistency_token
     }
 
     /// Asks whether a user is a member.
