@@ -180,8 +180,10 @@ pub(super) struct Pings {
     /// The latest that came and is not looked after yet.
     asked: Option<i64>,
     /// The one that is looked after.
-    waiting: Option<(i64, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+    waiting: Option<(i64, CaughtUp)>,
 }
+
+type CaughtUp = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Pings {
     /// None will come.
