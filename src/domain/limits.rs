@@ -123,6 +123,27 @@ pub const MAIL_GIVE_UP: Duration = Duration::from_hours(24);
 pub const INVITATION_RETENTION: Duration = Duration::from_hours(90 * 24);
 /// Invitations forgotten in one round.
 pub const TIDY_INVITATIONS: i64 = 1_000;
+/// How often whoever keeps a stream open is decided about again, and a watch tells how far it has come.
+pub const CHECKPOINT: Duration = Duration::from_secs(1);
+/// Streams open at once, unless told otherwise. They are idle mostly, so they may be many; each holds buffers.
+pub const STREAMS: usize = 1024;
+/// How long a stream waits for a caller who does not read, unless told otherwise.
+pub const SLOW_READER: Duration = Duration::from_secs(10);
+/// Messages that wait for a caller who does not read. With [`CHUNK_BYTES`] this bounds what a stream holds.
+pub const STREAM_MESSAGES: usize = 2;
+/// One message of an export or a watch, in bytes or a little more: large enough that messages do not count.
+pub const CHUNK_BYTES: usize = 1024 * 1024;
+/// Questions of a stream of checks taken in before their answers are read.
+pub const QUESTIONS_IN_FLIGHT: usize = 1024;
+/// Exports at once: each holds a connection to Postgres and a snapshot.
+pub const EXPORTS: usize = 4;
+/// How long an export may stay in one bucket, and hold its snapshot open. A bucket of 40 000 memberships takes a tenth
+/// of a second to read; the rest is for who reads slowly.
+pub const EXPORT_BUCKET: Duration = Duration::from_secs(20);
+/// Rows of the log read at once for a watch that goes on from an older cursor.
+pub const REPLAY_ROWS: i64 = 1_000;
+/// Rows that a watch looks at before it sees whether its message is full.
+pub const WATCH_ROWS: usize = 256;
 /// Connections of the index's own: one each to follow, to listen and to tell, two to load, two to ask the primary.
 pub const INDEX_CONNECTIONS: u32 = 7;
 /// How often the log is looked at when nobody says that something was written.

@@ -11,6 +11,7 @@ mod page;
 pub mod request;
 pub mod status;
 mod user;
+mod watch;
 
 pub use check::CHECK;
 

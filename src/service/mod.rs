@@ -8,6 +8,8 @@ mod answers;
 pub mod checks;
 pub mod error;
 pub mod events;
+pub mod export;
+pub mod follow;
 mod guards;
 pub mod housekeeping;
 pub mod invitations;
@@ -32,7 +34,7 @@ use crate::world::Clock;
 use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 /// The service: what it stands on. Cheap to clone; clones are one service.
@@ -44,6 +46,7 @@ pub struct Roster {
     writes: TaskTracker,
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
+    exports: Arc<Semaphore>,
     log_retention: Duration,
 }
 
@@ -61,6 +64,7 @@ impl Roster {
             writes: TaskTracker::new(),
             invitations: Arc::default(),
             mail_due: Arc::default(),
+            exports: Arc::new(Semaphore::new(limits::EXPORTS)),
             log_retention: limits::LOG_RETENTION,
         }
     }

@@ -25,5 +25,6 @@ mod replay;
 mod retention;
 mod scale;
 mod seed;
+mod streams;
 mod tokens;
 mod upkeep;

@@ -3,6 +3,7 @@
 use super::Server;
 use http::{HeaderMap, HeaderValue, Method, Request};
 use prost::bytes::Bytes;
+use roster::auth::rules;
 use roster::grpc::pb;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -83,20 +84,27 @@ pub fn frame(message: &[u8]) -> Vec<u8> {
 /// How long any answer may take. Longer than every deadline that a test sets.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Sends a request over a connection of its own, and waits for the whole answer.
+/// Sends a request over a connection of its own, and waits for the whole answer; of a stream, for its first message, which
+/// counts as a success.
 pub async fn send(address: SocketAddr, call: Call) -> Answer {
-    within_patience(exchange(address, call, Ends::AtOnce)).await
+    let first = rules::method(&call.path).is_some_and(|method| method.streaming.server);
+    within_patience(exchange(address, call, Ends::AtOnce, first)).await
+}
+
+/// Sends a request to a stream that ends by itself, and waits for that.
+pub async fn send_whole(address: SocketAddr, call: Call) -> Answer {
+    within_patience(exchange(address, call, Ends::AtOnce, false)).await
 }
 
 /// Sends a request whose body never ends, and waits for the whole answer.
 pub async fn send_unfinished(address: SocketAddr, call: Call) -> Answer {
-    within_patience(exchange(address, call, Ends::Never)).await
+    within_patience(exchange(address, call, Ends::Never, false)).await
 }
 
 /// Sends a request whose body is cut at these places, each piece once the one before has been read, and its end by itself;
 /// waits for the whole answer.
 pub async fn send_in_pieces(address: SocketAddr, call: Call, cuts: &[usize]) -> Answer {
-    within_patience(exchange(address, call, Ends::InPieces(cuts))).await
+    within_patience(exchange(address, call, Ends::InPieces(cuts), false)).await
 }
 
 /// How a body ends.
@@ -135,7 +143,7 @@ pub fn add(organization: &str, user: &str, request_id: &str) -> (String, Vec<u8>
     (path("OrganizationService/AddMember"), prost::Message::encode_to_vec(&request))
 }
 
-async fn exchange(address: SocketAddr, call: Call, ends: Ends<'_>) -> Answer {
+async fn exchange(address: SocketAddr, call: Call, ends: Ends<'_>, first: bool) -> Answer {
     let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let (client, mut connection) = h2::client::handshake(stream).await.unwrap();
@@ -162,16 +170,20 @@ async fn exchange(address: SocketAddr, call: Call, ends: Ends<'_>) -> Answer {
     }
     let (head, mut incoming) = response.await.unwrap().into_parts();
     let mut body = Vec::new();
-    while let Some(chunk) = incoming.data().await {
+    let mut begun = false;
+    while !begun && let Some(chunk) = incoming.data().await {
         let chunk = chunk.unwrap();
         incoming.flow_control().release_capacity(chunk.len()).unwrap();
         body.extend_from_slice(&chunk);
+        begun = first && body.len() >= 5;
     }
-    let trailers = incoming.trailers().await.unwrap().unwrap_or_default();
+    let trailers = if begun { HeaderMap::new() } else { incoming.trailers().await.unwrap().unwrap_or_default() };
     driver.abort();
     let (http_status, headers) = (head.status.as_u16(), head.headers);
     let mut answer = Answer { http_status, grpc_status: None, reason: None, headers, trailers, body };
-    if let Some(status) = answer.status() {
+    if begun {
+        answer.grpc_status = Some(0);
+    } else if let Some(status) = answer.status() {
         answer.grpc_status = Some(status.code().into());
         answer.reason = status.get_details_error_info().map(|info| info.reason);
     }
