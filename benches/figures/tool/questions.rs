@@ -113,7 +113,7 @@ fn spread(index: u32, table: Size) -> u32 {
 fn check(number: u32, table: Size, fully_consistent: bool) -> pb::CheckMembershipRequest {
     let (organization, user_id) = table::ids(number, table.users);
     let consistency = fully_consistent
-        .then(|| pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) });
+        .then_some(pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) });
     pb::CheckMembershipRequest { organization, user_id, consistency, question: None }
 }
 
