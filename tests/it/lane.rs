@@ -52,10 +52,7 @@ async fn the_lane_answers_as_the_ordinary_way_does() {
             let slow = server.send(call.with(NAME, "mine")).await;
             assert_eq!(slow.headers[NAME], "mine");
             assert_eq!(fast.headers["content-type"], slow.headers["content-type"]);
-            assert_eq!(
-                (fast.http_status, &fast.trailers, &fast.body),
-                (slow.http_status, &slow.trailers, &slow.body)
-            );
+            assert_eq!((fast.http_status, &fast.trailers, &fast.body), (slow.http_status, &slow.trailers, &slow.body));
             assert_eq!((result(&fast).allowed, result(&fast).source()), (allowed, pb::CheckSource::Memory));
         }
     }
