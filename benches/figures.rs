@@ -29,6 +29,8 @@ mod primary;
 mod scale;
 #[path = "figures/tool/mod.rs"]
 mod tool;
+#[path = "figures/writes.rs"]
+mod writes;
 
 use tool::report::Row;
 use tool::stage::Stage;
@@ -81,6 +83,9 @@ async fn bench() {
     }
     if wanted("primary") {
         rows.extend(primary::rows(&stage));
+    }
+    if wanted("writes") {
+        rows.extend(writes::rows(&stage));
     }
     tool::report::tell(&rows);
 }

@@ -64,6 +64,12 @@ pub(crate) fn ids(number: u32, users: u32) -> (String, String) {
     (organization(number / MEMBERS), uuid(format!("u{}", number % users)))
 }
 
+/// The ids of an organization, and of a user who is not in it when it was made: another one for each number.
+pub(crate) fn not_a_member(organization: u32, number: u32, users: u32) -> (String, String) {
+    let user = (organization * MEMBERS + MEMBERS + number) % users;
+    (self::organization(organization), uuid(format!("u{user}")))
+}
+
 /// Writes the pgbench script that asks for one membership by its key.
 pub(crate) fn pgbench_script(directory: &Path, Size { memberships, users }: Size) -> PathBuf {
     let path = directory.join("membership.sql");
