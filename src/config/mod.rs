@@ -47,7 +47,7 @@ pub struct Flags {
     /// Where to tell metrics by HTTP, an address and a port; they are for anybody who asks [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<String>,
-    /// Connections to Postgres at most [default: 16]
+    /// Connections to Postgres at most; the copy of the memberships has up to 7 more [default: 16]
     #[arg(long, value_name = "NUMBER")]
     database_connections: Option<String>,
     /// Time for a call that names no deadline [default: 5000]
@@ -68,6 +68,9 @@ pub struct Flags {
     /// Connections at once; more wait to be accepted [default: 4096]
     #[arg(long, value_name = "NUMBER")]
     max_connections: Option<String>,
+    /// Threads that serve connections [default: one for each core]
+    #[arg(long, value_name = "NUMBER")]
+    workers: Option<String>,
     /// Time for calls under way to end when the server is told to stop [default: 10000]
     #[arg(long, value_name = "MILLISECONDS")]
     drain_ms: Option<String>,
@@ -249,6 +252,7 @@ fn server(reader: &mut Reader, flags: &Flags) -> ServerSettings {
     let default_deadline = time("default_deadline_ms", &flags.default_deadline_ms, longest, default.default_deadline);
     let drain = time("drain_ms", &flags.drain_ms, Duration::from_mins(10), default.drain);
     let slow_reader = time("slow_reader_ms", &flags.slow_reader_ms, Duration::from_mins(10), default.slow_reader);
+    let workers = reader.setting("workers", flags.workers.as_ref(), whole(1..=1_024)).unwrap_or(default.workers);
     let mut count = |name, flag: &Option<String>, default| {
         reader.setting(name, flag.as_ref(), whole(1..=1_000_000)).unwrap_or(default)
     };
@@ -264,6 +268,7 @@ fn server(reader: &mut Reader, flags: &Flags) -> ServerSettings {
         max_streams: count("max_streams", &flags.max_streams, default.max_streams),
         slow_reader,
         max_connections: count("max_connections", &flags.max_connections, default.max_connections),
+        workers,
         drain,
         reflection: reader
             .setting("reflection", flags.reflection.as_ref(), one_of(&[("true", true), ("false", false)]))

@@ -153,8 +153,9 @@ pub const POLL_EVERY: Duration = Duration::from_millis(250);
 pub const MAX_STALENESS_MS: std::ops::RangeInclusive<u64> = 500..=60_000;
 /// How old an answer may be at most while the datastore is away, in milliseconds: a day.
 pub const SERVE_STALE_MS: std::ops::RangeInclusive<u64> = 1_000..=86_400_000;
-/// The least time from one look to the next: under many writes one look takes in several.
-pub const POLL_SPACING: Duration = Duration::from_millis(2);
+/// The least time from one look to the next: under many writes one look takes in several. Each costs the datastore about
+/// half a millisecond, so that a process takes a tenth of one of its cores at most.
+pub const POLL_SPACING: Duration = Duration::from_millis(5);
 /// How long one look may take before it is given up.
 pub const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rows of one bucket that one look takes; a larger transaction is asked for again with twice as many.
@@ -167,7 +168,7 @@ pub const LOADS: usize = 2;
 /// is one load, small enough that what was loaded is in use soon.
 pub const LOAD_BYTES: i64 = 16 * 1024 * 1024;
 /// How long one load may take.
-pub const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+pub const LOAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// The least time between two notifications of other processes. Each is a commit, and one inside every write would cost
 /// more than the write.
 pub const NOTIFY_SPACING: Duration = Duration::from_millis(5);

@@ -139,6 +139,7 @@ impl<'a> Follower<'a> {
                 Ok(false) => next = Instant::now(),
                 Err(Broken::Lost) => return Lost,
                 Err(Broken::Store(error)) => {
+                    self.shared.steady.store(false, Ordering::Release);
                     self.shared.counters.failed_polls.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!(error = &error as &dyn std::error::Error, "the log was not read");
                     // Whatever is open on it, nobody shall use it again.
@@ -323,6 +324,7 @@ impl<'a> Follower<'a> {
         }
         self.users = Users::Held;
         shared.lease.store(begin, Ordering::Release);
+        shared.steady.store(true, Ordering::Release);
         shared.users_held.store(true, Ordering::Release);
         self.weigh();
         let settled = self.wanted.is_empty() && self.loading.is_empty();
@@ -366,6 +368,7 @@ impl Shared {
     /// Forgets everything: the primary answers.
     fn forget(&self) {
         self.lease.store(0, Ordering::Release);
+        self.steady.store(false, Ordering::Release);
         self.users_held.store(false, Ordering::Release);
         self.counters.settled.store(false, Ordering::Release);
         for bucket in 0..ORGANIZATION_BUCKETS {

@@ -36,9 +36,11 @@ impl Shared {
             && token.is_none_or(|token| self.covers(token))
     }
 
-    /// Whether everything that a token covers has been followed. Never for one of another datastore or epoch.
+    /// Whether everything that a token covers has been followed. Never for one of another datastore or epoch; nor while
+    /// polls fail: a token of a standby that was just promoted has the old epoch, until one of them notices.
     pub(super) fn covers(&self, token: &Token) -> bool {
-        self.datastore().is_some_and(|datastore| token.is_of(datastore))
+        self.steady.load(Ordering::Acquire)
+            && self.datastore().is_some_and(|datastore| token.is_of(datastore))
             && token.positions().all(|at| {
                 let followed = self.followed.get(usize::from(at.bucket.unsigned_abs()));
                 followed.is_some_and(|followed| followed.load(Ordering::Acquire) >= at.position)

@@ -25,7 +25,7 @@ use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{OrganizationRef, Standing, UserId, UserState, limits};
 use crate::memory::Memory;
 use crate::store::StoreError;
-use crate::store::pool::{self, Datastore};
+use crate::store::pool::{self, Datastore, Pool};
 use crate::store::users;
 use primary::Primary;
 use sqlx::PgPool;
@@ -81,7 +81,7 @@ pub struct Answers {
 pub struct Index(Arc<Shared>);
 
 struct Shared {
-    pool: PgPool,
+    pool: Pool,
     /// Connections of the index's own: it must not wait behind the writes that it follows.
     own: PgPool,
     settings: IndexSettings,
@@ -91,6 +91,8 @@ struct Shared {
     primary: Primary,
     /// The lease: [`crate::world::uptime`] in nanoseconds; 0 for none.
     lease: AtomicU64,
+    /// Whether the last poll came to something. After one that did not, the datastore may be another one by now.
+    steady: AtomicBool,
     /// Whether the users who are not active are in memory.
     users_held: AtomicBool,
     /// How far the follower has come in each bucket: what is in the copy is at least as new.
@@ -130,8 +132,8 @@ fn of_users(bucket: i16) -> i16 {
 impl Index {
     /// A look-up over this datastore. Until [`Self::follow`] runs, and while it loads, the primary answers.
     #[must_use]
-    pub fn new(pool: PgPool, settings: IndexSettings) -> Self {
-        let own = pool::own(pool.connect_options().as_ref().clone(), limits::INDEX_CONNECTIONS);
+    pub fn new(pool: Pool, settings: IndexSettings) -> Self {
+        let own = pool::own(pool.connections().connect_options().as_ref().clone(), limits::INDEX_CONNECTIONS);
         let mut key = [0; 16];
         key.copy_from_slice(&crate::world::random_secret()[..16]);
         Self(Arc::new(Shared {
@@ -142,6 +144,7 @@ impl Index {
             name: crate::world::random_uuid().to_string(),
             memory: Memory::new(key),
             lease: AtomicU64::new(0),
+            steady: AtomicBool::new(false),
             users_held: AtomicBool::new(false),
             followed: slots(),
             written: slots(),
@@ -190,7 +193,9 @@ impl Index {
     /// Says that this process has committed a write that this token covers: from now on no answer is from before it, and
     /// who follows the log is woken, here and elsewhere.
     pub fn committed(&self, token: &Token) {
-        for at in token.positions() {
+        // Positions of a log that was lost meanwhile mean nothing.
+        let present = self.0.datastore().is_none_or(|datastore| token.is_of(datastore));
+        for at in token.positions().filter(|_| present) {
             if let Some(written) = self.0.written.get(usize::from(at.bucket.unsigned_abs())) {
                 written.fetch_max(at.position, Ordering::AcqRel);
             }
@@ -252,7 +257,7 @@ impl Index {
     ///
     /// # Errors
     /// If memory cannot say and the datastore does not answer.
-    pub async fn standings<'a, Q>(&self, questions: &'a [Q], freshness: &Freshness) -> Result<Answers, StoreError>
+    pub async fn standings<Q>(&self, questions: &[Q], freshness: &Freshness) -> Result<Answers, StoreError>
     where
         Q: Asks + Sync,
     {

@@ -3,6 +3,7 @@
 //! A registry for each server and none for the process: two servers in one test count for themselves.
 
 use crate::auth::rules::Method;
+use crate::grpc::CHECK;
 use crate::service::Roster;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
@@ -47,6 +48,8 @@ pub struct Metrics {
     registry: Registry,
     calls: Family<Call, Counter>,
     durations: Family<Called, Histogram>,
+    /// Of checks that went well, found once.
+    checks: (Counter, Histogram),
     mails: Gauge,
     mail_age: Gauge,
     roster: Roster,
@@ -61,6 +64,11 @@ impl Metrics {
         registry.register("calls", "Calls answered, by method and gRPC status code", calls.clone());
         let durations = Family::<Called, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
         registry.register("call_duration_seconds", "How long calls took", durations.clone());
+        let Method { service, name: method, .. } = *CHECK;
+        let checks = (
+            calls.get_or_create_owned(&Call { service, method, code: code_name(Code::Ok) }),
+            durations.get_or_create_owned(&Called { service, method }),
+        );
         let (mails, mail_age) = (Gauge::default(), Gauge::default());
         registry.register("mails_waiting", "Mails in the outbox; -1 if it could not be asked", mails.clone());
         registry.register(
@@ -69,7 +77,7 @@ impl Metrics {
             mail_age.clone(),
         );
         registry.register_collector(Box::new(IndexCollector(roster.clone())));
-        Self { registry, calls, durations, mails, mail_age, roster }
+        Self { registry, calls, durations, checks, mails, mail_age, roster }
     }
 
     /// Counts a call. What is no method of ours is counted as one thing: callers must not make new series.
@@ -79,6 +87,12 @@ impl Metrics {
         let code = code_name(code.unwrap_or(Code::Ok));
         self.calls.get_or_create(&Call { service, method, code }).inc();
         self.durations.get_or_create(&Called { service, method }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a check that memory has answered.
+    pub(super) fn answered_check(&self, took: Duration) {
+        self.checks.0.inc();
+        self.checks.1.observe(took.as_secs_f64());
     }
 
     async fn tell(&self) -> Result<String, std::fmt::Error> {
