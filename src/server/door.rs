@@ -126,7 +126,7 @@ impl Door {
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(Deadline(deadline));
             if method.streaming.any() {
-                let stream = self.shared.stream(request.headers(), place)?;
+                let stream = self.shared.stream(request.headers(), place, begin)?;
                 request.extensions_mut().insert(stream);
             } else {
                 request.extensions_mut().insert(InHand(place));
@@ -144,11 +144,16 @@ impl Door {
 
 impl Shared {
     /// What a stream with these headers lives on.
-    fn stream(&self, headers: &HeaderMap, place: Arc<OwnedSemaphorePermit>) -> Result<StreamPlace, Box<Status>> {
+    fn stream(
+        &self,
+        headers: &HeaderMap,
+        place: Arc<OwnedSemaphorePermit>,
+        begin: Instant,
+    ) -> Result<StreamPlace, Box<Status>> {
         Ok(StreamPlace {
             place,
             credential: Lasting::new(self.authenticator.clone(), headers),
-            until: given_timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout)),
+            until: given_timeout(headers)?.and_then(|timeout| begin.checked_add(timeout)),
             patience: self.settings.slow_reader,
             stopping: self.stopping.clone(),
         })

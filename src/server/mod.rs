@@ -134,8 +134,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
     let stopping = CancellationToken::new();
     let shared =
         Shared { authenticator, settings, in_hand, streams, stopping: stopping.clone(), metrics: metrics.clone() };
-    let shared = Arc::new(shared);
-    let door = Door { routes: routes.routes().prepare(), api, shared };
+    let door = Door { routes: routes.routes().prepare(), api, shared: Arc::new(shared) };
 
     // Ends with this function, and with it every connection that is still open.
     let cut = CancellationToken::new();

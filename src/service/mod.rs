@@ -34,6 +34,7 @@ use crate::world::Clock;
 use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
@@ -106,6 +107,12 @@ impl Roster {
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         self.pool.connections()
+    }
+
+    /// The runtime for what is long: writes, watches, exports. Those that serve connections are kept free for calls.
+    #[must_use]
+    pub fn home(&self) -> &Handle {
+        self.pool.home()
     }
 
     /// Waits until every write under way has ended, also those whose callers hung up. New writes may still begin.

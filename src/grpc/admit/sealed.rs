@@ -29,6 +29,11 @@ impl<M: Request + Default> Sealed<M> {
     }
 }
 
+/// How large a message may be.
+pub(super) fn limit<M: Request>() -> usize {
+    if M::METHOD.bulk { limits::BULK_MESSAGE_BYTES } else { limits::MESSAGE_BYTES }
+}
+
 /// The servers' codec: protobuf on the wire, `T` out, a sealed `M` in.
 pub struct SealedCodec<T, M>(PhantomData<(T, M)>);
 
@@ -55,11 +60,6 @@ where
     fn decoder(&mut self) -> Self::Decoder {
         SealedDecoder { used: false, message: PhantomData }
     }
-}
-
-/// How large one message may be.
-pub(super) fn limit<M: Request>() -> usize {
-    if M::METHOD.bulk { limits::BULK_MESSAGE_BYTES } else { limits::MESSAGE_BYTES }
 }
 
 /// Decodes and closes at once. One for each call.
