@@ -1,0 +1,1 @@
+//! What a backend needs to ask roster.
