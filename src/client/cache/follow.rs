@@ -62,13 +62,13 @@ impl From<Status> for Ended {
 /// Follows for as long as it is let.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut follower = Follower { shared: &shared, client: shared.client.apart() };
-    let mut followed = None;
+    let mut place = None;
     let mut pause = limits::CACHE_PAUSE;
     loop {
-        let Err(Ended { error, is_lost, was_well }) = follower.follow(&mut followed).await;
+        let Err(Ended { error, is_lost, was_well }) = follower.follow(&mut place).await;
         shared.counters.interruptions.one_more();
         tracing::warn!(error = &error as &dyn std::error::Error, is_lost, "the memberships are not followed");
-        if is_lost && let Some(Followed { copy, .. }) = followed.take() {
+        if is_lost && let Some(Followed { copy, .. }) = place.take() {
             copy.distrust();
         }
         if matches!(error, Error::TimedOut) {

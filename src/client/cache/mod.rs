@@ -107,7 +107,7 @@ impl MembershipCache {
     pub fn check_now(&self, check: &Check) -> Option<Answer> {
         let shared = &self.0.shared;
         let standing = shared.ask(|copy| copy.standing(check))?;
-        shared.counters.from_memory(1);
+        shared.counters.memory_answered(1);
         Some(told(check, &standing))
     }
 
@@ -130,7 +130,7 @@ impl MembershipCache {
             return Ok(answer);
         }
         let asked = self.0.shared.client.check(check, consistency).await;
-        self.0.shared.counters.from_server(asked.is_ok(), 1);
+        self.0.shared.counters.server_asked(asked.is_ok(), 1);
         asked.map_err(Error::or_unavailable)
     }
 
@@ -144,13 +144,13 @@ impl MembershipCache {
         if *consistency == Consistency::Recent
             && let Some(standings) = shared.ask(|copy| copy.standings(checks))
         {
-            shared.counters.from_memory(checks.len());
+            shared.counters.memory_answered(checks.len());
             return Ok(checks.iter().zip(&standings).map(|(check, standing)| told(check, standing)).collect());
         }
         let mut answers = Vec::with_capacity(checks.len());
         for some in checks.chunks(limits::BATCH_CHECKS) {
             let asked = shared.client.check_batch(some, consistency).await;
-            shared.counters.from_server(asked.is_ok(), some.len());
+            shared.counters.server_asked(asked.is_ok(), some.len());
             answers.extend(asked.map_err(Error::or_unavailable)?.0);
         }
         Ok(answers)

@@ -61,11 +61,11 @@ fn add(counter: &AtomicU64, count: usize) {
 }
 
 impl Counters {
-    pub(super) fn from_memory(&self, count: usize) {
+    pub(super) fn memory_answered(&self, count: usize) {
         add(&self.from_memory, count);
     }
 
-    pub(super) fn from_server(&self, answered: bool, count: usize) {
+    pub(super) fn server_asked(&self, answered: bool, count: usize) {
         add(if answered { &self.from_server } else { &self.unanswered }, count);
     }
 

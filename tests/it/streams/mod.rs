@@ -2,6 +2,7 @@
 
 mod checks;
 mod life;
+pub mod writers;
 
 use crate::harness::server::Clients;
 use roster::grpc::pb;
