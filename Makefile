@@ -2,7 +2,7 @@
 # make test   every test
 # make check  what CI runs: the tests, formatting, lints, protos, docs, .sqlx
 # make sqlx   bring .sqlx up to date after a change of a query or a migration
-# make bench  measure what a check costs
+# make bench  measure what things cost; ARGS names some of them, as make bench ARGS="check batch"
 
 # The build asks .sqlx about queries, and no database that may be in the environment.
 export SQLX_OFFLINE = true
@@ -28,7 +28,7 @@ sqlx: setup
 	.ci/sqlx.sh --write
 
 bench: setup
-	cargo bench --locked --bench checks
+	cargo bench --locked --bench figures -- $(ARGS)
 
 setup:
 	@.ci/setup.sh

@@ -11,7 +11,8 @@
 //! * [`service`] holds the use cases, one function for each rpc. Every write is a change that
 //!   [`service::write`] runs: lock, decide again, change, event, log, commit.
 //! * [`mail`] takes letters from the outbox, renders them and hands them to a relay.
-//! * [`index`] looks up who stands where. Today it asks the primary; the copy in memory will stand behind it.
+//! * [`index`] looks up who stands where: in a copy that it keeps by following the change log, or at the primary.
+//! * [`memory`] is that copy as a thing: tables and fingerprints, and how a line of the log changes them. Pure.
 //! * [`store`] is the only room with SQL. Free functions over a connection.
 //! * [`domain`] has the words: ids, slugs, addresses, roles, permissions, refusals, and every limit. Pure.
 //!

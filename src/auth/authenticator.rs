@@ -32,6 +32,24 @@ struct Remembered {
     issuer: usize,
 }
 
+impl Remembered {
+    /// Whether it still is good, by keys of this generation.
+    fn is_good(&self, now: i64, generation: u64) -> bool {
+        now < self.verified.expires_at && generation == self.verified.generation
+    }
+}
+
+/// A caller who was met before.
+pub struct Recalled(Arc<Remembered>);
+
+impl Recalled {
+    /// Who.
+    #[must_use]
+    pub fn caller(&self) -> &Caller {
+        &self.0.verified.caller
+    }
+}
+
 /// Why the caller is refused, and by whose keys, as far as that is known.
 pub(super) struct Denied<'a> {
     pub(super) fault: Fault,
@@ -78,6 +96,17 @@ impl Authenticator {
         })
     }
 
+    /// Who is calling, if that is known at once: one whose token is remembered, and who acts for nobody else. None says
+    /// nothing about the credential.
+    #[must_use]
+    pub fn recall(&self, headers: &HeaderMap) -> Option<Recalled> {
+        let text = credential(headers).ok()?.filter(|_| !headers.contains_key(ON_BEHALF_OF))?;
+        let hit = self.remembered.get::<[u8; 32]>(&Sha256::digest(text).into())?;
+        let now = self.clock.unix_seconds();
+        let keys = self.issuers[hit.issuer].keys.present_now(now)?;
+        hit.is_good(now, keys.generation).then_some(Recalled(hit))
+    }
+
     /// How many tokens are remembered.
     #[must_use]
     pub fn remembered(&self) -> usize {
@@ -100,7 +129,7 @@ impl Authenticator {
         let digest: [u8; 32] = Sha256::digest(text).into();
         if let Some(hit) = self.remembered.get(&digest) {
             let generation = self.issuers[hit.issuer].keys.present(now).await.generation;
-            if now < hit.verified.expires_at && generation == hit.verified.generation {
+            if hit.is_good(now, generation) {
                 return Ok(hit.verified.caller.clone());
             }
             self.remembered.remove(&digest);

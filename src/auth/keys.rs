@@ -97,6 +97,12 @@ impl Keys {
         self.load()
     }
 
+    /// The present keys, if their file was read not long ago.
+    pub(super) fn present_now(&self, now: i64) -> Option<Arc<KeySet>> {
+        let due = self.file.as_ref().is_some_and(|file| file.is_older(limits::JWKS_AGE_SECONDS, now));
+        (!due).then(|| self.load())
+    }
+
     /// The present keys, read again if none is for a token with this `kid` and `alg`.
     pub(super) async fn for_token(&self, id: Option<&str>, algorithm: Algorithm, now: i64) -> Arc<KeySet> {
         let keys = self.present(now).await;

@@ -92,7 +92,7 @@ pub fn method_gate(rule: &Rule, caller: &Caller) -> Result<(), Refusal> {
             advice: "it is for services and operators".to_owned(),
         }),
         (Callers::SignedIn | Callers::Services, Caller::Service(service)) => {
-            need_one(rule.scopes.to_vec(), |scope| service.has(scope))
+            need_one(rule.scopes.iter().copied(), |scope| service.has(scope))
         }
         (Callers::Permission(permission), Caller::Service(service)) => service_gate(permission, service),
     }
@@ -104,14 +104,15 @@ pub fn method_gate(rule: &Rule, caller: &Caller) -> Result<(), Refusal> {
 /// [`Refusal::ScopeMissing`], naming the scopes that would do.
 pub fn service_gate(permission: Permission, service: &ServiceCaller) -> Result<(), Refusal> {
     let scopes = Scope::ALL.into_iter().filter(|scope| scope.permissions().contains(permission));
-    need_one(scopes.collect(), |scope| service.has(scope))
+    need_one(scopes, |scope| service.has(scope))
 }
 
 /// Refuses whoever has none of these scopes, and names those that would do. `operator` always would.
-fn need_one(mut scopes: Vec<Scope>, has: impl Fn(Scope) -> bool) -> Result<(), Refusal> {
-    if scopes.iter().any(|scope| has(*scope)) {
+fn need_one(scopes: impl Iterator<Item = Scope> + Clone, has: impl Fn(Scope) -> bool) -> Result<(), Refusal> {
+    if scopes.clone().any(&has) {
         return Ok(());
     }
+    let mut scopes: Vec<Scope> = scopes.collect();
     if !scopes.contains(&Scope::Operator) {
         scopes.push(Scope::Operator);
     }

@@ -17,11 +17,16 @@ use clap::Parser;
 use std::future::Future;
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// How long the last of what nobody waits for may take when the program ends.
 const LEFTOVERS: Duration = Duration::from_secs(1);
+
+/// Threads for writes and upkeep, where there are as many cores. Connections have threads of their own, and what is done
+/// here mostly waits for Postgres.
+const THREADS: usize = 4;
 
 /// A membership service: who belongs to which organization, and what may they do there?
 #[derive(Parser)]
@@ -83,7 +88,10 @@ fn complain(line: &str) {
 }
 
 fn run_to_end(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-    let runtime = tokio::runtime::Runtime::new().map_err(Error::Runtime)?;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = THREADS.min(cores);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = runtime.map_err(Error::Runtime)?;
     let outcome = runtime.block_on(work);
     runtime.shutdown_timeout(LEFTOVERS);
     outcome

@@ -23,7 +23,10 @@ pub(super) fn run(flags: &Flags) -> Result<(), Error> {
         let parts = Parts {
             listener,
             settings: settings.server,
-            roster: Roster::new(pool, Clock::system()).with_invitations(settings.invitations),
+            roster: Roster::new(pool, Clock::system())
+                .with_invitations(settings.invitations)
+                .with_index(settings.index)
+                .with_log_retention(settings.change_log_retention),
             authenticator: settings.authenticator,
             mailer: settings.mailer,
             metrics,

@@ -13,7 +13,7 @@ use crate::domain::limits;
 use crate::mail::Mailer;
 use crate::mail::settings::MailSettings;
 use crate::server::ServerSettings;
-use crate::service::InvitationSettings;
+use crate::service::{IndexSettings, InvitationSettings};
 use crate::store::pool;
 use crate::world::Clock;
 use parse::{address, filter, one_of, whole};
@@ -47,7 +47,7 @@ pub struct Flags {
     /// Where to tell metrics by HTTP, an address and a port; they are for anybody who asks [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<String>,
-    /// Connections to Postgres at most [default: 16]
+    /// Connections to Postgres at most; the copy of the memberships has up to 7 more [default: 16]
     #[arg(long, value_name = "NUMBER")]
     database_connections: Option<String>,
     /// Time for a call that names no deadline [default: 5000]
@@ -68,9 +68,24 @@ pub struct Flags {
     /// Connections at once; more wait to be accepted [default: 4096]
     #[arg(long, value_name = "NUMBER")]
     max_connections: Option<String>,
+    /// Threads that serve connections [default: one for each core]
+    #[arg(long, value_name = "NUMBER")]
+    workers: Option<String>,
     /// Time for calls under way to end when the server is told to stop [default: 10000]
     #[arg(long, value_name = "MILLISECONDS")]
     drain_ms: Option<String>,
+    /// How long the change log is kept for those who follow it [default: 168]
+    #[arg(long, value_name = "HOURS")]
+    change_log_hours: Option<String>,
+    /// How old an answer of a check may be that asks for nothing better [default: 1000]
+    #[arg(long, value_name = "MILLISECONDS")]
+    max_staleness_ms: Option<String>,
+    /// Memory for the copy of the memberships; what does not fit is asked of the datastore. 0: no copy [default: 1024]
+    #[arg(long, value_name = "MIB")]
+    index_memory_mib: Option<String>,
+    /// How old an answer may be while the datastore does not answer; it says so [default: none is given]
+    #[arg(long, value_name = "MILLISECONDS")]
+    serve_stale_ms: Option<String>,
     /// How log lines look, text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -114,6 +129,10 @@ pub struct Settings {
     pub mailer: Option<Mailer>,
     /// The limits of invitations.
     pub invitations: InvitationSettings,
+    /// For how long the change log is kept.
+    pub change_log_retention: Duration,
+    /// How the copy of the memberships is kept.
+    pub index: IndexSettings,
 }
 
 /// What is logged, and how.
@@ -168,6 +187,10 @@ impl Settings {
             .setting("database_connections", flags.database_connections.as_ref(), whole(1..=1_000))
             .unwrap_or(DATABASE_CONNECTIONS);
         let server = server(&mut reader, flags);
+        let change_log_retention = reader
+            .setting("change_log_hours", flags.change_log_hours.as_ref(), whole(limits::LOG_RETENTION_HOURS))
+            .map_or(limits::LOG_RETENTION, Duration::from_hours);
+        let index = index(&mut reader, flags);
         let log = LogSettings {
             filter: reader.setting("log", flags.log.as_ref(), filter).unwrap_or_else(|| LOG.to_owned()),
             format: reader
@@ -193,6 +216,8 @@ impl Settings {
                 authenticator,
                 mailer,
                 invitations,
+                change_log_retention,
+                index,
             }),
             _ => Err(Mistakes(mistakes)),
         }
@@ -227,6 +252,7 @@ fn server(reader: &mut Reader, flags: &Flags) -> ServerSettings {
     let default_deadline = time("default_deadline_ms", &flags.default_deadline_ms, longest, default.default_deadline);
     let drain = time("drain_ms", &flags.drain_ms, Duration::from_mins(10), default.drain);
     let slow_reader = time("slow_reader_ms", &flags.slow_reader_ms, Duration::from_mins(10), default.slow_reader);
+    let workers = reader.setting("workers", flags.workers.as_ref(), whole(1..=1_024)).unwrap_or(default.workers);
     let mut count = |name, flag: &Option<String>, default| {
         reader.setting(name, flag.as_ref(), whole(1..=1_000_000)).unwrap_or(default)
     };
@@ -242,10 +268,26 @@ fn server(reader: &mut Reader, flags: &Flags) -> ServerSettings {
         max_streams: count("max_streams", &flags.max_streams, default.max_streams),
         slow_reader,
         max_connections: count("max_connections", &flags.max_connections, default.max_connections),
+        workers,
         drain,
         reflection: reader
             .setting("reflection", flags.reflection.as_ref(), one_of(&[("true", true), ("false", false)]))
             .unwrap_or(default.reflection),
+    }
+}
+
+fn index(reader: &mut Reader, flags: &Flags) -> IndexSettings {
+    let default = IndexSettings::default();
+    let mut time = |name, flag: &Option<String>, range| {
+        reader.setting(name, flag.as_ref(), whole(range)).map(Duration::from_millis)
+    };
+    IndexSettings {
+        max_staleness: time("max_staleness_ms", &flags.max_staleness_ms, limits::MAX_STALENESS_MS)
+            .unwrap_or(default.max_staleness),
+        serve_stale: time("serve_stale_ms", &flags.serve_stale_ms, limits::SERVE_STALE_MS),
+        memory_bytes: reader
+            .setting("index_memory_mib", flags.index_memory_mib.as_ref(), whole(0..=1024 * 1024))
+            .map_or(default.memory_bytes, |mebibytes: usize| mebibytes << 20),
     }
 }
 

@@ -52,6 +52,8 @@ fn little_is_needed() -> Outcome {
     assert_eq!(settings.database_connections, DATABASE_CONNECTIONS);
     assert_eq!(settings.log.format, LogFormat::Text);
     assert_eq!(settings.server.max_deadline, limits::STATEMENT);
+    assert_eq!(settings.change_log_retention, limits::LOG_RETENTION);
+    assert_eq!(settings.index, IndexSettings::default());
     assert!(settings.mailer.is_none() && settings.invitations == InvitationSettings::default());
     Ok(())
 }
@@ -76,13 +78,23 @@ fn mail_and_the_limits_of_invitations_are_tables_of_the_file() -> Outcome {
 fn a_flag_goes_before_the_environment_and_that_before_the_file() -> Outcome {
     let file = format!("database_url = 'postgres:///file'\ndrain_ms = 1\nreflection = false\nlog = 'debug'\n{KEY}");
     let settings = read(
-        &["--drain-ms", "3", "--log-format=json"],
+        &[
+            "--drain-ms",
+            "3",
+            "--log-format=json",
+            "--change-log-hours=2",
+            "--index-memory-mib=0",
+            "--serve-stale-ms=5000",
+        ],
         &[("ROSTER_DRAIN_MS", "2"), ("ROSTER_DATABASE_URL", "postgres:///variable"), ("ROSTER_LOG_FORMAT", "nonsense")],
         &file,
     )
     .map_err(|mistakes| mistakes.join("\n"))?;
     assert_eq!(settings.server.drain, Duration::from_millis(3));
     assert_eq!(settings.database.get_database(), Some("variable"));
+    assert_eq!(settings.change_log_retention, Duration::from_hours(2));
+    let serve_stale = Some(Duration::from_secs(5));
+    assert_eq!(settings.index, IndexSettings { memory_bytes: 0, serve_stale, ..IndexSettings::default() });
     assert!(!settings.server.reflection);
     assert_eq!((settings.log.filter.as_str(), settings.log.format), ("debug", LogFormat::Json));
     Ok(())
@@ -95,6 +107,8 @@ fn every_mistake_is_told_at_once_with_its_place_and_without_what_was_given() {
         database_connections = 0
         max_deadline_ms = 30001
         reflection = [true]
+        change_log_hours = 0
+        max_staleness_ms = 100
         colour = 'blue'
         [[issuers]]
         issuer = 'https://id.example'
@@ -125,6 +139,8 @@ fn every_mistake_is_told_at_once_with_its_place_and_without_what_was_given() {
             "max_deadline_ms (from FILE): write a whole number from 1 to 30000",
             "drain_ms (from ROSTER_DRAIN_MS): write a whole number from 1 to 600000",
             "reflection (from FILE): write a text, a whole number, or true or false",
+            "change_log_hours (from FILE): write a whole number from 1 to 8760",
+            "max_staleness_ms (from FILE): write a whole number from 500 to 60000",
             "log (from --log): write a level (error, warn, info, debug, trace), or several as roster=debug,sqlx=warn",
             "log_format (from --log-format): write text or json",
             "issuers[1] (from FILE): unknown field `isuer`, expected one of `issuer`, `audience`, `jwks_file`, `keys`, \
@@ -139,7 +155,7 @@ fn every_mistake_is_told_at_once_with_its_place_and_without_what_was_given() {
              `per_organization_and_day`, `sends_per_invitation`, `cooldown_seconds`, `mails_per_recipient_and_day`, \
              `failed_tokens_per_minute`",
             "colour (from FILE): no such setting; there are database_url, listen, metrics_listen, \
-             database_connections, max_deadline_ms, default_deadline_ms, drain_ms, slow_reader_ms, max_concurrent_requests, max_streams, max_connections, reflection, log, log_format, \
+             database_connections, max_deadline_ms, default_deadline_ms, drain_ms, slow_reader_ms, workers, max_concurrent_requests, max_streams, max_connections, reflection, change_log_hours, max_staleness_ms, serve_stale_ms, index_memory_mib, log, log_format, \
              issuers, api_keys, mail, invitations",
         ]
     );

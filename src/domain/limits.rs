@@ -66,6 +66,20 @@ pub const TIDY_EVERY: Duration = Duration::from_mins(1);
 pub const TIDY_ORGANIZATIONS: i64 = 100;
 /// Answers forgotten in one round.
 pub const TIDY_REQUESTS: i64 = 10_000;
+/// For how long the change log is kept, unless told otherwise: a follower that was away for a weekend goes on from its
+/// cursor.
+pub const LOG_RETENTION: Duration = Duration::from_hours(7 * 24);
+/// For how long it may be kept, in hours: longer than any follower needs to come back after it was cut off, and no longer
+/// than a year, because each day is a table.
+pub const LOG_RETENTION_HOURS: std::ops::RangeInclusive<u64> = 1..=365 * 24;
+/// Days of the log that have their partitions ahead of time, today's included: housekeeping may fail for a day.
+pub const LOG_DAYS_AHEAD: usize = 3;
+/// Rows that no day's partition took, forgotten in one round.
+pub const TIDY_LOG_ROWS: i64 = 10_000;
+/// How long dropping a day may wait for those who read the log: whoever comes to the log meanwhile waits behind it.
+pub const LOG_LOCK_WAIT: Duration = Duration::from_secs(1);
+/// The advisory lock of those who make and drop partitions: `roster` in ASCII, and a number.
+pub const LOG_PARTITIONS_LOCK: i64 = 0x0072_6f73_7465_7201;
 /// How long a request may take that names no deadline.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 /// Messages of methods that take one thing. Protobuf can grow forty-fold when decoded.
@@ -134,18 +148,27 @@ pub const WATCH_ROWS: usize = 256;
 pub const INDEX_CONNECTIONS: u32 = 7;
 /// How often the log is looked at when nobody says that something was written.
 pub const POLL_EVERY: Duration = Duration::from_millis(250);
-/// The least time from one look to the next: under many writes one look takes in several.
-pub const POLL_SPACING: Duration = Duration::from_millis(2);
+/// How old an answer may be that asks for nothing better, in milliseconds: a shorter bound than two looks at the log would
+/// hardly ever be kept from memory, and beyond a minute nobody would call it a bound.
+pub const MAX_STALENESS_MS: std::ops::RangeInclusive<u64> = 500..=60_000;
+/// How old an answer may be at most while the datastore is away, in milliseconds: a day.
+pub const SERVE_STALE_MS: std::ops::RangeInclusive<u64> = 1_000..=86_400_000;
+/// The least time from one look to the next: under many writes one look takes in several. Each costs the datastore about
+/// half a millisecond, so that a process takes a tenth of one of its cores at most.
+pub const POLL_SPACING: Duration = Duration::from_millis(5);
 /// How long one look may take before it is given up.
-pub const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+pub const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rows of one bucket that one look takes; a larger transaction is asked for again with twice as many.
 pub const POLL_ROWS: i64 = 2_048;
 /// How long to wait after the datastore did not answer the one who follows it.
 pub const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
-/// Buckets loaded at once: one reads while the other is built.
+/// Loads at once: one reads while the other is built.
 pub const LOADS: usize = 2;
-/// How long one bucket may take to load.
-pub const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of the table of memberships that one load takes, as many buckets as that makes: large enough that a small table
+/// is one load, small enough that what was loaded is in use soon.
+pub const LOAD_BYTES: i64 = 16 * 1024 * 1024;
+/// How long one load may take.
+pub const LOAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// The least time between two notifications of other processes. Each is a commit, and one inside every write would cost
 /// more than the write.
 pub const NOTIFY_SPACING: Duration = Duration::from_millis(5);

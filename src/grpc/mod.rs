@@ -13,6 +13,8 @@ pub mod status;
 mod user;
 mod watch;
 
+pub use check::CHECK;
+
 /// Messages and clients of `roster.v1` ([`crate::pb`]), and its servers, generated from the protos; their comments are
 /// there.
 #[expect(clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated code")]

@@ -17,7 +17,7 @@ use crate::service::Roster;
 use crate::service::invitations::Terms;
 use crate::service::members::{AddMember, BatchAddMembers, Person, RemoveMember, TransferOwnership, UpdateMember};
 use crate::service::organizations::{CreateOrganization, Created, DeleteOrganization, Owner, UpdateOrganization};
-use crate::service::reads::{After, MemberFilter, OrganizationFilter};
+use crate::service::reads::{After, FilterOfUser, MemberFilter, OrganizationFilter};
 use tonic::{Request, Response, Status, async_trait};
 
 /// Declares how a request names its person, for each of the types that protobuf makes of one `oneof`.
@@ -161,7 +161,7 @@ fn list_mine(
     message: &pb::ListUserOrganizationsRequest,
     caller: Option<&UserId>,
     fields: &mut Fields,
-) -> Result<(UserId, Page, OrganizationFilter), Wrong> {
+) -> Result<(UserId, Page, FilterOfUser), Wrong> {
     let user = match (message.user_id.as_str(), caller) {
         ("", Some(caller)) => Ok(caller.clone()),
         ("", None) => Err(fields.wrong("user_id", Invalid::new("name the user: you are none"))),
@@ -174,10 +174,14 @@ fn list_mine(
         fields,
         message.page_size,
         &message.page_token,
-        &["of user", &message.user_id, &message.kind, &told],
+        // Tokens of the time when this list was by name are no good any more.
+        &["of user, by id", &message.user_id, &message.kind, &told],
     )?;
-    let after = after_name(fields, &page);
-    let filter = OrganizationFilter { kind: kind?, states: states?, search: None, after: after?, limit: page.limit() };
+    let after = page.after.as_ref().map(|key| {
+        let id = uuid::Uuid::from_slice(key).map(OrganizationId::from_uuid);
+        fields.take("page_token", id.map_err(|_| Invalid::new("not a page_token of this request")))
+    });
+    let filter = FilterOfUser { kind: kind?, states: states?, after: after.transpose()?, limit: page.limit() };
     Ok((user?, page, filter))
 }
 
@@ -437,7 +441,8 @@ impl OrganizationService for Api {
             organization: Some(convert::organization(organization)),
             role: role.as_str().to_owned(),
         };
-        let (organizations, next_page_token) = page.show(&found, show, |(last, _)| name_key(last.id, &last.name));
+        let (organizations, next_page_token) =
+            page.show(&found, show, |(last, _)| last.id.as_uuid().as_bytes().to_vec());
         answer(pb::ListUserOrganizationsResponse { organizations, next_page_token })
     }
 }

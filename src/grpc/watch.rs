@@ -85,8 +85,11 @@ pub(super) async fn run<V: View>(
     out: Out<V::Message>,
 ) -> Result<(), Status> {
     let mut teller = Teller { view, out, due: Instant::now(), answered: 0 };
-    // Where it begins, so that a stream that breaks off at once has not been in vain.
-    teller.checkpoint(&following).await?;
+    // Where it begins, so that a stream that breaks off at once has not been in vain; after a look at the log, where that
+    // has to tell first whether it still reaches so far.
+    if !following.is_behind() {
+        teller.checkpoint(&following).await?;
+    }
     loop {
         if following.is_behind() {
             if let Some(rows) = following.catch_up().await? {
@@ -177,8 +180,10 @@ pub(super) struct Pings {
     /// The latest that came and is not looked after yet.
     asked: Option<i64>,
     /// The one that is looked after.
-    waiting: Option<(i64, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+    waiting: Option<(i64, CaughtUp)>,
 }
+
+type CaughtUp = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Pings {
     /// None will come.

@@ -4,7 +4,7 @@
 //! far as all the others; only then is it published, so that the lease speaks for it too.
 
 use super::feed::Commits;
-use super::load::{self, Loaded};
+use super::load::{self, Load, Loaded};
 use super::{BUCKETS, Shared, nanoseconds, of_users};
 use crate::domain::change::Line;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
@@ -73,7 +73,9 @@ struct Follower<'a> {
     staged: BTreeMap<i16, Bucket>,
     /// To be loaded.
     wanted: BTreeSet<i16>,
-    loading: JoinSet<(i16, Result<Loaded, StoreError>)>,
+    /// How many buckets one load takes.
+    stride: i16,
+    loading: JoinSet<Load>,
     /// Bytes of each bucket that is in memory.
     held: BTreeMap<i16, usize>,
     users: Users,
@@ -98,9 +100,10 @@ impl<'a> Follower<'a> {
             if lost && let Some(before) = shared.datastore().filter(|before| before.id == datastore.id) {
                 datastore.epoch = tail::begin_epoch(&mut connection, before.epoch).await?;
             }
-            Ok::<_, StoreError>((datastore, tail::heads(&mut connection).await?))
+            let known = tail::heads(&mut connection).await?;
+            Ok::<_, StoreError>((datastore, known, snapshot::membership_bytes(&mut connection).await?))
         };
-        let (datastore, known) =
+        let (datastore, known, bytes) =
             timeout(limits::POLL_TIMEOUT, begun).await.unwrap_or(Err(StoreError::Timeout(None)))?;
         if known.len() != BUCKETS {
             return Err(StoreError::Unreadable(format!("the log has {} buckets", known.len())));
@@ -117,6 +120,7 @@ impl<'a> Follower<'a> {
             known,
             staged: BTreeMap::new(),
             wanted: if copy { (0..ORGANIZATION_BUCKETS).collect() } else { BTreeSet::new() },
+            stride: stride(bytes),
             loading: JoinSet::new(),
             held: BTreeMap::new(),
             users: Users::Wanted,
@@ -135,6 +139,7 @@ impl<'a> Follower<'a> {
                 Ok(false) => next = Instant::now(),
                 Err(Broken::Lost) => return Lost,
                 Err(Broken::Store(error)) => {
+                    self.shared.steady.store(false, Ordering::Release);
                     self.shared.counters.failed_polls.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!(error = &error as &dyn std::error::Error, "the log was not read");
                     // Whatever is open on it, nobody shall use it again.
@@ -150,8 +155,8 @@ impl<'a> Follower<'a> {
                 () = self.shared.nudge.notified() => {}
                 () = sleep_until(next) => {}
                 Some(loaded) = self.loading.join_next() => {
-                    if let Ok((bucket, loaded)) = loaded {
-                        self.stage(bucket, loaded);
+                    if let Ok(load) = loaded {
+                        self.stage(load);
                     }
                 }
             }
@@ -231,33 +236,40 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Begins to load, as many buckets at once as may be.
+    /// Begins to load, as much at once as may be.
     fn load_more(&mut self) {
         while self.loading.len() < limits::LOADS
-            && let Some(bucket) = self.wanted.pop_first()
+            && let Some(first) = self.wanted.pop_first()
         {
-            self.loading.spawn(load::load(self.shared.clone(), bucket));
+            let mut last = first;
+            while last - first + 1 < self.stride && self.wanted.remove(&(last + 1)) {
+                last += 1;
+            }
+            self.loading.spawn(load::load(self.shared.clone(), first..=last));
         }
     }
 
-    /// Takes in a bucket that was loaded, if there is room for it.
-    fn stage(&mut self, number: i16, loaded: Result<Loaded, StoreError>) {
-        match loaded {
-            Ok((bucket, stamp)) => {
-                self.shared.counters.loads.fetch_add(1, Ordering::Relaxed);
-                let bytes = self.held.values().sum::<usize>() - self.held.get(&number).copied().unwrap_or_default();
-                if bytes + bucket.bytes() > self.shared.settings.memory_bytes {
-                    tracing::warn!(bucket = number, bytes, "the copy is full: the primary answers for this bucket");
-                    return;
+    /// Takes in what was loaded, as far as there is room for it.
+    fn stage(&mut self, load: Load) {
+        match load.loaded {
+            Ok(loaded) => {
+                for Loaded { number, bucket, stamp } in loaded {
+                    self.shared.counters.loads.fetch_add(1, Ordering::Relaxed);
+                    let others = self.held.iter().filter(|(held, _)| **held != number);
+                    let bytes = others.map(|(_, bytes)| bytes).sum::<usize>();
+                    if bytes + bucket.bytes() > self.shared.settings.memory_bytes {
+                        tracing::warn!(bucket = number, bytes, "the copy is full: the primary answers for this bucket");
+                        continue;
+                    }
+                    self.rewind(number, stamp);
+                    self.held.insert(number, bucket.bytes());
+                    self.staged.insert(number, bucket);
                 }
-                self.rewind(number, stamp);
-                self.held.insert(number, bucket.bytes());
-                self.staged.insert(number, bucket);
             }
             Err(error) => {
                 self.shared.counters.failed_loads.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(error = &error as &dyn std::error::Error, bucket = number, "a bucket was not loaded");
-                self.wanted.insert(number);
+                tracing::debug!(error = &error as &dyn std::error::Error, buckets = ?load.buckets, "a load failed");
+                self.wanted.extend(load.buckets);
             }
         }
     }
@@ -312,6 +324,7 @@ impl<'a> Follower<'a> {
         }
         self.users = Users::Held;
         shared.lease.store(begin, Ordering::Release);
+        shared.steady.store(true, Ordering::Release);
         shared.users_held.store(true, Ordering::Release);
         self.weigh();
         let settled = self.wanted.is_empty() && self.loading.is_empty();
@@ -355,6 +368,7 @@ impl Shared {
     /// Forgets everything: the primary answers.
     fn forget(&self) {
         self.lease.store(0, Ordering::Release);
+        self.steady.store(false, Ordering::Release);
         self.users_held.store(false, Ordering::Release);
         self.counters.settled.store(false, Ordering::Release);
         for bucket in 0..ORGANIZATION_BUCKETS {
@@ -365,6 +379,12 @@ impl Shared {
             written.store(0, Ordering::Release);
         }
     }
+}
+
+/// How many buckets to load at once, of a table of so many bytes.
+fn stride(bytes: i64) -> i16 {
+    let buckets = limits::LOAD_BYTES.saturating_mul(ORGANIZATION_BUCKETS.into()) / bytes.max(1);
+    i16::try_from(buckets).unwrap_or(ORGANIZATION_BUCKETS).clamp(1, ORGANIZATION_BUCKETS)
 }
 
 fn place(bucket: i16) -> usize {

@@ -1,4 +1,4 @@
-//! Loading one bucket: everything that one snapshot holds of it.
+//! Loading some buckets: everything that one snapshot holds of them.
 
 use super::Shared;
 use crate::domain::limits;
@@ -6,27 +6,48 @@ use crate::memory::Bucket;
 use crate::store::StoreError;
 use crate::store::snapshot::Snapshot;
 use crate::store::tail::Stamp;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// A bucket as a snapshot held it, and where in the log that was.
-pub(super) type Loaded = (Bucket, Stamp);
-
-/// Loads a bucket of organizations.
-pub(super) async fn load(shared: Arc<Shared>, number: i16) -> (i16, Result<Loaded, StoreError>) {
-    let loaded = tokio::time::timeout(limits::LOAD_TIMEOUT, read(&shared, number)).await;
-    (number, loaded.unwrap_or(Err(StoreError::Timeout(None))))
+/// Some buckets of organizations, and what a load of them came to.
+pub(super) struct Load {
+    pub(super) buckets: RangeInclusive<i16>,
+    pub(super) loaded: Result<Vec<Loaded>, StoreError>,
 }
 
-async fn read(shared: &Shared, number: i16) -> Result<Loaded, StoreError> {
+/// A bucket as a snapshot held it, and where in the log that was.
+pub(super) struct Loaded {
+    pub(super) number: i16,
+    pub(super) bucket: Bucket,
+    pub(super) stamp: Stamp,
+}
+
+/// Loads buckets of organizations.
+pub(super) async fn load(shared: Arc<Shared>, buckets: RangeInclusive<i16>) -> Load {
+    let loaded = tokio::time::timeout(limits::LOAD_TIMEOUT, read(&shared, &buckets)).await;
+    Load { buckets, loaded: loaded.unwrap_or(Err(StoreError::Timeout(None))) }
+}
+
+async fn read(shared: &Shared, buckets: &RangeInclusive<i16>) -> Result<Vec<Loaded>, StoreError> {
     let mut connection = shared.own.acquire().await?;
-    let (mut snapshot, stamp) = Snapshot::begin(&mut connection, number).await?;
-    let mut bucket = shared.memory.bucket(stamp.position);
+    let (mut snapshot, stamps) = Snapshot::begin(&mut connection, *buckets.start(), *buckets.end()).await?;
+    let new = |(number, stamp): (i16, Stamp)| Loaded { number, bucket: shared.memory.bucket(stamp.position), stamp };
+    let mut loaded: Vec<Loaded> = buckets.clone().zip(stamps).map(new).collect();
+    let place = |bucket: i16| usize::from((bucket - buckets.start()).unsigned_abs());
     snapshot
         .organizations(|kept| {
-            bucket.put_organization(kept.id, kept.state, kept.revision, kept.owner.as_ref(), &kept.slug);
+            if let Some(Loaded { bucket, .. }) = loaded.get_mut(place(kept.id.bucket())) {
+                bucket.put_organization(kept.id, kept.state, kept.revision, kept.owner.as_ref(), &kept.slug);
+            }
         })
         .await?;
-    snapshot.members(|organization, user, role| bucket.put_member(organization, user, role)).await?;
+    snapshot
+        .members(|organization, user, role| {
+            if let Some(Loaded { bucket, .. }) = loaded.get_mut(place(organization.bucket())) {
+                bucket.put_member(organization, user, role);
+            }
+        })
+        .await?;
     snapshot.end().await?;
-    Ok((bucket, stamp))
+    Ok(loaded)
 }

@@ -7,6 +7,8 @@
 mod bucket;
 mod fingerprint;
 mod slugs;
+#[cfg(test)]
+mod tests;
 mod users;
 
 pub use bucket::{Bucket, Found};

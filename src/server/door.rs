@@ -2,26 +2,26 @@
 //!
 //! A request goes through `Door::enter` from top to bottom. The order is the point, so it is one function: nothing is
 //! authenticated before the gate, no body is read before the caller is known. A test holds each step to its place.
+//!
+//! A check that memory answers at once takes the same steps in a [lane](super::lane) of its own. Its answer has no
+//! `x-request-id` unless its caller named it: there is no log line to join it with. Every other answer has one.
 
 use super::ServerSettings;
+use super::lane::{self, Answer};
 use super::metrics::Metrics;
 use crate::auth::rules::{self, Method};
 use crate::auth::{Authenticator, Caller, Lasting};
 use crate::domain::limits;
 use crate::grpc::admit::stream::StreamPlace;
-use crate::grpc::admit::{Deadline, InHand};
+use crate::grpc::admit::{Api, Deadline, InHand};
 use crate::grpc::{pb, status};
 use crate::world;
 use futures_util::FutureExt;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method as Verb, StatusCode};
 use hyper::body::Incoming;
-use std::convert::Infallible;
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -32,7 +32,7 @@ use tonic::{Code, Status};
 use tower::Service;
 use tracing::Instrument;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
@@ -47,6 +47,8 @@ type Response = http::Response<Body>;
 #[derive(Clone)]
 pub(super) struct Door {
     pub(super) routes: Routes,
+    /// The calls themselves, for the lane.
+    pub(super) api: Api,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -61,34 +63,27 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
 }
 
-impl Service<http::Request<Incoming>> for Door {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // Routes are always ready, and what is too much is shed by name.
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
-        let door = self.clone();
-        Box::pin(async move { Ok(door.enter(request.map(Body::new)).await) })
-    }
-}
-
 impl Door {
+    /// Answers one request.
+    pub(super) async fn answer(&self, request: http::Request<Incoming>) -> http::Response<Answer> {
+        let begin = Instant::now();
+        match lane::answer(self, request, begin).await {
+            Ok(response) => response,
+            // Apart, so that what waits for little is little.
+            Err(request) => Box::pin(self.clone().enter(request, begin)).await.map(Answer::Other),
+        }
+    }
+
     /// The steps, in order.
-    async fn enter(self, request: http::Request<Body>) -> Response {
+    async fn enter(self, request: http::Request<Body>, begin: Instant) -> Response {
         // 1. A name for the request, on every line that is logged about it and on the answer.
         let id = request_id(request.headers());
         let span = tracing::info_span!("rpc", request_id = id, path = request.uri().path());
         // 2. What became of it, and how long it took.
-        let begin = Instant::now();
         let called = rules::method(request.uri().path());
         let shared = self.shared.clone();
         // 3. A panic is a fault like any other.
-        let answered = AssertUnwindSafe(self.admit(request)).catch_unwind().instrument(span.clone()).await;
+        let answered = AssertUnwindSafe(self.admit(request, begin)).catch_unwind().instrument(span.clone()).await;
         let mut response = span.in_scope(|| {
             let response = answered.unwrap_or_else(|_| Err(Box::new(status::internal(&Panicked))));
             let response = response.map(|response| complete(response, message_limit(called)));
@@ -103,7 +98,7 @@ impl Door {
         response
     }
 
-    async fn admit(mut self, mut request: http::Request<Body>) -> Result<Response, Box<Status>> {
+    async fn admit(mut self, mut request: http::Request<Body>, begin: Instant) -> Result<Response, Box<Status>> {
         // 4. The gate: gRPC, a path that we serve, nothing behind it.
         let method = match gate(&request) {
             Gate::Roster(method) => method,
@@ -114,7 +109,7 @@ impl Door {
             Gate::Answered(response) => return Ok(response),
         };
         // 5. The deadline: from here on, nothing takes longer. (Of a stream, its beginning.)
-        let deadline = deadline(request.headers(), &self.shared.settings)?;
+        let deadline = deadline(request.headers(), &self.shared.settings, begin)?;
         // 6. More than this many at once are shed.
         let places = if method.streaming.any() { &self.shared.streams } else { &self.shared.in_hand };
         let Ok(permit) = places.clone().try_acquire_owned() else {
@@ -131,7 +126,7 @@ impl Door {
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(Deadline(deadline));
             if method.streaming.any() {
-                let stream = self.shared.stream(request.headers(), place)?;
+                let stream = self.shared.stream(request.headers(), place, begin)?;
                 request.extensions_mut().insert(stream);
             } else {
                 request.extensions_mut().insert(InHand(place));
@@ -149,11 +144,16 @@ impl Door {
 
 impl Shared {
     /// What a stream with these headers lives on.
-    fn stream(&self, headers: &HeaderMap, place: Arc<OwnedSemaphorePermit>) -> Result<StreamPlace, Box<Status>> {
+    fn stream(
+        &self,
+        headers: &HeaderMap,
+        place: Arc<OwnedSemaphorePermit>,
+        begin: Instant,
+    ) -> Result<StreamPlace, Box<Status>> {
         Ok(StreamPlace {
             place,
             credential: Lasting::new(self.authenticator.clone(), headers),
-            until: given_timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout)),
+            until: given_timeout(headers)?.and_then(|timeout| begin.checked_add(timeout)),
             patience: self.settings.slow_reader,
             stopping: self.stopping.clone(),
         })
@@ -179,13 +179,13 @@ fn request_id(headers: &HeaderMap) -> String {
     given.map_or_else(|| world::random_uuid().to_string(), str::to_owned)
 }
 
-enum Gate {
+pub(super) enum Gate {
     Roster(&'static Method),
     Standard,
     Answered(Response),
 }
 
-fn gate(request: &http::Request<Body>) -> Gate {
+pub(super) fn gate<B>(request: &http::Request<B>) -> Gate {
     let refuse = |code: StatusCode| {
         let mut response = http::Response::new(Body::default());
         *response.status_mut() = code;
@@ -209,9 +209,9 @@ fn gate(request: &http::Request<Body>) -> Gate {
 }
 
 /// When the caller stops waiting: `grpc-timeout`, within what the settings allow.
-fn deadline(headers: &HeaderMap, settings: &ServerSettings) -> Result<Instant, Box<Status>> {
+pub(super) fn deadline(headers: &HeaderMap, settings: &ServerSettings, begin: Instant) -> Result<Instant, Box<Status>> {
     let timeout = given_timeout(headers)?.unwrap_or(settings.default_deadline);
-    Ok(Instant::now() + timeout.min(settings.max_deadline))
+    Ok(begin + timeout.min(settings.max_deadline))
 }
 
 fn given_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Box<Status>> {

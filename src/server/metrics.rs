@@ -3,6 +3,7 @@
 //! A registry for each server and none for the process: two servers in one test count for themselves.
 
 use crate::auth::rules::Method;
+use crate::grpc::CHECK;
 use crate::service::Roster;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
@@ -10,11 +11,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::convert::Infallible;
@@ -46,6 +48,8 @@ pub struct Metrics {
     registry: Registry,
     calls: Family<Call, Counter>,
     durations: Family<Called, Histogram>,
+    /// Of checks that went well, found once.
+    checks: (Counter, Histogram),
     mails: Gauge,
     mail_age: Gauge,
     roster: Roster,
@@ -60,6 +64,11 @@ impl Metrics {
         registry.register("calls", "Calls answered, by method and gRPC status code", calls.clone());
         let durations = Family::<Called, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
         registry.register("call_duration_seconds", "How long calls took", durations.clone());
+        let Method { service, name: method, .. } = *CHECK;
+        let checks = (
+            calls.get_or_create_owned(&Call { service, method, code: code_name(Code::Ok) }),
+            durations.get_or_create_owned(&Called { service, method }),
+        );
         let (mails, mail_age) = (Gauge::default(), Gauge::default());
         registry.register("mails_waiting", "Mails in the outbox; -1 if it could not be asked", mails.clone());
         registry.register(
@@ -67,7 +76,8 @@ impl Metrics {
             "Age of the oldest mail in the outbox; 0 if there is none",
             mail_age.clone(),
         );
-        Self { registry, calls, durations, mails, mail_age, roster }
+        registry.register_collector(Box::new(IndexCollector(roster.clone())));
+        Self { registry, calls, durations, checks, mails, mail_age, roster }
     }
 
     /// Counts a call. What is no method of ours is counted as one thing: callers must not make new series.
@@ -77,6 +87,12 @@ impl Metrics {
         let code = code_name(code.unwrap_or(Code::Ok));
         self.calls.get_or_create(&Call { service, method, code }).inc();
         self.durations.get_or_create(&Called { service, method }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a check that memory has answered.
+    pub(super) fn answered_check(&self, took: Duration) {
+        self.checks.0.inc();
+        self.checks.1.observe(took.as_secs_f64());
     }
 
     async fn tell(&self) -> Result<String, std::fmt::Error> {
@@ -92,6 +108,49 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+/// Tells what the index has counted, when somebody asks.
+#[derive(Debug)]
+struct IndexCollector(Roster);
+
+impl Collector for IndexCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let told = self.0.index().statistics();
+        for (name, help, value) in [
+            ("index_memory_answers", "Questions that memory answered", told.memory_answers),
+            ("index_primary_answers", "Questions that the datastore answered", told.primary_answers),
+            (
+                "index_stale_answers",
+                "Questions that memory answered too old, the datastore being away",
+                told.stale_answers,
+            ),
+            ("index_polls", "Looks at the change log that were applied in full", told.polls),
+            ("index_failed_polls", "Looks at the change log that failed", told.failed_polls),
+            ("index_lines", "Rows of the change log that were applied", told.lines),
+            ("index_loads", "Buckets that were loaded", told.loads),
+            ("index_failed_loads", "Loads that failed", told.failed_loads),
+            ("index_gaps", "Buckets loaded anew because the change log had a hole", told.gaps),
+            ("index_lost_writes", "How often the datastore had lost writes and all was loaded anew", told.lost),
+            ("index_listens", "How often listening for writes began anew", told.listens),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        for (name, help, value) in [
+            ("index_buckets", "Buckets in memory, of 256; the datastore answers for the others", gauge(told.buckets)),
+            ("index_memberships", "Memberships in memory", gauge(told.memberships)),
+            ("index_bytes", "Bytes that they take", gauge(told.bytes)),
+        ] {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        // Minus one where memory may not answer at all.
+        let gauge = ConstGauge::new(told.age.map_or(-1.0, |age| age.as_secs_f64()));
+        let help = "How old the copy in memory is; -1 if there is none";
+        gauge.encode(encoder.encode_descriptor("index_age_seconds", help, None, gauge.metric_type())?)
     }
 }
 

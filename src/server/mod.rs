@@ -1,9 +1,12 @@
-//! The server: how serving begins and ends. What every request goes through is [`door`]; what goes on beside the calls
-//! is [`upkeep`]; what is counted is [`metrics`].
+//! The server: how serving begins and ends. What every request goes through is [`door`], and
+//! what the plainest goes through is [`lane`]; the threads that serve are
+//! [`workers`]; what goes on beside the calls is [`upkeep`]; what is counted is [`metrics`].
 
 mod door;
+mod lane;
 pub mod metrics;
 mod upkeep;
+mod workers;
 
 use crate::auth::Authenticator;
 use crate::domain::limits;
@@ -17,18 +20,17 @@ use crate::grpc::pb::user_service_server::UserServiceServer;
 use crate::mail::Mailer;
 use crate::service::Roster;
 use door::{Door, Shared};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use metrics::Metrics;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic_health::ServingStatus;
 use upkeep::{send_mail, set_health, tidy, watch_health};
+use workers::Workers;
 
 /// How a server serves.
 #[derive(Debug, Clone)]
@@ -45,6 +47,8 @@ pub struct ServerSettings {
     pub slow_reader: Duration,
     /// Connections open at once; what is more waits to be accepted.
     pub max_connections: usize,
+    /// Threads that serve connections.
+    pub workers: usize,
     /// How long a stop waits for what is under way.
     pub drain: Duration,
     /// Whether server reflection is served. It tells what the protos say, to anybody.
@@ -60,10 +64,23 @@ impl Default for ServerSettings {
             max_streams: limits::STREAMS,
             slow_reader: limits::SLOW_READER,
             max_connections: 4096,
+            // One for each core that this process may use; one where that cannot be told.
+            workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             drain: Duration::from_secs(10),
             reflection: true,
         }
     }
+}
+
+/// Why a server cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The descriptors for reflection are broken, which no build of ours has.
+    #[error("the descriptors of the protos cannot be read")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The system gives no threads.
+    #[error("the threads that serve connections cannot be started")]
+    Workers(#[source] std::io::Error),
 }
 
 /// Everything that a server needs to begin.
@@ -87,9 +104,11 @@ pub struct Parts {
 /// Health says `NOT_SERVING` until the schema is there and Postgres answers, while it does not, and as the first act of a
 /// stop.
 ///
+/// Connections are served by threads of their own; writes and upkeep run in the runtime that this is called in.
+///
 /// # Errors
-/// If the descriptors for reflection are broken, which no build of ours has.
-pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_reflection::server::Error> {
+/// As [`Error`] says.
+pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
     let Parts { listener, settings, roster, authenticator, mailer, metrics: metrics_listener } = parts;
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, ServingStatus::NotServing).await;
@@ -105,9 +124,9 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     routes.add_service(InvitationServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(EventServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(CheckServiceServer::new(api).max_decoding_message_size(limit));
+    routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
 
-    let drain = settings.drain;
+    let (drain, workers) = (settings.drain, settings.workers);
     let in_hand = Arc::new(Semaphore::new(settings.max_concurrent_requests));
     let connections = Arc::new(Semaphore::new(settings.max_connections));
     let metrics = Arc::new(Metrics::new(roster.clone()));
@@ -115,8 +134,12 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     let stopping = CancellationToken::new();
     let shared =
         Shared { authenticator, settings, in_hand, streams, stopping: stopping.clone(), metrics: metrics.clone() };
-    let shared = Arc::new(shared);
-    let door = Door { routes: routes.routes().prepare(), shared };
+    let door = Door { routes: routes.routes().prepare(), api, shared: Arc::new(shared) };
+
+    // Ends with this function, and with it every connection that is still open.
+    let cut = CancellationToken::new();
+    let _cut = cut.clone().drop_guard();
+    let workers = Workers::start(workers, &door, &cut).map_err(Error::Workers)?;
 
     let upkeep = CancellationToken::new();
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
@@ -124,12 +147,8 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
     let followed = tokio::spawn(roster.index().follow(upkeep.clone()));
     let told = tokio::spawn(metrics::serve(metrics_listener, metrics));
-    let open = GracefulShutdown::new();
-    // Ends with this function, and with it every connection that is still open.
-    let served = CancellationToken::new();
-    let _cut = served.clone().drop_guard();
     tokio::select! {
-        () = accept(&listener, &door, &connections, &open, &served) => {}
+        () = accept(&listener, &workers, &connections) => {}
         () = stop.cancelled() => {}
     }
     upkeep.cancel();
@@ -140,7 +159,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), tonic_re
     drop(listener);
     stopping.cancel();
     let ended = async {
-        open.shutdown().await;
+        workers.drain().await;
         roster.drain().await;
     };
     if tokio::time::timeout(drain, ended).await.is_err() {
@@ -159,50 +178,14 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-async fn accept(
-    listener: &TcpListener,
-    door: &Door,
-    connections: &Arc<Semaphore>,
-    open: &GracefulShutdown,
-    served: &CancellationToken,
-) {
+async fn accept(listener: &TcpListener, workers: &Workers, connections: &Arc<Semaphore>) {
     loop {
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, or a peer that was gone at once: neither is a reason to stop serving.
-                tracing::warn!(error = &error as &dyn std::error::Error, "a connection was not accepted");
-                tokio::time::sleep(limits::ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let connection = open.watch(connection(stream, door.clone()));
-        let served = served.clone();
-        tokio::spawn(async move {
-            if let Some(Err(error)) = served.run_until_cancelled(connection).await {
-                tracing::debug!(error = &*error, "a connection broke");
-            }
-            drop(permit);
-        });
+        let accepted = listener.accept().await.and_then(|(stream, _)| workers.serve(stream, permit));
+        if let Err(error) = accepted {
+            // Out of file descriptors, or a peer that was gone at once: neither is a reason to stop serving.
+            tracing::warn!(error = &error as &dyn std::error::Error, "a connection was not accepted");
+            tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+        }
     }
-}
-
-type Connection =
-    hyper_util::server::conn::auto::Connection<'static, TokioIo<TcpStream>, TowerToHyperService<Door>, TokioExecutor>;
-
-fn connection(stream: TcpStream, door: Door) -> Connection {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(error = &error as &dyn std::error::Error, "a connection keeps its delay");
-    }
-    let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http2_only();
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
-        .max_header_list_size(limits::HEADER_LIST_BYTES)
-        // A peer that is gone without a word is noticed, and its connection given back.
-        .keep_alive_interval(limits::KEEP_ALIVE)
-        .keep_alive_timeout(limits::KEEP_ALIVE);
-    builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(door)).into_owned()
 }

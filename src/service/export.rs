@@ -13,14 +13,14 @@ use futures_util::TryStreamExt;
 use std::future::Future;
 use tokio::time::timeout;
 
-pub use crate::store::export::Row;
+pub use crate::store::export::{Head, Row};
 
 /// Whom an export is told to. It may make the export wait, but not for ever.
 pub trait Listener: Send {
     /// How listening can end.
     type Error: From<Error> + Send;
 
-    /// Takes an organization with a member, or without.
+    /// Takes a member of the organization before, or the first of the next one.
     fn row(&mut self, row: Row) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// Takes a user who is not active.

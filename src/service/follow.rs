@@ -8,9 +8,8 @@ use super::token::Token;
 use super::{Error, Freshness, Roster};
 use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Refusal, limits};
 use crate::index::{Commits, Feed, Index};
-use crate::store::pool::{self, Datastore};
+use crate::store::pool::{self, Datastore, Pool};
 use crate::store::{replay, tail};
-use sqlx::PgPool;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -40,7 +39,7 @@ impl Deref for Rows {
 
 /// A caller's way through the log.
 pub struct Following {
-    pool: PgPool,
+    pool: Pool,
     index: Index,
     feed: Feed,
     datastore: Datastore,

@@ -5,6 +5,7 @@ use super::organizations::PurgeIfDue;
 use super::write::Meta;
 use super::{Error, Roster};
 use crate::domain::limits;
+use crate::store::partitions::{self, Log};
 use crate::store::{invitations, organizations, quotas, requests};
 use tokio::time::Instant;
 
@@ -17,6 +18,10 @@ pub struct Tidied {
     pub invitations: u64,
     /// Answers and used-up limits forgotten.
     pub forgotten: u64,
+    /// Days of the change log dropped.
+    pub log_days: u64,
+    /// Rows of the change log forgotten that no day had taken.
+    pub log_rows: u64,
 }
 
 impl Roster {
@@ -43,6 +48,31 @@ impl Roster {
         tidied.forgotten = requests::forget_old(&mut *self.pool.acquire().await?, limits::TIDY_REQUESTS).await?;
         tidied.forgotten +=
             quotas::forget_old(&mut *self.pool.acquire().await?, limits::PURGE_AFTER, limits::TIDY_REQUESTS).await?;
+        self.tend_log(&mut tidied).await?;
         Ok(tidied)
+    }
+
+    /// Makes the log's next days, and drops those that ended longer ago than it is kept.
+    async fn tend_log(&self, tidied: &mut Tidied) -> Result<(), Error> {
+        let mut connection = self.pool.acquire().await?;
+        // First what needs no ownership of the tables: without it, everything is in the default partition.
+        for log in Log::ALL {
+            tidied.log_rows +=
+                partitions::forget(&mut connection, log, self.log_retention, limits::TIDY_LOG_ROWS).await?;
+        }
+        partitions::make_ahead(&mut connection).await?;
+        let oldest = partitions::now(&mut connection).await? - self.log_retention;
+        for log in Log::ALL {
+            // A day ends where the next one begins.
+            for day in partitions::days(&mut connection, log).await?.into_iter().filter(|day| *day < oldest.date()) {
+                // Whoever is in the way of one is in the way of all: everybody would wait for each once more.
+                if !partitions::drop(&mut connection, log, day).await? {
+                    break;
+                }
+                tracing::info!(partition = log.partition(day), "dropped a day of the change log");
+                tidied.log_days += 1;
+            }
+        }
+        Ok(())
     }
 }

@@ -29,28 +29,34 @@ pub use invitations::InvitationSettings;
 
 use crate::domain::limits;
 use crate::index::Index;
+use crate::store::pool::Pool;
 use crate::world::Clock;
 use sqlx::PgPool;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 /// The service: what it stands on. Cheap to clone; clones are one service.
 #[derive(Debug, Clone)]
 pub struct Roster {
-    pool: PgPool,
+    pool: Pool,
     index: Index,
     clock: Clock,
     writes: TaskTracker,
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
     exports: Arc<Semaphore>,
+    log_retention: Duration,
 }
 
 impl Roster {
-    /// A service over this datastore.
+    /// A service over this datastore. What it does there runs in the runtime that this is called in, which has to be
+    /// one and has to outlive it.
     #[must_use]
     pub fn new(pool: PgPool, clock: Clock) -> Self {
+        let pool = Pool::new(pool);
         let index = Index::new(pool.clone(), IndexSettings::default());
         Self {
             pool,
@@ -60,6 +66,7 @@ impl Roster {
             invitations: Arc::default(),
             mail_due: Arc::default(),
             exports: Arc::new(Semaphore::new(limits::EXPORTS)),
+            log_retention: limits::LOG_RETENTION,
         }
     }
 
@@ -67,6 +74,13 @@ impl Roster {
     #[must_use]
     pub fn with_invitations(mut self, settings: InvitationSettings) -> Self {
         self.invitations = Arc::new(settings);
+        self
+    }
+
+    /// With a change log that is kept for so long at least. Without this call: seven days.
+    #[must_use]
+    pub fn with_log_retention(mut self, retention: Duration) -> Self {
+        self.log_retention = retention;
         self
     }
 
@@ -92,7 +106,13 @@ impl Roster {
     /// The datastore's pool.
     #[must_use]
     pub fn pool(&self) -> &PgPool {
-        &self.pool
+        self.pool.connections()
+    }
+
+    /// The runtime for what is long: writes, watches, exports. Those that serve connections are kept free for calls.
+    #[must_use]
+    pub fn home(&self) -> &Handle {
+        self.pool.home()
     }
 
     /// Waits until every write under way has ended, also those whose callers hung up. New writes may still begin.

@@ -76,7 +76,7 @@ impl Roster {
     /// If the datastore does not answer.
     pub async fn claim_letter(&self) -> Result<Option<Letter>, Error> {
         loop {
-            let mut tx = self.pool.begin().await?;
+            let mut tx = self.pool.connections().begin().await?;
             let Some(waiting) = outbox::claim(&mut tx, limits::MAIL_LEASE).await? else { return Ok(None) };
             let letter = letter(&mut tx, &waiting).await?;
             if letter.is_none() {
@@ -102,7 +102,7 @@ impl Roster {
     /// # Errors
     /// If the datastore does not answer.
     pub async fn settle_letter(&self, id: Uuid, sent: Sent) -> Result<(), Error> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.pool.connections().begin().await?;
         // Gone: the invitation was answered or taken back meanwhile.
         let Some(waiting) = outbox::lock(&mut tx, id).await? else { return Ok(()) };
         let too_old = waiting.age_seconds >= i64::try_from(limits::MAIL_GIVE_UP.as_secs()).unwrap_or(i64::MAX);

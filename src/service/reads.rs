@@ -6,7 +6,7 @@ use crate::domain::{Member, Organization, Refusal, Role, UserId};
 use crate::store::{memberships, organizations, users};
 
 pub use crate::store::memberships::Filter as MemberFilter;
-pub use crate::store::organizations::{After, Filter as OrganizationFilter};
+pub use crate::store::organizations::{After, Filter as OrganizationFilter, FilterOfUser};
 
 impl Roster {
     /// Reads the organization that the caller has been let into.
@@ -33,7 +33,7 @@ impl Roster {
     pub async fn list_user_organizations(
         &self,
         user: &UserId,
-        filter: &OrganizationFilter,
+        filter: &FilterOfUser,
     ) -> Result<Vec<(Organization, Role)>, Error> {
         Ok(organizations::list_of_user(&mut *self.pool.acquire().await?, user, filter).await?)
     }

@@ -178,7 +178,7 @@ impl Roster {
     ) -> Result<Written<C::Answer>, Error> {
         let roster = self.clone();
         let run = async move { roster.attempts(caller, meta, change).await };
-        let task = self.writes.spawn(run.in_current_span());
+        let task = self.writes.spawn_on(run.in_current_span(), self.pool.home());
         task.await.unwrap_or_else(|join| {
             tracing::error!(error = &join as &dyn std::error::Error, "a write did not end");
             Err(Error::Panicked)

@@ -2,15 +2,15 @@
 
 use super::{StoreError, log};
 use crate::domain::{BucketPosition, Kind, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, TryStreamExt};
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
-/// An organization, or one member of it.
+/// An organization as it stood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// The organization's id.
-    pub organization: OrganizationId,
+pub struct Head {
+    /// The id.
+    pub id: OrganizationId,
     /// Its slug.
     pub slug: Slug,
     /// Its kind.
@@ -21,6 +21,13 @@ pub struct Row {
     pub owner: Option<UserId>,
     /// How many changes it has seen.
     pub revision: i64,
+}
+
+/// A member of an organization, or the organization itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The organization, in the first row that is of it.
+    pub head: Option<Head>,
     /// A member, with the role as stored. None for an organization that has none.
     pub member: Option<(UserId, Role)>,
 }
@@ -71,22 +78,27 @@ impl<'c> Snapshot<'c> {
             kind.map(Kind::as_str),
         )
         .fetch(&mut *self.0);
-        rows.map_err(StoreError::from)
-            .and_then(|row| async move {
-                let member = row.user_id.zip(row.role);
-                Ok(Row {
-                    organization: OrganizationId::from_uuid(row.id),
+        let mut last = None;
+        rows.map(move |row| {
+            let row = row?;
+            let is_first = last.replace(row.id) != Some(row.id);
+            let head = is_first.then(|| {
+                Ok::<_, StoreError>(Head {
+                    id: OrganizationId::from_uuid(row.id),
                     slug: Slug::parse(&row.slug)?,
                     kind: Kind::parse(&row.kind)?,
                     state: if row.deleted { OrganizationState::Deleted } else { OrganizationState::parse(&row.state)? },
                     owner: row.owner_id.map(|id| UserId::parse(&id)).transpose()?,
                     revision: row.revision,
-                    member: member
-                        .map(|(user, role)| Ok::<_, StoreError>((UserId::parse(&user)?, Role::parse(&role)?)))
-                        .transpose()?,
                 })
-            })
-            .boxed()
+            });
+            let member = row
+                .user_id
+                .zip(row.role)
+                .map(|(user, role)| Ok::<_, StoreError>((UserId::parse(&user)?, Role::parse(&role)?)));
+            Ok(Row { head: head.transpose()?, member: member.transpose()? })
+        })
+        .boxed()
     }
 
     /// The users of a bucket who are not active.
@@ -96,8 +108,9 @@ impl<'c> Snapshot<'c> {
             bucket
         )
         .fetch(&mut *self.0);
-        rows.map_err(StoreError::from)
-            .and_then(|row| async move { Ok((UserId::parse(&row.id)?, UserState::parse(&row.state)?)) })
+        let read = |row: Result<_, sqlx::Error>| row.map_err(StoreError::from);
+        rows.map(read)
+            .map(|row| row.and_then(|row| Ok((UserId::parse(&row.id)?, UserState::parse(&row.state)?))))
             .boxed()
     }
 

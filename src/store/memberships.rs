@@ -156,20 +156,25 @@ pub async fn list(
     organization: OrganizationId,
     filter: &Filter,
 ) -> Result<Vec<Member>, StoreError> {
-    // No id is empty, so the first page begins behind the empty one: one index condition for every page.
+    // No id is empty, so the first page begins behind the empty one: one index condition for every page. The members of
+    // the page first, in the order of their key, then each one's user: OFFSET 0 keeps the planner, who does not know how
+    // many are asked for, from joining all members with all users.
     let rows = sqlx::query!(
         r#"SELECT m.user_id, m.role, (m.user_id = o.owner_id) AS is_owner, m.attributes AS "attributes: Json<Attributes>", m.revision, m.create_time, m.update_time,
                   u.state AS user_state, u.deactivated_by_operator, u.email, u.email_verified, u.display_name,
                   u.profile_issued_at, u.revision AS user_revision, u.create_time AS user_create_time,
                   u.update_time AS user_update_time
-           FROM memberships m
-           JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
-           JOIN users u ON u.user_bucket = user_bucket_of(m.user_id) AND u.id = m.user_id
-           WHERE m.bucket = $1 AND m.organization_id = $2
-             AND m.user_id > coalesce($3::text, '')
-             AND ($4::text IS NULL OR CASE WHEN m.user_id = o.owner_id THEN 'owner' ELSE m.role END = $4)
-           ORDER BY m.user_id
-           LIMIT $5"#,
+           FROM organizations o
+           CROSS JOIN LATERAL (
+               SELECT * FROM memberships
+               WHERE bucket = $1 AND organization_id = $2 AND user_id > coalesce($3::text, '')
+                 AND ($4::text IS NULL OR CASE WHEN user_id = o.owner_id THEN 'owner' ELSE role END = $4)
+               ORDER BY user_id
+               LIMIT $5) m
+           CROSS JOIN LATERAL (
+               SELECT * FROM users WHERE user_bucket = user_bucket_of(m.user_id) AND id = m.user_id OFFSET 0) u
+           WHERE o.bucket = $1 AND o.id = $2
+           ORDER BY m.user_id"#,
         organization.bucket(),
         organization.as_uuid(),
         filter.after,

@@ -13,6 +13,7 @@ pub mod log;
 pub mod memberships;
 pub mod organizations;
 pub mod outbox;
+pub mod partitions;
 pub mod pool;
 pub mod quotas;
 pub mod replay;

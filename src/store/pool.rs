@@ -3,10 +3,12 @@
 use super::StoreError;
 use crate::domain::limits;
 use sqlx::migrate::{Migrate, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool, Postgres};
 use std::str::FromStr;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 /// The numbered migrations, built into the program.
@@ -31,6 +33,8 @@ pub fn lazy(options: PgConnectOptions, connections: u32) -> PgPool {
     // What outlives its request (a client that hung up, a process that was stopped) must not hold locks for ever.
     let options = options.options([
         ("statement_timeout", millis(limits::STATEMENT)),
+        // No statement here is worth compiling, and an estimate gone wrong would make one wait for it.
+        ("jit", "off".to_owned()),
         ("idle_in_transaction_session_timeout", millis(limits::IDLE_IN_TRANSACTION)),
         // The warning below, after every use of a connection.
         ("client_min_messages", "error".to_owned()),
@@ -43,6 +47,49 @@ pub fn lazy(options: PgConnectOptions, connections: u32) -> PgPool {
         // A future dropped while BEGIN was under way leaves an open transaction behind (sqlx 0.9): never hand it on.
         .after_release(|connection, _| Box::pin(async move { roll_back_leftovers(connection).await }))
         .connect_lazy_with(options)
+}
+
+/// A pool whose connections live in one runtime, whoever borrows them.
+///
+/// A socket belongs to the runtime that opened it and dies with it, and a server's calls run on several: so connections
+/// are opened at home only. Borrowing one that is open takes no detour.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    connections: PgPool,
+    home: Handle,
+}
+
+impl Pool {
+    /// At home in the runtime that this is called in, which has to be one.
+    #[must_use]
+    pub fn new(connections: PgPool) -> Self {
+        Self { connections, home: Handle::current() }
+    }
+
+    /// Borrows a connection; opens one if none is idle and there may be more.
+    ///
+    /// # Errors
+    /// If Postgres is away, or none becomes free in time.
+    pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        if let Some(idle) = self.connections.try_acquire() {
+            return Ok(idle);
+        }
+        let opened = self.home.spawn(self.connections.acquire()).await;
+        // It cannot be given up while it runs, unless the runtime ends, and the pool with it.
+        opened.unwrap_or(Err(sqlx::Error::PoolClosed))
+    }
+
+    /// The pool itself, for what runs at home.
+    #[must_use]
+    pub fn connections(&self) -> &PgPool {
+        &self.connections
+    }
+
+    /// The runtime in which it lives.
+    #[must_use]
+    pub fn home(&self) -> &Handle {
+        &self.home
+    }
 }
 
 /// A small pool for one part of the program, to the same datastore as a pool made by [`lazy`].
@@ -69,6 +116,10 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), sqlx::migrate::Mi
     // Not the pool's options: a migration may take longer than a request.
     let mut connection = PgConnection::connect_with(options).await?;
     MIGRATIONS.run(&mut connection).await?;
+    // Housekeeping does it again: without it, the default partition takes what is written.
+    if let Err(error) = super::partitions::make_ahead(&mut connection).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the log's next days have no partitions yet");
+    }
     connection.close().await?;
     Ok(())
 }

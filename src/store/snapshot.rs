@@ -1,4 +1,4 @@
-//! One bucket as one snapshot holds it: how far its log had come, and everything up to there.
+//! Some buckets as one snapshot holds them: how far their logs had come, and everything up to there.
 
 use super::StoreError;
 use super::copy::{Fields, Rows};
@@ -8,10 +8,11 @@ use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
-/// A snapshot of one bucket of organizations, open for reading.
+/// A snapshot of some buckets of organizations, open for reading.
 pub struct Snapshot<'c> {
     transaction: Transaction<'c, Postgres>,
-    bucket: i16,
+    first: i16,
+    last: i16,
 }
 
 /// An organization of a snapshot.
@@ -29,17 +30,26 @@ pub struct Kept {
 }
 
 impl<'c> Snapshot<'c> {
-    /// Opens a snapshot, and tells where in the log it stands.
+    /// Opens a snapshot of the buckets from the first to the last, and tells where in its log each stands.
     ///
     /// # Errors
     /// If Postgres does not answer.
-    pub async fn begin(connection: &'c mut PgConnection, bucket: i16) -> Result<(Self, Stamp), StoreError> {
+    pub async fn begin(
+        connection: &'c mut PgConnection,
+        first: i16,
+        last: i16,
+    ) -> Result<(Self, Vec<Stamp>), StoreError> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         let mut transaction = connection.begin_with(begin).await?;
-        let stamp = sqlx::query_as!(Stamp, "SELECT position, write_time FROM log_heads WHERE bucket = $1", bucket)
-            .fetch_one(&mut *transaction)
-            .await?;
-        Ok((Self { transaction, bucket }, stamp))
+        let stamps = sqlx::query_as!(
+            Stamp,
+            "SELECT position, write_time FROM log_heads WHERE bucket BETWEEN $1 AND $2 ORDER BY bucket",
+            first,
+            last
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        Ok((Self { transaction, first, last }, stamps))
     }
 
     /// Reads every organization.
@@ -47,10 +57,10 @@ impl<'c> Snapshot<'c> {
     /// # Errors
     /// If Postgres does not answer, or a row is not readable.
     pub async fn organizations(&mut self, mut each: impl FnMut(Kept)) -> Result<(), StoreError> {
-        let bucket = self.bucket;
+        let (first, last) = (self.first, self.last);
         let statement = format!(
             "COPY (SELECT id, state, delete_time IS NOT NULL, revision, owner_id, slug FROM organizations
-                   WHERE bucket = {bucket}) TO STDOUT (FORMAT binary)"
+                   WHERE bucket BETWEEN {first} AND {last}) TO STDOUT (FORMAT binary)"
         );
         self.copy(&statement, |row: Fields<'_, 6>| {
             let [id, state, deleted, revision, owner, slug] = row;
@@ -72,9 +82,9 @@ impl<'c> Snapshot<'c> {
     /// # Errors
     /// If Postgres does not answer, or a row is not readable.
     pub async fn members(&mut self, mut each: impl FnMut(OrganizationId, &str, Role)) -> Result<(), StoreError> {
-        let bucket = self.bucket;
+        let (first, last) = (self.first, self.last);
         let statement = format!(
-            "COPY (SELECT organization_id, user_id, role FROM memberships WHERE bucket = {bucket})
+            "COPY (SELECT organization_id, user_id, role FROM memberships WHERE bucket BETWEEN {first} AND {last})
              TO STDOUT (FORMAT binary)"
         );
         self.copy(&statement, |row: Fields<'_, 3>| {
@@ -105,6 +115,15 @@ impl<'c> Snapshot<'c> {
     pub async fn end(self) -> Result<(), StoreError> {
         Ok(self.transaction.rollback().await?)
     }
+}
+
+/// How many bytes the table of memberships takes, rows that are gone included.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn membership_bytes(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    let size = sqlx::query_scalar!(r#"SELECT pg_relation_size('memberships') AS "size!""#);
+    Ok(size.fetch_one(connection).await?)
 }
 
 /// A bucket of users as one snapshot holds it.

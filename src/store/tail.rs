@@ -108,7 +108,7 @@ pub async fn poll(connection: &mut PgConnection, known: &[Stamp], limit: i64) ->
            SELECT d.id AS "id!", d.epoch AS "epoch!", m.bucket, m.head, m.head_time, m.position, m.commit_position,
                   m.write_time, m.organization_id, m.revision, m.kind, m.entry, m.user_id, m.role, m.state, m.owner_id,
                   m.slug
-           FROM datastore d LEFT JOIN (
+           FROM (SELECT id, epoch FROM datastore LIMIT 1) d LEFT JOIN (
                SELECT h.bucket, h.position AS head, h.write_time AS head_time, l.position, l.commit_position, l.write_time,
                       l.organization_id, l.revision, l.kind, l.entry, l.user_id, l.role, l.state, l.owner_id, l.slug
                FROM log_heads h JOIN known k ON k.bucket = h.bucket

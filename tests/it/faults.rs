@@ -6,6 +6,7 @@ use crate::harness::{Database, Server, add, assert_refused, is_member};
 use prost::Message;
 use roster::domain::Scope;
 use roster::grpc::pb;
+use roster::grpc::pb::consistency::Requirement;
 use roster::postgres::{Binaries, Cluster, Options, Stop};
 use roster::server::ServerSettings;
 use roster::store::pool;
@@ -332,12 +333,18 @@ async fn two_servers_share_a_database() {
     let mut here = one.service(&[Scope::Manage]);
     let mut there = two.service(&[Scope::Manage]);
 
-    // What is acknowledged by one is seen by the other, at once.
+    // What is acknowledged by one is seen by the other: at once by whoever brings the token, soon by everybody.
     for number in 0..20 {
         let user = format!("user-{number}");
         let (writer, reader) = if number % 2 == 0 { (&mut here, &mut there) } else { (&mut there, &mut here) };
-        writer.add(&organization, &user, "member").await;
-        assert!(reader.is_member(&organization, &user).await);
+        let token = writer.add(&organization, &user, "member").await;
+        let consistency = pb::Consistency { requirement: Some(Requirement::AtLeastAsFresh(token)) };
+        let question = pb::CheckMembershipRequest { consistency: Some(consistency), ..is_member(&organization, &user) };
+        assert!(reader.checks.check_membership(question).await.unwrap().into_inner().result.unwrap().allowed);
+        let acknowledged = Instant::now();
+        while !reader.is_member(&organization, &user).await {
+            assert!(acknowledged.elapsed() < Duration::from_secs(1), "later than the bound");
+        }
     }
     // One request, sent to both at once: one change, one answer.
     for number in 0..10 {

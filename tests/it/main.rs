@@ -22,6 +22,8 @@ mod mail;
 mod races;
 mod random;
 mod replay;
+mod retention;
+mod scale;
 mod seed;
 mod streams;
 mod tokens;

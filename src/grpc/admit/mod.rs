@@ -207,6 +207,13 @@ impl Api {
     }
 }
 
+/// Opens a request about no organization in particular, if that can be decided without asking anything of anybody: for
+/// services and operators. None is no refusal.
+pub(super) fn admit_now<M: CallerRequest>(caller: &Caller, message: Sealed<M>) -> Option<M> {
+    rules::method_gate(&M::METHOD.rule, caller).ok()?;
+    caller.user().is_none().then(|| message.open())
+}
+
 /// Reads a write's content and what every write carries; says at once all that is wrong.
 fn read_write<M: WriteRequest, W>(
     message: &M,

@@ -20,6 +20,20 @@ impl<M> Sealed<M> {
     }
 }
 
+impl<M: Request + Default> Sealed<M> {
+    /// The one message of a call, from its frame; none if there is anything else to be said of it.
+    pub(in crate::grpc) fn of_frame(frame: &[u8]) -> Option<Self> {
+        let [0, a, b, c, d, message @ ..] = frame else { return None };
+        let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).ok()?;
+        (message.len() == length && length <= limit::<M>()).then(|| M::decode(message).ok().map(Self))?
+    }
+}
+
+/// How large a message may be.
+pub(super) fn limit<M: Request>() -> usize {
+    if M::METHOD.bulk { limits::BULK_MESSAGE_BYTES } else { limits::MESSAGE_BYTES }
+}
+
 /// The servers' codec: protobuf on the wire, `T` out, a sealed `M` in.
 pub struct SealedCodec<T, M>(PhantomData<(T, M)>);
 
@@ -46,11 +60,6 @@ where
     fn decoder(&mut self) -> Self::Decoder {
         SealedDecoder { used: false, message: PhantomData }
     }
-}
-
-/// How large one message may be.
-pub(super) fn limit<M: Request>() -> usize {
-    if M::METHOD.bulk { limits::BULK_MESSAGE_BYTES } else { limits::MESSAGE_BYTES }
 }
 
 /// Decodes and closes at once. One for each call.

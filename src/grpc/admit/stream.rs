@@ -131,7 +131,8 @@ impl Leave {
         let (tell, end) = oneshot::channel();
         let watched = items.clone();
         let work = work(Out { items, patience: self.stream.patience });
-        tokio::spawn(async move {
+        let home = self.roster.home().clone();
+        home.spawn(async move {
             let ended = tokio::select! {
                 biased;
                 () = watched.closed() => return,

@@ -4,7 +4,7 @@ use crate::domain::{Kind, UserId, UserState, limits};
 use crate::grpc::admit::stream::Out;
 use crate::grpc::{convert, pb};
 use crate::service::Roster;
-use crate::service::export::{Listener, Row};
+use crate::service::export::{Head, Listener, Row};
 use prost::Message;
 use tonic::Status;
 
@@ -14,10 +14,23 @@ pub(super) async fn export(
     kind: Option<Kind>,
     out: Out<pb::ExportMembershipsResponse>,
 ) -> Result<(), Status> {
-    let mut chunks = Chunks { out, chunk: pb::ExportMembershipsResponse::default(), bytes: 0 };
+    let (chunk, last) = (pb::ExportMembershipsResponse::default(), pb::OrganizationChange::default());
+    let mut chunks = Chunks { out, chunk, bytes: 0, last };
     let token = roster.export(kind.as_ref(), &mut chunks).await?;
     chunks.chunk.cursor = token.encode();
     chunks.send().await
+}
+
+fn organization(head: Head) -> pb::OrganizationChange {
+    pb::OrganizationChange {
+        organization_id: head.id.to_string(),
+        slug: head.slug.to_string(),
+        kind: head.kind.as_str().to_owned(),
+        state: convert::organization_state(head.state).into(),
+        owner_id: head.owner.map(|owner| owner.to_string()).unwrap_or_default(),
+        revision: head.revision,
+        purged: false,
+    }
 }
 
 /// A message in the making.
@@ -26,12 +39,22 @@ struct Chunks {
     chunk: pb::ExportMembershipsResponse,
     /// How large it is.
     bytes: usize,
+    /// The latest organization.
+    last: pb::OrganizationChange,
 }
 
 impl Chunks {
     async fn send(&mut self) -> Result<(), Status> {
         self.bytes = 0;
         self.out.send(std::mem::take(&mut self.chunk)).await
+    }
+
+    fn begin(&mut self, organization: pb::OrganizationChange) {
+        self.bytes += organization.encoded_len() + 8;
+        self.last = organization.clone();
+        self.chunk
+            .organizations
+            .push(pb::ExportedOrganization { organization: Some(organization), members: Vec::new() });
     }
 
     async fn send_if_full(&mut self) -> Result<(), Status> {
@@ -43,23 +66,11 @@ impl Listener for Chunks {
     type Error = Status;
 
     async fn row(&mut self, row: Row) -> Result<(), Status> {
-        let id = row.organization.to_string();
-        let named =
-            |one: &pb::ExportedOrganization| one.organization.as_ref().is_some_and(|one| one.organization_id == id);
-        if !self.chunk.organizations.last().is_some_and(named) {
-            let organization = pb::OrganizationChange {
-                organization_id: id,
-                slug: row.slug.to_string(),
-                kind: row.kind.as_str().to_owned(),
-                state: convert::organization_state(row.state).into(),
-                owner_id: row.owner.map(|owner| owner.to_string()).unwrap_or_default(),
-                revision: row.revision,
-                purged: false,
-            };
-            self.bytes += organization.encoded_len();
-            self.chunk
-                .organizations
-                .push(pb::ExportedOrganization { organization: Some(organization), members: Vec::new() });
+        if let Some(head) = row.head {
+            self.begin(organization(head));
+        } else if self.chunk.organizations.is_empty() {
+            // The message before was full: the organization goes on in this one.
+            self.begin(self.last.clone());
         }
         if let (Some((user, role)), Some(last)) = (row.member, self.chunk.organizations.last_mut()) {
             let member = pb::ExportedMember { user_id: user.to_string(), role: role.as_str().to_owned() };

@@ -25,7 +25,7 @@ use tonic::codegen::tokio_stream::Stream;
 /// The answers to a stream of questions.
 pub struct Questions {
     roster: Roster,
-    questions: Messages<pb::StreamChecksRequest>,
+    asked: Messages<pb::StreamChecksRequest>,
     /// What was taken in and cannot be answered yet, in order.
     waiting: Vec<Waiting>,
     /// The batch of what waits, under way.
@@ -47,9 +47,9 @@ enum Waiting {
 type Asking = Pin<Box<dyn Future<Output = Vec<pb::StreamChecksResponse>> + Send>>;
 
 impl Questions {
-    pub(super) fn new(roster: Roster, questions: Messages<pb::StreamChecksRequest>) -> Self {
+    pub(super) fn new(roster: Roster, asked: Messages<pb::StreamChecksRequest>) -> Self {
         let answers = Vec::new().into_iter();
-        Self { roster, questions, waiting: Vec::new(), asking: None, answers, end: None }
+        Self { roster, asked, waiting: Vec::new(), asking: None, answers, end: None }
     }
 
     /// Takes a question in: its answer, if that can be had at once.
@@ -67,7 +67,7 @@ impl Questions {
     /// Takes questions in while there are any and there is room: the first answer that need not wait, or none.
     fn take_in(&mut self, context: &mut Context<'_>) -> Option<pb::StreamChecksResponse> {
         while self.end.is_none() && self.waiting.len() < limits::QUESTIONS_IN_FLIGHT {
-            match Pin::new(&mut self.questions).poll_next(context) {
+            match Pin::new(&mut self.asked).poll_next(context) {
                 Poll::Ready(Some(Ok(question))) => match self.take(&question) {
                     Waiting::Answered(answer) if self.waiting.is_empty() => return Some(answer),
                     waiting => self.waiting.push(waiting),

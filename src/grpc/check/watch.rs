@@ -44,13 +44,13 @@ pub(super) async fn watch(
     let scope = Scope { organization, user: wish.user, kind: wish.kind };
     let following = roster.follow(wish.cursor.as_ref(), scope.buckets().into_iter()).await?;
     let pings = Pings::new(roster, first.ping, requests);
-    watch::run(following, pings, Changes { scope, changes: Vec::new(), bytes: 0 }, out).await
+    watch::run(following, pings, Changes { scope, told: Vec::new(), bytes: 0 }, out).await
 }
 
 /// A message in the making.
 struct Changes {
     scope: Scope,
-    changes: Vec<pb::MembershipsChange>,
+    told: Vec<pb::MembershipsChange>,
     bytes: usize,
 }
 
@@ -59,11 +59,11 @@ impl View for Changes {
 
     async fn add(&mut self, rows: &[Logged]) -> Result<(), Status> {
         for row in rows {
-            if let Some(told) = self.told(&row.what) {
+            if let Some(change) = self.tells(&row.what) {
                 let change_time = Some(convert::timestamp(row.stamp.write_time));
-                let change = pb::MembershipsChange { change_time, change: Some(told) };
+                let change = pb::MembershipsChange { change_time, change: Some(change) };
                 self.bytes += change.encoded_len() + 2;
-                self.changes.push(change);
+                self.told.push(change);
             }
         }
         Ok(())
@@ -76,13 +76,13 @@ impl View for Changes {
     fn message(&mut self, checkpoint: Option<(String, i64)>) -> pb::WatchMembershipsResponse {
         self.bytes = 0;
         let checkpoint = checkpoint.map(|(cursor, ping)| pb::Checkpoint { cursor, ping });
-        pb::WatchMembershipsResponse { changes: std::mem::take(&mut self.changes), checkpoint }
+        pb::WatchMembershipsResponse { changes: std::mem::take(&mut self.told), checkpoint }
     }
 }
 
 impl Changes {
     /// What a row tells this caller, if it tells them anything.
-    fn told(&self, change: &Change) -> Option<Told> {
+    fn tells(&self, change: &Change) -> Option<Told> {
         if !self.scope.holds(change) {
             return None;
         }

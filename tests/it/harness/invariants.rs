@@ -207,6 +207,15 @@ impl Database {
             }
         };
         let waited = tokio::time::timeout(std::time::Duration::from_secs(10), all_ended).await;
-        assert!(waited.is_ok(), "a transaction was left open");
+        if waited.is_err() {
+            let open: Vec<String> = sqlx::query_scalar(
+                "SELECT concat_ws(' ', pid, state, clock_timestamp() - xact_start, clock_timestamp() - query_start, query) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL",
+            )
+            .fetch_all(&self.pool)
+            .await
+            .unwrap();
+            panic!("transactions were left open: {open:#?}");
+        }
     }
 }

@@ -3,7 +3,8 @@
 use super::Database;
 use sqlx::AssertSqlSafe;
 
-/// All rows of all tables, as they were.
+/// All rows of all tables, as they were. Not of `datastore`: putting back the log is losing writes, and whoever follows it
+/// notices and says so there.
 pub struct Snapshot {
     database: Database,
     tables: Vec<String>,
@@ -15,7 +16,7 @@ impl Snapshot {
     pub async fn take(database: &Database) -> Self {
         let named = "SELECT relname::text FROM pg_class
             WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
-              AND relname <> '_sqlx_migrations' ORDER BY relname";
+              AND relname NOT IN ('_sqlx_migrations', 'datastore') ORDER BY relname";
         let tables: Vec<String> = sqlx::query_scalar(named).fetch_all(&database.pool).await.unwrap();
         let copies: Vec<String> =
             tables.iter().map(|table| format!("CREATE TABLE kept.{table} AS TABLE public.{table}")).collect();

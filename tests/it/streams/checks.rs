@@ -131,7 +131,9 @@ async fn a_change_between_two_questions_is_seen_by_the_second() {
                 let remove = crate::harness::remove(&acme, "alan");
                 server.user("ada").organizations.remove_member(remove).await.unwrap();
             }
-            "added" => server.user("ada").add(&acme, "alan", "member").await,
+            "added" => {
+                server.user("ada").add(&acme, "alan", "member").await;
+            }
             _ => {}
         }
         stream.ask(asked.clone()).await;

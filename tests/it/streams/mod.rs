@@ -1,7 +1,12 @@
 //! Streams: what they answer, how they end, and that they hold nobody up.
 
 mod checks;
+mod copy;
+mod events;
+mod export;
 mod life;
+mod slow;
+mod watch;
 pub mod writers;
 
 use crate::harness::server::Clients;
@@ -44,6 +49,53 @@ impl Checks {
     /// The next answer; none if the stream has ended well.
     async fn next(&mut self) -> Result<Option<pb::StreamChecksResponse>, Status> {
         soon(self.answers.message()).await
+    }
+}
+
+/// A watch under way.
+struct Watch {
+    say: Option<mpsc::Sender<pb::WatchMembershipsRequest>>,
+    told: Streaming<pb::WatchMembershipsResponse>,
+}
+
+impl Watch {
+    async fn open(clients: &Clients, first: pb::WatchMembershipsRequest) -> Self {
+        let (say, requests) = mpsc::channel(1);
+        say.send(first).await.unwrap();
+        let told = clients.checks.clone().watch_memberships(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        Self { say: Some(say), told }
+    }
+
+    /// From a cursor, all there is.
+    async fn from(clients: &Clients, cursor: &str) -> Self {
+        Self::open(clients, pb::WatchMembershipsRequest { cursor: cursor.to_owned(), ..Default::default() }).await
+    }
+
+    async fn ping(&self, ping: i64) {
+        let request = pb::WatchMembershipsRequest { ping, ..Default::default() };
+        self.say.as_ref().unwrap().send(request).await.unwrap();
+    }
+
+    async fn try_next(&mut self) -> Result<Option<pb::WatchMembershipsResponse>, Status> {
+        soon(self.told.message()).await
+    }
+
+    async fn next(&mut self) -> pb::WatchMembershipsResponse {
+        self.try_next().await.unwrap().expect("the watch ended")
+    }
+
+    /// Everything up to the checkpoint that answers this ping.
+    async fn until(&mut self, ping: i64) -> Vec<pb::WatchMembershipsResponse> {
+        self.ping(ping).await;
+        let mut all = Vec::new();
+        loop {
+            let message = self.next().await;
+            let answered = message.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.ping == ping);
+            all.push(message);
+            if answered {
+                return all;
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A bare tonic service that answers with a message of the same size and does nothing else: what any tonic server pays.
 
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use roster::grpc::pb::{CheckMembershipRequest, CheckMembershipResponse, CheckReason, CheckResult, CheckSource};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -53,8 +54,8 @@ impl Service<http::Request<Body>> for Echo {
     }
 }
 
-/// Serves on a port of its own, and says which.
-pub(crate) async fn serve() {
+/// Serves on a port of its own, and says which: in the shape that tonic's own server gives it.
+pub(crate) async fn serve_by_tonic() {
     let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     super::say(&incoming.local_addr().unwrap().to_string());
     tonic::transport::Server::builder()
@@ -62,4 +63,25 @@ pub(crate) async fn serve() {
         .serve_with_incoming(incoming.with_nodelay(Some(true)))
         .await
         .unwrap();
+}
+
+/// The same, with nothing between hyper and the service.
+pub(crate) async fn serve_by_hyper() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    super::say(&listener.local_addr().unwrap().to_string());
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+            let codec = ProstCodec::<CheckMembershipResponse, CheckMembershipRequest>::default();
+            Ok::<_, Infallible>(Grpc::new(codec).unary(Echo, request).await)
+        });
+        tokio::spawn(async move {
+            let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service);
+            // A generator that has seen enough hangs up.
+            let _ = served.await;
+        });
+    }
 }

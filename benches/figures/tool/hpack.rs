@@ -1,0 +1,178 @@
+//! Reads the header blocks of answers (RFC 7541): the little of it that a generator needs to know whether a call went
+//! well. A block that only points into the table is the same bytes call after call, and is remembered.
+
+/// Code lengths of the Huffman code for every byte; the code is canonical, so that they are all of it.
+const LENGTHS: [u8; 256] = [
+    13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28,
+    28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 7, 8, 15, 6, 12,
+    10, 13, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 8, 7, 8, 13, 19, 13, 14, 6, 15, 5, 6,
+    5, 6, 5, 6, 6, 6, 5, 7, 7, 6, 6, 6, 5, 6, 7, 6, 5, 5, 6, 7, 7, 7, 7, 7, 15, 11, 14, 13, 28, 20, 22, 20, 20, 22, 22,
+    22, 23, 22, 23, 23, 23, 23, 23, 24, 23, 24, 24, 22, 23, 24, 23, 23, 23, 23, 21, 22, 23, 22, 23, 23, 24, 22, 21, 20,
+    22, 22, 23, 23, 21, 23, 22, 22, 24, 21, 22, 23, 23, 21, 21, 22, 21, 23, 22, 23, 23, 20, 22, 22, 22, 23, 22, 22, 23,
+    26, 26, 20, 19, 22, 23, 22, 25, 26, 26, 26, 27, 27, 26, 24, 25, 19, 21, 26, 27, 27, 26, 27, 24, 21, 21, 26, 26, 28,
+    27, 27, 27, 20, 24, 20, 21, 22, 21, 21, 23, 22, 22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28,
+    27, 27, 27, 27, 27, 26,
+];
+/// The names of the static table, from 1 on.
+const NAMES: &str = ":authority :method :method :path :path :scheme :scheme :status :status :status :status :status \
+    :status :status accept-charset accept-encoding accept-language accept-ranges accept access-control-allow-origin \
+    age allow authorization cache-control content-disposition content-encoding content-language content-length \
+    content-location content-range content-type cookie date etag expect expires from host if-match if-modified-since \
+    if-none-match if-range if-unmodified-since last-modified link location max-forwards proxy-authenticate \
+    proxy-authorization range referer refresh retry-after server set-cookie strict-transport-security \
+    transfer-encoding user-agent vary via www-authenticate";
+/// The one of its values that matters: `:status: 200`.
+const STATUS_200: usize = 8;
+/// Entries of the static table.
+const STATIC: usize = 61;
+/// What a peer may fill unless told otherwise.
+const CAPACITY: usize = 4096;
+
+/// What a block says.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Headers {
+    /// Whether `:status` is 200.
+    pub(crate) ok: bool,
+    /// `grpc-status`, if it is there.
+    pub(crate) grpc_status: Option<String>,
+    /// `grpc-message`, for whoever has to tell what went wrong.
+    pub(crate) grpc_message: Option<String>,
+}
+
+/// The state of one connection.
+#[derive(Default)]
+pub(crate) struct Decoder {
+    /// The newest first.
+    table: std::collections::VecDeque<(String, String)>,
+    size: usize,
+    remembered: Vec<(Vec<u8>, Headers)>,
+    code: Vec<(u8, u32, u8)>,
+}
+
+impl Decoder {
+    pub(crate) fn decode(&mut self, block: &[u8]) -> &Headers {
+        if let Some(place) = self.remembered.iter().position(|(known, _)| known == block) {
+            return &self.remembered[place].1;
+        }
+        let headers = self.read(block);
+        if block.iter().all(|byte| byte & 0x80 != 0) {
+            self.remembered.push((block.to_vec(), headers));
+        } else {
+            // It may have changed the table, to which the remembered ones point. Nothing is equal to what has no bytes.
+            self.remembered.clear();
+            self.remembered.push((Vec::new(), headers));
+        }
+        &self.remembered[self.remembered.len() - 1].1
+    }
+
+    fn read(&mut self, mut block: &[u8]) -> Headers {
+        let mut headers = Headers::default();
+        while let Some(&first) = block.first() {
+            let (name, value) = if first & 0x80 != 0 {
+                let index = integer(&mut block, 7);
+                if index == STATUS_200 {
+                    headers.ok = true;
+                    continue;
+                }
+                self.entry(index)
+            } else if first & 0xe0 == 0x20 {
+                assert_eq!(integer(&mut block, 5), CAPACITY, "another table size");
+                continue;
+            } else {
+                let keeps = first & 0x40 != 0;
+                let index = integer(&mut block, if keeps { 6 } else { 4 });
+                let name = if index == 0 { self.string(&mut block) } else { self.entry(index).0 };
+                let value = self.string(&mut block);
+                if keeps {
+                    self.keep(name.clone(), value.clone());
+                }
+                (name, value)
+            };
+            match name.as_str() {
+                "grpc-status" => headers.grpc_status = Some(value),
+                "grpc-message" => headers.grpc_message = Some(value),
+                _ => {}
+            }
+        }
+        headers
+    }
+
+    fn entry(&self, index: usize) -> (String, String) {
+        if index <= STATIC {
+            return (NAMES.split_whitespace().nth(index - 1).unwrap().to_owned(), String::new());
+        }
+        self.table[index - STATIC - 1].clone()
+    }
+
+    fn keep(&mut self, name: String, value: String) {
+        self.size += name.len() + value.len() + 32;
+        self.table.push_front((name, value));
+        while self.size > CAPACITY {
+            let (name, value) = self.table.pop_back().unwrap();
+            self.size -= name.len() + value.len() + 32;
+        }
+    }
+
+    fn string(&mut self, block: &mut &[u8]) -> String {
+        let huffman = block[0] & 0x80 != 0;
+        let length = integer(block, 7);
+        let (bytes, rest) = block.split_at(length);
+        *block = rest;
+        String::from_utf8(if huffman { self.unpack(bytes) } else { bytes.to_vec() }).unwrap()
+    }
+
+    fn unpack(&mut self, bytes: &[u8]) -> Vec<u8> {
+        if self.code.is_empty() {
+            self.code = code();
+        }
+        let (mut bits, mut length, mut text) = (0_u32, 0_u8, Vec::new());
+        for byte in bytes {
+            for bit in (0..8).rev() {
+                (bits, length) = (bits << 1 | u32::from(byte >> bit & 1), length + 1);
+                if let Ok(found) = self.code.binary_search_by_key(&(length, bits), |(length, code, _)| (*length, *code))
+                {
+                    text.push(self.code[found].2);
+                    (bits, length) = (0, 0);
+                }
+            }
+        }
+        text
+    }
+}
+
+/// The canonical code: length, code and byte, in order.
+fn code() -> Vec<(u8, u32, u8)> {
+    let mut order: Vec<(u8, u8)> = (0..=255).map(|byte| (LENGTHS[usize::from(byte)], byte)).collect();
+    order.sort_unstable();
+    let (mut next, mut before) = (0_u32, order[0].0);
+    order
+        .into_iter()
+        .map(|(length, byte)| {
+            next <<= length - before;
+            before = length;
+            let code = next;
+            next += 1;
+            (length, code, byte)
+        })
+        .collect()
+}
+
+/// An integer behind a prefix of so many bits.
+fn integer(block: &mut &[u8], bits: u32) -> usize {
+    let most = (1_usize << bits) - 1;
+    let mut value = usize::from(block[0]) & most;
+    *block = &block[1..];
+    if value < most {
+        return value;
+    }
+    let mut shift = 0;
+    loop {
+        let byte = block[0];
+        *block = &block[1..];
+        value += (usize::from(byte) & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            return value;
+        }
+    }
+}

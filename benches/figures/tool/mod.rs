@@ -1,0 +1,36 @@
+//! What the figures are measured with.
+
+pub(crate) mod echo;
+pub(crate) mod hpack;
+pub(crate) mod load;
+pub(crate) mod questions;
+pub(crate) mod report;
+pub(crate) mod server;
+pub(crate) mod stage;
+pub(crate) mod table;
+pub(crate) mod wire;
+
+use std::io::Write;
+
+/// A number from the environment, or the one that stands for it.
+pub(crate) fn number(name: &str, otherwise: u32) -> u32 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// A line to whoever reads along.
+pub(crate) fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").unwrap();
+    out.flush().unwrap();
+}
+
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// For figures that are counts.
+pub(crate) fn float(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap())
+}

@@ -1,0 +1,137 @@
+//! What the generator asks, and how it knows that an answer is right.
+
+use super::table::{self, Size};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::Message;
+use roster::grpc::pb;
+use serde::{Deserialize, Serialize};
+
+/// Requests that are made before the clock starts, in turn: making them is not what is measured.
+const PREPARED: u32 = 65_536;
+/// Items of a batch.
+pub(crate) const BATCH: u32 = 1_000;
+
+/// A kind of call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    /// Is this member a member?
+    Check { fully_consistent: bool },
+    /// A thousand of these at once.
+    Batch,
+    /// A new member of one organization after the other; the salt makes users of another run other users.
+    Add { salt: u32, organizations: u32 },
+    /// The first page of the members of one organization.
+    Members { organization: String },
+    /// The first page of the organizations of one user.
+    Organizations { user: String },
+}
+
+/// The calls of one generator.
+pub(crate) struct Questions {
+    kind: Kind,
+    prepared: Vec<Bytes>,
+    next: u32,
+}
+
+impl Questions {
+    pub(crate) fn new(kind: Kind, table: Size) -> Self {
+        let all = |count: u32, make: &dyn Fn(u32) -> Bytes| (0..count).map(make).collect();
+        let prepared = match &kind {
+            Kind::Check { fully_consistent } => all(PREPARED.min(table.memberships), &|index| {
+                frame(&check(spread(index, table), table, *fully_consistent))
+            }),
+            Kind::Batch => all(64, &|index| frame(&batch(index, table))),
+            Kind::Members { organization } => {
+                vec![frame(&pb::ListMembersRequest { organization: organization.clone(), ..Default::default() })]
+            }
+            Kind::Organizations { user } => {
+                vec![frame(&pb::ListUserOrganizationsRequest { user_id: user.clone(), ..Default::default() })]
+            }
+            Kind::Add { .. } => Vec::new(),
+        };
+        Self { kind, prepared, next: 0 }
+    }
+
+    pub(crate) fn path(&self) -> &'static str {
+        match self.kind {
+            Kind::Check { .. } => "/roster.v1.CheckService/CheckMembership",
+            Kind::Batch => "/roster.v1.CheckService/BatchCheckMembership",
+            Kind::Add { .. } => "/roster.v1.OrganizationService/AddMember",
+            Kind::Members { .. } => "/roster.v1.OrganizationService/ListMembers",
+            Kind::Organizations { .. } => "/roster.v1.OrganizationService/ListUserOrganizations",
+        }
+    }
+
+    /// The next request, in its frame.
+    pub(crate) fn next(&mut self) -> Bytes {
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        if let Kind::Add { salt, organizations } = self.kind {
+            return frame(&pb::AddMemberRequest {
+                organization: table::organization(number % organizations),
+                person: Some(pb::add_member_request::Person::UserId(format!("new-{salt}-{number}"))),
+                role: "member".to_owned(),
+                ..Default::default()
+            });
+        }
+        self.prepared[usize::try_from(number).unwrap() % self.prepared.len()].clone()
+    }
+
+    /// Looks at a whole answer. A wrong one ends the program.
+    pub(crate) fn verify(&self, frame: &mut BytesMut) {
+        let length = usize::try_from(u32::from_be_bytes(frame[1..5].try_into().unwrap())).unwrap();
+        assert!(frame[0] == 0 && frame.len() == 5 + length, "not one message");
+        frame.advance(5);
+        match self.kind {
+            Kind::Check { .. } => {
+                let answer = pb::CheckMembershipResponse::decode(frame).unwrap();
+                assert!(answer.result.unwrap().allowed, "a member was told no");
+            }
+            Kind::Batch => {
+                let answer = pb::BatchCheckMembershipResponse::decode(frame).unwrap();
+                assert_eq!(answer.results.len(), usize::try_from(BATCH).unwrap());
+                assert!(answer.results.iter().all(|result| result.allowed), "a member was told no");
+            }
+            Kind::Add { .. } => assert!(pb::AddMemberResponse::decode(frame).unwrap().member.is_some()),
+            Kind::Members { .. } => {
+                assert!(pb::ListMembersResponse::decode(frame).unwrap().members.len() > 1);
+            }
+            Kind::Organizations { .. } => {
+                let answer = pb::ListUserOrganizationsResponse::decode(frame).unwrap();
+                assert!(answer.organizations.len() > 1);
+            }
+        }
+    }
+}
+
+/// Spreads some numbers over all memberships.
+fn spread(index: u32, table: Size) -> u32 {
+    let number = u64::from(index) * u64::from(table.memberships) / u64::from(PREPARED.min(table.memberships));
+    u32::try_from(number).unwrap()
+}
+
+fn check(number: u32, table: Size, fully_consistent: bool) -> pb::CheckMembershipRequest {
+    let (organization, user_id) = table::ids(number, table.users);
+    let consistency = fully_consistent
+        .then(|| pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) });
+    pb::CheckMembershipRequest { organization, user_id, consistency, question: None }
+}
+
+fn batch(index: u32, table: Size) -> pb::BatchCheckMembershipRequest {
+    let items = (0..BATCH).map(|item| {
+        let number =
+            spread((index * BATCH + item).wrapping_mul(2_654_435_761) % PREPARED.min(table.memberships), table);
+        let (organization, user_id) = table::ids(number, table.users);
+        pb::CheckItem { organization, user_id, question: None }
+    });
+    pb::BatchCheckMembershipRequest { items: items.collect(), consistency: None }
+}
+
+/// A message in its frame.
+fn frame(message: &impl Message) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(message.encoded_len()).unwrap());
+    message.encode(&mut frame).unwrap();
+    frame.freeze()
+}

@@ -1,0 +1,182 @@
+//! What every figure stands on: a Postgres, its memberships, a server over it, and those who call.
+
+use super::load::Load;
+use super::questions::Kind;
+use super::server::{LOAD_CORE, Process, SERVER_CORE, until_listening};
+use super::table::{self, Size};
+use super::{number, say};
+use roster::auth::mint::{Claims, SigningKey};
+use roster::grpc::pb;
+use roster::postgres::{Binaries, Cluster, Options};
+use roster::store::pool;
+use roster::world::Clock;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tonic::transport::{Channel, Endpoint};
+
+const ISSUER: &str = "https://bench.test";
+const AUDIENCE: &str = "roster";
+/// Connections of the generator, and calls under way on each.
+const CONNECTIONS: usize = 8;
+const STREAMS: usize = 16;
+
+/// How often each thing is measured, the things in turn; the median is told.
+pub(crate) fn rounds() -> u32 {
+    number("ROSTER_BENCH_ROUNDS", 5)
+}
+
+/// How long one measurement takes.
+pub(crate) fn seconds() -> u32 {
+    number("ROSTER_BENCH_SECONDS", 5)
+}
+
+/// A Postgres with memberships, and keys.
+pub(crate) struct Stage {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) size: Size,
+    pub(crate) url: String,
+    binaries: Binaries,
+    _cluster: Cluster,
+    key: SigningKey,
+}
+
+/// A server of ours, and what reaches it.
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    pub(crate) address: String,
+    pub(crate) started: Instant,
+}
+
+impl Stage {
+    /// Starts a Postgres and fills it with so many memberships.
+    pub(crate) async fn set(memberships: u32) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let binaries = Binaries::find(None).unwrap_or_else(|error| panic!("{error}"));
+        let options = Options::temporary()
+            .with("shared_buffers", "1GB")
+            .with("max_wal_size", "4GB")
+            .with("max_connections", "200");
+        let cluster = Cluster::start(&binaries, options).await.unwrap();
+        cluster.create_database("roster").await.unwrap();
+        let url = cluster.url("roster");
+        pool::migrate(&pool::parse_url(&url).unwrap()).await.unwrap();
+        let size = Size::of(memberships);
+        say(&format!("loading {memberships} memberships"));
+        table::fill(&url, size).await;
+        let key = SigningKey::generate();
+        let jwks = directory.path().join("jwks.json");
+        std::fs::write(&jwks, key.public_jwks().to_string()).unwrap();
+        let settings = format!(
+            "database_url = '{url}'\n[mail]\nkind = 'off'\n[[issuers]]\nissuer = '{ISSUER}'\naudience = '{AUDIENCE}'\n\
+             jwks_file = '{}'\nscopes = ['check', 'manage', 'operator']\n",
+            jwks.display()
+        );
+        std::fs::write(directory.path().join("roster.toml"), settings).unwrap();
+        Self { directory, size, url, binaries, _cluster: cluster, key }
+    }
+
+    /// A token of a service with these scopes.
+    pub(crate) fn token(&self, scopes: &str) -> String {
+        let now = Clock::system().unix_seconds();
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            aud: AUDIENCE.to_owned(),
+            sub: "bench".to_owned(),
+            exp: now + 24 * 3600,
+            iat: now,
+            scope: Some(scopes.to_owned()),
+            ..Claims::default()
+        };
+        self.key.mint(&claims).unwrap().expose().to_owned()
+    }
+
+    /// The program itself, as an operator runs it, on these cores; its own default everywhere else.
+    pub(crate) fn start_on(&self, cores: &str) -> Server {
+        let address = free_address();
+        let config = self.directory.path().join("roster.toml");
+        let arguments = ["serve", "--config", config.to_str().unwrap(), "--listen", &address];
+        let started = Instant::now();
+        let process =
+            Process::start(Path::new(env!("CARGO_BIN_EXE_roster")), &arguments, cores, &[("ROSTER_LOG", "warn")]);
+        until_listening(&address);
+        Server { process, address, started }
+    }
+
+    pub(crate) fn start(&self) -> Server {
+        self.start_on(SERVER_CORE)
+    }
+
+    /// A load on a server.
+    pub(crate) fn load(&self, address: &str, token: &str, kind: Kind) -> Load {
+        Load {
+            address: address.to_owned(),
+            token: token.to_owned(),
+            kind,
+            table: self.size,
+            connections: CONNECTIONS,
+            streams: STREAMS,
+            rate: 0.0,
+            seconds: seconds(),
+        }
+    }
+
+    /// pgbench with prepared statements; transactions a second.
+    pub(crate) fn pgbench(&self, script: &Path, clients: u32) -> f64 {
+        let beside = self.binaries.directory().join("pgbench");
+        let output = Command::new(if beside.exists() { beside } else { PathBuf::from("pgbench") })
+            .args(["--no-vacuum", "--protocol=prepared", "--jobs=2"])
+            .arg(format!("--client={clients}"))
+            .arg(format!("--time={}", seconds()))
+            .arg("--file")
+            .args([script.as_os_str(), self.url.as_ref()])
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        let rate = told.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        rate.unwrap_or_else(|| panic!("pgbench told no rate: {told} {}", String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// A bare echo, in one of its shapes.
+pub(crate) fn echo(shape: &str) -> Server {
+    let started = Instant::now();
+    let mut process = Process::again(shape, SERVER_CORE, &[]);
+    let address = process.line();
+    Server { process, address, started }
+}
+
+impl Server {
+    /// A channel of tonic's, for what is not measured.
+    pub(crate) async fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    }
+
+    /// Waits until a check is answered from there, and says by whom it was answered first.
+    pub(crate) async fn until_answered_by(&self, token: &str, size: Size, source: pb::CheckSource) -> Duration {
+        let mut client = pb::check_service_client::CheckServiceClient::new(self.channel().await);
+        loop {
+            let (organization, user_id) = table::ids(size.memberships - 1, size.users);
+            let message = pb::CheckMembershipRequest { organization, user_id, ..Default::default() };
+            let mut request = tonic::Request::new(message);
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+            match client.check_membership(request).await {
+                Ok(answer) if answer.get_ref().result.as_ref().unwrap().source() == source => {
+                    return self.started.elapsed();
+                }
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+            assert!(self.started.elapsed() < Duration::from_secs(300), "nothing is answered by {source:?}");
+        }
+    }
+}
+
+/// An address that nobody listens on.
+fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// Both cores.
+pub(crate) fn both() -> String {
+    format!("{SERVER_CORE},{LOAD_CORE}")
+}

@@ -1,0 +1,285 @@
+//! One connection of the generator: HTTP/2 by hand over a plain socket, so that a call costs the generator less than it
+//! costs any server. Frames of one turn leave in one write. Every answer is handed on with its status seen.
+
+use super::hpack::Decoder;
+use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The largest frame that every peer takes.
+const FRAME: usize = 16_384;
+/// The largest window, and how much of it is used up before it is filled again.
+const WINDOW: u32 = 0x7fff_ffff;
+const REFILL: u32 = 1 << 29;
+
+/// A call under way.
+struct Call {
+    stream: u32,
+    begin: Instant,
+    answer: BytesMut,
+    /// What came in on a stream that stays open, for its window.
+    taken: u32,
+    /// What may still be sent on it.
+    window: i64,
+}
+
+/// What came of a call.
+pub(crate) struct Answer<'a> {
+    pub(crate) begin: Instant,
+    /// The messages, with their five bytes each.
+    pub(crate) frames: &'a mut BytesMut,
+    /// Whether the call has ended. (Every end that is not OK ends the program.)
+    pub(crate) ended: bool,
+}
+
+pub(crate) struct Connection {
+    pub(crate) socket: TcpStream,
+    head: Vec<u8>,
+    calls: Vec<Call>,
+    next: u32,
+    out: Vec<u8>,
+    incoming: Vec<u8>,
+    filled: usize,
+    decoder: Decoder,
+    taken: u32,
+    window: i64,
+    stream_window: i64,
+    /// What waits for a window: stream, bytes, whether it is the last.
+    waiting: VecDeque<(u32, Bytes, bool)>,
+}
+
+impl Connection {
+    /// Connects, with the headers that every call of this connection has.
+    pub(crate) fn open(address: &str, headers: &[(&str, &str)]) -> Self {
+        let socket = TcpStream::connect(address).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut out = PREFACE.to_vec();
+        // SETTINGS: no push, the largest windows for streams; and the same for the connection.
+        frame(&mut out, 4, 0, 0, &[0, 2, 0, 0, 0, 0, 0, 4, 0x7f, 0xff, 0xff, 0xff]);
+        frame(&mut out, 8, 0, 0, &(WINDOW - 65_535).to_be_bytes());
+        Self {
+            socket,
+            head: head(headers),
+            calls: Vec::new(),
+            next: 1,
+            out,
+            incoming: vec![0; 1 << 20],
+            filled: 0,
+            decoder: Decoder::default(),
+            taken: 0,
+            window: 65_535,
+            stream_window: 65_535,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn under_way(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Whether there is something that the socket has not taken yet.
+    pub(crate) fn unsent(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// Begins a call with this message; `more` says that others follow on the same stream.
+    pub(crate) fn call(&mut self, message: Bytes, begin: Instant, more: bool) -> u32 {
+        let stream = self.next;
+        self.next += 2;
+        let head = std::mem::take(&mut self.head);
+        frame(&mut self.out, 1, 0x4, stream, &head);
+        // From the second call on, every header is in the table of the peer.
+        self.head = if stream == 1 { indexed(&head) } else { head };
+        self.calls.push(Call { stream, begin, answer: BytesMut::new(), taken: 0, window: self.stream_window });
+        self.send(stream, message, more);
+        stream
+    }
+
+    /// Sends a message on a stream.
+    pub(crate) fn send(&mut self, stream: u32, message: Bytes, more: bool) {
+        self.waiting.push_back((stream, message, !more));
+        self.pump();
+    }
+
+    fn pump(&mut self) {
+        while let Some((stream, mut message, last)) = self.waiting.pop_front() {
+            let Some(call) = self.calls.iter_mut().find(|call| call.stream == stream) else { continue };
+            while !message.is_empty() {
+                let room = usize::try_from(self.window.min(call.window).max(0)).unwrap();
+                let size = message.len().min(FRAME).min(room);
+                if size == 0 {
+                    return self.waiting.push_front((stream, message, last));
+                }
+                let part = message.split_to(size);
+                frame(&mut self.out, 0, u8::from(last && message.is_empty()), stream, &part);
+                let size = i64::try_from(size).unwrap();
+                (self.window, call.window) = (self.window - size, call.window - size);
+            }
+        }
+    }
+
+    /// Writes as much as the socket takes.
+    pub(crate) fn flush(&mut self) {
+        let mut sent = 0;
+        while sent < self.out.len() {
+            match self.socket.write(&self.out[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("the connection broke: {error}"),
+            }
+        }
+        self.out.drain(..sent);
+    }
+
+    /// Reads what is there, and hands on every answer that has come further. False if nothing was there.
+    pub(crate) fn read(&mut self, mut answered: impl FnMut(Answer)) -> bool {
+        match self.socket.read(&mut self.incoming[self.filled..]) {
+            Ok(0) => panic!("the server has closed the connection"),
+            Ok(count) => self.filled += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(error) => panic!("the connection broke: {error}"),
+        }
+        let incoming = std::mem::take(&mut self.incoming);
+        let mut rest = &incoming[..self.filled];
+        while rest.len() >= 9 {
+            let length = usize::try_from(u32::from_be_bytes([0, rest[0], rest[1], rest[2]])).unwrap();
+            if rest.len() < 9 + length {
+                break;
+            }
+            let (kind, flags) = (rest[3], rest[4]);
+            let stream = u32::from_be_bytes([rest[5], rest[6], rest[7], rest[8]]);
+            self.take(kind, flags, stream, &rest[9..9 + length], &mut answered);
+            rest = &rest[9 + length..];
+        }
+        let (begin, left) = (self.filled - rest.len(), rest.len());
+        self.incoming = incoming;
+        self.incoming.copy_within(begin..self.filled, 0);
+        self.filled = left;
+        true
+    }
+
+    fn take(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8], answered: &mut impl FnMut(Answer)) {
+        match kind {
+            0 => self.data(flags, stream, payload, answered),
+            1 => self.headers(flags, stream, payload, answered),
+            4 if flags & 1 == 0 => {
+                for setting in payload.chunks(6) {
+                    let value = u32::from_be_bytes(setting[2..].try_into().unwrap());
+                    if setting[..2] == [0, 4] {
+                        let more = i64::from(value) - self.stream_window;
+                        self.stream_window += more;
+                        self.calls.iter_mut().for_each(|call| call.window += more);
+                    }
+                }
+                frame(&mut self.out, 4, 1, 0, &[]);
+                self.pump();
+            }
+            6 if flags & 1 == 0 => frame(&mut self.out, 6, 1, 0, payload),
+            8 => {
+                let more = i64::from(u32::from_be_bytes(payload.try_into().unwrap()));
+                if stream == 0 {
+                    self.window += more;
+                } else if let Some(call) = self.calls.iter_mut().find(|call| call.stream == stream) {
+                    call.window += more;
+                }
+                self.pump();
+            }
+            4 | 6 => {}
+            other => panic!("the server sent a frame of kind {other}: {payload:?}"),
+        }
+    }
+
+    fn data(&mut self, flags: u8, stream: u32, payload: &[u8], answered: &mut impl FnMut(Answer)) {
+        assert_eq!(flags, 0, "an answer ends without trailers");
+        let length = u32::try_from(payload.len()).unwrap();
+        let call = self.calls.iter_mut().find(|call| call.stream == stream).unwrap();
+        call.answer.extend_from_slice(payload);
+        call.taken += length;
+        if call.taken > REFILL {
+            frame(&mut self.out, 8, 0, stream, &call.taken.to_be_bytes());
+            call.taken = 0;
+        }
+        self.taken += length;
+        if self.taken > REFILL {
+            frame(&mut self.out, 8, 0, 0, &self.taken.to_be_bytes());
+            self.taken = 0;
+        }
+        answered(Answer { begin: call.begin, frames: &mut call.answer, ended: false });
+    }
+
+    fn headers(&mut self, flags: u8, stream: u32, payload: &[u8], answered: &mut impl FnMut(Answer)) {
+        assert_eq!(flags & !1, 4, "headers in several frames, or padded");
+        let headers = self.decoder.decode(payload);
+        if flags & 1 == 0 {
+            assert!(headers.ok && headers.grpc_status.is_none(), "refused: {headers:?}");
+            return;
+        }
+        assert_eq!(headers.grpc_status.as_deref(), Some("0"), "refused: {headers:?}");
+        let place = self.calls.iter().position(|call| call.stream == stream).unwrap();
+        let mut call = self.calls.swap_remove(place);
+        answered(Answer { begin: call.begin, frames: &mut call.answer, ended: true });
+    }
+}
+
+fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    out.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes()[1..]);
+    out.extend_from_slice(&[kind, flags]);
+    out.extend_from_slice(&stream.to_be_bytes());
+    out.extend_from_slice(payload);
+}
+
+/// The headers of the first call: `:method: POST` and `:scheme: http` from the static table, the others as they are, to
+/// be kept.
+fn head(headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = vec![0x83, 0x86];
+    for (name, value) in headers {
+        block.push(0x40);
+        for text in [name, value] {
+            length(&mut block, text.len());
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    block
+}
+
+fn length(block: &mut Vec<u8>, length: usize) {
+    let Some(mut rest) = length.checked_sub(0x7f) else { return block.push(u8::try_from(length).unwrap()) };
+    block.push(0x7f);
+    while rest >= 0x80 {
+        block.push(u8::try_from(rest % 0x80).unwrap() | 0x80);
+        rest /= 0x80;
+    }
+    block.push(u8::try_from(rest).unwrap());
+}
+
+/// The same headers, once the peer has kept them: the last one is the first entry of its table.
+fn indexed(first: &[u8]) -> Vec<u8> {
+    let mut rest = &first[2..];
+    let mut count = 0;
+    while !rest.is_empty() {
+        rest = &rest[1..];
+        for _ in 0..2 {
+            let (mut size, mut shift) = (usize::from(rest[0]), 0);
+            rest = &rest[1..];
+            if size == 0x7f {
+                loop {
+                    let byte = rest[0];
+                    rest = &rest[1..];
+                    size += usize::from(byte & 0x7f) << shift;
+                    shift += 7;
+                    if byte & 0x80 == 0 {
+                        break;
+                    }
+                }
+            }
+            rest = &rest[size..];
+        }
+        count += 1;
+    }
+    let newest = 62_u8;
+    [0x83, 0x86].into_iter().chain((0..count).rev().map(|place| 0x80 | (newest + place))).collect()
+}

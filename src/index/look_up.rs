@@ -1,0 +1,176 @@
+//! Looking things up: whether memory may answer, what it says, and when the primary is asked in its place.
+
+use super::token::Token;
+use super::{Asks, Freshness, Shared, nanoseconds, of_users, primary};
+use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId, limits};
+use crate::index::Source;
+use crate::memory::Bucket;
+use crate::store::StoreError;
+use crate::store::pool::Datastore;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+impl Shared {
+    pub(super) fn datastore(&self) -> Option<Datastore> {
+        *self.datastore.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How old the lease is; none without one.
+    pub(super) fn age(&self) -> Option<Duration> {
+        let lease = self.lease.load(Ordering::Acquire);
+        let now = nanoseconds(crate::world::uptime());
+        (lease > 0).then(|| Duration::from_nanos(now.saturating_sub(lease)))
+    }
+
+    /// Whether memory, where it holds something, holds it freshly enough.
+    pub(super) fn is_fresh(&self, freshness: &Freshness) -> bool {
+        let token = match freshness {
+            Freshness::Full => return false,
+            Freshness::Recent => None,
+            Freshness::AtLeast(token) => Some(token),
+        };
+        self.users_held.load(Ordering::Acquire)
+            && self.age().is_some_and(|age| age <= self.settings.max_staleness)
+            && token.is_none_or(|token| self.covers(token))
+    }
+
+    /// Whether everything that a token covers has been followed. Never for one of another datastore or epoch; nor while
+    /// polls fail: a token of a standby that was just promoted has the old epoch, until one of them notices.
+    pub(super) fn covers(&self, token: &Token) -> bool {
+        self.steady.load(Ordering::Acquire)
+            && self.datastore().is_some_and(|datastore| token.is_of(datastore))
+            && token.positions().all(|at| {
+                let followed = self.followed.get(usize::from(at.bucket.unsigned_abs()));
+                followed.is_some_and(|followed| followed.load(Ordering::Acquire) >= at.position)
+            })
+    }
+
+    /// Whether this process has written something that the copy does not have yet.
+    pub(super) fn is_behind(&self, bucket: i16) -> bool {
+        let place = usize::from(bucket.unsigned_abs());
+        self.followed[place].load(Ordering::Acquire) < self.written[place].load(Ordering::Acquire)
+    }
+
+    /// Waits a little for what a token covers.
+    pub(super) async fn catch_up(&self, freshness: &Freshness) -> bool {
+        let Freshness::AtLeast(token) = freshness else { return false };
+        // Without a lease there is nothing to wait for, and another epoch's token is never reached.
+        if !self.is_fresh(&Freshness::Recent) || !self.datastore().is_some_and(|datastore| token.is_of(datastore)) {
+            return false;
+        }
+        let mut polled = self.polled.subscribe();
+        self.nudge.notify_one();
+        let reached = polled.wait_for(|_| self.covers(token));
+        let reached = tokio::time::timeout(limits::CATCH_UP, reached).await.is_ok();
+        reached && self.is_fresh(freshness)
+    }
+
+    /// Whether the copy may answer although it is too old: the primary failed to, and the settings allow it.
+    pub(super) fn may_be_stale(&self, freshness: &Freshness, error: &StoreError) -> bool {
+        let failed = matches!(error, StoreError::Unavailable(_) | StoreError::Timeout(_));
+        let allowed = self.settings.serve_stale.filter(|_| failed && *freshness == Freshness::Recent);
+        allowed.is_some_and(|cap| self.age().is_some_and(|age| age <= cap)) && self.users_held.load(Ordering::Acquire)
+    }
+
+    /// Asks the primary. Where stale answers are allowed, it gets only so long.
+    pub(super) async fn ask_primary(
+        &self,
+        questions: Vec<primary::Question>,
+        freshness: &Freshness,
+    ) -> Result<Vec<Standing>, StoreError> {
+        let count = questions.len();
+        let asked = self.primary.ask(questions);
+        let stale = self.settings.serve_stale.is_some() && *freshness == Freshness::Recent;
+        let answered = if stale {
+            let patience = tokio::time::timeout(limits::STALE_PATIENCE, asked);
+            patience.await.unwrap_or(Err(StoreError::Timeout(None)))
+        } else {
+            asked.await
+        };
+        if answered.is_ok() {
+            self.counters.answered(Source::Primary, count);
+        }
+        answered
+    }
+
+    /// What memory knows, however fresh; none if it cannot say.
+    pub(super) fn look_up(&self, organization: &OrganizationRef, user: Option<&UserId>) -> Option<Standing> {
+        // The state first: a user's position that is read before it can only be older.
+        let (user_state, user_position) = match user {
+            None => (None, BucketPosition { bucket: 0, position: 0 }),
+            Some(user) => {
+                let bucket = user.bucket();
+                if self.is_behind(of_users(bucket)) {
+                    return None;
+                }
+                let (state, position) = self.memory.user(user, bucket);
+                (state, BucketPosition { bucket, position })
+            }
+        };
+        let id = self.memory.organization(organization)?;
+        let held = self.memory.read(id.bucket());
+        let held = held.as_ref().filter(|held| self.may_ask(held, id, organization))?;
+        let found = held.find(id, user);
+        let position = Some(BucketPosition { bucket: id.bucket(), position: held.position() });
+        Some(Standing { organization: found.organization, role: found.role, user_state, position, user_position })
+    }
+
+    /// Whether a bucket has everything that this process wrote, and the organization still has the slug it was found by.
+    pub(super) fn may_ask(&self, held: &Bucket, id: OrganizationId, named: &OrganizationRef) -> bool {
+        held.position() >= self.written[usize::from(id.bucket().unsigned_abs())].load(Ordering::Acquire)
+            && match named {
+                OrganizationRef::Id(_) => true,
+                OrganizationRef::Slug(slug) => self.memory.is_called(held, id, slug),
+            }
+    }
+
+    /// What memory knows of many, none where it cannot say; bucket by bucket, each standing still while it is asked.
+    /// A name that memory does not know may be another name of an organization that it does: then the primary must
+    /// answer all, so that all answers about one organization are from one state.
+    pub(super) fn look_up_many<Q: Asks>(&self, questions: &[Q], mut token: Token) -> (Vec<Option<Standing>>, Token) {
+        let mut standings = vec![None; questions.len()];
+        let behind = (0..USER_BUCKETS).any(|bucket| self.is_behind(of_users(bucket)));
+        let ids: Option<Vec<OrganizationId>> =
+            questions.iter().map(|question| self.memory.organization(question.asks().0)).collect();
+        let Some(ids) = ids.filter(|_| !behind) else { return (standings, token) };
+        // Before any state is read: the states are then at least as new.
+        let mut covered = token.clone();
+        for bucket in 0..USER_BUCKETS {
+            covered.cover_user(BucketPosition { bucket, position: self.memory.user_position(bucket) });
+        }
+        for (bucket, indices) in by_bucket(&ids) {
+            let held = self.memory.read(bucket);
+            let Some(held) = held.as_ref() else { continue };
+            let position = BucketPosition { bucket, position: held.position() };
+            for &index in &indices {
+                let (named, user) = questions[index].asks();
+                if !self.may_ask(held, ids[index], named) {
+                    return (vec![None; questions.len()], token);
+                }
+                let found = held.find(ids[index], Some(user));
+                standings[index] = Some(Standing {
+                    organization: found.organization,
+                    role: found.role,
+                    user_state: self.memory.user_state(user),
+                    position: Some(position),
+                    // The token has all buckets of users.
+                    user_position: BucketPosition { bucket: 0, position: 0 },
+                });
+            }
+            covered.cover(position);
+        }
+        token = covered;
+        (standings, token)
+    }
+}
+
+/// The places of the ids, by bucket.
+fn by_bucket(ids: &[OrganizationId]) -> Vec<(i16, Vec<usize>)> {
+    let mut places: Vec<Vec<usize>> = vec![Vec::new(); usize::from(ORGANIZATION_BUCKETS.unsigned_abs())];
+    for (index, id) in ids.iter().enumerate() {
+        places[usize::from(id.bucket().unsigned_abs())].push(index);
+    }
+    (0..).zip(places).filter(|(_, indices)| !indices.is_empty()).collect()
+}

@@ -1,0 +1,150 @@
+//! Lists cost what is on the page, however much is behind it: told by the pages of Postgres that they touch, which a busy
+//! machine does not change.
+
+use crate::harness::Database;
+use roster::domain::{OrganizationId, OrganizationState, UserId};
+use roster::store::{events, memberships, organizations};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+/// Organization number n: a bucket each, in turn.
+const ID: &str = "(lpad(to_hex(n % 256), 2, '0') || lpad(to_hex(n), 6, '0') || '-0000-4000-8000-000000000000')::uuid";
+/// More than Postgres runs a statement with plans made for its parameters: afterwards it may take one for all.
+const CALLS: usize = 8;
+
+async fn run(database: &Database, statements: &str) {
+    sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&database.pool).await.unwrap();
+}
+
+/// Users and organizations: number 1 to this many. Each organization is owned by `user-1`.
+async fn fill(database: &Database, users: usize, organizations: usize) {
+    run(
+        database,
+        &format!(
+            "INSERT INTO users (user_bucket, id, state, deactivated_by_operator, email_verified, profile_issued_at, revision,
+                                create_time, update_time)
+             SELECT user_bucket_of('user-' || n), 'user-' || n, 'ACTIVE', false, false, 0, 1, now(), now()
+             FROM generate_series(1, {users}) n;
+             INSERT INTO organizations (bucket, id, slug, name, kind, attributes, state, deactivated_by_operator, owner_id,
+                                        revision, row_revision, create_time, update_time)
+             SELECT n % 256, {ID}, 'acme-' || n, 'Acme', 'account', '{{}}', 'ACTIVE', false, 'user-1', 1, 1, now(), now()
+             FROM generate_series(1, {organizations}) n;
+             INSERT INTO memberships
+             SELECT n % 256, {ID}, 'user-1', 'admin', '{{}}', 1, now(), now() FROM generate_series(1, {organizations}) n"
+        ),
+    )
+    .await;
+}
+
+/// Pages that this connection has touched so far.
+async fn pages(connection: &mut PgConnection) -> i64 {
+    sqlx::query("SELECT pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
+    let touched = "SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
+        FROM pg_statio_user_tables WHERE relname IN ('users', 'organizations', 'memberships', 'events')";
+    sqlx::query_scalar(touched).fetch_one(connection).await.unwrap()
+}
+
+/// What one call touches after it was made a few times.
+async fn cost(connection: &mut PgConnection, call: impl AsyncFn(&mut PgConnection) -> usize) -> i64 {
+    let mut last = 0;
+    for _ in 0..CALLS {
+        let before = pages(connection).await;
+        assert_eq!(call(connection).await, 51);
+        last = pages(connection).await - before;
+    }
+    assert!(last > 3, "{last} pages");
+    last
+}
+
+/// Asserts that a call costs as much here as there, with what Postgres knows of its tables and without.
+async fn assert_alike(
+    database: &Database,
+    small: impl AsyncFn(&mut PgConnection) -> usize,
+    large: impl AsyncFn(&mut PgConnection) -> usize,
+) {
+    for statistics in ["SELECT 1", "ANALYZE"] {
+        run(database, statistics).await;
+        let mut connection = PgConnection::connect(&database.url).await.unwrap();
+        let (of_small, of_large) = (cost(&mut connection, &small).await, cost(&mut connection, &large).await);
+        assert!(2 * of_large <= 3 * of_small, "{statistics}: {of_small} and {of_large} pages");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_a_users_organizations_costs_the_same_of_ten_thousand_as_of_a_hundred() {
+    let database = Database::new().await;
+    fill(&database, 1_000, 10_000).await;
+    run(
+        &database,
+        &format!(
+            "INSERT INTO memberships
+             SELECT n % 256, {ID}, 'user-2', 'member', '{{}}', 2, now(), now() FROM generate_series(100, 10000, 100) n;
+             INSERT INTO memberships
+             SELECT n % 256, {ID}, 'user-' || user_number, 'member', '{{}}', 2, now(), now()
+             FROM generate_series(1, 10000) n, generate_series(3, 8) user_number"
+        ),
+    )
+    .await;
+    let first_page = |user: &'static str| {
+        async move |connection: &mut PgConnection| {
+            let filter = organizations::FilterOfUser {
+                kind: None,
+                states: vec![OrganizationState::Active],
+                after: None,
+                limit: 51,
+            };
+            let user = UserId::parse(user).unwrap();
+            organizations::list_of_user(connection, &user, &filter).await.unwrap().len()
+        }
+    };
+    assert_alike(&database, first_page("user-2"), first_page("user-1")).await;
+}
+
+#[tokio::test]
+async fn a_page_of_members_costs_the_same_of_a_hundred_thousand_as_of_a_hundred() {
+    let database = Database::new().await;
+    fill(&database, 100_000, 2).await;
+    run(
+        &database,
+        &format!(
+            "INSERT INTO memberships
+             SELECT n, {ID}, 'user-' || user_number, 'member', '{{}}', 2, now(), now()
+             FROM (VALUES (1, 100), (2, 100000)) AS sizes (n, size), generate_series(2, size) user_number"
+        ),
+    )
+    .await;
+    let ids: Vec<uuid::Uuid> =
+        sqlx::query_scalar("SELECT id FROM organizations ORDER BY id").fetch_all(&database.pool).await.unwrap();
+    let first_page = |id: uuid::Uuid| {
+        async move |connection: &mut PgConnection| {
+            let filter = memberships::Filter { role: None, after: None, limit: 51 };
+            memberships::list(connection, OrganizationId::from_uuid(id), &filter).await.unwrap().len()
+        }
+    };
+    assert_alike(&database, first_page(ids[0]), first_page(ids[1])).await;
+}
+
+#[tokio::test]
+async fn a_page_of_events_costs_the_same_of_a_hundred_thousand_as_of_a_hundred() {
+    let database = Database::new().await;
+    // Side by side, as they come in.
+    run(
+        &database,
+        &format!(
+            "INSERT INTO events (bucket, organization_id, revision, type, actor_kind, actor_id, create_time)
+             SELECT n, {ID}, revision, 'member.updated', 'operator', 'root', now()
+             FROM generate_series(1, 100000) revision, generate_series(1, 2) n WHERE n = 2 OR revision <= 100"
+        ),
+    )
+    .await;
+    let of: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT organization_id FROM events GROUP BY 1 ORDER BY count(*)")
+        .fetch_all(&database.pool)
+        .await
+        .unwrap();
+    let first_page = |id: uuid::Uuid| {
+        async move |connection: &mut PgConnection| {
+            let filter = events::Filter { types: None, user: None, before: None, limit: 51 };
+            events::list(connection, OrganizationId::from_uuid(id), &filter).await.unwrap().len()
+        }
+    };
+    assert_alike(&database, first_page(of[0]), first_page(of[1])).await;
+}
