@@ -206,20 +206,20 @@ impl Follower<'_> {
 }
 
 /// The pings of one watch.
-struct Pings {
+pub(super) struct Pings {
     requests: mpsc::Sender<pb::WatchMembershipsRequest>,
     /// When each was sent that has not come back, in nanoseconds: that is what the ping says.
     sent: VecDeque<i64>,
 }
 
 impl Pings {
-    fn new() -> (Self, mpsc::Receiver<pb::WatchMembershipsRequest>) {
+    pub(super) fn new() -> (Self, mpsc::Receiver<pb::WatchMembershipsRequest>) {
         let (requests, receiver) = mpsc::channel(2);
         (Self { requests, sent: VecDeque::new() }, receiver)
     }
 
     /// Sends a ping with a request. One that finds no room is left out: the next one will do.
-    fn send(&mut self, request: pb::WatchMembershipsRequest) {
+    pub(super) fn send(&mut self, request: pb::WatchMembershipsRequest) {
         // The moment before it leaves: what is acknowledged later may not be covered.
         let ping = i64::try_from(nanoseconds(world::uptime())).unwrap_or(i64::MAX);
         if self.requests.try_send(pb::WatchMembershipsRequest { ping, ..request }).is_ok() {
@@ -231,7 +231,7 @@ impl Pings {
     }
 
     /// The moment that a ping which has come back stands for; none if it is not one of these.
-    fn answered(&mut self, ping: i64) -> Option<u64> {
+    pub(super) fn answered(&mut self, ping: i64) -> Option<u64> {
         let place = self.sent.iter().position(|sent| *sent == ping)?;
         self.sent.drain(..=place);
         u64::try_from(ping).ok()

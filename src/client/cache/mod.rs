@@ -9,6 +9,8 @@ mod apply;
 mod copy;
 mod follow;
 mod statistics;
+#[cfg(test)]
+mod tests;
 
 pub use statistics::Statistics;
 
