@@ -211,8 +211,8 @@ fn is_plain(field: Option<FieldDescriptor>, name: &str, kind: &Kind) -> bool {
     })
 }
 
-/// Writes everything that `src/` includes: `pb.rs` and what it includes in turn, `methods.rs`, and `descriptors.bin` for
-/// reflection.
+/// Writes everything that `src/` includes: `roster.v1.rs`, the messages and clients, which a build without the server
+/// includes too; `servers.rs` and what it includes in turn, `methods.rs`, and `descriptors.bin` for reflection.
 fn generate(compiler: &protox::Compiler, table: &[MethodRule], out: &Path) -> Result<(), Box<dyn Error>> {
     prost_build::Config::new()
         .out_dir(out)
@@ -226,11 +226,11 @@ fn generate(compiler: &protox::Compiler, table: &[MethodRule], out: &Path) -> Re
 
     let mut services = table.iter().map(|method| method.service.as_str()).collect::<Vec<_>>();
     services.dedup();
-    let mut pb = String::new();
-    for file in ["roster.v1", "requests"].iter().chain(&services) {
-        writeln!(pb, "include!(concat!(env!(\"OUT_DIR\"), \"/{file}.rs\"));")?;
+    let mut servers = String::new();
+    for file in ["requests"].iter().chain(&services) {
+        writeln!(servers, "include!(concat!(env!(\"OUT_DIR\"), \"/{file}.rs\"));")?;
     }
-    Ok(fs::write(out.join("pb.rs"), pb)?)
+    Ok(fs::write(out.join("servers.rs"), servers)?)
 }
 
 /// Clients as tonic makes them, into the package's file; servers that hand out sealed requests, into a file each.

@@ -6,6 +6,7 @@
 mod access;
 mod build_rules;
 mod cancel;
+mod client;
 mod command_line;
 mod constraints;
 mod door;

@@ -7,7 +7,7 @@ mod export;
 mod life;
 mod slow;
 mod watch;
-mod writers;
+pub mod writers;
 
 use crate::harness::server::Clients;
 use roster::grpc::pb;
