@@ -15,6 +15,7 @@ mod events;
 mod faults;
 mod harness;
 mod house;
+mod index;
 mod input;
 mod invitations;
 mod lane;
