@@ -90,6 +90,13 @@ pub const BULK_MESSAGE_BYTES: usize = 1024 * 1024;
 pub const REQUEST_ID_BYTES: usize = 64;
 /// Calls under way at once on one connection; more wait for the client's own flow control.
 pub const STREAMS_PER_CONNECTION: u32 = 256;
+/// What a caller may send on one stream before it is read. Small, because what is held back of a stream of checks may be
+/// many small frames: see the next one.
+pub const STREAM_WINDOW: u32 = 128 * 1024;
+/// What a caller may send on one connection before it is read. Not more memory than the streams make of it, but the HTTP/2
+/// library closes a connection on which small frames (under 256 bytes) pile up whose shortness adds up to half of this: as
+/// questions do that are sent one by one and wait for the datastore. So it is large, and a stream's share of it small.
+pub const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// All headers of a request together. A token may have 8 KiB.
 pub const HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// How often a silent peer is asked whether it is there, and how long it may take to say so.

@@ -3,7 +3,8 @@
 //! The way of a question that memory can answer is short, because it is gone half a million times a second: it is read,
 //! answered and handed on without a task, a channel or a future of its own; the encoder puts the answers that are ready
 //! together into one frame. What memory cannot answer waits, with whatever was asked behind it, and goes to the datastore
-//! as one batch. While that is under way no more is read: the caller's own flow control holds the rest back.
+//! as one batch; what is asked meanwhile becomes the next. More than a bounded number is not read: the caller's own flow
+//! control holds the rest back.
 
 use super::freshness;
 use crate::domain::limits;
@@ -28,8 +29,8 @@ pub struct Questions {
     asked: Messages<pb::StreamChecksRequest>,
     /// What was taken in and cannot be answered yet, in order.
     waiting: Vec<Waiting>,
-    /// The batch of what waits, under way.
-    asking: Option<Asking>,
+    /// The batch before, under way, and how many there are in it.
+    asking: Option<(Asking, usize)>,
     /// Answers that the caller has not taken yet.
     answers: std::vec::IntoIter<pb::StreamChecksResponse>,
     /// How the questions ended, once they have.
@@ -66,10 +67,13 @@ impl Questions {
 
     /// Takes questions in while there are any and there is room: the first answer that need not wait, or none.
     fn take_in(&mut self, context: &mut Context<'_>) -> Option<pb::StreamChecksResponse> {
-        while self.end.is_none() && self.waiting.len() < limits::QUESTIONS_IN_FLIGHT {
+        let room = limits::QUESTIONS_IN_FLIGHT - self.asking.as_ref().map_or(0, |(_, count)| *count);
+        while self.end.is_none() && self.waiting.len() < room {
             match Pin::new(&mut self.asked).poll_next(context) {
                 Poll::Ready(Some(Ok(question))) => match self.take(&question) {
-                    Waiting::Answered(answer) if self.waiting.is_empty() => return Some(answer),
+                    Waiting::Answered(answer) if self.waiting.is_empty() && self.asking.is_none() => {
+                        return Some(answer);
+                    }
                     waiting => self.waiting.push(waiting),
                 },
                 Poll::Ready(Some(Err(status))) => self.end = Some(Err(status)),
@@ -89,20 +93,21 @@ impl Stream for Questions {
             if let Some(answer) = self.answers.next() {
                 return Poll::Ready(Some(Ok(answer)));
             }
-            if let Some(asking) = &mut self.asking {
+            if let Some(answer) = self.take_in(context) {
+                return Poll::Ready(Some(Ok(answer)));
+            }
+            if let Some((asking, _)) = &mut self.asking {
                 self.answers = ready!(asking.as_mut().poll(context)).into_iter();
                 self.asking = None;
                 continue;
-            }
-            if let Some(answer) = self.take_in(context) {
-                return Poll::Ready(Some(Ok(answer)));
             }
             if self.waiting.is_empty() {
                 let Some(end) = &mut self.end else { return Poll::Pending };
                 return Poll::Ready(std::mem::replace(end, Ok(())).err().map(Err));
             }
             let waiting = std::mem::take(&mut self.waiting);
-            self.asking = Some(Box::pin(ask(self.roster.clone(), waiting)));
+            let count = waiting.len();
+            self.asking = Some((Box::pin(ask(self.roster.clone(), waiting)), count));
         }
     }
 }

@@ -213,6 +213,61 @@ async fn who_does_not_read_answers_is_not_read_either() {
     assert_eq!(trailers["grpc-status"], "0");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_sent_one_by_one_wait_for_a_datastore_that_hangs() {
+    let (server, acme) = server().await;
+    let consistency = Some(pb::Consistency { requirement: Some(Requirement::FullyConsistent(true)) });
+    let asked = pb::StreamChecksRequest { consistency, ..question(&acme, "ada") };
+    let token = server.service_token("backend", &[Scope::Check]);
+    let call = Call::grpc("/roster.v1.CheckService/StreamChecks", &asked.encode_to_vec()).bearer(&token);
+    let mut holder = server.database.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE memberships IN ACCESS EXCLUSIVE MODE").execute(&mut *holder).await.unwrap();
+    // Several streams of one connection, each of which sends small frames for as long as they are taken.
+    let send = raw(&server, 1 << 20).await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut request = http::Request::post(format!("http://roster.test{}", call.path)).body(()).unwrap();
+        *request.headers_mut() = call.headers.clone();
+        let (answer, mut sending) = send.clone().ready().await.unwrap().send_request(request, false).unwrap();
+        let mut sent = 0;
+        loop {
+            sending.reserve_capacity(call.body.len());
+            let granted = std::future::poll_fn(|context| sending.poll_capacity(context));
+            match tokio::time::timeout(std::time::Duration::from_millis(300), granted).await {
+                Ok(capacity) if capacity.as_ref().unwrap().as_ref().unwrap() >= &call.body.len() => {
+                    sending.send_data(call.body.clone().into(), false).unwrap();
+                    sent += 1;
+                    // On its way before the next one.
+                    tokio::task::yield_now().await;
+                }
+                _ => break,
+            }
+            assert!(sent < 100_000, "the server takes questions without end");
+        }
+        assert!(sent > 1024, "{sent}");
+        sending.send_data(Bytes::new(), true).unwrap();
+        streams.push((answer, sent));
+    }
+    holder.rollback().await.unwrap();
+    for (answer, sent) in streams {
+        let mut incoming = soon(answer).await.unwrap().into_body();
+        let (mut body, mut answers) = (Vec::new(), 0);
+        while let Some(chunk) = soon(incoming.data()).await {
+            let chunk = chunk.unwrap();
+            incoming.flow_control().release_capacity(chunk.len()).unwrap();
+            body.extend_from_slice(&chunk);
+        }
+        let mut rest = &body[..];
+        while !rest.is_empty() {
+            let length = usize::try_from(u32::from_be_bytes(rest[1..5].try_into().unwrap())).unwrap();
+            assert!(told(pb::StreamChecksResponse::decode(&rest[5..5 + length]).unwrap()).unwrap().allowed);
+            rest = &rest[5 + length..];
+            answers += 1;
+        }
+        assert_eq!(answers, sent);
+    }
+}
+
 #[tokio::test]
 async fn what_is_no_question_ends_the_stream_after_the_answers_before_it() {
     let (server, acme) = server().await;
