@@ -11,7 +11,7 @@ use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{UserId, UserState, limits};
 use crate::memory::Bucket;
 use crate::store::pool::Datastore;
-use crate::store::tail::{self, Change, Logged, Moved, Stamp};
+use crate::store::tail::{self, Change, Logged, Moved, Polled, Stamp};
 use crate::store::{StoreError, snapshot};
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
@@ -69,6 +69,8 @@ struct Follower<'a> {
     datastore: Datastore,
     /// How far each bucket is applied.
     known: Vec<Stamp>,
+    /// How far buckets had been applied that are followed once more from an earlier place: the log must come by here.
+    rewound: BTreeMap<i16, Stamp>,
     /// Loaded, and not published yet.
     staged: BTreeMap<i16, Bucket>,
     /// To be loaded.
@@ -118,6 +120,7 @@ impl<'a> Follower<'a> {
             connection: Some(connection),
             datastore,
             known,
+            rewound: BTreeMap::new(),
             staged: BTreeMap::new(),
             wanted: if copy { (0..ORGANIZATION_BUCKETS).collect() } else { BTreeSet::new() },
             stride: stride(bytes),
@@ -170,6 +173,8 @@ impl<'a> Follower<'a> {
             self.load_users().await?;
         }
         let known = self.known.clone();
+        // Before the poll begins: it must find what was acknowledged.
+        let written: Vec<i64> = self.shared.written.iter().map(|written| written.load(Ordering::Acquire)).collect();
         let rows = self.rows;
         let connection = self.connection().await?;
         let polled = timeout(limits::POLL_TIMEOUT, tail::poll(connection, &known, rows)).await;
@@ -177,10 +182,8 @@ impl<'a> Follower<'a> {
         if polled.datastore.id != self.datastore.id {
             return Err(Lost.into());
         }
-        if polled.datastore.epoch != self.datastore.epoch {
-            // Another process found that writes were lost. This one compares the log with what it has applied all the same.
-            self.datastore = polled.datastore;
-            *self.shared.datastore.write().unwrap_or_else(PoisonError::into_inner) = Some(polled.datastore);
+        if self.lacks(&polled, &written) {
+            return Err(Lost.into());
         }
         let mut complete = true;
         let mut commits = Vec::new();
@@ -199,9 +202,17 @@ impl<'a> Follower<'a> {
                 Sorted::Lost => return Err(Broken::Lost),
             }
         }
+        if polled.datastore.epoch != self.datastore.epoch {
+            // Another process found that writes were lost, none of which were applied here. Not sooner: its tokens speak of
+            // a log that had to be compared with what is in memory first.
+            self.datastore = polled.datastore;
+            *self.shared.datastore.write().unwrap_or_else(PoisonError::into_inner) = Some(polled.datastore);
+        }
         for commits in commits {
             self.apply(commits);
         }
+        let known = &self.known;
+        self.rewound.retain(|bucket, stamp| known[place(*bucket)].position < stamp.position);
         if complete && self.users != Users::Wanted {
             self.publish(begin);
         }
@@ -232,8 +243,24 @@ impl<'a> Follower<'a> {
     fn rewind(&mut self, bucket: i16, to: Stamp) {
         let known = &mut self.known[place(bucket)];
         if to.position < known.position {
+            self.rewound.entry(bucket).or_insert(*known);
             *known = to;
         }
+    }
+
+    /// Whether the log lacks what this process has acknowledged, or had applied before it went back to an earlier place.
+    fn lacks(&self, polled: &Polled, written: &[i64]) -> bool {
+        let mut heads = self.known.clone();
+        for moved in &polled.moved {
+            heads[place(moved.bucket)] = moved.head;
+        }
+        let rows =
+            |bucket: i16| polled.moved.iter().filter(move |moved| moved.bucket == bucket).flat_map(|moved| &moved.rows);
+        heads.iter().zip(written).any(|(head, written)| head.position < *written)
+            || self.rewound.iter().any(|(bucket, stamp)| {
+                let other = |row: &Logged| row.stamp.position == stamp.position && row.stamp != *stamp;
+                heads[place(*bucket)].position < stamp.position || rows(*bucket).any(other)
+            })
     }
 
     /// Begins to load, as much at once as may be.
@@ -446,7 +473,8 @@ fn sort(known: Stamp, moved: Moved) -> Sorted {
         }
         next.push(row);
     }
-    let read = next.last().map_or(known.position, |row| row.stamp.position);
+    // The head is further on, but nothing leads there.
+    let Some(read) = next.last().map(|row| row.stamp.position) else { return Sorted::Gap { bucket, head } };
     let whole = next.iter().rposition(|row| row.commit_position <= read).map_or(0, |index| index + 1);
     next.truncate(whole);
     let whole = next.last().is_some_and(|row| row.stamp == head);

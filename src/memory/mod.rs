@@ -113,11 +113,15 @@ impl Memory {
         self.slot(number).read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The organization that has this slug; none if no held bucket has such a one.
+    /// The organization that has this slug; none if no held bucket has such a one, and none if two have: a slug that has
+    /// just moved, from one whose bucket does not yet say so.
     #[must_use]
     pub fn resolve(&self, slug: &Slug) -> Option<OrganizationId> {
         let slug = self.key.slug(slug);
-        self.slugs.find(slug).find(|id| self.read(id.bucket()).as_ref().is_some_and(|held| held.has_slug(*id, slug)))
+        let has = |id: &OrganizationId| self.read(id.bucket()).as_ref().is_some_and(|held| held.has_slug(*id, slug));
+        let mut having = self.slugs.find(slug).filter(has);
+        let one = having.next()?;
+        having.next().is_none().then_some(one)
     }
 
     /// The organization that is meant, if a held bucket knows it by that name. Ids are taken at their word.

@@ -235,8 +235,10 @@ impl Roster {
         let mut connection = self.pool.acquire().await?;
         let transaction = transaction(&mut connection, &mut token, caller, meta, change);
         if let Ok(outcome) = timeout_at(meta.deadline + limits::WRITE_GRACE, transaction).await {
-            if outcome.is_ok() && !meta.validate_only {
-                self.index.committed(&token);
+            // The token that is handed out: that of a repeated request covers what another process may have written. One
+            // that only validates has none.
+            if let Some(covered) = outcome.as_ref().ok().and_then(|written| Token::decode(&written.token).ok()) {
+                self.index.committed(&covered);
             }
             return outcome;
         }

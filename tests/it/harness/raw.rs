@@ -88,17 +88,36 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// counts as a success.
 pub async fn send(address: SocketAddr, call: Call) -> Answer {
     let first = rules::method(&call.path).is_some_and(|method| method.streaming.server);
-    within_patience(exchange(address, call, true, first)).await
+    within_patience(exchange(address, call, Ends::AtOnce, first)).await
 }
 
 /// Sends a request to a stream that ends by itself, and waits for that.
 pub async fn send_whole(address: SocketAddr, call: Call) -> Answer {
-    within_patience(exchange(address, call, true, false)).await
+    within_patience(exchange(address, call, Ends::AtOnce, false)).await
 }
 
 /// Sends a request whose body never ends, and waits for the whole answer.
 pub async fn send_unfinished(address: SocketAddr, call: Call) -> Answer {
-    within_patience(exchange(address, call, false, false)).await
+    within_patience(exchange(address, call, Ends::Never, false)).await
+}
+
+/// Sends a request whose body is cut at these places, each piece once the one before has been read, and its end by itself;
+/// waits for the whole answer.
+pub async fn send_in_pieces(address: SocketAddr, call: Call, cuts: &[usize]) -> Answer {
+    within_patience(exchange(address, call, Ends::InPieces(cuts), false)).await
+}
+
+/// How a body ends.
+#[derive(Clone, Copy)]
+enum Ends<'a> {
+    AtOnce,
+    Never,
+    InPieces(&'a [usize]),
+}
+
+/// Waits until the peer has seen everything that was sent so far.
+async fn seen(ping: &mut h2::PingPong) {
+    ping.ping(h2::Ping::opaque()).await.unwrap();
 }
 
 async fn within_patience(answer: impl Future<Output = Answer>) -> Answer {
@@ -124,19 +143,30 @@ pub fn add(organization: &str, user: &str, request_id: &str) -> (String, Vec<u8>
     (path("OrganizationService/AddMember"), prost::Message::encode_to_vec(&request))
 }
 
-async fn exchange(address: SocketAddr, call: Call, ends: bool, first: bool) -> Answer {
+async fn exchange(address: SocketAddr, call: Call, ends: Ends<'_>, first: bool) -> Answer {
     let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let (client, mut connection) = h2::client::handshake(stream).await.unwrap();
+    let mut ping = connection.ping_pong().unwrap();
     let driver = tokio::spawn(connection);
     let uri = format!("http://roster.test{}", call.path);
     let mut request = Request::builder().method(call.method).uri(uri).body(()).unwrap();
     *request.headers_mut() = call.headers;
-    let no_body = ends && call.body.is_empty();
+    let no_body = matches!(ends, Ends::AtOnce) && call.body.is_empty();
     let (response, mut sending) = client.ready().await.unwrap().send_request(request, no_body).unwrap();
     if !no_body {
+        let mut body = Bytes::from(call.body);
+        if let Ends::InPieces(cuts) = ends {
+            seen(&mut ping).await;
+            let mut before = 0;
+            for cut in cuts {
+                sending.send_data(body.split_to(cut - before), false).unwrap();
+                seen(&mut ping).await;
+                before = *cut;
+            }
+        }
         // Who is refused by the headers is answered, and the stream closed, before the body is through.
-        let _ = sending.send_data(Bytes::from(call.body), ends);
+        let _ = sending.send_data(body, !matches!(ends, Ends::Never));
     }
     let (head, mut incoming) = response.await.unwrap().into_parts();
     let mut body = Vec::new();

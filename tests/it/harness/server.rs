@@ -11,7 +11,7 @@ use roster::grpc::pb::invitation_service_client::InvitationServiceClient;
 use roster::grpc::pb::organization_service_client::OrganizationServiceClient;
 use roster::grpc::pb::user_service_client::UserServiceClient;
 use roster::server::{self, Parts, ServerSettings};
-use roster::service::{InvitationSettings, Roster};
+use roster::service::{IndexSettings, InvitationSettings, Roster};
 use roster::store::pool;
 use roster::world::Clock;
 use std::net::SocketAddr;
@@ -87,7 +87,16 @@ impl Server {
 
     /// A server over this database that keeps these limits on invitations, healthy.
     pub async fn with_invitations_over(database: Database, invitations: InvitationSettings) -> Self {
-        let server = Self::launch_as(database, ServerSettings::default(), |_| {}, invitations).await;
+        let configure = |roster: Roster| roster.with_invitations(invitations);
+        let server = Self::launch_as(database, ServerSettings::default(), |_| {}, configure).await;
+        server.until_serving().await;
+        server
+    }
+
+    /// A server over this database whose index works like this, healthy.
+    pub async fn with_index_over(database: Database, index: IndexSettings) -> Self {
+        let configure = |roster: Roster| roster.with_index(index);
+        let server = Self::launch_as(database, ServerSettings::default(), |_| {}, configure).await;
         server.until_serving().await;
         server
     }
@@ -103,14 +112,14 @@ impl Server {
         settings: ServerSettings,
         change: impl FnOnce(&mut AuthSettings),
     ) -> Self {
-        Self::launch_as(database, settings, change, InvitationSettings::default()).await
+        Self::launch_as(database, settings, change, |roster| roster).await
     }
 
     async fn launch_as(
         database: Database,
         settings: ServerSettings,
         change: impl FnOnce(&mut AuthSettings),
-        invitations: InvitationSettings,
+        configure: impl FnOnce(Roster) -> Roster,
     ) -> Self {
         let key = SigningKey::generate();
         let mut auth = auth_settings(write_jwks(&key));
@@ -118,8 +127,7 @@ impl Server {
         let authenticator = Authenticator::new(&auth, Clock::system()).unwrap_or_else(|faults| panic!("{faults:?}"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let roster = Roster::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 16), Clock::system())
-            .with_invitations(invitations);
+        let roster = configure(Roster::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 16), Clock::system()));
         let stop = CancellationToken::new();
         let parts = Parts {
             listener,

@@ -107,8 +107,7 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         "permission" => texts(&["", "members.fly", "members.add\0", "MEMBERS.ADD"]),
         "reason" => texts(&["a\0b", "a\u{7}b"]),
         "request_id" => texts(&["x", "7b0c3a1e5a394d0c9a533a0f2c8f7a11", "\0", "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a1g"]),
-        "page_token" => texts(&["x", "!", "AAAA", "AQ", "\0", "é"]),
-        "cursor" => texts(&["x", "!", "AAAA", "AQ", "\0", "é"]),
+        "page_token" | "cursor" => texts(&["x", "!", "AAAA", "AQ", "\0", "é"]),
         "at_least_as_fresh" => texts(&["", "x", "AAAA", "\0", "AQAAAAAAAAAAAAAAAAAA"]),
         "page_size" => [-1, i32::MIN].map(Value::I32).into(),
         "states" => [&[0][..], &[99], &[-1], &[i32::MAX], &[2, 2, 2, 2, 2, 2], &[2, 0]].map(numbers).into(),
@@ -136,10 +135,10 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
     match (field.name(), within.as_str()) {
         // Left out, a watch is of all.
         ("organization", "WatchMembershipsRequest" | "WatchEventsRequest") => {}
-        ("organization", _) => values.extend(texts(&[""])),
-        ("name", "CreateOrganizationRequest" | "UpdateOrganizationRequest")
+        ("organization", _)
+        | ("name", "CreateOrganizationRequest" | "UpdateOrganizationRequest")
         | ("slug", "UpdateOrganizationRequest")
-        | ("role", "UpdateMemberRequest" | "CheckMembershipRequest" | "CheckItem")
+        | ("role", "UpdateMemberRequest" | "CheckMembershipRequest" | "CheckItem" | "StreamChecksRequest")
         | ("email", "CreateInvitationRequest" | "BatchCreateInvitationsItem") => values.extend(texts(&[""])),
         ("states", "ListUserOrganizationsRequest") => values.extend([&[1][..], &[4]].map(numbers)),
         ("states", "ListOrganizationsRequest") => values.extend([&[5][..], &[2, 2, 2, 2, 2]].map(numbers)),

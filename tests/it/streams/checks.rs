@@ -5,6 +5,7 @@ use crate::harness::dynamic::status;
 use crate::harness::raw::Call;
 use crate::harness::{Database, Server, reason};
 use h2::client::SendRequest;
+use pb::consistency::Requirement;
 use pb::stream_checks_request::Question;
 use pb::stream_checks_response::Outcome;
 use prost::Message;
@@ -40,7 +41,6 @@ fn questions(acme: &str) -> Vec<pb::StreamChecksRequest> {
             all.extend(asked.map(|asked| pb::StreamChecksRequest { question: asked, ..question(organization, user) }));
         }
     }
-    use pb::consistency::Requirement;
     for requirement in [Requirement::FullyConsistent(true), Requirement::AtLeastAsFresh("x".to_owned())] {
         let consistency = Some(pb::Consistency { requirement: Some(requirement) });
         all.push(pb::StreamChecksRequest { consistency, ..question(acme, "ada") });
@@ -123,7 +123,7 @@ async fn many_in_flight_are_answered_in_the_order_of_the_questions() {
 async fn a_change_between_two_questions_is_seen_by_the_second() {
     let (server, acme) = server().await;
     let mut stream = Checks::open(&server.service(&[Scope::Check])).await;
-    let consistency = Some(pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) });
+    let consistency = Some(pb::Consistency { requirement: Some(Requirement::FullyConsistent(true)) });
     let asked = pb::StreamChecksRequest { consistency, ..question(&acme, "alan") };
     for (step, expected) in [("as it was", true), ("removed", false), ("added", true)] {
         match step {
@@ -275,7 +275,7 @@ async fn a_datastore_that_is_away_is_an_answer_to_each_question() {
     assert!(told(stream.next().await.unwrap().unwrap()).is_ok());
     let hidden = "ALTER TABLE log_heads RENAME TO hidden";
     sqlx::query(hidden).execute(&server.database.pool).await.unwrap();
-    let consistency = Some(pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) });
+    let consistency = Some(pb::Consistency { requirement: Some(Requirement::FullyConsistent(true)) });
     let asked = pb::StreamChecksRequest { consistency, ..question(&acme, "ada") };
     for _ in 0..3 {
         stream.ask(asked.clone()).await;

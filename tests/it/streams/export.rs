@@ -120,7 +120,7 @@ async fn a_large_organization_comes_in_parts() {
 #[tokio::test]
 async fn so_many_exports_at_once_and_no_more() {
     // Whoever has begun is waited for.
-    let settings = ServerSettings { slow_reader: Duration::from_secs(60), ..ServerSettings::default() };
+    let settings = ServerSettings { slow_reader: Duration::from_mins(1), ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;
     crowd(&server, 50_000).await;
     // Each over a connection of its own: what is not read of one holds up the others of its connection.

@@ -107,7 +107,7 @@ async fn a_credential_that_expires_ends_its_streams() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stops_ends_its_streams_at_once_and_says_why() {
-    let drain = Duration::from_secs(60);
+    let drain = Duration::from_mins(1);
     let settings = ServerSettings { drain, ..ServerSettings::default() };
     let mut server = Server::over(Database::new().await, settings).await;
     let clients = server.service(&[Scope::Check]);

@@ -135,18 +135,17 @@ async fn each_change_is_told_for_what_it_is() {
     };
     let user =
         Change::User(pb::UserChange { user_id: "alan".to_owned(), state: pb::UserState::Inactive.into(), revision: 2 });
-    use pb::OrganizationState::{Active, Unspecified};
     let (users, organizations): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(|change| matches!(change, Change::User(_)));
     assert_eq!(users, [user]);
     assert_eq!(
         organizations,
         [
-            of(Active, "ada", 1, false),
+            of(pb::OrganizationState::Active, "ada", 1, false),
             member("ada", "admin", 2),
             member("alan", "member", 3),
             member("alan", "", 4),
-            of(Unspecified, "", 5, true),
+            of(pb::OrganizationState::Unspecified, "", 5, true),
         ]
     );
 }
@@ -324,6 +323,10 @@ async fn later_messages_only_ping() {
     assert_refused(answer, Code::InvalidArgument, "MALFORMED_MESSAGE");
 }
 
+async fn run(database: &Database, statement: &'static str) {
+    sqlx::query(AssertSqlSafe(statement)).execute(&database.pool).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_cursor_that_the_log_no_longer_reaches_has_expired() {
     let server = Server::start().await;
@@ -338,9 +341,6 @@ async fn a_cursor_that_the_log_no_longer_reaches_has_expired() {
     let mut watch = Watch::from(&clients, &begin).await;
     assert!(watch.until(1).await.iter().map(|message| message.changes.len()).sum::<usize>() >= 7);
 
-    async fn run(database: &Database, statement: &'static str) {
-        sqlx::query(AssertSqlSafe(statement)).execute(&database.pool).await.unwrap();
-    }
     let expired = (Code::OutOfRange, "CURSOR_EXPIRED".to_owned());
     // What retention does: the oldest rows go.
     run(&server.database, "DELETE FROM log WHERE position <= 3").await;
