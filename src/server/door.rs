@@ -3,7 +3,7 @@
 //! A request goes through `Door::enter` from top to bottom. The order is the point, so it is one function: nothing is
 //! authenticated before the gate, no body is read before the caller is known. A test holds each step to its place.
 //!
-//! A check that memory answers at once takes the same steps in a [lane](super::lane) of its own. Its answer has no
+//! A check that memory answers at once takes the same steps in a [lane] of its own. Its answer has no
 //! `x-request-id` unless its caller named it: there is no log line to join it with. Every other answer has one.
 
 use super::ServerSettings;
