@@ -223,12 +223,12 @@ async fn questions_sent_one_by_one_wait_for_a_datastore_that_hangs() {
     let mut holder = server.database.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE memberships IN ACCESS EXCLUSIVE MODE").execute(&mut *holder).await.unwrap();
     // Several streams of one connection, each of which sends small frames for as long as they are taken.
-    let send = raw(&server, 1 << 20).await;
+    let client = raw(&server, 1 << 20).await;
     let mut streams = Vec::new();
     for _ in 0..4 {
         let mut request = http::Request::post(format!("http://roster.test{}", call.path)).body(()).unwrap();
         *request.headers_mut() = call.headers.clone();
-        let (answer, mut sending) = send.clone().ready().await.unwrap().send_request(request, false).unwrap();
+        let (answer, mut sending) = client.clone().ready().await.unwrap().send_request(request, false).unwrap();
         let mut sent = 0;
         loop {
             sending.reserve_capacity(call.body.len());
