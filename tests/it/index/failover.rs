@@ -4,8 +4,9 @@ use super::faults::cluster;
 use super::oracle::Mode;
 use super::traffic::{Dice, Scene, Traffic};
 use super::{Rig, until};
-use crate::harness::Database;
+use crate::harness::{Database, Server};
 use roster::postgres::{Binaries, Cluster, Options, Stop};
+use roster::service::IndexSettings;
 use sqlx::{Connection, PgConnection};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -124,4 +125,40 @@ async fn a_standby_is_promoted_that_lacks_the_last_commits() {
         let question = scene.question(&mut dice, place, false);
         assert!(scene.ask(dice.roll(2), Mode::Before(token.text), &[question], &mut dice).await);
     }
+}
+
+/// A follower that comes back when the new log is already longer than the one it knows: only what stands in it tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_has_overtaken_the_lost_one_is_told_from_it() {
+    let (mut primary, _) = cluster().await;
+    let address = Address::new(&primary);
+    let rig = Rig::pair(Database::at(address.url(&primary))).await;
+    let place = &rig.scene.oracle.places[0].id;
+    let mut standby = standby(&mut primary).await;
+    rig.servers[0].until_serving().await;
+    until("writes are taken again", async || {
+        let adding = crate::harness::add(place, "lost", "member");
+        rig.servers[0].operator().organizations.add_member(adding).await.is_ok()
+    })
+    .await;
+    rig.caught_up().await;
+    assert!(rig.servers[1].operator().is_member(place, "lost").await);
+    primary.stop(Stop::Immediate).await;
+    std::fs::remove_file(&address.0).unwrap();
+
+    std::fs::remove_file(standby.data().join("standby.signal")).unwrap();
+    standby.start_again().await.unwrap();
+    let there = Database::at(standby.url("roster"));
+    let other = Server::with_index_over(there, IndexSettings::default()).await;
+    for user in ["kept-1", "kept-2", "kept-3"] {
+        other.operator().add(place, user, "member").await;
+    }
+    address.lead_to(standby.data());
+    until("the loss is noticed", async || rig.statistics().iter().all(|told| told.lost == 1)).await;
+    rig.assert_equal_to_tables().await;
+    for server in &rig.servers {
+        assert!(!server.operator().is_member(place, "lost").await);
+        assert!(server.operator().is_member(place, "kept-3").await);
+    }
+    assert_eq!(other.roster.index().statistics().lost, 0);
 }

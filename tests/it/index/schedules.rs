@@ -6,10 +6,11 @@
 use super::tables;
 use crate::harness::{Database, Server, organization};
 use roster::domain::change::{Entry, Line};
-use roster::domain::{Kind, OrganizationId, Role, UserId};
+use roster::domain::{Kind, OrganizationId, OrganizationRef, Role, UserId};
 use roster::grpc::pb;
 use roster::postgres::{Binaries, Cluster, Options, Stop};
 use roster::server::ServerSettings;
+use roster::service::Freshness;
 use roster::store::{log, pool};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::collections::BTreeMap;
@@ -146,6 +147,65 @@ impl Writer {
 
     async fn roll_back(mut self) {
         sqlx::query("ROLLBACK").execute(&mut self.connection).await.unwrap();
+    }
+}
+
+/// A transaction that is too large for one look at the log is seen whole or not at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_is_larger_than_one_look() {
+    const MANY: i64 = 5_000;
+    let stage = Stage::new().await;
+    let (index, here) = (stage.server.roster.index(), stage.here[0]);
+    let named = OrganizationRef::Id(here);
+    let revision = || index.now(&named, None, &Freshness::Recent).map(|told| told.organization.unwrap().revision);
+    index.caught_up().await;
+    let before = revision().unwrap();
+    let mut write = stage.begin().await;
+    write.change(here, "eve", Some("member")).await;
+    let line = write.lines.pop().unwrap();
+    for number in 0..MANY {
+        let user = UserId::parse(&format!("many-{number}")).unwrap();
+        let entry = Entry::Membership { user, role: Some(Role::MEMBER) };
+        write.lines.push(Line { revision: line.revision + number, entry, ..line.clone() });
+    }
+    let after = before + MANY;
+    write.lines.push(Line { revision: after, ..line });
+    for rows in [
+        "INSERT INTO memberships SELECT bucket, id, 'many-' || n, 'member', '{}', 1, now(), now()
+         FROM organizations, generate_series(0, $2 - 1) n WHERE id = $1",
+        "UPDATE organizations SET revision = revision - 1 + $2 WHERE id = $1",
+    ] {
+        let rows = sqlx::query(rows).bind(here.as_uuid()).bind(MANY);
+        rows.execute(&mut write.connection).await.unwrap();
+    }
+    write.commit().await;
+    let begun = Instant::now();
+    while revision() != Some(after) {
+        assert!(revision().is_none_or(|now| now == before || now == after), "half of it: {:?}", revision());
+        assert!(begun.elapsed() < 10 * SOON, "it never came");
+        tokio::task::yield_now().await;
+    }
+    stage.assert_right().await;
+    assert_eq!(index.statistics().gaps, 0);
+}
+
+/// A row of the log is gone before everybody has read it, and the next ones are there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_has_a_hole() {
+    let stage = Stage::new().await;
+    let here = stage.here[0];
+    for (user, gaps) in [("eve", 1), ("kurt", 2)] {
+        let mut write = stage.begin().await;
+        for role in [Some("admin"), None, Some("member")] {
+            write.change(here, user, role).await;
+        }
+        write.log().await;
+        let hole = "DELETE FROM log WHERE bucket = $1
+            AND position = (SELECT position - 1 FROM log_heads WHERE bucket = $1)";
+        sqlx::query(hole).bind(here.bucket()).execute(&mut write.connection).await.unwrap();
+        write.commit().await;
+        stage.assert_right().await;
+        assert_eq!(stage.server.roster.index().statistics().gaps, gaps);
     }
 }
 

@@ -312,7 +312,9 @@ impl Scene {
         let done = |door| here.history.lock().unwrap().end(door);
         let text = self.until_done(dice, &write, done).await;
         let organizations = [(place, revision + more)].into();
-        self.keep(dice, Token { text, organizations, ..Token::default() });
+        let token = Token { text, organizations, ..Token::default() };
+        let questions: Vec<Question> = (0..3).map(|_| self.question(dice, place, false)).collect();
+        self.bring(dice, token, &questions).await;
     }
 
     /// Switches a user off or on.
@@ -328,7 +330,17 @@ impl Scene {
         let write = Write::Switch { user, off: !off };
         let text = self.until_done(dice, &write, |door| person.history.lock().unwrap().end(door)).await;
         let users = [(user, revision + 1)].into();
-        self.keep(dice, Token { text, users, ..Token::default() });
+        let token = Token { text, users, ..Token::default() };
+        let place = dice.roll(self.oracle.places.len());
+        self.bring(dice, token, &[Question { place, slug: None, user, what: What::Member }]).await;
+    }
+
+    /// Asks about what was just written, of a server that has hardly heard of it, and keeps the token for others.
+    async fn bring(&self, dice: &mut Dice, token: Token, questions: &[Question]) {
+        if dice.roll(2) == 0 {
+            self.ask(dice.roll(self.doors.len()), Mode::AtLeast(token.clone()), questions, dice).await;
+        }
+        self.keep(dice, token);
     }
 
     /// Writes through some door, and through others while nobody knows whether it is done. Now and then once more
