@@ -57,6 +57,8 @@ pub struct MethodRule {
     pub write: bool,
     /// Whether it takes a list of messages.
     pub bulk: bool,
+    /// Whether its caller sends a stream of messages, and whether it answers with one.
+    pub streaming: (bool, bool),
 }
 
 impl MethodRule {
@@ -106,9 +108,6 @@ pub fn access_table(pool: &DescriptorPool) -> Result<Vec<MethodRule>, Vec<String
 }
 
 fn method_rule(method: &MethodDescriptor) -> Result<MethodRule, String> {
-    if method.is_client_streaming() || method.is_server_streaming() {
-        return Err("is a stream: nothing decides about streams yet".into());
-    }
     let rule = access_option(method).ok_or("has no rule: give it the option (roster.v1.access)")?;
     let callers =
         callers(&rule).ok_or("has a rule without callers: one of public, signed_in, permission, services")??;
@@ -125,8 +124,18 @@ fn method_rule(method: &MethodDescriptor) -> Result<MethodRule, String> {
     if ruled_by_permission && !is_plain(request.get_field(1), "organization", &Kind::String) {
         return Err("is ruled by a permission: field 1 of its request must be `string organization`".into());
     }
+    let streaming = (method.is_client_streaming(), method.is_server_streaming());
+    let is_stream = streaming != (false, false);
+    if is_stream && ruled_by_permission {
+        return Err("is a stream ruled by a permission: streams are decided by their caller alone".into());
+    }
     let options = method.method_descriptor_proto().options.clone().unwrap_or_default();
     let write = options.idempotency_level() != IdempotencyLevel::NoSideEffects;
+    if write && is_stream {
+        return Err(
+            "is a stream that writes (it lacks idempotency_level = NO_SIDE_EFFECTS): a write is one message".into()
+        );
+    }
     if write && !takes_write_fields(&request) {
         return Err("is a write (it lacks idempotency_level = NO_SIDE_EFFECTS): its request must have \
                     `string reason`, `string request_id` and `bool validate_only`"
@@ -140,7 +149,9 @@ fn method_rule(method: &MethodDescriptor) -> Result<MethodRule, String> {
         scopes,
         deleted,
         write,
-        bulk: request.fields().any(|field| field.is_list() && matches!(field.kind(), Kind::Message(_))),
+        // What may be large may not come one after the other without end.
+        bulk: !streaming.0 && request.fields().any(|field| field.is_list() && matches!(field.kind(), Kind::Message(_))),
+        streaming,
     })
 }
 
@@ -200,8 +211,8 @@ fn is_plain(field: Option<FieldDescriptor>, name: &str, kind: &Kind) -> bool {
     })
 }
 
-/// Writes everything that `src/` includes: `pb.rs` and what it includes in turn, `methods.rs`, and `descriptors.bin` for
-/// reflection.
+/// Writes everything that `src/` includes: `roster.v1.rs`, the messages and clients, which a build without the server
+/// includes too; `servers.rs` and what it includes in turn, `methods.rs`, and `descriptors.bin` for reflection.
 fn generate(compiler: &protox::Compiler, table: &[MethodRule], out: &Path) -> Result<(), Box<dyn Error>> {
     prost_build::Config::new()
         .out_dir(out)
@@ -215,11 +226,11 @@ fn generate(compiler: &protox::Compiler, table: &[MethodRule], out: &Path) -> Re
 
     let mut services = table.iter().map(|method| method.service.as_str()).collect::<Vec<_>>();
     services.dedup();
-    let mut pb = String::new();
-    for file in ["roster.v1", "requests"].iter().chain(&services) {
-        writeln!(pb, "include!(concat!(env!(\"OUT_DIR\"), \"/{file}.rs\"));")?;
+    let mut servers = String::new();
+    for file in ["requests"].iter().chain(&services) {
+        writeln!(servers, "include!(concat!(env!(\"OUT_DIR\"), \"/{file}.rs\"));")?;
     }
-    Ok(fs::write(out.join("pb.rs"), pb)?)
+    Ok(fs::write(out.join("servers.rs"), servers)?)
 }
 
 /// Clients as tonic makes them, into the package's file; servers that hand out sealed requests, into a file each.
@@ -241,6 +252,12 @@ impl prost_build::ServiceGenerator for Services {
             for line in &method.comments.leading {
                 handler = handler.comment(line);
             }
+            if method.client_streaming {
+                handler = handler.client_streaming();
+            }
+            if method.server_streaming {
+                handler = handler.server_streaming();
+            }
             server = server.method(handler.build());
         }
         manual::Builder::new().build_client(false).compile(&[server.build()]);
@@ -255,7 +272,7 @@ fn methods(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
         table.len()
     );
     for method in table {
-        let MethodRule { service, name, deleted, write, bulk, .. } = method;
+        let MethodRule { service, name, deleted, write, bulk, streaming: (client, server), .. } = method;
         let callers = match &method.callers {
             Callers::Permission(variant) => format!("Permission(Permission::{variant})"),
             kind => format!("{kind:?}"),
@@ -264,6 +281,7 @@ fn methods(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
         writeln!(
             code,
             "    Method {{ path: {:?}, service: {service:?}, name: {name:?}, write: {write}, bulk: {bulk}, \
+             streaming: Streaming {{ client: {client}, server: {server} }}, \
              rule: Rule {{ callers: Callers::{callers}, scopes: &[{scopes}], deleted: {deleted} }} }},",
             method.path(),
         )?;
@@ -279,6 +297,9 @@ fn requests(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
         let request = &method.request;
         let kind = match method.callers {
             Callers::Permission(_) => "OrganizationRequest",
+            Callers::Public | Callers::SignedIn | Callers::Services if method.streaming != (false, false) => {
+                "StreamRequest"
+            }
             Callers::Public | Callers::SignedIn | Callers::Services => "CallerRequest",
         };
         let organization = match method.callers {

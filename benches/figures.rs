@@ -13,10 +13,24 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a bench that cannot measure fails")]
 
+#[path = "figures/batch.rs"]
+mod batch;
 #[path = "figures/echo.rs"]
 mod echo;
+#[path = "figures/lag.rs"]
+mod lag;
+#[path = "figures/open_loop.rs"]
+mod open_loop;
+#[path = "figures/pages.rs"]
+mod pages;
+#[path = "figures/primary.rs"]
+mod primary;
+#[path = "figures/scale.rs"]
+mod scale;
 #[path = "figures/tool/mod.rs"]
 mod tool;
+#[path = "figures/writes.rs"]
+mod writes;
 
 use tool::report::Row;
 use tool::stage::Stage;
@@ -45,9 +59,33 @@ async fn bench() {
     let wanted = |name: &str| named.is_empty() || named.iter().any(|wanted| wanted == name);
     let mut rows: Vec<Row> = Vec::new();
     let stage = Stage::set(tool::number("ROSTER_BENCH_MEMBERSHIPS", 1_000_000)).await;
-    if wanted("check") {
+    if wanted("scale") {
+        rows.extend(scale::rows(&stage).await);
+    }
+    {
         let server = stage.start();
-        rows.extend(echo::rows("CheckMembership", &echo::beside(&stage, &server)));
+        server.until_loaded(stage.size).await;
+        if wanted("check") {
+            rows.extend(echo::rows("CheckMembership from memory", &echo::beside(&stage, &server)));
+        }
+        if wanted("open-loop") {
+            rows.extend(open_loop::rows(&stage, &server));
+        }
+        if wanted("batch") {
+            rows.extend(batch::rows(&stage, &server));
+        }
+        if wanted("lag") {
+            rows.extend(lag::rows(&stage, &server).await);
+        }
+        if wanted("pages") {
+            rows.extend(pages::rows(&stage, &server).await);
+        }
+    }
+    if wanted("primary") {
+        rows.extend(primary::rows(&stage));
+    }
+    if wanted("writes") {
+        rows.extend(writes::rows(&stage));
     }
     tool::report::tell(&rows);
 }

@@ -19,20 +19,41 @@
 //! Beside them: [`world`] is the door through which time and randomness come in, [`postgres`] supervises a private
 //! Postgres for development and for the tests, [`config`], [`telemetry`], [`lifecycle`] and [`cli`] make a program of it.
 //!
+//! What a backend needs to ask roster is in this crate too: [`client`], over [`domain`], [`memory`] and [`pb`] (the messages,
+//! and tonic's clients). With the feature `client` alone nothing else is built.
+//!
 //! Arrows point down only; a test reads the sources and says so.
 
-pub mod auth;
-pub mod cli;
-pub mod config;
+// What the server and its clients share.
 pub mod domain;
-pub mod grpc;
-pub mod index;
-pub mod lifecycle;
-pub mod mail;
 pub mod memory;
-pub mod postgres;
-pub mod server;
-pub mod service;
-pub mod store;
-pub mod telemetry;
+pub mod pb;
 pub mod world;
+
+#[cfg(feature = "client")]
+pub mod client;
+
+#[cfg(feature = "server")]
+pub mod auth;
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod grpc;
+#[cfg(feature = "server")]
+pub mod index;
+#[cfg(feature = "server")]
+pub mod lifecycle;
+#[cfg(feature = "server")]
+pub mod mail;
+#[cfg(feature = "server")]
+pub mod postgres;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+pub mod service;
+#[cfg(feature = "server")]
+pub mod store;
+#[cfg(feature = "server")]
+pub mod telemetry;

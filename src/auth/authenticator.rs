@@ -336,6 +336,46 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn only_who_was_met_and_still_is_good_is_recalled() -> Outcome {
+        let bench = Bench::new(&[Scope::Check, Scope::ActAs])?;
+        let claims = Claims { exp: NOW + 10, ..service("roster:check roster:act-as") };
+        let token = format!("Bearer {}", bench.key.mint(&claims)?.expose());
+        let once = headers(&token, &[])?;
+        assert!(bench.auth.recall(&once).is_none());
+        bench.auth.authenticate(&once).await?;
+        let recalled = bench.auth.recall(&once).ok_or("forgotten")?;
+        assert!(matches!(recalled.caller(), Caller::Service(service) if service.name == "billing"));
+        for others in [&[(ON_BEHALF_OF, "ada")][..], &[("authorization", "Bearer x")], &[("authorization", &token)]] {
+            assert!(bench.auth.recall(&headers(&token, others)?).is_none());
+        }
+        assert!(bench.auth.recall(&HeaderMap::new()).is_none());
+        assert!(bench.auth.recall(&headers(&format!("{token}x"), &[])?).is_none());
+        bench.wait(39);
+        assert!(bench.auth.recall(&once).is_some());
+        bench.wait(1);
+        assert!(bench.auth.recall(&once).is_none());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn nobody_is_recalled_by_keys_that_are_gone_or_due_to_be_read() -> Outcome {
+        let bench = Bench::new(&[])?;
+        let claims = Claims { exp: NOW + 86_400, ..claims("ada") };
+        let headers = headers(&format!("Bearer {}", bench.key.mint(&claims)?.expose()), &[])?;
+        bench.auth.authenticate(&headers).await?;
+        assert!(bench.auth.recall(&headers).is_some());
+        bench.wait(limits::JWKS_AGE_SECONDS);
+        assert!(bench.auth.recall(&headers).is_none());
+        bench.auth.authenticate(&headers).await?;
+        assert!(bench.auth.recall(&headers).is_some());
+        std::fs::write(bench.jwks_file(), crate::auth::mint::SigningKey::generate().public_jwks().to_string())?;
+        bench.wait(limits::JWKS_AGE_SECONDS);
+        assert!(bench.auth.authenticate(&headers).await.is_err());
+        assert!(bench.auth.recall(&headers).is_none());
+        Ok(())
+    }
+
+    #[tokio::test]
     async fn a_shared_secret_verifies_hs256_and_an_api_key_is_a_credential() -> Outcome {
         let directory = tempfile::tempdir()?;
         let (path, secret, key) = (directory.path().join("secret"), "0123456789abcdef0123456789abcdef", generate());

@@ -12,6 +12,7 @@ mod fault;
 mod jwt;
 mod key_files;
 mod keys;
+mod lasting;
 pub mod limits;
 pub mod mint;
 pub mod rules;
@@ -25,5 +26,6 @@ mod testing;
 
 pub use authenticator::{Authenticator, Recalled};
 pub use caller::{Actor, Caller, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
+pub use lasting::Lasting;
 pub use secret::Secret;
 pub use settings::AuthSettings;

@@ -21,6 +21,25 @@ pub struct Method {
     pub write: bool,
     /// Whether it takes many things at once, and so larger messages.
     pub bulk: bool,
+    /// Which sides of it are streams.
+    pub streaming: Streaming,
+}
+
+/// Which sides of a method are streams of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streaming {
+    /// The caller's.
+    pub client: bool,
+    /// The server's.
+    pub server: bool,
+}
+
+impl Streaming {
+    /// Whether the call lives on after it has begun to be answered, or its request after it has begun to be read.
+    #[must_use]
+    pub fn any(self) -> bool {
+        self.client || self.server
+    }
 }
 
 /// Who may call a method. The proto's `AccessRule`, which the build has checked.

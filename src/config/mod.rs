@@ -59,6 +59,12 @@ pub struct Flags {
     /// Calls at once; more are refused with UNAVAILABLE [default: 1024]
     #[arg(long, value_name = "NUMBER")]
     max_concurrent_requests: Option<String>,
+    /// Streams at once; more are refused with UNAVAILABLE [default: 1024]
+    #[arg(long, value_name = "NUMBER")]
+    max_streams: Option<String>,
+    /// Time for a caller to read what a stream has sent before it is ended [default: 10000]
+    #[arg(long, value_name = "MILLISECONDS")]
+    slow_reader_ms: Option<String>,
     /// Connections at once; more wait to be accepted [default: 4096]
     #[arg(long, value_name = "NUMBER")]
     max_connections: Option<String>,
@@ -245,6 +251,7 @@ fn server(reader: &mut Reader, flags: &Flags) -> ServerSettings {
     let max_deadline = time("max_deadline_ms", &flags.max_deadline_ms, longest, default.max_deadline);
     let default_deadline = time("default_deadline_ms", &flags.default_deadline_ms, longest, default.default_deadline);
     let drain = time("drain_ms", &flags.drain_ms, Duration::from_mins(10), default.drain);
+    let slow_reader = time("slow_reader_ms", &flags.slow_reader_ms, Duration::from_mins(10), default.slow_reader);
     let workers = reader.setting("workers", flags.workers.as_ref(), whole(1..=1_024)).unwrap_or(default.workers);
     let mut count = |name, flag: &Option<String>, default| {
         reader.setting(name, flag.as_ref(), whole(1..=1_000_000)).unwrap_or(default)
@@ -258,6 +265,8 @@ fn server(reader: &mut Reader, flags: &Flags) -> ServerSettings {
             &flags.max_concurrent_requests,
             default.max_concurrent_requests,
         ),
+        max_streams: count("max_streams", &flags.max_streams, default.max_streams),
+        slow_reader,
         max_connections: count("max_connections", &flags.max_connections, default.max_connections),
         workers,
         drain,

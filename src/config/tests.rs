@@ -155,7 +155,7 @@ fn every_mistake_is_told_at_once_with_its_place_and_without_what_was_given() {
              `per_organization_and_day`, `sends_per_invitation`, `cooldown_seconds`, `mails_per_recipient_and_day`, \
              `failed_tokens_per_minute`",
             "colour (from FILE): no such setting; there are database_url, listen, metrics_listen, \
-             database_connections, max_deadline_ms, default_deadline_ms, drain_ms, workers, max_concurrent_requests, max_connections, reflection, change_log_hours, max_staleness_ms, serve_stale_ms, index_memory_mib, log, log_format, \
+             database_connections, max_deadline_ms, default_deadline_ms, drain_ms, slow_reader_ms, workers, max_concurrent_requests, max_streams, max_connections, reflection, change_log_hours, max_staleness_ms, serve_stale_ms, index_memory_mib, log, log_format, \
              issuers, api_keys, mail, invitations",
         ]
     );

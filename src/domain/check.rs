@@ -1,6 +1,6 @@
 //! The question that roster is for, and its answer.
 
-use super::{OrganizationState, Permission, Role, Standing, UserState};
+use super::{Invalid, OrganizationRef, OrganizationState, Permission, Role, Standing, UserId, UserState};
 
 /// What is asked about a user in an organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +11,44 @@ pub enum Question {
     Role(Role),
     /// Has the user this permission?
     Permission(Permission),
+}
+
+/// One question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// Where.
+    pub organization: OrganizationRef,
+    /// Who.
+    pub user: UserId,
+    /// What.
+    pub question: Question,
+}
+
+impl Check {
+    /// Is the user a member of the organization, named by id or slug?
+    ///
+    /// # Errors
+    /// If either is no name at all.
+    pub fn member(organization: &str, user: &str) -> Result<Self, Invalid> {
+        let (organization, user) = (OrganizationRef::parse(organization)?, UserId::parse(user)?);
+        Ok(Self { organization, user, question: Question::Member })
+    }
+
+    /// Has the user at least this role there?
+    ///
+    /// # Errors
+    /// If either is no name at all.
+    pub fn role(organization: &str, user: &str, role: Role) -> Result<Self, Invalid> {
+        Ok(Self { question: Question::Role(role), ..Self::member(organization, user)? })
+    }
+
+    /// Has the user this permission there?
+    ///
+    /// # Errors
+    /// If either is no name at all.
+    pub fn permission(organization: &str, user: &str, permission: Permission) -> Result<Self, Invalid> {
+        Ok(Self { question: Question::Permission(permission), ..Self::member(organization, user)? })
+    }
 }
 
 /// Why a check is answered as it is.
@@ -53,6 +91,14 @@ pub fn answer(question: Question, standing: &Standing) -> Reason {
         Question::Permission(asked) if !role.permissions().contains(asked) => Reason::RoleLacksPermission,
         Question::Member | Question::Role(_) | Question::Permission(_) => Reason::Allowed,
     }
+}
+
+/// What is said to a question beside the answer: the user's role, none for who is not a member, and the organization's
+/// revision, 0 for one that is not there.
+#[must_use]
+pub fn beside(reason: Reason, standing: &Standing) -> (Option<Role>, i64) {
+    let there = standing.organization.filter(|_| reason != Reason::OrganizationNotFound);
+    (there.and(standing.role), there.map_or(0, |organization| organization.revision))
 }
 
 #[cfg(test)]

@@ -69,6 +69,15 @@ impl OrganizationRef {
     }
 }
 
+impl fmt::Display for OrganizationRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Slug(slug) => slug.fmt(f),
+        }
+    }
+}
+
 /// A UUID in its 36-character form, and in no other: one organization, one spelling.
 #[must_use]
 pub fn parse_uuid(text: &str) -> Option<Uuid> {

@@ -90,6 +90,13 @@ pub const BULK_MESSAGE_BYTES: usize = 1024 * 1024;
 pub const REQUEST_ID_BYTES: usize = 64;
 /// Calls under way at once on one connection; more wait for the client's own flow control.
 pub const STREAMS_PER_CONNECTION: u32 = 256;
+/// What a caller may send on one stream before it is read. Small, because what is held back of a stream of checks may be
+/// many small frames: see the next one.
+pub const STREAM_WINDOW: u32 = 128 * 1024;
+/// What a caller may send on one connection before it is read. Not more memory than the streams make of it, but the HTTP/2
+/// library closes a connection on which small frames (under 256 bytes) pile up whose shortness adds up to half of this: as
+/// questions do that are sent one by one and wait for the datastore. So it is large, and a stream's share of it small.
+pub const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// All headers of a request together. A token may have 8 KiB.
 pub const HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// How often a silent peer is asked whether it is there, and how long it may take to say so.
@@ -123,6 +130,27 @@ pub const MAIL_GIVE_UP: Duration = Duration::from_hours(24);
 pub const INVITATION_RETENTION: Duration = Duration::from_hours(90 * 24);
 /// Invitations forgotten in one round.
 pub const TIDY_INVITATIONS: i64 = 1_000;
+/// How often whoever keeps a stream open is decided about again, and a watch tells how far it has come.
+pub const CHECKPOINT: Duration = Duration::from_secs(1);
+/// Streams open at once, unless told otherwise. They are idle mostly, so they may be many; each holds buffers.
+pub const STREAMS: usize = 1024;
+/// How long a stream waits for a caller who does not read, unless told otherwise.
+pub const SLOW_READER: Duration = Duration::from_secs(10);
+/// Messages that wait for a caller who does not read. With [`CHUNK_BYTES`] this bounds what a stream holds.
+pub const STREAM_MESSAGES: usize = 2;
+/// One message of an export or a watch, in bytes or a little more: large enough that messages do not count.
+pub const CHUNK_BYTES: usize = 1024 * 1024;
+/// Questions of a stream of checks taken in before their answers are read.
+pub const QUESTIONS_IN_FLIGHT: usize = 1024;
+/// Exports at once: each holds a connection to Postgres and a snapshot.
+pub const EXPORTS: usize = 4;
+/// How long an export may stay in one bucket, and hold its snapshot open. A bucket of 40 000 memberships takes a tenth
+/// of a second to read; the rest is for who reads slowly.
+pub const EXPORT_BUCKET: Duration = Duration::from_secs(20);
+/// Rows of the log read at once for a watch that goes on from an older cursor.
+pub const REPLAY_ROWS: i64 = 1_000;
+/// Rows that a watch looks at before it sees whether its message is full.
+pub const WATCH_ROWS: usize = 256;
 /// Connections of the index's own: one each to follow, to listen and to tell, two to load, two to ask the primary.
 pub const INDEX_CONNECTIONS: u32 = 7;
 /// How often the log is looked at when nobody says that something was written.
@@ -147,7 +175,7 @@ pub const LOADS: usize = 2;
 /// is one load, small enough that what was loaded is in use soon.
 pub const LOAD_BYTES: i64 = 16 * 1024 * 1024;
 /// How long one load may take.
-pub const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+pub const LOAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// The least time between two notifications of other processes. Each is a commit, and one inside every write would cost
 /// more than the write.
 pub const NOTIFY_SPACING: Duration = Duration::from_millis(5);
@@ -161,3 +189,25 @@ pub const PRIMARY_STATEMENTS: usize = 2;
 pub const PRIMARY_QUESTIONS: usize = 2_048;
 /// Transactions that wait for the slowest of those who watch, in each process: who falls further behind reads the log.
 pub const FEED_COMMITS: usize = 8_192;
+/// How long a call of a client of roster may take, unless told otherwise: short of what its own callers wait.
+pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a client waits for a connection.
+pub const CLIENT_CONNECT: Duration = Duration::from_secs(1);
+/// After how long without a word a client asks whether the connection is still there, and how long it waits for that.
+pub const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// How old what a client's copy of the memberships knows may be, unless told otherwise: what servers promise too.
+pub const CACHE_STALENESS: Duration = Duration::from_secs(1);
+/// How often a client's copy asks how far it is: four times in the second it may be old.
+pub const CACHE_PING: Duration = Duration::from_millis(250);
+/// Pings without an answer that are remembered: a minute's, after which they are all too old.
+pub const CACHE_PINGS: usize = 256;
+/// How long a watch may be silent before it is taken for dead. It tells how far it is once a second.
+pub const CACHE_SILENCE: Duration = Duration::from_secs(3);
+/// How long an export may be silent: the server may stay in one bucket for [`EXPORT_BUCKET`].
+pub const CACHE_EXPORT_SILENCE: Duration = Duration::from_secs(30);
+/// The least and the most time before a client's copy tries to follow again. The least leaves most of the second for it.
+pub const CACHE_PAUSE: Duration = Duration::from_millis(25);
+/// See [`CACHE_PAUSE`].
+pub const CACHE_PAUSE_MAX: Duration = Duration::from_secs(3);
+/// How often a client's copy is exported again at most only to be rid of what purged organizations leave in memory.
+pub const CACHE_SWEEP: Duration = Duration::from_hours(1);

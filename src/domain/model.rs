@@ -132,7 +132,8 @@ pub struct Standing {
     pub organization: Option<OrganizationHead>,
     /// The user's role there, [`Role::OWNER`] for the owner; none for who is not a member.
     pub role: Option<Role>,
-    /// The user's state; none for a user not heard of, who counts as active.
+    /// The user's state, if that is not active; none for a user not heard of, who counts as active. (A write, which reads
+    /// it under a lock, also says active.)
     pub user_state: Option<UserState>,
     /// How far the log of the organization's bucket had come; none if the organization was named by a slug that nobody
     /// has.

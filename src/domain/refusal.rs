@@ -167,6 +167,17 @@ pub enum Refusal {
         retry_seconds: u64,
     },
 
+    /// A place in the log that the log no longer holds, or never held.
+    #[error("the cursor is of another datastore or too old: export, and watch from there")]
+    CursorExpired,
+
+    /// Nobody reads what is sent.
+    #[error("what was sent was not read for too long: go on from your cursor, or begin again, and read faster")]
+    SlowReader,
+    /// More at once than the server takes.
+    #[error("the server has more of these in hand than it takes: repeat")]
+    Overloaded,
+
     /// Somebody was faster.
     #[error("the etag is not the present one: read again, decide, repeat")]
     EtagMismatch,

@@ -35,7 +35,7 @@ impl Viewer {
 }
 
 /// A time, to the nanosecond.
-fn timestamp(time: OffsetDateTime) -> prost_types::Timestamp {
+pub(super) fn timestamp(time: OffsetDateTime) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.unix_timestamp(), nanos: i32::try_from(time.nanosecond()).unwrap_or(0) }
 }
 
@@ -65,14 +65,19 @@ fn value(json: &Value) -> prost_types::Value {
     prost_types::Value { kind: Some(kind) }
 }
 
-/// An organization.
-pub(super) fn organization(organization: &Organization) -> pb::Organization {
-    let state = match organization.state() {
+/// Where an organization is in its life.
+pub(super) fn organization_state(state: OrganizationState) -> pb::OrganizationState {
+    match state {
         OrganizationState::Pending => pb::OrganizationState::Pending,
         OrganizationState::Active => pb::OrganizationState::Active,
         OrganizationState::Inactive => pb::OrganizationState::Inactive,
         OrganizationState::Deleted => pb::OrganizationState::Deleted,
-    };
+    }
+}
+
+/// An organization.
+pub(super) fn organization(organization: &Organization) -> pb::Organization {
+    let state = organization_state(organization.state());
     pb::Organization {
         id: organization.id.to_string(),
         slug: organization.slug.to_string(),
@@ -91,7 +96,8 @@ pub(super) fn organization(organization: &Organization) -> pb::Organization {
     }
 }
 
-fn user_state(state: UserState) -> pb::UserState {
+/// Where a user is in their life.
+pub(super) fn user_state(state: UserState) -> pb::UserState {
     match state {
         UserState::Active => pb::UserState::Active,
         UserState::Inactive => pb::UserState::Inactive,

@@ -8,6 +8,7 @@ use crate::domain::{
     UserId, Violation, limits,
 };
 use crate::service::members::Person;
+use crate::service::token::Token;
 use serde_json::{Map, Number, Value};
 use uuid::Uuid;
 
@@ -101,6 +102,13 @@ impl Fields {
     /// Takes a kind that a filter asks for.
     pub(super) fn kind(&mut self, text: &str) -> Result<Option<Kind>, Wrong> {
         self.optional("kind", text, Kind::parse)
+    }
+
+    /// Takes the place from which to watch; none for now.
+    pub(super) fn cursor(&mut self, text: &str) -> Result<Option<Token>, Wrong> {
+        self.optional("cursor", text, |text| {
+            Token::decode(text).map_err(|_| Invalid::new("not a cursor: give back that of a checkpoint or an export"))
+        })
     }
 
     /// Takes what every write carries.

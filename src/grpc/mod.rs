@@ -11,13 +11,17 @@ mod page;
 pub mod request;
 pub mod status;
 mod user;
+mod watch;
 
 pub use check::CHECK;
 
-/// Messages, clients and servers of `roster.v1`, generated from the protos; their comments are there.
+/// Messages and clients of `roster.v1` ([`crate::pb`]), and its servers, generated from the protos; their comments are
+/// there.
 #[expect(clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated code")]
 pub mod pb {
-    include!(concat!(env!("OUT_DIR"), "/pb.rs"));
+    pub use crate::pb::*;
+
+    include!(concat!(env!("OUT_DIR"), "/servers.rs"));
 }
 
 /// Descriptors of everything above and of `google.rpc`, with comments and rules, for server reflection.

@@ -18,6 +18,10 @@ pub trait OrganizationRequest: Request {
 /// A request that is ruled by the caller alone.
 pub trait CallerRequest: Request {}
 
+/// A request of a method that is a stream on one side or on both. It is ruled by the caller alone, and decided again for
+/// as long as the stream lives.
+pub trait StreamRequest: Request {}
+
 /// A request that may change something.
 pub trait WriteRequest: Request {
     /// Why the change is made, as the caller wrote it. Empty: no reason.

@@ -52,6 +52,23 @@ pub fn deadline_exceeded() -> Status {
     )
 }
 
+/// The server stops, and its streams with it.
+#[must_use]
+pub fn server_stopping() -> Status {
+    unavailable(ErrorReason::ServerStopping, "the server is about to stop: go on elsewhere, from your cursor")
+}
+
+/// What tonic itself says of a message in a stream has no details: it gets the reason that it stands for.
+#[must_use]
+pub fn of_message(status: Status, limit: usize) -> Status {
+    match status.code() {
+        _ if !status.details().is_empty() => status,
+        Code::OutOfRange | Code::ResourceExhausted => too_large(limit),
+        // A body that breaks off or is no gRPC frame.
+        _ => malformed(),
+    }
+}
+
 /// A message larger than the method takes.
 #[must_use]
 pub fn too_large(limit: usize) -> Status {
@@ -138,6 +155,9 @@ pub fn refused(refusal: &Refusal) -> Status {
         details.add_quota_failure_violation(limit, format!("at most {most}"));
         details.set_retry_info(Some(Duration::from_secs(*retry_seconds)));
     }
+    if code == Code::Unavailable {
+        details.set_retry_info(Some(RETRY));
+    }
     Status::with_error_details(code, refusal.to_string(), details)
 }
 
@@ -176,6 +196,9 @@ fn code_and_reason(refusal: &Refusal) -> (Code, ErrorReason) {
         Refusal::UserInactive { .. } => (Code::FailedPrecondition, ErrorReason::UserInactive),
         Refusal::UserDeleted { .. } => (Code::FailedPrecondition, ErrorReason::UserDeleted),
         Refusal::EmailAmbiguous => (Code::FailedPrecondition, ErrorReason::EmailAmbiguous),
+        Refusal::SlowReader => (Code::ResourceExhausted, ErrorReason::SlowReader),
+        Refusal::Overloaded => (Code::Unavailable, ErrorReason::Overloaded),
+        Refusal::CursorExpired => (Code::OutOfRange, ErrorReason::CursorExpired),
         Refusal::EtagMismatch => (Code::Aborted, ErrorReason::EtagMismatch),
         Refusal::Conflict => (Code::Aborted, ErrorReason::Conflict),
         Refusal::BatchAborted => (Code::Aborted, ErrorReason::BatchAborted),
@@ -222,6 +245,9 @@ fn metadata(refusal: &Refusal) -> HashMap<String, String> {
         | Refusal::OrganizationDeleted
         | Refusal::TargetNotMember
         | Refusal::EmailAmbiguous
+        | Refusal::CursorExpired
+        | Refusal::SlowReader
+        | Refusal::Overloaded
         | Refusal::EtagMismatch
         | Refusal::Conflict
         | Refusal::BatchAborted => Vec::new(),
@@ -232,6 +258,12 @@ fn metadata(refusal: &Refusal) -> HashMap<String, String> {
 /// A refusal as it stands beside one item of a batch: the details are those that the error alone would carry.
 #[must_use]
 pub fn item(refusal: &Refusal) -> tonic_types::pb::Status {
+    beside(&refused(refusal))
+}
+
+/// An error as it stands in the place of one answer of many.
+#[must_use]
+pub fn beside(status: &Status) -> tonic_types::pb::Status {
     // The details of a tonic status are an encoded google.rpc.Status.
-    tonic_types::pb::Status::decode(refused(refusal).details()).unwrap_or_default()
+    tonic_types::pb::Status::decode(status.details()).unwrap_or_default()
 }

@@ -257,7 +257,7 @@ impl Index {
     ///
     /// # Errors
     /// If memory cannot say and the datastore does not answer.
-    pub async fn standings<'a, Q>(&self, questions: &'a [Q], freshness: &Freshness) -> Result<Answers, StoreError>
+    pub async fn standings<Q>(&self, questions: &[Q], freshness: &Freshness) -> Result<Answers, StoreError>
     where
         Q: Asks + Sync,
     {

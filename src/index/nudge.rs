@@ -26,7 +26,7 @@ async fn listen_once(shared: &Shared) -> Result<(), sqlx::Error> {
     listener.listen(tail::CHANNEL).await?;
     // None: the connection broke, and what was said while it was broken is lost.
     while let Some(notification) = listener.try_recv().await? {
-        if notification.payload() != &shared.name {
+        if notification.payload() != shared.name {
             shared.nudge.notify_one();
         }
     }

@@ -97,12 +97,11 @@ impl Bucket {
                     held.revision = line.revision;
                 }
                 let member = self.key.member(id, user.as_str());
-                match role {
-                    Some(role) if self.members.replace(Slot::new(member, *role)).is_none() => self.count(id, 1),
-                    Some(_) => {}
-                    None if self.members.remove(&Slot::new(member, Role::MEMBER)) => self.count(id, -1),
-                    None => {}
-                }
+                let change = match role {
+                    Some(role) => i32::from(self.members.replace(Slot::new(member, *role)).is_none()),
+                    None => -i32::from(self.members.remove(&Slot::new(member, Role::MEMBER))),
+                };
+                self.count(id, change);
                 None
             }
             Entry::Organization { state: None, .. } => {
@@ -143,8 +142,8 @@ impl Bucket {
                 self.members.get(&Slot::new(member, Role::MEMBER)).and_then(|slot| slot.role())
             }
         });
-        let head = OrganizationHead { id: organization, state: held.state, revision: held.revision };
-        Found { organization: Some(head), role }
+        let found = OrganizationHead { id: organization, state: held.state, revision: held.revision };
+        Found { organization: Some(found), role }
     }
 
     /// Whether an organization has this slug now.

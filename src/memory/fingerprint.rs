@@ -1,6 +1,6 @@
 //! Keyed fingerprints: what stands in memory in place of the texts.
 //!
-//! SipHash-1-3 with 128 bits of output (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), under a random
+//! `SipHash`-1-3 with 128 bits of output (Aumasson and Bernstein, "`SipHash`: a fast short-input PRF", 2012), under a random
 //! key that never leaves the process: whoever picks ids cannot pick two of one fingerprint, because they cannot compute
 //! any. Of a membership's fingerprint 124 bits are kept. A wrong yes needs one of the n memberships of a bucket to agree
 //! with an id that is not there: n / 2^124 for each check. With 10 million memberships in 256 buckets and a million

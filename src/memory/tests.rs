@@ -24,7 +24,7 @@ fn slug(index: usize) -> Slug {
     Slug::parse(SLUGS[index]).unwrap()
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     Organization {
         number: u128,

@@ -3,15 +3,16 @@
 //! A request goes through `Door::enter` from top to bottom. The order is the point, so it is one function: nothing is
 //! authenticated before the gate, no body is read before the caller is known. A test holds each step to its place.
 //!
-//! A check that memory answers at once takes the same steps in a [lane](super::lane) of its own. Its answer has no
+//! A check that memory answers at once takes the same steps in a [lane] of its own. Its answer has no
 //! `x-request-id` unless its caller named it: there is no log line to join it with. Every other answer has one.
 
 use super::ServerSettings;
 use super::lane::{self, Answer};
 use super::metrics::Metrics;
 use crate::auth::rules::{self, Method};
-use crate::auth::{Authenticator, Caller};
+use crate::auth::{Authenticator, Caller, Lasting};
 use crate::domain::limits;
+use crate::grpc::admit::stream::StreamPlace;
 use crate::grpc::admit::{Api, Deadline, InHand};
 use crate::grpc::{pb, status};
 use crate::world;
@@ -22,8 +23,9 @@ use hyper::body::Incoming;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -55,6 +57,9 @@ pub(super) struct Shared {
     pub(super) authenticator: Authenticator,
     pub(super) settings: ServerSettings,
     pub(super) in_hand: Arc<Semaphore>,
+    pub(super) streams: Arc<Semaphore>,
+    /// Cancelled when the server stops: streams end then.
+    pub(super) stopping: CancellationToken,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -103,14 +108,15 @@ impl Door {
             }
             Gate::Answered(response) => return Ok(response),
         };
-        // 5. The deadline: from here on, nothing takes longer.
+        // 5. The deadline: from here on, nothing takes longer. (Of a stream, its beginning.)
         let deadline = deadline(request.headers(), &self.shared.settings, begin)?;
         // 6. More than this many at once are shed.
-        let Ok(permit) = self.shared.in_hand.clone().try_acquire_owned() else {
+        let places = if method.streaming.any() { &self.shared.streams } else { &self.shared.in_hand };
+        let Ok(permit) = places.clone().try_acquire_owned() else {
             let message = "the server has more calls in hand than it takes: repeat";
             return Err(Box::new(status::unavailable(pb::ErrorReason::Overloaded, message)));
         };
-        let in_hand = Arc::new(permit);
+        let place = Arc::new(permit);
         let rest = async {
             // 7. Who is calling, from the headers alone.
             let caller = self.shared.authenticate(request.headers()).await?;
@@ -119,7 +125,12 @@ impl Door {
             // 9. The handler, whose first act is the other half: the role in the organization that the message names.
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(Deadline(deadline));
-            request.extensions_mut().insert(InHand(in_hand));
+            if method.streaming.any() {
+                let stream = self.shared.stream(request.headers(), place, begin)?;
+                request.extensions_mut().insert(stream);
+            } else {
+                request.extensions_mut().insert(InHand(place));
+            }
             Ok(self.handle(request).await)
         };
         timeout_at(deadline, rest).await.unwrap_or_else(|_| Err(Box::new(status::deadline_exceeded())))
@@ -132,6 +143,22 @@ impl Door {
 }
 
 impl Shared {
+    /// What a stream with these headers lives on.
+    fn stream(
+        &self,
+        headers: &HeaderMap,
+        place: Arc<OwnedSemaphorePermit>,
+        begin: Instant,
+    ) -> Result<StreamPlace, Box<Status>> {
+        Ok(StreamPlace {
+            place,
+            credential: Lasting::new(self.authenticator.clone(), headers),
+            until: given_timeout(headers)?.and_then(|timeout| begin.checked_add(timeout)),
+            patience: self.settings.slow_reader,
+            stopping: self.stopping.clone(),
+        })
+    }
+
     async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Box<Status>> {
         let refused = |refusal| Box::new(status::refused(&refusal));
         self.authenticator.authenticate(headers).await.map_err(refused)
@@ -183,13 +210,17 @@ pub(super) fn gate<B>(request: &http::Request<B>) -> Gate {
 
 /// When the caller stops waiting: `grpc-timeout`, within what the settings allow.
 pub(super) fn deadline(headers: &HeaderMap, settings: &ServerSettings, begin: Instant) -> Result<Instant, Box<Status>> {
-    let mut given = headers.get_all(GRPC_TIMEOUT).iter();
-    let timeout = match (given.next(), given.next()) {
-        (None, _) => settings.default_deadline,
-        (Some(value), None) => value.to_str().ok().and_then(parse_timeout).ok_or_else(bad_timeout)?,
-        (Some(_), Some(_)) => return Err(Box::new(bad_timeout())),
-    };
+    let timeout = given_timeout(headers)?.unwrap_or(settings.default_deadline);
     Ok(begin + timeout.min(settings.max_deadline))
+}
+
+fn given_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Box<Status>> {
+    let mut given = headers.get_all(GRPC_TIMEOUT).iter();
+    match (given.next(), given.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => Ok(Some(value.to_str().ok().and_then(parse_timeout).ok_or_else(bad_timeout)?)),
+        (Some(_), Some(_)) => Err(Box::new(bad_timeout())),
+    }
 }
 
 fn bad_timeout() -> Status {

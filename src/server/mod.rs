@@ -41,6 +41,10 @@ pub struct ServerSettings {
     pub max_deadline: Duration,
     /// Calls under way at once; what is more is shed with `OVERLOADED`.
     pub max_concurrent_requests: usize,
+    /// Streams open at once; what is more is shed with `OVERLOADED`.
+    pub max_streams: usize,
+    /// How long a stream waits for a caller who does not read.
+    pub slow_reader: Duration,
     /// Connections open at once; what is more waits to be accepted.
     pub max_connections: usize,
     /// Threads that serve connections.
@@ -57,6 +61,8 @@ impl Default for ServerSettings {
             default_deadline: limits::DEADLINE,
             max_deadline: limits::STATEMENT,
             max_concurrent_requests: 1024,
+            max_streams: limits::STREAMS,
+            slow_reader: limits::SLOW_READER,
             max_connections: 4096,
             // One for each core that this process may use; one where that cannot be told.
             workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -124,8 +130,11 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
     let in_hand = Arc::new(Semaphore::new(settings.max_concurrent_requests));
     let connections = Arc::new(Semaphore::new(settings.max_connections));
     let metrics = Arc::new(Metrics::new(roster.clone()));
-    let shared = Arc::new(Shared { authenticator, settings, in_hand, metrics: metrics.clone() });
-    let door = Door { routes: routes.routes().prepare(), api, shared };
+    let streams = Arc::new(Semaphore::new(settings.max_streams));
+    let stopping = CancellationToken::new();
+    let shared =
+        Shared { authenticator, settings, in_hand, streams, stopping: stopping.clone(), metrics: metrics.clone() };
+    let door = Door { routes: routes.routes().prepare(), api, shared: Arc::new(shared) };
 
     // Ends with this function, and with it every connection that is still open.
     let cut = CancellationToken::new();
@@ -148,6 +157,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
     set_health(&health, ServingStatus::NotServing).await;
     tracing::info!("stopping: no new connections, what is under way may end");
     drop(listener);
+    stopping.cancel();
     let ended = async {
         workers.drain().await;
         roster.drain().await;

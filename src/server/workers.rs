@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::dispatcher::{self, Dispatch};
 
 /// All of them.
 pub(super) struct Workers(Vec<Worker>);
@@ -81,8 +82,11 @@ impl Worker {
         let (connections, accepted) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // It logs where the one logs who starts it.
+        let log = dispatcher::get_default(Dispatch::clone);
         std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
-            runtime.block_on(cut.run_until_cancelled(serve(accepted, &door)));
+            let serving = cut.run_until_cancelled(serve(accepted, &door));
+            dispatcher::with_default(&log, || runtime.block_on(serving));
             // What is still open is cut off, and nothing is waited for: a file that is read blocks nobody's stop.
             runtime.shutdown_background();
             drop(end);
@@ -126,6 +130,8 @@ fn connection(stream: TcpStream, door: Door) -> impl GracefulConnection<Error = 
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .max_header_list_size(limits::HEADER_LIST_BYTES)
+        .initial_stream_window_size(limits::STREAM_WINDOW)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW)
         // A peer that is gone without a word is noticed, and its connection given back.
         .keep_alive_interval(limits::KEEP_ALIVE)
         .keep_alive_timeout(limits::KEEP_ALIVE)

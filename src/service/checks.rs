@@ -6,16 +6,7 @@ use crate::domain::check::{self, Question, Reason};
 use crate::domain::{OrganizationRef, Role, Standing, UserId};
 use crate::index::{Answers, Asks};
 
-/// One question.
-#[derive(Debug, Clone)]
-pub struct Check {
-    /// Where.
-    pub organization: OrganizationRef,
-    /// Who.
-    pub user: UserId,
-    /// What.
-    pub question: Question,
-}
+pub use crate::domain::check::Check;
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +24,7 @@ pub struct Answer {
 impl Answer {
     fn new(question: Question, standing: &Standing, source: Source) -> Self {
         let reason = check::answer(question, standing);
-        let there = standing.organization.filter(|_| reason != Reason::OrganizationNotFound);
-        let (role, revision) = (there.and(standing.role), there.map_or(0, |organization| organization.revision));
+        let (role, revision) = check::beside(reason, standing);
         Self { reason, role, revision, source }
     }
 }

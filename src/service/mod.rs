@@ -8,6 +8,8 @@ mod answers;
 pub mod checks;
 pub mod error;
 pub mod events;
+pub mod export;
+pub mod follow;
 mod guards;
 pub mod housekeeping;
 pub mod invitations;
@@ -32,7 +34,8 @@ use crate::world::Clock;
 use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 /// The service: what it stands on. Cheap to clone; clones are one service.
@@ -44,6 +47,7 @@ pub struct Roster {
     writes: TaskTracker,
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
+    exports: Arc<Semaphore>,
     log_retention: Duration,
 }
 
@@ -61,6 +65,7 @@ impl Roster {
             writes: TaskTracker::new(),
             invitations: Arc::default(),
             mail_due: Arc::default(),
+            exports: Arc::new(Semaphore::new(limits::EXPORTS)),
             log_retention: limits::LOG_RETENTION,
         }
     }
@@ -102,6 +107,12 @@ impl Roster {
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         self.pool.connections()
+    }
+
+    /// The runtime for what is long: writes, watches, exports. Those that serve connections are kept free for calls.
+    #[must_use]
+    pub fn home(&self) -> &Handle {
+        self.pool.home()
     }
 
     /// Waits until every write under way has ended, also those whose callers hung up. New writes may still begin.

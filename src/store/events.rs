@@ -186,3 +186,133 @@ pub async fn list(
     .await?;
     rows.into_iter().map(|row| row.read(organization)).collect()
 }
+
+/// What names an event: whose it is, and the revision that it made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// An organization's.
+    Organization(OrganizationId, i64),
+    /// A user's.
+    User(UserId, i64),
+}
+
+/// Finds events, of these types if any are named, in the order of their keys.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn find(
+    connection: &mut PgConnection,
+    keys: &[Key],
+    types: Option<&[EventType]>,
+) -> Result<Vec<Recorded>, StoreError> {
+    let types: Option<Vec<String>> = types.map(|types| types.iter().map(|known| known.as_str().to_owned()).collect());
+    let mut found = find_of_organizations(connection, keys, types.as_deref()).await?;
+    found.extend(find_of_users(connection, keys, types.as_deref()).await?);
+    found.sort_by_key(|(number, _)| *number);
+    Ok(found.into_iter().map(|(_, recorded)| recorded).collect())
+}
+
+type Numbered = (i64, Recorded);
+
+async fn find_of_organizations(
+    connection: &mut PgConnection,
+    keys: &[Key],
+    types: Option<&[String]>,
+) -> Result<Vec<Numbered>, StoreError> {
+    let (mut numbers, mut buckets, mut ids, mut revisions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (number, key) in (0_i64..).zip(keys) {
+        if let Key::Organization(id, revision) = key {
+            numbers.push(number);
+            buckets.push(id.bucket());
+            ids.push(id.as_uuid());
+            revisions.push(*revision);
+        }
+    }
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query!(
+        r#"SELECT k.number AS "number!", k.id AS "id!", e.revision, e.type AS event_type, e.actor_kind, e.actor_id,
+                  e.actor_via, e.user_id, e.old, e.new, e.reason, e.request_id, e.create_time
+           FROM unnest($1::bigint[], $2::smallint[], $3::uuid[], $4::bigint[]) AS k (number, bucket, id, revision)
+           JOIN events e ON e.bucket = k.bucket AND e.organization_id = k.id AND e.revision = k.revision
+           WHERE $5::text[] IS NULL OR e.type = ANY ($5)"#,
+        &numbers,
+        &buckets,
+        &ids,
+        &revisions,
+        types,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let found = Row {
+                revision: row.revision,
+                event_type: row.event_type,
+                actor_kind: row.actor_kind,
+                actor_id: row.actor_id,
+                actor_via: row.actor_via,
+                user_id: row.user_id,
+                old: row.old,
+                new: row.new,
+                reason: row.reason,
+                request_id: row.request_id,
+                create_time: row.create_time,
+            };
+            Ok((row.number, found.read(OrganizationId::from_uuid(row.id))?))
+        })
+        .collect()
+}
+
+async fn find_of_users(
+    connection: &mut PgConnection,
+    keys: &[Key],
+    types: Option<&[String]>,
+) -> Result<Vec<Numbered>, StoreError> {
+    let (mut numbers, mut buckets, mut ids, mut revisions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (number, key) in (0_i64..).zip(keys) {
+        if let Key::User(id, revision) = key {
+            numbers.push(number);
+            buckets.push(id.bucket());
+            ids.push(id.to_string());
+            revisions.push(*revision);
+        }
+    }
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query!(
+        r#"SELECT k.number AS "number!", e.user_id, e.revision, e.type AS event_type, e.actor_kind, e.actor_id, e.actor_via,
+                  e.old, e.new, e.reason, e.request_id, e.create_time
+           FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[]) AS k (number, bucket, id, revision)
+           JOIN user_events e ON e.user_bucket = k.bucket AND e.user_id = k.id COLLATE "C" AND e.revision = k.revision
+           WHERE $5::text[] IS NULL OR e.type = ANY ($5)"#,
+        &numbers,
+        &buckets,
+        &ids,
+        &revisions,
+        types,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let recorded = Recorded {
+                organization: None,
+                revision: row.revision,
+                event_type: row.event_type,
+                actor_kind: row.actor_kind,
+                actor_id: row.actor_id,
+                actor_via: row.actor_via,
+                user: Some(UserId::parse(&row.user_id)?),
+                old: row.old,
+                new: row.new,
+                reason: row.reason,
+                request_id: row.request_id,
+                create_time: row.create_time,
+            };
+            Ok((row.number, recorded))
+        })
+        .collect()
+}

@@ -6,6 +6,7 @@
 
 mod copy;
 pub mod events;
+pub mod export;
 pub mod invitation_tokens;
 pub mod invitations;
 pub mod log;
@@ -15,6 +16,7 @@ pub mod outbox;
 pub mod partitions;
 pub mod pool;
 pub mod quotas;
+pub mod replay;
 pub mod requests;
 pub mod slugs;
 pub mod snapshot;

@@ -70,24 +70,25 @@ pub struct Polled {
     pub moved: Vec<Moved>,
 }
 
-struct Row {
-    id: Uuid,
-    epoch: i32,
-    bucket: Option<i16>,
-    head: Option<i64>,
-    head_time: Option<OffsetDateTime>,
-    position: Option<i64>,
-    commit_position: Option<i64>,
-    write_time: Option<OffsetDateTime>,
-    organization_id: Option<Uuid>,
-    revision: Option<i64>,
-    kind: Option<String>,
-    entry: Option<String>,
-    user_id: Option<String>,
-    role: Option<String>,
-    state: Option<String>,
-    owner_id: Option<String>,
-    slug: Option<String>,
+/// A row as the statements of this room return it, with what they say of its bucket.
+pub(super) struct Row {
+    pub(super) id: Uuid,
+    pub(super) epoch: i32,
+    pub(super) bucket: Option<i16>,
+    pub(super) head: Option<i64>,
+    pub(super) head_time: Option<OffsetDateTime>,
+    pub(super) position: Option<i64>,
+    pub(super) commit_position: Option<i64>,
+    pub(super) write_time: Option<OffsetDateTime>,
+    pub(super) organization_id: Option<Uuid>,
+    pub(super) revision: Option<i64>,
+    pub(super) kind: Option<String>,
+    pub(super) entry: Option<String>,
+    pub(super) user_id: Option<String>,
+    pub(super) role: Option<String>,
+    pub(super) state: Option<String>,
+    pub(super) owner_id: Option<String>,
+    pub(super) slug: Option<String>,
 }
 
 /// Asks, in one statement and so of one snapshot, which datastore this is, which buckets are not at these places, and for
@@ -148,7 +149,7 @@ pub async fn poll(connection: &mut PgConnection, known: &[Stamp], limit: i64) ->
 
 impl Row {
     /// The row of the log; none where a bucket has none from the known position on.
-    fn read(self, bucket: i16) -> Result<Option<Logged>, StoreError> {
+    pub(super) fn read(self, bucket: i16) -> Result<Option<Logged>, StoreError> {
         let (Some(position), Some(commit_position), Some(write_time), Some(revision)) =
             (self.position, self.commit_position, self.write_time, self.revision)
         else {

@@ -30,6 +30,10 @@ const PROTOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
 
 /// What the build says to these methods of the service `bad.Bad`.
 fn mistakes(methods: &str, messages: &str) -> Vec<String> {
+    table(methods, messages).err().unwrap_or_default()
+}
+
+fn table(methods: &str, messages: &str) -> Result<Vec<build::MethodRule>, Vec<String>> {
     let source = format!(
         r#"
         syntax = "proto3";
@@ -48,7 +52,7 @@ fn mistakes(methods: &str, messages: &str) -> Vec<String> {
     resolver.add(GoogleFileResolver::new());
     let mut compiler = Compiler::with_file_resolver(resolver);
     let pool = compiler.open_file("bad.proto").unwrap().descriptor_pool();
-    build::access_table(&pool).err().unwrap_or_default()
+    build::access_table(&pool)
 }
 
 /// Expects one mistake, about `bad.Bad.Do`, that says this.
@@ -160,12 +164,56 @@ fn two_methods_with_one_request() {
     refused(&methods, "", "shares its request with bad.Bad.Before");
 }
 
+/// The method with these sides as streams.
+fn streaming(method: &str, client: bool, server: bool) -> String {
+    let side = |is_stream: bool| if is_stream { "stream " } else { "" };
+    let method = method.replacen("Do(", &format!("Do({}", side(client)), 1);
+    method.replacen("returns (", &format!("returns ({}", side(server)), 1)
+}
+
+const STREAMS: [(bool, bool); 3] = [(true, false), (false, true), (true, true)];
+
 #[test]
-fn a_stream() {
-    for (request, response) in [("stream Nothing", "Nothing"), ("Nothing", "stream Nothing")] {
-        let method = read(request, "public: true").replace("returns (Nothing)", &format!("returns ({response})"));
-        refused(&method, "", "is a stream");
+fn a_stream_is_decided_by_its_caller_alone() {
+    let none: [String; 0] = [];
+    for (client, server) in STREAMS {
+        for rule in ["public: true", "signed_in: true", r#"services: true, scopes: "check""#] {
+            assert_eq!(mistakes(&streaming(&read("Nothing", rule), client, server), ""), none);
+        }
+        let method = streaming(&read("Read", r#"permission: "members.list""#), client, server);
+        refused(&method, "", "is a stream ruled by a permission");
     }
+}
+
+#[test]
+fn a_stream_that_writes() {
+    for (client, server) in STREAMS {
+        refused(&streaming(&write("Write", "signed_in: true"), client, server), "", "is a stream that writes");
+    }
+}
+
+#[test]
+fn what_comes_without_end_is_small() {
+    let list = "message List { repeated Nothing items = 1; }";
+    for (client, server) in STREAMS.into_iter().chain([(false, false)]) {
+        let table = table(&streaming(&read("List", "public: true"), client, server), list).unwrap();
+        let [rule] = table.as_slice() else { panic!("one method expected") };
+        assert_eq!((rule.streaming, rule.bulk), ((client, server), !client));
+    }
+}
+
+#[test]
+fn the_table_knows_what_is_a_stream() {
+    let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let mut streams = 0;
+    for method in &METHODS {
+        let service = pool.get_service_by_name(method.service).unwrap();
+        let described = service.methods().find(|there| there.name() == method.name).unwrap();
+        let sides = (described.is_client_streaming(), described.is_server_streaming());
+        assert_eq!((method.streaming.client, method.streaming.server), sides, "{}", method.path);
+        streams += u32::from(method.streaming.any());
+    }
+    assert!(streams >= 3);
 }
 
 #[test]

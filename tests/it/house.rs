@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 const DOORS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("world", &[]),
+    ("pb", &[]),
     ("postgres", &["world"]),
     ("store", &["domain"]),
     ("memory", &["domain"]),
     ("index", &["store", "memory", "domain", "world"]),
     ("auth", &["domain", "world"]),
     ("service", &["auth", "index", "store", "domain", "world"]),
-    ("grpc", &["service", "auth", "domain", "world"]),
+    ("grpc", &["service", "auth", "pb", "domain", "world"]),
+    ("client", &["memory", "pb", "domain", "world"]),
     ("mail", &["service", "auth", "domain", "world"]),
 ];
 
@@ -80,7 +82,7 @@ fn sql_is_in_the_store_only_and_the_wire_in_its_own_rooms() {
     for needle in ["query!(", "query_as!(", "query_scalar!(", "sqlx::query"] {
         at_home(needle, &["store", "postgres"]);
     }
-    at_home("tonic::", &["grpc", "server"]);
+    at_home("tonic::", &["grpc", "server", "client"]);
     at_home("hyper", &["server"]);
     at_home("jsonwebtoken", &["auth"]);
     at_home("lettre", &["mail"]);

@@ -192,6 +192,8 @@ async fn use_well(server: &Server, token: &str, api_key: &NewApiKey) {
 async fn bad_credentials_are_refused_and_nothing_of_any_is_remembered_or_logged() {
     let key = api_keys::generate();
     let entry = api_key("backend", &[Scope::Manage, Scope::ActAs], &key);
+    // Before the server: its threads log where the one logs who starts it.
+    let log = Log::watch();
     let server = server_with(|auth| {
         auth.issuers[0].scopes = vec![Scope::Check];
         auth.api_keys = vec![entry];
@@ -199,8 +201,6 @@ async fn bad_credentials_are_refused_and_nothing_of_any_is_remembered_or_logged(
     .await;
     let forge = Forge::with(&server.key);
 
-    // The server's tasks run on this thread.
-    let log = Log::watch();
     let credentials = bad_credentials(&forge);
     for (name, headers, reason) in &credentials {
         // Twice: having been refused must not make a difference.

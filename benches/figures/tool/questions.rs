@@ -11,6 +11,9 @@ const PREPARED: u32 = 65_536;
 /// Items of a batch.
 pub(crate) const BATCH: u32 = 1_000;
 
+/// Members that one run may add to one organization.
+const ADDED: u32 = 1_000;
+
 /// A kind of call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Kind {
@@ -18,8 +21,8 @@ pub(crate) enum Kind {
     Check { fully_consistent: bool },
     /// A thousand of these at once.
     Batch,
-    /// A new member of one organization after the other; the salt makes users of another run other users.
-    Add { salt: u32, organizations: u32 },
+    /// A new member of one organization after the other, a known user each; the salt makes those of another run others.
+    Add { salt: u32, table: Size },
     /// The first page of the members of one organization.
     Members { organization: String },
     /// The first page of the organizations of one user.
@@ -66,10 +69,12 @@ impl Questions {
     pub(crate) fn next(&mut self) -> Bytes {
         let number = self.next;
         self.next = self.next.wrapping_add(1);
-        if let Kind::Add { salt, organizations } = self.kind {
+        if let Kind::Add { salt, table } = self.kind {
+            let (organization, turn) = (number % table.organizations(), number / table.organizations());
+            let (organization, user) = table::not_a_member(organization, salt * ADDED + turn, table.users);
             return frame(&pb::AddMemberRequest {
-                organization: table::organization(number % organizations),
-                person: Some(pb::add_member_request::Person::UserId(format!("new-{salt}-{number}"))),
+                organization,
+                person: Some(pb::add_member_request::Person::UserId(user)),
                 role: "member".to_owned(),
                 ..Default::default()
             });
@@ -113,7 +118,7 @@ fn spread(index: u32, table: Size) -> u32 {
 fn check(number: u32, table: Size, fully_consistent: bool) -> pb::CheckMembershipRequest {
     let (organization, user_id) = table::ids(number, table.users);
     let consistency = fully_consistent
-        .then(|| pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) });
+        .then_some(pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) });
     pb::CheckMembershipRequest { organization, user_id, consistency, question: None }
 }
 

@@ -74,10 +74,15 @@ pub(crate) struct Figures {
     pub(crate) load_core: f64,
 }
 
-/// Loads a server.
+/// Loads a server, from the other core.
 pub(crate) fn measure(server: &Process, load: &Load) -> Figures {
+    measure_on(server, load, LOAD_CORE)
+}
+
+/// Loads a server, from these cores.
+pub(crate) fn measure_on(server: &Process, load: &Load, cores: &str) -> Figures {
     let told = serde_json::to_string(load).unwrap();
-    let mut generator = Process::again("load", LOAD_CORE, &[("ROSTER_BENCH_LOAD", &told)]);
+    let mut generator = Process::again("load", cores, &[("ROSTER_BENCH_LOAD", &told)]);
     // It warms up first, then says so, then measures.
     assert_eq!(generator.line(), "warm", "the generator failed");
     let (before, own) = (server.cpu(), generator.cpu());

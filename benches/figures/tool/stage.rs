@@ -6,10 +6,10 @@ use super::server::{LOAD_CORE, Process, SERVER_CORE, until_listening};
 use super::table::{self, Size};
 use super::{number, say};
 use roster::auth::mint::{Claims, SigningKey};
-use roster::grpc::pb;
 use roster::postgres::{Binaries, Cluster, Options};
 use roster::store::pool;
 use roster::world::Clock;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -45,6 +45,8 @@ pub(crate) struct Stage {
 pub(crate) struct Server {
     pub(crate) process: Process,
     pub(crate) address: String,
+    /// Where it tells its metrics.
+    metrics: String,
     pub(crate) started: Instant,
 }
 
@@ -68,7 +70,7 @@ impl Stage {
         let jwks = directory.path().join("jwks.json");
         std::fs::write(&jwks, key.public_jwks().to_string()).unwrap();
         let settings = format!(
-            "database_url = '{url}'\n[mail]\nkind = 'off'\n[[issuers]]\nissuer = '{ISSUER}'\naudience = '{AUDIENCE}'\n\
+            "database_url = '{url}'\nindex_memory_mib = 4096\n[mail]\nkind = 'off'\n[[issuers]]\nissuer = '{ISSUER}'\naudience = '{AUDIENCE}'\n\
              jwks_file = '{}'\nscopes = ['check', 'manage', 'operator']\n",
             jwks.display()
         );
@@ -95,12 +97,14 @@ impl Stage {
     pub(crate) fn start_on(&self, cores: &str) -> Server {
         let address = free_address();
         let config = self.directory.path().join("roster.toml");
-        let arguments = ["serve", "--config", config.to_str().unwrap(), "--listen", &address];
+        let metrics = free_address();
+        let config = config.to_str().unwrap();
+        let arguments = ["serve", "--config", config, "--listen", &address, "--metrics-listen", &metrics];
         let started = Instant::now();
         let process =
             Process::start(Path::new(env!("CARGO_BIN_EXE_roster")), &arguments, cores, &[("ROSTER_LOG", "warn")]);
         until_listening(&address);
-        Server { process, address, started }
+        Server { process, address, metrics, started }
     }
 
     pub(crate) fn start(&self) -> Server {
@@ -143,7 +147,7 @@ pub(crate) fn echo(shape: &str) -> Server {
     let started = Instant::now();
     let mut process = Process::again(shape, SERVER_CORE, &[]);
     let address = process.line();
-    Server { process, address, started }
+    Server { process, address, metrics: String::new(), started }
 }
 
 impl Server {
@@ -152,23 +156,32 @@ impl Server {
         Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
     }
 
-    /// Waits until a check is answered from there, and says by whom it was answered first.
-    pub(crate) async fn until_answered_by(&self, token: &str, size: Size, source: pb::CheckSource) -> Duration {
-        let mut client = pb::check_service_client::CheckServiceClient::new(self.channel().await);
-        loop {
-            let (organization, user_id) = table::ids(size.memberships - 1, size.users);
-            let message = pb::CheckMembershipRequest { organization, user_id, ..Default::default() };
-            let mut request = tonic::Request::new(message);
-            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-            match client.check_membership(request).await {
-                Ok(answer) if answer.get_ref().result.as_ref().unwrap().source() == source => {
-                    return self.started.elapsed();
-                }
-                _ => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-            assert!(self.started.elapsed() < Duration::from_secs(300), "nothing is answered by {source:?}");
-        }
+    /// A number that it tells of itself.
+    pub(crate) fn told(&self, name: &str) -> f64 {
+        let mut socket = std::net::TcpStream::connect(&self.metrics).unwrap();
+        write!(socket, "GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("roster_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
+
+    /// Waits until everything is in memory; how long that took from the start.
+    pub(crate) async fn until_loaded(&self, size: Size) -> Duration {
+        until_listening(&self.metrics);
+        while self.told("index_memberships") < f64::from(size.memberships) || self.told("index_age_seconds") < 0.0 {
+            assert!(self.started.elapsed() < Duration::from_mins(5), "the memberships are not in memory");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.started.elapsed()
+    }
+}
+
+/// A request with the token of its caller.
+pub(crate) fn with<M>(token: &str, message: M) -> tonic::Request<M> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    request
 }
 
 /// An address that nobody listens on.

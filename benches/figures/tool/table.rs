@@ -27,45 +27,26 @@ impl Size {
 
 /// Fills the tables without going through the service: a million writes are not what is measured here.
 pub(crate) async fn fill(url: &str, size: Size) {
-    let users = size.users;
-    let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
-    let organizations = size.organizations();
-    for statement in [
-        // What is written here is right; looking each reference up takes longer than writing it.
-        "SET session_replication_role = replica".to_owned(),
-        format!(
-            "CREATE TEMPORARY TABLE made AS
-             SELECT number, md5('o' || number)::uuid AS id FROM generate_series(0, {organizations} - 1) AS number"
-        ),
-        format!(
-            "INSERT INTO users (user_bucket, id, state, deactivated_by_operator, email_verified, profile_issued_at,
-                                revision, create_time, update_time)
-             SELECT user_bucket_of(id), id, 'ACTIVE', false, false, 0, 1, now(), now()
-             FROM (SELECT md5('u' || number)::uuid::text AS id FROM generate_series(0, {users} - 1) AS number) made"
-        ),
-        "INSERT INTO slugs SELECT 'o' || number, organization_bucket_of(id), id FROM made".to_owned(),
-        "INSERT INTO organizations (bucket, id, slug, name, kind, attributes, state, deactivated_by_operator, owner_id,
-                                    revision, row_revision, create_time, update_time)
-         SELECT organization_bucket_of(id), id, 'o' || number, 'o' || number, 'organization', '{}', 'PENDING', false,
-                NULL, 1, 1, now(), now() FROM made"
-            .to_owned(),
-        format!(
-            "INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time,
-                                      update_time)
-             SELECT organization_bucket_of(id), id, md5('u' || (number * {MEMBERS} + member) % {users})::uuid::text, 'admin', '{{}}',
-                    1, now(), now()
-             FROM made, generate_series(0, {MEMBERS} - 1) AS member"
-        ),
-        format!(
-            "UPDATE organizations o SET state = 'ACTIVE', owner_id = md5('u' || number * {MEMBERS} % {users})::uuid::text
-             FROM made WHERE made.id = o.id"
-        ),
-    ] {
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
-    }
-    for statement in ["VACUUM ANALYZE organizations, memberships, users, slugs", "CHECKPOINT"] {
-        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
-    }
+    let number_of_users = size.users;
+    let count = size.organizations();
+    let made = format!(
+        "SELECT number, md5('o' || number)::uuid AS id, 'o' || number AS name,
+                md5('u' || number * {MEMBERS} % {number_of_users})::uuid::text AS owner
+         FROM generate_series(0, {count} - 1) AS number"
+    );
+    let statements = [
+        users(&format!(
+            "SELECT md5('u' || number)::uuid::text AS id FROM generate_series(0, {number_of_users} - 1) AS number"
+        )),
+        format!("INSERT INTO slugs SELECT name, organization_bucket_of(id), id FROM ({made}) made"),
+        organizations(&made),
+        memberships(&format!(
+            "SELECT id, md5('u' || (number * {MEMBERS} + member) % {number_of_users})::uuid::text AS user_id
+             FROM ({made}) made, generate_series(0, {MEMBERS} - 1) AS member"
+        )),
+    ];
+    run(url, &statements).await;
+    run(url, &["CHECKPOINT".to_owned()]).await;
 }
 
 fn uuid(text: String) -> String {
@@ -83,6 +64,12 @@ pub(crate) fn ids(number: u32, users: u32) -> (String, String) {
     (organization(number / MEMBERS), uuid(format!("u{}", number % users)))
 }
 
+/// The ids of an organization, and of a user who is not in it when it was made: another one for each number.
+pub(crate) fn not_a_member(organization: u32, number: u32, users: u32) -> (String, String) {
+    let user = (organization * MEMBERS + MEMBERS + number) % users;
+    (self::organization(organization), uuid(format!("u{user}")))
+}
+
 /// Writes the pgbench script that asks for one membership by its key.
 pub(crate) fn pgbench_script(directory: &Path, Size { memberships, users }: Size) -> PathBuf {
     let path = directory.join("membership.sql");
@@ -94,4 +81,71 @@ pub(crate) fn pgbench_script(directory: &Path, Size { memberships, users }: Size
     );
     std::fs::write(&path, script).unwrap();
     path
+}
+
+/// One organization with so many members; its id.
+pub(crate) async fn add_large(url: &str, members: u32) -> String {
+    let id = uuid(format!("large{members}"));
+    let statements = [
+        format!("INSERT INTO slugs SELECT 'large{members}', organization_bucket_of('{id}'), '{id}'"),
+        organizations(&format!("SELECT '{id}'::uuid AS id, 'large{members}' AS name, md5('u0')::uuid::text AS owner")),
+        memberships(&format!(
+            "SELECT '{id}'::uuid AS id, md5('u' || number)::uuid::text AS user_id FROM generate_series(0, {members} - 1) AS number"
+        )),
+        // Of users that there may not be yet.
+        users(&format!("SELECT md5('u' || number)::uuid::text AS id FROM generate_series(0, {members} - 1) AS number")),
+    ];
+    run(url, &statements).await;
+    id
+}
+
+/// One user in so many organizations of their own; their id.
+pub(crate) async fn add_busy(url: &str, count: u32) -> String {
+    let user = uuid(format!("busy{count}"));
+    let all = format!(
+        "SELECT md5('b{count}-' || number)::uuid AS id, 'b{count}-' || number AS name, '{user}' AS owner
+         FROM generate_series(0, {count} - 1) AS number"
+    );
+    let statements = [
+        users(&format!("SELECT '{user}' AS id")),
+        format!("INSERT INTO slugs SELECT name, organization_bucket_of(id), id FROM ({all}) made"),
+        organizations(&all),
+        memberships(&format!("SELECT id, owner AS user_id FROM ({all}) made")),
+    ];
+    run(url, &statements).await;
+    user
+}
+
+fn users(rows: &str) -> String {
+    format!(
+        "INSERT INTO users (user_bucket, id, state, deactivated_by_operator, email_verified, profile_issued_at,
+                            revision, create_time, update_time)
+         SELECT user_bucket_of(id), id, 'ACTIVE', false, false, 0, 1, now(), now() FROM ({rows}) rows ON CONFLICT DO NOTHING"
+    )
+}
+
+fn organizations(rows: &str) -> String {
+    format!(
+        "INSERT INTO organizations (bucket, id, slug, name, kind, attributes, state, deactivated_by_operator, owner_id,
+                                    revision, row_revision, create_time, update_time)
+         SELECT organization_bucket_of(id), id, name, name, 'organization', '{{}}', 'ACTIVE', false, owner, 1, 1,
+                now(), now() FROM ({rows}) rows"
+    )
+}
+
+fn memberships(rows: &str) -> String {
+    format!(
+        "INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
+         SELECT organization_bucket_of(id), id, user_id, 'admin', '{{}}', 1, now(), now() FROM ({rows}) rows"
+    )
+}
+
+/// Runs statements without looking references up, and lets Postgres count what came of it.
+async fn run(url: &str, statements: &[String]) {
+    let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+    for statement in ["SET session_replication_role = replica"].into_iter().chain(statements.iter().map(String::as_str))
+    {
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut connection).await.unwrap();
+    }
+    sqlx::raw_sql("VACUUM ANALYZE organizations, memberships, users, slugs").execute(&mut connection).await.unwrap();
 }

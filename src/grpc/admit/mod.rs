@@ -1,9 +1,11 @@
 //! The second half of the interceptor: it stands where the message is decoded, because the organization is inside.
 //!
-//! A handler gets its message sealed; [`Api::admit`] and [`Api::admit_caller`] are the only ways to open it. They decide,
-//! from the rule that the build attached to the request's type, and give the message together with the right to go on.
+//! A handler gets its message sealed; [`Api::admit`], [`Api::admit_caller`] and their like for streams ([`stream`]) are
+//! the only ways to open it. They decide, from the rule that the build attached to the request's type, and give the
+//! message together with the right to go on.
 
 pub mod sealed;
+pub mod stream;
 
 use super::decode::{Fields, Wrong};
 use super::request::{CallerRequest, OrganizationRequest, Request as RosterRequest, WriteRequest};

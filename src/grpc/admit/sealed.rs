@@ -30,7 +30,7 @@ impl<M: Request + Default> Sealed<M> {
 }
 
 /// How large a message may be.
-fn limit<M: Request>() -> usize {
+pub(super) fn limit<M: Request>() -> usize {
     if M::METHOD.bulk { limits::BULK_MESSAGE_BYTES } else { limits::MESSAGE_BYTES }
 }
 
@@ -73,9 +73,9 @@ impl<M: Request + Default> Decoder for SealedDecoder<M> {
     type Error = Status;
 
     /// Bytes that are no message are the caller's mistake. (tonic's own codec calls them `INTERNAL`, and repeats what the
-    /// decoder said.) So is a second message: every method takes one, and tonic would pass over the others in silence.
+    /// decoder said.) So is a second message where the method takes one: tonic would pass over the others in silence.
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        if std::mem::replace(&mut self.used, true) {
+        if std::mem::replace(&mut self.used, !M::METHOD.streaming.client) {
             return Err(status::malformed());
         }
         let limit = limit::<M>();
@@ -89,7 +89,7 @@ impl<M: Request + Default> Decoder for SealedDecoder<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grpc::pb::GetOrganizationRequest;
+    use crate::grpc::pb::{GetOrganizationRequest, StreamChecksRequest};
     use http_body_util::Full;
     use tonic::Code;
     use tonic::codec::Streaming;
@@ -118,6 +118,17 @@ mod tests {
         assert!(matches!(stream.message().await, Ok(Some(_))));
         let Err(status) = stream.message().await else { panic!("took two") };
         assert_eq!(status.code(), Code::InvalidArgument);
+    }
+
+    #[tokio::test]
+    async fn a_stream_has_many() {
+        let frame: &[u8] = &[0, 0, 0, 0, 0];
+        let decoder = SealedCodec::<(), StreamChecksRequest>::default().decoder();
+        let mut stream = Streaming::new_request(decoder, Full::<Bytes>::from(frame.repeat(3)), None, None);
+        for _ in 0..3 {
+            assert!(matches!(stream.message().await, Ok(Some(_))));
+        }
+        assert!(matches!(stream.message().await, Ok(None)));
     }
 
     #[tokio::test]

@@ -45,6 +45,10 @@ TransferOwnership       cred   bad old     deny     deny  deny   off  role   rol
 ListUserOrganizations   cred   bad old     read     read  read   off  read   read  read  read       read      read        read
 CheckMembership         cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 BatchCheckMembership    cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+StreamChecks            cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+WatchEvents             cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+WatchMemberships        cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+ExportMemberships       cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 GetCaller               cred   bad old     read     read  read   off  read   read  read  read       read      read        read
 PutUser                 cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 GetUser                 cred   bad old     read     read  read   off  read   read  read  read       read      read        read
@@ -86,6 +90,10 @@ TransferOwnership       scope scope  scope  done     scope      scope       gone
 ListUserOrganizations   read  read   scope  read     read       read        read          read      read       read         read
 CheckMembership         read  read   scope  read     read       read        read          kind      kind       kind         kind
 BatchCheckMembership    read  read   scope  read     read       read        read          kind      kind       kind         kind
+StreamChecks            read  read   scope  read     read       read        read          kind      kind       kind         kind
+WatchEvents             scope read   scope  read     read       read        read          kind      kind       kind         kind
+WatchMemberships        read  read   scope  read     read       read        read          kind      kind       kind         kind
+ExportMemberships       read  read   scope  read     read       read        read          kind      kind       kind         kind
 GetCaller               read  read   read   read     read       read        read          read      read       read         read
 PutUser                 scope done   scope  done     done       done        done          kind      kind       kind         kind
 GetUser                 read  read   scope  read     read       read        read          read      read       read         read

@@ -69,7 +69,10 @@ pub fn request(method: &str, place: &str, invitation: &str, user: Option<&str>) 
         "RemoveMember" => remove(&place, TARGET).encode_to_vec(),
         "TransferOwnership" => transfer(&place, TARGET).encode_to_vec(),
         "ListUserOrganizations" => pb::ListUserOrganizationsRequest { user_id, ..Default::default() }.encode_to_vec(),
-        "CheckMembership" => is_member(&place, TARGET).encode_to_vec(),
+        "WatchMemberships" => pb::WatchMembershipsRequest { organization: place, ..Default::default() }.encode_to_vec(),
+        "WatchEvents" => pb::WatchEventsRequest { organization: place, ..Default::default() }.encode_to_vec(),
+        "ExportMemberships" => pb::ExportMembershipsRequest::default().encode_to_vec(),
+        "CheckMembership" | "StreamChecks" => is_member(&place, TARGET).encode_to_vec(),
         "BatchCheckMembership" => {
             let item = pb::CheckItem { organization: place, user_id: TARGET.to_owned(), question: None };
             pb::BatchCheckMembershipRequest { items: vec![item], consistency: None }.encode_to_vec()

@@ -1,15 +1,18 @@
 //! Calls by descriptor: for tests that walk every method and every field, those of later services too.
 
 use super::server::Credential;
+use http::uri::PathAndQuery;
+use prost::Message;
 use prost::bytes::{Buf, BufMut};
 use prost_reflect::{DescriptorPool, EnumDescriptor, FileDescriptor, MessageDescriptor, MethodDescriptor};
 use roster::grpc::FILE_DESCRIPTOR_SET;
+use roster::grpc::pb::{self, stream_checks_response::Outcome};
 use std::sync::OnceLock;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 /// What roster's protos say, comments and all.
 pub fn descriptors() -> &'static DescriptorPool {
@@ -60,17 +63,48 @@ impl Caller {
         Self::new(channel, Credential { token: Some(token), on_behalf_of: None })
     }
 
-    /// Calls a method with the bytes of a message, and gives those of the answer.
+    /// Calls a method with the bytes of a message, and gives those of the answer: the first one, where it is a stream.
     pub async fn call(&mut self, method: &MethodDescriptor, message: Vec<u8>) -> Result<Vec<u8>, Status> {
         self.0.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
         let path = path(method).parse().unwrap();
-        Ok(self.0.unary(Request::new(message), path, Bytes).await?.into_inner())
+        first(&mut self.0, path, message, method.is_server_streaming()).await
     }
+}
+
+/// Calls with one message, and gives the first answer. What a stream says in the place of an answer is an error as any
+/// other.
+pub async fn first<T>(
+    client: &mut Grpc<T>,
+    path: PathAndQuery,
+    message: Vec<u8>,
+    is_stream: bool,
+) -> Result<Vec<u8>, Status>
+where
+    T: tonic::client::GrpcService<tonic::body::Body>,
+    T::ResponseBody: tonic::codegen::Body + Send + 'static,
+    <T::ResponseBody as tonic::codegen::Body>::Error: Into<tonic::codegen::StdError>,
+{
+    if !is_stream {
+        return Ok(client.unary(Request::new(message), path, Bytes).await?.into_inner());
+    }
+    let of_checks = path.path().ends_with("/StreamChecks");
+    let messages = tonic::codegen::tokio_stream::once(message);
+    let mut answers = client.streaming(Request::new(messages), path, Bytes).await?.into_inner();
+    let answer = answers.message().await?.unwrap_or_default();
+    if of_checks && let Some(Outcome::Error(error)) = pb::StreamChecksResponse::decode(&*answer).unwrap().outcome {
+        return Err(status(&error));
+    }
+    Ok(answer)
+}
+
+/// The error that stands in the place of an answer.
+pub fn status(error: &tonic_types::pb::Status) -> Status {
+    Status::with_details(Code::from(error.code), error.message.clone(), error.encode_to_vec().into())
 }
 
 /// Messages as they are on the wire.
 #[derive(Debug, Clone, Copy)]
-struct Bytes;
+pub struct Bytes;
 
 impl Codec for Bytes {
     type Encode = Vec<u8>;

@@ -3,6 +3,7 @@
 use super::Server;
 use http::{HeaderMap, HeaderValue, Method, Request};
 use prost::bytes::Bytes;
+use roster::auth::rules;
 use roster::grpc::pb;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -83,14 +84,40 @@ pub fn frame(message: &[u8]) -> Vec<u8> {
 /// How long any answer may take. Longer than every deadline that a test sets.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Sends a request over a connection of its own, and waits for the whole answer.
+/// Sends a request over a connection of its own, and waits for the whole answer; of a stream, for its first message, which
+/// counts as a success.
 pub async fn send(address: SocketAddr, call: Call) -> Answer {
-    within_patience(exchange(address, call, true)).await
+    let first = rules::method(&call.path).is_some_and(|method| method.streaming.server);
+    within_patience(exchange(address, call, Ends::AtOnce, first)).await
+}
+
+/// Sends a request to a stream that ends by itself, and waits for that.
+pub async fn send_whole(address: SocketAddr, call: Call) -> Answer {
+    within_patience(exchange(address, call, Ends::AtOnce, false)).await
 }
 
 /// Sends a request whose body never ends, and waits for the whole answer.
 pub async fn send_unfinished(address: SocketAddr, call: Call) -> Answer {
-    within_patience(exchange(address, call, false)).await
+    within_patience(exchange(address, call, Ends::Never, false)).await
+}
+
+/// Sends a request whose body is cut at these places, each piece once the one before has been read, and its end by itself;
+/// waits for the whole answer.
+pub async fn send_in_pieces(address: SocketAddr, call: Call, cuts: &[usize]) -> Answer {
+    within_patience(exchange(address, call, Ends::InPieces(cuts), false)).await
+}
+
+/// How a body ends.
+#[derive(Clone, Copy)]
+enum Ends<'a> {
+    AtOnce,
+    Never,
+    InPieces(&'a [usize]),
+}
+
+/// Waits until the peer has seen everything that was sent so far.
+async fn seen(ping: &mut h2::PingPong) {
+    ping.ping(h2::Ping::opaque()).await.unwrap();
 }
 
 async fn within_patience(answer: impl Future<Output = Answer>) -> Answer {
@@ -116,32 +143,47 @@ pub fn add(organization: &str, user: &str, request_id: &str) -> (String, Vec<u8>
     (path("OrganizationService/AddMember"), prost::Message::encode_to_vec(&request))
 }
 
-async fn exchange(address: SocketAddr, call: Call, ends: bool) -> Answer {
+async fn exchange(address: SocketAddr, call: Call, ends: Ends<'_>, first: bool) -> Answer {
     let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let (client, mut connection) = h2::client::handshake(stream).await.unwrap();
+    let mut ping = connection.ping_pong().unwrap();
     let driver = tokio::spawn(connection);
     let uri = format!("http://roster.test{}", call.path);
     let mut request = Request::builder().method(call.method).uri(uri).body(()).unwrap();
     *request.headers_mut() = call.headers;
-    let no_body = ends && call.body.is_empty();
+    let no_body = matches!(ends, Ends::AtOnce) && call.body.is_empty();
     let (response, mut sending) = client.ready().await.unwrap().send_request(request, no_body).unwrap();
     if !no_body {
+        let mut body = Bytes::from(call.body);
+        if let Ends::InPieces(cuts) = ends {
+            seen(&mut ping).await;
+            let mut before = 0;
+            for cut in cuts {
+                sending.send_data(body.split_to(cut - before), false).unwrap();
+                seen(&mut ping).await;
+                before = *cut;
+            }
+        }
         // Who is refused by the headers is answered, and the stream closed, before the body is through.
-        let _ = sending.send_data(Bytes::from(call.body), ends);
+        let _ = sending.send_data(body, !matches!(ends, Ends::Never));
     }
     let (head, mut incoming) = response.await.unwrap().into_parts();
     let mut body = Vec::new();
-    while let Some(chunk) = incoming.data().await {
+    let mut begun = false;
+    while !begun && let Some(chunk) = incoming.data().await {
         let chunk = chunk.unwrap();
         incoming.flow_control().release_capacity(chunk.len()).unwrap();
         body.extend_from_slice(&chunk);
+        begun = first && body.len() >= 5;
     }
-    let trailers = incoming.trailers().await.unwrap().unwrap_or_default();
+    let trailers = if begun { HeaderMap::new() } else { incoming.trailers().await.unwrap().unwrap_or_default() };
     driver.abort();
     let (http_status, headers) = (head.status.as_u16(), head.headers);
     let mut answer = Answer { http_status, grpc_status: None, reason: None, headers, trailers, body };
-    if let Some(status) = answer.status() {
+    if begun {
+        answer.grpc_status = Some(0);
+    } else if let Some(status) = answer.status() {
         answer.grpc_status = Some(status.code().into());
         answer.reason = status.get_details_error_info().map(|info| info.reason);
     }

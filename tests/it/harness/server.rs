@@ -52,6 +52,13 @@ impl Server {
         Self::over(Database::new().await, ServerSettings::default()).await
     }
 
+    /// A server over a datastore that says that it is another one than those of the other tests, healthy.
+    pub async fn of_another_datastore() -> Self {
+        let database = Database::new().await;
+        sqlx::query("UPDATE datastore SET id = gen_random_uuid()").execute(&database.pool).await.unwrap();
+        Self::over(database, ServerSettings::default()).await
+    }
+
     /// A server whose outbox takes mail, and that nobody brings to a limit who tests something else. Healthy.
     pub async fn start_generous() -> Self {
         Self::with_invitations(InvitationSettings {
@@ -233,6 +240,11 @@ impl Server {
     /// Clients of a service.
     pub fn service(&self, scopes: &[Scope]) -> Clients {
         self.with_token(&self.service_token("backend", scopes))
+    }
+
+    /// What a service shows that has these scopes.
+    pub fn credential(&self, scopes: &[Scope]) -> Credential {
+        Credential { token: Some(self.service_token("backend", scopes)), on_behalf_of: None }
     }
 
     /// Clients of an operator.

@@ -39,7 +39,8 @@ fn good_value(world: &World, field: &FieldDescriptor) -> Option<Value> {
         "reason" => text("because"),
         "request_id" => text(UUID),
         // The owner is named by id.
-        "etag" | "page_token" | "owner_email" => None,
+        "etag" | "page_token" | "owner_email" | "cursor" => None,
+        "ping" => Some(Value::I64(7)),
         "invitation_id" => text(&world.invitation),
         "token" => text(&world.token),
         // Not at all: whatever the recipient is.
@@ -73,9 +74,11 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
     let long = |length: usize| Value::String("a".repeat(length));
     let mut values = match field.name() {
         "organization" => {
-            texts(&["", "a", "acme inc", "ac\0me", "ümlaut", "{7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11}", "a/../b"])
+            texts(&["a", "acme inc", "ac\0me", "ümlaut", "{7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11}", "a/../b"])
         }
-        "user_id" if within == "ListEventsRequest" => texts(&["a\0b", "\0"]),
+        "user_id" if ["ListEventsRequest", "WatchMembershipsRequest"].contains(&within.as_str()) => {
+            texts(&["a\0b", "\0"])
+        }
         "user_id" => texts(&["", "a\0b", "\0"]),
         "types" => {
             [&["member"][..], &["member.added", ""], &["Member.added"], &["member.added\0"], &["member.added"; 21]]
@@ -104,7 +107,7 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         "permission" => texts(&["", "members.fly", "members.add\0", "MEMBERS.ADD"]),
         "reason" => texts(&["a\0b", "a\u{7}b"]),
         "request_id" => texts(&["x", "7b0c3a1e5a394d0c9a533a0f2c8f7a11", "\0", "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a1g"]),
-        "page_token" => texts(&["x", "!", "AAAA", "AQ", "\0", "é"]),
+        "page_token" | "cursor" => texts(&["x", "!", "AAAA", "AQ", "\0", "é"]),
         "at_least_as_fresh" => texts(&["", "x", "AAAA", "\0", "AQAAAAAAAAAAAAAAAAAA"]),
         "page_size" => [-1, i32::MIN].map(Value::I32).into(),
         "states" => [&[0][..], &[99], &[-1], &[i32::MAX], &[2, 2, 2, 2, 2, 2], &[2, 0]].map(numbers).into(),
@@ -114,7 +117,7 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         // Any text may be an etag, any flag may be set, what is asked of freshness is wrong inside only, and whatever is no
         // token is as good as any other one that is no good.
         "etag" | "consistency" | "validate_only" | "fully_consistent" | "inactive" | "purge" | "all_or_nothing"
-        | "email_verified" | "rotate" | "token" => Vec::new(),
+        | "email_verified" | "rotate" | "token" | "ping" => Vec::new(),
         other => panic!("what is wrong in {other}? ({})", field.full_name()),
     };
     match (field.name(), within.as_str()) {
@@ -124,15 +127,18 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         ("identifier", _) => values.extend([1001, 100_000].map(long)),
         ("kind", _) => values.extend([65, 100_000].map(long)),
         ("reason", _) => values.extend([501, 100_000].map(long)),
-        ("role" | "permission" | "request_id" | "page_token" | "at_least_as_fresh" | "invitation_id", _) => {
+        ("role" | "permission" | "request_id" | "page_token" | "at_least_as_fresh" | "invitation_id" | "cursor", _) => {
             values.push(long(100_000));
         }
         _ => {}
     }
     match (field.name(), within.as_str()) {
-        ("name", "CreateOrganizationRequest" | "UpdateOrganizationRequest")
+        // Left out, a watch is of all.
+        ("organization", "WatchMembershipsRequest" | "WatchEventsRequest") => {}
+        ("organization", _)
+        | ("name", "CreateOrganizationRequest" | "UpdateOrganizationRequest")
         | ("slug", "UpdateOrganizationRequest")
-        | ("role", "UpdateMemberRequest" | "CheckMembershipRequest" | "CheckItem")
+        | ("role", "UpdateMemberRequest" | "CheckMembershipRequest" | "CheckItem" | "StreamChecksRequest")
         | ("email", "CreateInvitationRequest" | "BatchCreateInvitationsItem") => values.extend(texts(&[""])),
         ("states", "ListUserOrganizationsRequest") => values.extend([&[1][..], &[4]].map(numbers)),
         ("states", "ListOrganizationsRequest") => values.extend([&[5][..], &[2, 2, 2, 2, 2]].map(numbers)),

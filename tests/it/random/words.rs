@@ -87,7 +87,7 @@ impl Words {
                 ("id" | "slug", Value::String(word)) if organization => keep(&mut self.organizations, word),
                 ("etag", Value::String(word)) => keep(&mut self.etags, word),
                 ("next_page_token", Value::String(word)) => keep(&mut self.page_tokens, word),
-                ("consistency_token", Value::String(word)) => keep(&mut self.consistency_tokens, word),
+                ("consistency_token" | "cursor", Value::String(word)) => keep(&mut self.consistency_tokens, word),
                 ("invitation_id", Value::String(word)) => keep(&mut self.invitations, word),
                 ("token" | "owner_token", Value::String(word)) => keep(&mut self.tokens, word),
                 (_, Value::Message(inner)) => self.learn(inner),
@@ -150,7 +150,7 @@ impl Words {
             "reason" => "because".to_owned(),
             "etag" => word(random, &self.etags),
             "page_token" => word(random, &self.page_tokens),
-            "at_least_as_fresh" => word(random, &self.consistency_tokens),
+            "at_least_as_fresh" | "cursor" => word(random, &self.consistency_tokens),
             "request_id" if random.one_in(3) => word(random, &self.request_ids),
             "request_id" => {
                 let id = world::random_uuid().to_string();
@@ -171,6 +171,7 @@ impl Words {
             }
             Kind::Bool => Value::Bool(random.one_in(4)),
             Kind::Int32 => Value::I32(i32::try_from(random.below(5)).unwrap()),
+            Kind::Int64 => Value::I64(i64::try_from(random.below(5)).unwrap()),
             Kind::Enum(_) if !field.is_list() => Value::EnumNumber(i32::try_from(random.below(4)).unwrap()),
             Kind::Enum(_) => {
                 let states =
@@ -198,6 +199,7 @@ impl Words {
         let one = |random: &mut Random| match field.kind() {
             Kind::String => Value::String(noise(random)),
             Kind::Bool => Value::Bool(random.one_in(2)),
+            Kind::Int64 => Value::I64(*random.one_of(&[i64::MIN, -1, 0, 1, i64::MAX])),
             Kind::Int32 => Value::I32(*random.one_of(&[i32::MIN, -1, 0, 1, 1000, 1001, i32::MAX])),
             Kind::Enum(_) => Value::EnumNumber(*random.one_of(&[i32::MIN, -1, 0, 5, 99, i32::MAX])),
             Kind::Message(inner) => match inner.full_name() {

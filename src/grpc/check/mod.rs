@@ -1,6 +1,11 @@
 //! `CheckService`: decode, call, encode.
 
+mod export;
+mod questions;
+mod watch;
+
 use super::admit::sealed::Sealed;
+use super::admit::stream::{Pulled, Pushed};
 use super::admit::{Api, admit_now, answer, read};
 use super::decode::{Asked, Fields, Wrong};
 use super::pb::check_service_server::CheckService;
@@ -13,7 +18,8 @@ use crate::service::checks::Check;
 use crate::service::token::Token;
 use prost::Message;
 use prost::bytes::{BufMut, Bytes, BytesMut};
-use tonic::{Request, Response, Status, async_trait};
+use questions::Questions;
+use tonic::{Request, Response, Status, Streaming, async_trait};
 
 /// How fresh the answer is to be.
 fn freshness(fields: &mut Fields, asked: Option<&pb::Consistency>) -> Result<Freshness, Wrong> {
@@ -100,5 +106,38 @@ impl CheckService for Api {
         let (told, token) = self.roster().check_batch(&checks, &freshness).await?;
         let results = told.iter().map(|told| convert::check_result(told, String::new())).collect();
         answer(pb::BatchCheckMembershipResponse { results, consistency_token: token.encode() })
+    }
+
+    type StreamChecksStream = Pulled<Questions>;
+
+    async fn stream_checks(
+        &self,
+        request: Request<Streaming<Sealed<pb::StreamChecksRequest>>>,
+    ) -> Result<Response<Self::StreamChecksStream>, Status> {
+        let (questions, leave) = self.admit_streams(request).await?;
+        answer(leave.pull(Questions::new(self.roster().clone(), questions)))
+    }
+
+    type WatchMembershipsStream = Pushed<pb::WatchMembershipsResponse>;
+
+    async fn watch_memberships(
+        &self,
+        request: Request<Streaming<Sealed<pb::WatchMembershipsRequest>>>,
+    ) -> Result<Response<Self::WatchMembershipsStream>, Status> {
+        let (requests, leave) = self.admit_streams(request).await?;
+        let roster = self.roster().clone();
+        answer(leave.push(|out| watch::watch(roster, requests, out)))
+    }
+
+    type ExportMembershipsStream = Pushed<pb::ExportMembershipsResponse>;
+
+    async fn export_memberships(
+        &self,
+        request: Request<Sealed<pb::ExportMembershipsRequest>>,
+    ) -> Result<Response<Self::ExportMembershipsStream>, Status> {
+        let (message, leave) = self.admit_stream(request).await?;
+        let kind = read(|fields| fields.kind(&message.kind))?;
+        let roster = self.roster().clone();
+        answer(leave.push(|out| export::export(roster, kind, out)))
     }
 }

@@ -1,0 +1,49 @@
+//! A backend that lets a call through only if its user may, by what roster says. It stands in front of the health service,
+//! which every project with tonic has; put your own there.
+
+use http::request::Parts;
+use roster::client::{
+    CacheSettings, Check, Client, ClientSettings, MembershipCache, RequirePermission, TokenSource, Who,
+};
+use roster::domain::{OrganizationRef, Permission, UserId};
+use std::error::Error;
+use tokio::net::TcpListener;
+use tonic::Status;
+use tonic::codegen::tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::LayerExt;
+use tonic::transport::Server;
+use tower::ServiceBuilder;
+
+/// Whom a call is from, and about which organization. Go by what you have verified: a session, a token's subject.
+fn who(parts: &Parts) -> Who {
+    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let user = UserId::parse(header("x-user")).map_err(|_| Status::unauthenticated("sign in"))?;
+    let organization = OrganizationRef::parse(header("x-organization"));
+    Ok((organization.map_err(|_| Status::invalid_argument("name an organization"))?, user))
+}
+
+pub(crate) async fn serve(roster: ClientSettings, listener: TcpListener) -> Result<(), Box<dyn Error>> {
+    let client = Client::connect(roster).await?;
+    // A copy of all memberships in this process. What it cannot answer freshly enough, the server does.
+    let cache = MembershipCache::start(&client, CacheSettings::default());
+
+    // Ask wherever you like …
+    let answer = cache.check(&Check::permission("acme-inc", "grace", Permission::MembersAdd)?).await?;
+    tracing::info!(allowed = answer.is_allowed(), reason = ?answer.reason, "may Grace add members?");
+
+    // … or put a guard in front of a service.
+    let (_reporter, service) = tonic_health::server::health_reporter();
+    let guarded = ServiceBuilder::new()
+        .layer(RequirePermission::new(&cache, Permission::OrganizationUpdate, who))
+        .named_layer(service);
+    Server::builder().add_service(guarded).serve_with_incoming(TcpListenerStream::new(listener)).await?;
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    // A token with the scope `check`, or an API key. `TokenSource::from_fn` takes one that is renewed.
+    let token = TokenSource::fixed(&std::env::var("SERVICE")?)?;
+    let roster = ClientSettings::new("http://127.0.0.1:50051")?.with_token(token);
+    serve(roster, TcpListener::bind("127.0.0.1:50060").await?).await
+}

@@ -1,0 +1,68 @@
+//! Between the domain's questions and answers and those on the wire.
+
+use super::{Answer, Check, Consistency, Error, Question, Reason, Source};
+use crate::domain::Role;
+use crate::pb;
+
+pub(super) fn of_check(question: Question) -> Option<pb::check_membership_request::Question> {
+    use pb::check_membership_request::Question as Asked;
+    match question {
+        Question::Member => None,
+        Question::Role(role) => Some(Asked::Role(role.as_str().to_owned())),
+        Question::Permission(permission) => Some(Asked::Permission(permission.as_str().to_owned())),
+    }
+}
+
+/// One question of many.
+pub(super) fn item(check: &Check) -> pb::CheckItem {
+    use pb::check_item::Question as Asked;
+    let question = match check.question {
+        Question::Member => None,
+        Question::Role(role) => Some(Asked::Role(role.as_str().to_owned())),
+        Question::Permission(permission) => Some(Asked::Permission(permission.as_str().to_owned())),
+    };
+    pb::CheckItem { organization: check.organization.to_string(), user_id: check.user.to_string(), question }
+}
+
+pub(super) fn consistency(consistency: &Consistency) -> Option<pb::Consistency> {
+    use pb::consistency::Requirement;
+    let requirement = match consistency {
+        Consistency::Recent => return None,
+        Consistency::AtLeastAsFresh(token) => Requirement::AtLeastAsFresh(token.clone()),
+        Consistency::Full => Requirement::FullyConsistent(true),
+    };
+    Some(pb::Consistency { requirement: Some(requirement) })
+}
+
+/// Reads an answer. One that this version of the client does not know is none: a guess would be worse.
+pub(super) fn answer(result: pb::CheckResult) -> Result<Answer, Error> {
+    let reason = match result.reason() {
+        pb::CheckReason::Allowed => Reason::Allowed,
+        pb::CheckReason::NotAMember => Reason::NotAMember,
+        pb::CheckReason::OrganizationNotFound => Reason::OrganizationNotFound,
+        pb::CheckReason::OrganizationInactive => Reason::OrganizationInactive,
+        pb::CheckReason::OrganizationPending => Reason::OrganizationPending,
+        pb::CheckReason::UserInactive => Reason::UserInactive,
+        pb::CheckReason::RoleTooLow => Reason::RoleTooLow,
+        pb::CheckReason::RoleLacksPermission => Reason::RoleLacksPermission,
+        pb::CheckReason::Unspecified => return Err(unreadable("a reason", &result.reason.to_string())),
+    };
+    if result.allowed != (reason == Reason::Allowed) {
+        return Err(unreadable("an answer", "it contradicts its reason"));
+    }
+    let source = match result.source() {
+        pb::CheckSource::Memory => Source::Server,
+        pb::CheckSource::Primary => Source::Primary,
+        pb::CheckSource::StaleMemory => Source::Stale,
+        pb::CheckSource::Unspecified => return Err(unreadable("a source", &result.source.to_string())),
+    };
+    let role = (!result.role.is_empty()).then(|| Role::parse(&result.role)).transpose();
+    let role = role.map_err(|_| unreadable("a role", &result.role))?;
+    Ok(Answer { reason, role, revision: result.revision, source, consistency_token: result.consistency_token })
+}
+
+/// Something from the server that is not known here.
+pub(super) fn unreadable(what: &str, told: &str) -> Error {
+    let told: String = told.chars().take(80).collect();
+    Error::Unreadable(format!("{what} that this client does not know: {told}"))
+}

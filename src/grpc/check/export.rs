@@ -1,0 +1,89 @@
+//! `ExportMemberships`: everything, in messages of a megabyte or so.
+
+use crate::domain::{Kind, UserId, UserState, limits};
+use crate::grpc::admit::stream::Out;
+use crate::grpc::{convert, pb};
+use crate::service::Roster;
+use crate::service::export::{Head, Listener, Row};
+use prost::Message;
+use tonic::Status;
+
+/// Sends everything; the cursor last.
+pub(super) async fn export(
+    roster: Roster,
+    kind: Option<Kind>,
+    out: Out<pb::ExportMembershipsResponse>,
+) -> Result<(), Status> {
+    let (chunk, last) = (pb::ExportMembershipsResponse::default(), pb::OrganizationChange::default());
+    let mut chunks = Chunks { out, chunk, bytes: 0, last };
+    let token = roster.export(kind.as_ref(), &mut chunks).await?;
+    chunks.chunk.cursor = token.encode();
+    chunks.send().await
+}
+
+fn organization(head: Head) -> pb::OrganizationChange {
+    pb::OrganizationChange {
+        organization_id: head.id.to_string(),
+        slug: head.slug.to_string(),
+        kind: head.kind.as_str().to_owned(),
+        state: convert::organization_state(head.state).into(),
+        owner_id: head.owner.map(|owner| owner.to_string()).unwrap_or_default(),
+        revision: head.revision,
+        purged: false,
+    }
+}
+
+/// A message in the making.
+struct Chunks {
+    out: Out<pb::ExportMembershipsResponse>,
+    chunk: pb::ExportMembershipsResponse,
+    /// How large it is.
+    bytes: usize,
+    /// The latest organization.
+    last: pb::OrganizationChange,
+}
+
+impl Chunks {
+    async fn send(&mut self) -> Result<(), Status> {
+        self.bytes = 0;
+        self.out.send(std::mem::take(&mut self.chunk)).await
+    }
+
+    fn begin(&mut self, organization: pb::OrganizationChange) {
+        self.bytes += organization.encoded_len() + 8;
+        self.last = organization.clone();
+        self.chunk
+            .organizations
+            .push(pb::ExportedOrganization { organization: Some(organization), members: Vec::new() });
+    }
+
+    async fn send_if_full(&mut self) -> Result<(), Status> {
+        if self.bytes >= limits::CHUNK_BYTES { self.send().await } else { Ok(()) }
+    }
+}
+
+impl Listener for Chunks {
+    type Error = Status;
+
+    async fn row(&mut self, row: Row) -> Result<(), Status> {
+        if let Some(head) = row.head {
+            self.begin(organization(head));
+        } else if self.chunk.organizations.is_empty() {
+            // The message before was full: the organization goes on in this one.
+            self.begin(self.last.clone());
+        }
+        if let (Some((user, role)), Some(last)) = (row.member, self.chunk.organizations.last_mut()) {
+            let member = pb::ExportedMember { user_id: user.to_string(), role: role.as_str().to_owned() };
+            self.bytes += member.encoded_len() + 2;
+            last.members.push(member);
+        }
+        self.send_if_full().await
+    }
+
+    async fn user(&mut self, user: UserId, state: UserState) -> Result<(), Status> {
+        let user = pb::ExportedUser { user_id: user.to_string(), state: convert::user_state(state).into() };
+        self.bytes += user.encoded_len() + 2;
+        self.chunk.users.push(user);
+        self.send_if_full().await
+    }
+}

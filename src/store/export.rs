@@ -1,0 +1,124 @@
+//! One bucket as one snapshot holds it, read row by row: for exports, which may not hold it in memory.
+
+use super::{StoreError, log};
+use crate::domain::{BucketPosition, Kind, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
+
+/// An organization as it stood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The id.
+    pub id: OrganizationId,
+    /// Its slug.
+    pub slug: Slug,
+    /// Its kind.
+    pub kind: Kind,
+    /// Where it is in its life.
+    pub state: OrganizationState,
+    /// Who owns it.
+    pub owner: Option<UserId>,
+    /// How many changes it has seen.
+    pub revision: i64,
+}
+
+/// A member of an organization, or the organization itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The organization, in the first row that is of it.
+    pub head: Option<Head>,
+    /// A member, with the role as stored. None for an organization that has none.
+    pub member: Option<(UserId, Role)>,
+}
+
+/// A snapshot of one bucket.
+pub struct Snapshot<'c>(Transaction<'c, Postgres>);
+
+impl<'c> Snapshot<'c> {
+    /// Opens one. It holds up the vacuum, so not for long.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub async fn begin(connection: &'c mut PgConnection) -> Result<Self, StoreError> {
+        Ok(Self(connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?))
+    }
+
+    /// How far the log of an organizations' bucket had come.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub async fn position(&mut self, bucket: i16) -> Result<BucketPosition, StoreError> {
+        log::position(&mut self.0, bucket).await
+    }
+
+    /// How far the log of a users' bucket had come.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub async fn user_position(&mut self, bucket: i16) -> Result<BucketPosition, StoreError> {
+        log::user_position(&mut self.0, bucket).await
+    }
+
+    /// Every organization of a bucket, or those of one kind, with its members one by one: those of one organization stand
+    /// together.
+    pub fn organizations<'s>(
+        &'s mut self,
+        bucket: i16,
+        kind: Option<&'s Kind>,
+    ) -> BoxStream<'s, Result<Row, StoreError>> {
+        let rows = sqlx::query!(
+            r#"SELECT o.id, o.slug, o.kind, o.state, (o.delete_time IS NOT NULL) AS "deleted!", o.owner_id, o.revision,
+                      m.user_id AS "user_id?", m.role AS "role?"
+               FROM organizations o
+               LEFT JOIN memberships m ON m.bucket = o.bucket AND m.organization_id = o.id
+               WHERE o.bucket = $1 AND ($2::text IS NULL OR o.kind = $2)
+               ORDER BY o.id"#,
+            bucket,
+            kind.map(Kind::as_str),
+        )
+        .fetch(&mut *self.0);
+        let mut last = None;
+        rows.map(move |row| {
+            let row = row?;
+            let is_first = last.replace(row.id) != Some(row.id);
+            let head = is_first.then(|| {
+                Ok::<_, StoreError>(Head {
+                    id: OrganizationId::from_uuid(row.id),
+                    slug: Slug::parse(&row.slug)?,
+                    kind: Kind::parse(&row.kind)?,
+                    state: if row.deleted { OrganizationState::Deleted } else { OrganizationState::parse(&row.state)? },
+                    owner: row.owner_id.map(|id| UserId::parse(&id)).transpose()?,
+                    revision: row.revision,
+                })
+            });
+            let member = row
+                .user_id
+                .zip(row.role)
+                .map(|(user, role)| Ok::<_, StoreError>((UserId::parse(&user)?, Role::parse(&role)?)));
+            Ok(Row { head: head.transpose()?, member: member.transpose()? })
+        })
+        .boxed()
+    }
+
+    /// The users of a bucket who are not active.
+    pub fn users(&mut self, bucket: i16) -> BoxStream<'_, Result<(UserId, UserState), StoreError>> {
+        let rows = sqlx::query!(
+            "SELECT id, state FROM users WHERE user_bucket = $1 AND state <> 'ACTIVE' ORDER BY id",
+            bucket
+        )
+        .fetch(&mut *self.0);
+        let read = |row: Result<_, sqlx::Error>| row.map_err(StoreError::from);
+        rows.map(read)
+            .map(|row| row.and_then(|row| Ok((UserId::parse(&row.id)?, UserState::parse(&row.state)?))))
+            .boxed()
+    }
+
+    /// Closes it. One that is dropped is closed before its connection is used again.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub async fn end(self) -> Result<(), StoreError> {
+        Ok(self.0.rollback().await?)
+    }
+}

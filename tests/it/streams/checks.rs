@@ -1,0 +1,343 @@
+//! `StreamChecks`: the answers of `CheckMembership`, in the order of the questions.
+
+use super::{Checks, question, soon};
+use crate::harness::dynamic::status;
+use crate::harness::raw::Call;
+use crate::harness::{Database, Server, reason};
+use h2::client::SendRequest;
+use pb::consistency::Requirement;
+use pb::stream_checks_request::Question;
+use pb::stream_checks_response::Outcome;
+use prost::Message;
+use prost::bytes::Bytes;
+use roster::domain::Scope;
+use roster::grpc::pb;
+use roster::server::ServerSettings;
+use tokio::net::TcpStream;
+use tonic::Code;
+
+/// A server with an organization in it: ada owns, grace is admin, alan a member.
+async fn server() -> (Server, String) {
+    let server = Server::start().await;
+    let mut ada = server.user("ada");
+    let acme = ada.create("Acme").await;
+    ada.add(&acme, "grace", "admin").await;
+    ada.add(&acme, "alan", "member").await;
+    (server, acme)
+}
+
+/// Questions of every kind about this organization, good and bad, none like another.
+fn questions(acme: &str) -> Vec<pb::StreamChecksRequest> {
+    let mut all = Vec::new();
+    for organization in [acme, "acme", "nowhere", "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11", "?"] {
+        for user in ["ada", "grace", "alan", "nobody", ""] {
+            let asked = [
+                None,
+                Some(Question::Role("admin".to_owned())),
+                Some(Question::Role("king".to_owned())),
+                Some(Question::Permission("members.add".to_owned())),
+                Some(Question::Permission("members.fly".to_owned())),
+            ];
+            all.extend(asked.map(|asked| pb::StreamChecksRequest { question: asked, ..question(organization, user) }));
+        }
+    }
+    for requirement in [Requirement::FullyConsistent(true), Requirement::AtLeastAsFresh("x".to_owned())] {
+        let consistency = Some(pb::Consistency { requirement: Some(requirement) });
+        all.push(pb::StreamChecksRequest { consistency, ..question(acme, "ada") });
+    }
+    all
+}
+
+/// What `CheckMembership` says to the same question, as far as two askings have it in common.
+async fn alone(server: &Server, asked: &pb::StreamChecksRequest) -> Result<pb::CheckResult, (Code, String, Vec<u8>)> {
+    // The fields of both requests are the same.
+    let request = pb::CheckMembershipRequest::decode(&*asked.encode_to_vec()).unwrap();
+    match server.service(&[Scope::Check]).checks.check_membership(request).await {
+        Ok(answer) => Ok(comparable(answer.into_inner().result.unwrap())),
+        Err(status) => Err((status.code(), status.message().to_owned(), status.details().to_vec())),
+    }
+}
+
+fn comparable(result: pb::CheckResult) -> pb::CheckResult {
+    assert!(!result.consistency_token.is_empty());
+    pb::CheckResult { source: 0, consistency_token: String::new(), ..result }
+}
+
+fn told(answer: pb::StreamChecksResponse) -> Result<pb::CheckResult, (Code, String, Vec<u8>)> {
+    match answer.outcome.unwrap() {
+        Outcome::Result(result) => Ok(comparable(result)),
+        Outcome::Error(error) => {
+            let status = status(&error);
+            assert!(!reason(&status).is_empty());
+            Err((status.code(), status.message().to_owned(), status.details().to_vec()))
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_question_is_answered_as_if_it_were_asked_alone() {
+    let (server, acme) = server().await;
+    let mut stream = Checks::open(&server.service(&[Scope::Check])).await;
+    let (mut good, mut bad) = (0, 0);
+    // One by one: each waits for its answer, so nothing is batched.
+    for asked in questions(&acme) {
+        stream.ask(asked.clone()).await;
+        let answer = told(stream.next().await.unwrap().unwrap());
+        assert_eq!(answer, alone(&server, &asked).await, "{asked:?}");
+        *(if answer.is_ok() { &mut good } else { &mut bad }) += 1;
+    }
+    assert!(good >= 40 && bad >= 40, "{good} good, {bad} bad");
+    stream.ask = None;
+    assert!(stream.next().await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_in_flight_are_answered_in_the_order_of_the_questions() {
+    let (server, acme) = server().await;
+    let questions = questions(&acme);
+    let mut expected = Vec::new();
+    for asked in &questions {
+        expected.push(alone(&server, asked).await);
+    }
+    let mut stream = Checks::open(&server.service(&[Scope::Check])).await;
+    let ask = stream.ask.take().unwrap();
+    let rounds = 60;
+    let asked = questions.clone();
+    let asking = tokio::spawn(async move {
+        for _ in 0..rounds {
+            for question in &asked {
+                ask.send(question.clone()).await.unwrap();
+            }
+        }
+    });
+    for number in 0..rounds * questions.len() {
+        let answer = told(stream.next().await.unwrap().unwrap());
+        assert_eq!(answer, expected[number % expected.len()], "answer {number}");
+    }
+    // All have been asked, and the asker is gone: the stream ends well.
+    soon(asking).await.unwrap();
+    assert!(stream.next().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_change_between_two_questions_is_seen_by_the_second() {
+    let (server, acme) = server().await;
+    let mut stream = Checks::open(&server.service(&[Scope::Check])).await;
+    let consistency = Some(pb::Consistency { requirement: Some(Requirement::FullyConsistent(true)) });
+    let asked = pb::StreamChecksRequest { consistency, ..question(&acme, "alan") };
+    for (step, expected) in [("as it was", true), ("removed", false), ("added", true)] {
+        match step {
+            "removed" => {
+                let remove = crate::harness::remove(&acme, "alan");
+                server.user("ada").organizations.remove_member(remove).await.unwrap();
+            }
+            "added" => {
+                server.user("ada").add(&acme, "alan", "member").await;
+            }
+            _ => {}
+        }
+        stream.ask(asked.clone()).await;
+        let answer = told(stream.next().await.unwrap().unwrap()).unwrap();
+        assert_eq!(answer.allowed, expected, "{step}");
+    }
+}
+
+/// A connection of h2's own, to hold back what a client of tonic's would read by itself.
+async fn raw(server: &Server, window: u32) -> SendRequest<Bytes> {
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(window).initial_connection_window_size(1 << 20);
+    let (send, connection) = builder.handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    send
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_read_answers_is_not_read_either() {
+    let (server, acme) = server().await;
+    let token = server.service_token("backend", &[Scope::Check]);
+    let call = Call::grpc("/roster.v1.CheckService/StreamChecks", &question(&acme, "ada").encode_to_vec());
+    let call = call.bearer(&token);
+    let mut request = http::Request::post(format!("http://roster.test{}", call.path)).body(()).unwrap();
+    *request.headers_mut() = call.headers.clone();
+    let (answer, mut sending) =
+        raw(&server, 16 * 1024).await.ready().await.unwrap().send_request(request, false).unwrap();
+    // As long as the server takes some, it is given more.
+    let block = call.body.repeat(200);
+    let (mut sent, mut enough) = (0_usize, false);
+    while !enough {
+        sending.reserve_capacity(block.len());
+        let granted = std::future::poll_fn(|context| sending.poll_capacity(context));
+        match tokio::time::timeout(std::time::Duration::from_millis(1500), granted).await {
+            Ok(capacity) => {
+                let size = capacity.unwrap().unwrap().min(block.len());
+                let from = sent % block.len();
+                let piece = &block[from..block.len().min(from + size)];
+                sending.send_data(piece.to_vec().into(), false).unwrap();
+                sent += piece.len();
+            }
+            Err(_) => enough = true,
+        }
+        assert!(sent < 8 << 20, "the server takes questions without end");
+    }
+    // Now the answers are read: every whole question gets one, and what was held back goes through.
+    let mut incoming = answer.await.unwrap().into_body();
+    let rest = block.len() - sent % block.len();
+    let whole = (sent + rest) / call.body.len();
+    let last = block[block.len() - rest..].to_vec();
+    let mut last = Some(last);
+    let (mut body, mut answers) = (Vec::new(), 0);
+    loop {
+        if let Some(left) = last.take() {
+            sending.reserve_capacity(left.len());
+            sending.send_data(left.into(), true).unwrap();
+        }
+        let Some(chunk) = soon(incoming.data()).await else { break };
+        let chunk = chunk.unwrap();
+        incoming.flow_control().release_capacity(chunk.len()).unwrap();
+        body.extend_from_slice(&chunk);
+        while body.len() >= 5 {
+            let length = usize::try_from(u32::from_be_bytes(body[1..5].try_into().unwrap())).unwrap() + 5;
+            if body.len() < length {
+                break;
+            }
+            let answer = pb::StreamChecksResponse::decode(&body[5..length]).unwrap();
+            assert_eq!(told(answer).unwrap().role, "owner");
+            body.drain(..length);
+            answers += 1;
+        }
+    }
+    assert_eq!(answers, whole);
+    let trailers = incoming.trailers().await.unwrap().unwrap();
+    assert_eq!(trailers["grpc-status"], "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_sent_one_by_one_wait_for_a_datastore_that_hangs() {
+    let (server, acme) = server().await;
+    let consistency = Some(pb::Consistency { requirement: Some(Requirement::FullyConsistent(true)) });
+    let asked = pb::StreamChecksRequest { consistency, ..question(&acme, "ada") };
+    let token = server.service_token("backend", &[Scope::Check]);
+    let call = Call::grpc("/roster.v1.CheckService/StreamChecks", &asked.encode_to_vec()).bearer(&token);
+    let mut holder = server.database.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE memberships IN ACCESS EXCLUSIVE MODE").execute(&mut *holder).await.unwrap();
+    // Several streams of one connection, each of which sends small frames for as long as they are taken.
+    let client = raw(&server, 1 << 20).await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut request = http::Request::post(format!("http://roster.test{}", call.path)).body(()).unwrap();
+        *request.headers_mut() = call.headers.clone();
+        let (answer, mut sending) = client.clone().ready().await.unwrap().send_request(request, false).unwrap();
+        let mut sent = 0;
+        loop {
+            sending.reserve_capacity(call.body.len());
+            let granted = std::future::poll_fn(|context| sending.poll_capacity(context));
+            match tokio::time::timeout(std::time::Duration::from_millis(300), granted).await {
+                Ok(capacity) if capacity.as_ref().unwrap().as_ref().unwrap() >= &call.body.len() => {
+                    sending.send_data(call.body.clone().into(), false).unwrap();
+                    sent += 1;
+                    // On its way before the next one.
+                    tokio::task::yield_now().await;
+                }
+                _ => break,
+            }
+            assert!(sent < 100_000, "the server takes questions without end");
+        }
+        assert!(sent > 1024, "{sent}");
+        sending.send_data(Bytes::new(), true).unwrap();
+        streams.push((answer, sent));
+    }
+    holder.rollback().await.unwrap();
+    for (answer, sent) in streams {
+        let mut incoming = soon(answer).await.unwrap().into_body();
+        let (mut body, mut answers) = (Vec::new(), 0);
+        while let Some(chunk) = soon(incoming.data()).await {
+            let chunk = chunk.unwrap();
+            incoming.flow_control().release_capacity(chunk.len()).unwrap();
+            body.extend_from_slice(&chunk);
+        }
+        let mut rest = &body[..];
+        while !rest.is_empty() {
+            let length = usize::try_from(u32::from_be_bytes(rest[1..5].try_into().unwrap())).unwrap();
+            assert!(told(pb::StreamChecksResponse::decode(&rest[5..5 + length]).unwrap()).unwrap().allowed);
+            rest = &rest[5 + length..];
+            answers += 1;
+        }
+        assert_eq!(answers, sent);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_question_ends_the_stream_after_the_answers_before_it() {
+    let (server, acme) = server().await;
+    let token = server.service_token("backend", &[Scope::Check]);
+    let good = Call::grpc("/roster.v1.CheckService/StreamChecks", &question(&acme, "ada").encode_to_vec());
+    let good = good.bearer(&token);
+    for (bad, expected, code) in [
+        (crate::harness::raw::frame(&[0x0f]), "MALFORMED_MESSAGE", 3),
+        (vec![0, 0, 0, 0, 9, 1], "MALFORMED_MESSAGE", 3),
+        (crate::harness::raw::frame(&vec![0; 256 * 1024 + 1]), "MESSAGE_TOO_LARGE", 8),
+        (vec![0, 0xff, 0xff, 0xff, 0xff], "MESSAGE_TOO_LARGE", 8),
+    ] {
+        let body = [good.body.repeat(3), bad].concat();
+        let answer = crate::harness::raw::send_whole(server.address, Call { body, ..good.clone() }).await;
+        assert_eq!((answer.grpc_status, answer.reason.as_deref()), (Some(code), Some(expected)));
+        let (mut rest, mut answers) = (&answer.body[..], 0);
+        while !rest.is_empty() {
+            let length = usize::try_from(u32::from_be_bytes(rest[1..5].try_into().unwrap())).unwrap();
+            assert!(told(pb::StreamChecksResponse::decode(&rest[5..5 + length]).unwrap()).is_ok());
+            rest = &rest[5 + length..];
+            answers += 1;
+        }
+        assert_eq!(answers, 3, "{expected}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_who_hang_up_in_the_middle_leave_nothing_behind() {
+    // One place for all of them: each needs that of the one before.
+    let settings = ServerSettings { max_streams: 1, ..ServerSettings::default() };
+    let server = Server::over(Database::new().await, settings).await;
+    let acme = server.user("ada").create("Acme").await;
+    for number in 0..40 {
+        let clients = server.service(&[Scope::Check]);
+        let mut stream = soon(async {
+            loop {
+                if let Ok(stream) = Checks::try_open(&clients).await {
+                    return stream;
+                }
+            }
+        })
+        .await;
+        for _ in 0..=number {
+            stream.ask(question(&acme, "ada")).await;
+        }
+        if number % 2 == 0 {
+            assert!(stream.next().await.unwrap().is_some());
+        }
+        drop(stream);
+    }
+    server.database.assert_no_open_transactions().await;
+    assert!(server.service(&[Scope::Check]).is_member(&acme, "ada").await);
+}
+
+#[tokio::test]
+async fn a_datastore_that_is_away_is_an_answer_to_each_question() {
+    let (server, acme) = server().await;
+    let mut stream = Checks::open(&server.service(&[Scope::Check])).await;
+    stream.ask(question(&acme, "ada")).await;
+    assert!(told(stream.next().await.unwrap().unwrap()).is_ok());
+    let hidden = "ALTER TABLE log_heads RENAME TO hidden";
+    sqlx::query(hidden).execute(&server.database.pool).await.unwrap();
+    let consistency = Some(pb::Consistency { requirement: Some(Requirement::FullyConsistent(true)) });
+    let asked = pb::StreamChecksRequest { consistency, ..question(&acme, "ada") };
+    for _ in 0..3 {
+        stream.ask(asked.clone()).await;
+        let (code, _, _) = told(stream.next().await.unwrap().unwrap()).unwrap_err();
+        assert_eq!(code, Code::Unavailable);
+    }
+    sqlx::query("ALTER TABLE hidden RENAME TO log_heads").execute(&server.database.pool).await.unwrap();
+    stream.ask(asked).await;
+    assert!(told(stream.next().await.unwrap().unwrap()).is_ok());
+}

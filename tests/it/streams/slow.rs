@@ -1,0 +1,96 @@
+//! Callers who do not read: they are cut off, with a reason, and hold nothing meanwhile.
+
+use super::{Watch, soon};
+use crate::harness::raw::Call;
+use crate::harness::{Database, Server};
+use prost::Message;
+use prost::bytes::Bytes;
+use roster::domain::Scope;
+use roster::grpc::pb;
+use roster::server::ServerSettings;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// Opens a stream over a connection of h2's own, and reads nothing of it.
+async fn unread(server: &Server, method: &str, message: &[u8]) -> h2::RecvStream {
+    let token = server.service_token("backend", &[Scope::Manage, Scope::Check]);
+    let call = Call::grpc(method, message).bearer(&token);
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let (send, connection) =
+        h2::client::Builder::new().initial_window_size(1024).handshake::<_, Bytes>(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = http::Request::post(format!("http://roster.test{}", call.path)).body(()).unwrap();
+    *request.headers_mut() = call.headers;
+    let (answer, mut sending) = send.ready().await.unwrap().send_request(request, false).unwrap();
+    sending.send_data(call.body.into(), true).unwrap();
+    soon(answer).await.unwrap().into_body()
+}
+
+/// Reads what is left of a stream, and tells how it ended.
+async fn rest(mut incoming: h2::RecvStream) -> (usize, tonic::Status) {
+    let mut size = 0;
+    while let Some(chunk) = soon(incoming.data()).await {
+        let chunk = chunk.unwrap();
+        size += chunk.len();
+        incoming.flow_control().release_capacity(chunk.len()).unwrap();
+    }
+    let trailers = soon(incoming.trailers()).await.unwrap().unwrap();
+    (size, tonic::Status::from_header_map(&trailers).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_not_read_is_cut_off_and_gives_its_place_back() {
+    let settings =
+        ServerSettings { max_streams: 1, slow_reader: Duration::from_millis(300), ..ServerSettings::default() };
+    let server = Server::over(Database::new().await, settings).await;
+    for path in ["CheckService/WatchMemberships", "EventService/WatchEvents"] {
+        // A checkpoint alone is larger than the window.
+        let incoming = unread(&server, &format!("/roster.v1.{path}"), &[]).await;
+        let clients = server.service(&[Scope::Check, Scope::Manage]);
+        let taken = async {
+            loop {
+                let (say, requests) = tokio::sync::mpsc::channel(1);
+                say.send(pb::WatchMembershipsRequest::default()).await.unwrap();
+                let requests = tonic::codegen::tokio_stream::wrappers::ReceiverStream::new(requests);
+                if let Ok(told) = clients.checks.clone().watch_memberships(requests).await {
+                    return Watch { say: Some(say), told: told.into_inner() };
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        // The place is there again although nobody has read on.
+        let mut taken = soon(taken).await;
+        assert!(taken.next().await.checkpoint.is_some());
+        drop(taken);
+        let (size, status) = rest(incoming).await;
+        let cut = crate::harness::refused::<()>(Err(status));
+        assert_eq!(cut, (tonic::Code::ResourceExhausted, "SLOW_READER".to_owned()), "{path}");
+        // What was kept for it is a few messages and no more.
+        assert!(size < 64 * 1024, "{size} bytes were kept");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_that_is_not_read_is_cut_off_and_holds_no_snapshot() {
+    let settings = ServerSettings { slow_reader: Duration::from_millis(300), ..ServerSettings::default() };
+    let server = Server::over(Database::new().await, settings).await;
+    let mut ada = server.user("ada");
+    let acme = ada.create("Acme").await;
+    sqlx::query(
+        "INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
+         SELECT m.bucket, m.organization_id, 'member-' || repeat('x', 180) || n, 'member', '{}', 1, now(), now()
+         FROM memberships m, generate_series(1, 60000) n WHERE m.organization_id = $1::uuid",
+    )
+    .bind(&acme)
+    .execute(&server.database.pool)
+    .await
+    .unwrap();
+    let message = pb::ExportMembershipsRequest::default().encode_to_vec();
+    let incoming = unread(&server, "/roster.v1.CheckService/ExportMemberships", &message).await;
+    // It waits at most as long as the reader is waited for; then its snapshot is closed.
+    server.database.assert_no_open_transactions().await;
+    let (size, status) = rest(incoming).await;
+    let cut = crate::harness::refused::<()>(Err(status));
+    assert_eq!(cut, (tonic::Code::ResourceExhausted, "SLOW_READER".to_owned()));
+    assert!(size < 6 * 1024 * 1024, "{size} bytes were kept");
+}

@@ -1,0 +1,140 @@
+//! Callers who change everything that can be changed, for as long as they are let.
+
+use crate::harness::server::Clients;
+use crate::harness::{Server, add, organization, remove, set_role, transfer};
+use roster::domain::Scope;
+use roster::grpc::pb;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::task::JoinHandle;
+
+/// Writers at work.
+pub struct Writers {
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// How many members a batch adds: they belong together.
+pub const BATCH: usize = 7;
+
+impl Writers {
+    /// Sets so many to work.
+    pub fn begin(server: &Server, count: u64) -> Self {
+        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let tasks = (0..count)
+            .map(|number| {
+                let clients = [server.operator(), server.service(&[Scope::Manage])];
+                let (stop, written) = (stop.clone(), written.clone());
+                tokio::spawn(async move {
+                    let mut writer = Writer { clients, seed: number + 1, own: Vec::new(), number, made: 0 };
+                    while !stop.load(Ordering::Relaxed) {
+                        if writer.write().await {
+                            written.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                })
+            })
+            .collect();
+        Self { stop, written, tasks }
+    }
+
+    /// How much they have changed.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Waits until they have changed so much.
+    pub async fn until(&self, written: u64) {
+        while self.written() < written {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Lets them finish what they are at.
+    pub async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+    }
+}
+
+struct Writer {
+    clients: [Clients; 2],
+    seed: u64,
+    own: Vec<String>,
+    number: u64,
+    made: u64,
+}
+
+impl Writer {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.seed >> 33) % bound
+    }
+
+    /// Changes something; tells whether it was let.
+    async fn write(&mut self) -> bool {
+        let user = format!("user-{}", self.below(40));
+        if self.own.len() < 3 {
+            let wish = pb::CreateOrganizationRequest {
+                owner_user_id: format!("owner-{}", self.number),
+                kind: ["account", "vendor"][usize::try_from(self.below(2)).unwrap()].to_owned(),
+                ..organization("Some")
+            };
+            let made = self.clients[0].organizations.create_organization(wish).await.unwrap().into_inner();
+            self.own.push(made.organization.unwrap().id);
+            return true;
+        }
+        let index = usize::try_from(self.below(3)).unwrap();
+        let here = self.own[index].clone();
+        let [operator, service] = &mut self.clients.clone();
+        match self.below(12) {
+            0..=3 => service.organizations.add_member(add(&here, &user, "member")).await.is_ok(),
+            4..=5 => service.organizations.remove_member(remove(&here, &user)).await.is_ok(),
+            6 => service.organizations.update_member(set_role(&here, &user, "admin")).await.is_ok(),
+            7 => operator.organizations.transfer_ownership(transfer(&here, &user)).await.is_ok(),
+            8 => {
+                self.made += 1;
+                let item = |item| pb::BatchAddMembersItem {
+                    person: Some(pb::batch_add_members_item::Person::UserId(format!(
+                        "batch-{}-{}-{item}",
+                        self.number, self.made
+                    ))),
+                    ..Default::default()
+                };
+                let request = pb::BatchAddMembersRequest {
+                    organization: here,
+                    items: (0..BATCH).map(item).collect(),
+                    all_or_nothing: true,
+                    ..Default::default()
+                };
+                service.organizations.batch_add_members(request).await.is_ok()
+            }
+            9 => {
+                let request = pb::DeactivateUserRequest { user_id: user.clone(), ..Default::default() };
+                if operator.users.deactivate_user(request).await.is_ok() {
+                    return true;
+                }
+                let request = pb::ReactivateUserRequest { user_id: user, ..Default::default() };
+                operator.users.reactivate_user(request).await.is_ok()
+            }
+            10 => {
+                let slug = self.below(1000);
+                let request = pb::UpdateOrganizationRequest {
+                    organization: here,
+                    slug: format!("slug-{}-{slug}", self.number),
+                    ..Default::default()
+                };
+                service.organizations.update_organization(request).await.is_ok()
+            }
+            _ => {
+                let purge = self.below(2) == 0;
+                let request = pb::DeleteOrganizationRequest { organization: here, purge, ..Default::default() };
+                self.own.remove(index);
+                operator.organizations.delete_organization(request).await.is_ok()
+            }
+        }
+    }
+}
