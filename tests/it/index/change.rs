@@ -29,25 +29,25 @@ impl Change {
             users.filter(|user| *user != state.owner && wanted(state.roles[*user])).collect()
         };
         let members = who(&|role| role != Role::None, 0..MEMBERS);
-        let roll = dice.roll(100);
+        let chance = dice.roll(100);
         let fallback = Self::Name;
         match (state.deleted, state.inactive) {
             (true, _) => Self::Undelete,
-            (false, true) if roll < 80 => Self::Activate,
-            (false, true) if roll < 90 => Self::Delete,
-            (false, false) if roll < 35 => {
+            (false, true) if chance < 80 => Self::Activate,
+            (false, true) if chance < 90 => Self::Delete,
+            (false, false) if chance < 35 => {
                 let role = if dice.roll(2) == 0 { Role::Admin } else { Role::Member };
                 dice.pick(&who(&|role| role == Role::None, 0..MEMBERS)).map_or(fallback, |user| Self::Add(user, role))
             }
-            (false, false) if roll < 60 => dice.pick(&members).map_or(fallback, Self::Remove),
-            (false, false) if roll < 75 => dice.pick(&members).map_or(fallback, |user| {
+            (false, false) if chance < 60 => dice.pick(&members).map_or(fallback, Self::Remove),
+            (false, false) if chance < 75 => dice.pick(&members).map_or(fallback, |user| {
                 let other = if state.roles[user] == Role::Admin { Role::Member } else { Role::Admin };
                 Self::SetRole(user, other)
             }),
-            (false, false) if roll < 78 => Self::Deactivate,
-            (false, false) if roll < 81 => Self::Delete,
-            (false, false) if roll < 88 => Self::Rename((state.slug + 1 + dice.roll(SLUGS - 1)) % SLUGS),
-            (false, false) if roll < 92 => fallback,
+            (false, false) if chance < 78 => Self::Deactivate,
+            (false, false) if chance < 81 => Self::Delete,
+            (false, false) if chance < 88 => Self::Rename((state.slug + 1 + dice.roll(SLUGS - 1)) % SLUGS),
+            (false, false) if chance < 92 => fallback,
             (false, _) => {
                 let heirs = who(&|role| role != Role::None, 0..OWNERS);
                 let otherwise = if state.inactive { Self::Activate } else { fallback };

@@ -233,12 +233,12 @@ impl Oracle {
         let mut token = Token::default();
         let mut switched: BTreeMap<usize, Switched> = BTreeMap::new();
         for question in questions {
-            if !switched.contains_key(&question.user) {
+            switched.entry(question.user).or_insert_with(|| {
                 let history = self.people[question.user].history.lock().unwrap();
                 let window = history.window(asked, user_floors.get(&question.user).copied());
                 token.users.insert(question.user, history.0[*window.start()].revision);
-                switched.insert(question.user, Switched::new(&history.0[window]));
-            }
+                Switched::new(&history.0[window])
+            });
         }
         let mut by_place: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, question) in questions.iter().enumerate() {

@@ -105,10 +105,10 @@ impl Scene {
             let id = id.into_inner().organization.unwrap().id;
             roles[owner] = Role::Admin;
             let mut revision = 2;
-            for user in 0..MEMBERS {
+            for (user, role) in roles.iter_mut().enumerate().take(MEMBERS) {
                 if user != owner && (user + place) % 3 == 0 {
                     clients.add(&id, &oracle::user(user), "member").await;
-                    roles[user] = Role::Member;
+                    *role = Role::Member;
                     revision += 1;
                 }
             }
