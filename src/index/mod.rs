@@ -133,7 +133,7 @@ impl Index {
     /// A look-up over this datastore. Until [`Self::follow`] runs, and while it loads, the primary answers.
     #[must_use]
     pub fn new(pool: Pool, settings: IndexSettings) -> Self {
-        let own = pool::own(pool.connections().connect_options().as_ref().clone(), limits::INDEX_CONNECTIONS);
+        let own = pool::lazy(pool.connections().connect_options().as_ref().clone(), limits::INDEX_CONNECTIONS);
         let mut key = [0; 16];
         key.copy_from_slice(&crate::world::random_secret()[..16]);
         Self(Arc::new(Shared {

@@ -92,12 +92,6 @@ impl Pool {
     }
 }
 
-/// A small pool for one part of the program, to the same datastore as a pool made by [`lazy`].
-#[must_use]
-pub fn own(options: PgConnectOptions, connections: u32) -> PgPool {
-    lazy(options, connections)
-}
-
 async fn roll_back_leftovers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     // Outside a transaction ROLLBACK is a warning and nothing else.
     sqlx::query("ROLLBACK").execute(connection).await?;
