@@ -74,6 +74,9 @@ async fn bench() {
         if wanted("batch") {
             rows.extend(batch::rows(&stage, &server));
         }
+        if wanted("stream") {
+            rows.extend(batch::streams(&stage, &server));
+        }
         if wanted("lag") {
             rows.extend(lag::rows(&stage, &server).await);
         }

@@ -9,11 +9,11 @@ use super::limits;
 use super::settings::{AuthSettings, IssuerSettings};
 use crate::domain::{Refusal, Scope, UserId};
 use crate::world::Clock;
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Tells who is calling. One for the whole server. Cheap to clone; clones are one authenticator.
 #[derive(Clone)]
@@ -47,6 +47,27 @@ impl Recalled {
     #[must_use]
     pub fn caller(&self) -> &Caller {
         &self.0.verified.caller
+    }
+}
+
+/// The credential that a connection has shown last.
+///
+/// The next call mostly shows it again, and then its header is not only alike but the same place in memory, in the
+/// connection's table of headers (HPACK's): that is asked, and nothing is hashed. Bytes are not compared: how long that
+/// takes would tell others on a shared connection how much of a guess is right.
+#[derive(Default)]
+pub struct Shown(Mutex<Option<(HeaderValue, Arc<Remembered>)>>);
+
+impl Shown {
+    fn find(&self, value: &HeaderValue) -> Option<Arc<Remembered>> {
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // It is kept here, so nothing else can have come to stand in its place.
+        let same = |(kept, _): &&(HeaderValue, _)| std::ptr::eq(kept.as_bytes(), value.as_bytes());
+        shown.as_ref().filter(same).map(|(_, hit)| hit.clone())
+    }
+
+    fn keep(&self, value: &HeaderValue, hit: &Arc<Remembered>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((value.clone(), hit.clone()));
     }
 }
 
@@ -99,9 +120,13 @@ impl Authenticator {
     /// Who is calling, if that is known at once: one whose token is remembered, and who acts for nobody else. None says
     /// nothing about the credential.
     #[must_use]
-    pub fn recall(&self, headers: &HeaderMap) -> Option<Recalled> {
-        let text = credential(headers).ok()?.filter(|_| !headers.contains_key(ON_BEHALF_OF))?;
-        let hit = self.remembered.get::<[u8; 32]>(&Sha256::digest(text).into())?;
+    pub fn recall(&self, headers: &HeaderMap, shown: &Shown) -> Option<Recalled> {
+        let value = the_one(headers).ok()?.filter(|_| !headers.contains_key(ON_BEHALF_OF))?;
+        let hit = shown.find(value).or_else(|| {
+            let hit = self.remembered.get::<[u8; 32]>(&Sha256::digest(bearer(value).ok()?).into())?;
+            shown.keep(value, &hit);
+            Some(hit)
+        })?;
         let now = self.clock.unix_seconds();
         let keys = self.issuers[hit.issuer].keys.present_now(now)?;
         hit.is_good(now, keys.generation).then_some(Recalled(hit))
@@ -115,7 +140,7 @@ impl Authenticator {
 
     /// Who is calling, or why that is not believed.
     pub(super) async fn recognize(&self, headers: &HeaderMap) -> Result<Caller, Denied<'_>> {
-        let caller = match credential(headers)? {
+        let caller = match the_one(headers)?.map(bearer).transpose()? {
             None => Caller::Nobody,
             Some(text) if text.starts_with(api_keys::PREFIX) => self.api_keys.find(text).ok_or(Fault::UnknownApiKey)?,
             Some(text) => self.token(text).await?,
@@ -176,13 +201,15 @@ fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<S
     issuers
 }
 
-/// The credential, if there is one: `authorization: Bearer …`, once.
-fn credential(headers: &HeaderMap) -> Result<Option<&str>, Fault> {
+/// The header of the credential, if there is one; once.
+fn the_one(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Fault> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(Fault::Repeated);
-    }
+    let value = values.next();
+    if values.next().is_some() { Err(Fault::Repeated) } else { Ok(value) }
+}
+
+/// The credential in `authorization: Bearer …`.
+fn bearer(value: &HeaderValue) -> Result<&str, Fault> {
     let (scheme, text) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Fault::NotBearer)?;
     let text = text.trim_start_matches(' ');
     if !scheme.eq_ignore_ascii_case("bearer") || text.is_empty() {
@@ -191,7 +218,7 @@ fn credential(headers: &HeaderMap) -> Result<Option<&str>, Fault> {
     if text.len() > limits::TOKEN_BYTES {
         return Err(Fault::TooLong);
     }
-    Ok(Some(text))
+    Ok(text)
 }
 
 /// The user for whom a service or an operator acts, if the headers name one.
@@ -341,19 +368,24 @@ mod tests {
         let claims = Claims { exp: NOW + 10, ..service("roster:check roster:act-as") };
         let token = format!("Bearer {}", bench.key.mint(&claims)?.expose());
         let once = headers(&token, &[])?;
-        assert!(bench.auth.recall(&once).is_none());
+        let shown = Shown::default();
+        assert!(bench.auth.recall(&once, &shown).is_none());
         bench.auth.authenticate(&once).await?;
-        let recalled = bench.auth.recall(&once).ok_or("forgotten")?;
+        assert!(shown.find(&once[AUTHORIZATION]).is_none());
+        let recalled = bench.auth.recall(&once, &shown).ok_or("forgotten")?;
+        // From now on by its place; what only looks alike is looked up.
+        assert!(shown.find(&once[AUTHORIZATION]).is_some());
+        assert!(shown.find(&headers(&token, &[])?[AUTHORIZATION]).is_none());
         assert!(matches!(recalled.caller(), Caller::Service(service) if service.name == "billing"));
         for others in [&[(ON_BEHALF_OF, "ada")][..], &[("authorization", "Bearer x")], &[("authorization", &token)]] {
-            assert!(bench.auth.recall(&headers(&token, others)?).is_none());
+            assert!(bench.auth.recall(&headers(&token, others)?, &shown).is_none());
         }
-        assert!(bench.auth.recall(&HeaderMap::new()).is_none());
-        assert!(bench.auth.recall(&headers(&format!("{token}x"), &[])?).is_none());
+        assert!(bench.auth.recall(&HeaderMap::new(), &shown).is_none());
+        assert!(bench.auth.recall(&headers(&format!("{token}x"), &[])?, &shown).is_none());
         bench.wait(39);
-        assert!(bench.auth.recall(&once).is_some());
+        assert!(bench.auth.recall(&once, &shown).is_some());
         bench.wait(1);
-        assert!(bench.auth.recall(&once).is_none());
+        assert!(bench.auth.recall(&once, &shown).is_none());
         Ok(())
     }
 
@@ -362,16 +394,17 @@ mod tests {
         let bench = Bench::new(&[])?;
         let claims = Claims { exp: NOW + 86_400, ..claims("ada") };
         let headers = headers(&format!("Bearer {}", bench.key.mint(&claims)?.expose()), &[])?;
+        let shown = Shown::default();
         bench.auth.authenticate(&headers).await?;
-        assert!(bench.auth.recall(&headers).is_some());
+        assert!(bench.auth.recall(&headers, &shown).is_some());
         bench.wait(limits::JWKS_AGE_SECONDS);
-        assert!(bench.auth.recall(&headers).is_none());
+        assert!(bench.auth.recall(&headers, &shown).is_none());
         bench.auth.authenticate(&headers).await?;
-        assert!(bench.auth.recall(&headers).is_some());
+        assert!(bench.auth.recall(&headers, &shown).is_some());
         std::fs::write(bench.jwks_file(), crate::auth::mint::SigningKey::generate().public_jwks().to_string())?;
         bench.wait(limits::JWKS_AGE_SECONDS);
         assert!(bench.auth.authenticate(&headers).await.is_err());
-        assert!(bench.auth.recall(&headers).is_none());
+        assert!(bench.auth.recall(&headers, &shown).is_none());
         Ok(())
     }
 

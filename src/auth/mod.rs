@@ -24,7 +24,7 @@ mod bad_tokens;
 #[cfg(test)]
 mod testing;
 
-pub use authenticator::{Authenticator, Recalled};
+pub use authenticator::{Authenticator, Recalled, Shown};
 pub use caller::{Actor, Caller, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
 pub use lasting::Lasting;
 pub use secret::Secret;

@@ -183,8 +183,11 @@ pub const NOTIFY_SPACING: Duration = Duration::from_millis(5);
 pub const CATCH_UP: Duration = Duration::from_millis(20);
 /// How long the primary gets where a stale answer may be given in its place.
 pub const STALE_PATIENCE: Duration = Duration::from_millis(500);
-/// Statements that ask the primary at once. Two keep it busy; more would only make the batches smaller.
+/// Statements that ask the primary at once: one, and another beside a large one. While Postgres answers one batch the
+/// next piles up; two of half the size each cost a tenth more.
 pub const PRIMARY_STATEMENTS: usize = 2;
+/// Questions up to which a statement is worth waiting for: a millisecond or two.
+pub const PRIMARY_SMALL: usize = 256;
 /// Questions in one such statement, unless a single batch has more.
 pub const PRIMARY_QUESTIONS: usize = 2_048;
 /// Transactions that wait for the slowest of those who watch, in each process: who falls further behind reads the log.

@@ -1,14 +1,15 @@
 //! Asking the primary, in batches of what has piled up.
 //!
-//! A question goes out at once if a statement may be begun, and else with all the others that wait when one has ended.
+//! A question goes out at once if no statement is under way, and else with all the others that wait when it has ended.
 //! There is no timer: alone a question waits for nobody, and a thousand at once (a cold start, a lease that ran out) are a
-//! few statements. Each statement begins after its questions were asked.
+//! few statements. Each statement begins after its questions were asked. Only beside a large statement there may be
+//! another: nobody waits for somebody's ten thousand.
 
 use crate::domain::{OrganizationRef, Standing, UserId, limits};
 use crate::store::{StoreError, standing};
 use sqlx::PgPool;
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -16,9 +17,11 @@ use tokio::sync::oneshot;
 pub(super) type Question = (OrganizationRef, Option<UserId>);
 
 /// The way to the primary.
-pub(super) struct Primary {
+pub(super) struct Primary(Arc<Inner>);
+
+struct Inner {
     pool: PgPool,
-    queue: Arc<Mutex<Queue>>,
+    queue: Mutex<Queue>,
     /// Where the statements run: one place, so that connections have one.
     runtime: Handle,
 }
@@ -26,94 +29,138 @@ pub(super) struct Primary {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
+    /// Statements under way.
     running: usize,
+    /// Those of them that are small, or about to be begun.
+    small: usize,
 }
 
 struct Waiting {
     questions: Vec<Question>,
-    answer: oneshot::Sender<Result<Vec<Standing>, StoreError>>,
+    answer: oneshot::Sender<Told>,
+    /// Where it is waited for.
+    runtime: Handle,
 }
+
+type Told = Result<Vec<Standing>, StoreError>;
 
 impl Primary {
     pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool, queue: Arc::default(), runtime: Handle::current() }
+        Self(Arc::new(Inner { pool, queue: Mutex::default(), runtime: Handle::current() }))
     }
 
     /// Asks, and waits for the answers: all from one state of the datastore, in the order asked.
-    pub(super) async fn ask(&self, questions: Vec<Question>) -> Result<Vec<Standing>, StoreError> {
+    pub(super) async fn ask(&self, questions: Vec<Question>) -> Told {
         let (answer, answered) = oneshot::channel();
-        let begin = {
-            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.waiting.push_back(Waiting { questions, answer });
-            let begin = queue.running < limits::PRIMARY_STATEMENTS;
-            queue.running += usize::from(begin);
-            begin
-        };
-        if begin {
-            // In a task of its own: who asked may hang up, the others still wait.
-            self.runtime.spawn(work(self.pool.clone(), Place { queue: self.queue.clone(), held: true }));
-        }
+        self.0.add(Waiting { questions, answer, runtime: Handle::current() });
         answered.await.unwrap_or(Err(StoreError::Timeout(None)))
+    }
+}
+
+impl Inner {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(self: &Arc<Self>, waiting: Waiting) {
+        let mut queue = self.queue();
+        queue.waiting.push_back(waiting);
+        self.begin(queue);
+    }
+
+    /// Begins a statement for what waits, if there may be one more.
+    fn begin(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>) {
+        if !queue.waiting.is_empty() && queue.small == 0 && queue.running < limits::PRIMARY_STATEMENTS {
+            queue.running += 1;
+            queue.small += 1;
+            drop(queue);
+            // In a task of its own: who asked may hang up, the others still wait.
+            self.runtime.spawn(work(Place { inner: self.clone(), held: true, small: true }));
+        }
     }
 }
 
 /// One of the statements that may run at once. Given back whatever happens.
 struct Place {
-    queue: Arc<Mutex<Queue>>,
+    inner: Arc<Inner>,
     held: bool,
+    small: bool,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if self.held {
-            self.queue.lock().unwrap_or_else(PoisonError::into_inner).running -= 1;
+            let inner = self.inner.clone();
+            self.give_back(&mut inner.queue());
         }
     }
 }
 
 impl Place {
+    fn give_back(&mut self, queue: &mut Queue) {
+        queue.running -= 1;
+        queue.small -= usize::from(self.small);
+        self.held = false;
+    }
+
     /// What has piled up, as far as one statement goes. If nothing has, the place is given back under the same lock: a
     /// question that comes a moment later finds it free.
     fn take(&mut self) -> Vec<Waiting> {
+        let inner = self.inner.clone();
+        let mut queue = inner.queue();
         let mut batch = Vec::new();
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let mut count = 0;
         while let Some(next) = queue.waiting.front() {
-            count += next.questions.len();
-            if !batch.is_empty() && count > limits::PRIMARY_QUESTIONS {
+            if !batch.is_empty() && count + next.questions.len() > limits::PRIMARY_QUESTIONS {
                 break;
             }
+            count += next.questions.len();
             // Nobody waits any more for one whose caller hung up.
             batch.extend(queue.waiting.pop_front().filter(|waiting| !waiting.answer.is_closed()));
         }
         if batch.is_empty() {
-            queue.running -= 1;
-            self.held = false;
+            self.give_back(&mut queue);
+            return batch;
         }
+        queue.small -= usize::from(self.small);
+        self.small = count <= limits::PRIMARY_SMALL;
+        queue.small += usize::from(self.small);
+        inner.begin(queue);
         batch
     }
 }
 
-async fn work(pool: PgPool, mut place: Place) {
+async fn work(mut place: Place) {
     loop {
         let batch = place.take();
         if batch.is_empty() {
             return;
         }
         let questions: Vec<&Question> = batch.iter().flat_map(|waiting| &waiting.questions).collect();
-        match run(&pool, &questions).await {
-            Ok(standings) => {
-                let mut standings = standings.into_iter();
-                for Waiting { questions, answer } in batch {
-                    let _ = answer.send(Ok(standings.by_ref().take(questions.len()).collect()));
-                }
+        let mut told = run(&place.inner.pool, &questions).await.map(Vec::into_iter);
+        hand_out(batch.into_iter().map(|waiting| {
+            let told = match &mut told {
+                Ok(standings) => Ok(standings.by_ref().take(waiting.questions.len()).collect()),
+                Err(error) => Err(error.clone()),
+            };
+            (waiting, told)
+        }));
+    }
+}
+
+/// Gives everybody their answer, where they wait for it: to wake somebody in another runtime is a call of the system's,
+/// which is made once for all that wait there.
+fn hand_out(answers: impl Iterator<Item = (Waiting, Told)>) {
+    let mut by_runtime: HashMap<_, (Handle, Vec<_>)> = HashMap::new();
+    for (Waiting { answer, runtime, .. }, told) in answers {
+        by_runtime.entry(runtime.id()).or_insert_with(|| (runtime, Vec::new())).1.push((answer, told));
+    }
+    for (runtime, answers) in by_runtime.into_values() {
+        runtime.spawn(async move {
+            for (answer, told) in answers {
+                let _ = answer.send(told);
             }
-            Err(error) => {
-                for waiting in batch {
-                    let _ = waiting.answer.send(Err(error.clone()));
-                }
-            }
-        }
+        });
     }
 }
 

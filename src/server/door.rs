@@ -3,11 +3,10 @@
 //! A request goes through `Door::enter` from top to bottom. The order is the point, so it is one function: nothing is
 //! authenticated before the gate, no body is read before the caller is known. A test holds each step to its place.
 //!
-//! A check that memory answers at once takes the same steps in a [lane] of its own. Its answer has no
-//! `x-request-id` unless its caller named it: there is no log line to join it with. Every other answer has one.
+//! A check takes the same steps in a [lane](super::lane) of its own, where it can. Its answer has no `x-request-id` then,
+//! unless it is an error: there is no log line to join it with. Every other answer has one.
 
 use super::ServerSettings;
-use super::lane::{self, Answer};
 use super::metrics::Metrics;
 use crate::auth::rules::{self, Method};
 use crate::auth::{Authenticator, Caller, Lasting};
@@ -19,7 +18,6 @@ use crate::world;
 use futures_util::FutureExt;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method as Verb, StatusCode};
-use hyper::body::Incoming;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +28,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -41,7 +39,7 @@ const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bi
 const STANDARD: [&str; 3] =
     ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
-type Response = http::Response<Body>;
+pub(super) type Response = http::Response<Body>;
 
 /// What every request goes through before a handler sees it.
 #[derive(Clone)]
@@ -64,38 +62,16 @@ pub(super) struct Shared {
 }
 
 impl Door {
-    /// Answers one request.
-    pub(super) async fn answer(&self, request: http::Request<Incoming>) -> http::Response<Answer> {
-        let begin = Instant::now();
-        match lane::answer(self, request, begin).await {
-            Ok(response) => response,
-            // Apart, so that what waits for little is little.
-            Err(request) => Box::pin(self.clone().enter(request, begin)).await.map(Answer::Other),
-        }
-    }
-
-    /// The steps, in order.
-    async fn enter(self, request: http::Request<Body>, begin: Instant) -> Response {
-        // 1. A name for the request, on every line that is logged about it and on the answer.
-        let id = request_id(request.headers());
-        let span = tracing::info_span!("rpc", request_id = id, path = request.uri().path());
+    /// Answers a request: the steps, in order.
+    pub(super) async fn enter(self, request: http::Request<Body>, begin: Instant) -> Response {
+        // 1. A name for the request.
+        let named = Named::new(request_id(request.headers()), request.uri().path());
         // 2. What became of it, and how long it took.
         let called = rules::method(request.uri().path());
         let shared = self.shared.clone();
         // 3. A panic is a fault like any other.
-        let answered = AssertUnwindSafe(self.admit(request, begin)).catch_unwind().instrument(span.clone()).await;
-        let mut response = span.in_scope(|| {
-            let response = answered.unwrap_or_else(|_| Err(Box::new(status::internal(&Panicked))));
-            let response = response.map(|response| complete(response, message_limit(called)));
-            response.unwrap_or_else(|status| status.into_http())
-        });
-        let code = grpc_code(response.headers());
-        shared.metrics.count(called, code, begin.elapsed());
-        span.in_scope(|| tracing::debug!(?code, micros = begin.elapsed().as_micros(), "answered"));
-        if let Ok(value) = HeaderValue::from_str(&id) {
-            response.headers_mut().insert(REQUEST_ID, value);
-        }
-        response
+        let answered = AssertUnwindSafe(self.admit(request, begin)).catch_unwind().instrument(named.span.clone()).await;
+        shared.finish(&named, called, begin, || answered.unwrap_or_else(|_| Err(panicked())))
     }
 
     async fn admit(mut self, mut request: http::Request<Body>, begin: Instant) -> Result<Response, Box<Status>> {
@@ -142,7 +118,46 @@ impl Door {
     }
 }
 
+/// What a request is called, on every line that is logged about it and on its answer.
+pub(super) struct Named {
+    id: String,
+    span: Span,
+}
+
+impl Named {
+    fn new(id: String, path: &str) -> Self {
+        let span = tracing::info_span!("rpc", request_id = id, path);
+        Self { id, span }
+    }
+
+    /// A request that its caller has not named.
+    pub(super) fn at_random(path: &str) -> Self {
+        Self::new(world::random_uuid().to_string(), path)
+    }
+}
+
 impl Shared {
+    /// The end of every request that took the steps: its answer, counted and logged.
+    pub(super) fn finish(
+        &self,
+        named: &Named,
+        called: Option<&'static Method>,
+        begin: Instant,
+        answered: impl FnOnce() -> Result<Response, Box<Status>>,
+    ) -> Response {
+        let mut response = named.span.in_scope(|| {
+            let response = answered().map(|response| complete(response, message_limit(called)));
+            response.unwrap_or_else(|status| status.into_http())
+        });
+        let code = grpc_code(response.headers());
+        self.metrics.count(called, code, begin.elapsed());
+        named.span.in_scope(|| tracing::debug!(?code, micros = begin.elapsed().as_micros(), "answered"));
+        if let Ok(value) = HeaderValue::from_str(&named.id) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        response
+    }
+
     /// What a stream with these headers lives on.
     fn stream(
         &self,
@@ -165,9 +180,13 @@ impl Shared {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("a handler panicked")]
-struct Panicked;
+/// What is told of a panic. Says it in the log, with the request's name.
+pub(super) fn panicked() -> Box<Status> {
+    #[derive(Debug, thiserror::Error)]
+    #[error("a handler panicked")]
+    struct Panicked;
+    Box::new(status::internal(&Panicked))
+}
 
 /// The caller's own id for the request, if it is short and plain; else a random one.
 fn request_id(headers: &HeaderMap) -> String {

@@ -1,64 +1,172 @@
-//! The fast lane: a `CheckMembership` that can be answered at once goes through the steps of the [door](super::door) here,
-//! in the same order and by the same functions, but without what only slower calls need: a span, a timer, a future that
-//! may wait, the router, and tonic's machinery for streams. That is a third of what the call costs.
+//! The fast lane: a `CheckMembership` of a service goes through the steps of the [door](super::door) here, in the same
+//! order and by the same functions, but without what only other calls need: a span, the router, tonic's machinery for
+//! streams. That is a third of what the call costs. If memory answers, it does not even wait.
 //!
-//! It only ever says yes, so to speak: whatever is out of the ordinary (a fault, a caller not met before, a body that is
-//! not there yet, a name for the request, a question that memory cannot answer) is not decided here. The request goes
-//! the ordinary way from its first step, with its body as it was.
+//! Nobody is turned away here: whatever is out of the ordinary (a fault, a caller not met before, a body that is not
+//! there yet, a name for the request) is not decided. The request goes the ordinary way from its first step, with its
+//! body as it was. Only what goes wrong after it was let in is told from here, by the door's own last step.
 
-use super::door::{Door, Gate, deadline, gate};
-use crate::auth::rules;
-use crate::grpc::CHECK;
-use futures_util::future::poll_immediate;
+use super::door::{Door, Gate, Named, REQUEST_ID, deadline, gate, panicked};
+use crate::auth::{Shown, rules};
+use crate::grpc::{Asked, CHECK, status};
+use futures_util::FutureExt;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http_body_util::BodyExt;
-use hyper::body::{Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
 use tonic::body::Body;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// Answers the request, or gives it back for the ordinary way.
-pub(super) async fn answer(
-    door: &Door,
-    mut request: http::Request<Incoming>,
-    begin: Instant,
-) -> Result<http::Response<Answer>, http::Request<Body>> {
-    if !may_enter(door, &request, begin) {
-        return Err(request.map(Body::new));
+/// What the requests of one connection share.
+pub(super) struct Connection {
+    door: Door,
+    shown: Shown,
+}
+
+impl Connection {
+    pub(super) fn new(door: Door) -> Self {
+        Self { door, shown: Shown::default() }
     }
+}
+
+/// A request on its way to its answer. A future made by hand, because it is moved about before it is looked at, and an
+/// `async fn` would be several times as large.
+pub(super) struct Answering {
+    connection: Arc<Connection>,
+    state: State,
+}
+
+enum State {
+    /// Not looked at yet.
+    New(http::Request<Incoming>),
+    Waiting(Pin<Box<dyn Future<Output = http::Response<Answer>> + Send>>),
+    Over,
+}
+
+impl Answering {
+    pub(super) fn new(connection: Arc<Connection>, request: http::Request<Incoming>) -> Self {
+        Self { connection, state: State::New(request) }
+    }
+}
+
+impl Future for Answering {
+    type Output = Result<http::Response<Answer>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let State::New(request) = &mut this.state {
+            let begin = Instant::now();
+            let entered = enter(&this.connection, request, begin, context);
+            let State::New(request) = std::mem::replace(&mut this.state, State::Over) else { return Poll::Pending };
+            this.state = match entered {
+                Entered::Answered(response) => return Poll::Ready(Ok(response)),
+                Entered::Asks(asks) => State::Waiting(Box::pin(asks.answer(this.connection.clone(), begin))),
+                Entered::Not(piece) => {
+                    let door = this.connection.door.clone();
+                    let request = request.map(|rest| Body::new(Begun { first: piece, rest }));
+                    State::Waiting(Box::pin(door.enter(request, begin).map(|response| response.map(Answer::Other))))
+                }
+            };
+        }
+        match &mut this.state {
+            State::Waiting(answer) => answer.as_mut().poll(context).map(Ok),
+            State::New(_) | State::Over => Poll::Pending,
+        }
+    }
+}
+
+/// What came of a request's entering the lane.
+enum Entered {
+    Answered(http::Response<Answer>),
+    /// It is let in, and memory cannot answer.
+    Asks(Asks),
+    /// It goes the ordinary way; this piece of its body was read.
+    Not(Option<Frame<Bytes>>),
+}
+
+fn enter(
+    connection: &Connection,
+    request: &mut http::Request<Incoming>,
+    begin: Instant,
+    context: &mut Context<'_>,
+) -> Entered {
+    let door = &connection.door;
     let shared = &door.shared;
+    let Some(deadline) = may_enter(door, request, begin) else { return Entered::Not(None) };
     // Held while it is answered; what is too much is shed by the ordinary way.
-    let Ok(_in_hand) = shared.in_hand.try_acquire() else { return Err(request.map(Body::new)) };
-    let Some(caller) = shared.authenticator.recall(request.headers()) else { return Err(request.map(Body::new)) };
+    let Ok(in_hand) = shared.in_hand.clone().try_acquire_owned() else { return Entered::Not(None) };
+    let Some(caller) = shared.authenticator.recall(request.headers(), &connection.shown) else {
+        return Entered::Not(None);
+    };
     if rules::method_gate(&CHECK.rule, caller.caller()).is_err() {
-        return Err(request.map(Body::new));
+        return Entered::Not(None);
     }
     // The whole message in one piece, or not here.
-    let Some(Some(Ok(frame))) = poll_immediate(request.body_mut().frame()).await else {
-        return Err(request.map(Body::new));
+    let Poll::Ready(Some(Ok(frame))) = Pin::new(request.body_mut()).poll_frame(context) else {
+        return Entered::Not(None);
     };
     let message = match frame.into_data() {
         Ok(message) => message,
-        Err(trailers) => return Err(request.map(|rest| Body::new(Begun { first: Some(trailers), rest }))),
+        Err(trailers) => return Entered::Not(Some(trailers)),
     };
-    let whole = hyper::body::Body::is_end_stream(request.body());
-    let answered = catch_unwind(AssertUnwindSafe(|| whole.then(|| door.api.check_now(caller.caller(), &message))?));
-    if let Ok(Some(frame)) = answered {
-        shared.metrics.answered_check(begin.elapsed());
-        return Ok(respond(frame));
+    if !request.body().is_end_stream() {
+        return Entered::Not(Some(Frame::data(message)));
     }
-    Err(request.map(|rest| Body::new(Begun { first: Some(Frame::data(message)), rest })))
+    let answered = catch_unwind(AssertUnwindSafe(|| {
+        let asked = door.api.read_check(caller.caller(), &message)?;
+        Some(door.api.check_now(&asked).ok_or(asked))
+    }));
+    match answered {
+        Ok(Some(Ok(frame))) => {
+            shared.metrics.answered_check(begin.elapsed());
+            Entered::Answered(respond(frame))
+        }
+        Ok(Some(Err(asked))) => Entered::Asks(Asks { asked, deadline, _in_hand: in_hand }),
+        Ok(None) | Err(_) => Entered::Not(Some(Frame::data(message))),
+    }
 }
 
 /// The gate and the deadline; and nobody asked for the request to be named.
-fn may_enter(door: &Door, request: &http::Request<Incoming>, begin: Instant) -> bool {
-    matches!(gate(request), Gate::Roster(method) if std::ptr::eq(method, CHECK))
-        && !request.headers().contains_key(super::door::REQUEST_ID)
-        && deadline(request.headers(), &door.shared.settings, begin).is_ok()
+fn may_enter<B>(door: &Door, request: &http::Request<B>, begin: Instant) -> Option<Instant> {
+    let check = matches!(gate(request), Gate::Roster(method) if std::ptr::eq(method, CHECK));
+    let unnamed = check && !request.headers().contains_key(REQUEST_ID);
+    unnamed.then(|| deadline(request.headers(), &door.shared.settings, begin).ok())?
+}
+
+/// A check that waits for its answer.
+struct Asks {
+    asked: Asked,
+    deadline: Instant,
+    _in_hand: OwnedSemaphorePermit,
+}
+
+impl Asks {
+    async fn answer(self, connection: Arc<Connection>, begin: Instant) -> http::Response<Answer> {
+        let door = &connection.door;
+        let asked = AssertUnwindSafe(door.api.check_soon(&self.asked)).catch_unwind();
+        let answered = timeout_at(self.deadline, asked).await;
+        match answered {
+            Ok(Ok(Ok(frame))) => {
+                door.shared.metrics.answered_check(begin.elapsed());
+                respond(frame)
+            }
+            Ok(Ok(Err(error))) => failed(door, begin, || Box::new(error.into())),
+            Ok(Err(_)) => failed(door, begin, panicked),
+            Err(_) => failed(door, begin, || Box::new(status::deadline_exceeded())),
+        }
+    }
+}
+
+fn failed(door: &Door, begin: Instant, what: impl FnOnce() -> Box<Status>) -> http::Response<Answer> {
+    let named = Named::at_random(CHECK.path);
+    door.shared.finish(&named, Some(CHECK), begin, || Err(what())).map(Answer::Other)
 }
 
 fn respond(frame: Bytes) -> http::Response<Answer> {

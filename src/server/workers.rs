@@ -6,12 +6,12 @@
 //! longer, writes and upkeep, runs in the runtime that the server was started in.
 
 use super::door::Door;
+use super::lane::{Answering, Connection};
 use crate::domain::limits;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -121,11 +121,8 @@ fn connection(stream: TcpStream, door: Door) -> impl GracefulConnection<Error = 
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = &error as &dyn std::error::Error, "a connection keeps its delay");
     }
-    let door = Arc::new(door);
-    let service = service_fn(move |request| {
-        let door = door.clone();
-        async move { Ok::<_, Infallible>(door.answer(request).await) }
-    });
+    let shared = Arc::new(Connection::new(door));
+    let service = service_fn(move |request| Answering::new(shared.clone(), request));
     http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)

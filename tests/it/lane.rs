@@ -1,4 +1,4 @@
-//! Checks that memory answers at once go a way of their own. Nobody can tell by anything but the missing `x-request-id`:
+//! Checks of services go a way of their own, where they can. Nobody can tell by anything but the missing `x-request-id`:
 //! the answers are the same bytes, and the faults are the same in the same order.
 
 use crate::harness::raw::{self, Answer, Call};
@@ -6,13 +6,21 @@ use crate::harness::{Server, is_member};
 use prost::Message;
 use roster::domain::Scope;
 use roster::grpc::pb;
+use roster::grpc::pb::check_service_client::CheckServiceClient;
 use std::time::Duration;
+use tonic::Code;
 
 const CHECK: &str = "/roster.v1.CheckService/CheckMembership";
 const NAME: &str = "x-request-id";
 
 fn check(organization: &str, user: &str, token: &str) -> Call {
     Call::grpc(CHECK, &is_member(organization, user).encode_to_vec()).bearer(token)
+}
+
+fn fully_consistent(organization: &str, user: &str, token: &str) -> Call {
+    let fully = pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) };
+    let message = pb::CheckMembershipRequest { consistency: Some(fully), ..is_member(organization, user) };
+    Call::grpc(CHECK, &message.encode_to_vec()).bearer(token)
 }
 
 /// Whether an answer came through the lane.
@@ -71,7 +79,6 @@ async fn what_is_out_of_the_ordinary_is_said_by_the_ordinary_way() {
     let body = |body: Vec<u8>| unlike(&|call| Call { body: body.clone(), ..call });
     let whole = good.body.clone();
     let question = |message: pb::CheckMembershipRequest| body(raw::frame(&message.encode_to_vec()));
-    let fully = pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) };
     for (call, reason) in [
         (unlike(&|call| call.with("grpc-timeout", "soon")), Some("INVALID_REQUEST")),
         (unlike(&|call| call.instead("authorization", "Bearer x.y.z")), Some("CREDENTIAL_INVALID")),
@@ -87,7 +94,6 @@ async fn what_is_out_of_the_ordinary_is_said_by_the_ordinary_way() {
         (body(whole[..9].to_vec()), Some("MALFORMED_MESSAGE")),
         (body(Vec::new()), Some("MALFORMED_MESSAGE")),
         (question(is_member("?", "ada")), Some("INVALID_REQUEST")),
-        (question(pb::CheckMembershipRequest { consistency: Some(fully), ..is_member(&here, "ada") }), None),
         (check(&here, "ada", &stranger), None),
     ] {
         // Whoever may be remembered is so the second time.
@@ -97,6 +103,56 @@ async fn what_is_out_of_the_ordinary_is_said_by_the_ordinary_way() {
             // The stranger has become a known caller; everything else is never answered here.
             assert!(!is_of_lane(&answer) || call.headers["authorization"] == format!("Bearer {stranger}"), "{call:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_memory_may_not_answer_is_asked_from_the_lane() {
+    let server = Server::start().await;
+    let here = server.user("ada").create("Acme").await;
+    let token = server.service_token("backend", &[Scope::Check]);
+    through_the_lane(&server, &check(&here, "ada", &token)).await;
+    for (user, allowed) in [("ada", true), ("stranger", false)] {
+        let call = fully_consistent(&here, user, &token);
+        let fast = through_the_lane(&server, &call).await;
+        let slow = server.send(call.with(NAME, "mine")).await;
+        assert!(!is_of_lane(&slow));
+        assert_eq!((fast.http_status, &fast.trailers, &fast.body), (slow.http_status, &slow.trailers, &slow.body));
+        assert_eq!((result(&fast).allowed, result(&fast).source()), (allowed, pb::CheckSource::Primary));
+    }
+}
+
+#[tokio::test]
+async fn what_goes_wrong_in_the_lane_is_told_as_everywhere() {
+    let server = Server::start().await;
+    let here = server.user("ada").create("Acme").await;
+    let token = server.service_token("backend", &[Scope::Check]);
+    through_the_lane(&server, &check(&here, "ada", &token)).await;
+    let late = fully_consistent(&here, "ada", &token).with("grpc-timeout", "1n");
+    let fast = server.send(late.clone()).await;
+    let slow = server.send(late.with(NAME, "mine")).await;
+    assert_eq!(fast.reason.as_deref(), Some("DEADLINE_EXCEEDED"));
+    assert_eq!((fast.http_status, fast.grpc_status), (slow.http_status, slow.grpc_status));
+    assert_eq!(fast.reason, slow.reason);
+    // It has a name, for the line in the log.
+    assert!(fast.headers.contains_key(NAME));
+}
+
+#[tokio::test]
+async fn many_who_share_a_connection_are_told_apart() {
+    let server = Server::start().await;
+    let here = server.user("ada").create("Acme").await;
+    let good = server.service_token("backend", &[Scope::Check]);
+    let other = server.service_token("mail", &[Scope::ActAs]);
+    let mut client = CheckServiceClient::new(server.connect().await);
+    let tokens = [(good.as_str(), Code::Ok), (&other, Code::PermissionDenied), ("x.y.z", Code::Unauthenticated)];
+    // Each after each, and each twice.
+    for index in [0, 0, 0, 1, 1, 0, 2, 0, 1, 2, 2, 1, 0, 0] {
+        let (token, expected) = tokens[index];
+        let mut request = tonic::Request::new(is_member(&here, "ada"));
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let code = client.check_membership(request).await.map_or_else(|status| status.code(), |_| Code::Ok);
+        assert_eq!(code, expected, "{token}");
     }
 }
 

@@ -2,18 +2,22 @@
 //! whatever comes back (open loop). Every answer is checked. A tonic client costs more than the server and could not
 //! measure it; tools that count any answer as a success measure errors as speed.
 
-use super::questions::{Kind, Questions};
+use super::questions::{self, Kind, Questions};
 use super::table::Size;
 use super::wire::Connection;
 use super::{float, say};
+use bytes::BytesMut;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Calls under way on one connection, in an open loop, that say that the server does not keep up.
-const BEHIND: usize = 200;
+/// Calls under way on one connection, in an open loop, beyond which the next ones wait: tonic's servers take 200.
+const FULL: usize = 200;
+/// How late a call of an open loop may be before the server counts as one that does not keep up.
+const HOPELESS: Duration = Duration::from_secs(2);
 
 /// What a generator is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,7 +28,7 @@ pub(crate) struct Load {
     pub(crate) kind: Kind,
     pub(crate) table: Size,
     pub(crate) connections: usize,
-    /// Calls under way on each, in a closed loop.
+    /// Calls under way on each, in a closed loop; or questions, where each has one stream of them.
     pub(crate) streams: usize,
     /// Calls a second, in an open loop; 0 for a closed one.
     pub(crate) rate: f64,
@@ -57,7 +61,9 @@ pub(crate) fn run() {
     }
     let mut connections: Vec<_> = (0..load.connections).map(|_| Connection::open(&load.address, &headers)).collect();
     let mut turn = |connections: &mut _, time| {
-        if load.rate > 0.0 {
+        if matches!(load.kind, Kind::Stream) {
+            stream(connections, &mut questions, load.streams, time)
+        } else if load.rate > 0.0 {
             open(connections, &mut questions, load.rate, time)
         } else {
             closed(connections, &mut questions, load.streams, time)
@@ -123,6 +129,63 @@ fn read(connection: &mut Connection, questions: &Questions, now: Instant, latenc
     })
 }
 
+/// What is under way on the one stream of a connection.
+#[derive(Default)]
+struct Asked {
+    stream: Option<u32>,
+    begins: VecDeque<Instant>,
+    /// Whether the last question has been asked.
+    last: bool,
+}
+
+impl Asked {
+    /// Asks until so many questions are under way; what is asked in one turn leaves as one piece.
+    fn fill(&mut self, connection: &mut Connection, questions: &mut Questions, room: usize, now: Instant, more: bool) {
+        let count = if more { room.saturating_sub(self.begins.len()) } else { 1 };
+        if count == 0 || self.last {
+            return;
+        }
+        let mut message = BytesMut::new();
+        for _ in 0..count {
+            message.extend_from_slice(&questions.next());
+            self.begins.push_back(now);
+        }
+        self.last = !more;
+        match self.stream {
+            Some(stream) => connection.send(stream, message.freeze(), more),
+            None => self.stream = Some(connection.call(message.freeze(), now, more)),
+        }
+    }
+}
+
+/// Keeps so many questions under way on one stream of each connection, for a while. Every question is answered, in order.
+fn stream(connections: &mut [Connection], questions: &mut Questions, room: usize, time: Duration) -> Vec<u32> {
+    let mut latencies = Vec::new();
+    let mut asked: Vec<Asked> = connections.iter().map(|_| Asked::default()).collect();
+    let until = Instant::now() + time;
+    loop {
+        let now = Instant::now();
+        for (connection, asked) in connections.iter_mut().zip(&mut asked) {
+            asked.fill(connection, questions, room, now, now < until);
+            connection.flush();
+        }
+        if now >= until && connections.iter().all(|connection| connection.under_way() == 0) {
+            assert!(asked.iter().all(|asked| asked.begins.is_empty()), "a question was not answered");
+            return latencies;
+        }
+        let ready = wait(connections);
+        let now = Instant::now();
+        for ((connection, asked), _) in connections.iter_mut().zip(&mut asked).zip(ready).filter(|(_, ready)| *ready) {
+            connection.read(|answer| {
+                while let Some(mut frame) = questions::split_frame(answer.frames) {
+                    questions.verify(&mut frame);
+                    latencies.push(since(asked.begins.pop_front().unwrap(), now));
+                }
+            });
+        }
+    }
+}
+
 /// Calls as often as this for a while, at random moments, and counts the latency of each from the moment at which it was
 /// due. Never sleeps: a timer is coarser than what is measured.
 fn open(connections: &mut [Connection], questions: &mut Questions, rate: f64, time: Duration) -> Vec<u32> {
@@ -133,10 +196,10 @@ fn open(connections: &mut [Connection], questions: &mut Questions, rate: f64, ti
     let mut turn = 0;
     loop {
         let now = Instant::now();
-        while due <= now && due < until {
-            let connection = &mut connections[turn];
-            assert!(connection.under_way() < BEHIND, "the server does not keep up with {rate} calls a second");
-            connection.call(questions.next(), due, false);
+        assert!(now - due < HOPELESS, "the server does not keep up with {rate} calls a second");
+        // Who is full lets it wait, and the wait counts.
+        while due <= now && due < until && connections[turn].under_way() < FULL {
+            connections[turn].call(questions.next(), due, false);
             turn = (turn + 1) % connections.len();
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let between_0_and_1 = (f64::from(u32::try_from(random >> 32).unwrap()) + 1.0) / 4_294_967_297.0;

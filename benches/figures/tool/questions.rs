@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Check { fully_consistent: bool },
     /// A thousand of these at once.
     Batch,
+    /// One of these after the other, on a stream that stays open.
+    Stream,
     /// A new member of one organization after the other, a known user each; the salt makes those of another run others.
     Add { salt: u32, table: Size },
     /// The first page of the members of one organization.
@@ -43,6 +45,10 @@ impl Questions {
             Kind::Check { fully_consistent } => all(PREPARED.min(table.memberships), &|index| {
                 frame(&check(spread(index, table), table, *fully_consistent))
             }),
+            Kind::Stream => all(PREPARED.min(table.memberships), &|index| {
+                let (organization, user_id) = table::ids(spread(index, table), table.users);
+                frame(&pb::StreamChecksRequest { organization, user_id, ..Default::default() })
+            }),
             Kind::Batch => all(64, &|index| frame(&batch(index, table))),
             Kind::Members { organization } => {
                 vec![frame(&pb::ListMembersRequest { organization: organization.clone(), ..Default::default() })]
@@ -59,6 +65,7 @@ impl Questions {
         match self.kind {
             Kind::Check { .. } => "/roster.v1.CheckService/CheckMembership",
             Kind::Batch => "/roster.v1.CheckService/BatchCheckMembership",
+            Kind::Stream => "/roster.v1.CheckService/StreamChecks",
             Kind::Add { .. } => "/roster.v1.OrganizationService/AddMember",
             Kind::Members { .. } => "/roster.v1.OrganizationService/ListMembers",
             Kind::Organizations { .. } => "/roster.v1.OrganizationService/ListUserOrganizations",
@@ -92,6 +99,12 @@ impl Questions {
                 let answer = pb::CheckMembershipResponse::decode(frame).unwrap();
                 assert!(answer.result.unwrap().allowed, "a member was told no");
             }
+            Kind::Stream => {
+                let answer = pb::StreamChecksResponse::decode(frame).unwrap();
+                let member =
+                    |outcome| matches!(outcome, pb::stream_checks_response::Outcome::Result(told) if told.allowed);
+                assert!(answer.outcome.is_some_and(member), "a member was told no");
+            }
             Kind::Batch => {
                 let answer = pb::BatchCheckMembershipResponse::decode(frame).unwrap();
                 assert_eq!(answer.results.len(), usize::try_from(BATCH).unwrap());
@@ -107,6 +120,12 @@ impl Questions {
             }
         }
     }
+}
+
+/// Takes the first message off, in its frame, once all of it is there.
+pub(crate) fn split_frame(frames: &mut BytesMut) -> Option<BytesMut> {
+    let length = usize::try_from(u32::from_be_bytes(frames.get(1..5)?.try_into().unwrap())).unwrap();
+    (frames.len() >= 5 + length).then(|| frames.split_to(5 + length))
 }
 
 /// Spreads some numbers over all memberships.

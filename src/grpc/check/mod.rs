@@ -7,15 +7,15 @@ mod watch;
 use super::admit::sealed::Sealed;
 use super::admit::stream::{Pulled, Pushed};
 use super::admit::{Api, admit_now, answer, read};
-use super::decode::{Asked, Fields, Wrong};
+use super::decode::{self, Fields, Wrong};
 use super::pb::check_service_server::CheckService;
 use super::{convert, pb};
 use crate::auth::Caller;
 use crate::auth::rules::Method;
 use crate::domain::{Invalid, limits};
-use crate::service::Freshness;
-use crate::service::checks::Check;
+use crate::service::checks::{Answer, Check};
 use crate::service::token::Token;
+use crate::service::{Error, Freshness};
 use prost::Message;
 use prost::bytes::{BufMut, Bytes, BytesMut};
 use questions::Questions;
@@ -36,8 +36,8 @@ fn freshness(fields: &mut Fields, asked: Option<&pb::Consistency>) -> Result<Fre
 fn check(message: &pb::CheckMembershipRequest, fields: &mut Fields) -> Result<(Check, Freshness), Wrong> {
     use pb::check_membership_request::Question;
     let question = message.question.as_ref().map(|question| match question {
-        Question::Role(role) => Asked::Role(role),
-        Question::Permission(word) => Asked::Permission(word),
+        Question::Role(role) => decode::Asked::Role(role),
+        Question::Permission(word) => decode::Asked::Permission(word),
     });
     let check = fields.check(&message.organization, &message.user_id, question);
     let freshness = freshness(fields, message.consistency.as_ref());
@@ -52,8 +52,8 @@ fn batch(message: &pb::BatchCheckMembershipRequest, fields: &mut Fields) -> Resu
     counted?;
     let checks = fields.items(&message.items, |fields, item| {
         let question = item.question.as_ref().map(|question| match question {
-            Question::Role(role) => Asked::Role(role),
-            Question::Permission(word) => Asked::Permission(word),
+            Question::Role(role) => decode::Asked::Role(role),
+            Question::Permission(word) => decode::Asked::Permission(word),
         });
         fields.check(&item.organization, &item.user_id, question)
     });
@@ -66,23 +66,44 @@ pub const CHECK: &Method = <pb::CheckMembershipRequest as super::request::Reques
 /// What stands before a message: whether it is compressed, and how long it is.
 const PREFIX_BYTES: usize = 5;
 
+/// A `CheckMembership` that was let in and read.
+pub struct Asked(Check, Freshness);
+
 impl Api {
-    /// Answers a `CheckMembership` from memory and at once: a request in its frame, for an answer in its. None says nothing
-    /// but that it has to go the ordinary way, for whatever reason.
+    /// Lets a `CheckMembership` in and reads it, from its frame. None says nothing but that it has to go the ordinary way,
+    /// for whatever reason.
     #[must_use]
-    pub fn check_now(&self, caller: &Caller, frame: &[u8]) -> Option<Bytes> {
+    pub fn read_check(&self, caller: &Caller, frame: &[u8]) -> Option<Asked> {
         let message = Sealed::<pb::CheckMembershipRequest>::of_frame(frame)?;
         let message = admit_now(caller, message)?;
-        let (check, freshness) = read(|fields| check(&message, fields)).ok()?;
-        let (told, token) = self.roster().check_now(&check, &freshness)?;
-        let answer = pb::CheckMembershipResponse { result: Some(convert::check_result(&told, token.encode())) };
-        let length = answer.encoded_len();
-        let mut frame = BytesMut::with_capacity(PREFIX_BYTES + length);
-        frame.put_u8(0);
-        frame.put_u32(u32::try_from(length).ok()?);
-        answer.encode(&mut frame).ok()?;
-        Some(frame.freeze())
+        read(|fields| check(&message, fields)).ok().map(|(check, freshness)| Asked(check, freshness))
     }
+
+    /// The answer in its frame, from memory and at once; none if memory cannot say.
+    #[must_use]
+    pub fn check_now(&self, Asked(check, freshness): &Asked) -> Option<Bytes> {
+        self.roster().check_now(check, freshness).map(|(told, token)| frame(&told, &token))
+    }
+
+    /// The answer in its frame.
+    ///
+    /// # Errors
+    /// If memory cannot say and the datastore does not answer.
+    pub async fn check_soon(&self, Asked(check, freshness): &Asked) -> Result<Bytes, Error> {
+        self.roster().check(check, freshness).await.map(|(told, token)| frame(&told, &token))
+    }
+}
+
+fn frame(told: &Answer, token: &Token) -> Bytes {
+    let answer = pb::CheckMembershipResponse { result: Some(convert::check_result(told, token.encode())) };
+    let length = answer.encoded_len();
+    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + length);
+    frame.put_u8(0);
+    // It is some dozens of bytes.
+    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    // There is room for it, so it cannot fail.
+    let _ = answer.encode(&mut frame);
+    frame.freeze()
 }
 
 #[async_trait]
