@@ -11,10 +11,11 @@ use crate::tool::stage::{Stage, both, rounds};
 /// As many as the server has by default.
 const CONNECTIONS: u32 = 16;
 
-/// The transaction of `AddMember` for a user who is known, statement by statement.
+/// The transaction of `AddMember` for a user who is known, statement by statement. Its users are others than those of
+/// [`crate::tool::table::not_a_member`], so that neither adds whom the other has added.
 const SCRIPT: &str = "
 \\set o random(0, :organizations - 1)
-\\set u random(0, :users - 1)
+\\set u (:o * 10 + 10 + random(:users / 2, :users - 30)) % :users
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SELECT set_config('statement_timeout', '5000', true), set_config('lock_timeout', '5000', true);
 SELECT id, slug, name, kind, attributes, state, deactivated_by_operator, owner_id, revision, row_revision, create_time, update_time, delete_time, purge_time FROM organizations WHERE bucket = organization_bucket_of(md5('o' || (:o)::int)::uuid) AND id = md5('o' || (:o)::int)::uuid FOR NO KEY UPDATE;

@@ -80,6 +80,8 @@ struct Follower<'a> {
     loading: JoinSet<Load>,
     /// Bytes of each bucket that is in memory.
     held: BTreeMap<i16, usize>,
+    /// Those for which there was no room, and how much they would have taken.
+    left_out: BTreeMap<i16, usize>,
     users: Users,
     rows: i64,
 }
@@ -126,6 +128,7 @@ impl<'a> Follower<'a> {
             stride: stride(bytes),
             loading: JoinSet::new(),
             held: BTreeMap::new(),
+            left_out: BTreeMap::new(),
             users: Users::Wanted,
             rows: limits::POLL_ROWS,
         })
@@ -286,6 +289,7 @@ impl<'a> Follower<'a> {
                     let bytes = others.map(|(_, bytes)| bytes).sum::<usize>();
                     if bytes + bucket.bytes() > self.shared.settings.memory_bytes {
                         tracing::warn!(bucket = number, bytes, "the copy is full: the primary answers for this bucket");
+                        self.left_out.insert(number, bucket.bytes());
                         continue;
                     }
                     self.rewind(number, stamp);
@@ -360,6 +364,17 @@ impl<'a> Follower<'a> {
         shared.polled.send_replace(begin);
     }
 
+    /// Loads one more of those that were left out, once there is room for it and for some growth.
+    fn let_in(&mut self) {
+        let bytes = self.held.values().sum::<usize>();
+        let Some((&number, &wants)) = self.left_out.first_key_value() else { return };
+        let idle = self.wanted.is_empty() && self.loading.is_empty() && self.staged.is_empty();
+        if idle && bytes + wants + wants / 4 < self.shared.settings.memory_bytes {
+            self.left_out.remove(&number);
+            self.wanted.insert(number);
+        }
+    }
+
     /// Counts what is in memory, lets go of what no longer fits, and loads anew what holds too much garbage.
     fn weigh(&mut self) {
         let mut memberships = 0;
@@ -378,8 +393,10 @@ impl<'a> Follower<'a> {
         {
             let number = *number;
             tracing::warn!(bucket = number, "the copy has grown too large: the primary answers for this bucket");
+            self.left_out.extend(self.held.get_key_value(&number));
             self.drop_bucket(number);
         }
+        self.let_in();
         let bytes = self.held.values().sum::<usize>() + self.shared.memory.user_bytes();
         let counters = &self.shared.counters;
         let set = |gauge: &std::sync::atomic::AtomicU64, value: usize| {

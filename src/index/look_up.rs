@@ -1,13 +1,14 @@
 //! Looking things up: whether memory may answer, what it says, and when the primary is asked in its place.
 
 use super::token::Token;
-use super::{Asks, Freshness, Shared, nanoseconds, of_users, primary};
+use super::{Answers, Asks, Freshness, Shared, nanoseconds, of_users, primary};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId, limits};
 use crate::index::Source;
 use crate::memory::Bucket;
 use crate::store::StoreError;
 use crate::store::pool::Datastore;
+use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -126,30 +127,93 @@ impl Shared {
             }
     }
 
+    /// Answers many: memory what it can, if it is fresh, and the primary the others.
+    ///
+    /// An organization may go by two names, of which memory knows one. If that shows, all is asked once more in one
+    /// place, so that all answers about an organization are from one state of it.
+    pub(super) async fn answer_many<Q: Asks + Sync>(
+        &self,
+        questions: &[Q],
+        freshness: &Freshness,
+        fresh: bool,
+        token: Token,
+    ) -> Result<Answers, StoreError> {
+        let (mut standings, mut token) =
+            if fresh { self.look_up_many(questions, token) } else { (vec![None; questions.len()], token) };
+        let mut sources = vec![Source::Memory; questions.len()];
+        let mut left: Vec<usize> = (0..questions.len()).filter(|index| standings[*index].is_none()).collect();
+        self.counters.answered(Source::Memory, questions.len() - left.len());
+        if !left.is_empty() {
+            let asked: Vec<_> = left.iter().map(|index| questions[*index].asks()).collect();
+            let (mut found, mut source) = self.ask_or_be_stale(&asked, freshness, &mut token).await?;
+            let known = organizations(questions, &standings);
+            if found.iter().filter_map(|standing| standing.organization).any(|head| known.contains(&head.id)) {
+                left = (0..questions.len()).collect();
+                let asked: Vec<_> = questions.iter().map(Asks::asks).collect();
+                (found, source) = self.ask_or_be_stale(&asked, freshness, &mut token).await?;
+            }
+            for (index, standing) in left.into_iter().zip(found) {
+                standings[index] = Some(standing);
+                sources[index] = source;
+            }
+        }
+        let standings: Vec<Standing> = standings.into_iter().flatten().collect();
+        if standings.len() == questions.len() {
+            Ok(Answers { standings, sources, token })
+        } else {
+            Err(StoreError::Unreadable("a question was not answered".to_owned()))
+        }
+    }
+
+    /// Asks the primary; where it fails and the settings allow it, memory, however old.
+    async fn ask_or_be_stale(
+        &self,
+        asked: &[(&OrganizationRef, &UserId)],
+        freshness: &Freshness,
+        token: &mut Token,
+    ) -> Result<(Vec<Standing>, Source), StoreError> {
+        let ask = asked.iter().map(|(organization, user)| ((*organization).clone(), Some((*user).clone()))).collect();
+        match self.ask_primary(ask, freshness).await {
+            Ok(found) => {
+                found.iter().for_each(|standing| token.cover_standing(standing));
+                Ok((found, Source::Primary))
+            }
+            Err(error) if self.may_be_stale(freshness, &error) => {
+                let (found, covered) = self.look_up_many(asked, token.clone());
+                let found: Vec<Standing> = found.into_iter().flatten().collect();
+                if found.len() < asked.len() {
+                    return Err(error);
+                }
+                *token = covered;
+                self.counters.answered(Source::StaleMemory, asked.len());
+                Ok((found, Source::StaleMemory))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// What memory knows of many, none where it cannot say; bucket by bucket, each standing still while it is asked.
-    /// A name that memory does not know may be another name of an organization that it does: then the primary must
-    /// answer all, so that all answers about one organization are from one state.
     pub(super) fn look_up_many<Q: Asks>(&self, questions: &[Q], mut token: Token) -> (Vec<Option<Standing>>, Token) {
         let mut standings = vec![None; questions.len()];
-        let behind = (0..USER_BUCKETS).any(|bucket| self.is_behind(of_users(bucket)));
-        let ids: Option<Vec<OrganizationId>> =
-            questions.iter().map(|question| self.memory.organization(question.asks().0)).collect();
-        let Some(ids) = ids.filter(|_| !behind) else { return (standings, token) };
-        // Before any state is read: the states are then at least as new.
-        let mut covered = token.clone();
-        for bucket in 0..USER_BUCKETS {
-            covered.cover_user(BucketPosition { bucket, position: self.memory.user_position(bucket) });
+        if (0..USER_BUCKETS).any(|bucket| self.is_behind(of_users(bucket))) {
+            return (standings, token);
         }
-        for (bucket, indices) in by_bucket(&ids) {
+        let ids: Vec<Option<OrganizationId>> =
+            questions.iter().map(|question| self.memory.organization(question.asks().0)).collect();
+        // Before any state is read: the states are then at least as new.
+        for bucket in 0..USER_BUCKETS {
+            token.cover_user(BucketPosition { bucket, position: self.memory.user_position(bucket) });
+        }
+        for (bucket, places) in by_bucket(&ids) {
             let held = self.memory.read(bucket);
             let Some(held) = held.as_ref() else { continue };
             let position = BucketPosition { bucket, position: held.position() };
-            for &index in &indices {
+            for (index, id) in places {
                 let (named, user) = questions[index].asks();
-                if !self.may_ask(held, ids[index], named) {
-                    return (vec![None; questions.len()], token);
+                if !self.may_ask(held, id, named) {
+                    continue;
                 }
-                let found = held.find(ids[index], Some(user));
+                let found = held.find(id, Some(user));
                 standings[index] = Some(Standing {
                     organization: found.organization,
                     role: found.role,
@@ -159,18 +223,31 @@ impl Shared {
                     user_position: BucketPosition { bucket: 0, position: 0 },
                 });
             }
-            covered.cover(position);
+            token.cover(position);
         }
-        token = covered;
         (standings, token)
     }
 }
 
+/// The organizations that were asked about where there is an answer.
+fn organizations<Q: Asks>(questions: &[Q], standings: &[Option<Standing>]) -> HashSet<OrganizationId> {
+    let answered =
+        questions.iter().zip(standings).filter_map(|(question, standing)| Some((question, standing.as_ref()?)));
+    let ids = answered.filter_map(|(question, standing)| match question.asks().0 {
+        OrganizationRef::Id(id) => Some(*id),
+        OrganizationRef::Slug(_) => standing.organization.map(|head| head.id),
+    });
+    ids.collect()
+}
+
 /// The places of the ids, by bucket.
-fn by_bucket(ids: &[OrganizationId]) -> Vec<(i16, Vec<usize>)> {
-    let mut places: Vec<Vec<usize>> = vec![Vec::new(); usize::from(ORGANIZATION_BUCKETS.unsigned_abs())];
+fn by_bucket(ids: &[Option<OrganizationId>]) -> Vec<(i16, Vec<(usize, OrganizationId)>)> {
+    let mut places: Vec<Vec<(usize, OrganizationId)>> =
+        vec![Vec::new(); usize::from(ORGANIZATION_BUCKETS.unsigned_abs())];
     for (index, id) in ids.iter().enumerate() {
-        places[usize::from(id.bucket().unsigned_abs())].push(index);
+        if let Some(id) = id {
+            places[usize::from(id.bucket().unsigned_abs())].push((index, *id));
+        }
     }
-    (0..).zip(places).filter(|(_, indices)| !indices.is_empty()).collect()
+    (0..).zip(places).filter(|(_, places)| !places.is_empty()).collect()
 }

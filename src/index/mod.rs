@@ -262,49 +262,8 @@ impl Index {
         Q: Asks + Sync,
     {
         let datastore = self.datastore().await?;
-        let mut fresh = self.0.is_fresh(freshness);
-        if !fresh {
-            fresh = self.0.catch_up(freshness).await;
-        }
-        let (mut standings, token) = if fresh {
-            self.0.look_up_many(questions, Token::new(datastore))
-        } else {
-            (vec![None; questions.len()], Token::new(datastore))
-        };
-        let mut answers = Answers { standings: Vec::new(), sources: vec![Source::Memory; questions.len()], token };
-        let left: Vec<usize> = (0..questions.len()).filter(|index| standings[*index].is_none()).collect();
-        self.0.counters.answered(Source::Memory, questions.len() - left.len());
-        if !left.is_empty() {
-            let ask = left.iter().map(|index| questions[*index].asks());
-            let ask = ask.map(|(organization, user)| (organization.clone(), Some(user.clone()))).collect();
-            let (found, source) = match self.0.ask_primary(ask, freshness).await {
-                Ok(found) => (found.into_iter().map(Some).collect(), Source::Primary),
-                Err(error) if self.0.may_be_stale(freshness, &error) => {
-                    let asked: Vec<_> = left.iter().map(|index| questions[*index].asks()).collect();
-                    let (found, token) = self.0.look_up_many(&asked, answers.token.clone());
-                    if found.iter().any(Option::is_none) {
-                        return Err(error);
-                    }
-                    answers.token = token;
-                    self.0.counters.answered(Source::StaleMemory, left.len());
-                    (found, Source::StaleMemory)
-                }
-                Err(error) => return Err(error),
-            };
-            for (index, standing) in left.into_iter().zip::<Vec<Option<Standing>>>(found) {
-                if let Some(standing) = standing.as_ref().filter(|_| source == Source::Primary) {
-                    answers.token.cover_standing(standing);
-                }
-                standings[index] = standing;
-                answers.sources[index] = source;
-            }
-        }
-        answers.standings = standings.into_iter().flatten().collect();
-        if answers.standings.len() == questions.len() {
-            Ok(answers)
-        } else {
-            Err(StoreError::Unreadable("a question was not answered".to_owned()))
-        }
+        let fresh = self.0.is_fresh(freshness) || self.0.catch_up(freshness).await;
+        self.0.answer_many(questions, freshness, fresh, Token::new(datastore)).await
     }
 
     /// Where a user is in their life; none for one not heard of. From the primary.

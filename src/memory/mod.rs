@@ -124,6 +124,13 @@ impl Memory {
         having.next().is_none().then_some(one)
     }
 
+    /// Whether any organization of a held bucket has this slug, be it one or two.
+    #[must_use]
+    pub fn is_claimed(&self, slug: &Slug) -> bool {
+        let slug = self.key.slug(slug);
+        self.slugs.find(slug).any(|id| self.read(id.bucket()).as_ref().is_some_and(|held| held.has_slug(id, slug)))
+    }
+
     /// The organization that is meant, if a held bucket knows it by that name. Ids are taken at their word.
     #[must_use]
     pub fn organization(&self, named: &OrganizationRef) -> Option<OrganizationId> {

@@ -23,6 +23,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tonic::Code;
 
 /// The upper ends of the buckets of durations, in seconds: from a check in memory to the longest deadline.
@@ -52,13 +53,17 @@ pub struct Metrics {
     checks: (Counter, Histogram),
     mails: Gauge,
     mail_age: Gauge,
+    streams: Gauge,
+    places: Arc<Semaphore>,
+    /// How many places there are.
+    limit: usize,
     roster: Roster,
 }
 
 impl Metrics {
-    /// Nothing counted yet.
+    /// Nothing counted yet. Streams take a place each, of so many.
     #[must_use]
-    pub fn new(roster: Roster) -> Self {
+    pub fn new(roster: Roster, places: Arc<Semaphore>, limit: usize) -> Self {
         let mut registry = Registry::with_prefix("roster");
         let calls = Family::<Call, Counter>::default();
         registry.register("calls", "Calls answered, by method and gRPC status code", calls.clone());
@@ -69,7 +74,8 @@ impl Metrics {
             calls.get_or_create_owned(&Call { service, method, code: code_name(Code::Ok) }),
             durations.get_or_create_owned(&Called { service, method }),
         );
-        let (mails, mail_age) = (Gauge::default(), Gauge::default());
+        let (mails, mail_age, streams) = (Gauge::default(), Gauge::default(), Gauge::default());
+        registry.register("streams", "Streams that are open", streams.clone());
         registry.register("mails_waiting", "Mails in the outbox; -1 if it could not be asked", mails.clone());
         registry.register(
             "oldest_mail_seconds",
@@ -77,7 +83,7 @@ impl Metrics {
             mail_age.clone(),
         );
         registry.register_collector(Box::new(IndexCollector(roster.clone())));
-        Self { registry, calls, durations, checks, mails, mail_age, roster }
+        Self { registry, calls, durations, checks, mails, mail_age, streams, places, limit, roster }
     }
 
     /// Counts a call. What is no method of ours is counted as one thing: callers must not make new series.
@@ -105,6 +111,8 @@ impl Metrics {
                 self.mails.set(-1);
             }
         }
+        let open = self.limit.saturating_sub(self.places.available_permits());
+        self.streams.set(i64::try_from(open).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -129,8 +129,8 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
     let (drain, workers) = (settings.drain, settings.workers);
     let in_hand = Arc::new(Semaphore::new(settings.max_concurrent_requests));
     let connections = Arc::new(Semaphore::new(settings.max_connections));
-    let metrics = Arc::new(Metrics::new(roster.clone()));
     let streams = Arc::new(Semaphore::new(settings.max_streams));
+    let metrics = Arc::new(Metrics::new(roster.clone(), streams.clone(), settings.max_streams));
     let stopping = CancellationToken::new();
     let shared =
         Shared { authenticator, settings, in_hand, streams, stopping: stopping.clone(), metrics: metrics.clone() };

@@ -56,7 +56,7 @@ impl Stage {
         let directory = tempfile::tempdir().unwrap();
         let binaries = Binaries::find(None).unwrap_or_else(|error| panic!("{error}"));
         let options = Options::temporary()
-            .with("shared_buffers", "1GB")
+            .with("shared_buffers", shared_buffers())
             .with("max_wal_size", "4GB")
             .with("max_connections", "200");
         let cluster = Cluster::start(&binaries, options).await.unwrap();
@@ -182,6 +182,13 @@ pub(crate) fn with<M>(token: &str, message: M) -> tonic::Request<M> {
     let mut request = tonic::Request::new(message);
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     request
+}
+
+/// A quarter of the machine's memory, as Postgres's own manual advises.
+fn shared_buffers() -> String {
+    let told = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = told.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")).unwrap();
+    format!("{}MB", total.trim().parse::<u64>().unwrap() / 1024 / 4)
 }
 
 /// An address that nobody listens on.

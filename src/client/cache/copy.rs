@@ -48,7 +48,9 @@ impl Copy {
     /// What it knows of one user in one organization; none if it cannot say.
     pub(super) fn standing(&self, check: &Check) -> Option<Standing> {
         let Some(id) = self.memory.organization(&check.organization) else {
-            return self.nothing_there(&check.user);
+            // Two have it, for as long as it is not said of the one that it has let go.
+            let moving = matches!(&check.organization, OrganizationRef::Slug(slug) if self.memory.is_claimed(slug));
+            return if moving { None } else { self.nothing_there(&check.user) };
         };
         let held = self.memory.read(id.bucket());
         self.find(held.as_ref()?, id, check)

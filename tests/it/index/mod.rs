@@ -7,6 +7,7 @@ mod model;
 mod oracle;
 mod process;
 mod schedules;
+mod shares;
 mod soak;
 mod tables;
 mod traffic;

@@ -5,15 +5,16 @@ use super::{Scene, accept, invite, preview};
 use roster::grpc::pb;
 use std::time::{Duration, Instant};
 
-/// Calls of each sort to each organization. Medians of so many move by a tenth between runs on a busy machine.
+/// Calls of each sort to each organization.
 const CALLS: usize = 60;
 /// How much slower the larger one may be: far above that noise, far below the factor of 100 that work in proportion
 /// would cost.
 const TOLERANCE: f64 = 1.5;
 
-fn median(mut times: Vec<Duration>) -> f64 {
+/// What a call takes when nothing disturbs it: others on the machine only ever add to it.
+fn undisturbed(mut times: Vec<Duration>) -> f64 {
     times.sort();
-    times[times.len() / 2].as_secs_f64()
+    times[times.len() / 4].as_secs_f64()
 }
 
 /// Fills an organization with pending invitations, each with a token.
@@ -47,7 +48,9 @@ async fn ten_thousand_pending_invitations_cost_no_more_than_a_hundred() {
     let mut times: [[Vec<Duration>; 3]; 2] = Default::default();
     for number in 0..CALLS {
         let mut person = scene.server.user_with_email(&format!("person-{number}"));
-        for (size, organization) in [&small, &large].into_iter().enumerate() {
+        // Each comes first as often as the other.
+        for size in [number % 2, 1 - number % 2] {
+            let organization = [&small, &large][size];
             let request = pb::ListInvitationsRequest { organization: organization.clone(), ..Default::default() };
             let start = Instant::now();
             let page = scene.ada.clone().invitations.list_invitations(request).await.unwrap().into_inner();
@@ -68,7 +71,7 @@ async fn ten_thousand_pending_invitations_cost_no_more_than_a_hundred() {
     }
     let [of_small, of_large] = times;
     for ((what, small), large) in ["list", "preview", "accept"].into_iter().zip(of_small).zip(of_large) {
-        let (small, large) = (median(small), median(large));
+        let (small, large) = (undisturbed(small), undisturbed(large));
         assert!(large <= small * TOLERANCE, "{what}: {:.2} ms of 100, {:.2} ms of 10 000", small * 1e3, large * 1e3);
         super::figure(&format!("{what}: {:.2} ms of 100, {:.2} ms of 10 000", small * 1e3, large * 1e3));
     }

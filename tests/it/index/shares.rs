@@ -1,0 +1,108 @@
+//! What memory answers, and what it leaves to the primary: batches of both, and a copy for which there is not room enough.
+
+use super::until;
+use crate::harness::{Database, Server};
+use roster::domain::{OrganizationRef, UserId};
+use roster::grpc::pb;
+use roster::index::{Answers, Index};
+use roster::service::{Freshness, IndexSettings, Source};
+use roster::store::pool::Pool;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+async fn ask(index: &Index, named: &[&str]) -> Answers {
+    let ada = UserId::parse("ada").unwrap();
+    let named: Vec<OrganizationRef> = named.iter().map(|name| OrganizationRef::parse(name).unwrap()).collect();
+    let questions: Vec<_> = named.iter().map(|organization| (organization, &ada)).collect();
+    index.standings(&questions, &Freshness::Recent).await.unwrap()
+}
+
+/// A copy that is loaded and from then on hears of nothing, and is fresh enough all the same.
+async fn deaf(database: &Database) -> Index {
+    let settings = IndexSettings { max_staleness: Duration::from_hours(1), ..IndexSettings::default() };
+    let index = Index::new(Pool::new(database.pool.clone()), settings);
+    let stop = CancellationToken::new();
+    let followed = tokio::spawn(index.follow(stop.clone()));
+    index.loaded().await;
+    stop.cancel();
+    followed.await.unwrap();
+    index
+}
+
+#[tokio::test]
+async fn a_name_that_memory_does_not_know_takes_no_others_along() {
+    let server = Server::start().await;
+    let acme = server.user("ada").create("Acme").await;
+    let index = deaf(&server.database).await;
+    let answers = ask(&index, &[&acme, "nobody", "acme"]).await;
+    assert_eq!(answers.sources, [Source::Memory, Source::Primary, Source::Memory]);
+    assert!(answers.standings[1].organization.is_none());
+    assert_eq!(answers.standings[0].organization, answers.standings[2].organization);
+}
+
+#[tokio::test]
+async fn an_organization_by_two_names_is_seen_in_one_state() {
+    let server = Server::start().await;
+    let mut ada = server.user("ada");
+    let (acme, other) = (ada.create("Acme").await, ada.create("Other").await);
+    let index = deaf(&server.database).await;
+    let request = pb::UpdateOrganizationRequest {
+        organization: acme.clone(),
+        slug: "apex".to_owned(),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["slug".to_owned()] }),
+        ..Default::default()
+    };
+    ada.organizations.update_organization(request).await.unwrap();
+    // Memory knows nothing of the new name, and still answers by the id.
+    assert_eq!(ask(&index, &[&acme, &other]).await.sources, [Source::Memory; 2]);
+    let answers = ask(&index, &[&acme, "apex", &other]).await;
+    assert_eq!(answers.sources, [Source::Primary; 3]);
+    assert!(answers.standings[0].organization.is_some());
+    assert_eq!(answers.standings[0].organization, answers.standings[1].organization);
+}
+
+/// Organizations of `ada`, in buckets 1 and up, and one in bucket 0 with this many members.
+async fn fill(database: &Database, organizations: usize, members: usize) {
+    let id = "(lpad(to_hex(n), 2, '0') || '000000-0000-4000-8000-000000000000')::uuid";
+    let sql = format!(
+        "SET session_replication_role = replica;
+         INSERT INTO organizations (bucket, id, slug, name, kind, attributes, state, deactivated_by_operator, owner_id,
+                                    revision, row_revision, create_time, update_time)
+         SELECT n, {id}, 'acme-' || n, 'Acme', 'account', '{{}}', 'ACTIVE', false, 'ada', 1, 1, now(), now()
+         FROM generate_series(0, {organizations}) n;
+         INSERT INTO slugs (slug, bucket, organization_id) SELECT slug, bucket, id FROM organizations;
+         INSERT INTO users (user_bucket, id, state, deactivated_by_operator, email_verified, profile_issued_at, revision,
+                            create_time, update_time)
+         SELECT user_bucket_of(name), name, 'ACTIVE', false, false, 0, 1, now(), now()
+         FROM (SELECT 'ada' AS name UNION ALL SELECT 'user-' || n FROM generate_series(1, {members}) n) names;
+         INSERT INTO memberships
+         SELECT n, {id}, 'ada', 'admin', '{{}}', 1, now(), now() FROM generate_series(0, {organizations}) n;
+         INSERT INTO memberships
+         SELECT 0, {id}, 'user-' || m, 'member', '{{}}', 1, now(), now() FROM (SELECT 0 AS n) zero, generate_series(1, {members}) m"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+        .execute(&mut database.pool.acquire().await.unwrap().detach())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn room_that_becomes_free_is_used() {
+    let database = Database::new().await;
+    fill(&database, 40, 2_000).await;
+    // The large one takes about 70 kB, each of the others half of one.
+    let settings = IndexSettings { memory_bytes: 74_000, ..IndexSettings::default() };
+    let server = Server::with_index_over(database, settings).await;
+    let index = server.roster.index();
+    index.loaded().await;
+    let left_out = async |names: &[&str]| {
+        let sources = ask(index, names).await.sources;
+        sources.iter().filter(|source| **source == Source::Primary).count()
+    };
+    let (first, last) = ("00000000-0000-4000-8000-000000000000", "28000000-0000-4000-8000-000000000000");
+    assert_eq!((left_out(&[first]).await, left_out(&[last]).await), (0, 1), "{:?}", index.statistics());
+
+    let purge = pb::DeleteOrganizationRequest { organization: first.to_owned(), purge: true, ..Default::default() };
+    server.operator().organizations.delete_organization(purge).await.unwrap();
+    until("the others are in memory", async || left_out(&[last]).await == 0).await;
+}
