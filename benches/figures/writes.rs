@@ -17,7 +17,6 @@ const SCRIPT: &str = "
 \\set o random(0, :organizations - 1)
 \\set u (:o * 10 + 10 + random(:users / 2, :users - 30)) % :users
 BEGIN ISOLATION LEVEL READ COMMITTED;
-SELECT set_config('statement_timeout', '5000', true), set_config('lock_timeout', '5000', true);
 SELECT id, slug, name, kind, attributes, state, deactivated_by_operator, owner_id, revision, row_revision, create_time, update_time, delete_time, purge_time FROM organizations WHERE bucket = organization_bucket_of(md5('o' || (:o)::int)::uuid) AND id = md5('o' || (:o)::int)::uuid FOR NO KEY UPDATE;
 SELECT id, state, email, email_verified, display_name, profile_issued_at, revision, create_time, update_time FROM users WHERE user_bucket = user_bucket_of(md5('u' || (:u)::int)::uuid::text) AND id = md5('u' || (:u)::int)::uuid::text FOR SHARE;
 SELECT m.user_id, m.role, m.attributes, m.revision FROM memberships m JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id WHERE m.bucket = organization_bucket_of(md5('o' || (:o)::int)::uuid) AND m.organization_id = md5('o' || (:o)::int)::uuid AND m.user_id = md5('u' || (:u)::int)::uuid::text;

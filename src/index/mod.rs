@@ -133,7 +133,9 @@ impl Index {
     /// A look-up over this datastore. Until [`Self::follow`] runs, and while it loads, the primary answers.
     #[must_use]
     pub fn new(pool: Pool, settings: IndexSettings) -> Self {
-        let own = pool::lazy(pool.connections().connect_options().as_ref().clone(), limits::INDEX_CONNECTIONS);
+        // To plan its few statements for each call's parameters would take longer than to run them.
+        let options = pool.connections().connect_options().as_ref().clone();
+        let own = pool::lazy(options.options([("plan_cache_mode", "force_generic_plan")]), limits::INDEX_CONNECTIONS);
         let mut key = [0; 16];
         key.copy_from_slice(&crate::world::random_secret()[..16]);
         Self(Arc::new(Shared {

@@ -16,7 +16,7 @@ use crate::store::{StoreError, memberships, pool, users};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -255,9 +255,7 @@ async fn transaction<C: Change>(
     meta: &Meta,
     change: &C,
 ) -> Result<Written<C::Answer>, Error> {
-    let mut tx = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
-    let left = meta.deadline.saturating_duration_since(Instant::now());
-    pool::bound_transaction(&mut tx, left).await?;
+    let mut tx = pool::begin_write(connection, meta.deadline.saturating_duration_since(Instant::now())).await?;
     let stepped = steps(&mut tx, token, caller, meta, change).await;
     // Postgres bounds each statement, not their sum: what has become too late on the way is not committed.
     match stepped.and_then(|written| meta.in_time().map(|()| written).map_err(Error::from)) {

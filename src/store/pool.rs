@@ -5,7 +5,7 @@ use crate::domain::limits;
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool, Postgres};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction};
 use std::str::FromStr;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -165,19 +165,25 @@ pub async fn ping(pool: &PgPool) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Bounds what the rest of a transaction may take in Postgres: a dropped future does not stop a statement there.
+/// Begins a write. Each of its statements is bounded in Postgres too: a dropped future does not stop one there.
+///
+/// All of them look rows up by their keys, so they are planned once and not for each call's parameters (which takes as
+/// long as to run them), and never as if a table would stay as small as it was when that was done.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn bound_transaction(connection: &mut PgConnection, left: Duration) -> Result<(), StoreError> {
+pub async fn begin_write(
+    connection: &mut PgConnection,
+    left: Duration,
+) -> Result<Transaction<'_, Postgres>, StoreError> {
     let left = millis(left.max(Duration::from_millis(1)));
-    sqlx::query!(
-        "SELECT set_config('statement_timeout', $1, true) AS statement, set_config('lock_timeout', $1, true) AS lock",
-        left
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(())
+    // One trip for all of it. Nothing but a number goes in.
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED;
+         SET LOCAL statement_timeout = {left}; SET LOCAL lock_timeout = {left};
+         SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off"
+    );
+    Ok(connection.begin_with(AssertSqlSafe(begin)).await?)
 }
 
 /// Makes deferred constraints speak now, for a transaction that will not be committed.
