@@ -175,7 +175,9 @@ impl Shared {
         let ask = asked.iter().map(|(organization, user)| ((*organization).clone(), Some((*user).clone()))).collect();
         match self.ask_primary(ask, freshness).await {
             Ok(found) => {
-                found.iter().for_each(|standing| token.cover_standing(standing));
+                for standing in &found {
+                    token.cover_standing(standing);
+                }
                 Ok((found, Source::Primary))
             }
             Err(error) if self.may_be_stale(freshness, &error) => {

@@ -71,7 +71,7 @@ impl Door {
         let shared = self.shared.clone();
         // 3. A panic is a fault like any other.
         let answered = AssertUnwindSafe(self.admit(request, begin)).catch_unwind().instrument(named.span.clone()).await;
-        shared.finish(&named, called, begin, || answered.unwrap_or_else(|_| Err(panicked())))
+        shared.finish(&named, called, begin, || answered.unwrap_or_else(|_| Err(Box::new(panicked()))))
     }
 
     async fn admit(mut self, mut request: http::Request<Body>, begin: Instant) -> Result<Response, Box<Status>> {
@@ -181,11 +181,11 @@ impl Shared {
 }
 
 /// What is told of a panic. Says it in the log, with the request's name.
-pub(super) fn panicked() -> Box<Status> {
+pub(super) fn panicked() -> Status {
     #[derive(Debug, thiserror::Error)]
     #[error("a handler panicked")]
     struct Panicked;
-    Box::new(status::internal(&Panicked))
+    status::internal(&Panicked)
 }
 
 /// The caller's own id for the request, if it is short and plain; else a random one.

@@ -43,6 +43,7 @@ pub(super) struct Answering {
     state: State,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a box for every request is what this saves")]
 enum State {
     /// Not looked at yet.
     New(http::Request<Incoming>),
@@ -157,16 +158,16 @@ impl Asks {
                 door.shared.metrics.answered_check(begin.elapsed());
                 respond(frame)
             }
-            Ok(Ok(Err(error))) => failed(door, begin, || Box::new(error.into())),
+            Ok(Ok(Err(error))) => failed(door, begin, || error.into()),
             Ok(Err(_)) => failed(door, begin, panicked),
-            Err(_) => failed(door, begin, || Box::new(status::deadline_exceeded())),
+            Err(_) => failed(door, begin, status::deadline_exceeded),
         }
     }
 }
 
-fn failed(door: &Door, begin: Instant, what: impl FnOnce() -> Box<Status>) -> http::Response<Answer> {
+fn failed(door: &Door, begin: Instant, what: impl FnOnce() -> Status) -> http::Response<Answer> {
     let named = Named::at_random(CHECK.path);
-    door.shared.finish(&named, Some(CHECK), begin, || Err(what())).map(Answer::Other)
+    door.shared.finish(&named, Some(CHECK), begin, || Err(Box::new(what()))).map(Answer::Other)
 }
 
 fn respond(frame: Bytes) -> http::Response<Answer> {
