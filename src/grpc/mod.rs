@@ -13,7 +13,7 @@ pub mod status;
 mod user;
 mod watch;
 
-pub use check::{Asked, CHECK};
+pub use check::{CHECK, LetIn};
 
 /// Messages and clients of `roster.v1` ([`crate::pb`]), and its servers, generated from the protos; their comments are
 /// there.

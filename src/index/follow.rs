@@ -293,6 +293,7 @@ impl<'a> Follower<'a> {
                         continue;
                     }
                     self.rewind(number, stamp);
+                    self.left_out.remove(&number);
                     self.held.insert(number, bucket.bytes());
                     self.staged.insert(number, bucket);
                 }
@@ -366,10 +367,12 @@ impl<'a> Follower<'a> {
 
     /// Loads one more of those that were left out, once there is room for it and for some growth.
     fn let_in(&mut self) {
-        let bytes = self.held.values().sum::<usize>();
-        let Some((&number, &wants)) = self.left_out.first_key_value() else { return };
-        let idle = self.wanted.is_empty() && self.loading.is_empty() && self.staged.is_empty();
-        if idle && bytes + wants + wants / 4 < self.shared.settings.memory_bytes {
+        if !(self.wanted.is_empty() && self.loading.is_empty() && self.staged.is_empty()) {
+            return;
+        }
+        let room = self.shared.settings.memory_bytes.saturating_sub(self.held.values().sum());
+        let fits = self.left_out.iter().find(|(_, bytes)| **bytes + **bytes / 4 < room);
+        if let Some(number) = fits.map(|(number, _)| *number) {
             self.left_out.remove(&number);
             self.wanted.insert(number);
         }

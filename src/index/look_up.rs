@@ -142,7 +142,6 @@ impl Shared {
             if fresh { self.look_up_many(questions, token) } else { (vec![None; questions.len()], token) };
         let mut sources = vec![Source::Memory; questions.len()];
         let mut left: Vec<usize> = (0..questions.len()).filter(|index| standings[*index].is_none()).collect();
-        self.counters.answered(Source::Memory, questions.len() - left.len());
         if !left.is_empty() {
             let asked: Vec<_> = left.iter().map(|index| questions[*index].asks()).collect();
             let (mut found, mut source) = self.ask_or_be_stale(&asked, freshness, &mut token).await?;
@@ -157,6 +156,7 @@ impl Shared {
                 sources[index] = source;
             }
         }
+        self.counters.answered(Source::Memory, sources.iter().filter(|source| **source == Source::Memory).count());
         let standings: Vec<Standing> = standings.into_iter().flatten().collect();
         if standings.len() == questions.len() {
             Ok(Answers { standings, sources, token })

@@ -8,7 +8,7 @@
 
 use super::door::{Door, Gate, Named, REQUEST_ID, deadline, gate, panicked};
 use crate::auth::{Shown, rules};
-use crate::grpc::{Asked, CHECK, status};
+use crate::grpc::{CHECK, LetIn, status};
 use futures_util::FutureExt;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
@@ -102,7 +102,7 @@ fn enter(
     let shared = &door.shared;
     let Some(deadline) = may_enter(door, request, begin) else { return Entered::Not(None) };
     // Held while it is answered; what is too much is shed by the ordinary way.
-    let Ok(in_hand) = shared.in_hand.clone().try_acquire_owned() else { return Entered::Not(None) };
+    let Ok(in_hand) = shared.in_hand.try_acquire() else { return Entered::Not(None) };
     let Some(caller) = shared.authenticator.recall(request.headers(), &connection.shown) else {
         return Entered::Not(None);
     };
@@ -129,7 +129,14 @@ fn enter(
             shared.metrics.answered_check(begin.elapsed());
             Entered::Answered(respond(frame))
         }
-        Ok(Some(Err(asked))) => Entered::Asks(Asks { asked, deadline, _in_hand: in_hand }),
+        Ok(Some(Err(asked))) => {
+            // Now for longer than this look.
+            drop(in_hand);
+            match shared.in_hand.clone().try_acquire_owned() {
+                Ok(in_hand) => Entered::Asks(Asks { asked, deadline, _in_hand: in_hand }),
+                Err(_) => Entered::Not(Some(Frame::data(message))),
+            }
+        }
         Ok(None) | Err(_) => Entered::Not(Some(Frame::data(message))),
     }
 }
@@ -143,7 +150,7 @@ fn may_enter<B>(door: &Door, request: &http::Request<B>, begin: Instant) -> Opti
 
 /// A check that waits for its answer.
 struct Asks {
-    asked: Asked,
+    asked: LetIn,
     deadline: Instant,
     _in_hand: OwnedSemaphorePermit,
 }

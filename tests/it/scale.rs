@@ -2,6 +2,7 @@
 //! machine does not change.
 
 use crate::harness::Database;
+use crate::harness::bulk::Bulk;
 use roster::domain::{OrganizationId, OrganizationState, UserId};
 use roster::store::{events, memberships, organizations};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -17,21 +18,15 @@ async fn run(database: &Database, statements: &str) {
 
 /// Users and organizations: number 1 to this many. Each organization is owned by `user-1`.
 async fn fill(database: &Database, users: usize, organizations: usize) {
-    run(
-        database,
-        &format!(
-            "INSERT INTO users (user_bucket, id, state, deactivated_by_operator, email_verified, profile_issued_at, revision,
-                                create_time, update_time)
-             SELECT user_bucket_of('user-' || n), 'user-' || n, 'ACTIVE', false, false, 0, 1, now(), now()
-             FROM generate_series(1, {users}) n;
-             INSERT INTO organizations (bucket, id, slug, name, kind, attributes, state, deactivated_by_operator, owner_id,
-                                        revision, row_revision, create_time, update_time)
-             SELECT n % 256, {ID}, 'acme-' || n, 'Acme', 'account', '{{}}', 'ACTIVE', false, 'user-1', 1, 1, now(), now()
-             FROM generate_series(1, {organizations}) n;
-             INSERT INTO memberships
-             SELECT n % 256, {ID}, 'user-1', 'admin', '{{}}', 1, now(), now() FROM generate_series(1, {organizations}) n"
-        ),
-    )
+    let made = format!(
+        "SELECT {ID} AS id, 'acme-' || n AS slug, 'user-1' AS owner FROM generate_series(1, {organizations}) n"
+    );
+    Bulk {
+        users: &format!("SELECT 'user-' || n AS id FROM generate_series(1, {users}) n"),
+        organizations: &made,
+        memberships: &format!("SELECT id, owner AS user_id FROM ({made}) owned"),
+    }
+    .put(database)
     .await;
 }
 

@@ -7,7 +7,7 @@ mod watch;
 use super::admit::sealed::Sealed;
 use super::admit::stream::{Pulled, Pushed};
 use super::admit::{Api, admit_now, answer, read};
-use super::decode::{self, Fields, Wrong};
+use super::decode::{Asked, Fields, Wrong};
 use super::pb::check_service_server::CheckService;
 use super::{convert, pb};
 use crate::auth::Caller;
@@ -36,8 +36,8 @@ fn freshness(fields: &mut Fields, asked: Option<&pb::Consistency>) -> Result<Fre
 fn check(message: &pb::CheckMembershipRequest, fields: &mut Fields) -> Result<(Check, Freshness), Wrong> {
     use pb::check_membership_request::Question;
     let question = message.question.as_ref().map(|question| match question {
-        Question::Role(role) => decode::Asked::Role(role),
-        Question::Permission(word) => decode::Asked::Permission(word),
+        Question::Role(role) => Asked::Role(role),
+        Question::Permission(word) => Asked::Permission(word),
     });
     let check = fields.check(&message.organization, &message.user_id, question);
     let freshness = freshness(fields, message.consistency.as_ref());
@@ -52,8 +52,8 @@ fn batch(message: &pb::BatchCheckMembershipRequest, fields: &mut Fields) -> Resu
     counted?;
     let checks = fields.items(&message.items, |fields, item| {
         let question = item.question.as_ref().map(|question| match question {
-            Question::Role(role) => decode::Asked::Role(role),
-            Question::Permission(word) => decode::Asked::Permission(word),
+            Question::Role(role) => Asked::Role(role),
+            Question::Permission(word) => Asked::Permission(word),
         });
         fields.check(&item.organization, &item.user_id, question)
     });
@@ -67,21 +67,21 @@ pub const CHECK: &Method = <pb::CheckMembershipRequest as super::request::Reques
 const PREFIX_BYTES: usize = 5;
 
 /// A `CheckMembership` that was let in and read.
-pub struct Asked(Check, Freshness);
+pub struct LetIn(Check, Freshness);
 
 impl Api {
     /// Lets a `CheckMembership` in and reads it, from its frame. None says nothing but that it has to go the ordinary way,
     /// for whatever reason.
     #[must_use]
-    pub fn read_check(&self, caller: &Caller, frame: &[u8]) -> Option<Asked> {
+    pub fn read_check(&self, caller: &Caller, frame: &[u8]) -> Option<LetIn> {
         let message = Sealed::<pb::CheckMembershipRequest>::of_frame(frame)?;
         let message = admit_now(caller, message)?;
-        read(|fields| check(&message, fields)).ok().map(|(check, freshness)| Asked(check, freshness))
+        read(|fields| check(&message, fields)).ok().map(|(check, freshness)| LetIn(check, freshness))
     }
 
     /// The answer in its frame, from memory and at once; none if memory cannot say.
     #[must_use]
-    pub fn check_now(&self, Asked(check, freshness): &Asked) -> Option<Bytes> {
+    pub fn check_now(&self, LetIn(check, freshness): &LetIn) -> Option<Bytes> {
         self.roster().check_now(check, freshness).map(|(told, token)| frame(&told, &token))
     }
 
@@ -89,7 +89,7 @@ impl Api {
     ///
     /// # Errors
     /// If memory cannot say and the datastore does not answer.
-    pub async fn check_soon(&self, Asked(check, freshness): &Asked) -> Result<Bytes, Error> {
+    pub async fn check_soon(&self, LetIn(check, freshness): &LetIn) -> Result<Bytes, Error> {
         self.roster().check(check, freshness).await.map(|(told, token)| frame(&told, &token))
     }
 }

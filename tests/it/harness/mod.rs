@@ -1,5 +1,6 @@
 //! What every test stands on: a real Postgres for all of them, a database for each, a server on a socket of its own.
 
+pub mod bulk;
 pub mod dump;
 pub mod dynamic;
 pub mod invariants;
