@@ -1,28 +1,46 @@
 //! One bucket of organizations, with their members: the unit of loading, of publishing and of bounding memory.
 
-use super::fingerprint::{BySpread, Fingerprint, Key, Slot};
+use super::fingerprint::{Fingerprint, Key, Slot};
+use super::table::{self, Table};
 use crate::domain::change::{Entry, Line};
 use crate::domain::{OrganizationHead, OrganizationId, OrganizationState, Role, Slug, UserId};
-use std::collections::{HashMap, HashSet};
 
-/// What is kept of an organization.
+/// What is kept of an organization: a cache line in all.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Held {
+struct Held {
+    id: OrganizationId,
     revision: i64,
     /// The owner's fingerprint as a member here.
     owner: Option<Fingerprint>,
     slug: Fingerprint,
-    state: OrganizationState,
     /// Its slots below, so that what a purge leaves behind can be counted.
     members: u32,
+    state: OrganizationState,
+}
+
+impl table::Entry for Held {
+    type Key = OrganizationId;
+    // Two in three: with one to a line, a fuller table would be searched over many lines.
+    const FULL: usize = 21;
+
+    fn key(&self) -> OrganizationId {
+        self.id
+    }
+
+    fn hash(key: OrganizationId) -> u64 {
+        let (first, last) = key.as_uuid().as_u64_pair();
+        // The first byte is the bucket's number, and ids that somebody brought along may count: the product carries
+        // whatever differs up to the leading bits (Fibonacci hashing; Knuth, volume 3, section 6.4).
+        (first.rotate_left(32) ^ last).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
 }
 
 /// A bucket as of one position of its log. Changed only from one whole transaction to the next.
 pub struct Bucket {
     key: Key,
     position: i64,
-    organizations: HashMap<OrganizationId, Held, BySpread>,
-    members: HashSet<Slot, BySpread>,
+    organizations: Table<Held, 1>,
+    members: Table<Slot, 4>,
     /// Slots of organizations that are purged: no look-up reaches them.
     garbage: usize,
 }
@@ -47,7 +65,7 @@ pub(super) struct Renamed {
 impl Bucket {
     /// An empty bucket at a position; it is filled by what the same snapshot holds.
     pub(super) fn new(key: Key, position: i64) -> Self {
-        Self { key, position, organizations: HashMap::default(), members: HashSet::default(), garbage: 0 }
+        Self { key, position, organizations: Table::default(), members: Table::default(), garbage: 0 }
     }
 
     /// How far its log is applied.
@@ -66,13 +84,12 @@ impl Bucket {
         slug: &Slug,
     ) {
         let owner = owner.map(|owner| self.key.member(id, owner.as_str()));
-        let held = Held { revision, owner, slug: self.key.slug(slug), state, members: 0 };
-        self.organizations.insert(id, held);
+        self.organizations.put(Held { id, revision, owner, slug: self.key.slug(slug), members: 0, state });
     }
 
     /// Takes in a membership of the snapshot, after its organization.
     pub fn put_member(&mut self, organization: OrganizationId, user: &str, role: Role) {
-        if self.members.replace(Slot::new(self.key.member(organization, user), role)).is_none() {
+        if self.members.put(Slot::new(self.key.member(organization, user), role)).is_none() {
             self.count(organization, 1);
         }
     }
@@ -93,37 +110,35 @@ impl Bucket {
         let id = line.organization;
         match &line.entry {
             Entry::Membership { user, role } => {
-                if let Some(held) = self.organizations.get_mut(&id) {
+                if let Some(held) = self.organizations.get_mut(id) {
                     held.revision = line.revision;
                 }
                 let member = self.key.member(id, user.as_str());
                 let change = match role {
-                    Some(role) => i32::from(self.members.replace(Slot::new(member, *role)).is_none()),
-                    None => -i32::from(self.members.remove(&Slot::new(member, Role::MEMBER))),
+                    Some(role) => i32::from(self.members.put(Slot::new(member, *role)).is_none()),
+                    None => -i32::from(self.members.remove(Slot::key_of(member)).is_some()),
                 };
                 self.count(id, change);
                 None
             }
             Entry::Organization { state: None, .. } => {
-                let gone = self.organizations.remove(&id)?;
+                let gone = self.organizations.remove(id)?;
                 self.garbage += usize::try_from(gone.members).unwrap_or(usize::MAX);
                 Some(Renamed { organization: id, old: Some(gone.slug), new: None })
             }
             Entry::Organization { state: Some(state), owner, slug } => {
                 let owner = owner.as_ref().map(|owner| self.key.member(id, owner.as_str()));
                 let slug = self.key.slug(slug);
-                let before = self.organizations.get(&id).copied();
-                let members = before.map_or(0, |before| before.members);
-                let held = Held { revision: line.revision, owner, slug, state: *state, members };
-                self.organizations.insert(id, held);
-                let old = before.map(|before| before.slug);
+                let members = self.organizations.get(id).map_or(0, |before| before.members);
+                let held = Held { id, revision: line.revision, owner, slug, members, state: *state };
+                let old = self.organizations.put(held).map(|before| before.slug);
                 (old != Some(slug)).then_some(Renamed { organization: id, old, new: Some(slug) })
             }
         }
     }
 
     fn count(&mut self, organization: OrganizationId, change: i32) {
-        if let Some(held) = self.organizations.get_mut(&organization) {
+        if let Some(held) = self.organizations.get_mut(organization) {
             held.members = held.members.saturating_add_signed(change);
         }
     }
@@ -133,8 +148,8 @@ impl Bucket {
     pub fn find(&self, organization: OrganizationId, user: Option<&UserId>) -> Found {
         // First, so that the two tables can be waited for at once: both are mostly far away from the processor.
         let member = user.map(|user| self.key.member(organization, user.as_str()));
-        let slot = member.and_then(|member| self.members.get(&Slot::new(member, Role::MEMBER)));
-        let Some(held) = self.organizations.get(&organization) else {
+        let slot = member.and_then(|member| self.members.get(Slot::key_of(member)));
+        let Some(held) = self.organizations.get(organization) else {
             return Found { organization: None, role: None };
         };
         let owns = member.is_some() && held.owner == member;
@@ -145,12 +160,12 @@ impl Bucket {
 
     /// Whether an organization has this slug now.
     pub(super) fn has_slug(&self, organization: OrganizationId, slug: Fingerprint) -> bool {
-        self.organizations.get(&organization).is_some_and(|held| held.slug == slug)
+        self.organizations.get(organization).is_some_and(|held| held.slug == slug)
     }
 
     /// Every organization's slug.
     pub(super) fn slugs(&self) -> impl Iterator<Item = (Fingerprint, OrganizationId)> {
-        self.organizations.iter().map(|(id, held)| (held.slug, *id))
+        self.organizations.iter().map(|held| (held.slug, held.id))
     }
 
     /// How many memberships it holds.
@@ -168,14 +183,6 @@ impl Bucket {
     /// The memory that it takes, in bytes, its slugs' places included.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        table_bytes(self.organizations.capacity(), size_of::<(OrganizationId, Held)>())
-            + table_bytes(self.members.capacity(), size_of::<Slot>())
-            + self.organizations.len() * super::slugs::BYTES
+        self.organizations.bytes() + self.members.bytes() + self.organizations.len() * super::slugs::BYTES
     }
-}
-
-/// The memory of a hash table of the standard library: a power of two of places, of which seven in eight are used, each
-/// with a byte of its own beside it.
-pub(super) fn table_bytes(capacity: usize, entry: usize) -> usize {
-    (capacity * 8 / 7) * (entry + 1)
 }

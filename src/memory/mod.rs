@@ -7,6 +7,7 @@
 mod bucket;
 mod fingerprint;
 mod slugs;
+mod table;
 #[cfg(test)]
 mod tests;
 mod users;

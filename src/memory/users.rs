@@ -1,6 +1,5 @@
 //! The users who are switched off or erased. All others count as active, also those not heard of.
 
-use super::bucket::table_bytes;
 use super::fingerprint::{BySpread, Fingerprint, Key};
 use crate::domain::ids::USER_BUCKETS;
 use crate::domain::{UserId, UserState};
@@ -90,4 +89,10 @@ impl Users {
         };
         self.parts.iter().map(bytes).sum()
     }
+}
+
+/// The memory of a hash table of the standard library: a power of two of places, of which seven in eight are used, each
+/// with a byte of its own beside it.
+fn table_bytes(capacity: usize, entry: usize) -> usize {
+    (capacity * 8 / 7) * (entry + 1)
 }

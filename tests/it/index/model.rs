@@ -17,7 +17,7 @@ const PLACES: usize = 24;
 const WRITERS: usize = 5;
 const CHECKERS: usize = 6;
 /// Room for about half of the organizations above.
-const LITTLE: usize = 8_000;
+const LITTLE: usize = 5_000;
 
 fn environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap())

@@ -84,8 +84,8 @@ async fn fill(database: &Database, organizations: usize, members: usize) {
 async fn room_that_becomes_free_is_used() {
     let database = Database::new().await;
     fill(&database, 40, 2_000).await;
-    // The large one takes about 70 kB, each of the others half of one.
-    let settings = IndexSettings { memory_bytes: 74_000, ..IndexSettings::default() };
+    // The large one takes about 46 kB, each of the others a quarter of one.
+    let settings = IndexSettings { memory_bytes: 48_000, ..IndexSettings::default() };
     let server = Server::with_index_over(database, settings).await;
     let index = server.roster.index();
     index.loaded().await;

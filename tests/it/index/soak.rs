@@ -25,7 +25,7 @@ const LIMIT: u32 = 1 << 20;
 /// Organizations that take about three times as much as there is room for. Their ids are known by their numbers.
 async fn crowd(database: &Database) {
     let made =
-        "SELECT md5(n::text)::uuid AS id, 'crowd-' || n AS slug, 'crowd' AS owner FROM generate_series(1, 12000) n";
+        "SELECT md5(n::text)::uuid AS id, 'crowd-' || n AS slug, 'crowd' AS owner FROM generate_series(1, 18000) n";
     let memberships = format!("SELECT id, owner AS user_id FROM ({made}) owned");
     Bulk { users: "SELECT 'crowd' AS id", organizations: made, memberships: &memberships }.put(database).await;
 }
