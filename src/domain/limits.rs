@@ -51,6 +51,8 @@ pub const STATEMENT: Duration = Duration::from_secs(30);
 pub const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
 /// How long a request waits for a connection to Postgres.
 pub const ACQUIRE: Duration = Duration::from_secs(3);
+/// For how long a connection goes from hand to hand before it is looked at, and closed if it has lived for long.
+pub const CONNECTION_TRUSTED: Duration = Duration::from_mins(1);
 /// How much longer than its deadline a write may hold a connection: Postgres itself ends it at the deadline, so this is
 /// for a Postgres that no longer answers.
 pub const WRITE_GRACE: Duration = Duration::from_secs(2);

@@ -10,11 +10,9 @@ use crate::domain::change::Line;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{UserId, UserState, limits};
 use crate::memory::Bucket;
-use crate::store::pool::Datastore;
+use crate::store::pool::{Datastore, Lent};
 use crate::store::tail::{self, Change, Logged, Moved, Polled, Stamp};
 use crate::store::{StoreError, snapshot};
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -65,7 +63,7 @@ pub(super) async fn run(shared: &Arc<Shared>) {
 
 struct Follower<'a> {
     shared: &'a Arc<Shared>,
-    connection: Option<PoolConnection<Postgres>>,
+    connection: Option<Lent>,
     datastore: Datastore,
     /// How far each bucket is applied.
     known: Vec<Stamp>,
@@ -222,7 +220,7 @@ impl<'a> Follower<'a> {
         Ok(complete)
     }
 
-    async fn connection(&mut self) -> Result<&mut PoolConnection<Postgres>, StoreError> {
+    async fn connection(&mut self) -> Result<&mut Lent, StoreError> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.shared.own.acquire().await?,

@@ -28,7 +28,6 @@ use crate::store::StoreError;
 use crate::store::pool::{self, Datastore, Pool};
 use crate::store::users;
 use primary::Primary;
-use sqlx::PgPool;
 use statistics::Counters;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -83,7 +82,7 @@ pub struct Index(Arc<Shared>);
 struct Shared {
     pool: Pool,
     /// Connections of the index's own: it must not wait behind the writes that it follows.
-    own: PgPool,
+    own: Pool,
     settings: IndexSettings,
     /// A random name for this process, so that it does not take its own notifications for others'.
     name: String,
@@ -135,7 +134,8 @@ impl Index {
     pub fn new(pool: Pool, settings: IndexSettings) -> Self {
         // To plan its few statements for each call's parameters would take longer than to run them.
         let options = pool.connections().connect_options().as_ref().clone();
-        let own = pool::lazy(options.options([("plan_cache_mode", "force_generic_plan")]), limits::INDEX_CONNECTIONS);
+        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
+        let own = Pool::new(pool::lazy(options, limits::INDEX_CONNECTIONS));
         let mut key = [0; 16];
         key.copy_from_slice(&crate::world::random_secret()[..16]);
         Self(Arc::new(Shared {

@@ -4,7 +4,7 @@
 
 use super::Shared;
 use crate::domain::limits;
-use crate::store::tail;
+use crate::store::{StoreError, tail};
 use sqlx::postgres::PgListener;
 use std::sync::atomic::Ordering;
 
@@ -22,7 +22,7 @@ pub(super) async fn listen(shared: &Shared) {
 }
 
 async fn listen_once(shared: &Shared) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(&shared.own).await?;
+    let mut listener = PgListener::connect_with(shared.own.connections()).await?;
     listener.listen(tail::CHANNEL).await?;
     // None: the connection broke, and what was said while it was broken is lost.
     while let Some(notification) = listener.try_recv().await? {
@@ -39,7 +39,9 @@ pub(super) async fn tell(shared: &Shared) {
         shared.wrote.notified().await;
         let told = async {
             let mut connection = shared.own.acquire().await?;
-            tail::notify(&mut connection, &shared.name).await
+            tail::notify(&mut connection, &shared.name).await?;
+            connection.done();
+            Ok::<_, StoreError>(())
         };
         match tokio::time::timeout(limits::POLL_TIMEOUT, told).await {
             Ok(Ok(())) => {}

@@ -6,8 +6,8 @@
 //! another: nobody waits for somebody's ten thousand.
 
 use crate::domain::{OrganizationRef, Standing, UserId, limits};
+use crate::store::pool::Pool;
 use crate::store::{StoreError, standing};
-use sqlx::PgPool;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
@@ -20,7 +20,7 @@ pub(super) type Question = (OrganizationRef, Option<UserId>);
 pub(super) struct Primary(Arc<Inner>);
 
 struct Inner {
-    pool: PgPool,
+    pool: Pool,
     queue: Mutex<Queue>,
     /// Where the statements run: one place, so that connections have one.
     runtime: Handle,
@@ -45,7 +45,7 @@ struct Waiting {
 type Told = Result<Vec<Standing>, StoreError>;
 
 impl Primary {
-    pub(super) fn new(pool: PgPool) -> Self {
+    pub(super) fn new(pool: Pool) -> Self {
         Self(Arc::new(Inner { pool, queue: Mutex::default(), runtime: Handle::current() }))
     }
 
@@ -164,10 +164,13 @@ fn hand_out(answers: impl Iterator<Item = (Waiting, Told)>) {
     }
 }
 
-async fn run(pool: &PgPool, questions: &[&Question]) -> Result<Vec<Standing>, StoreError> {
+async fn run(pool: &Pool, questions: &[&Question]) -> Result<Vec<Standing>, StoreError> {
     let mut connection = pool.acquire().await?;
     let asked = standing::many(&mut connection, questions);
     if let Ok(answered) = tokio::time::timeout(limits::DEADLINE, asked).await {
+        if answered.is_ok() {
+            connection.done();
+        }
         return answered;
     }
     // Postgres does not answer: nobody else shall get this connection.

@@ -58,11 +58,13 @@ fn tell(asked: &Asked, now: ServingStatus) {
 
 async fn ask(roster: &Roster, migrated: &mut bool) -> Result<bool, crate::store::StoreError> {
     use crate::store::pool;
+    let mut connection = roster.pool().acquire().await?;
     if *migrated {
-        pool::ping(roster.pool()).await?;
+        pool::ping(&mut connection).await?;
     } else {
-        *migrated = pool::is_migrated(roster.pool()).await?;
+        *migrated = pool::is_migrated(&mut connection).await?;
     }
+    connection.done();
     Ok(*migrated)
 }
 

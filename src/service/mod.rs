@@ -105,8 +105,8 @@ impl Roster {
 
     /// The datastore's pool.
     #[must_use]
-    pub fn pool(&self) -> &PgPool {
-        self.pool.connections()
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// The runtime for what is long: writes, watches, exports. Those that serve connections are kept free for calls.

@@ -16,7 +16,7 @@ pub use crate::store::outbox::Backlog;
 use crate::store::outbox::{self, Subject, Waiting};
 use crate::store::{invitation_tokens, invitations, memberships, organizations, users};
 use serde_json::json;
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -75,8 +75,9 @@ impl Roster {
     /// # Errors
     /// If the datastore does not answer.
     pub async fn claim_letter(&self) -> Result<Option<Letter>, Error> {
+        let mut connection = self.pool.acquire().await?;
         loop {
-            let mut tx = self.pool.connections().begin().await?;
+            let mut tx = connection.begin().await?;
             let Some(waiting) = outbox::claim(&mut tx, limits::MAIL_LEASE).await? else { return Ok(None) };
             let letter = letter(&mut tx, &waiting).await?;
             if letter.is_none() {
@@ -84,6 +85,7 @@ impl Roster {
             }
             tx.commit().await?;
             if letter.is_some() {
+                connection.done();
                 return Ok(letter);
             }
         }
@@ -102,7 +104,8 @@ impl Roster {
     /// # Errors
     /// If the datastore does not answer.
     pub async fn settle_letter(&self, id: Uuid, sent: Sent) -> Result<(), Error> {
-        let mut tx = self.pool.connections().begin().await?;
+        let mut connection = self.pool.acquire().await?;
+        let mut tx = connection.begin().await?;
         // Gone: the invitation was answered or taken back meanwhile.
         let Some(waiting) = outbox::lock(&mut tx, id).await? else { return Ok(()) };
         let too_old = waiting.age_seconds >= i64::try_from(limits::MAIL_GIVE_UP.as_secs()).unwrap_or(i64::MAX);
@@ -121,6 +124,7 @@ impl Roster {
             outbox::note_on_invitation(&mut tx, waiting.organization, invitation, state, error).await?;
         }
         tx.commit().await?;
+        connection.done();
         if state == MailState::Failed {
             tracing::warn!(mail = %id, error, "a mail was given up");
             let deadline = Instant::now() + limits::STATEMENT;

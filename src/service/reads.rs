@@ -14,7 +14,9 @@ impl Roster {
     /// # Errors
     /// If the datastore does not answer, or the organization was purged a moment ago.
     pub async fn get_organization(&self, access: &Access) -> Result<Organization, Error> {
-        let found = organizations::get(&mut *self.pool.acquire().await?, access.organization()).await?;
+        let mut connection = self.pool.acquire().await?;
+        let found = organizations::get(&mut connection, access.organization()).await?;
+        connection.done();
         Ok(found.ok_or(Refusal::OrganizationNotFound)?)
     }
 
@@ -23,7 +25,10 @@ impl Roster {
     /// # Errors
     /// If the datastore does not answer.
     pub async fn list_organizations(&self, filter: &OrganizationFilter) -> Result<Vec<Organization>, Error> {
-        Ok(organizations::list(&mut *self.pool.acquire().await?, filter).await?)
+        let mut connection = self.pool.acquire().await?;
+        let listed = organizations::list(&mut connection, filter).await?;
+        connection.done();
+        Ok(listed)
     }
 
     /// Lists the organizations that a user is in.
@@ -35,7 +40,10 @@ impl Roster {
         user: &UserId,
         filter: &FilterOfUser,
     ) -> Result<Vec<(Organization, Role)>, Error> {
-        Ok(organizations::list_of_user(&mut *self.pool.acquire().await?, user, filter).await?)
+        let mut connection = self.pool.acquire().await?;
+        let listed = organizations::list_of_user(&mut connection, user, filter).await?;
+        connection.done();
+        Ok(listed)
     }
 
     /// Reads one member.
@@ -47,6 +55,7 @@ impl Roster {
         let membership = memberships::get(&mut connection, access.organization(), user).await?;
         let membership = membership.ok_or(Refusal::MemberNotFound)?;
         let user = users::get(&mut connection, user).await?.ok_or(Refusal::MemberNotFound)?;
+        connection.done();
         Ok(Member { membership, user })
     }
 
@@ -55,6 +64,9 @@ impl Roster {
     /// # Errors
     /// If the datastore does not answer.
     pub async fn list_members(&self, access: &Access, filter: &MemberFilter) -> Result<Vec<Member>, Error> {
-        Ok(memberships::list(&mut *self.pool.acquire().await?, access.organization(), filter).await?)
+        let mut connection = self.pool.acquire().await?;
+        let listed = memberships::list(&mut connection, access.organization(), filter).await?;
+        connection.done();
+        Ok(listed)
     }
 }

@@ -240,6 +240,9 @@ impl Roster {
             if let Some(covered) = outcome.as_ref().ok().and_then(|written| Token::decode(&written.token).ok()) {
                 self.index.committed(&covered);
             }
+            if outcome.is_ok() {
+                connection.done();
+            }
             return outcome;
         }
         // Postgres does not answer. Nobody else shall get this connection with whatever is open in it.

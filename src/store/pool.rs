@@ -6,9 +6,13 @@ use sqlx::migrate::{Migrate, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction};
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 /// The numbered migrations, built into the program.
@@ -53,42 +57,129 @@ pub fn lazy(options: PgConnectOptions, connections: u32) -> PgPool {
 ///
 /// A socket belongs to the runtime that opened it and dies with it, and a server's calls run on several: so connections
 /// are opened at home only. Borrowing one that is open takes no detour.
+///
+/// The library's pool doubts every connection that comes back: it is rolled back and pinged before anybody else gets it,
+/// which under many writes is a sixth of what they cost. So whoever knows that nothing is left open on a connection says
+/// so ([`Lent::done`]), and the next one gets it as it is. Of the others, and of all now and then, the library takes care.
 #[derive(Debug, Clone)]
-pub struct Pool {
+pub struct Pool(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     connections: PgPool,
+    /// One for each connection that there may be.
+    places: Arc<Semaphore>,
+    /// Those on which nothing is open, the last one first. The library takes them for lent.
+    kept: Mutex<Vec<Kept>>,
     home: Handle,
+}
+
+/// A connection, and when the library last had it in hand.
+#[derive(Debug)]
+struct Kept {
+    connection: PoolConnection<Postgres>,
+    since: Instant,
+}
+
+impl Inner {
+    fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The library takes each back in a task.
+        let _home = self.home.enter();
+        self.kept().clear();
+    }
 }
 
 impl Pool {
     /// At home in the runtime that this is called in, which has to be one.
     #[must_use]
     pub fn new(connections: PgPool) -> Self {
-        Self { connections, home: Handle::current() }
+        let most = usize::try_from(connections.options().get_max_connections()).unwrap_or(Semaphore::MAX_PERMITS);
+        let places = Arc::new(Semaphore::new(most));
+        Self(Arc::new(Inner { connections, places, kept: Mutex::default(), home: Handle::current() }))
     }
 
     /// Borrows a connection; opens one if none is idle and there may be more.
     ///
     /// # Errors
     /// If Postgres is away, or none becomes free in time.
-    pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        if let Some(idle) = self.connections.try_acquire() {
-            return Ok(idle);
+    pub async fn acquire(&self) -> Result<Lent, sqlx::Error> {
+        let inner = &self.0;
+        let place = timeout(limits::ACQUIRE, inner.places.clone().acquire_owned()).await;
+        let place = place.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
+        let lent = |kept| Lent { kept, pool: self.clone(), place };
+        if let Some(kept) = inner.kept().pop() {
+            return Ok(lent(kept));
         }
-        let opened = self.home.spawn(self.connections.acquire()).await;
-        // It cannot be given up while it runs, unless the runtime ends, and the pool with it.
-        opened.unwrap_or(Err(sqlx::Error::PoolClosed))
+        let connection = match inner.connections.try_acquire() {
+            Some(idle) => idle,
+            // It cannot be given up while it runs, unless the runtime ends, and the pool with it.
+            None => inner.home.spawn(inner.connections.acquire()).await.unwrap_or(Err(sqlx::Error::PoolClosed))?,
+        };
+        Ok(lent(Kept { connection, since: Instant::now() }))
     }
 
-    /// The pool itself, for what runs at home.
-    #[must_use]
-    pub fn connections(&self) -> &PgPool {
-        &self.connections
+    /// The library's pool. What it lends is not counted here.
+    pub(crate) fn connections(&self) -> &PgPool {
+        &self.0.connections
     }
 
     /// The runtime in which it lives.
     #[must_use]
     pub fn home(&self) -> &Handle {
-        &self.home
+        &self.0.home
+    }
+
+    /// Closes all connections, once they are given back, and opens no more.
+    pub async fn close(&self) {
+        self.0.places.close();
+        self.0.kept().clear();
+        self.0.connections.close().await;
+    }
+}
+
+/// A connection on loan. Dropped, it is doubted: rolled back and pinged before anybody else gets it.
+#[derive(Debug)]
+pub struct Lent {
+    kept: Kept,
+    pool: Pool,
+    /// Given back last.
+    place: OwnedSemaphorePermit,
+}
+
+impl Lent {
+    /// Gives the connection back, with the word that nothing is open on it: every statement has been answered, and every
+    /// transaction has ended.
+    pub fn done(self) {
+        let Self { kept, pool, place } = self;
+        if kept.since.elapsed() < limits::CONNECTION_TRUSTED {
+            pool.0.kept().push(kept);
+        }
+        drop(place);
+    }
+
+    /// Has the connection closed when it is given back.
+    pub fn close_on_drop(&mut self) {
+        self.kept.connection.close_on_drop();
+    }
+}
+
+impl Deref for Lent {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.kept.connection
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.kept.connection
     }
 }
 
@@ -122,8 +213,7 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), sqlx::migrate::Mi
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn is_migrated(pool: &PgPool) -> Result<bool, StoreError> {
-    let mut connection = pool.acquire().await?;
+pub async fn is_migrated(connection: &mut PgConnection) -> Result<bool, StoreError> {
     let exists = sqlx::query_scalar!(r#"SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#)
         .fetch_one(&mut *connection)
         .await?;
@@ -160,8 +250,8 @@ pub async fn datastore(connection: &mut PgConnection) -> Result<Datastore, Store
 ///
 /// # Errors
 /// If it does not.
-pub async fn ping(pool: &PgPool) -> Result<(), StoreError> {
-    sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(pool).await?;
+pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(connection).await?;
     Ok(())
 }
 

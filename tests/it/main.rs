@@ -21,6 +21,7 @@ mod invitations;
 mod lane;
 mod lifecycle;
 mod mail;
+mod pool;
 mod races;
 mod random;
 mod replay;
