@@ -101,8 +101,10 @@ impl Api {
         self.refresh(envelope).await?;
         let need = Need { permission, deleted: rule.deleted };
         let (index, user) = (self.roster.index(), envelope.caller.user());
-        // Who writes is looked up where the write will be decided again.
-        let freshness = if M::METHOD.write { Freshness::Full } else { Freshness::Recent };
+        // Whether they may write is decided once more where they write, on locked rows. But where a slug leads that has
+        // just moved, only the primary knows.
+        let leads = M::METHOD.write && matches!(organization, OrganizationRef::Slug(_));
+        let freshness = if leads { Freshness::Full } else { Freshness::Recent };
         let (standing, source) = index.standing(&organization, user, &freshness).await?;
         match Access::decide(need, envelope.caller.clone(), &standing) {
             // Memory may not have heard yet: nobody is refused what was granted a moment ago.
