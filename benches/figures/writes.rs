@@ -11,27 +11,36 @@ use crate::tool::stage::{Stage, both, rounds};
 /// As many as the server has by default.
 const CONNECTIONS: u32 = 16;
 
-/// The transaction of `AddMember` for a user who is known, statement by statement. Its users are others than those of
-/// [`crate::tool::table::not_a_member`], so that neither adds whom the other has added.
+/// The transaction of `AddMember` for a user who is known, statement by statement as the service sends them, with ids that
+/// SQL makes from numbers. (Save that the service bounds the transaction's time and plans along with its `BEGIN`.) Its
+/// users are others than those of [`crate::tool::table::not_a_member`], so that neither adds whom the other has added.
 const SCRIPT: &str = "
 \\set o random(0, :organizations - 1)
 \\set u (:o * 10 + 10 + random(:users / 2, :users - 30)) % :users
 BEGIN ISOLATION LEVEL READ COMMITTED;
-SELECT id, slug, name, kind, attributes, state, deactivated_by_operator, owner_id, revision, row_revision, create_time, update_time, delete_time, purge_time FROM organizations WHERE bucket = organization_bucket_of(md5('o' || (:o)::int)::uuid) AND id = md5('o' || (:o)::int)::uuid FOR NO KEY UPDATE;
-SELECT id, state, email, email_verified, display_name, profile_issued_at, revision, create_time, update_time FROM users WHERE user_bucket = user_bucket_of(md5('u' || (:u)::int)::uuid::text) AND id = md5('u' || (:u)::int)::uuid::text FOR SHARE;
-SELECT m.user_id, m.role, m.attributes, m.revision FROM memberships m JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id WHERE m.bucket = organization_bucket_of(md5('o' || (:o)::int)::uuid) AND m.organization_id = md5('o' || (:o)::int)::uuid AND m.user_id = md5('u' || (:u)::int)::uuid::text;
-INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time) VALUES (organization_bucket_of(md5('o' || (:o)::int)::uuid), md5('o' || (:o)::int)::uuid, md5('u' || (:u)::int)::uuid::text, 'member', '{}', 2, clock_timestamp(), clock_timestamp()) ON CONFLICT DO NOTHING RETURNING user_id, role;
-UPDATE organizations SET revision = revision + 1 WHERE bucket = organization_bucket_of(md5('o' || (:o)::int)::uuid) AND id = md5('o' || (:o)::int)::uuid RETURNING revision \\gset
-INSERT INTO events (bucket, organization_id, revision, type, actor_kind, actor_id, user_id, new, create_time) VALUES (organization_bucket_of(md5('o' || (:o)::int)::uuid), md5('o' || (:o)::int)::uuid, (:revision)::bigint, 'member.added', 'service', 'bench', md5('u' || (:u)::int)::uuid::text, '{\"role\": \"member\"}', clock_timestamp());
-WITH head AS (UPDATE log_heads SET position = position + 1, write_time = greatest(clock_timestamp(), write_time + interval '1 microsecond') WHERE bucket = organization_bucket_of(md5('o' || (:o)::int)::uuid) RETURNING bucket, position, write_time), written AS (INSERT INTO log (bucket, position, commit_position, organization_id, revision, kind, entry, user_id, role, write_time) SELECT head.bucket, head.position, head.position, md5('o' || (:o)::int)::uuid, (:revision)::bigint, 'organization', 'MEMBERSHIP', md5('u' || (:u)::int)::uuid::text, 'member', head.write_time FROM head) SELECT position FROM head;
+SELECT id, slug, name, kind, attributes, state, deactivated_by_operator, owner_id, revision, row_revision, create_time, update_time, delete_time, purge_time FROM organizations WHERE bucket = {bucket} AND id = {organization} FOR NO KEY UPDATE;
+SELECT u.id, u.state, u.deactivated_by_operator, u.email, u.email_verified, u.display_name, u.profile_issued_at, u.revision, u.create_time, u.update_time FROM users u JOIN unnest(ARRAY[user_bucket_of({user})], ARRAY[{user}]) AS q (user_bucket, id) ON u.user_bucket = q.user_bucket AND u.id = q.id ORDER BY u.id FOR SHARE OF u;
+SELECT m.user_id, m.role, (m.user_id = o.owner_id) AS is_owner, m.attributes, m.revision, m.create_time, m.update_time FROM memberships m JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id WHERE m.bucket = {bucket} AND m.organization_id = {organization} AND m.user_id = {user};
+INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time) VALUES ({bucket}, {organization}, {user}, 'member', '{}', 2, clock_timestamp(), clock_timestamp()) ON CONFLICT DO NOTHING RETURNING user_id, role, false AS is_owner, attributes, revision, create_time, update_time;
+UPDATE organizations SET revision = revision + 1 WHERE bucket = {bucket} AND id = {organization} RETURNING revision \\gset
+INSERT INTO events (bucket, organization_id, revision, type, actor_kind, actor_id, actor_via, user_id, old, new, reason, request_id, create_time) SELECT {bucket}, {organization}, q.revision, q.type, 'service', 'bench', NULL, q.user_id, q.old, q.new, NULL, NULL, clock_timestamp() FROM unnest(ARRAY[(:revision)::bigint], ARRAY['member.added'], ARRAY[{user}], ARRAY[NULL::jsonb], ARRAY['{\"role\": \"member\"}'::jsonb]) AS q (revision, type, user_id, old, new);
+WITH head AS (UPDATE log_heads SET position = position + cardinality(ARRAY[{organization}]), write_time = greatest(clock_timestamp(), write_time + interval '1 microsecond') WHERE bucket = {bucket} RETURNING position, write_time), written AS (INSERT INTO log (bucket, position, commit_position, organization_id, revision, kind, entry, user_id, role, state, owner_id, slug, write_time) SELECT {bucket}, head.position - cardinality(ARRAY[{organization}]) + q.number, head.position, q.organization_id, q.revision, q.kind, q.entry, q.user_id, q.role, q.state, q.owner_id, q.slug, head.write_time FROM head, unnest(ARRAY[{organization}], ARRAY[(:revision)::bigint], ARRAY['organization'], ARRAY['MEMBERSHIP'], ARRAY[{user}], ARRAY['member'], ARRAY[NULL::text], ARRAY[NULL::text], ARRAY[NULL::text]) WITH ORDINALITY AS q (organization_id, revision, kind, entry, user_id, role, state, owner_id, slug, number)) SELECT position FROM head;
 COMMIT;
 ";
+
+/// How the script names things.
+const NAMES: [(&str, &str); 3] = [
+    ("{bucket}", "organization_bucket_of({organization})"),
+    ("{organization}", "md5('o' || (:o)::int)::uuid"),
+    ("{user}", "md5('u' || (:u)::int)::uuid::text"),
+];
 
 pub(crate) fn rows(stage: &Stage) -> Vec<Row> {
     let script = stage.directory.path().join("add.sql");
     let organizations = stage.size.organizations();
-    let text =
-        SCRIPT.replace(":organizations", &organizations.to_string()).replace(":users", &stage.size.users.to_string());
+    let text = NAMES.iter().fold(SCRIPT.to_owned(), |text, (name, meaning)| text.replace(name, meaning));
+    let text = text.replace(":organizations", &organizations.to_string());
+    let text = text.replace(":users", &stage.size.users.to_string());
     std::fs::write(&script, text).unwrap();
     let server = stage.start_on(&both());
     let token = stage.token("roster:manage");
