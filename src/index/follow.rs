@@ -6,7 +6,7 @@
 use super::feed::Commits;
 use super::load::{self, Load, Loaded};
 use super::{BUCKETS, Shared, nanoseconds, of_users};
-use crate::domain::change::Line;
+use crate::domain::change::{Entry, Line};
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{UserId, UserState, limits};
 use crate::memory::Bucket;
@@ -340,6 +340,12 @@ impl<'a> Follower<'a> {
         } else {
             memory.apply_users(bucket - ORGANIZATION_BUCKETS, users(&commits.rows), last.position);
         }
+        if commits.rows.iter().any(is_purge)
+            && let Some(bytes) = self.left_out.get_mut(&bucket)
+        {
+            // It takes less now, nobody knows how much: it is tried again.
+            *bytes = 0;
+        }
         self.known[place(bucket)] = last;
         self.shared.followed[place(bucket)].fetch_max(last.position, Ordering::AcqRel);
         // Without an audience there is nobody to tell.
@@ -441,6 +447,10 @@ fn lines(rows: &[Logged]) -> impl Iterator<Item = (i64, &Line)> {
         Change::Organization(line) => Some((row.stamp.position, line)),
         Change::User { .. } => None,
     })
+}
+
+fn is_purge(row: &Logged) -> bool {
+    matches!(&row.what, Change::Organization(Line { entry: Entry::Organization { state: None, .. }, .. }))
 }
 
 fn users(rows: &[Logged]) -> impl Iterator<Item = (&UserId, UserState)> {

@@ -137,22 +137,22 @@ async fn work(mut place: Place) {
             return;
         }
         let questions: Vec<&Question> = batch.iter().flat_map(|waiting| &waiting.questions).collect();
-        let mut told = run(&place.inner.pool, &questions).await.map(Vec::into_iter);
-        hand_out(batch.into_iter().map(|waiting| {
-            let told = match &mut told {
-                Ok(standings) => Ok(standings.by_ref().take(waiting.questions.len()).collect()),
-                Err(error) => Err(error.clone()),
-            };
-            (waiting, told)
-        }));
+        let told = run(&place.inner.pool, &questions).await;
+        // Behind the next statement, which Postgres then need not wait for.
+        place.inner.runtime.spawn(async move { hand_out(batch, told) });
     }
 }
 
 /// Gives everybody their answer, where they wait for it: to wake somebody in another runtime is a call of the system's,
 /// which is made once for all that wait there.
-fn hand_out(answers: impl Iterator<Item = (Waiting, Told)>) {
+fn hand_out(batch: Vec<Waiting>, told: Told) {
+    let mut told = told.map(Vec::into_iter);
     let mut by_runtime: HashMap<_, (Handle, Vec<_>)> = HashMap::new();
-    for (Waiting { answer, runtime, .. }, told) in answers {
+    for Waiting { questions, answer, runtime } in batch {
+        let told = match &mut told {
+            Ok(standings) => Ok(standings.by_ref().take(questions.len()).collect()),
+            Err(error) => Err(error.clone()),
+        };
         by_runtime.entry(runtime.id()).or_insert_with(|| (runtime, Vec::new())).1.push((answer, told));
     }
     for (runtime, answers) in by_runtime.into_values() {

@@ -177,7 +177,8 @@ impl Roster {
         change: C,
     ) -> Result<Written<C::Answer>, Error> {
         let roster = self.clone();
-        let run = async move { roster.attempts(caller, meta, change).await };
+        // Boxed, because it is large, and would be moved about several times before it runs.
+        let run = Box::pin(async move { roster.attempts(caller, meta, change).await });
         let task = self.writes.spawn_on(run.in_current_span(), self.pool.home());
         task.await.unwrap_or_else(|join| {
             tracing::error!(error = &join as &dyn std::error::Error, "a write did not end");

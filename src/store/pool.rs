@@ -267,10 +267,11 @@ pub async fn begin_write(
     left: Duration,
 ) -> Result<Transaction<'_, Postgres>, StoreError> {
     let left = millis(left.max(Duration::from_millis(1)));
-    // One trip for all of it. Nothing but a number goes in.
+    // One trip for all of it. Nothing but a number goes in. A bound on waiting for locks beside the one on the whole
+    // statement would never be the first to be reached.
     let begin = format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED;
-         SET LOCAL statement_timeout = {left}; SET LOCAL lock_timeout = {left};
+         SET LOCAL statement_timeout = {left};
          SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off"
     );
     Ok(connection.begin_with(AssertSqlSafe(begin)).await?)

@@ -97,3 +97,20 @@ async fn room_that_becomes_free_is_used() {
     server.operator().organizations.delete_organization(purge).await.unwrap();
     until("the others are in memory", async || source(last).await == Source::Memory).await;
 }
+
+#[tokio::test]
+async fn a_bucket_that_was_too_large_is_tried_again_once_it_holds_less() {
+    let database = Database::new().await;
+    fill(&database, 40, 2_000).await;
+    // Room for all but the large one.
+    let server = Server::with_index_over(database, IndexSettings { memory_bytes: 30_000, ..Default::default() }).await;
+    let index = server.roster.index();
+    index.loaded().await;
+    let source = async |name: &str| ask(index, &[name]).await.sources[0];
+    let (first, last) = ("00000000-0000-4000-8000-000000000000", "28000000-0000-4000-8000-000000000000");
+    assert_eq!((source(first).await, source(last).await), (Source::Primary, Source::Memory));
+
+    let purge = pb::DeleteOrganizationRequest { organization: first.to_owned(), purge: true, ..Default::default() };
+    server.operator().organizations.delete_organization(purge).await.unwrap();
+    until("its bucket is in memory", async || source(first).await == Source::Memory).await;
+}
