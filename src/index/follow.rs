@@ -5,13 +5,14 @@
 
 use super::feed::Commits;
 use super::load::{self, Load, Loaded};
+use super::sort::{Sorted, sort};
 use super::{BUCKETS, Shared, nanoseconds, of_users};
 use crate::domain::change::{Entry, Line};
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{UserId, UserState, limits};
 use crate::memory::Bucket;
 use crate::store::pool::{Datastore, Lent};
-use crate::store::tail::{self, Change, Logged, Moved, Polled, Stamp};
+use crate::store::tail::{self, Change, Logged, Polled, Stamp};
 use crate::store::{StoreError, snapshot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -458,53 +459,4 @@ fn users(rows: &[Logged]) -> impl Iterator<Item = (&UserId, UserState)> {
         Change::User { user, state, .. } => Some((user, *state)),
         Change::Organization(_) => None,
     })
-}
-
-/// What a bucket that moved has to say.
-enum Sorted {
-    Next(Next),
-    /// The log no longer says how it went on from the known position.
-    Gap {
-        bucket: i16,
-        head: Stamp,
-    },
-    Lost,
-}
-
-struct Next {
-    bucket: i16,
-    /// Whole transactions after the known position.
-    rows: Vec<Logged>,
-    /// Whether they reach the head.
-    whole: bool,
-}
-
-/// Compares what the log says with what is known of it.
-fn sort(known: Stamp, moved: Moved) -> Sorted {
-    let Moved { bucket, head, rows } = moved;
-    if head.position <= known.position {
-        // It has not moved on, and yet it is another one.
-        return Sorted::Lost;
-    }
-    let mut rows = rows.into_iter().peekable();
-    if known.position > 0 {
-        match rows.next_if(|row| row.stamp.position == known.position) {
-            Some(row) if row.stamp == known => {}
-            Some(_) => return Sorted::Lost,
-            None => return Sorted::Gap { bucket, head },
-        }
-    }
-    let mut next: Vec<Logged> = Vec::new();
-    for (row, expected) in rows.zip(known.position + 1..) {
-        if row.stamp.position != expected {
-            return Sorted::Gap { bucket, head };
-        }
-        next.push(row);
-    }
-    // The head is further on, but nothing leads there.
-    let Some(read) = next.last().map(|row| row.stamp.position) else { return Sorted::Gap { bucket, head } };
-    let whole = next.iter().rposition(|row| row.commit_position <= read).map_or(0, |index| index + 1);
-    next.truncate(whole);
-    let whole = next.last().is_some_and(|row| row.stamp == head);
-    Sorted::Next(Next { bucket, rows: next, whole })
 }

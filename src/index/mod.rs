@@ -14,6 +14,7 @@ mod look_up;
 mod nudge;
 mod primary;
 mod settings;
+mod sort;
 mod statistics;
 pub mod token;
 

@@ -1,6 +1,7 @@
 //! One bucket of organizations, with their members: the unit of loading, of publishing and of bounding memory.
 
 use super::fingerprint::{Fingerprint, Key, Slot};
+use super::slugs::{self, Renamed};
 use super::table::{self, Table};
 use crate::domain::change::{Entry, Line};
 use crate::domain::{OrganizationHead, OrganizationId, OrganizationState, Role, Slug, UserId};
@@ -52,14 +53,6 @@ pub struct Found {
     pub organization: Option<OrganizationHead>,
     /// The role there, [`Role::OWNER`] for the owner.
     pub role: Option<Role>,
-}
-
-/// What changed about who has which slug.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Renamed {
-    pub(super) organization: OrganizationId,
-    pub(super) old: Option<Fingerprint>,
-    pub(super) new: Option<Fingerprint>,
 }
 
 impl Bucket {
@@ -183,6 +176,6 @@ impl Bucket {
     /// The memory that it takes, in bytes, its slugs' places included.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.organizations.bytes() + self.members.bytes() + self.organizations.len() * super::slugs::BYTES
+        self.organizations.bytes() + self.members.bytes() + self.organizations.len() * slugs::BYTES
     }
 }

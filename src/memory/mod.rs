@@ -17,9 +17,8 @@ pub use bucket::{Bucket, Found};
 use crate::domain::change::Line;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{OrganizationId, OrganizationRef, Slug, UserId, UserState};
-use bucket::Renamed;
 use fingerprint::Key;
-use slugs::Slugs;
+use slugs::{Renamed, Slugs};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use users::Users;
 
@@ -59,7 +58,7 @@ impl Memory {
         let old = {
             let mut place = self.slot(number).write().unwrap_or_else(PoisonError::into_inner);
             // Before anybody can see the bucket, so that its slugs are found.
-            self.slugs.put_bucket(&bucket);
+            self.slugs.put_all(bucket.slugs());
             place.replace(bucket)
         };
         if let Some(old) = old {

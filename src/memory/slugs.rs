@@ -3,7 +3,6 @@
 //! Buckets are applied one after the other, so a slug that moved may for a moment be claimed by two organizations or by
 //! one that has already let go of it. Therefore every claim is kept, and the organization itself has the last word.
 
-use super::bucket::{Bucket, Renamed};
 use super::fingerprint::{BySpread, Fingerprint};
 use crate::domain::OrganizationId;
 use std::collections::HashMap;
@@ -11,6 +10,14 @@ use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 /// What a slug takes, in bytes: an entry, and that a table is between half and full.
 pub(super) const BYTES: usize = (size_of::<(Fingerprint, OrganizationId)>() + 1) * 3 / 2;
+
+/// What changed about who has which slug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Renamed {
+    pub(super) organization: OrganizationId,
+    pub(super) old: Option<Fingerprint>,
+    pub(super) new: Option<Fingerprint>,
+}
 
 #[derive(Default)]
 struct Claims {
@@ -33,8 +40,8 @@ impl Default for Slugs {
 
 impl Slugs {
     /// Takes in the slugs of a bucket that was loaded.
-    pub(super) fn put_bucket(&self, bucket: &Bucket) {
-        for (slug, organization) in bucket.slugs() {
+    pub(super) fn put_all(&self, slugs: impl Iterator<Item = (Fingerprint, OrganizationId)>) {
+        for (slug, organization) in slugs {
             self.write(slug).put(slug, organization);
         }
     }
