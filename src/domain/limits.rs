@@ -51,7 +51,7 @@ pub const STATEMENT: Duration = Duration::from_secs(30);
 pub const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
 /// How long a request waits for a connection to Postgres.
 pub const ACQUIRE: Duration = Duration::from_secs(3);
-/// For how long a connection goes from hand to hand before it is looked at, and closed if it has lived for long.
+/// For how long a connection goes from hand to hand, or lies idle, before it is tried, and closed if it is too old.
 pub const CONNECTION_TRUSTED: Duration = Duration::from_mins(1);
 /// How much longer than its deadline a write may hold a connection: Postgres itself ends it at the deadline, so this is
 /// for a Postgres that no longer answers.
@@ -179,8 +179,8 @@ pub const LOAD_BYTES: i64 = 16 * 1024 * 1024;
 /// How long one load may take.
 pub const LOAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// The least time between two notifications of other processes. Each is a commit, and one inside every write would cost
-/// more than the write.
-pub const NOTIFY_SPACING: Duration = Duration::from_millis(5);
+/// more than the write; but a change that comes right behind another waits for this long to be told.
+pub const NOTIFY_SPACING: Duration = Duration::from_millis(3);
 /// How long a check waits for what its token covers before it asks the primary: several looks at the log.
 pub const CATCH_UP: Duration = Duration::from_millis(20);
 /// How long the primary gets where a stale answer may be given in its place.

@@ -4,17 +4,15 @@ use crate::store::tail::{Logged, Moved, Stamp};
 
 /// What a bucket that moved has to say.
 pub(super) enum Sorted {
+    /// How it went on.
     Next(Next),
     /// The log no longer says how it went on from the known position.
-    Gap {
-        bucket: i16,
-        head: Stamp,
-    },
+    Gap { bucket: i16, head: Stamp },
     /// It is not the log that was applied.
     Lost,
 }
 
-/// How it went on.
+/// What came after the known position.
 pub(super) struct Next {
     pub(super) bucket: i16,
     /// Whole transactions after the known position.

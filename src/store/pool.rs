@@ -6,6 +6,7 @@ use sqlx::migrate::{Migrate, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction};
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,7 +60,7 @@ pub fn lazy(options: PgConnectOptions, connections: u32) -> PgPool {
 /// are opened at home only. Borrowing one that is open takes no detour.
 ///
 /// The library's pool doubts every connection that comes back: it is rolled back and pinged before anybody else gets it,
-/// which under many writes is a sixth of what they cost. So whoever knows that nothing is left open on a connection says
+/// two trips for each use, and a tenth of what a write costs. So whoever knows that nothing is left open on a connection says
 /// so ([`Lent::done`]), and the next one gets it as it is. Of the others, and of all now and then, the library takes care.
 #[derive(Debug, Clone)]
 pub struct Pool(Arc<Inner>);
@@ -69,21 +70,39 @@ struct Inner {
     connections: PgPool,
     /// One for each connection that there may be.
     places: Arc<Semaphore>,
-    /// Those on which nothing is open, the last one first. The library takes them for lent.
-    kept: Mutex<Vec<Kept>>,
+    /// Those on which nothing is open, the one that was used last at the end. The library takes them for lent.
+    kept: Mutex<VecDeque<Kept>>,
     home: Handle,
 }
 
-/// A connection, and when the library last had it in hand.
+/// A connection, when the library last had it in hand, and when it was last of use.
 #[derive(Debug)]
 struct Kept {
     connection: PoolConnection<Postgres>,
     since: Instant,
+    used: Instant,
 }
 
 impl Inner {
-    fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one that was used last. What nobody has wanted for long is for the library to try, and to close in time.
+    fn take(&self) -> Option<Kept> {
+        let mut kept = self.kept();
+        while kept.front().is_some_and(|kept| kept.used.elapsed() >= limits::CONNECTION_TRUSTED) {
+            kept.pop_front();
+        }
+        kept.pop_back()
+    }
+
+    /// Keeps one, if it need not be tried, and the pool is not being closed.
+    fn keep(&self, one: Kept) {
+        let mut kept = self.kept();
+        if one.since.elapsed() < limits::CONNECTION_TRUSTED && !self.places.is_closed() {
+            kept.push_back(Kept { used: Instant::now(), ..one });
+        }
     }
 }
 
@@ -113,7 +132,7 @@ impl Pool {
         let place = timeout(limits::ACQUIRE, inner.places.clone().acquire_owned()).await;
         let place = place.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
         let lent = |kept| Lent { kept, pool: self.clone(), place };
-        if let Some(kept) = inner.kept().pop() {
+        if let Some(kept) = inner.take() {
             return Ok(lent(kept));
         }
         let connection = match inner.connections.try_acquire() {
@@ -121,7 +140,8 @@ impl Pool {
             // It cannot be given up while it runs, unless the runtime ends, and the pool with it.
             None => inner.home.spawn(inner.connections.acquire()).await.unwrap_or(Err(sqlx::Error::PoolClosed))?,
         };
-        Ok(lent(Kept { connection, since: Instant::now() }))
+        let now = Instant::now();
+        Ok(lent(Kept { connection, since: now, used: now }))
     }
 
     /// The library's pool. What it lends is not counted here.
@@ -157,9 +177,7 @@ impl Lent {
     /// transaction has ended.
     pub fn done(self) {
         let Self { kept, pool, place } = self;
-        if kept.since.elapsed() < limits::CONNECTION_TRUSTED {
-            pool.0.kept().push(kept);
-        }
+        pool.0.keep(kept);
         drop(place);
     }
 

@@ -1,6 +1,7 @@
 //! The pool: what is done goes on as it is, what is in doubt is cleaned first, and there are never more than allowed.
 
 use crate::harness::Database;
+use crate::index::until;
 use roster::store::pool::{self, Lent, Pool};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -92,7 +93,9 @@ async fn a_pool_that_is_closed_lends_nothing() {
         let pool = pool.clone();
         async move { pool.close().await }
     });
-    drop(lent);
+    // The other one is still lent, and given back to a pool that is closing.
+    until("the pool is closing", async || matches!(pool.acquire().await, Err(sqlx::Error::PoolClosed))).await;
+    assert!(!closing.is_finished());
+    lent.done();
     timeout(Duration::from_secs(10), closing).await.unwrap().unwrap();
-    assert!(matches!(pool.acquire().await, Err(sqlx::Error::PoolClosed)));
 }

@@ -103,8 +103,8 @@ impl Api {
         let (index, user) = (self.roster.index(), envelope.caller.user());
         // Whether they may write is decided once more where they write, on locked rows. But where a slug leads that has
         // just moved, only the primary knows.
-        let leads = M::METHOD.write && matches!(organization, OrganizationRef::Slug(_));
-        let freshness = if leads { Freshness::Full } else { Freshness::Recent };
+        let by_slug = matches!(organization, OrganizationRef::Slug(_));
+        let freshness = if M::METHOD.write && by_slug { Freshness::Full } else { Freshness::Recent };
         let (standing, source) = index.standing(&organization, user, &freshness).await?;
         match Access::decide(need, envelope.caller.clone(), &standing) {
             // Memory may not have heard yet: nobody is refused what was granted a moment ago.
