@@ -80,37 +80,44 @@ async fn fill(database: &Database, organizations: usize, members: usize) {
     .await;
 }
 
-#[tokio::test]
-async fn room_that_becomes_free_is_used() {
+/// The large one, and the last of the others.
+const FIRST: &str = "00000000-0000-4000-8000-000000000000";
+const LAST: &str = "28000000-0000-4000-8000-000000000000";
+
+/// A large organization and forty small ones, before a server whose copy may take so many bytes; who answers about the
+/// large one and the last of the others.
+async fn crowded(memory_bytes: usize) -> (Server, [Source; 2]) {
     let database = Database::new().await;
     fill(&database, 40, 2_000).await;
-    // The large one takes about 46 kB, each of the others a quarter of one.
-    let settings = IndexSettings { memory_bytes: 48_000, ..IndexSettings::default() };
-    let server = Server::with_index_over(database, settings).await;
-    let index = server.roster.index();
-    index.loaded().await;
-    let source = async |name: &str| ask(index, &[name]).await.sources[0];
-    let (first, last) = ("00000000-0000-4000-8000-000000000000", "28000000-0000-4000-8000-000000000000");
-    assert_eq!((source(first).await, source(last).await), (Source::Memory, Source::Primary));
+    let server = Server::with_index_over(database, IndexSettings { memory_bytes, ..IndexSettings::default() }).await;
+    server.roster.index().loaded().await;
+    let sources = [source(&server, FIRST).await, source(&server, LAST).await];
+    (server, sources)
+}
 
-    let purge = pb::DeleteOrganizationRequest { organization: first.to_owned(), purge: true, ..Default::default() };
+async fn source(server: &Server, name: &str) -> Source {
+    ask(server.roster.index(), &[name]).await.sources[0]
+}
+
+async fn purge_the_large_one(server: &Server) {
+    let purge = pb::DeleteOrganizationRequest { organization: FIRST.to_owned(), purge: true, ..Default::default() };
     server.operator().organizations.delete_organization(purge).await.unwrap();
-    until("the others are in memory", async || source(last).await == Source::Memory).await;
+}
+
+#[tokio::test]
+async fn room_that_becomes_free_is_used() {
+    // The large one takes about 46 kB, each of the others a quarter of one.
+    let (server, sources) = crowded(48_000).await;
+    assert_eq!(sources, [Source::Memory, Source::Primary]);
+    purge_the_large_one(&server).await;
+    until("the others are in memory", async || source(&server, LAST).await == Source::Memory).await;
 }
 
 #[tokio::test]
 async fn a_bucket_that_was_too_large_is_tried_again_once_it_holds_less() {
-    let database = Database::new().await;
-    fill(&database, 40, 2_000).await;
     // Room for all but the large one.
-    let server = Server::with_index_over(database, IndexSettings { memory_bytes: 30_000, ..Default::default() }).await;
-    let index = server.roster.index();
-    index.loaded().await;
-    let source = async |name: &str| ask(index, &[name]).await.sources[0];
-    let (first, last) = ("00000000-0000-4000-8000-000000000000", "28000000-0000-4000-8000-000000000000");
-    assert_eq!((source(first).await, source(last).await), (Source::Primary, Source::Memory));
-
-    let purge = pb::DeleteOrganizationRequest { organization: first.to_owned(), purge: true, ..Default::default() };
-    server.operator().organizations.delete_organization(purge).await.unwrap();
-    until("its bucket is in memory", async || source(first).await == Source::Memory).await;
+    let (server, sources) = crowded(30_000).await;
+    assert_eq!(sources, [Source::Primary, Source::Memory]);
+    purge_the_large_one(&server).await;
+    until("its bucket is in memory", async || source(&server, FIRST).await == Source::Memory).await;
 }
