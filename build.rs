@@ -48,7 +48,7 @@ pub struct MethodRule {
     /// The name of its request.
     pub request: String,
     /// Who may call it.
-    pub callers: Callers,
+    pub callers: AllowedCallers,
     /// The scopes of which a service needs one, as variants of the domain's `Scope`.
     pub scopes: Vec<String>,
     /// Whether it is also for deleted organizations.
@@ -71,7 +71,7 @@ impl MethodRule {
 
 /// Who may call a method.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Callers {
+pub enum AllowedCallers {
     /// Anybody.
     Public,
     /// Users, and services with a scope.
@@ -112,10 +112,10 @@ fn method_rule(method: &MethodDescriptor) -> Result<MethodRule, String> {
     let callers =
         callers(&rule).ok_or("has a rule without callers: one of public, signed_in, permission, services")??;
     let scopes = scopes(&rule)?;
-    if !scopes.is_empty() && !matches!(callers, Callers::SignedIn | Callers::Services) {
+    if !scopes.is_empty() && !matches!(callers, AllowedCallers::SignedIn | AllowedCallers::Services) {
         return Err("has a rule with scopes, which go with signed_in and services only".into());
     }
-    let ruled_by_permission = matches!(callers, Callers::Permission(_));
+    let ruled_by_permission = matches!(callers, AllowedCallers::Permission(_));
     let deleted = rule.get_field_by_name("deleted").and_then(|value| value.as_bool()).unwrap_or_default();
     if deleted && !ruled_by_permission {
         return Err("has a rule with deleted, which goes with permission only".into());
@@ -162,18 +162,22 @@ fn access_option(method: &MethodDescriptor) -> Option<DynamicMessage> {
 }
 
 /// The one that is set of the oneof. `public: false` sets it to nothing that can be meant, and counts as none.
-fn callers(rule: &DynamicMessage) -> Option<Result<Callers, String>> {
+fn callers(rule: &DynamicMessage) -> Option<Result<AllowedCallers, String>> {
     let field = |name| rule.get_field_by_name(name).map(Cow::into_owned);
     let is_set = |name| field(name) == Some(Value::Bool(true));
     if rule.has_field_by_name("permission") {
         let word = field("permission")?.as_str()?.to_owned();
         let variant = variant_of(include_str!("src/domain/permission.rs"), &word);
-        return Some(variant.map(Callers::Permission).ok_or(format!("asks for an unknown permission `{word}`")));
+        return Some(variant.map(AllowedCallers::Permission).ok_or(format!("asks for an unknown permission `{word}`")));
     }
-    [("public", Callers::Public), ("signed_in", Callers::SignedIn), ("services", Callers::Services)]
-        .into_iter()
-        .find(|(name, _)| is_set(name))
-        .map(|(_, callers)| Ok(callers))
+    [
+        ("public", AllowedCallers::Public),
+        ("signed_in", AllowedCallers::SignedIn),
+        ("services", AllowedCallers::Services),
+    ]
+    .into_iter()
+    .find(|(name, _)| is_set(name))
+    .map(|(_, callers)| Ok(callers))
 }
 
 fn scopes(rule: &DynamicMessage) -> Result<Vec<String>, String> {
@@ -265,7 +269,7 @@ impl prost_build::ServiceGenerator for Services {
     }
 }
 
-/// The table itself, for `auth/rules.rs`.
+/// The table itself, for `authz/rules.rs`.
 fn methods(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
     let mut code = format!(
         "/// Every method that roster serves, ordered by path.\npub static METHODS: [Method; {}] = [\n",
@@ -274,15 +278,15 @@ fn methods(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
     for method in table {
         let MethodRule { service, name, deleted, write, bulk, streaming: (client, server), .. } = method;
         let callers = match &method.callers {
-            Callers::Permission(variant) => format!("Permission(Permission::{variant})"),
+            AllowedCallers::Permission(variant) => format!("Permission(Permission::{variant})"),
             kind => format!("{kind:?}"),
         };
         let scopes = method.scopes.iter().map(|variant| format!("Scope::{variant}")).collect::<Vec<_>>().join(", ");
         writeln!(
             code,
             "    Method {{ path: {:?}, service: {service:?}, name: {name:?}, write: {write}, bulk: {bulk}, \
-             streaming: Streaming {{ client: {client}, server: {server} }}, \
-             rule: Rule {{ callers: Callers::{callers}, scopes: &[{scopes}], deleted: {deleted} }} }},",
+             streaming: StreamSides {{ client: {client}, server: {server} }}, \
+             rule: Rule {{ callers: AllowedCallers::{callers}, scopes: &[{scopes}], deleted: {deleted} }} }},",
             method.path(),
         )?;
     }
@@ -296,20 +300,22 @@ fn requests(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
     for (index, method) in table.iter().enumerate() {
         let request = &method.request;
         let kind = match method.callers {
-            Callers::Permission(_) => "OrganizationRequest",
-            Callers::Public | Callers::SignedIn | Callers::Services if method.streaming != (false, false) => {
+            AllowedCallers::Permission(_) => "OrganizationRequest",
+            AllowedCallers::Public | AllowedCallers::SignedIn | AllowedCallers::Services
+                if method.streaming != (false, false) =>
+            {
                 "StreamRequest"
             }
-            Callers::Public | Callers::SignedIn | Callers::Services => "CallerRequest",
+            AllowedCallers::Public | AllowedCallers::SignedIn | AllowedCallers::Services => "CallerRequest",
         };
         let organization = match method.callers {
-            Callers::Permission(_) => "fn organization(&self) -> &str { &self.organization }",
-            Callers::Public | Callers::SignedIn | Callers::Services => "",
+            AllowedCallers::Permission(_) => "fn organization(&self) -> &str { &self.organization }",
+            AllowedCallers::Public | AllowedCallers::SignedIn | AllowedCallers::Services => "",
         };
         writeln!(
             code,
             "impl crate::grpc::request::Request for {request} {{ \
-             const METHOD: &'static crate::auth::rules::Method = &crate::auth::rules::METHODS[{index}]; }}\n\
+             const METHOD: &'static crate::authz::rules::Method = &crate::authz::rules::METHODS[{index}]; }}\n\
              impl crate::grpc::request::{kind} for {request} {{ {organization} }}"
         )?;
         if method.write {

@@ -3,7 +3,7 @@
 
 use http::request::Parts;
 use roster::client::{
-    CacheSettings, Check, Client, ClientSettings, MembershipCache, RequirePermission, TokenSource, Who,
+    CacheSettings, CallSubject, Check, Client, ClientSettings, MembershipCache, RequirePermission, TokenSource,
 };
 use roster::domain::{OrganizationRef, Permission, UserId};
 use std::error::Error;
@@ -15,7 +15,7 @@ use tonic::transport::Server;
 use tower::ServiceBuilder;
 
 /// Whom a call is from, and about which organization. Go by what you have verified: a session, a token's subject.
-fn who(parts: &Parts) -> Who {
+fn who(parts: &Parts) -> CallSubject {
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let user = UserId::parse(header("x-user")).map_err(|_| Status::unauthenticated("sign in"))?;
     let organization = OrganizationRef::parse(header("x-organization"));

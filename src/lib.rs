@@ -5,7 +5,7 @@
 //! * [`server`] takes the connection and puts every request through the same steps, in one order: gate, deadline, load,
 //!   authentication, method gate.
 //! * [`auth`] says who is calling (credentials → [`auth::Caller`]) and what they may do (a rule and a standing →
-//!   [`auth::decide::Access`]). Pure decisions; no SQL and no wire.
+//!   [`authz::decide::Access`]). Pure decisions; no SQL and no wire.
 //! * [`grpc`] is the wire: [`grpc::admit`] opens a request only for a caller who may make it, then the handlers decode,
 //!   call and encode. The one match from refusals to statuses is [`grpc::status`].
 //! * [`service`] holds the use cases, one function for each rpc. Every write is a change that
@@ -24,17 +24,20 @@
 //!
 //! Arrows point down only; a test reads the sources and says so.
 
-// What the server and its clients share.
+// Shared by the server and its clients.
+pub mod clock;
 pub mod domain;
-pub mod memory;
 pub mod pb;
-pub mod world;
+pub mod random;
+pub mod replica_tables;
 
 #[cfg(feature = "client")]
 pub mod client;
 
 #[cfg(feature = "server")]
-pub mod auth;
+pub mod authn;
+#[cfg(feature = "server")]
+pub mod authz;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
@@ -42,13 +45,13 @@ pub mod config;
 #[cfg(feature = "server")]
 pub mod grpc;
 #[cfg(feature = "server")]
-pub mod index;
-#[cfg(feature = "server")]
 pub mod lifecycle;
 #[cfg(feature = "server")]
 pub mod mail;
 #[cfg(feature = "server")]
 pub mod postgres;
+#[cfg(feature = "server")]
+pub mod replica;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

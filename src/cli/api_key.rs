@@ -1,12 +1,12 @@
 //! `roster api-key`.
 
-use super::Error;
+use super::CliError;
 use super::token::parse_scope;
-use crate::auth::api_keys;
+use crate::authn::api_keys;
 use crate::domain::{Scope, UserId};
 
 #[derive(clap::Args)]
-pub(super) struct Flags {
+pub(super) struct ApiKeyFlags {
     /// The service's name, for the audit trail
     #[arg(long, value_parser = UserId::parse)]
     name: UserId,
@@ -16,7 +16,7 @@ pub(super) struct Flags {
 }
 
 /// The key goes to standard output and nowhere else; what the server is to know of it, to standard error.
-pub(super) fn run(flags: &Flags) -> Result<(), Error> {
+pub(super) fn run(flags: &ApiKeyFlags) -> Result<(), CliError> {
     let key = api_keys::generate();
     let name = toml::Value::from(flags.name.as_str());
     let scopes: toml::Value = flags.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().into();

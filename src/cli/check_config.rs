@@ -1,10 +1,10 @@
 //! `roster check-config`.
 
-use super::Error;
+use super::CliError;
+use crate::clock::Clock;
 use crate::config::{self, Flags, Settings};
-use crate::world::Clock;
 
-pub(super) fn run(flags: &Flags) -> Result<(), Error> {
+pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
     Settings::read(flags, &config::environment, Clock::system())?;
     super::answer("OK")
 }

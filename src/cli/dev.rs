@@ -1,16 +1,16 @@
 //! `roster dev`: one command to a working service.
 
-use super::Error;
-use super::home::{Home, Lock};
+use super::CliError;
+use super::data_directory::{DataDirectory, DirectoryLock};
 use super::welcome::welcome;
-use crate::auth::Authenticator;
+use crate::authn::Authenticator;
+use crate::clock::Clock;
 use crate::config::{self, LISTEN, LogSettings, Mistakes};
 use crate::mail::Mailer;
 use crate::postgres::{Binaries, Cluster, Options, Stop};
-use crate::server::{self, Parts, ServerSettings};
+use crate::server::{self, ServerParts, ServerSettings};
 use crate::service::{InvitationSettings, Roster};
 use crate::store::pool;
-use crate::world::Clock;
 use crate::{lifecycle, telemetry};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ const DATABASE: &str = "roster";
 const CONNECTIONS: u32 = 16;
 
 #[derive(clap::Args)]
-pub(super) struct Flags {
+pub(super) struct DevFlags {
     /// Where to listen, an address and a port
     #[arg(long, default_value_t = LISTEN, value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -34,16 +34,16 @@ pub(super) struct Flags {
     postgres_bin: Option<PathBuf>,
 }
 
-pub(super) fn run(flags: &Flags) -> Result<(), Error> {
+pub(super) fn run(flags: &DevFlags) -> Result<(), CliError> {
     let mut log = LogSettings::default();
     if let Some(filter) = config::environment("ROSTER_LOG") {
         log.filter = filter;
     }
     telemetry::start(&log)?;
-    let home = Home::find(flags.data_dir.as_ref())?;
+    let home = DataDirectory::find(flags.data_dir.as_ref())?;
     let lock = home.lock()?;
     super::run_to_end(async {
-        let stop = lifecycle::stop_signal().map_err(Error::Runtime)?;
+        let stop = lifecycle::stop_signal().map_err(CliError::Runtime)?;
         let parts = tokio::select! {
             parts = prepare(flags, &home, &lock) => Some(parts?),
             () = stop.cancelled() => None,
@@ -56,7 +56,11 @@ pub(super) fn run(flags: &Flags) -> Result<(), Error> {
 }
 
 /// Everything up to the first request.
-async fn prepare(flags: &Flags, home: &Home, lock: &Lock) -> Result<(Cluster, Parts), Error> {
+async fn prepare(
+    flags: &DevFlags,
+    home: &DataDirectory,
+    lock: &DirectoryLock,
+) -> Result<(Cluster, ServerParts), CliError> {
     // First what can fail at once.
     let listener = super::listen(flags.listen).await?;
     let binaries = Binaries::find(flags.postgres_bin.as_deref())?;
@@ -70,15 +74,18 @@ async fn prepare(flags: &Flags, home: &Home, lock: &Lock) -> Result<(Cluster, Pa
     let database = pool::parse_url(&cluster.url(DATABASE)).map_err(|invalid| Mistakes(vec![invalid.0]))?;
     pool::migrate(&database).await?;
 
-    let address = listener.local_addr().map_err(|source| Error::Listen { address: flags.listen, source })?;
+    let address = listener.local_addr().map_err(|source| CliError::Listen { address: flags.listen, source })?;
     super::answer(&welcome(home.path(), &key, address)?)?;
     let settings = InvitationSettings { mail: true, ..InvitationSettings::default() };
     let roster = Roster::new(pool::lazy(database, CONNECTIONS), Clock::system()).with_invitations(settings);
-    Ok((cluster, Parts { listener, settings: ServerSettings::default(), roster, authenticator, mailer, metrics: None }))
+    Ok((
+        cluster,
+        ServerParts { listener, settings: ServerSettings::default(), roster, authenticator, mailer, metrics: None },
+    ))
 }
 
-async fn serve(mut cluster: Cluster, parts: Parts, stop: CancellationToken) -> Result<(), Error> {
-    let outcome = server::serve(parts, stop).await.map_err(|error| Error::Serve(error.into()));
+async fn serve(mut cluster: Cluster, parts: ServerParts, stop: CancellationToken) -> Result<(), CliError> {
+    let outcome = server::serve(parts, stop).await.map_err(|error| CliError::Serve(error.into()));
     tracing::info!("stopping Postgres");
     cluster.stop(Stop::Fast).await;
     outcome

@@ -9,7 +9,7 @@ use tracing_subscriber::util::TryInitError;
 
 /// Why a sub-command failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum CliError {
     /// The settings are wrong.
     #[error(transparent)]
     Settings(#[from] Mistakes),
@@ -75,7 +75,7 @@ pub enum Error {
     Runtime(#[source] io::Error),
 }
 
-impl Error {
+impl CliError {
     /// 2 for what the one at the terminal has to put right in the command or the settings, as for a flag that there is
     /// not; 1 for all else.
     #[must_use]

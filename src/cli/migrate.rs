@@ -1,10 +1,10 @@
 //! `roster migrate`.
 
-use super::Error;
+use super::CliError;
 use crate::config::{self, DatastoreFlags};
 use crate::store::pool;
 
-pub(super) fn run(flags: &DatastoreFlags) -> Result<(), Error> {
+pub(super) fn run(flags: &DatastoreFlags) -> Result<(), CliError> {
     let datastore = config::read_datastore(flags, &config::environment)?;
     super::run_to_end(async { Ok(pool::migrate(&datastore).await?) })?;
     super::answer("The schema is up to date.")

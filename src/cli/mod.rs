@@ -2,15 +2,15 @@
 
 mod api_key;
 mod check_config;
+mod data_directory;
 mod dev;
 mod error;
-mod home;
 mod migrate;
 mod serve;
 mod token;
 mod welcome;
 
-pub use error::Error;
+pub use error::CliError;
 
 use crate::config::{DatastoreFlags, Flags, LISTEN};
 use clap::Parser;
@@ -35,22 +35,22 @@ enum Command {
     /// Serve, over a Postgres that is there
     Serve(Flags),
     /// Serve for trying it out: with a Postgres, a signing key and tokens of its own
-    Dev(dev::Flags),
+    Dev(dev::DevFlags),
     /// Bring the schema of the datastore up to date
     Migrate(DatastoreFlags),
     /// Say whether `roster serve` would start with these settings, or everything that is wrong with them
     CheckConfig(Flags),
     /// Print a token that the server of `roster dev` accepts
-    Token(token::Flags),
+    Token(token::TokenFlags),
     /// Make an API key for a service
-    ApiKey(api_key::Flags),
+    ApiKey(api_key::ApiKeyFlags),
 }
 
 /// Does what the command line says. Help and mistakes in the command line itself are answered here, and end the program.
 ///
 /// # Errors
-/// As [`Error`] says.
-pub fn run() -> Result<(), Error> {
+/// As [`CliError`] says.
+pub fn run() -> Result<(), CliError> {
     match Command::parse() {
         Command::Serve(flags) => serve::run(&flags),
         Command::Dev(flags) => dev::run(&flags),
@@ -62,7 +62,7 @@ pub fn run() -> Result<(), Error> {
 }
 
 /// Tells the one at the terminal what went wrong, and why.
-pub fn report(error: &Error) {
+pub fn report(error: &CliError) {
     let mut text = format!("roster: {error}");
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -77,9 +77,9 @@ pub fn report(error: &Error) {
 }
 
 /// A line on standard output: an answer.
-fn answer(line: &str) -> Result<(), Error> {
+fn answer(line: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::Output)
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(CliError::Output)
 }
 
 /// A line on standard error. Where nobody listens, there is nobody to tell.
@@ -87,22 +87,22 @@ fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-fn run_to_end(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+fn run_to_end(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = THREADS.min(cores);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
-    let runtime = runtime.map_err(Error::Runtime)?;
+    let runtime = runtime.map_err(CliError::Runtime)?;
     let outcome = runtime.block_on(work);
     runtime.shutdown_timeout(LEFTOVERS);
     outcome
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+async fn listen(address: SocketAddr) -> Result<TcpListener, CliError> {
     TcpListener::bind(address).await.map_err(|source| match source.kind() {
         ErrorKind::AddrInUse => {
             let other = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(LISTEN.port()));
-            Error::InUse { address, other }
+            CliError::InUse { address, other }
         }
-        _ => Error::Listen { address, source },
+        _ => CliError::Listen { address, source },
     })
 }

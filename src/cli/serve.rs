@@ -1,18 +1,18 @@
 //! `roster serve`.
 
-use super::Error;
+use super::CliError;
+use crate::clock::Clock;
 use crate::config::{self, Flags, Settings};
-use crate::server::{self, Parts};
+use crate::server::{self, ServerParts};
 use crate::service::Roster;
 use crate::store::pool;
-use crate::world::Clock;
 use crate::{lifecycle, telemetry};
 
-pub(super) fn run(flags: &Flags) -> Result<(), Error> {
+pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
     let settings = Settings::read(flags, &config::environment, Clock::system())?;
     telemetry::start(&settings.log)?;
     super::run_to_end(async {
-        let stop = lifecycle::stop_signal().map_err(Error::Runtime)?;
+        let stop = lifecycle::stop_signal().map_err(CliError::Runtime)?;
         let listener = super::listen(settings.listen).await?;
         tracing::info!(address = %settings.listen, "listening");
         let metrics = match settings.metrics_listen {
@@ -20,7 +20,7 @@ pub(super) fn run(flags: &Flags) -> Result<(), Error> {
             None => None,
         };
         let pool = pool::lazy(settings.database, settings.database_connections);
-        let parts = Parts {
+        let parts = ServerParts {
             listener,
             settings: settings.server,
             roster: Roster::new(pool, Clock::system())
@@ -31,6 +31,6 @@ pub(super) fn run(flags: &Flags) -> Result<(), Error> {
             mailer: settings.mailer,
             metrics,
         };
-        server::serve(parts, stop).await.map_err(|error| Error::Serve(error.into()))
+        server::serve(parts, stop).await.map_err(|error| CliError::Serve(error.into()))
     })
 }

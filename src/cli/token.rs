@@ -1,18 +1,18 @@
 //! `roster token`.
 
-use super::Error;
-use super::home::{AUDIENCE, Home, ISSUER};
-use crate::auth::Secret;
-use crate::auth::mint::{Claims, SigningKey};
+use super::CliError;
+use super::data_directory::{AUDIENCE, DataDirectory, ISSUER};
+use crate::authn::Secret;
+use crate::authn::mint::{ClaimSet, SigningKey};
+use crate::clock::Clock;
 use crate::domain::{DisplayName, EmailAddress, Invalid, Scope, UserId};
-use crate::world::Clock;
 use std::path::PathBuf;
 
 /// How long a token is good, in seconds, unless told otherwise: a working day, and the evening.
 pub(super) const LIFETIME: i64 = 24 * 60 * 60;
 
 #[derive(clap::Args)]
-pub(super) struct Flags {
+pub(super) struct TokenFlags {
     /// The directory of the `roster dev` that is to accept it [default: the one it takes itself]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -50,10 +50,10 @@ pub(super) fn parse_scope(text: &str) -> Result<Scope, Invalid> {
     Scope::parse(text)
 }
 
-pub(super) fn run(flags: &Flags) -> Result<(), Error> {
-    let key = Home::find(flags.data_dir.as_ref())?.signing_key()?;
+pub(super) fn run(flags: &TokenFlags) -> Result<(), CliError> {
+    let key = DataDirectory::find(flags.data_dir.as_ref())?.signing_key()?;
     let claims = match &flags.holder {
-        HolderFlags { user: Some(user), .. } => Claims {
+        HolderFlags { user: Some(user), .. } => ClaimSet {
             email: flags.email.as_ref().map(|email| email.given().to_owned()),
             email_verified: flags.email.as_ref().map(|_| !flags.unverified_email),
             name: flags.name.as_ref().map(|name| name.as_str().to_owned()),
@@ -66,19 +66,19 @@ pub(super) fn run(flags: &Flags) -> Result<(), Error> {
 }
 
 /// What the token of a user says.
-pub(super) fn user_claims(id: &str) -> Claims {
-    Claims { sub: id.to_owned(), ..Claims::default() }
+pub(super) fn user_claims(id: &str) -> ClaimSet {
+    ClaimSet { sub: id.to_owned(), ..ClaimSet::default() }
 }
 
 /// What the token of a service, or of an operator, says.
-pub(super) fn service_claims(name: &str, scopes: &[Scope]) -> Claims {
+pub(super) fn service_claims(name: &str, scopes: &[Scope]) -> ClaimSet {
     let scopes: Vec<String> = scopes.iter().map(|scope| format!("roster:{}", scope.as_str())).collect();
-    Claims { sub: name.to_owned(), scope: Some(scopes.join(" ")), ..Claims::default() }
+    ClaimSet { sub: name.to_owned(), scope: Some(scopes.join(" ")), ..ClaimSet::default() }
 }
 
 /// Makes a token with these claims that the server of `roster dev` accepts for so many seconds.
-pub(super) fn mint(key: &SigningKey, claims: Claims, lifetime: i64) -> Result<Secret, Error> {
+pub(super) fn mint(key: &SigningKey, claims: ClaimSet, lifetime: i64) -> Result<Secret, CliError> {
     let now = Clock::system().unix_seconds();
     let (iss, aud) = (ISSUER.to_owned(), AUDIENCE.to_owned());
-    Ok(key.mint(&Claims { iss, aud, iat: now, exp: now.saturating_add(lifetime), ..claims })?)
+    Ok(key.mint(&ClaimSet { iss, aud, iat: now, exp: now.saturating_add(lifetime), ..claims })?)
 }

@@ -1,16 +1,16 @@
 //! What `roster dev` says when it is ready: lines to paste.
 
-use super::Error;
+use super::CliError;
 use super::token::{LIFETIME, mint, service_claims, user_claims};
-use crate::auth::mint::{Claims, SigningKey};
+use crate::authn::mint::{ClaimSet, SigningKey};
 use crate::domain::Scope;
 use std::net::SocketAddr;
 use std::path::Path;
 
 /// Tokens as shell variables, and calls that use them. The lines to paste hold no comments: not every shell knows those
 /// when it is typed to.
-pub(super) fn welcome(home: &Path, key: &SigningKey, address: SocketAddr) -> Result<String, Error> {
-    let person = |id: &str, name: &str| Claims {
+pub(super) fn welcome(home: &Path, key: &SigningKey, address: SocketAddr) -> Result<String, CliError> {
+    let person = |id: &str, name: &str| ClaimSet {
         email: Some(format!("{id}@example.com")),
         email_verified: Some(true),
         name: Some(name.to_owned()),

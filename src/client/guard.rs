@@ -12,11 +12,11 @@ use tower::{Layer, Service};
 
 /// Whom a request is from and which organization it is about, as the backend has made out; or the status to refuse it
 /// with if it does not say.
-pub type Who = Result<(OrganizationRef, UserId), Status>;
+pub type CallSubject = Result<(OrganizationRef, UserId), Status>;
 
 /// Why a request is not let through.
 #[derive(Debug)]
-pub enum Stopped {
+pub enum GuardRejection {
     /// It does not say who, or where.
     Unnamed(Status),
     /// The user may not.
@@ -25,7 +25,7 @@ pub enum Stopped {
     Unavailable(Error),
 }
 
-impl Stopped {
+impl GuardRejection {
     /// The gRPC status that says so. It does not tell a stranger why: that is in the answer.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -39,7 +39,7 @@ impl Stopped {
 
 /// Lets a request through if its user holds a permission in its organization, or a role. `extract` says from a request's
 /// head who and where; it must go by what the backend has verified itself, such as its session, never by what a caller
-/// merely claims. Others are answered in its place: with the gRPC status of [`Stopped::status`], or what
+/// merely claims. Others are answered in its place: with the gRPC status of [`GuardRejection::status`], or what
 /// [`Self::answering`] makes.
 ///
 /// The organization has to be in the head, in a header or the path: a layer in front of a gRPC method does not see the
@@ -59,26 +59,26 @@ pub struct GrpcStatus;
 /// Makes the answer to what is not let through.
 pub trait Respond<B> {
     /// The answer.
-    fn respond(&self, stopped: Stopped) -> Response<B>;
+    fn respond(&self, stopped: GuardRejection) -> Response<B>;
 }
 
 impl<B: Default> Respond<B> for GrpcStatus {
-    fn respond(&self, stopped: Stopped) -> Response<B> {
+    fn respond(&self, stopped: GuardRejection) -> Response<B> {
         stopped.status().into_http()
     }
 }
 
 /// Answers with what a function makes.
 #[derive(Debug, Clone)]
-pub struct Answering<F>(F);
+pub struct RespondWith<F>(F);
 
-impl<B, F: Fn(Stopped) -> Response<B>> Respond<B> for Answering<F> {
-    fn respond(&self, stopped: Stopped) -> Response<B> {
+impl<B, F: Fn(GuardRejection) -> Response<B>> Respond<B> for RespondWith<F> {
+    fn respond(&self, stopped: GuardRejection) -> Response<B> {
         self.0(stopped)
     }
 }
 
-impl<E: Fn(&Parts) -> Who> RequirePermission<E> {
+impl<E: Fn(&Parts) -> CallSubject> RequirePermission<E> {
     /// Asks for a permission.
     pub fn new(cache: &MembershipCache, permission: Permission, extract: E) -> Self {
         Self::asking(cache, Question::Permission(permission), extract)
@@ -94,9 +94,12 @@ impl<E: Fn(&Parts) -> Who> RequirePermission<E> {
     }
 
     /// Answers what is not let through with what this function makes: for services that do not speak gRPC.
-    pub fn answering<B, F: Fn(Stopped) -> Response<B>>(self, respond: F) -> RequirePermission<E, Answering<F>> {
+    pub fn answering<B, F: Fn(GuardRejection) -> Response<B>>(
+        self,
+        respond: F,
+    ) -> RequirePermission<E, RespondWith<F>> {
         let Self { cache, question, extract, respond: GrpcStatus } = self;
-        RequirePermission { cache, question, extract, respond: Answering(respond) }
+        RequirePermission { cache, question, extract, respond: RespondWith(respond) }
     }
 }
 
@@ -132,14 +135,14 @@ impl<S: tonic::server::NamedService, E, R> tonic::server::NamedService for Guard
     const NAME: &'static str = S::NAME;
 }
 
-type Answered<T, E> = Result<T, E>;
+type GuardResult<T, E> = Result<T, E>;
 
 impl<S, E, R, B, A> Service<Request<B>> for Guard<S, E, R>
 where
     S: Service<Request<B>, Response = Response<A>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
-    E: Fn(&Parts) -> Who,
+    E: Fn(&Parts) -> CallSubject,
     R: Respond<A> + Clone + Send + 'static,
     B: Send + 'static,
     A: Send + 'static,
@@ -149,7 +152,7 @@ where
     // The copy mostly knows, and then nothing is boxed.
     type Future = Either<
         S::Future,
-        Either<Ready<Answered<Response<A>, S::Error>>, BoxFuture<'static, Answered<Response<A>, S::Error>>>,
+        Either<Ready<GuardResult<Response<A>, S::Error>>, BoxFuture<'static, GuardResult<Response<A>, S::Error>>>,
     >;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -162,12 +165,12 @@ where
         let stop = |stopped| Either::Right(Either::Left(ready(Ok(respond.respond(stopped)))));
         let check = match extract(&parts) {
             Ok((organization, user)) => Check { organization, user, question: *question },
-            Err(status) => return stop(Stopped::Unnamed(status)),
+            Err(status) => return stop(GuardRejection::Unnamed(status)),
         };
         let request = Request::from_parts(parts, body);
         match cache.check_now(&check) {
             Some(answer) if answer.is_allowed() => return Either::Left(self.inner.call(request)),
-            Some(answer) => return stop(Stopped::Denied(answer)),
+            Some(answer) => return stop(GuardRejection::Denied(answer)),
             None => {}
         }
         // The one that is ready is taken; its clone need not be.
@@ -177,8 +180,8 @@ where
         Either::Right(Either::Right(Box::pin(async move {
             match cache.check(&check).await {
                 Ok(answer) if answer.is_allowed() => inner.call(request).await,
-                Ok(answer) => Ok(respond.respond(Stopped::Denied(answer))),
-                Err(error) => Ok(respond.respond(Stopped::Unavailable(error))),
+                Ok(answer) => Ok(respond.respond(GuardRejection::Denied(answer))),
+                Err(error) => Ok(respond.respond(GuardRejection::Unavailable(error))),
             }
         })))
     }

@@ -12,13 +12,14 @@
 mod cache;
 mod error;
 mod guard;
+pub mod limits;
 mod question;
 mod settings;
 
-pub use crate::domain::check::{Check, Question, Reason};
+pub use crate::domain::check::{Check, CheckReason, Question};
 pub use cache::{CacheSettings, MembershipCache, Statistics};
 pub use error::{Error, Failure};
-pub use guard::{Guard, RequirePermission, Stopped, Who};
+pub use guard::{CallSubject, Guard, GuardRejection, RequirePermission};
 pub use settings::{ClientSettings, TokenSource};
 
 use crate::domain::Role;
@@ -57,8 +58,8 @@ pub enum Source {
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Why; [`Reason::Allowed`] is the only yes.
-    pub reason: Reason,
+    /// Why; [`CheckReason::Allowed`] is the only yes.
+    pub reason: CheckReason,
     /// The user's role; none for who is not a member.
     pub role: Option<Role>,
     /// The organization's revision that the answer reflects; 0 for one that is not there.
@@ -74,7 +75,7 @@ impl Answer {
     /// Whether the answer is yes.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
-        self.reason == Reason::Allowed
+        self.reason == CheckReason::Allowed
     }
 }
 

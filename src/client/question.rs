@@ -1,6 +1,6 @@
 //! Between the domain's questions and answers and those on the wire.
 
-use super::{Answer, Check, Consistency, Error, Question, Reason, Source};
+use super::{Answer, Check, CheckReason, Consistency, Error, Question, Source};
 use crate::domain::Role;
 use crate::pb;
 
@@ -37,17 +37,17 @@ pub(super) fn consistency(consistency: &Consistency) -> Option<pb::Consistency> 
 /// Reads an answer. One that this version of the client does not know is none: a guess would be worse.
 pub(super) fn answer(result: pb::CheckResult) -> Result<Answer, Error> {
     let reason = match result.reason() {
-        pb::CheckReason::Allowed => Reason::Allowed,
-        pb::CheckReason::NotAMember => Reason::NotAMember,
-        pb::CheckReason::OrganizationNotFound => Reason::OrganizationNotFound,
-        pb::CheckReason::OrganizationInactive => Reason::OrganizationInactive,
-        pb::CheckReason::OrganizationPending => Reason::OrganizationPending,
-        pb::CheckReason::UserInactive => Reason::UserInactive,
-        pb::CheckReason::RoleTooLow => Reason::RoleTooLow,
-        pb::CheckReason::RoleLacksPermission => Reason::RoleLacksPermission,
+        pb::CheckReason::Allowed => CheckReason::Allowed,
+        pb::CheckReason::NotAMember => CheckReason::NotAMember,
+        pb::CheckReason::OrganizationNotFound => CheckReason::OrganizationNotFound,
+        pb::CheckReason::OrganizationInactive => CheckReason::OrganizationInactive,
+        pb::CheckReason::OrganizationPending => CheckReason::OrganizationPending,
+        pb::CheckReason::UserInactive => CheckReason::UserInactive,
+        pb::CheckReason::RoleTooLow => CheckReason::RoleTooLow,
+        pb::CheckReason::RoleLacksPermission => CheckReason::RoleLacksPermission,
         pb::CheckReason::Unspecified => return Err(unreadable("a reason", &result.reason.to_string())),
     };
-    if result.allowed != (reason == Reason::Allowed) {
+    if result.allowed != (reason == CheckReason::Allowed) {
         return Err(unreadable("an answer", "it contradicts its reason"));
     }
     let source = match result.source() {

@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::error::BoxError;
-use crate::domain::limits;
+use crate::client::limits;
 use futures_util::future::BoxFuture;
 use std::fmt;
 use std::future::Future;
@@ -62,10 +62,10 @@ impl ClientSettings {
 
 /// Where the credential comes from: a bearer token, or an API key, which roster takes the same way.
 #[derive(Clone)]
-pub struct TokenSource(Kind);
+pub struct TokenSource(TokenSourceKind);
 
 #[derive(Clone)]
-enum Kind {
+enum TokenSourceKind {
     Fixed(AsciiMetadataValue),
     Asked(Arc<dyn Fn() -> BoxFuture<'static, Result<String, BoxError>> + Send + Sync>),
 }
@@ -76,7 +76,7 @@ impl TokenSource {
     /// # Errors
     /// If it cannot stand in a header.
     pub fn fixed(token: &str) -> Result<Self, Error> {
-        header(token).map(|header| Self(Kind::Fixed(header)))
+        header(token).map(|header| Self(TokenSourceKind::Fixed(header)))
     }
 
     /// The one that this function gives. It is asked for every call, so it keeps a token for as long as that is good,
@@ -87,13 +87,13 @@ impl TokenSource {
         F: Fn() -> G + Send + Sync + 'static,
         G: Future<Output = Result<String, BoxError>> + Send + 'static,
     {
-        Self(Kind::Asked(Arc::new(move || Box::pin(give()))))
+        Self(TokenSourceKind::Asked(Arc::new(move || Box::pin(give()))))
     }
 
     pub(super) async fn header(&self) -> Result<AsciiMetadataValue, Error> {
         match &self.0 {
-            Kind::Fixed(header) => Ok(header.clone()),
-            Kind::Asked(give) => header(&give().await.map_err(Error::Credential)?),
+            TokenSourceKind::Fixed(header) => Ok(header.clone()),
+            TokenSourceKind::Asked(give) => header(&give().await.map_err(Error::Credential)?),
         }
     }
 }

@@ -8,16 +8,15 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-use crate::auth::{AuthSettings, Authenticator};
-use crate::domain::limits;
+use crate::authn::{AuthSettings, Authenticator};
+use crate::clock::Clock;
 use crate::mail::Mailer;
 use crate::mail::settings::MailSettings;
 use crate::server::ServerSettings;
-use crate::service::{IndexSettings, InvitationSettings};
+use crate::service::{InvitationSettings, ReplicaSettings};
 use crate::store::pool;
-use crate::world::Clock;
 use parse::{address, filter, one_of, whole};
-use reader::{Noted, Reader};
+use reader::{InvalidSetting, SettingsReader};
 use sqlx::postgres::PgConnectOptions;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -132,7 +131,7 @@ pub struct Settings {
     /// For how long the change log is kept.
     pub change_log_retention: Duration,
     /// How the copy of the memberships is kept.
-    pub index: IndexSettings,
+    pub index: ReplicaSettings,
 }
 
 /// What is logged, and how.
@@ -179,7 +178,7 @@ impl Settings {
     /// # Errors
     /// Every mistake.
     pub fn read(flags: &Flags, environment: Environment, clock: Clock) -> Result<Self, Mistakes> {
-        let mut reader = Reader::new(flags.datastore.config.as_ref(), environment);
+        let mut reader = SettingsReader::new(flags.datastore.config.as_ref(), environment);
         let database = datastore(&mut reader, &flags.datastore);
         let listen = reader.setting("listen", flags.listen.as_ref(), address).unwrap_or(LISTEN);
         let metrics_listen = reader.setting("metrics_listen", flags.metrics_listen.as_ref(), address);
@@ -188,8 +187,12 @@ impl Settings {
             .unwrap_or(DATABASE_CONNECTIONS);
         let server = server(&mut reader, flags);
         let change_log_retention = reader
-            .setting("change_log_hours", flags.change_log_hours.as_ref(), whole(limits::LOG_RETENTION_HOURS))
-            .map_or(limits::LOG_RETENTION, Duration::from_hours);
+            .setting(
+                "change_log_hours",
+                flags.change_log_hours.as_ref(),
+                whole(crate::service::limits::LOG_RETENTION_HOURS),
+            )
+            .map_or(crate::service::limits::LOG_RETENTION, Duration::from_hours);
         let index = index(&mut reader, flags);
         let log = LogSettings {
             filter: reader.setting("log", flags.log.as_ref(), filter).unwrap_or_else(|| LOG.to_owned()),
@@ -230,24 +233,24 @@ impl Settings {
 /// # Errors
 /// Every mistake.
 pub fn read_datastore(flags: &DatastoreFlags, environment: Environment) -> Result<PgConnectOptions, Mistakes> {
-    let mut reader = Reader::new(flags.config.as_ref(), environment);
+    let mut reader = SettingsReader::new(flags.config.as_ref(), environment);
     let database = datastore(&mut reader, flags);
     database.ok_or_else(|| Mistakes(reader.mistakes()))
 }
 
-fn datastore(reader: &mut Reader, flags: &DatastoreFlags) -> Option<PgConnectOptions> {
+fn datastore(reader: &mut SettingsReader, flags: &DatastoreFlags) -> Option<PgConnectOptions> {
     reader.required("database_url", flags.database_url.as_ref(), |text| {
         pool::parse_url(text).map_err(|invalid| invalid.to_string())
     })
 }
 
-fn server(reader: &mut Reader, flags: &Flags) -> ServerSettings {
+fn server(reader: &mut SettingsReader, flags: &Flags) -> ServerSettings {
     let default = ServerSettings::default();
     let mut time = |name, flag: &Option<String>, most: Duration, default| {
         let most = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
         reader.setting(name, flag.as_ref(), whole(1..=most)).map_or(default, Duration::from_millis)
     };
-    let longest = limits::STATEMENT;
+    let longest = crate::store::limits::STATEMENT;
     let max_deadline = time("max_deadline_ms", &flags.max_deadline_ms, longest, default.max_deadline);
     let default_deadline = time("default_deadline_ms", &flags.default_deadline_ms, longest, default.default_deadline);
     let drain = time("drain_ms", &flags.drain_ms, Duration::from_mins(10), default.drain);
@@ -276,22 +279,22 @@ fn server(reader: &mut Reader, flags: &Flags) -> ServerSettings {
     }
 }
 
-fn index(reader: &mut Reader, flags: &Flags) -> IndexSettings {
-    let default = IndexSettings::default();
+fn index(reader: &mut SettingsReader, flags: &Flags) -> ReplicaSettings {
+    let default = ReplicaSettings::default();
     let mut time = |name, flag: &Option<String>, range| {
         reader.setting(name, flag.as_ref(), whole(range)).map(Duration::from_millis)
     };
-    IndexSettings {
-        max_staleness: time("max_staleness_ms", &flags.max_staleness_ms, limits::MAX_STALENESS_MS)
+    ReplicaSettings {
+        max_staleness: time("max_staleness_ms", &flags.max_staleness_ms, crate::replica::limits::MAX_STALENESS_MS)
             .unwrap_or(default.max_staleness),
-        serve_stale: time("serve_stale_ms", &flags.serve_stale_ms, limits::SERVE_STALE_MS),
+        serve_stale: time("serve_stale_ms", &flags.serve_stale_ms, crate::replica::limits::SERVE_STALE_MS),
         memory_bytes: reader
             .setting("index_memory_mib", flags.index_memory_mib.as_ref(), whole(0..=1024 * 1024))
             .map_or(default.memory_bytes, |mebibytes: usize| mebibytes << 20),
     }
 }
 
-fn authenticator(reader: &mut Reader, clock: Clock) -> Option<Authenticator> {
+fn authenticator(reader: &mut SettingsReader, clock: Clock) -> Option<Authenticator> {
     let (issuers, api_keys) = (reader.tables("issuers"), reader.tables("api_keys"));
     let readable = issuers.is_some() && api_keys.is_some();
     let settings = AuthSettings { issuers: issuers.unwrap_or_default(), api_keys: api_keys.unwrap_or_default() };
@@ -304,15 +307,15 @@ fn authenticator(reader: &mut Reader, clock: Clock) -> Option<Authenticator> {
 }
 
 /// How mail leaves. It must be said, even that none does.
-fn mailer(reader: &mut Reader, clock: Clock) -> Result<Option<Mailer>, Noted> {
+fn mailer(reader: &mut SettingsReader, clock: Clock) -> Result<Option<Mailer>, InvalidSetting> {
     let Some(mut settings) = reader.table::<MailSettings>("mail")? else {
         reader.add(vec!["mail.kind is needed: off, directory or smtp, in a table [mail]".to_owned()]);
-        return Err(Noted);
+        return Err(InvalidSetting);
     };
     settings.resolve(&reader.directory());
     Mailer::new(&settings, clock).map_err(|mistakes| {
         reader.add(mistakes);
-        Noted
+        InvalidSetting
     })
 }
 
@@ -328,7 +331,7 @@ struct InvitationTable {
     failed_tokens_per_minute: Option<u32>,
 }
 
-fn invitations(reader: &mut Reader, mail: bool) -> InvitationSettings {
+fn invitations(reader: &mut SettingsReader, mail: bool) -> InvitationSettings {
     let table: InvitationTable = reader.table("invitations").ok().flatten().unwrap_or_default();
     let default = InvitationSettings::default();
     InvitationSettings {

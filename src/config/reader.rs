@@ -1,21 +1,21 @@
 //! Where settings are looked for, and where mistakes gather.
 
 use super::Environment;
-use crate::auth::AuthSettings;
+use crate::authn::AuthSettings;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 /// What was given for one setting, and where; or what is to be written instead.
-struct Given {
+struct RawSetting {
     text: Result<String, String>,
     origin: String,
 }
 
 /// Something is wrong, and stands among the mistakes.
-pub(super) struct Noted;
+pub(super) struct InvalidSetting;
 
-pub(super) struct Reader<'a> {
+pub(super) struct SettingsReader<'a> {
     environment: Environment<'a>,
     path: Option<PathBuf>,
     /// What the file holds and has not been asked for. None if there is a file that cannot be read.
@@ -25,7 +25,7 @@ pub(super) struct Reader<'a> {
     mistakes: Vec<String>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> SettingsReader<'a> {
     pub(super) fn new(path: Option<&PathBuf>, environment: Environment<'a>) -> Self {
         let path = path.cloned().or_else(|| environment("ROSTER_CONFIG").map(PathBuf::from));
         let mut mistakes = Vec::new();
@@ -97,13 +97,13 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// If it is wrong, or the file cannot be read: the mistake is noted.
-    pub(super) fn table<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<T>, Noted> {
+    pub(super) fn table<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<T>, InvalidSetting> {
         self.names.push(name);
-        let (file, path) = (self.file.as_mut().ok_or(Noted)?, self.path.as_deref().unwrap_or(Path::new("")));
+        let (file, path) = (self.file.as_mut().ok_or(InvalidSetting)?, self.path.as_deref().unwrap_or(Path::new("")));
         let Some(value) = file.remove(name) else { return Ok(None) };
         value.try_into().map(Some).map_err(|error| {
             self.mistakes.push(format!("{name} (from {}): {}", path.display(), error.message()));
-            Noted
+            InvalidSetting
         })
     }
 
@@ -149,16 +149,16 @@ impl<'a> Reader<'a> {
         self.mistakes
     }
 
-    fn find(&mut self, name: &'static str, flag: Option<&String>) -> Option<Given> {
+    fn find(&mut self, name: &'static str, flag: Option<&String>) -> Option<RawSetting> {
         self.names.push(name);
         // Taken in any case: what is left over is nobody's.
         let in_file = self.file.as_mut().and_then(|table| table.remove(name));
         if let Some(text) = flag {
-            return Some(Given { text: Ok(text.clone()), origin: flag_name(name) });
+            return Some(RawSetting { text: Ok(text.clone()), origin: flag_name(name) });
         }
         let variable = variable_name(name);
         if let Some(text) = (self.environment)(&variable) {
-            return Some(Given { text: Ok(text), origin: variable });
+            return Some(RawSetting { text: Ok(text), origin: variable });
         }
         let text = match in_file? {
             Value::String(text) => Ok(text),
@@ -168,7 +168,7 @@ impl<'a> Reader<'a> {
                 Err("a text, a whole number, or true or false".to_owned())
             }
         };
-        Some(Given { text, origin: self.path.as_deref().unwrap_or(Path::new("")).display().to_string() })
+        Some(RawSetting { text, origin: self.path.as_deref().unwrap_or(Path::new("")).display().to_string() })
     }
 }
 

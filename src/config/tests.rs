@@ -51,9 +51,9 @@ fn little_is_needed() -> Outcome {
     assert_eq!(settings.database.get_database(), Some("roster"));
     assert_eq!(settings.database_connections, DATABASE_CONNECTIONS);
     assert_eq!(settings.log.format, LogFormat::Text);
-    assert_eq!(settings.server.max_deadline, limits::STATEMENT);
-    assert_eq!(settings.change_log_retention, limits::LOG_RETENTION);
-    assert_eq!(settings.index, IndexSettings::default());
+    assert_eq!(settings.server.max_deadline, crate::store::limits::STATEMENT);
+    assert_eq!(settings.change_log_retention, crate::service::limits::LOG_RETENTION);
+    assert_eq!(settings.index, ReplicaSettings::default());
     assert!(settings.mailer.is_none() && settings.invitations == InvitationSettings::default());
     Ok(())
 }
@@ -94,7 +94,7 @@ fn a_flag_goes_before_the_environment_and_that_before_the_file() -> Outcome {
     assert_eq!(settings.database.get_database(), Some("variable"));
     assert_eq!(settings.change_log_retention, Duration::from_hours(2));
     let serve_stale = Some(Duration::from_secs(5));
-    assert_eq!(settings.index, IndexSettings { memory_bytes: 0, serve_stale, ..IndexSettings::default() });
+    assert_eq!(settings.index, ReplicaSettings { memory_bytes: 0, serve_stale, ..ReplicaSettings::default() });
     assert!(!settings.server.reflection);
     assert_eq!((settings.log.filter.as_str(), settings.log.format), ("debug", LogFormat::Json));
     Ok(())
@@ -203,7 +203,7 @@ fn key_files_are_found_beside_the_settings_file() -> Outcome {
     let told = read_in(directory.path(), &[], &[], file).err().unwrap_or_default();
     assert!(told.iter().all(|mistake| mistake.starts_with("issuers[0].jwks_file: ")), "{told:?}");
     assert_eq!(told.len(), 1);
-    let jwks = crate::auth::mint::SigningKey::generate().public_jwks().to_string();
+    let jwks = crate::authn::mint::SigningKey::generate().public_jwks().to_string();
     std::fs::write(directory.path().join("jwks.json"), jwks)?;
     assert!(read_in(directory.path(), &[], &[], file).is_ok());
     Ok(())

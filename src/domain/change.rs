@@ -4,7 +4,7 @@ use super::{Kind, OrganizationId, OrganizationState, Role, Slug, UserId};
 
 /// A change of one thing in an organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
+pub enum ChangeDetail {
     /// A user's membership: the role as stored, or none any more.
     Membership {
         /// Who.
@@ -25,7 +25,7 @@ pub enum Entry {
 
 /// A change, and what it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
+pub struct LogEntry {
     /// The organization.
     pub organization: OrganizationId,
     /// What sort of organization that is.
@@ -33,5 +33,5 @@ pub struct Line {
     /// The organization's revision that this change made.
     pub revision: i64,
     /// The change.
-    pub entry: Entry,
+    pub entry: ChangeDetail,
 }

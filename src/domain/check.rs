@@ -53,7 +53,7 @@ impl Check {
 
 /// Why a check is answered as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum CheckReason {
     /// Yes.
     Allowed,
     /// The user is not in the organization.
@@ -75,29 +75,29 @@ pub enum Reason {
 /// Answers a question from what is known of the user and the organization. What holds for the organization is said
 /// before what holds for the user, and both before what holds for the membership.
 #[must_use]
-pub fn answer(question: Question, standing: &Standing) -> Reason {
+pub fn answer(question: Question, standing: &Standing) -> CheckReason {
     match standing.organization.map(|organization| organization.state) {
-        None | Some(OrganizationState::Deleted) => return Reason::OrganizationNotFound,
-        Some(OrganizationState::Inactive) => return Reason::OrganizationInactive,
-        Some(OrganizationState::Pending) => return Reason::OrganizationPending,
+        None | Some(OrganizationState::Deleted) => return CheckReason::OrganizationNotFound,
+        Some(OrganizationState::Inactive) => return CheckReason::OrganizationInactive,
+        Some(OrganizationState::Pending) => return CheckReason::OrganizationPending,
         Some(OrganizationState::Active) => {}
     }
     if standing.user_state == Some(UserState::Inactive) {
-        return Reason::UserInactive;
+        return CheckReason::UserInactive;
     }
-    let Some(role) = standing.role else { return Reason::NotAMember };
+    let Some(role) = standing.role else { return CheckReason::NotAMember };
     match question {
-        Question::Role(asked) if role < asked => Reason::RoleTooLow,
-        Question::Permission(asked) if !role.permissions().contains(asked) => Reason::RoleLacksPermission,
-        Question::Member | Question::Role(_) | Question::Permission(_) => Reason::Allowed,
+        Question::Role(asked) if role < asked => CheckReason::RoleTooLow,
+        Question::Permission(asked) if !role.permissions().contains(asked) => CheckReason::RoleLacksPermission,
+        Question::Member | Question::Role(_) | Question::Permission(_) => CheckReason::Allowed,
     }
 }
 
 /// What is said to a question beside the answer: the user's role, none for who is not a member, and the organization's
 /// revision, 0 for one that is not there.
 #[must_use]
-pub fn beside(reason: Reason, standing: &Standing) -> (Option<Role>, i64) {
-    let there = standing.organization.filter(|_| reason != Reason::OrganizationNotFound);
+pub fn beside(reason: CheckReason, standing: &Standing) -> (Option<Role>, i64) {
+    let there = standing.organization.filter(|_| reason != CheckReason::OrganizationNotFound);
     (there.and(standing.role), there.map_or(0, |organization| organization.revision))
 }
 
@@ -115,25 +115,28 @@ mod tests {
     #[test]
     fn roles_include_smaller_ones_and_permissions_follow_the_table() {
         let admin = standing(OrganizationState::Active, Some(Role::ADMIN), None);
-        assert_eq!(answer(Question::Member, &admin), Reason::Allowed);
-        assert_eq!(answer(Question::Role(Role::MEMBER), &admin), Reason::Allowed);
-        assert_eq!(answer(Question::Role(Role::OWNER), &admin), Reason::RoleTooLow);
-        assert_eq!(answer(Question::Permission(Permission::MembersAdd), &admin), Reason::Allowed);
-        assert_eq!(answer(Question::Permission(Permission::OwnershipTransfer), &admin), Reason::RoleLacksPermission);
+        assert_eq!(answer(Question::Member, &admin), CheckReason::Allowed);
+        assert_eq!(answer(Question::Role(Role::MEMBER), &admin), CheckReason::Allowed);
+        assert_eq!(answer(Question::Role(Role::OWNER), &admin), CheckReason::RoleTooLow);
+        assert_eq!(answer(Question::Permission(Permission::MembersAdd), &admin), CheckReason::Allowed);
+        assert_eq!(
+            answer(Question::Permission(Permission::OwnershipTransfer), &admin),
+            CheckReason::RoleLacksPermission
+        );
     }
 
     #[test]
     fn states_come_before_roles() {
         let owner = Some(Role::OWNER);
         for (state, reason) in [
-            (OrganizationState::Deleted, Reason::OrganizationNotFound),
-            (OrganizationState::Inactive, Reason::OrganizationInactive),
-            (OrganizationState::Pending, Reason::OrganizationPending),
+            (OrganizationState::Deleted, CheckReason::OrganizationNotFound),
+            (OrganizationState::Inactive, CheckReason::OrganizationInactive),
+            (OrganizationState::Pending, CheckReason::OrganizationPending),
         ] {
             assert_eq!(answer(Question::Member, &standing(state, owner, Some(UserState::Inactive))), reason);
         }
         let switched_off = standing(OrganizationState::Active, owner, Some(UserState::Inactive));
-        assert_eq!(answer(Question::Member, &switched_off), Reason::UserInactive);
-        assert_eq!(answer(Question::Member, &standing(OrganizationState::Active, None, None)), Reason::NotAMember);
+        assert_eq!(answer(Question::Member, &switched_off), CheckReason::UserInactive);
+        assert_eq!(answer(Question::Member, &standing(OrganizationState::Active, None, None)), CheckReason::NotAMember);
     }
 }

@@ -58,7 +58,7 @@ impl EventType {
 
 /// Something that happened, as it was written down.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Recorded {
+pub struct EventRecord {
     /// The organization that it happened to; none if it happened to a user and no organization.
     pub organization: Option<OrganizationId>,
     /// The revision that it made.

@@ -24,14 +24,14 @@ pub use attributes::Attributes;
 pub use email::EmailAddress;
 pub use ids::{OrganizationId, OrganizationRef, UserId};
 pub use invitation::{Delivery, Invitation, InvitationId, InvitationState, Inviter, MailState, Recipient};
-pub use model::{BucketPosition, Deletion, Member, Membership, Organization, OrganizationHead, Standing, User};
+pub use model::{BucketPosition, DeletionWindow, Member, Membership, Organization, OrganizationHead, Standing, User};
 pub use permission::{Permission, PermissionSet};
 pub use refusal::{Refusal, Violation};
 pub use role::Role;
 pub use scope::Scope;
 pub use slug::Slug;
 pub use state::{OrganizationState, UserState};
-pub use text::{DisplayName, Kind, Name, Reason};
+pub use text::{AuditReason, DisplayName, Kind, Name};
 
 /// Why a value was refused: a sentence for the caller that never repeats the value itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -32,12 +32,12 @@ pub struct Organization {
     /// When this row last changed.
     pub update_time: OffsetDateTime,
     /// When it was deleted and when it will be purged; none unless deleted.
-    pub deletion: Option<Deletion>,
+    pub deletion: Option<DeletionWindow>,
 }
 
 /// When an organization was deleted, and until when it can be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deletion {
+pub struct DeletionWindow {
     /// When it was deleted.
     pub delete_time: OffsetDateTime,
     /// When it will be gone for good.

@@ -8,7 +8,7 @@ use super::{Invalid, Permission};
 use serde::{Deserialize, Serialize};
 
 /// One row of the table.
-struct Definition {
+struct RoleDefinition {
     name: &'static str,
     permissions: PermissionSet,
 }
@@ -28,10 +28,10 @@ const ADMIN: PermissionSet = MEMBER.union(PermissionSet::of(&[
 const OWNER: PermissionSet = PermissionSet::of(Permission::ALL);
 
 /// Ascending: each role includes the ones before it.
-const TABLE: [Definition; 3] = [
-    Definition { name: "member", permissions: MEMBER },
-    Definition { name: "admin", permissions: ADMIN },
-    Definition { name: "owner", permissions: OWNER },
+const TABLE: [RoleDefinition; 3] = [
+    RoleDefinition { name: "member", permissions: MEMBER },
+    RoleDefinition { name: "admin", permissions: ADMIN },
+    RoleDefinition { name: "owner", permissions: OWNER },
 ];
 
 /// A role. Ordered: a greater role includes every smaller one.

@@ -48,7 +48,7 @@ text! {
 }
 text! {
     /// Why a change was made, for the audit: 1 to 500 characters, no control characters but line breaks and tabs.
-    Reason, parse_reason
+    AuditReason, parse_reason
 }
 
 impl Kind {

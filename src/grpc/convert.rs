@@ -1,17 +1,17 @@
 //! From what the use cases answer to messages.
 
 use super::pb;
-use crate::auth::Caller;
-use crate::auth::decide::Grant;
-use crate::domain::check::Reason;
-use crate::domain::event::Recorded;
+use crate::authn::Caller;
+use crate::authz::decide::Grant;
+use crate::domain::check::CheckReason;
+use crate::domain::event::EventRecord;
 use crate::domain::{
     Attributes, EmailAddress, Member, Organization, OrganizationState, Permission, User, UserId, UserState,
 };
 use crate::domain::{Invitation, InvitationState, MailState, Recipient, Role};
-use crate::service::Source;
-use crate::service::checks::Answer;
-use crate::service::invitations::Shown;
+use crate::service::AnswerSource;
+use crate::service::checks::CheckAnswer;
+use crate::service::invitations::InvitationPreview;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
@@ -145,27 +145,27 @@ pub(super) fn user(user: &User) -> pb::User {
 }
 
 /// An answer to a check.
-pub(super) fn check_result(answer: &Answer, token: String) -> pb::CheckResult {
+pub(super) fn check_result(answer: &CheckAnswer, token: String) -> pb::CheckResult {
     let reason = match answer.reason {
-        Reason::Allowed => pb::CheckReason::Allowed,
-        Reason::NotAMember => pb::CheckReason::NotAMember,
-        Reason::OrganizationNotFound => pb::CheckReason::OrganizationNotFound,
-        Reason::OrganizationInactive => pb::CheckReason::OrganizationInactive,
-        Reason::OrganizationPending => pb::CheckReason::OrganizationPending,
-        Reason::UserInactive => pb::CheckReason::UserInactive,
-        Reason::RoleTooLow => pb::CheckReason::RoleTooLow,
-        Reason::RoleLacksPermission => pb::CheckReason::RoleLacksPermission,
+        CheckReason::Allowed => pb::CheckReason::Allowed,
+        CheckReason::NotAMember => pb::CheckReason::NotAMember,
+        CheckReason::OrganizationNotFound => pb::CheckReason::OrganizationNotFound,
+        CheckReason::OrganizationInactive => pb::CheckReason::OrganizationInactive,
+        CheckReason::OrganizationPending => pb::CheckReason::OrganizationPending,
+        CheckReason::UserInactive => pb::CheckReason::UserInactive,
+        CheckReason::RoleTooLow => pb::CheckReason::RoleTooLow,
+        CheckReason::RoleLacksPermission => pb::CheckReason::RoleLacksPermission,
     };
     pb::CheckResult {
-        allowed: answer.reason == Reason::Allowed,
+        allowed: answer.reason == CheckReason::Allowed,
         reason: reason.into(),
         role: answer.role.map(|role| role.as_str().to_owned()).unwrap_or_default(),
         revision: answer.revision,
         consistency_token: token,
         source: match answer.source {
-            Source::Memory => pb::CheckSource::Memory,
-            Source::Primary => pb::CheckSource::Primary,
-            Source::StaleMemory => pb::CheckSource::StaleMemory,
+            AnswerSource::Memory => pb::CheckSource::Memory,
+            AnswerSource::Primary => pb::CheckSource::Primary,
+            AnswerSource::StaleMemory => pb::CheckSource::StaleMemory,
         }
         .into(),
     }
@@ -212,8 +212,8 @@ pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
 }
 
 /// An invitation, for the one invited: what the organization is called, and no more of it.
-pub(super) fn received(shown: &Shown) -> pb::ReceivedInvitation {
-    let Shown { invitation, organization_name, inviter_name, .. } = shown;
+pub(super) fn received(shown: &InvitationPreview) -> pb::ReceivedInvitation {
+    let InvitationPreview { invitation, organization_name, inviter_name, .. } = shown;
     pb::ReceivedInvitation {
         invitation_id: invitation.id.to_string(),
         organization_name: organization_name.clone(),
@@ -225,7 +225,7 @@ pub(super) fn received(shown: &Shown) -> pb::ReceivedInvitation {
 }
 
 /// An event.
-pub(super) fn event(event: &Recorded) -> pb::Event {
+pub(super) fn event(event: &EventRecord) -> pb::Event {
     let told = |what: Option<&Value>| what.and_then(Value::as_object).map(structure);
     pb::Event {
         organization_id: event.organization.map(|id| id.to_string()).unwrap_or_default(),

@@ -4,33 +4,34 @@ use super::pb;
 use crate::domain::check::Question;
 use crate::domain::ids::parse_uuid;
 use crate::domain::{
-    Attributes, EmailAddress, Invalid, Kind, OrganizationRef, OrganizationState, Permission, Reason, Refusal, Role,
-    UserId, Violation, limits,
+    Attributes, AuditReason, EmailAddress, Invalid, Kind, OrganizationRef, OrganizationState, Permission, Refusal,
+    Role, UserId, Violation,
 };
+use crate::grpc::limits;
+use crate::service::consistency_token::ConsistencyToken;
 use crate::service::members::Person;
-use crate::service::token::Token;
 use serde_json::{Map, Number, Value};
 use uuid::Uuid;
 
 /// What is wrong with a message, gathered while its fields are read.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
+pub(super) struct FieldReader {
     violations: Vec<Violation>,
     item: Option<usize>,
 }
 
-/// The fields have been looked at, and something is wrong. The violations stand in the [`Fields`].
+/// The fields have been looked at, and something is wrong. The violations stand in the [`FieldReader`].
 #[derive(Debug)]
-pub(super) struct Wrong;
+pub(super) struct InvalidFields;
 
-impl Fields {
+impl FieldReader {
     /// Reads the request's `items`: all of them, so that all that is wrong is said. What is wrong in one is named by its
     /// index; what is read afterwards is none of theirs.
     pub(super) fn items<I, T>(
         &mut self,
         items: &[I],
-        mut read: impl FnMut(&mut Self, &I) -> Result<T, Wrong>,
-    ) -> Result<Vec<T>, Wrong> {
+        mut read: impl FnMut(&mut Self, &I) -> Result<T, InvalidFields>,
+    ) -> Result<Vec<T>, InvalidFields> {
         let mut all = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             self.item = Some(index);
@@ -41,16 +42,16 @@ impl Fields {
     }
 
     /// Says that a field is wrong. The first twenty are kept.
-    pub(super) fn wrong(&mut self, field: &str, invalid: Invalid) -> Wrong {
+    pub(super) fn wrong(&mut self, field: &str, invalid: Invalid) -> InvalidFields {
         if self.violations.len() < limits::VIOLATIONS {
             let field = self.item.map_or_else(|| field.to_owned(), |index| format!("items[{index}].{field}"));
             self.violations.push(Violation { field, sentence: invalid.0 });
         }
-        Wrong
+        InvalidFields
     }
 
     /// Takes a parsed field.
-    pub(super) fn take<T>(&mut self, field: &str, parsed: Result<T, Invalid>) -> Result<T, Wrong> {
+    pub(super) fn take<T>(&mut self, field: &str, parsed: Result<T, Invalid>) -> Result<T, InvalidFields> {
         parsed.map_err(|invalid| self.wrong(field, invalid))
     }
 
@@ -60,20 +61,24 @@ impl Fields {
         field: &str,
         text: &str,
         parse: impl FnOnce(&str) -> Result<T, Invalid>,
-    ) -> Result<Option<T>, Wrong> {
+    ) -> Result<Option<T>, InvalidFields> {
         if text.is_empty() { Ok(None) } else { self.take(field, parse(text)).map(Some) }
     }
 
     /// Takes attributes; left out, they are empty.
-    pub(super) fn attributes(&mut self, field: &str, given: Option<&prost_types::Struct>) -> Result<Attributes, Wrong> {
+    pub(super) fn attributes(
+        &mut self,
+        field: &str,
+        given: Option<&prost_types::Struct>,
+    ) -> Result<Attributes, InvalidFields> {
         self.take(field, attributes(given))
     }
 
     /// Takes a user, named by id or by address.
-    pub(super) fn person(&mut self, named: Option<Named<'_>>) -> Result<Person, Wrong> {
+    pub(super) fn person(&mut self, named: Option<UserReference<'_>>) -> Result<Person, InvalidFields> {
         match named {
-            Some(Named::UserId(id)) => self.take("user_id", UserId::parse(id)).map(Person::Id),
-            Some(Named::Email(email)) => self.take("email", EmailAddress::parse(email)).map(Person::Email),
+            Some(UserReference::UserId(id)) => self.take("user_id", UserId::parse(id)).map(Person::Id),
+            Some(UserReference::Email(email)) => self.take("email", EmailAddress::parse(email)).map(Person::Email),
             None => Err(self.wrong("user_id", Invalid::new("name the user: user_id or email"))),
         }
     }
@@ -83,7 +88,7 @@ impl Fields {
         &mut self,
         given: &[i32],
         allowed: &[OrganizationState],
-    ) -> Result<Vec<OrganizationState>, Wrong> {
+    ) -> Result<Vec<OrganizationState>, InvalidFields> {
         if given.is_empty() {
             return Ok(vec![OrganizationState::Active]);
         }
@@ -100,20 +105,25 @@ impl Fields {
     }
 
     /// Takes a kind that a filter asks for.
-    pub(super) fn kind(&mut self, text: &str) -> Result<Option<Kind>, Wrong> {
+    pub(super) fn kind(&mut self, text: &str) -> Result<Option<Kind>, InvalidFields> {
         self.optional("kind", text, Kind::parse)
     }
 
     /// Takes the place from which to watch; none for now.
-    pub(super) fn cursor(&mut self, text: &str) -> Result<Option<Token>, Wrong> {
+    pub(super) fn cursor(&mut self, text: &str) -> Result<Option<ConsistencyToken>, InvalidFields> {
         self.optional("cursor", text, |text| {
-            Token::decode(text).map_err(|_| Invalid::new("not a cursor: give back that of a checkpoint or an export"))
+            ConsistencyToken::decode(text)
+                .map_err(|_| Invalid::new("not a cursor: give back that of a checkpoint or an export"))
         })
     }
 
     /// Takes what every write carries.
-    pub(super) fn write(&mut self, reason: &str, request_id: &str) -> Result<(Option<Reason>, Option<Uuid>), Wrong> {
-        let reason = self.optional("reason", reason, Reason::parse);
+    pub(super) fn write(
+        &mut self,
+        reason: &str,
+        request_id: &str,
+    ) -> Result<(Option<AuditReason>, Option<Uuid>), InvalidFields> {
+        let reason = self.optional("reason", reason, AuditReason::parse);
         let request_id = self.optional("request_id", request_id, |text| {
             parse_uuid(text).ok_or_else(|| Invalid::new("a UUID in its form of 36 characters"))
         });
@@ -127,7 +137,7 @@ impl Fields {
         mask: Option<&prost_types::FieldMask>,
         known: [&str; N],
         filled: [bool; N],
-    ) -> Result<[bool; N], Wrong> {
+    ) -> Result<[bool; N], InvalidFields> {
         let paths = mask.map_or(&[][..], |mask| &mask.paths[..]);
         if paths.is_empty() {
             return Ok(filled);
@@ -147,14 +157,14 @@ impl Fields {
         &mut self,
         organization: &str,
         user_id: &str,
-        question: Option<Asked<'_>>,
-    ) -> Result<crate::service::checks::Check, Wrong> {
+        question: Option<QuestionText<'_>>,
+    ) -> Result<crate::service::checks::Check, InvalidFields> {
         let organization = self.take("organization", OrganizationRef::parse(organization));
         let user = self.take("user_id", UserId::parse(user_id));
         let question = match question {
             None => Ok(Question::Member),
-            Some(Asked::Role(role)) => self.take("role", Role::parse(role)).map(Question::Role),
-            Some(Asked::Permission(word)) => {
+            Some(QuestionText::Role(role)) => self.take("role", Role::parse(role)).map(Question::Role),
+            Some(QuestionText::Permission(word)) => {
                 let known = Permission::parse(word).ok_or_else(|| Invalid::new("no such permission"));
                 self.take("permission", known).map(Question::Permission)
             }
@@ -163,17 +173,17 @@ impl Fields {
     }
 
     /// Ends the reading: what was read, or everything that is wrong.
-    pub(super) fn finish<T>(self, read: Result<T, Wrong>) -> Result<T, Refusal> {
+    pub(super) fn finish<T>(self, read: Result<T, InvalidFields>) -> Result<T, Refusal> {
         match read {
             Ok(read) if self.violations.is_empty() => Ok(read),
-            Ok(_) | Err(Wrong) => Err(Refusal::Invalid(self.violations)),
+            Ok(_) | Err(InvalidFields) => Err(Refusal::Invalid(self.violations)),
         }
     }
 }
 
 /// How a request names a user.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Named<'m> {
+pub(super) enum UserReference<'m> {
     /// By id.
     UserId(&'m str),
     /// By address.
@@ -182,7 +192,7 @@ pub(super) enum Named<'m> {
 
 /// What a check asks for.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Asked<'m> {
+pub(super) enum QuestionText<'m> {
     /// At least this role.
     Role(&'m str),
     /// This permission.

@@ -1,24 +1,25 @@
 //! `EventService`: decode, call, encode.
 
 use super::admit::sealed::Sealed;
-use super::admit::stream::{Out, Pushed};
+use super::admit::stream::{PushStream, StreamSender};
 use super::admit::{Api, answer, read};
-use super::decode::{Fields, Wrong};
+use super::decode::{FieldReader, InvalidFields};
 use super::page::Page;
 use super::pb::event_service_server::EventService;
-use super::watch::{self, Pings, Scope, View};
+use super::watch::{self, WatchPings, WatchScope, WatchView};
 use super::{convert, pb};
 use crate::domain::event::EventType;
-use crate::domain::{Invalid, Kind, OrganizationRef, UserId, limits};
+use crate::domain::{Invalid, Kind, OrganizationRef, UserId};
+use crate::grpc::limits;
 use crate::service::Roster;
+use crate::service::change_feed::{LogChange, LogRow};
+use crate::service::consistency_token::ConsistencyToken;
 use crate::service::events::EventFilter;
-use crate::service::follow::{Change, Logged};
-use crate::service::token::Token;
 use prost::Message;
 use tonic::{Request, Response, Status, async_trait};
 
 /// Reads the types that a filter asks for; none for all.
-fn types(fields: &mut Fields, given: &[String]) -> Result<Option<Vec<EventType>>, Wrong> {
+fn types(fields: &mut FieldReader, given: &[String]) -> Result<Option<Vec<EventType>>, InvalidFields> {
     if given.len() > limits::EVENT_TYPES {
         return Err(fields.wrong("types", Invalid::new("at most 20 types")));
     }
@@ -26,7 +27,7 @@ fn types(fields: &mut Fields, given: &[String]) -> Result<Option<Vec<EventType>>
     Ok(Some(fields.take("types", known)?).filter(|known| !known.is_empty()))
 }
 
-fn list(message: &pb::ListEventsRequest, fields: &mut Fields) -> Result<(Page, EventFilter), Wrong> {
+fn list(message: &pb::ListEventsRequest, fields: &mut FieldReader) -> Result<(Page, EventFilter), InvalidFields> {
     let types = types(fields, &message.types);
     let user = fields.optional("user_id", &message.user_id, UserId::parse);
     let told = format!("{:?}", message.types);
@@ -42,44 +43,44 @@ fn list(message: &pb::ListEventsRequest, fields: &mut Fields) -> Result<(Page, E
 }
 
 /// What a watch asks for.
-struct Wish {
-    cursor: Option<Token>,
+struct EventWatch {
+    cursor: Option<ConsistencyToken>,
     organization: Option<OrganizationRef>,
     kind: Option<Kind>,
     types: Option<Vec<EventType>>,
 }
 
-fn wish(message: &pb::WatchEventsRequest, fields: &mut Fields) -> Result<Wish, Wrong> {
+fn wish(message: &pb::WatchEventsRequest, fields: &mut FieldReader) -> Result<EventWatch, InvalidFields> {
     let cursor = fields.cursor(&message.cursor);
     let organization = fields.optional("organization", &message.organization, OrganizationRef::parse);
     let kind = fields.kind(&message.kind);
     let types = types(fields, &message.types);
-    Ok(Wish { cursor: cursor?, organization: organization?, kind: kind?, types: types? })
+    Ok(EventWatch { cursor: cursor?, organization: organization?, kind: kind?, types: types? })
 }
 
-async fn watch(roster: Roster, wish: Wish, out: Out<pb::WatchEventsResponse>) -> Result<(), Status> {
-    let organization = Scope::find(&roster, wish.organization.as_ref()).await?;
-    let scope = Scope { organization, user: None, kind: wish.kind };
+async fn watch(roster: Roster, wish: EventWatch, out: StreamSender<pb::WatchEventsResponse>) -> Result<(), Status> {
+    let organization = WatchScope::find(&roster, wish.organization.as_ref()).await?;
+    let scope = WatchScope { organization, user: None, kind: wish.kind };
     let following = roster.follow(wish.cursor.as_ref(), scope.buckets().into_iter()).await?;
-    let pings = Pings::none(roster.clone());
-    let view = Happened { roster, scope, types: wish.types, events: Vec::new(), bytes: 0 };
+    let pings = WatchPings::none(roster.clone());
+    let view = EventView { roster, scope, types: wish.types, events: Vec::new(), bytes: 0 };
     watch::run(following, pings, view, out).await
 }
 
 /// A message in the making.
-struct Happened {
+struct EventView {
     roster: Roster,
-    scope: Scope,
+    scope: WatchScope,
     types: Option<Vec<EventType>>,
     events: Vec<pb::Event>,
     bytes: usize,
 }
 
-impl View for Happened {
+impl WatchView for EventView {
     type Message = pb::WatchEventsResponse;
 
-    async fn add(&mut self, rows: &[Logged]) -> Result<(), Status> {
-        let held: Vec<&Change> = rows.iter().map(|row| &row.what).filter(|what| self.scope.holds(what)).collect();
+    async fn add(&mut self, rows: &[LogRow]) -> Result<(), Status> {
+        let held: Vec<&LogChange> = rows.iter().map(|row| &row.what).filter(|what| self.scope.holds(what)).collect();
         if held.is_empty() {
             return Ok(());
         }
@@ -115,7 +116,7 @@ impl EventService for Api {
         answer(pb::ListEventsResponse { events, next_page_token })
     }
 
-    type WatchEventsStream = Pushed<pb::WatchEventsResponse>;
+    type WatchEventsStream = PushStream<pb::WatchEventsResponse>;
 
     async fn watch_events(
         &self,

@@ -3,22 +3,21 @@
 use super::admit::sealed::Sealed;
 use super::admit::{Api, answer, read};
 use super::convert::{self, Viewer};
-use super::decode::{Fields, Wrong};
+use super::decode::{FieldReader, InvalidFields};
 use super::page::Page;
 use super::pb::invitation_service_server::InvitationService;
 use super::{pb, status};
-use crate::auth::{Caller, Secret};
-use crate::domain::{
-    Delivery, EmailAddress, Invalid, InvitationId, InvitationState, Recipient, Refusal, Role, UserId, limits,
-};
-use crate::service::invitations::{InvitationAfter, InvitationFilter, Invite, Invited, Terms, life};
-use crate::service::{Error, Named, Roster};
+use crate::authn::{Caller, Secret};
+use crate::domain::{Delivery, EmailAddress, Invalid, InvitationId, InvitationState, Recipient, Refusal, Role, UserId};
+use crate::grpc::limits;
+use crate::service::invitations::{InvitationFilter, InvitationPageKey, Invite, IssuedInvitation, Terms, life};
+use crate::service::{InvitationReference, Roster, ServiceError};
 use std::time::Duration;
 use time::OffsetDateTime;
 use tonic::{Request, Response, Status, async_trait};
 
 /// Reads how a token is to get there.
-pub(super) fn delivery(fields: &mut Fields, field: &str, number: i32) -> Result<Option<Delivery>, Wrong> {
+pub(super) fn delivery(fields: &mut FieldReader, field: &str, number: i32) -> Result<Option<Delivery>, InvalidFields> {
     match pb::InvitationDelivery::try_from(number) {
         Ok(pb::InvitationDelivery::Unspecified) => Ok(None),
         Ok(pb::InvitationDelivery::Email) => Ok(Some(Delivery::Email)),
@@ -28,7 +27,7 @@ pub(super) fn delivery(fields: &mut Fields, field: &str, number: i32) -> Result<
     }
 }
 
-fn lifetime(fields: &mut Fields, given: Option<&prost_types::Duration>) -> Result<Duration, Wrong> {
+fn lifetime(fields: &mut FieldReader, given: Option<&prost_types::Duration>) -> Result<Duration, InvalidFields> {
     // By hand: the conversion of prost overflows on the smallest number of seconds.
     let wish = given.map(|given| match (u64::try_from(given.seconds), u32::try_from(given.nanos)) {
         (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
@@ -39,31 +38,31 @@ fn lifetime(fields: &mut Fields, given: Option<&prost_types::Duration>) -> Resul
 }
 
 fn terms(
-    fields: &mut Fields,
+    fields: &mut FieldReader,
     delivery_number: i32,
     given: Option<&prost_types::Duration>,
     dry_run: bool,
-) -> Result<Terms, Wrong> {
+) -> Result<Terms, InvalidFields> {
     let delivery = delivery(fields, "delivery", delivery_number);
     let life = lifetime(fields, given);
     Ok(Terms { delivery: delivery?, life: life?, dry_run })
 }
 
 /// Whom a request invites.
-enum Whom<'m> {
+enum RecipientText<'m> {
     Email(&'m str),
     Identifier(&'m str),
 }
 
 fn invite(
-    fields: &mut Fields,
-    whom: Option<&Whom<'_>>,
+    fields: &mut FieldReader,
+    whom: Option<&RecipientText<'_>>,
     role: &str,
     attributes: Option<&prost_types::Struct>,
-) -> Result<Invite, Wrong> {
+) -> Result<Invite, InvalidFields> {
     let recipient = match whom {
-        Some(Whom::Email(text)) => fields.take("email", EmailAddress::parse(text)).map(Recipient::Email),
-        Some(Whom::Identifier(text)) => fields.take("identifier", Recipient::parse_other(text)),
+        Some(RecipientText::Email(text)) => fields.take("email", EmailAddress::parse(text)).map(Recipient::Email),
+        Some(RecipientText::Identifier(text)) => fields.take("identifier", Recipient::parse_other(text)),
         None => Err(fields.wrong("email", Invalid::new("name the recipient: email or identifier"))),
     };
     let role = fields.optional("role", role, Role::parse_assignable);
@@ -71,18 +70,21 @@ fn invite(
     Ok(Invite { recipient: recipient?, role: role?.unwrap_or(Role::MEMBER), attributes: attributes? })
 }
 
-fn create(message: &pb::CreateInvitationRequest, fields: &mut Fields) -> Result<(Invite, Terms), Wrong> {
+fn create(message: &pb::CreateInvitationRequest, fields: &mut FieldReader) -> Result<(Invite, Terms), InvalidFields> {
     use pb::create_invitation_request::Recipient as Field;
     let whom = message.recipient.as_ref().map(|recipient| match recipient {
-        Field::Email(text) => Whom::Email(text),
-        Field::Identifier(text) => Whom::Identifier(text),
+        Field::Email(text) => RecipientText::Email(text),
+        Field::Identifier(text) => RecipientText::Identifier(text),
     });
     let invite = invite(fields, whom.as_ref(), &message.role, message.attributes.as_ref());
     let terms = terms(fields, message.delivery, message.lifetime.as_ref(), message.validate_only);
     Ok((invite?, terms?))
 }
 
-fn batch(message: &pb::BatchCreateInvitationsRequest, fields: &mut Fields) -> Result<(Vec<Invite>, Terms), Wrong> {
+fn batch(
+    message: &pb::BatchCreateInvitationsRequest,
+    fields: &mut FieldReader,
+) -> Result<(Vec<Invite>, Terms), InvalidFields> {
     use pb::batch_create_invitations_item::Recipient as Field;
     let terms = terms(fields, message.delivery, message.lifetime.as_ref(), message.validate_only);
     if !(1..=limits::BATCH_WRITES).contains(&message.items.len()) {
@@ -90,8 +92,8 @@ fn batch(message: &pb::BatchCreateInvitationsRequest, fields: &mut Fields) -> Re
     }
     let items = fields.items(&message.items, |fields, item| {
         let whom = item.recipient.as_ref().map(|recipient| match recipient {
-            Field::Email(text) => Whom::Email(text),
-            Field::Identifier(text) => Whom::Identifier(text),
+            Field::Email(text) => RecipientText::Email(text),
+            Field::Identifier(text) => RecipientText::Identifier(text),
         });
         invite(fields, whom.as_ref(), &item.role, item.attributes.as_ref())
     });
@@ -109,7 +111,7 @@ fn state_from(number: i32) -> Option<InvitationState> {
     }
 }
 
-fn states(fields: &mut Fields, given: &[i32]) -> Result<Vec<InvitationState>, Wrong> {
+fn states(fields: &mut FieldReader, given: &[i32]) -> Result<Vec<InvitationState>, InvalidFields> {
     if given.is_empty() {
         return Ok(vec![InvitationState::Pending]);
     }
@@ -127,18 +129,21 @@ fn created_key(create_time: OffsetDateTime, id: InvitationId) -> Vec<u8> {
     key
 }
 
-fn after_created(fields: &mut Fields, page: &Page) -> Result<Option<InvitationAfter>, Wrong> {
+fn after_created(fields: &mut FieldReader, page: &Page) -> Result<Option<InvitationPageKey>, InvalidFields> {
     let Some(key) = &page.after else { return Ok(None) };
     let after = key.split_first_chunk::<16>().and_then(|(time, id)| {
         let create_time = OffsetDateTime::from_unix_timestamp_nanos(i128::from_be_bytes(*time)).ok()?;
         let id = InvitationId::from_uuid(uuid::Uuid::from_slice(id).ok()?);
         // What no timestamp of Postgres's can be was not made here.
-        (1970..9999).contains(&create_time.year()).then_some(InvitationAfter { create_time, id })
+        (1970..9999).contains(&create_time.year()).then_some(InvitationPageKey { create_time, id })
     });
     fields.take("page_token", after.ok_or_else(|| Invalid::new("not a page_token of this request"))).map(Some)
 }
 
-fn list(message: &pb::ListInvitationsRequest, fields: &mut Fields) -> Result<(Page, InvitationFilter), Wrong> {
+fn list(
+    message: &pb::ListInvitationsRequest,
+    fields: &mut FieldReader,
+) -> Result<(Page, InvitationFilter), InvalidFields> {
     let states = states(fields, &message.states);
     let told = format!("{:?}", message.states);
     let filter = ["invitations", &message.organization, &told];
@@ -148,16 +153,23 @@ fn list(message: &pb::ListInvitationsRequest, fields: &mut Fields) -> Result<(Pa
     Ok((page, InvitationFilter { states: states?, after: after?, limit }))
 }
 
-fn named(fields: &mut Fields, token: Option<&str>, id: Option<&str>) -> Result<Named, Wrong> {
+fn named(
+    fields: &mut FieldReader,
+    token: Option<&str>,
+    id: Option<&str>,
+) -> Result<InvitationReference, InvalidFields> {
     match (token, id) {
         // Whatever it is: what is no good is no good.
-        (Some(token), _) => Ok(Named::Token(token.to_owned())),
-        (None, Some(id)) => fields.take("invitation_id", InvitationId::parse(id)).map(Named::Id),
+        (Some(token), _) => Ok(InvitationReference::Token(token.to_owned())),
+        (None, Some(id)) => fields.take("invitation_id", InvitationId::parse(id)).map(InvitationReference::Id),
         (None, None) => Err(fields.wrong("token", Invalid::new("name the invitation: token or invitation_id"))),
     }
 }
 
-fn accept(message: &pb::AcceptInvitationRequest, fields: &mut Fields) -> Result<Named, Wrong> {
+fn accept(
+    message: &pb::AcceptInvitationRequest,
+    fields: &mut FieldReader,
+) -> Result<InvitationReference, InvalidFields> {
     use pb::accept_invitation_request::Invitation as Field;
     match &message.invitation {
         Some(Field::Token(token)) => named(fields, Some(token), None),
@@ -166,7 +178,10 @@ fn accept(message: &pb::AcceptInvitationRequest, fields: &mut Fields) -> Result<
     }
 }
 
-fn decline(message: &pb::DeclineInvitationRequest, fields: &mut Fields) -> Result<Named, Wrong> {
+fn decline(
+    message: &pb::DeclineInvitationRequest,
+    fields: &mut FieldReader,
+) -> Result<InvitationReference, InvalidFields> {
     use pb::decline_invitation_request::Invitation as Field;
     match &message.invitation {
         Some(Field::Token(token)) => named(fields, Some(token), None),
@@ -197,7 +212,7 @@ impl InvitationService for Api {
         let run =
             |roster: Roster, access, meta, (wish, terms)| async move { roster.invite(access, meta, wish, terms).await };
         let (_, _, written) = self.write_in(request, create, run).await?;
-        let Invited { invitation, token } = &written.answer;
+        let IssuedInvitation { invitation, token } = &written.answer;
         answer(pb::CreateInvitationResponse {
             invitation: Some(convert::invitation(invitation)),
             consistency_token: written.token,
@@ -213,8 +228,8 @@ impl InvitationService for Api {
             roster.invite_all(access, meta, wishes, terms).await
         };
         let (_, _, written) = self.write_in(request, batch, run).await?;
-        let result = |outcome: &Result<Invited, Refusal>| match outcome {
-            Ok(Invited { invitation, token }) => pb::BatchCreateInvitationsResult {
+        let result = |outcome: &Result<IssuedInvitation, Refusal>| match outcome {
+            Ok(IssuedInvitation { invitation, token }) => pb::BatchCreateInvitationsResult {
                 status: Some(tonic_types::pb::Status::default()),
                 invitation: Some(convert::invitation(invitation)),
                 token: text(token.as_ref()),
@@ -263,8 +278,9 @@ impl InvitationService for Api {
             Ok((page, after))
         })?;
         let found = self.roster().received_invitations(&user, after, page.limit()).await?;
-        let key =
-            |last: &crate::service::invitations::Shown| created_key(last.invitation.create_time, last.invitation.id);
+        let key = |last: &crate::service::invitations::InvitationPreview| {
+            created_key(last.invitation.create_time, last.invitation.id)
+        };
         let (invitations, next_page_token) = page.show(&found, convert::received, key);
         answer(pb::ListReceivedInvitationsResponse { invitations, next_page_token })
     }
@@ -283,10 +299,10 @@ impl InvitationService for Api {
         request: Request<Sealed<pb::AcceptInvitationRequest>>,
     ) -> Result<Response<pb::AcceptInvitationResponse>, Status> {
         let run = |roster: Roster, caller, meta, named| async move {
-            let user = person(&caller).map_err(Error::from)?;
+            let user = person(&caller).map_err(ServiceError::from)?;
             let viewer = Viewer::new(&caller, None);
             let written = roster.accept(caller, user, meta, named).await?;
-            Ok(crate::service::write::Written { answer: (viewer, written.answer), token: written.token })
+            Ok(crate::service::write::WriteResult { answer: (viewer, written.answer), token: written.token })
         };
         let written = self.write_as(request, accept, run).await?;
         let (viewer, member) = &written.answer;
@@ -299,7 +315,7 @@ impl InvitationService for Api {
         request: Request<Sealed<pb::DeclineInvitationRequest>>,
     ) -> Result<Response<pb::DeclineInvitationResponse>, Status> {
         let run = |roster: Roster, caller, meta, named| async move {
-            let user = person(&caller).map_err(Error::from)?;
+            let user = person(&caller).map_err(ServiceError::from)?;
             roster.decline(caller, user, meta, named).await
         };
         let written = self.write_as(request, decline, run).await?;
@@ -310,7 +326,7 @@ impl InvitationService for Api {
         &self,
         request: Request<Sealed<pb::RevokeInvitationRequest>>,
     ) -> Result<Response<pb::RevokeInvitationResponse>, Status> {
-        let wish = |message: &pb::RevokeInvitationRequest, fields: &mut Fields| {
+        let wish = |message: &pb::RevokeInvitationRequest, fields: &mut FieldReader| {
             fields.take("invitation_id", InvitationId::parse(&message.invitation_id))
         };
         let run = |roster: Roster, access, meta, id| async move { roster.revoke(access, meta, id).await };
@@ -323,7 +339,7 @@ impl InvitationService for Api {
         &self,
         request: Request<Sealed<pb::RemindInvitationRequest>>,
     ) -> Result<Response<pb::RemindInvitationResponse>, Status> {
-        let wish = |message: &pb::RemindInvitationRequest, fields: &mut Fields| {
+        let wish = |message: &pb::RemindInvitationRequest, fields: &mut FieldReader| {
             let id = fields.take("invitation_id", InvitationId::parse(&message.invitation_id));
             let terms = terms(fields, message.delivery, None, message.validate_only);
             Ok((id?, terms?, message.rotate))
@@ -332,7 +348,7 @@ impl InvitationService for Api {
             roster.remind(access, meta, id, terms, rotate).await
         };
         let (_, _, written) = self.write_in(request, wish, run).await?;
-        let Invited { invitation, token } = &written.answer;
+        let IssuedInvitation { invitation, token } = &written.answer;
         answer(pb::RemindInvitationResponse {
             invitation: Some(convert::invitation(invitation)),
             consistency_token: written.token,

@@ -6,6 +6,7 @@ mod convert;
 mod decode;
 mod event;
 mod invitation;
+pub mod limits;
 mod organization;
 mod page;
 pub mod request;
@@ -13,7 +14,7 @@ pub mod status;
 mod user;
 mod watch;
 
-pub use check::{CHECK, LetIn};
+pub use check::{AdmittedCheck, CHECK};
 
 /// Messages and clients of `roster.v1` ([`crate::pb`]), and its servers, generated from the protos; their comments are
 /// there.

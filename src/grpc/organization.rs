@@ -3,32 +3,35 @@
 use super::admit::sealed::Sealed;
 use super::admit::{Api, answer, read};
 use super::convert::{self, Viewer};
-use super::decode::{Fields, Named, Wrong};
+use super::decode::{FieldReader, InvalidFields, UserReference};
 use super::invitation::delivery;
 use super::page::Page;
 use super::pb::organization_service_server::OrganizationService;
 use super::{pb, status};
-use crate::auth::Caller;
+use crate::authn::Caller;
 use crate::domain::ids::parse_uuid;
 use crate::domain::{
-    EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, Refusal, Role, Slug, UserId, limits,
+    EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, Refusal, Role, Slug, UserId,
 };
+use crate::grpc::limits;
 use crate::service::Roster;
 use crate::service::invitations::Terms;
 use crate::service::members::{AddMember, BatchAddMembers, Person, RemoveMember, TransferOwnership, UpdateMember};
-use crate::service::organizations::{CreateOrganization, Created, DeleteOrganization, Owner, UpdateOrganization};
-use crate::service::reads::{After, FilterOfUser, MemberFilter, OrganizationFilter};
+use crate::service::organizations::{
+    CreateOrganization, CreatedOrganization, DeleteOrganization, Owner, UpdateOrganization,
+};
+use crate::service::reads::{MemberFilter, OrganizationFilter, OrganizationPageKey, UserOrganizationFilter};
 use tonic::{Request, Response, Status, async_trait};
 
 /// Declares how a request names its person, for each of the types that protobuf makes of one `oneof`.
 macro_rules! named {
     ($request:ident, $module:ident) => {
         impl pb::$request {
-            fn named(&self) -> Option<Named<'_>> {
+            fn named(&self) -> Option<UserReference<'_>> {
                 use pb::$module::Person as Field;
                 self.person.as_ref().map(|person| match person {
-                    Field::UserId(id) => Named::UserId(id),
-                    Field::Email(email) => Named::Email(email),
+                    Field::UserId(id) => UserReference::UserId(id),
+                    Field::Email(email) => UserReference::Email(email),
                 })
             }
         }
@@ -45,18 +48,21 @@ fn etag(etag: &str) -> Option<String> {
 }
 
 fn add_member(
-    fields: &mut Fields,
-    named: Option<Named<'_>>,
+    fields: &mut FieldReader,
+    named: Option<UserReference<'_>>,
     role: &str,
     attributes: Option<&prost_types::Struct>,
-) -> Result<AddMember, Wrong> {
-    let person: Result<Person, Wrong> = fields.person(named);
+) -> Result<AddMember, InvalidFields> {
+    let person: Result<Person, InvalidFields> = fields.person(named);
     let role = fields.optional("role", role, Role::parse_assignable);
     let attributes = fields.attributes("attributes", attributes);
     Ok(AddMember { person: person?, role: role?.unwrap_or(Role::MEMBER), attributes: attributes?, notify: None })
 }
 
-fn create(message: &pb::CreateOrganizationRequest, fields: &mut Fields) -> Result<CreateOrganization, Wrong> {
+fn create(
+    message: &pb::CreateOrganizationRequest,
+    fields: &mut FieldReader,
+) -> Result<CreateOrganization, InvalidFields> {
     let name = fields.take("name", Name::parse(&message.name));
     let slug = fields.optional("slug", &message.slug, Slug::parse);
     let kind = fields.kind(&message.kind);
@@ -74,7 +80,7 @@ fn create(message: &pb::CreateOrganizationRequest, fields: &mut Fields) -> Resul
     })
 }
 
-fn owner(message: &pb::CreateOrganizationRequest, fields: &mut Fields) -> Result<Option<Owner>, Wrong> {
+fn owner(message: &pb::CreateOrganizationRequest, fields: &mut FieldReader) -> Result<Option<Owner>, InvalidFields> {
     let delivery = delivery(fields, "owner_delivery", message.owner_delivery);
     match (message.owner_user_id.as_str(), message.owner_email.as_str()) {
         ("", "") => delivery.map(|_| None),
@@ -85,14 +91,21 @@ fn owner(message: &pb::CreateOrganizationRequest, fields: &mut Fields) -> Result
         }
         ("", email) => {
             let address = fields.take("owner_email", EmailAddress::parse(email));
-            let terms = Terms { delivery: delivery?, life: limits::INVITATION_LIFE, dry_run: message.validate_only };
+            let terms = Terms {
+                delivery: delivery?,
+                life: crate::service::limits::INVITATION_LIFE,
+                dry_run: message.validate_only,
+            };
             Ok(Some(Owner::Address(address?, terms)))
         }
         (_, _) => Err(fields.wrong("owner_email", Invalid::new("the owner by id or by address, not both"))),
     }
 }
 
-fn update(message: &pb::UpdateOrganizationRequest, fields: &mut Fields) -> Result<UpdateOrganization, Wrong> {
+fn update(
+    message: &pb::UpdateOrganizationRequest,
+    fields: &mut FieldReader,
+) -> Result<UpdateOrganization, InvalidFields> {
     let filled = [!message.name.is_empty(), !message.slug.is_empty(), message.attributes.is_some()];
     let [name, slug, attributes] = fields.mask(message.update_mask.as_ref(), ["name", "slug", "attributes"], filled)?;
     let name = name.then(|| fields.take("name", Name::parse(&message.name))).transpose();
@@ -101,7 +114,7 @@ fn update(message: &pb::UpdateOrganizationRequest, fields: &mut Fields) -> Resul
     Ok(UpdateOrganization { name: name?, slug: slug?, attributes: attributes?, etag: etag(&message.etag) })
 }
 
-fn update_member(message: &pb::UpdateMemberRequest, fields: &mut Fields) -> Result<UpdateMember, Wrong> {
+fn update_member(message: &pb::UpdateMemberRequest, fields: &mut FieldReader) -> Result<UpdateMember, InvalidFields> {
     let user = fields.take("user_id", UserId::parse(&message.user_id));
     let filled = [!message.role.is_empty(), message.attributes.is_some()];
     let mask = fields.mask(message.update_mask.as_ref(), ["role", "attributes"], filled);
@@ -111,7 +124,7 @@ fn update_member(message: &pb::UpdateMemberRequest, fields: &mut Fields) -> Resu
     Ok(UpdateMember { user: user?, role: role?, attributes: attributes?, etag: etag(&message.etag) })
 }
 
-fn batch(message: &pb::BatchAddMembersRequest, fields: &mut Fields) -> Result<BatchAddMembers, Wrong> {
+fn batch(message: &pb::BatchAddMembersRequest, fields: &mut FieldReader) -> Result<BatchAddMembers, InvalidFields> {
     if !(1..=limits::BATCH_WRITES).contains(&message.items.len()) {
         return Err(fields.wrong("items", Invalid::new("1 to 100 items")));
     }
@@ -125,16 +138,20 @@ fn name_key(id: OrganizationId, name: &Name) -> Vec<u8> {
     format!("{id}{}", name.as_str()).into_bytes()
 }
 
-fn after_name(fields: &mut Fields, page: &Page) -> Result<Option<After>, Wrong> {
+fn after_name(fields: &mut FieldReader, page: &Page) -> Result<Option<OrganizationPageKey>, InvalidFields> {
     let Some(key) = &page.after else { return Ok(None) };
     let text = std::str::from_utf8(key).ok();
     let parts = text.and_then(|text| text.split_at_checked(36)).filter(|(_, name)| !name.contains('\0'));
-    let after = parts
-        .and_then(|(id, name)| Some(After { id: OrganizationId::from_uuid(parse_uuid(id)?), name: name.to_owned() }));
+    let after = parts.and_then(|(id, name)| {
+        Some(OrganizationPageKey { id: OrganizationId::from_uuid(parse_uuid(id)?), name: name.to_owned() })
+    });
     fields.take("page_token", after.ok_or_else(|| Invalid::new("not a page_token of this request"))).map(Some)
 }
 
-fn list(message: &pb::ListOrganizationsRequest, fields: &mut Fields) -> Result<(Page, OrganizationFilter), Wrong> {
+fn list(
+    message: &pb::ListOrganizationsRequest,
+    fields: &mut FieldReader,
+) -> Result<(Page, OrganizationFilter), InvalidFields> {
     let kind = fields.kind(&message.kind);
     let states = fields.states(&message.states, &OrganizationState::ALL);
     // What a name may hold may be searched for.
@@ -160,8 +177,8 @@ fn list(message: &pb::ListOrganizationsRequest, fields: &mut Fields) -> Result<(
 fn list_mine(
     message: &pb::ListUserOrganizationsRequest,
     caller: Option<&UserId>,
-    fields: &mut Fields,
-) -> Result<(UserId, Page, FilterOfUser), Wrong> {
+    fields: &mut FieldReader,
+) -> Result<(UserId, Page, UserOrganizationFilter), InvalidFields> {
     let user = match (message.user_id.as_str(), caller) {
         ("", Some(caller)) => Ok(caller.clone()),
         ("", None) => Err(fields.wrong("user_id", Invalid::new("name the user: you are none"))),
@@ -181,11 +198,15 @@ fn list_mine(
         let id = uuid::Uuid::from_slice(key).map(OrganizationId::from_uuid);
         fields.take("page_token", id.map_err(|_| Invalid::new("not a page_token of this request")))
     });
-    let filter = FilterOfUser { kind: kind?, states: states?, after: after.transpose()?, limit: page.limit() };
+    let filter =
+        UserOrganizationFilter { kind: kind?, states: states?, after: after.transpose()?, limit: page.limit() };
     Ok((user?, page, filter))
 }
 
-fn list_members(message: &pb::ListMembersRequest, fields: &mut Fields) -> Result<(Page, MemberFilter), Wrong> {
+fn list_members(
+    message: &pb::ListMembersRequest,
+    fields: &mut FieldReader,
+) -> Result<(Page, MemberFilter), InvalidFields> {
     let role = fields.optional("role", &message.role, Role::parse);
     let filter = ["members", &message.organization, &message.role];
     let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
@@ -225,7 +246,7 @@ impl OrganizationService for Api {
         let run =
             |roster: Roster, caller, meta, wish| async move { roster.create_organization(caller, meta, wish).await };
         let written = self.write_as(request, create, run).await?;
-        let Created { organization, owner } = &written.answer;
+        let CreatedOrganization { organization, owner } = &written.answer;
         answer(pb::CreateOrganizationResponse {
             organization: Some(convert::organization(organization)),
             consistency_token: written.token,
@@ -293,7 +314,7 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::DeleteOrganizationRequest>>,
     ) -> Result<Response<pb::DeleteOrganizationResponse>, Status> {
-        let wish = |message: &pb::DeleteOrganizationRequest, _: &mut Fields| {
+        let wish = |message: &pb::DeleteOrganizationRequest, _: &mut FieldReader| {
             Ok(DeleteOrganization { purge: message.purge, etag: etag(&message.etag) })
         };
         let run =
@@ -313,7 +334,7 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::AddMemberRequest>>,
     ) -> Result<Response<pb::AddMemberResponse>, Status> {
-        let wish = |message: &pb::AddMemberRequest, fields: &mut Fields| {
+        let wish = |message: &pb::AddMemberRequest, fields: &mut FieldReader| {
             add_member(fields, message.named(), &message.role, message.attributes.as_ref())
         };
         let run = |roster: Roster, access, meta, wish| async move { roster.add_member(access, meta, wish).await };
@@ -324,7 +345,7 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::EnsureMemberRequest>>,
     ) -> Result<Response<pb::EnsureMemberResponse>, Status> {
-        let wish = |message: &pb::EnsureMemberRequest, fields: &mut Fields| {
+        let wish = |message: &pb::EnsureMemberRequest, fields: &mut FieldReader| {
             add_member(fields, message.named(), &message.role, message.attributes.as_ref())
         };
         let run = |roster: Roster, access, meta, wish| async move { roster.ensure_member(access, meta, wish).await };
@@ -395,7 +416,7 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::RemoveMemberRequest>>,
     ) -> Result<Response<pb::RemoveMemberResponse>, Status> {
-        let wish = |message: &pb::RemoveMemberRequest, fields: &mut Fields| {
+        let wish = |message: &pb::RemoveMemberRequest, fields: &mut FieldReader| {
             let user = fields.take("user_id", UserId::parse(&message.user_id));
             Ok(RemoveMember { user: user?, etag: etag(&message.etag) })
         };
@@ -415,7 +436,7 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::TransferOwnershipRequest>>,
     ) -> Result<Response<pb::TransferOwnershipResponse>, Status> {
-        let wish = |message: &pb::TransferOwnershipRequest, fields: &mut Fields| {
+        let wish = |message: &pb::TransferOwnershipRequest, fields: &mut FieldReader| {
             let person = fields.person(message.named());
             Ok(TransferOwnership { person: person?, etag: etag(&message.etag) })
         };

@@ -1,8 +1,9 @@
 //! Pages (AIP-158): how many, and where to go on. A page token is opaque: a version byte, a hash of the request that it
 //! belongs to, and the key of the last row shown; base64url. It grants nothing: it only says where to go on.
 
-use super::decode::{Fields, Wrong};
-use crate::domain::{Invalid, limits};
+use super::decode::{FieldReader, InvalidFields};
+use crate::domain::Invalid;
+use crate::grpc::limits;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message;
@@ -24,7 +25,12 @@ pub(super) struct Page {
 
 impl Page {
     /// Reads the size and the token of a request; `filter` is everything else that the request says.
-    pub(super) fn read(fields: &mut Fields, size: i32, token: &str, filter: &[&str]) -> Result<Self, Wrong> {
+    pub(super) fn read(
+        fields: &mut FieldReader,
+        size: i32,
+        token: &str,
+        filter: &[&str],
+    ) -> Result<Self, InvalidFields> {
         let mut hasher = Sha256::new();
         for part in filter {
             hasher.update(part.len().to_be_bytes());

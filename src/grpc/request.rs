@@ -1,7 +1,7 @@
 //! What each request type says of itself. The build implements these traits from the protos' rules, so that no handler
 //! chooses which rule it is under.
 
-use crate::auth::rules::Method;
+use crate::authz::rules::Method;
 
 /// The request of a method: the type alone says which one.
 pub trait Request: prost::Message {

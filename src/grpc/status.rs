@@ -3,9 +3,9 @@
 
 use super::pb::ErrorReason;
 use crate::domain::Refusal;
-use crate::service::Error;
+use crate::random;
+use crate::service::ServiceError;
 use crate::service::error::StoreError;
-use crate::world;
 use prost::Message;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -93,7 +93,7 @@ pub fn unknown_method() -> Status {
 /// A fault in roster: logged here, once, with its causes; the caller gets the incident's id.
 #[must_use]
 pub fn internal(fault: &(dyn std::error::Error + 'static)) -> Status {
-    let incident = world::random_uuid().to_string();
+    let incident = random::uuid().to_string();
     tracing::error!(incident, error = fault, "a fault in roster");
     let details = details(ErrorReason::Internal, HashMap::from([("incident".to_owned(), incident.clone())]));
     Status::with_error_details(
@@ -103,18 +103,18 @@ pub fn internal(fault: &(dyn std::error::Error + 'static)) -> Status {
     )
 }
 
-impl From<Error> for Status {
-    fn from(error: Error) -> Self {
+impl From<ServiceError> for Status {
+    fn from(error: ServiceError) -> Self {
         match &error {
-            Error::Refused(refusal) => refused(refusal),
-            Error::Store(StoreError::Unavailable(_)) => {
+            ServiceError::Refused(refusal) => refused(refusal),
+            ServiceError::Store(StoreError::Unavailable(_)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the datastore does not answer");
                 unavailable(
                     ErrorReason::DatastoreUnavailable,
                     "the datastore does not answer; nothing was changed: repeat",
                 )
             }
-            Error::Store(StoreError::Unmigrated(_)) => {
+            ServiceError::Store(StoreError::Unmigrated(_)) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "migrations are missing; run `roster migrate`"
@@ -124,19 +124,19 @@ impl From<Error> for Status {
                     "the datastore is not ready, its migrations are missing; nothing was changed: repeat",
                 )
             }
-            Error::Store(StoreError::Timeout(_)) => {
+            ServiceError::Store(StoreError::Timeout(_)) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "the datastore took too long");
                 deadline_exceeded()
             }
-            Error::Store(StoreError::CommitUnknown(_)) => {
+            ServiceError::Store(StoreError::CommitUnknown(_)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the outcome of a commit is unknown");
                 deadline_exceeded()
             }
             // Writes retry and then say so themselves: here it is a read that lost.
-            Error::Store(StoreError::Contention(_)) => refused(&Refusal::Conflict),
-            Error::Store(StoreError::Unexpected(_) | StoreError::Unreadable(_))
-            | Error::Panicked
-            | Error::Answer(_) => internal(&error),
+            ServiceError::Store(StoreError::Contention(_)) => refused(&Refusal::Conflict),
+            ServiceError::Store(StoreError::Unexpected(_) | StoreError::Unreadable(_))
+            | ServiceError::Panicked
+            | ServiceError::Answer(_) => internal(&error),
         }
     }
 }

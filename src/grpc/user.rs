@@ -2,15 +2,15 @@
 
 use super::admit::sealed::Sealed;
 use super::admit::{Api, answer, read};
-use super::decode::{Fields, Wrong};
+use super::decode::{FieldReader, InvalidFields};
 use super::pb::user_service_server::UserService;
 use super::{convert, pb, status};
-use crate::auth::{Caller, Profile};
+use crate::authn::{Caller, Profile};
 use crate::domain::{DisplayName, EmailAddress, Invalid, Refusal, Scope, UserId};
 use crate::service::Roster;
 use tonic::{Request, Response, Status, async_trait};
 
-fn put(message: &pb::PutUserRequest, fields: &mut Fields) -> Result<(UserId, Profile), Wrong> {
+fn put(message: &pb::PutUserRequest, fields: &mut FieldReader) -> Result<(UserId, Profile), InvalidFields> {
     let user = fields.take("user_id", UserId::parse(&message.user_id));
     let email = fields.optional("email", &message.email, EmailAddress::parse);
     let display_name = fields.optional("display_name", &message.display_name, DisplayName::parse);
@@ -38,13 +38,13 @@ impl UserService for Api {
             Caller::User(user) => match self.roster().get_user(&user.id).await {
                 Ok(known) => message.user = Some(convert::user(&known)),
                 // A service may act for a user whom nobody has mentioned yet.
-                Err(crate::service::Error::Refused(Refusal::UserNotFound)) => {}
+                Err(crate::service::ServiceError::Refused(Refusal::UserNotFound)) => {}
                 Err(error) => return Err(error.into()),
             },
             Caller::Service(service) => {
                 message.scopes = service.scopes.iter().map(|scope| Scope::as_str(*scope).to_owned()).collect();
             }
-            Caller::Nobody | Caller::Operator(_) => {}
+            Caller::Anonymous | Caller::Operator(_) => {}
         }
         answer(message)
     }
@@ -82,7 +82,7 @@ impl UserService for Api {
     ) -> Result<Response<pb::DeactivateUserResponse>, Status> {
         let run =
             |roster: Roster, caller, meta, id| async move { roster.set_user_active(caller, meta, id, false).await };
-        let read = |message: &pb::DeactivateUserRequest, fields: &mut Fields| {
+        let read = |message: &pb::DeactivateUserRequest, fields: &mut FieldReader| {
             fields.take("user_id", UserId::parse(&message.user_id))
         };
         let written = self.write_as(request, read, run).await?;
@@ -96,7 +96,7 @@ impl UserService for Api {
     ) -> Result<Response<pb::ReactivateUserResponse>, Status> {
         let run =
             |roster: Roster, caller, meta, id| async move { roster.set_user_active(caller, meta, id, true).await };
-        let read = |message: &pb::ReactivateUserRequest, fields: &mut Fields| {
+        let read = |message: &pb::ReactivateUserRequest, fields: &mut FieldReader| {
             fields.take("user_id", UserId::parse(&message.user_id))
         };
         let written = self.write_as(request, read, run).await?;
@@ -109,7 +109,7 @@ impl UserService for Api {
         request: Request<Sealed<pb::DeleteUserRequest>>,
     ) -> Result<Response<pb::DeleteUserResponse>, Status> {
         let run = |roster: Roster, caller, meta, id| async move { roster.delete_user(caller, meta, id).await };
-        let read = |message: &pb::DeleteUserRequest, fields: &mut Fields| {
+        let read = |message: &pb::DeleteUserRequest, fields: &mut FieldReader| {
             fields.take("user_id", UserId::parse(&message.user_id))
         };
         let written = self.write_as(request, read, run).await?;

@@ -1,7 +1,7 @@
 //! From a letter to a message, as RFC 5322 wants it.
 
 use super::names::clean;
-use super::templates::Texts;
+use super::templates::MailTexts;
 use crate::domain::EmailAddress;
 use crate::service::outbox::Letter;
 use lettre::address::AddressError;
@@ -18,7 +18,7 @@ const LINE_BYTES: usize = 998;
 
 /// Who will read the bytes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reader {
+pub(super) enum MessageReader {
     /// Relays, of which some still take seven bits only.
     Relay,
     /// A person, who opens the file and copies the link.
@@ -31,10 +31,10 @@ pub(super) enum Reader {
 /// A sentence, if lettre refuses an address that roster has taken.
 pub(super) fn build(
     letter: &Letter,
-    texts: Texts,
+    texts: MailTexts,
     from: &Mailbox,
     unix_seconds: i64,
-    reader: Reader,
+    reader: MessageReader,
 ) -> Result<Message, String> {
     let refused = |_| "an address cannot be written into a message".to_owned();
     let date = UNIX_EPOCH + Duration::from_secs(u64::try_from(unix_seconds).unwrap_or(0));
@@ -59,14 +59,14 @@ pub(super) fn build(
     message.multipart(parts).map_err(|error| format!("the message cannot be built: {error}"))
 }
 
-fn part(kind: ContentType, text: String, reader: Reader) -> SinglePart {
+fn part(kind: ContentType, text: String, reader: MessageReader) -> SinglePart {
     let fits = text.lines().all(|line| line.len() <= LINE_BYTES);
     let body = match reader {
-        Reader::Person if fits => {
+        MessageReader::Person if fits => {
             let lines: Vec<&str> = text.lines().collect();
             Body::dangerous_pre_encoded(lines.join("\r\n").into_bytes(), ContentTransferEncoding::EightBit)
         }
-        Reader::Person | Reader::Relay => Body::new(text),
+        MessageReader::Person | MessageReader::Relay => Body::new(text),
     };
     SinglePart::builder().header(kind).body(body)
 }

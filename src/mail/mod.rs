@@ -5,7 +5,7 @@
 //! * `transport` hands it over, and knows what a failure means; `starttls` guards how a connection is encrypted.
 //! * [`worker`] does all this for what is due, as long as the server runs.
 //!
-//! No log line and no [`Sent`] holds an address, a name or a token.
+//! No log line and no [`DeliveryOutcome`] holds an address, a name or a token.
 
 mod message;
 mod names;
@@ -15,8 +15,8 @@ mod templates;
 mod transport;
 pub mod worker;
 
-use crate::service::outbox::{Letter, Sent};
-use crate::world::Clock;
+use crate::clock::Clock;
+use crate::service::outbox::{DeliveryOutcome, Letter};
 use lettre::Message;
 use lettre::message::Mailbox;
 use settings::{Link, MailKind, MailSettings};
@@ -58,10 +58,10 @@ impl Mailer {
     }
 
     /// Sends a letter once. Rendering it can only fail finally: the next try would fail the same way.
-    pub async fn deliver(&self, letter: &Letter) -> Sent {
+    pub async fn deliver(&self, letter: &Letter) -> DeliveryOutcome {
         match self.compose(letter) {
             Ok(message) => self.transport.send(message.envelope(), &message.formatted()).await,
-            Err(why) => Sent::Final(why),
+            Err(why) => DeliveryOutcome::Final(why),
         }
     }
 

@@ -1,6 +1,6 @@
 //! How mail leaves, as a deployment configures it: the table `[mail]`.
 
-use crate::auth::secret::Secret;
+use crate::authn::secret::Secret;
 use lettre::message::Mailbox;
 use serde::Deserialize;
 use std::net::IpAddr;

@@ -17,18 +17,18 @@ use tokio::net::TcpStream;
 const HANDSHAKE: u8 = 0x16;
 
 #[derive(Debug)]
-pub(super) struct Wary {
+pub(super) struct StarttlsGuard {
     stream: TcpStream,
     encrypted: bool,
 }
 
-impl Wary {
+impl StarttlsGuard {
     pub(super) fn new(stream: TcpStream) -> Self {
         Self { stream, encrypted: false }
     }
 }
 
-impl AsyncRead for Wary {
+impl AsyncRead for StarttlsGuard {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.encrypted || buf.remaining() == 0 {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -41,7 +41,7 @@ impl AsyncRead for Wary {
     }
 }
 
-impl AsyncWrite for Wary {
+impl AsyncWrite for StarttlsGuard {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.encrypted |= bytes.first() == Some(&HANDSHAKE);
         Pin::new(&mut self.stream).poll_write(cx, bytes)
@@ -56,7 +56,7 @@ impl AsyncWrite for Wary {
     }
 }
 
-impl AsyncTokioStream for Wary {
+impl AsyncTokioStream for StarttlsGuard {
     fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.stream.peer_addr()
     }

@@ -51,7 +51,7 @@ const SAMPLE_TOKEN: &str = "0123456789sample-token";
 pub(super) struct Templates(Environment<'static>);
 
 /// A mail's texts.
-pub(super) struct Texts {
+pub(super) struct MailTexts {
     pub(super) subject: String,
     pub(super) text: String,
     pub(super) html: String,
@@ -126,7 +126,7 @@ impl Templates {
     ///
     /// # Errors
     /// A sentence that says which template failed, without the values.
-    pub(super) fn render(&self, letter: &Letter, link: Option<&str>) -> Result<Texts, String> {
+    pub(super) fn render(&self, letter: &Letter, link: Option<&str>) -> Result<MailTexts, String> {
         let mut values = Values {
             organization: letter.organization.as_str(),
             sender: letter.sender.as_ref().map(DisplayName::as_str),
@@ -140,7 +140,7 @@ impl Templates {
         };
         let subject = part("subject", &values)?.trim().to_owned();
         values.link = link;
-        Ok(Texts { subject, text: part("txt", &values)?, html: part("html", &values)? })
+        Ok(MailTexts { subject, text: part("txt", &values)?, html: part("html", &values)? })
     }
 
     fn part(&self, name: &str, values: &Values) -> Result<String, Error> {

@@ -4,10 +4,10 @@
 //! relay's or the configuration's, whatever the code: another try is worth it. Afterwards 5xx is about this message, and
 //! final.
 
-use super::message::Reader;
+use super::message::MessageReader;
 use super::settings::{MailKind, MailSettings, Security, is_loopback};
-use super::starttls::Wary;
-use crate::service::outbox::Sent;
+use super::starttls::StarttlsGuard;
+use crate::service::outbox::DeliveryOutcome;
 use lettre::address::Envelope;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
@@ -53,19 +53,19 @@ impl Transport {
     }
 
     /// Who will read the bytes.
-    pub(super) fn reader(&self) -> Reader {
+    pub(super) fn reader(&self) -> MessageReader {
         match self {
-            Self::Directory(_) => Reader::Person,
-            Self::Smtp(_) => Reader::Relay,
+            Self::Directory(_) => MessageReader::Person,
+            Self::Smtp(_) => MessageReader::Relay,
         }
     }
 
-    pub(super) async fn send(&self, envelope: &Envelope, message: &[u8]) -> Sent {
+    pub(super) async fn send(&self, envelope: &Envelope, message: &[u8]) -> DeliveryOutcome {
         match self {
             Self::Smtp(relay) => relay.send(envelope, message).await,
             Self::Directory(files) => match files.send_raw(envelope, message).await {
-                Ok(_) => Sent::Delivered,
-                Err(error) => Sent::Transient(format!("the mail cannot be kept: {error}")),
+                Ok(_) => DeliveryOutcome::Delivered,
+                Err(error) => DeliveryOutcome::Transient(format!("the mail cannot be kept: {error}")),
             },
         }
     }
@@ -128,29 +128,29 @@ impl Relay {
     }
 
     /// Sends a message, within the timeout.
-    async fn send(&self, envelope: &Envelope, message: &[u8]) -> Sent {
+    async fn send(&self, envelope: &Envelope, message: &[u8]) -> DeliveryOutcome {
         match timeout(self.timeout, self.converse(envelope, message)).await {
             Ok(sent) => sent,
-            Err(_) => Sent::Transient("the relay did not answer in time".to_owned()),
+            Err(_) => DeliveryOutcome::Transient("the relay did not answer in time".to_owned()),
         }
     }
 
-    async fn converse(&self, envelope: &Envelope, message: &[u8]) -> Sent {
+    async fn converse(&self, envelope: &Envelope, message: &[u8]) -> DeliveryOutcome {
         let mut connection = match self.connection().await {
             Ok(connection) => connection,
-            Err(error) => return Sent::Transient(format!("the relay cannot be used: {error}")),
+            Err(error) => return DeliveryOutcome::Transient(format!("the relay cannot be used: {error}")),
         };
         match connection.send(envelope, message).await {
             Ok(_) => {
                 self.free.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-                Sent::Delivered
+                DeliveryOutcome::Delivered
             }
             Err(error) => {
                 let what = format!("the relay did not take the mail: {}", describe(&error));
                 let login_wanted = error.status().is_some_and(|code| LOGIN_WANTED.contains(&code.into()));
                 // Of its own accord, lettre refuses what this relay has no extension for: an address that is not ASCII.
                 let is_final = (error.is_permanent() && !login_wanted) || error.is_client();
-                if is_final { Sent::Final(what) } else { Sent::Transient(what) }
+                if is_final { DeliveryOutcome::Final(what) } else { DeliveryOutcome::Transient(what) }
             }
         }
     }
@@ -175,7 +175,7 @@ impl Relay {
             Protection::Tls(tls) => direct(Some(tls.clone())).await,
             Protection::Starttls(tls) => {
                 let stream = TcpStream::connect(relay).await.map_err(|error| error.to_string())?;
-                self.starttls(Wary::new(stream), tls).await
+                self.starttls(StarttlsGuard::new(stream), tls).await
             }
         };
         let mut connection = connection.map_err(|error| describe(&error))?;
@@ -185,7 +185,7 @@ impl Relay {
         Ok(connection)
     }
 
-    async fn starttls(&self, stream: Wary, tls: &TlsParameters) -> Result<AsyncSmtpConnection, Error> {
+    async fn starttls(&self, stream: StarttlsGuard, tls: &TlsParameters) -> Result<AsyncSmtpConnection, Error> {
         let mut connection = AsyncSmtpConnection::connect_with_transport(Box::new(stream), &self.hello).await?;
         connection.starttls(tls.clone(), &self.hello).await?;
         Ok(connection)

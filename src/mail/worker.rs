@@ -1,8 +1,8 @@
 //! From the outbox to the relay: claim, send, settle, until nothing is due.
 
 use super::Mailer;
-use crate::service::Error;
-use crate::service::outbox::{Letter, Sent};
+use crate::service::ServiceError;
+use crate::service::outbox::{DeliveryOutcome, Letter};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -30,9 +30,9 @@ pub async fn run<Claim, Claimed, Settle, Settled>(
     stop: &CancellationToken,
 ) where
     Claim: Fn() -> Claimed,
-    Claimed: Future<Output = Result<Option<Letter>, Error>>,
-    Settle: Fn(Uuid, Sent) -> Settled,
-    Settled: Future<Output = Result<(), Error>>,
+    Claimed: Future<Output = Result<Option<Letter>, ServiceError>>,
+    Settle: Fn(Uuid, DeliveryOutcome) -> Settled,
+    Settled: Future<Output = Result<(), ServiceError>>,
 {
     let hand = async || {
         let mut pause = PAUSE;
@@ -67,10 +67,10 @@ pub async fn run<Claim, Claimed, Settle, Settled>(
 }
 
 /// Writes down what became of a letter. On the way out it is tried as often, but not waited in between.
-async fn write_down<Settle, Settled>(settle: &Settle, id: Uuid, sent: Sent, stop: &CancellationToken)
+async fn write_down<Settle, Settled>(settle: &Settle, id: Uuid, sent: DeliveryOutcome, stop: &CancellationToken)
 where
-    Settle: Fn(Uuid, Sent) -> Settled,
-    Settled: Future<Output = Result<(), Error>>,
+    Settle: Fn(Uuid, DeliveryOutcome) -> Settled,
+    Settled: Future<Output = Result<(), ServiceError>>,
 {
     let mut pause = PAUSE;
     for _ in 0..SETTLE_ATTEMPTS {
@@ -92,11 +92,11 @@ async fn wait(pause: &mut Duration, stop: &CancellationToken) {
     *pause = (*pause * 2).min(PAUSE_MAX);
 }
 
-fn log(letter: &Letter, sent: &Sent) {
+fn log(letter: &Letter, sent: &DeliveryOutcome) {
     let (id, occasion) = (letter.id, letter.occasion);
     match sent {
-        Sent::Delivered => tracing::info!(letter = %id, ?occasion, "mail sent"),
-        Sent::Transient(why) => tracing::warn!(letter = %id, ?occasion, %why, "mail not sent yet"),
-        Sent::Final(why) => tracing::error!(letter = %id, ?occasion, %why, "mail given up"),
+        DeliveryOutcome::Delivered => tracing::info!(letter = %id, ?occasion, "mail sent"),
+        DeliveryOutcome::Transient(why) => tracing::warn!(letter = %id, ?occasion, %why, "mail not sent yet"),
+        DeliveryOutcome::Final(why) => tracing::error!(letter = %id, ?occasion, %why, "mail given up"),
     }
 }

@@ -1,9 +1,9 @@
 //! One data directory and the server that runs in it.
 
 use super::account::Account;
-use super::process::{Leash, PidFile, Postmaster};
+use super::process::{PidFile, Postmaster, Watchdog};
 use super::{Binaries, Error, data, io, socket};
-use crate::world;
+use crate::random;
 use nix::sys::signal::Signal;
 use sqlx::Postgres;
 use sqlx::migrate::MigrateDatabase;
@@ -40,7 +40,7 @@ impl Options {
     /// ends without having dropped it, and so does the server. A crash of Postgres loses nothing; one of the machine may.
     #[must_use]
     pub fn temporary() -> Self {
-        let data = std::env::temp_dir().join(format!("roster-{}", world::random_uuid().simple()));
+        let data = std::env::temp_dir().join(format!("roster-{}", random::uuid().simple()));
         let options = Self { data, temporary: true, settings: Vec::new() };
         options.with("fsync", "off").with("full_page_writes", "off")
     }
@@ -73,7 +73,7 @@ pub struct Cluster {
     socket_directory: PathBuf,
     postmaster: Option<Postmaster>,
     /// Of a temporary cluster.
-    leash: Option<Leash>,
+    leash: Option<Watchdog>,
 }
 
 impl Cluster {
@@ -97,7 +97,7 @@ impl Cluster {
         }
         options.data = parent.join(name);
         let leash = if options.temporary {
-            Some(Leash::tie(&[&options.data, &data::unfinished(&options.data)])?)
+            Some(Watchdog::tie(&[&options.data, &data::unfinished(&options.data)])?)
         } else {
             None
         };

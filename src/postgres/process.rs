@@ -87,9 +87,9 @@ impl Postmaster {
 /// Ends a server and removes its directories when this process ends, by whatever signal: it waits for the end of a pipe
 /// that we hold open. Letting it go does none of that.
 #[derive(Debug)]
-pub(super) struct Leash(Child);
+pub(super) struct Watchdog(Child);
 
-impl Leash {
+impl Watchdog {
     /// Each line names the process that is to end, or none.
     const SCRIPT: &str = r#"
         while read -r line; do pid=$line; done
@@ -117,7 +117,7 @@ impl Leash {
     }
 }
 
-impl Drop for Leash {
+impl Drop for Watchdog {
     fn drop(&mut self) {
         // Both fail only if it has ended already.
         let _ = self.0.kill();

@@ -2,7 +2,7 @@
 
 use super::account::Account;
 use super::{Error, data};
-use crate::world;
+use crate::random;
 use sqlx::{Connection, PgConnection};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub(super) fn make_directory(data: &Path, account: Option<&Account>) -> Result<P
     if fits && !bytes.iter().any(|byte| b",\"".contains(byte)) {
         return Ok(data.to_owned());
     }
-    let directory = PathBuf::from(format!("{PREFIX}{}", world::random_uuid().simple()));
+    let directory = PathBuf::from(format!("{PREFIX}{}", random::uuid().simple()));
     data::make_private(&directory, account)?;
     Ok(directory)
 }

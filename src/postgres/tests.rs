@@ -9,11 +9,11 @@ use std::time::Duration;
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// A directory that goes with the test.
-struct Scratch(PathBuf);
+struct TestDirectory(PathBuf);
 
-impl Scratch {
+impl TestDirectory {
     fn new() -> Self {
-        Self(std::env::temp_dir().join(format!("roster-test-{}", crate::world::random_uuid().simple())))
+        Self(std::env::temp_dir().join(format!("roster-test-{}", crate::random::uuid().simple())))
     }
 
     fn data(&self) -> PathBuf {
@@ -21,7 +21,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TestDirectory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -117,7 +117,7 @@ async fn a_frozen_one_answers_nothing_until_it_thaws() -> Outcome {
 
 #[tokio::test]
 async fn one_that_runs_already_is_adopted() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = TestDirectory::new();
     let first = start(&scratch.data()).await?;
     first.create_database("roster").await?;
     let (pid, url) = (first.pid(), first.url("roster"));
@@ -134,7 +134,7 @@ async fn one_that_runs_already_is_adopted() -> Outcome {
 
 #[tokio::test]
 async fn leftovers_of_a_crash_do_not_matter() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = TestDirectory::new();
     // initdb was killed in its middle.
     std::fs::create_dir_all(scratch.0.join("postgres.unfinished/base"))?;
     drop(start(&scratch.data()).await?);
@@ -149,7 +149,7 @@ async fn leftovers_of_a_crash_do_not_matter() -> Outcome {
 #[tokio::test]
 async fn paths_may_be_long_and_strange() -> Outcome {
     for name in ["d".repeat(120), "Ünder, \"quoted\" %2F: it's".to_owned()] {
-        let scratch = Scratch::new();
+        let scratch = TestDirectory::new();
         let cluster = start(&scratch.0.join(name).join("postgres")).await?;
         cluster.create_database("roster").await?;
         assert_eq!(count(&cluster, "SELECT 1::int8").await?, 1);
@@ -163,7 +163,7 @@ async fn paths_may_be_long_and_strange() -> Outcome {
 
 #[tokio::test]
 async fn what_is_not_ours_is_left_alone() -> Outcome {
-    let scratch = Scratch::new();
+    let scratch = TestDirectory::new();
     std::fs::create_dir_all(scratch.data())?;
     std::fs::write(scratch.data().join("letter"), "precious")?;
     assert!(matches!(start(&scratch.data()).await, Err(Error::NotData(_))));

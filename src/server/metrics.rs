@@ -2,8 +2,9 @@
 //!
 //! A registry for each server and none for the process: two servers in one test count for themselves.
 
-use crate::auth::rules::Method;
+use crate::authz::rules::Method;
 use crate::grpc::CHECK;
+use crate::server::limits;
 use crate::service::Roster;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
@@ -39,7 +40,7 @@ struct Call {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Called {
+struct CallSeconds {
     service: &'static str,
     method: &'static str,
 }
@@ -48,7 +49,7 @@ struct Called {
 pub struct Metrics {
     registry: Registry,
     calls: Family<Call, Counter>,
-    durations: Family<Called, Histogram>,
+    durations: Family<CallSeconds, Histogram>,
     /// Of checks that went well, found once.
     checks: (Counter, Histogram),
     mails: Gauge,
@@ -67,12 +68,12 @@ impl Metrics {
         let mut registry = Registry::with_prefix("roster");
         let calls = Family::<Call, Counter>::default();
         registry.register("calls", "Calls answered, by method and gRPC status code", calls.clone());
-        let durations = Family::<Called, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
+        let durations = Family::<CallSeconds, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
         registry.register("call_duration_seconds", "How long calls took", durations.clone());
         let Method { service, name: method, .. } = *CHECK;
         let checks = (
             calls.get_or_create_owned(&Call { service, method, code: code_name(Code::Ok) }),
-            durations.get_or_create_owned(&Called { service, method }),
+            durations.get_or_create_owned(&CallSeconds { service, method }),
         );
         let (mails, mail_age, streams) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("streams", "Streams that are open", streams.clone());
@@ -82,7 +83,7 @@ impl Metrics {
             "Age of the oldest mail in the outbox; 0 if there is none",
             mail_age.clone(),
         );
-        registry.register_collector(Box::new(IndexCollector(roster.clone())));
+        registry.register_collector(Box::new(ReplicaCollector(roster.clone())));
         Self { registry, calls, durations, checks, mails, mail_age, streams, places, limit, roster }
     }
 
@@ -92,7 +93,7 @@ impl Metrics {
         // A success has its code in the trailers, which come later.
         let code = code_name(code.unwrap_or(Code::Ok));
         self.calls.get_or_create(&Call { service, method, code }).inc();
-        self.durations.get_or_create(&Called { service, method }).observe(took.as_secs_f64());
+        self.durations.get_or_create(&CallSeconds { service, method }).observe(took.as_secs_f64());
     }
 
     /// Counts a check that memory has answered.
@@ -121,9 +122,9 @@ impl Metrics {
 
 /// Tells what the index has counted, when somebody asks.
 #[derive(Debug)]
-struct IndexCollector(Roster);
+struct ReplicaCollector(Roster);
 
-impl Collector for IndexCollector {
+impl Collector for ReplicaCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let told = self.0.index().statistics();
         for (name, help, value) in [
@@ -191,7 +192,7 @@ pub(super) async fn serve(listener: Option<TcpListener>, metrics: Arc<Metrics>) 
     loop {
         while connections.try_join_next().is_some() {}
         let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(crate::domain::limits::ACCEPT_PAUSE).await;
+            tokio::time::sleep(limits::ACCEPT_PAUSE).await;
             continue;
         };
         let metrics = metrics.clone();

@@ -1,15 +1,15 @@
-//! The server: how serving begins and ends. What every request goes through is [`door`], and
-//! what the plainest goes through is [`lane`]; the threads that serve are
+//! The server: how serving begins and ends. What every request goes through is [`pipeline`], and
+//! what the plainest goes through is [`fast_path`]; the threads that serve are
 //! [`workers`]; what goes on beside the calls is [`upkeep`]; what is counted is [`metrics`].
 
-mod door;
-mod lane;
+mod fast_path;
+pub mod limits;
 pub mod metrics;
+mod pipeline;
 mod upkeep;
 mod workers;
 
-use crate::auth::Authenticator;
-use crate::domain::limits;
+use crate::authn::Authenticator;
 use crate::grpc;
 use crate::grpc::admit::Api;
 use crate::grpc::pb::check_service_server::CheckServiceServer;
@@ -19,8 +19,8 @@ use crate::grpc::pb::organization_service_server::OrganizationServiceServer;
 use crate::grpc::pb::user_service_server::UserServiceServer;
 use crate::mail::Mailer;
 use crate::service::Roster;
-use door::{Door, Shared};
 use metrics::Metrics;
+use pipeline::{Pipeline, ServerState};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,8 +58,8 @@ pub struct ServerSettings {
 impl Default for ServerSettings {
     fn default() -> Self {
         Self {
-            default_deadline: limits::DEADLINE,
-            max_deadline: limits::STATEMENT,
+            default_deadline: crate::grpc::limits::DEADLINE,
+            max_deadline: crate::store::limits::STATEMENT,
             max_concurrent_requests: 1024,
             max_streams: limits::STREAMS,
             slow_reader: limits::SLOW_READER,
@@ -74,7 +74,7 @@ impl Default for ServerSettings {
 
 /// Why a server cannot serve.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ServerError {
     /// The descriptors for reflection are broken, which no build of ours has.
     #[error("the descriptors of the protos cannot be read")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -84,7 +84,7 @@ pub enum Error {
 }
 
 /// Everything that a server needs to begin.
-pub struct Parts {
+pub struct ServerParts {
     /// Where it listens.
     pub listener: TcpListener,
     /// How it serves.
@@ -107,9 +107,9 @@ pub struct Parts {
 /// Connections are served by threads of their own; writes and upkeep run in the runtime that this is called in.
 ///
 /// # Errors
-/// As [`Error`] says.
-pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
-    let Parts { listener, settings, roster, authenticator, mailer, metrics: metrics_listener } = parts;
+/// As [`ServerError`] says.
+pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), ServerError> {
+    let ServerParts { listener, settings, roster, authenticator, mailer, metrics: metrics_listener } = parts;
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, ServingStatus::NotServing).await;
     let mut routes = RoutesBuilder::default();
@@ -119,7 +119,7 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
         routes.add_service(reflection().build_v1alpha()?);
     }
     let api = Api::new(roster.clone());
-    let limit = limits::BULK_MESSAGE_BYTES;
+    let limit = crate::grpc::limits::BULK_MESSAGE_BYTES;
     routes.add_service(OrganizationServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(InvitationServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(limit));
@@ -133,13 +133,13 @@ pub async fn serve(parts: Parts, stop: CancellationToken) -> Result<(), Error> {
     let metrics = Arc::new(Metrics::new(roster.clone(), streams.clone(), settings.max_streams));
     let stopping = CancellationToken::new();
     let shared =
-        Shared { authenticator, settings, in_hand, streams, stopping: stopping.clone(), metrics: metrics.clone() };
-    let door = Door { routes: routes.routes().prepare(), api, shared: Arc::new(shared) };
+        ServerState { authenticator, settings, in_hand, streams, stopping: stopping.clone(), metrics: metrics.clone() };
+    let pipeline = Pipeline { routes: routes.routes().prepare(), api, shared: Arc::new(shared) };
 
     // Ends with this function, and with it every connection that is still open.
     let cut = CancellationToken::new();
     let _cut = cut.clone().drop_guard();
-    let workers = Workers::start(workers, &door, &cut).map_err(Error::Workers)?;
+    let workers = Workers::start(workers, &pipeline, &cut).map_err(ServerError::Workers)?;
 
     let upkeep = CancellationToken::new();
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));

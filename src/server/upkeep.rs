@@ -1,8 +1,8 @@
 //! What goes on beside the calls: health, mail, housekeeping.
 
-use crate::auth::rules;
-use crate::domain::limits;
+use crate::authz::rules;
 use crate::mail::Mailer;
+use crate::server::limits;
 use crate::service::Roster;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
@@ -43,9 +43,9 @@ pub(super) async fn watch_health(health: HealthReporter, roster: Roster, stop: C
     }
 }
 
-type Asked = Result<Result<bool, crate::store::StoreError>, tokio::time::error::Elapsed>;
+type PingOutcome = Result<Result<bool, crate::store::StoreError>, tokio::time::error::Elapsed>;
 
-fn tell(asked: &Asked, now: ServingStatus) {
+fn tell(asked: &PingOutcome, now: ServingStatus) {
     match asked {
         Ok(Ok(true)) => tracing::info!("health: {now}"),
         Ok(Ok(false)) => tracing::warn!("health: {now}: migrations are missing; run `roster migrate`"),
@@ -82,7 +82,7 @@ pub(super) async fn tidy(roster: Roster, stop: CancellationToken) {
         loop {
             tokio::time::sleep(limits::TIDY_EVERY).await;
             match roster.tidy().await {
-                Ok(tidied) if tidied == crate::service::housekeeping::Tidied::default() => {}
+                Ok(tidied) if tidied == crate::service::housekeeping::TidyReport::default() => {}
                 Ok(tidied) => tracing::info!(?tidied, "tidied"),
                 Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "tidying failed"),
             }

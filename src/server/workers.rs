@@ -5,9 +5,9 @@
 //! threads each answer is a write of its own: a bare call costs nearly twice as much there.) What waits for Postgres for
 //! longer, writes and upkeep, runs in the runtime that the server was started in.
 
-use super::door::Door;
-use super::lane::{Answering, Connection};
-use crate::domain::limits;
+use super::fast_path::{ConnectionState, ResponseFuture};
+use super::pipeline::Pipeline;
+use crate::server::limits;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,25 +25,25 @@ pub(super) struct Workers(Vec<Worker>);
 
 struct Worker {
     /// Bounded by the places that connections have to take.
-    connections: mpsc::UnboundedSender<Accepted>,
+    connections: mpsc::UnboundedSender<AcceptedConnection>,
     /// How many it serves.
     open: Arc<AtomicUsize>,
     ended: oneshot::Receiver<()>,
 }
 
 /// A connection on its way to its worker. Without a runtime, so that it can be put into another.
-struct Accepted {
+struct AcceptedConnection {
     stream: std::net::TcpStream,
-    place: Place,
+    place: ConnectionPermit,
 }
 
 /// A connection's place: among all, and on its worker. Given back when it ends.
-struct Place {
+struct ConnectionPermit {
     open: Arc<AtomicUsize>,
     _among_all: OwnedSemaphorePermit,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -51,8 +51,11 @@ impl Drop for Place {
 
 impl Workers {
     /// Starts so many. They end when they are drained, and cut off everything at once when `cut` is cancelled.
-    pub(super) fn start(count: usize, door: &Door, cut: &CancellationToken) -> io::Result<Self> {
-        (0..count).map(|number| Worker::start(number, door.clone(), cut.clone())).collect::<Result<_, _>>().map(Self)
+    pub(super) fn start(count: usize, pipeline: &Pipeline, cut: &CancellationToken) -> io::Result<Self> {
+        (0..count)
+            .map(|number| Worker::start(number, pipeline.clone(), cut.clone()))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// Gives a connection to the one that has the fewest.
@@ -62,9 +65,9 @@ impl Workers {
             return Ok(());
         };
         worker.open.fetch_add(1, Ordering::Relaxed);
-        let place = Place { open: worker.open.clone(), _among_all: among_all };
+        let place = ConnectionPermit { open: worker.open.clone(), _among_all: among_all };
         let gone = |_| io::Error::other("the thread that serves connections has ended");
-        worker.connections.send(Accepted { stream, place }).map_err(gone)
+        worker.connections.send(AcceptedConnection { stream, place }).map_err(gone)
     }
 
     /// Lets calls under way end, begins no others, and waits until all connections have ended.
@@ -78,14 +81,14 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(number: usize, door: Door, cut: CancellationToken) -> io::Result<Self> {
+    fn start(number: usize, pipeline: Pipeline, cut: CancellationToken) -> io::Result<Self> {
         let (connections, accepted) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // It logs where the one logs who starts it.
         let log = dispatcher::get_default(Dispatch::clone);
         std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
-            let serving = cut.run_until_cancelled(serve(accepted, &door));
+            let serving = cut.run_until_cancelled(serve(accepted, &pipeline));
             dispatcher::with_default(&log, || runtime.block_on(serving));
             // What is still open is cut off, and nothing is waited for: a file that is read blocks nobody's stop.
             runtime.shutdown_background();
@@ -96,9 +99,9 @@ impl Worker {
 }
 
 /// Serves what comes, until nothing more can come; then lets it end.
-async fn serve(mut accepted: mpsc::UnboundedReceiver<Accepted>, door: &Door) {
+async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, pipeline: &Pipeline) {
     let open = GracefulShutdown::new();
-    while let Some(Accepted { stream, place }) = accepted.recv().await {
+    while let Some(AcceptedConnection { stream, place }) = accepted.recv().await {
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {
@@ -106,7 +109,7 @@ async fn serve(mut accepted: mpsc::UnboundedReceiver<Accepted>, door: &Door) {
                 continue;
             }
         };
-        let connection = open.watch(connection(stream, door.clone()));
+        let connection = open.watch(connection(stream, pipeline.clone()));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "a connection broke");
@@ -117,12 +120,12 @@ async fn serve(mut accepted: mpsc::UnboundedReceiver<Accepted>, door: &Door) {
     open.shutdown().await;
 }
 
-fn connection(stream: TcpStream, door: Door) -> impl GracefulConnection<Error = hyper::Error> + Send {
+fn connection(stream: TcpStream, pipeline: Pipeline) -> impl GracefulConnection<Error = hyper::Error> + Send {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = &error as &dyn std::error::Error, "a connection keeps its delay");
     }
-    let shared = Arc::new(Connection::new(door));
-    let service = service_fn(move |request| Answering::new(shared.clone(), request));
+    let shared = Arc::new(ConnectionState::new(pipeline));
+    let service = service_fn(move |request| ResponseFuture::new(shared.clone(), request));
     http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)

@@ -6,7 +6,7 @@ pub use crate::store::StoreError;
 
 /// Why a use case has no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ServiceError {
     /// For a reason of roster's own, which the caller is told.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -21,13 +21,13 @@ pub enum Error {
     Answer(#[from] serde_json::Error),
 }
 
-impl From<sqlx::Error> for Error {
+impl From<sqlx::Error> for ServiceError {
     fn from(error: sqlx::Error) -> Self {
         Self::Store(error.into())
     }
 }
 
-impl From<Invalid> for Error {
+impl From<Invalid> for ServiceError {
     fn from(invalid: Invalid) -> Self {
         Self::Store(invalid.into())
     }

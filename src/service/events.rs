@@ -1,19 +1,19 @@
 //! The audit trail, read.
 
-use super::follow::Change;
-use super::{Error, Roster};
-use crate::auth::decide::Access;
-use crate::domain::event::{EventType, Recorded};
+use super::change_feed::LogChange;
+use super::{Roster, ServiceError};
+use crate::authz::decide::Access;
+use crate::domain::event::{EventRecord, EventType};
 use crate::store::events;
 
-pub use crate::store::events::Filter as EventFilter;
+pub use crate::store::events::EventFilter;
 
 impl Roster {
     /// Lists what happened to the organization that the caller has been let into, the newest first.
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn list_events(&self, access: &Access, filter: &EventFilter) -> Result<Vec<Recorded>, Error> {
+    pub async fn list_events(&self, access: &Access, filter: &EventFilter) -> Result<Vec<EventRecord>, ServiceError> {
         Ok(events::list(&mut *self.pool.acquire().await?, access.organization(), filter).await?)
     }
 
@@ -21,12 +21,16 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn events_of(&self, changes: &[&Change], types: Option<&[EventType]>) -> Result<Vec<Recorded>, Error> {
-        let keys: Vec<events::Key> = changes
+    pub async fn events_of(
+        &self,
+        changes: &[&LogChange],
+        types: Option<&[EventType]>,
+    ) -> Result<Vec<EventRecord>, ServiceError> {
+        let keys: Vec<events::EventKey> = changes
             .iter()
             .map(|change| match change {
-                Change::Organization(line) => events::Key::Organization(line.organization, line.revision),
-                Change::User { user, revision, .. } => events::Key::User(user.clone(), *revision),
+                LogChange::Organization(line) => events::EventKey::Organization(line.organization, line.revision),
+                LogChange::User { user, revision, .. } => events::EventKey::User(user.clone(), *revision),
             })
             .collect();
         Ok(events::find(&mut *self.pool.acquire().await?, &keys, types).await?)

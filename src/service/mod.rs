@@ -4,33 +4,29 @@
 //! [`Roster::write`] runs, so that no path can forget the locks, the second decision, the event, the log or the
 //! request id.
 
-mod answers;
+pub mod change_feed;
 pub mod checks;
 pub mod error;
 pub mod events;
 pub mod export;
-pub mod follow;
-mod guards;
 pub mod housekeeping;
 pub mod invitations;
+pub mod limits;
 pub mod members;
 pub mod organizations;
 pub mod outbox;
 pub mod reads;
-mod tokens;
-mod unit;
 pub mod users;
 pub mod write;
 
-pub use crate::index::{Freshness, IndexSettings, Source, Statistics, token};
-pub use answers::Named;
-pub use error::Error;
+pub use crate::replica::{AnswerSource, Freshness, ReplicaSettings, ReplicaStatistics, consistency_token};
+pub use error::ServiceError;
 pub use invitations::InvitationSettings;
+pub use invitations::respond::InvitationReference;
 
-use crate::domain::limits;
-use crate::index::Index;
+use crate::clock::Clock;
+use crate::replica::Replica;
 use crate::store::pool::Pool;
-use crate::world::Clock;
 use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +38,7 @@ use tokio_util::task::TaskTracker;
 #[derive(Debug, Clone)]
 pub struct Roster {
     pool: Pool,
-    index: Index,
+    index: Replica,
     clock: Clock,
     writes: TaskTracker,
     invitations: Arc<InvitationSettings>,
@@ -57,7 +53,7 @@ impl Roster {
     #[must_use]
     pub fn new(pool: PgPool, clock: Clock) -> Self {
         let pool = Pool::new(pool);
-        let index = Index::new(pool.clone(), IndexSettings::default());
+        let index = Replica::new(pool.clone(), ReplicaSettings::default());
         Self {
             pool,
             index,
@@ -86,8 +82,8 @@ impl Roster {
 
     /// With an index that works like this. Without this call: the defaults.
     #[must_use]
-    pub fn with_index(mut self, settings: IndexSettings) -> Self {
-        self.index = Index::new(self.pool.clone(), settings);
+    pub fn with_index(mut self, settings: ReplicaSettings) -> Self {
+        self.index = Replica::new(self.pool.clone(), settings);
         self
     }
 
@@ -99,7 +95,7 @@ impl Roster {
 
     /// The look-up that decisions are made from.
     #[must_use]
-    pub fn index(&self) -> &Index {
+    pub fn index(&self) -> &Replica {
         &self.index
     }
 

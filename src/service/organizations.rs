@@ -1,18 +1,21 @@
 //! Organizations: made, changed, switched on and off, handed over, deleted, restored, purged.
 
-use super::guards::{check_etag, check_user, check_writable};
-use super::invitations::{InvitationSettings, Invite, InviteAll, Invited, Terms, check_delivery, inviter, revoke_all};
-use super::unit::{Deletion, Unit};
-use super::write::{Change, Meta, OrganizationChange, Written, enter_as_caller};
-use super::{Error, Roster};
-use crate::auth::Caller;
-use crate::auth::decide::{self, Access, Grant};
+use super::invitations::{
+    InvitationSettings, Invite, InviteAll, IssuedInvitation, Terms, check_delivery, inviter, revoke_all,
+};
+use super::write::preconditions::{check_etag, check_user, check_writable};
+use super::write::unit_of_work::{DeletionMark, UnitOfWork};
+use super::write::{Change, Meta, OrganizationChange, WriteResult, enter_as_caller};
+use super::{Roster, ServiceError};
+use crate::authn::Caller;
+use crate::authz::decide::{self, Access, Grant};
 use crate::domain::{
     Attributes, EmailAddress, Inviter, Kind, Name, Organization, OrganizationId, OrganizationState, Recipient, Refusal,
-    Role, Slug, UserId, limits,
+    Role, Slug, UserId,
 };
+use crate::random;
+use crate::service::limits;
 use crate::store::{organizations, slugs};
-use crate::world;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -48,11 +51,11 @@ pub enum Owner {
 
 /// A new organization, and the invitation of its owner, if one was made.
 #[derive(Serialize, Deserialize)]
-pub struct Created {
+pub struct CreatedOrganization {
     /// The organization.
     pub organization: Organization,
     /// The owner's invitation.
-    pub owner: Option<Invited>,
+    pub owner: Option<IssuedInvitation>,
 }
 
 /// What to change about an organization; what is none stays.
@@ -87,7 +90,7 @@ impl Roster {
         caller: Caller,
         meta: Meta,
         wish: CreateOrganization,
-    ) -> Result<Written<Created>, Error> {
+    ) -> Result<WriteResult<CreatedOrganization>, ServiceError> {
         if let Some(Owner::Address(address, terms)) = &wish.owner {
             let recipient = Recipient::Email(address.clone());
             check_delivery(&caller, terms, self.invitations.mail, std::iter::once(&recipient))?;
@@ -108,7 +111,7 @@ impl Roster {
         access: Access,
         meta: Meta,
         wish: UpdateOrganization,
-    ) -> Result<Written<Organization>, Error> {
+    ) -> Result<WriteResult<Organization>, ServiceError> {
         self.write_in(access, meta, wish).await
     }
 
@@ -121,7 +124,7 @@ impl Roster {
         access: Access,
         meta: Meta,
         active: bool,
-    ) -> Result<Written<Organization>, Error> {
+    ) -> Result<WriteResult<Organization>, ServiceError> {
         self.write_in(access, meta, SetActive { active }).await
     }
 
@@ -134,7 +137,7 @@ impl Roster {
         access: Access,
         meta: Meta,
         wish: DeleteOrganization,
-    ) -> Result<Written<Organization>, Error> {
+    ) -> Result<WriteResult<Organization>, ServiceError> {
         self.write_in(access, meta, wish).await
     }
 
@@ -142,7 +145,11 @@ impl Roster {
     ///
     /// # Errors
     /// `USER_INACTIVE` if its owner was switched off meanwhile.
-    pub async fn undelete_organization(&self, access: Access, meta: Meta) -> Result<Written<Organization>, Error> {
+    pub async fn undelete_organization(
+        &self,
+        access: Access,
+        meta: Meta,
+    ) -> Result<WriteResult<Organization>, ServiceError> {
         self.write_in(access, meta, Undelete).await
     }
 }
@@ -155,13 +162,13 @@ struct Create {
 
 impl Change for Create {
     type Place = ();
-    type Answer = Created;
+    type Answer = CreatedOrganization;
 
-    async fn enter(&self, unit: &mut Unit<'_>) -> Result<(), Error> {
+    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
         enter_as_caller(unit).await
     }
 
-    async fn apply(&self, unit: &mut Unit<'_>, (): ()) -> Result<Created, Error> {
+    async fn apply(&self, unit: &mut UnitOfWork<'_>, (): ()) -> Result<CreatedOrganization, ServiceError> {
         let wish = &self.wish;
         let owner = self.owner(unit)?;
         if wish.inactive && owner.is_none() {
@@ -172,13 +179,13 @@ impl Change for Create {
             (Some(_), false) => OrganizationState::Active,
             (Some(_), true) => OrganizationState::Inactive,
         };
-        let id = OrganizationId::from_uuid(world::random_uuid());
+        let id = OrganizationId::from_uuid(random::uuid());
         // Slugs before users, here and everywhere: one order of locks.
         let slug = claim(unit, wish.slug.as_ref(), &wish.name, id).await?;
         if let Some(owner) = &owner {
             hold_owner(unit, owner).await?;
         }
-        let new = organizations::New {
+        let new = organizations::NewOrganization {
             id,
             slug,
             name: wish.name.clone(),
@@ -193,13 +200,13 @@ impl Change for Create {
             unit.add_member(&mut here, owner, Role::ADMIN, &wish.owner_attributes).await?;
         }
         let invited = self.invite_owner(unit, &mut here).await?;
-        Ok(Created { organization: here, owner: invited })
+        Ok(CreatedOrganization { organization: here, owner: invited })
     }
 }
 
 impl Create {
     /// The owner from the first moment, if there is one. Users make organizations for themselves.
-    fn owner(&self, unit: &Unit<'_>) -> Result<Option<UserId>, Refusal> {
+    fn owner(&self, unit: &UnitOfWork<'_>) -> Result<Option<UserId>, Refusal> {
         match (unit.user(), &self.wish.owner) {
             (Some(caller), None) => Ok(Some(caller.clone())),
             (Some(caller), Some(Owner::User(named))) if named == caller => Ok(Some(caller.clone())),
@@ -212,7 +219,11 @@ impl Create {
         }
     }
 
-    async fn invite_owner(&self, unit: &mut Unit<'_>, here: &mut Organization) -> Result<Option<Invited>, Error> {
+    async fn invite_owner(
+        &self,
+        unit: &mut UnitOfWork<'_>,
+        here: &mut Organization,
+    ) -> Result<Option<IssuedInvitation>, ServiceError> {
         let Some(Owner::Address(address, terms)) = &self.wish.owner else { return Ok(None) };
         let wish = Invite {
             recipient: Recipient::Email(address.clone()),
@@ -232,7 +243,7 @@ impl Create {
     }
 }
 
-async fn hold_owner(unit: &mut Unit<'_>, owner: &UserId) -> Result<(), Error> {
+async fn hold_owner(unit: &mut UnitOfWork<'_>, owner: &UserId) -> Result<(), ServiceError> {
     for user in unit.hold_users(&BTreeSet::from([owner.clone()])).await?.values() {
         // Asked again now that they are held: the caller may have been switched off since.
         if unit.user() == Some(&user.id) {
@@ -245,7 +256,12 @@ async fn hold_owner(unit: &mut Unit<'_>, owner: &UserId) -> Result<(), Error> {
 
 /// Claims the given slug, or one made from the name: with a number behind it when taken, a random one when nothing is
 /// left of the name or too many numbers are taken.
-async fn claim(unit: &mut Unit<'_>, given: Option<&Slug>, name: &Name, id: OrganizationId) -> Result<Slug, Error> {
+async fn claim(
+    unit: &mut UnitOfWork<'_>,
+    given: Option<&Slug>,
+    name: &Name,
+    id: OrganizationId,
+) -> Result<Slug, ServiceError> {
     if let Some(slug) = given {
         let free = unit.claim_slug(slug, id).await?;
         return if free { Ok(slug.clone()) } else { Err(Refusal::SlugTaken { slug: slug.to_string() }.into()) };
@@ -262,7 +278,7 @@ async fn claim(unit: &mut Unit<'_>, given: Option<&Slug>, name: &Name, id: Organ
             candidates.drain(..=index);
         }
     }
-    let slug = Slug::random(world::random_bits());
+    let slug = Slug::random(random::bits());
     let free = unit.claim_slug(&slug, id).await?;
     if free { Ok(slug) } else { Err(Refusal::Conflict.into()) }
 }
@@ -270,7 +286,12 @@ async fn claim(unit: &mut Unit<'_>, given: Option<&Slug>, name: &Name, id: Organ
 impl OrganizationChange for UpdateOrganization {
     type Answer = Organization;
 
-    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, _: Grant) -> Result<Organization, Error> {
+    async fn apply(
+        &self,
+        unit: &mut UnitOfWork<'_>,
+        mut here: Organization,
+        _: Grant,
+    ) -> Result<Organization, ServiceError> {
         check_writable(&here)?;
         check_etag(self.etag.as_deref(), &here.etag())?;
         let (mut old, mut new) = (serde_json::Map::new(), serde_json::Map::new());
@@ -294,7 +315,7 @@ impl OrganizationChange for UpdateOrganization {
             here.attributes = attributes.clone();
         }
         if !new.is_empty() {
-            unit.save(&mut here, Deletion::No, "organization.updated", old.into(), new.into()).await?;
+            unit.save(&mut here, DeletionMark::No, "organization.updated", old.into(), new.into()).await?;
         }
         Ok(here)
     }
@@ -307,7 +328,12 @@ struct SetActive {
 impl OrganizationChange for SetActive {
     type Answer = Organization;
 
-    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, _: Grant) -> Result<Organization, Error> {
+    async fn apply(
+        &self,
+        unit: &mut UnitOfWork<'_>,
+        mut here: Organization,
+        _: Grant,
+    ) -> Result<Organization, ServiceError> {
         let (state, kind) = match here.state() {
             OrganizationState::Deleted => return Err(Refusal::OrganizationDeleted.into()),
             OrganizationState::Pending => return Err(Refusal::OrganizationPending.into()),
@@ -328,7 +354,7 @@ impl OrganizationChange for SetActive {
             let new = json!({ "state": state.as_str(), "by_operator": by_operator });
             here.stored_state = state;
             here.deactivated_by_operator = by_operator;
-            unit.save(&mut here, Deletion::No, kind, old, new).await?;
+            unit.save(&mut here, DeletionMark::No, kind, old, new).await?;
         }
         Ok(here)
     }
@@ -337,7 +363,12 @@ impl OrganizationChange for SetActive {
 impl OrganizationChange for DeleteOrganization {
     type Answer = Organization;
 
-    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, _: Grant) -> Result<Organization, Error> {
+    async fn apply(
+        &self,
+        unit: &mut UnitOfWork<'_>,
+        mut here: Organization,
+        _: Grant,
+    ) -> Result<Organization, ServiceError> {
         if self.purge && !unit.by_operator() {
             return Err(Refusal::OperatorRequired.into());
         }
@@ -350,7 +381,7 @@ impl OrganizationChange for DeleteOrganization {
             let old = json!({ "state": here.state().as_str() });
             let new = json!({ "state": OrganizationState::Deleted.as_str() });
             revoke_all(unit, &mut here, None).await?;
-            unit.save(&mut here, Deletion::Deleted, "organization.deleted", old, new).await?;
+            unit.save(&mut here, DeletionMark::Deleted, "organization.deleted", old, new).await?;
         }
         Ok(here)
     }
@@ -361,7 +392,12 @@ struct Undelete;
 impl OrganizationChange for Undelete {
     type Answer = Organization;
 
-    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, _: Grant) -> Result<Organization, Error> {
+    async fn apply(
+        &self,
+        unit: &mut UnitOfWork<'_>,
+        mut here: Organization,
+        _: Grant,
+    ) -> Result<Organization, ServiceError> {
         if here.state() == OrganizationState::Deleted {
             if let Some(owner) = here.owner.clone() {
                 // A deleted organization does not keep its owner from being switched off; a living one does.
@@ -370,7 +406,7 @@ impl OrganizationChange for Undelete {
             let old = json!({ "state": here.state().as_str() });
             here.deletion = None;
             let new = json!({ "state": here.state().as_str() });
-            unit.save(&mut here, Deletion::No, "organization.undeleted", old, new).await?;
+            unit.save(&mut here, DeletionMark::No, "organization.undeleted", old, new).await?;
         }
         Ok(here)
     }
@@ -383,11 +419,11 @@ impl Change for PurgeIfDue {
     type Place = Option<Organization>;
     type Answer = bool;
 
-    async fn enter(&self, unit: &mut Unit<'_>) -> Result<Self::Place, Error> {
+    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
         unit.lock(self.0).await
     }
 
-    async fn apply(&self, unit: &mut Unit<'_>, here: Self::Place) -> Result<bool, Error> {
+    async fn apply(&self, unit: &mut UnitOfWork<'_>, here: Self::Place) -> Result<bool, ServiceError> {
         // Asked again under the lock: it may have been restored, or purged by another process.
         match here {
             Some(mut here) if organizations::is_due(unit.connection, here.id).await? => {

@@ -4,16 +4,18 @@
 //! that dies after that leaves a lease that runs out, and the letter is sent again under the same Message-ID. None is
 //! lost; some are sent twice.
 
-use super::unit::Unit;
+use super::invitations::tokens;
+use super::write::unit_of_work::UnitOfWork;
 use super::write::{Change, Meta};
-use super::{Error, Roster, tokens};
-use crate::auth::Secret;
+use super::{Roster, ServiceError};
+use crate::authn::Secret;
 use crate::domain::{
     DisplayName, EmailAddress, InvitationState, Inviter, MailState, Name, Organization, OrganizationState, Recipient,
-    Role, User, UserState, limits,
+    Role, User, UserState,
 };
+use crate::service::limits;
 pub use crate::store::outbox::Backlog;
-use crate::store::outbox::{self, Subject, Waiting};
+use crate::store::outbox::{self, QueuedMail, Subject};
 use crate::store::{invitation_tokens, invitations, memberships, organizations, users};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -59,7 +61,7 @@ pub struct Letter {
 
 /// What became of a letter. The text is a sentence for operators: no addresses, no tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sent {
+pub enum DeliveryOutcome {
     /// The mail server took it.
     Delivered,
     /// It did not, and may the next time.
@@ -74,7 +76,7 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn claim_letter(&self) -> Result<Option<Letter>, Error> {
+    pub async fn claim_letter(&self) -> Result<Option<Letter>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         loop {
             let mut tx = connection.begin().await?;
@@ -95,7 +97,7 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn outbox_backlog(&self) -> Result<Backlog, Error> {
+    pub async fn outbox_backlog(&self) -> Result<Backlog, ServiceError> {
         Ok(outbox::backlog(&mut *self.pool.acquire().await?).await?)
     }
 
@@ -103,17 +105,17 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn settle_letter(&self, id: Uuid, sent: Sent) -> Result<(), Error> {
+    pub async fn settle_letter(&self, id: Uuid, sent: DeliveryOutcome) -> Result<(), ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let mut tx = connection.begin().await?;
         // Gone: the invitation was answered or taken back meanwhile.
         let Some(waiting) = outbox::lock(&mut tx, id).await? else { return Ok(()) };
         let too_old = waiting.age_seconds >= i64::try_from(limits::MAIL_GIVE_UP.as_secs()).unwrap_or(i64::MAX);
         let (state, error) = match &sent {
-            Sent::Delivered => (MailState::Sent, None),
-            Sent::Transient(why) if too_old => (MailState::Failed, Some(why.as_str())),
-            Sent::Transient(why) => (MailState::Waiting, Some(why.as_str())),
-            Sent::Final(why) => (MailState::Failed, Some(why.as_str())),
+            DeliveryOutcome::Delivered => (MailState::Sent, None),
+            DeliveryOutcome::Transient(why) if too_old => (MailState::Failed, Some(why.as_str())),
+            DeliveryOutcome::Transient(why) => (MailState::Waiting, Some(why.as_str())),
+            DeliveryOutcome::Final(why) => (MailState::Failed, Some(why.as_str())),
         };
         if state == MailState::Waiting {
             outbox::delay(&mut tx, waiting.organization, id, pause(waiting.attempts)).await?;
@@ -127,8 +129,8 @@ impl Roster {
         connection.done();
         if state == MailState::Failed {
             tracing::warn!(mail = %id, error, "a mail was given up");
-            let deadline = Instant::now() + limits::STATEMENT;
-            self.write(None, Meta::own(deadline), GivenUp(waiting)).await?;
+            let deadline = Instant::now() + crate::store::limits::STATEMENT;
+            self.write(None, Meta::own(deadline), RecordAbandonedMail(waiting)).await?;
         }
         Ok(())
     }
@@ -141,7 +143,7 @@ fn pause(attempts: i32) -> Duration {
 }
 
 /// Writes a letter; none if it is not worth sending any more.
-async fn letter(connection: &mut PgConnection, waiting: &Waiting) -> Result<Option<Letter>, Error> {
+async fn letter(connection: &mut PgConnection, waiting: &QueuedMail) -> Result<Option<Letter>, ServiceError> {
     let Some(here) = organizations::get(connection, waiting.organization).await? else { return Ok(None) };
     if !matches!(here.state(), OrganizationState::Active | OrganizationState::Pending) {
         return Ok(None);
@@ -178,11 +180,11 @@ async fn letter(connection: &mut PgConnection, waiting: &Waiting) -> Result<Opti
 
 async fn added(
     connection: &mut PgConnection,
-    waiting: &Waiting,
+    waiting: &QueuedMail,
     here: &Organization,
     sender: Option<User>,
     user: &crate::domain::UserId,
-) -> Result<Option<Letter>, Error> {
+) -> Result<Option<Letter>, ServiceError> {
     let membership = memberships::get(connection, here.id, user).await?;
     let user =
         users::get(connection, user).await?.filter(|user| user.state == UserState::Active && user.email_verified);
@@ -200,7 +202,7 @@ async fn added(
     }))
 }
 
-async fn sender(connection: &mut PgConnection, sender: &Inviter) -> Result<Option<User>, Error> {
+async fn sender(connection: &mut PgConnection, sender: &Inviter) -> Result<Option<User>, ServiceError> {
     match sender.user() {
         Some(user) => Ok(users::get(connection, &user).await?),
         None => Ok(None),
@@ -212,17 +214,17 @@ fn reply_to(sender: &User) -> Option<EmailAddress> {
 }
 
 /// Says in the organization's history that a mail was given up.
-struct GivenUp(Waiting);
+struct RecordAbandonedMail(QueuedMail);
 
-impl Change for GivenUp {
+impl Change for RecordAbandonedMail {
     type Place = Option<Organization>;
     type Answer = ();
 
-    async fn enter(&self, unit: &mut Unit<'_>) -> Result<Self::Place, Error> {
+    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
         unit.lock(self.0.organization).await
     }
 
-    async fn apply(&self, unit: &mut Unit<'_>, here: Self::Place) -> Result<(), Error> {
+    async fn apply(&self, unit: &mut UnitOfWork<'_>, here: Self::Place) -> Result<(), ServiceError> {
         if let Some(mut here) = here {
             let told = json!({ "invitation": self.0.subject.invitation(), "mail": self.0.id });
             unit.note_invitation(&mut here, "invitation.mail_failed", told);

@@ -1,19 +1,19 @@
 //! Reads of organizations and members.
 
-use super::{Error, Roster};
-use crate::auth::decide::Access;
+use super::{Roster, ServiceError};
+use crate::authz::decide::Access;
 use crate::domain::{Member, Organization, Refusal, Role, UserId};
 use crate::store::{memberships, organizations, users};
 
-pub use crate::store::memberships::Filter as MemberFilter;
-pub use crate::store::organizations::{After, Filter as OrganizationFilter, FilterOfUser};
+pub use crate::store::memberships::MemberFilter;
+pub use crate::store::organizations::{OrganizationFilter, OrganizationPageKey, UserOrganizationFilter};
 
 impl Roster {
     /// Reads the organization that the caller has been let into.
     ///
     /// # Errors
     /// If the datastore does not answer, or the organization was purged a moment ago.
-    pub async fn get_organization(&self, access: &Access) -> Result<Organization, Error> {
+    pub async fn get_organization(&self, access: &Access) -> Result<Organization, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let found = organizations::get(&mut connection, access.organization()).await?;
         connection.done();
@@ -24,7 +24,7 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn list_organizations(&self, filter: &OrganizationFilter) -> Result<Vec<Organization>, Error> {
+    pub async fn list_organizations(&self, filter: &OrganizationFilter) -> Result<Vec<Organization>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let listed = organizations::list(&mut connection, filter).await?;
         connection.done();
@@ -38,8 +38,8 @@ impl Roster {
     pub async fn list_user_organizations(
         &self,
         user: &UserId,
-        filter: &FilterOfUser,
-    ) -> Result<Vec<(Organization, Role)>, Error> {
+        filter: &UserOrganizationFilter,
+    ) -> Result<Vec<(Organization, Role)>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let listed = organizations::list_of_user(&mut connection, user, filter).await?;
         connection.done();
@@ -50,7 +50,7 @@ impl Roster {
     ///
     /// # Errors
     /// `MEMBER_NOT_FOUND`.
-    pub async fn get_member(&self, access: &Access, user: &UserId) -> Result<Member, Error> {
+    pub async fn get_member(&self, access: &Access, user: &UserId) -> Result<Member, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let membership = memberships::get(&mut connection, access.organization(), user).await?;
         let membership = membership.ok_or(Refusal::MemberNotFound)?;
@@ -63,7 +63,7 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn list_members(&self, access: &Access, filter: &MemberFilter) -> Result<Vec<Member>, Error> {
+    pub async fn list_members(&self, access: &Access, filter: &MemberFilter) -> Result<Vec<Member>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let listed = memberships::list(&mut connection, access.organization(), filter).await?;
         connection.done();

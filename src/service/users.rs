@@ -1,11 +1,12 @@
 //! Users, as far as roster knows them.
 
 use super::members::{ownership_required, remove_deleted_user};
-use super::unit::Unit;
-use super::write::{Change, Meta, Written, enter_as_caller};
-use super::{Error, Roster};
-use crate::auth::{Caller, Profile, UserCaller};
-use crate::domain::{Organization, OrganizationId, Refusal, User, UserId, UserState, limits};
+use super::write::unit_of_work::UnitOfWork;
+use super::write::{Change, Meta, WriteResult, enter_as_caller};
+use super::{Roster, ServiceError};
+use crate::authn::{Caller, Profile, UserCaller};
+use crate::domain::{Organization, OrganizationId, Refusal, User, UserId, UserState};
+use crate::service::limits;
 use crate::store::{memberships, users};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -33,7 +34,7 @@ impl Roster {
         meta: Meta,
         id: UserId,
         profile: Profile,
-    ) -> Result<Written<User>, Error> {
+    ) -> Result<WriteResult<User>, ServiceError> {
         let said_at = self.clock.unix_seconds();
         self.write(Some(caller), meta, Put { id, profile, said_at }).await
     }
@@ -48,7 +49,7 @@ impl Roster {
         meta: Meta,
         id: UserId,
         active: bool,
-    ) -> Result<Written<User>, Error> {
+    ) -> Result<WriteResult<User>, ServiceError> {
         self.write(Some(caller), meta, SetUserActive { id, active }).await
     }
 
@@ -56,7 +57,12 @@ impl Roster {
     ///
     /// # Errors
     /// `USER_NOT_FOUND`, `OWNERSHIP_REQUIRED` (not with `validate_only`: then the answer names what stands in the way).
-    pub async fn delete_user(&self, caller: Caller, meta: Meta, id: UserId) -> Result<Written<DeletedUser>, Error> {
+    pub async fn delete_user(
+        &self,
+        caller: Caller,
+        meta: Meta,
+        id: UserId,
+    ) -> Result<WriteResult<DeletedUser>, ServiceError> {
         let dry_run = meta.validate_only;
         self.write(Some(caller), meta, Delete { id, dry_run }).await
     }
@@ -65,7 +71,7 @@ impl Roster {
     ///
     /// # Errors
     /// `USER_NOT_FOUND`.
-    pub async fn get_user(&self, id: &UserId) -> Result<User, Error> {
+    pub async fn get_user(&self, id: &UserId) -> Result<User, ServiceError> {
         Ok(users::get(&mut *self.pool.acquire().await?, id).await?.ok_or(Refusal::UserNotFound)?)
     }
 
@@ -74,7 +80,7 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn refresh_profile(&self, caller: &UserCaller, meta: impl FnOnce() -> Meta) -> Result<(), Error> {
+    pub async fn refresh_profile(&self, caller: &UserCaller, meta: impl FnOnce() -> Meta) -> Result<(), ServiceError> {
         let Some(claims) = &caller.claims else { return Ok(()) };
         if claims.applied.load(Ordering::Acquire) {
             return Ok(());
@@ -100,7 +106,12 @@ fn profile(user: &User) -> Profile {
 
 /// Writes a profile, and the event that names the fields that changed: not their contents, which are erased with the
 /// user while events stay.
-async fn save_profile(unit: &mut Unit<'_>, user: &mut User, new: &Profile, said_at: i64) -> Result<(), Error> {
+async fn save_profile(
+    unit: &mut UnitOfWork<'_>,
+    user: &mut User,
+    new: &Profile,
+    said_at: i64,
+) -> Result<(), ServiceError> {
     let old = profile(user);
     let mut changed = Vec::new();
     if old.email != new.email {
@@ -124,7 +135,7 @@ async fn save_profile(unit: &mut Unit<'_>, user: &mut User, new: &Profile, said_
     unit.save_user(user, "user.updated", false, json!({ "changed": changed })).await
 }
 
-async fn lock_or_create(unit: &mut Unit<'_>, id: &UserId) -> Result<User, Error> {
+async fn lock_or_create(unit: &mut UnitOfWork<'_>, id: &UserId) -> Result<User, ServiceError> {
     if let Some(user) = unit.lock_user(id).await? {
         return Ok(user);
     }
@@ -142,11 +153,11 @@ impl Change for Put {
     type Place = ();
     type Answer = User;
 
-    async fn enter(&self, unit: &mut Unit<'_>) -> Result<(), Error> {
+    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
         enter_as_caller(unit).await
     }
 
-    async fn apply(&self, unit: &mut Unit<'_>, (): ()) -> Result<User, Error> {
+    async fn apply(&self, unit: &mut UnitOfWork<'_>, (): ()) -> Result<User, ServiceError> {
         let mut user = lock_or_create(unit, &self.id).await?;
         if user.state == UserState::Erased {
             return Err(Refusal::UserDeleted { user_id: user.id }.into());
@@ -169,11 +180,11 @@ impl Change for Refresh {
     type Place = ();
     type Answer = ();
 
-    async fn enter(&self, _: &mut Unit<'_>) -> Result<(), Error> {
+    async fn enter(&self, _: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
         Ok(())
     }
 
-    async fn apply(&self, unit: &mut Unit<'_>, (): ()) -> Result<(), Error> {
+    async fn apply(&self, unit: &mut UnitOfWork<'_>, (): ()) -> Result<(), ServiceError> {
         let mut user = lock_or_create(unit, &self.id).await?;
         if user.state != UserState::Erased && user.profile_issued_at <= self.said_at {
             save_profile(unit, &mut user, &self.profile, self.said_at).await?;
@@ -191,12 +202,12 @@ impl Change for SetUserActive {
     type Place = User;
     type Answer = User;
 
-    async fn enter(&self, unit: &mut Unit<'_>) -> Result<User, Error> {
+    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<User, ServiceError> {
         enter_as_caller(unit).await?;
         Ok(unit.lock_user(&self.id).await?.ok_or(Refusal::UserNotFound)?)
     }
 
-    async fn apply(&self, unit: &mut Unit<'_>, mut user: User) -> Result<User, Error> {
+    async fn apply(&self, unit: &mut UnitOfWork<'_>, mut user: User) -> Result<User, ServiceError> {
         if user.state == UserState::Erased {
             return Err(Refusal::UserDeleted { user_id: user.id }.into());
         }
@@ -234,7 +245,7 @@ impl Change for Delete {
     type Place = (User, Vec<Organization>);
     type Answer = DeletedUser;
 
-    async fn enter(&self, unit: &mut Unit<'_>) -> Result<Self::Place, Error> {
+    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
         enter_as_caller(unit).await?;
         // Organizations before users, as everywhere; so which ones must be guessed before the user is locked.
         let mut organizations = Vec::new();
@@ -245,7 +256,11 @@ impl Change for Delete {
         Ok((user, organizations))
     }
 
-    async fn apply(&self, unit: &mut Unit<'_>, (mut user, organizations): Self::Place) -> Result<DeletedUser, Error> {
+    async fn apply(
+        &self,
+        unit: &mut UnitOfWork<'_>,
+        (mut user, organizations): Self::Place,
+    ) -> Result<DeletedUser, ServiceError> {
         let mut answer = DeletedUser { user: user.clone(), owned: Vec::new(), removed_memberships: 0 };
         if user.state == UserState::Erased {
             return Ok(answer);

@@ -1,7 +1,7 @@
 //! The audit trail: one event per change, numbered by the revision that the change made.
 
 use super::StoreError;
-use crate::domain::event::{EventType, Recorded};
+use crate::domain::event::{EventRecord, EventType};
 use crate::domain::{OrganizationId, UserId};
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -110,7 +110,7 @@ pub async fn insert_user(
 
 /// Which events to list.
 #[derive(Debug, Clone)]
-pub struct Filter {
+pub struct EventFilter {
     /// Only these types; none for all.
     pub types: Option<Vec<EventType>>,
     /// Only those about this user.
@@ -121,7 +121,7 @@ pub struct Filter {
     pub limit: i64,
 }
 
-struct Row {
+struct EventRow {
     revision: i64,
     event_type: String,
     actor_kind: String,
@@ -135,9 +135,9 @@ struct Row {
     create_time: OffsetDateTime,
 }
 
-impl Row {
-    fn read(self, organization: OrganizationId) -> Result<Recorded, StoreError> {
-        Ok(Recorded {
+impl EventRow {
+    fn read(self, organization: OrganizationId) -> Result<EventRecord, StoreError> {
+        Ok(EventRecord {
             organization: Some(organization),
             revision: self.revision,
             event_type: self.event_type,
@@ -161,13 +161,13 @@ impl Row {
 pub async fn list(
     connection: &mut PgConnection,
     organization: OrganizationId,
-    filter: &Filter,
-) -> Result<Vec<Recorded>, StoreError> {
+    filter: &EventFilter,
+) -> Result<Vec<EventRecord>, StoreError> {
     let types: Option<Vec<String>> =
         filter.types.as_ref().map(|types| types.iter().map(|known| known.as_str().to_owned()).collect());
     // The first page begins behind the highest revision that there can be: one index condition for every page.
     let rows = sqlx::query_as!(
-        Row,
+        EventRow,
         r#"SELECT revision, type AS event_type, actor_kind, actor_id, actor_via, user_id, old, new, reason, request_id,
                   create_time
            FROM events
@@ -189,7 +189,7 @@ pub async fn list(
 
 /// What names an event: whose it is, and the revision that it made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Key {
+pub enum EventKey {
     /// An organization's.
     Organization(OrganizationId, i64),
     /// A user's.
@@ -202,9 +202,9 @@ pub enum Key {
 /// If Postgres does not answer.
 pub async fn find(
     connection: &mut PgConnection,
-    keys: &[Key],
+    keys: &[EventKey],
     types: Option<&[EventType]>,
-) -> Result<Vec<Recorded>, StoreError> {
+) -> Result<Vec<EventRecord>, StoreError> {
     let types: Option<Vec<String>> = types.map(|types| types.iter().map(|known| known.as_str().to_owned()).collect());
     let mut found = find_of_organizations(connection, keys, types.as_deref()).await?;
     found.extend(find_of_users(connection, keys, types.as_deref()).await?);
@@ -212,16 +212,16 @@ pub async fn find(
     Ok(found.into_iter().map(|(_, recorded)| recorded).collect())
 }
 
-type Numbered = (i64, Recorded);
+type NumberedEvent = (i64, EventRecord);
 
 async fn find_of_organizations(
     connection: &mut PgConnection,
-    keys: &[Key],
+    keys: &[EventKey],
     types: Option<&[String]>,
-) -> Result<Vec<Numbered>, StoreError> {
+) -> Result<Vec<NumberedEvent>, StoreError> {
     let (mut numbers, mut buckets, mut ids, mut revisions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (number, key) in (0_i64..).zip(keys) {
-        if let Key::Organization(id, revision) = key {
+        if let EventKey::Organization(id, revision) = key {
             numbers.push(number);
             buckets.push(id.bucket());
             ids.push(id.as_uuid());
@@ -247,7 +247,7 @@ async fn find_of_organizations(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let found = Row {
+            let found = EventRow {
                 revision: row.revision,
                 event_type: row.event_type,
                 actor_kind: row.actor_kind,
@@ -267,12 +267,12 @@ async fn find_of_organizations(
 
 async fn find_of_users(
     connection: &mut PgConnection,
-    keys: &[Key],
+    keys: &[EventKey],
     types: Option<&[String]>,
-) -> Result<Vec<Numbered>, StoreError> {
+) -> Result<Vec<NumberedEvent>, StoreError> {
     let (mut numbers, mut buckets, mut ids, mut revisions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (number, key) in (0_i64..).zip(keys) {
-        if let Key::User(id, revision) = key {
+        if let EventKey::User(id, revision) = key {
             numbers.push(number);
             buckets.push(id.bucket());
             ids.push(id.to_string());
@@ -298,7 +298,7 @@ async fn find_of_users(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let recorded = Recorded {
+            let recorded = EventRecord {
                 organization: None,
                 revision: row.revision,
                 event_type: row.event_type,

@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 /// An organization as it stood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
+pub struct ExportHead {
     /// The id.
     pub id: OrganizationId,
     /// Its slug.
@@ -25,17 +25,17 @@ pub struct Head {
 
 /// A member of an organization, or the organization itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct ExportRow {
     /// The organization, in the first row that is of it.
-    pub head: Option<Head>,
+    pub head: Option<ExportHead>,
     /// A member, with the role as stored. None for an organization that has none.
     pub member: Option<(UserId, Role)>,
 }
 
 /// A snapshot of one bucket.
-pub struct Snapshot<'c>(Transaction<'c, Postgres>);
+pub struct ExportSnapshot<'c>(Transaction<'c, Postgres>);
 
-impl<'c> Snapshot<'c> {
+impl<'c> ExportSnapshot<'c> {
     /// Opens one. It holds up the vacuum, so not for long.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl<'c> Snapshot<'c> {
         &'s mut self,
         bucket: i16,
         kind: Option<&'s Kind>,
-    ) -> BoxStream<'s, Result<Row, StoreError>> {
+    ) -> BoxStream<'s, Result<ExportRow, StoreError>> {
         let rows = sqlx::query!(
             r#"SELECT o.id, o.slug, o.kind, o.state, (o.delete_time IS NOT NULL) AS "deleted!", o.owner_id, o.revision,
                       m.user_id AS "user_id?", m.role AS "role?"
@@ -83,7 +83,7 @@ impl<'c> Snapshot<'c> {
             let row = row?;
             let is_first = last.replace(row.id) != Some(row.id);
             let head = is_first.then(|| {
-                Ok::<_, StoreError>(Head {
+                Ok::<_, StoreError>(ExportHead {
                     id: OrganizationId::from_uuid(row.id),
                     slug: Slug::parse(&row.slug)?,
                     kind: Kind::parse(&row.kind)?,
@@ -96,7 +96,7 @@ impl<'c> Snapshot<'c> {
                 .user_id
                 .zip(row.role)
                 .map(|(user, role)| Ok::<_, StoreError>((UserId::parse(&user)?, Role::parse(&role)?)));
-            Ok(Row { head: head.transpose()?, member: member.transpose()? })
+            Ok(ExportRow { head: head.transpose()?, member: member.transpose()? })
         })
         .boxed()
     }

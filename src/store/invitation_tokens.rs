@@ -1,8 +1,9 @@
 //! Tokens of invitations, by their hashes, and what an invitation shows to the one invited.
 
 use super::StoreError;
-use super::invitations::{After, Row};
-use crate::domain::{Attributes, EmailAddress, Invitation, InvitationId, OrganizationId, UserId, limits};
+use super::invitations::{InvitationPageKey, InvitationRow};
+use crate::domain::{Attributes, EmailAddress, Invitation, InvitationId, OrganizationId, UserId};
+use crate::store::limits;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
@@ -100,7 +101,7 @@ pub async fn drop_all(connection: &mut PgConnection, organization: OrganizationI
 
 /// An invitation as its token shows it, and what is told of it.
 #[derive(Debug, Clone)]
-pub struct Shown {
+pub struct InvitationPreview {
     /// The invitation.
     pub invitation: Invitation,
     /// What the organization is called.
@@ -109,7 +110,7 @@ pub struct Shown {
     pub inviter_name: Option<String>,
 }
 
-struct ShownRow {
+struct InvitationPreviewRow {
     organization_id: Uuid,
     id: Uuid,
     identifier: String,
@@ -131,10 +132,10 @@ struct ShownRow {
     inviter_name: Option<String>,
 }
 
-impl TryFrom<ShownRow> for Shown {
+impl TryFrom<InvitationPreviewRow> for InvitationPreview {
     type Error = StoreError;
-    fn try_from(row: ShownRow) -> Result<Self, StoreError> {
-        let invitation = Row {
+    fn try_from(row: InvitationPreviewRow) -> Result<Self, StoreError> {
+        let invitation = InvitationRow {
             organization_id: row.organization_id,
             id: row.id,
             identifier: row.identifier,
@@ -166,9 +167,9 @@ pub async fn good(
     connection: &mut PgConnection,
     hash: &[u8; 32],
     user: Option<&UserId>,
-) -> Result<Option<Shown>, StoreError> {
+) -> Result<Option<InvitationPreview>, StoreError> {
     sqlx::query_as!(
-        ShownRow,
+        InvitationPreviewRow,
         r#"SELECT i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
                   i.attributes AS "attributes: Json<Attributes>", i.state AS "state?",
                   i.inviter_kind, i.inviter_id, i.accepted_by, i.expire_time, i.sends, i.mail_state, i.mail_error,
@@ -184,7 +185,7 @@ pub async fn good(
     )
     .fetch_optional(connection)
     .await?
-    .map(Shown::try_from)
+    .map(InvitationPreview::try_from)
     .transpose()
 }
 
@@ -196,11 +197,11 @@ pub async fn good(
 pub async fn received(
     connection: &mut PgConnection,
     address: &EmailAddress,
-    after: Option<After>,
+    after: Option<InvitationPageKey>,
     limit: i64,
-) -> Result<Vec<Shown>, StoreError> {
+) -> Result<Vec<InvitationPreview>, StoreError> {
     let rows = sqlx::query_as!(
-        ShownRow,
+        InvitationPreviewRow,
         r#"SELECT i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
                   i.attributes AS "attributes: Json<Attributes>", i.state AS "state?",
                   i.inviter_kind, i.inviter_id, i.accepted_by, i.expire_time, i.sends, i.mail_state, i.mail_error,
@@ -221,5 +222,5 @@ pub async fn received(
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(Shown::try_from).collect()
+    rows.into_iter().map(InvitationPreview::try_from).collect()
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub(super) struct Row {
+pub(super) struct InvitationRow {
     pub(super) organization_id: Uuid,
     pub(super) id: Uuid,
     pub(super) identifier: String,
@@ -35,9 +35,9 @@ pub(super) struct Row {
     pub(super) update_time: OffsetDateTime,
 }
 
-impl TryFrom<Row> for Invitation {
+impl TryFrom<InvitationRow> for Invitation {
     type Error = StoreError;
-    fn try_from(row: Row) -> Result<Self, StoreError> {
+    fn try_from(row: InvitationRow) -> Result<Self, StoreError> {
         Ok(Self {
             organization: OrganizationId::from_uuid(row.organization_id),
             id: InvitationId::from_uuid(row.id),
@@ -70,7 +70,7 @@ pub(super) fn interval(duration: Duration) -> Result<PgInterval, StoreError> {
 
 /// What a new invitation is made of.
 #[derive(Debug, Clone)]
-pub struct New {
+pub struct NewInvitation {
     /// Where.
     pub organization: OrganizationId,
     /// The id, random.
@@ -95,9 +95,9 @@ pub struct New {
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn insert(connection: &mut PgConnection, new: &New) -> Result<Option<Invitation>, StoreError> {
+pub async fn insert(connection: &mut PgConnection, new: &NewInvitation) -> Result<Option<Invitation>, StoreError> {
     sqlx::query_as!(
-        Row,
+        InvitationRow,
         r#"INSERT INTO invitations (bucket, organization_id, id, identifier, identifier_normal, is_email, role, makes_owner,
                                     attributes, state, inviter_kind, inviter_id, expire_time, sends, send_time, mail_state,
                                     create_time, update_time)
@@ -137,7 +137,7 @@ pub async fn get(
     id: InvitationId,
 ) -> Result<Option<Invitation>, StoreError> {
     sqlx::query_as!(
-        Row,
+        InvitationRow,
         r#"SELECT organization_id, id, identifier, is_email, role, makes_owner,
                   attributes AS "attributes: Json<Attributes>",
                   CASE WHEN state = 'PENDING' AND expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE state END AS state,
@@ -169,7 +169,7 @@ pub async fn organization_of(
 
 /// Where a list goes on: behind this time and id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct After {
+pub struct InvitationPageKey {
     /// When the last one shown was created.
     pub create_time: OffsetDateTime,
     /// Its id.
@@ -178,11 +178,11 @@ pub struct After {
 
 /// Which invitations to list.
 #[derive(Debug, Clone)]
-pub struct Filter {
+pub struct InvitationFilter {
     /// Only these states.
     pub states: Vec<InvitationState>,
     /// Where to go on.
-    pub after: Option<After>,
+    pub after: Option<InvitationPageKey>,
     /// How many at most.
     pub limit: i64,
 }
@@ -194,11 +194,11 @@ pub struct Filter {
 pub async fn list(
     connection: &mut PgConnection,
     organization: OrganizationId,
-    filter: &Filter,
+    filter: &InvitationFilter,
 ) -> Result<Vec<Invitation>, StoreError> {
     let states: Vec<String> = filter.states.iter().map(|state| state.as_str().to_owned()).collect();
     let rows = sqlx::query_as!(
-        Row,
+        InvitationRow,
         r#"SELECT organization_id, id, identifier, is_email, role, makes_owner,
                   attributes AS "attributes: Json<Attributes>",
                   CASE WHEN state = 'PENDING' AND expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE state END AS state,

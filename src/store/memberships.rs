@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-struct Row {
+struct MembershipRow {
     user_id: String,
     role: String,
     is_owner: Option<bool>,
@@ -16,7 +16,7 @@ struct Row {
     update_time: OffsetDateTime,
 }
 
-impl Row {
+impl MembershipRow {
     fn read(self, organization: OrganizationId) -> Result<Membership, StoreError> {
         let stored = Role::parse(&self.role)?;
         Ok(Membership {
@@ -43,7 +43,7 @@ pub async fn insert(
     attributes: &Attributes,
 ) -> Result<Option<Membership>, StoreError> {
     sqlx::query_as!(
-        Row,
+        MembershipRow,
         r#"INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
            VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp(), clock_timestamp())
            ON CONFLICT DO NOTHING
@@ -72,7 +72,7 @@ pub async fn get(
     user: &UserId,
 ) -> Result<Option<Membership>, StoreError> {
     sqlx::query_as!(
-        Row,
+        MembershipRow,
         r#"SELECT m.user_id, m.role, (m.user_id = o.owner_id) AS is_owner, m.attributes AS "attributes: Json<Attributes>",
                   m.revision, m.create_time, m.update_time
            FROM memberships m JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
@@ -99,7 +99,7 @@ pub async fn update(
     attributes: &Attributes,
 ) -> Result<Membership, StoreError> {
     sqlx::query_as!(
-        Row,
+        MembershipRow,
         r#"UPDATE memberships SET role = $4, attributes = $5, revision = $6, update_time = clock_timestamp()
            WHERE bucket = $1 AND organization_id = $2 AND user_id = $3
            RETURNING user_id, role, (user_id = $7) AS is_owner, attributes AS "attributes: Json<Attributes>", revision, create_time, update_time"#,
@@ -138,7 +138,7 @@ pub async fn delete(
 
 /// Which members to list.
 #[derive(Debug, Clone)]
-pub struct Filter {
+pub struct MemberFilter {
     /// Only this role.
     pub role: Option<Role>,
     /// Only those behind this user id.
@@ -154,7 +154,7 @@ pub struct Filter {
 pub async fn list(
     connection: &mut PgConnection,
     organization: OrganizationId,
-    filter: &Filter,
+    filter: &MemberFilter,
 ) -> Result<Vec<Member>, StoreError> {
     // No id is empty, so the first page begins behind the empty one: one index condition for every page. The members of
     // the page first, in the order of their key, then each one's user: OFFSET 0 keeps the planner, who does not know how
@@ -185,7 +185,7 @@ pub async fn list(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let user = super::users::Row {
+            let user = super::users::UserRow {
                 id: row.user_id.clone(),
                 state: row.user_state,
                 deactivated_by_operator: row.deactivated_by_operator,
@@ -197,7 +197,7 @@ pub async fn list(
                 create_time: row.user_create_time,
                 update_time: row.user_update_time,
             };
-            let membership = Row {
+            let membership = MembershipRow {
                 user_id: row.user_id,
                 role: row.role,
                 is_owner: row.is_owner,

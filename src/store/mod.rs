@@ -4,24 +4,20 @@
 //! Nothing here decides anything: what a row count means is the caller's business, and constraints are the last line of
 //! defence, never the way to learn something.
 
-mod copy;
 pub mod events;
 pub mod export;
 pub mod invitation_tokens;
 pub mod invitations;
+pub mod limits;
 pub mod log;
 pub mod memberships;
 pub mod organizations;
 pub mod outbox;
-pub mod partitions;
 pub mod pool;
 pub mod quotas;
-pub mod replay;
 pub mod requests;
 pub mod slugs;
-pub mod snapshot;
 pub mod standing;
-pub mod tail;
 pub mod users;
 
 use crate::domain::Invalid;
@@ -59,11 +55,11 @@ impl From<sqlx::Error> for StoreError {
         let error = Arc::new(error);
         match &*error {
             sqlx::Error::Database(database) => match kind(database.as_ref()) {
-                Kind::Unavailable => Self::Unavailable(error),
-                Kind::Unmigrated => Self::Unmigrated(error),
-                Kind::Timeout => Self::Timeout(Some(error)),
-                Kind::Contention => Self::Contention(error),
-                Kind::Unexpected => Self::Unexpected(error),
+                ErrorKind::Unavailable => Self::Unavailable(error),
+                ErrorKind::Unmigrated => Self::Unmigrated(error),
+                ErrorKind::Timeout => Self::Timeout(Some(error)),
+                ErrorKind::Contention => Self::Contention(error),
+                ErrorKind::Unexpected => Self::Unexpected(error),
             },
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
@@ -82,7 +78,7 @@ impl From<Invalid> for StoreError {
     }
 }
 
-enum Kind {
+enum ErrorKind {
     Unavailable,
     Unmigrated,
     Timeout,
@@ -91,20 +87,20 @@ enum Kind {
 }
 
 /// By SQLSTATE (Postgres manual, appendix A), never by constraint name: not every Postgres-compatible engine sends those.
-fn kind(error: &dyn DatabaseError) -> Kind {
+fn kind(error: &dyn DatabaseError) -> ErrorKind {
     match error.code().as_deref() {
         // query_canceled (statement_timeout), lock_not_available (lock_timeout)
-        Some("57014" | "55P03") => Kind::Timeout,
+        Some("57014" | "55P03") => ErrorKind::Timeout,
         // serialization_failure, deadlock_detected
-        Some("40001" | "40P01") => Kind::Contention,
+        Some("40001" | "40P01") => ErrorKind::Contention,
         // admin_shutdown, crash_shutdown, cannot_connect_now, database_dropped, idle_session_timeout,
         // idle_in_transaction_session_timeout, read_only_sql_transaction (a standby)
-        Some("57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" | "25006") => Kind::Unavailable,
+        Some("57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" | "25006") => ErrorKind::Unavailable,
         // connection exceptions, insufficient resources (connections, memory, disk)
-        Some(code) if code.starts_with("08") || code.starts_with("53") => Kind::Unavailable,
+        Some(code) if code.starts_with("08") || code.starts_with("53") => ErrorKind::Unavailable,
         // invalid_catalog_name, undefined_table, undefined_column, undefined_function: every statement was checked against
         // the schema when it was built, so it is the schema that is missing.
-        Some("3D000" | "42P01" | "42703" | "42883") => Kind::Unmigrated,
-        _ => Kind::Unexpected,
+        Some("3D000" | "42P01" | "42703" | "42883") => ErrorKind::Unmigrated,
+        _ => ErrorKind::Unexpected,
     }
 }

@@ -2,8 +2,9 @@
 
 use super::StoreError;
 use crate::domain::{
-    Attributes, Deletion, Kind, Name, Organization, OrganizationId, OrganizationState, Role, Slug, UserId, limits,
+    Attributes, DeletionWindow, Kind, Name, Organization, OrganizationId, OrganizationState, Role, Slug, UserId,
 };
+use crate::store::limits;
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
 use sqlx::types::Json;
@@ -11,7 +12,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 #[expect(clippy::struct_field_names, reason = "the columns' names")]
-pub(super) struct Row {
+pub(super) struct OrganizationRow {
     pub(super) id: Uuid,
     pub(super) slug: String,
     pub(super) name: String,
@@ -28,9 +29,9 @@ pub(super) struct Row {
     pub(super) purge_time: Option<OffsetDateTime>,
 }
 
-impl TryFrom<Row> for Organization {
+impl TryFrom<OrganizationRow> for Organization {
     type Error = StoreError;
-    fn try_from(row: Row) -> Result<Self, StoreError> {
+    fn try_from(row: OrganizationRow) -> Result<Self, StoreError> {
         let deletion = row.delete_time.zip(row.purge_time);
         Ok(Self {
             id: OrganizationId::from_uuid(row.id),
@@ -45,14 +46,14 @@ impl TryFrom<Row> for Organization {
             row_revision: row.row_revision,
             create_time: row.create_time,
             update_time: row.update_time,
-            deletion: deletion.map(|(delete_time, purge_time)| Deletion { delete_time, purge_time }),
+            deletion: deletion.map(|(delete_time, purge_time)| DeletionWindow { delete_time, purge_time }),
         })
     }
 }
 
 /// What a new organization is made of.
 #[derive(Debug, Clone)]
-pub struct New {
+pub struct NewOrganization {
     /// The id, random.
     pub id: OrganizationId,
     /// The slug, claimed already.
@@ -75,9 +76,9 @@ pub struct New {
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn insert(connection: &mut PgConnection, new: &New) -> Result<Organization, StoreError> {
+pub async fn insert(connection: &mut PgConnection, new: &NewOrganization) -> Result<Organization, StoreError> {
     sqlx::query_as!(
-        Row,
+        OrganizationRow,
         r#"INSERT INTO organizations (bucket, id, slug, name, kind, attributes, state, deactivated_by_operator, owner_id,
                                       revision, row_revision, create_time, update_time)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, 1, clock_timestamp(), clock_timestamp())
@@ -106,7 +107,7 @@ pub async fn insert(connection: &mut PgConnection, new: &New) -> Result<Organiza
 pub async fn lock(connection: &mut PgConnection, id: OrganizationId) -> Result<Option<Organization>, StoreError> {
     // NO KEY: an insert that only refers to this row (a membership) need not wait.
     sqlx::query_as!(
-        Row,
+        OrganizationRow,
         r#"SELECT id, slug, name, kind, attributes AS "attributes: Json<Attributes>", state, deactivated_by_operator,
                   owner_id, revision, row_revision, create_time, update_time, delete_time, purge_time
            FROM organizations WHERE bucket = $1 AND id = $2 FOR NO KEY UPDATE"#,
@@ -125,7 +126,7 @@ pub async fn lock(connection: &mut PgConnection, id: OrganizationId) -> Result<O
 /// If Postgres does not answer.
 pub async fn get(connection: &mut PgConnection, id: OrganizationId) -> Result<Option<Organization>, StoreError> {
     sqlx::query_as!(
-        Row,
+        OrganizationRow,
         r#"SELECT id, slug, name, kind, attributes AS "attributes: Json<Attributes>", state, deactivated_by_operator,
                   owner_id, revision, row_revision, create_time, update_time, delete_time, purge_time
            FROM organizations WHERE bucket = $1 AND id = $2"#,
@@ -150,7 +151,7 @@ pub async fn update(
     let purge_after =
         PgInterval::try_from(limits::PURGE_AFTER).map_err(|error| StoreError::Unreadable(error.to_string()))?;
     sqlx::query_as!(
-        Row,
+        OrganizationRow,
         r#"UPDATE organizations
            SET slug = $3, name = $4, attributes = $5, state = $6, deactivated_by_operator = $7, owner_id = $8, revision = $9,
                row_revision = $10, update_time = clock_timestamp(),
@@ -229,7 +230,7 @@ pub async fn due_for_purge(connection: &mut PgConnection, most: i64) -> Result<V
 
 /// Where a list goes on: behind this name and id.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct After {
+pub struct OrganizationPageKey {
     /// The name of the last one shown.
     pub name: String,
     /// Its id.
@@ -238,7 +239,7 @@ pub struct After {
 
 /// Which organizations to list.
 #[derive(Debug, Clone)]
-pub struct Filter {
+pub struct OrganizationFilter {
     /// Only this kind.
     pub kind: Option<Kind>,
     /// Only these states.
@@ -246,7 +247,7 @@ pub struct Filter {
     /// Only those whose name or slug contains this, without regard to case.
     pub search: Option<String>,
     /// Where to go on.
-    pub after: Option<After>,
+    pub after: Option<OrganizationPageKey>,
     /// How many at most.
     pub limit: i64,
 }
@@ -259,11 +260,11 @@ fn state_names(states: &[OrganizationState]) -> Vec<String> {
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn list(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<Organization>, StoreError> {
+pub async fn list(connection: &mut PgConnection, filter: &OrganizationFilter) -> Result<Vec<Organization>, StoreError> {
     let after = filter.after.as_ref();
     // No name is empty, so the first page begins behind the empty one: one index condition for every page.
     let rows = sqlx::query_as!(
-        Row,
+        OrganizationRow,
         r#"SELECT id, slug, name, kind, attributes AS "attributes: Json<Attributes>", state, deactivated_by_operator,
                   owner_id, revision, row_revision, create_time, update_time, delete_time, purge_time
            FROM organizations
@@ -287,7 +288,7 @@ pub async fn list(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<
 
 /// Which of a user's organizations to list.
 #[derive(Debug, Clone)]
-pub struct FilterOfUser {
+pub struct UserOrganizationFilter {
     /// Only this kind.
     pub kind: Option<Kind>,
     /// Only these states.
@@ -305,7 +306,7 @@ pub struct FilterOfUser {
 pub async fn list_of_user(
     connection: &mut PgConnection,
     user: &UserId,
-    filter: &FilterOfUser,
+    filter: &UserOrganizationFilter,
 ) -> Result<Vec<(Organization, Role)>, StoreError> {
     // The memberships in the order of their index, and each one's organization by key: OFFSET 0 keeps the planner, who
     // does not know how many are asked for, from reading and sorting all of them. The bucket is the first byte of the
@@ -335,7 +336,7 @@ pub async fn list_of_user(
     rows.into_iter()
         .map(|row| {
             let stored = Role::parse(&row.role)?;
-            let organization = Organization::try_from(Row {
+            let organization = Organization::try_from(OrganizationRow {
                 id: row.id,
                 slug: row.slug,
                 name: row.name,

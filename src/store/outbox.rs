@@ -52,7 +52,7 @@ impl Subject {
 
 /// A mail that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
+pub struct QueuedMail {
     /// Its id: the Message-ID is made from it.
     pub id: Uuid,
     /// Where.
@@ -102,7 +102,7 @@ pub async fn put(
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn claim(connection: &mut PgConnection, lease: Duration) -> Result<Option<Waiting>, StoreError> {
+pub async fn claim(connection: &mut PgConnection, lease: Duration) -> Result<Option<QueuedMail>, StoreError> {
     let row = sqlx::query!(
         r#"UPDATE outbox o SET attempts = attempts + 1, next_attempt_time = clock_timestamp() + $1::interval
            FROM (SELECT bucket, id FROM outbox WHERE next_attempt_time <= clock_timestamp()
@@ -115,7 +115,7 @@ pub async fn claim(connection: &mut PgConnection, lease: Duration) -> Result<Opt
     .fetch_optional(connection)
     .await?;
     row.map(|row| {
-        Ok(Waiting {
+        Ok(QueuedMail {
             id: row.id,
             organization: OrganizationId::from_uuid(row.organization_id),
             subject: Subject::read(&row.occasion, row.invitation_id, row.user_id.as_deref())?,
@@ -131,7 +131,7 @@ pub async fn claim(connection: &mut PgConnection, lease: Duration) -> Result<Opt
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn lock(connection: &mut PgConnection, id: Uuid) -> Result<Option<Waiting>, StoreError> {
+pub async fn lock(connection: &mut PgConnection, id: Uuid) -> Result<Option<QueuedMail>, StoreError> {
     let row = sqlx::query!(
         r#"SELECT id, organization_id, occasion, invitation_id, user_id, sender_kind, sender_id, attempts,
                   extract(epoch FROM clock_timestamp() - create_time)::bigint AS "age_seconds!"
@@ -141,7 +141,7 @@ pub async fn lock(connection: &mut PgConnection, id: Uuid) -> Result<Option<Wait
     .fetch_optional(connection)
     .await?;
     row.map(|row| {
-        Ok(Waiting {
+        Ok(QueuedMail {
             id: row.id,
             organization: OrganizationId::from_uuid(row.organization_id),
             subject: Subject::read(&row.occasion, row.invitation_id, row.user_id.as_deref())?,

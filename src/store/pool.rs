@@ -1,7 +1,7 @@
 //! Connections to Postgres, and whether the schema is there.
 
 use super::StoreError;
-use crate::domain::limits;
+use crate::store::limits;
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -61,35 +61,35 @@ pub fn lazy(options: PgConnectOptions, connections: u32) -> PgPool {
 ///
 /// The library's pool doubts every connection that comes back: it is rolled back and pinged before anybody else gets it,
 /// two trips for each use, and a tenth of what a write costs. So whoever knows that nothing is left open on a connection says
-/// so ([`Lent::done`]), and the next one gets it as it is. Of the others, and of all now and then, the library takes care.
+/// so ([`PooledConnection::done`]), and the next one gets it as it is. Of the others, and of all now and then, the library takes care.
 #[derive(Debug, Clone)]
-pub struct Pool(Arc<Inner>);
+pub struct Pool(Arc<PoolState>);
 
 #[derive(Debug)]
-struct Inner {
+struct PoolState {
     connections: PgPool,
     /// One for each connection that there may be.
     places: Arc<Semaphore>,
     /// Those on which nothing is open, the one that was used last at the end. The library takes them for lent.
-    kept: Mutex<VecDeque<Kept>>,
+    kept: Mutex<VecDeque<IdleConnection>>,
     home: Handle,
 }
 
 /// A connection, when the library last had it in hand, and when it was last of use.
 #[derive(Debug)]
-struct Kept {
+struct IdleConnection {
     connection: PoolConnection<Postgres>,
     since: Instant,
     used: Instant,
 }
 
-impl Inner {
-    fn kept(&self) -> MutexGuard<'_, VecDeque<Kept>> {
+impl PoolState {
+    fn kept(&self) -> MutexGuard<'_, VecDeque<IdleConnection>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The one that was used last. What nobody has wanted for long is for the library to try, and to close in time.
-    fn take(&self) -> Option<Kept> {
+    fn take(&self) -> Option<IdleConnection> {
         let mut kept = self.kept();
         while kept.front().is_some_and(|kept| kept.used.elapsed() >= limits::CONNECTION_TRUSTED) {
             kept.pop_front();
@@ -98,15 +98,15 @@ impl Inner {
     }
 
     /// Keeps one, if it need not be tried, and the pool is not being closed.
-    fn keep(&self, one: Kept) {
+    fn keep(&self, one: IdleConnection) {
         let mut kept = self.kept();
         if one.since.elapsed() < limits::CONNECTION_TRUSTED && !self.places.is_closed() {
-            kept.push_back(Kept { used: Instant::now(), ..one });
+            kept.push_back(IdleConnection { used: Instant::now(), ..one });
         }
     }
 }
 
-impl Drop for Inner {
+impl Drop for PoolState {
     fn drop(&mut self) {
         // The library takes each back in a task.
         let _home = self.home.enter();
@@ -120,18 +120,18 @@ impl Pool {
     pub fn new(connections: PgPool) -> Self {
         let most = usize::try_from(connections.options().get_max_connections()).unwrap_or(Semaphore::MAX_PERMITS);
         let places = Arc::new(Semaphore::new(most));
-        Self(Arc::new(Inner { connections, places, kept: Mutex::default(), home: Handle::current() }))
+        Self(Arc::new(PoolState { connections, places, kept: Mutex::default(), home: Handle::current() }))
     }
 
     /// Borrows a connection; opens one if none is idle and there may be more.
     ///
     /// # Errors
     /// If Postgres is away, or none becomes free in time.
-    pub async fn acquire(&self) -> Result<Lent, sqlx::Error> {
+    pub async fn acquire(&self) -> Result<PooledConnection, sqlx::Error> {
         let inner = &self.0;
         let place = timeout(limits::ACQUIRE, inner.places.clone().acquire_owned()).await;
         let place = place.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
-        let lent = |kept| Lent { kept, pool: self.clone(), place };
+        let lent = |kept| PooledConnection { kept, pool: self.clone(), place };
         if let Some(kept) = inner.take() {
             return Ok(lent(kept));
         }
@@ -141,7 +141,7 @@ impl Pool {
             None => inner.home.spawn(inner.connections.acquire()).await.unwrap_or(Err(sqlx::Error::PoolClosed))?,
         };
         let now = Instant::now();
-        Ok(lent(Kept { connection, since: now, used: now }))
+        Ok(lent(IdleConnection { connection, since: now, used: now }))
     }
 
     /// The library's pool. What it lends is not counted here.
@@ -165,14 +165,14 @@ impl Pool {
 
 /// A connection on loan. Dropped, it is doubted: rolled back and pinged before anybody else gets it.
 #[derive(Debug)]
-pub struct Lent {
-    kept: Kept,
+pub struct PooledConnection {
+    kept: IdleConnection,
     pool: Pool,
     /// Given back last.
     place: OwnedSemaphorePermit,
 }
 
-impl Lent {
+impl PooledConnection {
     /// Gives the connection back, with the word that nothing is open on it: every statement has been answered, and every
     /// transaction has ended.
     pub fn done(self) {
@@ -187,7 +187,7 @@ impl Lent {
     }
 }
 
-impl Deref for Lent {
+impl Deref for PooledConnection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
@@ -195,7 +195,7 @@ impl Deref for Lent {
     }
 }
 
-impl DerefMut for Lent {
+impl DerefMut for PooledConnection {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.kept.connection
     }
@@ -220,7 +220,7 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), sqlx::migrate::Mi
     let mut connection = PgConnection::connect_with(options).await?;
     MIGRATIONS.run(&mut connection).await?;
     // Housekeeping does it again: without it, the default partition takes what is written.
-    if let Err(error) = super::partitions::make_ahead(&mut connection).await {
+    if let Err(error) = super::log::partitions::make_ahead(&mut connection).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "the log's next days have no partitions yet");
     }
     connection.close().await?;

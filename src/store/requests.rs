@@ -1,7 +1,7 @@
 //! The answers that were given, by caller and request id.
 
 use super::StoreError;
-use crate::domain::limits;
+use crate::store::limits;
 use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 /// Which request of which caller, and what it said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
+pub struct RequestKey {
     /// A SHA-256 of the caller.
     pub caller: [u8; 32],
     /// The id that the caller gave.
@@ -20,7 +20,7 @@ pub struct Key {
 
 /// An answer that was given before.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stored {
+pub struct StoredAnswer {
     /// The answer.
     pub answer: Value,
     /// Whether it was to another message.
@@ -38,7 +38,7 @@ fn memory() -> Result<PgInterval, StoreError> {
 ///
 /// # Errors
 /// If Postgres does not answer, or the other transaction does not end in time.
-pub async fn claim(connection: &mut PgConnection, key: &Key) -> Result<bool, StoreError> {
+pub async fn claim(connection: &mut PgConnection, key: &RequestKey) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         r#"INSERT INTO requests (caller, request_id, fingerprint, forfeits, create_time)
            VALUES ($1, $2, $3, false, clock_timestamp())
@@ -59,7 +59,7 @@ pub async fn claim(connection: &mut PgConnection, key: &Key) -> Result<bool, Sto
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn find(connection: &mut PgConnection, key: &Key) -> Result<Option<Stored>, StoreError> {
+pub async fn find(connection: &mut PgConnection, key: &RequestKey) -> Result<Option<StoredAnswer>, StoreError> {
     let row = sqlx::query!(
         r#"SELECT fingerprint, answer, forfeits FROM requests
            WHERE caller = $1 AND request_id = $2 AND create_time >= clock_timestamp() - $3::interval"#,
@@ -71,7 +71,7 @@ pub async fn find(connection: &mut PgConnection, key: &Key) -> Result<Option<Sto
     .await?;
     Ok(row.and_then(|row| {
         let other_message = row.fingerprint != key.fingerprint;
-        row.answer.map(|answer| Stored { answer, other_message, forfeits: row.forfeits })
+        row.answer.map(|answer| StoredAnswer { answer, other_message, forfeits: row.forfeits })
     }))
 }
 
@@ -79,7 +79,12 @@ pub async fn find(connection: &mut PgConnection, key: &Key) -> Result<Option<Sto
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn keep(connection: &mut PgConnection, key: &Key, answer: &Value, forfeits: bool) -> Result<(), StoreError> {
+pub async fn keep(
+    connection: &mut PgConnection,
+    key: &RequestKey,
+    answer: &Value,
+    forfeits: bool,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "UPDATE requests SET answer = $3, forfeits = $4 WHERE caller = $1 AND request_id = $2",
         &key.caller,

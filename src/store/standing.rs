@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 /// What the statements below return, one row for each question.
-struct Row {
+struct StandingRow {
     bucket: Option<i16>,
     organization_id: Option<Uuid>,
     state: Option<String>,
@@ -23,9 +23,9 @@ struct Row {
     user_position: i64,
 }
 
-impl TryFrom<Row> for Standing {
+impl TryFrom<StandingRow> for Standing {
     type Error = StoreError;
-    fn try_from(row: Row) -> Result<Self, StoreError> {
+    fn try_from(row: StandingRow) -> Result<Self, StoreError> {
         let organization = match (row.organization_id, row.state, row.revision) {
             (Some(id), Some(state), Some(revision)) => Some(OrganizationHead {
                 id: OrganizationId::from_uuid(id),
@@ -77,7 +77,7 @@ pub async fn many(
     }
     // Each LATERAL with its LIMIT keeps the plan at one index probe for each question, whatever the statistics say.
     let rows = sqlx::query_as!(
-        Row,
+        StandingRow,
         r#"SELECT h.bucket AS "bucket?", o.id AS "organization_id?", o.state AS "state?",
                   (o.delete_time IS NOT NULL) AS deleted, o.revision AS "revision?", (o.owner_id = q.user_id) AS is_owner,
                   m.role AS "role?", u.state AS "user_state?", h.position AS "position?", uh.user_bucket,

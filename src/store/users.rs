@@ -5,7 +5,7 @@ use crate::domain::{DisplayName, EmailAddress, User, UserId, UserState};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-pub(super) struct Row {
+pub(super) struct UserRow {
     pub(super) id: String,
     pub(super) state: String,
     pub(super) deactivated_by_operator: bool,
@@ -18,9 +18,9 @@ pub(super) struct Row {
     pub(super) update_time: OffsetDateTime,
 }
 
-impl TryFrom<Row> for User {
+impl TryFrom<UserRow> for User {
     type Error = StoreError;
-    fn try_from(row: Row) -> Result<Self, StoreError> {
+    fn try_from(row: UserRow) -> Result<Self, StoreError> {
         Ok(Self {
             id: UserId::parse(&row.id)?,
             state: UserState::parse(&row.state)?,
@@ -42,7 +42,7 @@ impl TryFrom<Row> for User {
 /// If Postgres does not answer.
 pub async fn get(connection: &mut PgConnection, id: &UserId) -> Result<Option<User>, StoreError> {
     sqlx::query_as!(
-        Row,
+        UserRow,
         r#"SELECT id, state, deactivated_by_operator, email, email_verified, display_name, profile_issued_at, revision,
                   create_time, update_time
            FROM users WHERE user_bucket = $1 AND id = $2"#,
@@ -87,7 +87,7 @@ pub async fn hold(connection: &mut PgConnection, ids: &[&UserId]) -> Result<Vec<
     let buckets: Vec<i16> = ids.iter().map(|id| id.bucket()).collect();
     let texts: Vec<String> = ids.iter().map(|id| id.as_str().to_owned()).collect();
     let rows = sqlx::query_as!(
-        Row,
+        UserRow,
         r#"SELECT u.id, u.state, u.deactivated_by_operator, u.email, u.email_verified, u.display_name, u.profile_issued_at,
                   u.revision, u.create_time, u.update_time
            FROM users u JOIN unnest($1::smallint[], $2::text[]) AS q (user_bucket, id)
@@ -108,7 +108,7 @@ pub async fn hold(connection: &mut PgConnection, ids: &[&UserId]) -> Result<Vec<
 /// If Postgres does not answer, or the lock does not come in time.
 pub async fn lock(connection: &mut PgConnection, id: &UserId) -> Result<Option<User>, StoreError> {
     sqlx::query_as!(
-        Row,
+        UserRow,
         r#"SELECT id, state, deactivated_by_operator, email, email_verified, display_name, profile_issued_at, revision,
                   create_time, update_time
            FROM users WHERE user_bucket = $1 AND id = $2 FOR NO KEY UPDATE"#,
@@ -127,7 +127,7 @@ pub async fn lock(connection: &mut PgConnection, id: &UserId) -> Result<Option<U
 /// If Postgres does not answer.
 pub async fn update(connection: &mut PgConnection, user: &User) -> Result<User, StoreError> {
     sqlx::query_as!(
-        Row,
+        UserRow,
         r#"UPDATE users
            SET state = $3, deactivated_by_operator = $4, email = $5, email_normal = $6, email_verified = $7,
                display_name = $8, profile_issued_at = $9, revision = $10, update_time = clock_timestamp()

@@ -3,7 +3,7 @@
 use prost_reflect::DescriptorPool;
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
-use roster::auth::rules::METHODS;
+use roster::authz::rules::METHODS;
 use roster::grpc::FILE_DESCRIPTOR_SET;
 use roster::grpc::pb::{AddMemberRequest, CheckMembershipRequest};
 use roster::grpc::request::{CallerRequest, OrganizationRequest, Request, WriteRequest};

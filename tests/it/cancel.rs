@@ -4,7 +4,7 @@ use crate::harness::Database;
 use crate::harness::samples::{Place, Stage, Who, Write, call, sample};
 use h2::client::SendRequest;
 use prost::bytes::{BufMut, Bytes, BytesMut};
-use roster::auth::rules::{METHODS, Method};
+use roster::authz::rules::{METHODS, Method};
 use roster::store::pool::{self, Pool};
 use sqlx::{Connection, PgConnection};
 use std::future::poll_fn;

@@ -18,7 +18,7 @@ struct Home(PathBuf);
 
 impl Home {
     fn new() -> Self {
-        Self(std::env::temp_dir().join(format!("roster-test-{}", roster::world::random_uuid().simple())))
+        Self(std::env::temp_dir().join(format!("roster-test-{}", roster::random::uuid().simple())))
     }
 
     fn postmaster(&self) -> Option<Pid> {

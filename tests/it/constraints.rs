@@ -115,7 +115,7 @@ async fn acme() -> (Server, String) {
     let mut ada = server.user("ada");
     let acme = ada.create("Acme").await;
     ada.add(&acme, "grace", "admin").await;
-    let request_id = roster::world::random_uuid().to_string();
+    let request_id = roster::random::uuid().to_string();
     let add = pb::AddMemberRequest { request_id, ..crate::harness::add(&acme, "alan", "member") };
     ada.organizations.add_member(add).await.unwrap();
     // A token for emmy, which nobody else hears of, and a mail for kurt.

@@ -25,7 +25,7 @@ async fn each_change_is_told_with_who_what_whom_and_why_the_newest_first() {
     let server = Server::start().await;
     let mut ada = server.user("ada");
     let acme = ada.create("Acme").await;
-    let request_id = roster::world::random_uuid().to_string();
+    let request_id = roster::random::uuid().to_string();
     let because = pb::AddMemberRequest {
         reason: "she asked".to_owned(),
         request_id: request_id.clone(),

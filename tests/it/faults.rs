@@ -8,9 +8,9 @@ use roster::domain::Scope;
 use roster::grpc::pb;
 use roster::grpc::pb::consistency::Requirement;
 use roster::postgres::{Binaries, Cluster, Options, Stop};
+use roster::random;
 use roster::server::ServerSettings;
 use roster::store::pool;
-use roster::world;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -176,7 +176,7 @@ impl Caller {
             if self.stop.is_cancelled() {
                 return;
             }
-            let write = Write { user: format!("user-{writer}-{number}"), request_id: world::random_uuid().to_string() };
+            let write = Write { user: format!("user-{writer}-{number}"), request_id: random::uuid().to_string() };
             let answer = self.add(&write).await;
             if answer.grpc_status == Some(0) {
                 self.seen.added.lock().unwrap().push(write);
@@ -349,7 +349,7 @@ async fn two_servers_share_a_database() {
     // One request, sent to both at once: one change, one answer.
     for number in 0..10 {
         let request = pb::AddMemberRequest {
-            request_id: world::random_uuid().to_string(),
+            request_id: random::uuid().to_string(),
             ..add(&organization, &format!("both-{number}"), "member")
         };
         let (first, second) =

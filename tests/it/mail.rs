@@ -7,12 +7,12 @@ mod texts;
 mod worker;
 
 use crate::harness::smtp::SmtpServer;
-use roster::auth::secret::Secret;
+use roster::authn::secret::Secret;
+use roster::clock::Clock;
 use roster::domain::{DisplayName, EmailAddress, Name, Role};
 use roster::mail::Mailer;
 use roster::mail::settings::{MailKind, MailSettings, Security};
 use roster::service::outbox::{Letter, Occasion};
-use roster::world::Clock;
 use std::time::{Duration, UNIX_EPOCH};
 use time::OffsetDateTime;
 use uuid::Uuid;

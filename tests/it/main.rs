@@ -4,30 +4,30 @@
 #![expect(unreachable_pub, reason = "nothing is reached from outside a test binary")]
 
 mod access;
+mod architecture;
 mod build_rules;
 mod cancel;
 mod client;
 mod command_line;
 mod constraints;
-mod door;
+mod django_organizations;
 mod etags;
 mod events;
+mod fast_path;
 mod faults;
 mod harness;
-mod house;
-mod index;
 mod input;
 mod invitations;
-mod lane;
 mod lifecycle;
 mod mail;
+mod pipeline;
 mod pool;
 mod races;
 mod random;
 mod replay;
+mod replica;
 mod retention;
 mod scale;
-mod seed;
 mod streams;
 mod tokens;
 mod upkeep;

@@ -1,8 +1,8 @@
 //! The pool: what is done goes on as it is, what is in doubt is cleaned first, and there are never more than allowed.
 
 use crate::harness::Database;
-use crate::index::until;
-use roster::store::pool::{self, Lent, Pool};
+use crate::replica::until;
+use roster::store::pool::{self, Pool, PooledConnection};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -12,7 +12,7 @@ fn pool_of(database: &Database, connections: u32) -> Pool {
     Pool::new(pool::lazy(pool::parse_url(&database.url).unwrap(), connections))
 }
 
-async fn pid(connection: &mut Lent) -> i32 {
+async fn pid(connection: &mut PooledConnection) -> i32 {
     sqlx::query_scalar(ASK).fetch_one(&mut **connection).await.unwrap()
 }
 

@@ -13,7 +13,7 @@ use crate::harness::server::Credential;
 use contract::Contract;
 use prost::Message;
 use prost_reflect::{DynamicMessage, MethodDescriptor};
-use roster::auth::mint::Claims;
+use roster::authn::mint::ClaimSet;
 use roster::domain::Scope;
 use roster::service::InvitationSettings;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,7 @@ fn callers(server: &Server) -> Vec<(String, Caller)> {
     let mut shown: Vec<(String, Option<String>, Option<String>)> = Vec::new();
     // Twice, as operators are: most of what only they may do should be done.
     for user in words::USERS.into_iter().chain(words::USERS) {
-        let claims = Claims {
+        let claims = ClaimSet {
             email: Some(format!("{user}@example.com")),
             email_verified: Some(user != "eve"),
             ..Server::claims(user)
@@ -61,7 +61,7 @@ fn callers(server: &Server) -> Vec<(String, Caller)> {
     shown.push(("ada, by ada".to_owned(), Some(server.mint(&Server::claims("ada"))), Some("ada".to_owned())));
     shown.push(("nobody".to_owned(), None, None));
     shown.push(("a forger".to_owned(), Some("not.a.token".to_owned()), None));
-    let expired = Claims { exp: 1_000_000_000, iat: 999_999_000, ..Server::claims("ada") };
+    let expired = ClaimSet { exp: 1_000_000_000, iat: 999_999_000, ..Server::claims("ada") };
     shown.push(("ada, long ago".to_owned(), Some(server.mint(&expired)), None));
     let caller = |(name, token, on_behalf_of)| (name, Caller::new(&channel, Credential { token, on_behalf_of }));
     shown.into_iter().map(caller).collect()

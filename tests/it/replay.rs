@@ -6,7 +6,7 @@ use crate::harness::{Database, add, assert_refused, organization, reason, remove
 use crate::invitations::invite;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
-use roster::auth::rules::{METHODS, Method};
+use roster::authz::rules::{METHODS, Method};
 use roster::grpc::pb;
 use sqlx::AssertSqlSafe;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ fn request(method: &Method, place: &Place, write: &Write) -> (Who, Vec<u8>) {
 }
 
 fn fresh_id() -> String {
-    roster::world::random_uuid().to_string()
+    roster::random::uuid().to_string()
 }
 
 /// Everything that the database holds, table by table.

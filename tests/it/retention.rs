@@ -2,8 +2,8 @@
 
 use crate::harness::{Database, Server};
 use roster::server::ServerSettings;
-use roster::service::housekeeping::Tidied;
-use roster::store::partitions::{self, Log};
+use roster::service::housekeeping::TidyReport;
+use roster::store::log::partitions::{self, PartitionedTable};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,8 +12,8 @@ use std::time::Duration;
 const ROUNDS: usize = 10;
 
 /// Tidies until so much was done in all, and tells what was.
-async fn tidy_until(server: &Server, done: impl Fn(&Tidied) -> bool) -> Tidied {
-    let mut all = Tidied::default();
+async fn tidy_until(server: &Server, done: impl Fn(&TidyReport) -> bool) -> TidyReport {
+    let mut all = TidyReport::default();
     for _ in 0..ROUNDS {
         let tidied = server.roster.tidy().await.unwrap();
         all.log_days += tidied.log_days;
@@ -40,7 +40,7 @@ async fn run(database: &Database, statements: &str) {
 async fn age(database: &Database) {
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
     let now = partitions::now(&mut connection).await.unwrap();
-    for log in Log::ALL {
+    for log in PartitionedTable::ALL {
         for days in [9, 10, 11] {
             let day = (now - Duration::from_hours(24 * days)).date();
             let mut made = false;
@@ -127,15 +127,15 @@ async fn a_long_reader_keeps_a_day_from_being_dropped_and_nobody_from_writing() 
     let tidy = async {
         // Nobody reads the users' log for long.
         let tidied = tidy_until(&server, |all| all.log_days == 3).await;
-        assert_eq!(tidied, Tidied { log_days: 3, ..Tidied::default() });
+        assert_eq!(tidied, TidyReport { log_days: 3, ..TidyReport::default() });
     };
     let write = ada.add(&acme, "grace", "member");
     tokio::join!(tidy, write);
     assert_eq!(partitions_of(database).await.len(), all.len() - 3);
     // However often it is tried.
-    assert_eq!(server.roster.tidy().await.unwrap(), Tidied::default());
+    assert_eq!(server.roster.tidy().await.unwrap(), TidyReport::default());
     reading.commit().await.unwrap();
-    assert_eq!(tidy_until(&server, |all| all.log_days == 3).await, Tidied { log_days: 3, ..Tidied::default() });
+    assert_eq!(tidy_until(&server, |all| all.log_days == 3).await, TidyReport { log_days: 3, ..TidyReport::default() });
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn without_a_day_the_default_takes_what_is_written_and_is_emptied_by_time(
     // The day that the default has begun stays its own; the other days are made.
     let mut made = Vec::new();
     for _ in 0..ROUNDS {
-        assert_eq!(server.roster.tidy().await.unwrap(), Tidied::default());
+        assert_eq!(server.roster.tidy().await.unwrap(), TidyReport::default());
         made = partitions_of(database).await;
     }
     assert_eq!(made.len(), 2 + 4, "{made:?}");
@@ -179,7 +179,7 @@ async fn without_a_day_the_default_takes_what_is_written_and_is_emptied_by_time(
     run(database, "DELETE FROM log_default").await;
     let mut again = Vec::new();
     for _ in 0..ROUNDS {
-        assert_eq!(server.roster.tidy().await.unwrap(), Tidied::default());
+        assert_eq!(server.roster.tidy().await.unwrap(), TidyReport::default());
         again = partitions_of(database).await;
     }
     again.retain(|name| !name.ends_with("_default"));

@@ -81,7 +81,7 @@ async fn a_page_of_a_users_organizations_costs_the_same_of_ten_thousand_as_of_a_
     .await;
     let first_page = |user: &'static str| {
         async move |connection: &mut PgConnection| {
-            let filter = organizations::FilterOfUser {
+            let filter = organizations::UserOrganizationFilter {
                 kind: None,
                 states: vec![OrganizationState::Active],
                 after: None,
@@ -111,7 +111,7 @@ async fn a_page_of_members_costs_the_same_of_a_hundred_thousand_as_of_a_hundred(
         sqlx::query_scalar("SELECT id FROM organizations ORDER BY id").fetch_all(&database.pool).await.unwrap();
     let first_page = |id: uuid::Uuid| {
         async move |connection: &mut PgConnection| {
-            let filter = memberships::Filter { role: None, after: None, limit: 51 };
+            let filter = memberships::MemberFilter { role: None, after: None, limit: 51 };
             memberships::list(connection, OrganizationId::from_uuid(id), &filter).await.unwrap().len()
         }
     };
@@ -137,7 +137,7 @@ async fn a_page_of_events_costs_the_same_of_a_hundred_thousand_as_of_a_hundred()
         .unwrap();
     let first_page = |id: uuid::Uuid| {
         async move |connection: &mut PgConnection| {
-            let filter = events::Filter { types: None, user: None, before: None, limit: 51 };
+            let filter = events::EventFilter { types: None, user: None, before: None, limit: 51 };
             events::list(connection, OrganizationId::from_uuid(id), &filter).await.unwrap().len()
         }
     };

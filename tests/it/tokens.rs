@@ -9,9 +9,9 @@ use ed25519_dalek::Signer;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePublicKey};
 use prost::Message;
-use roster::auth::api_keys::{self, NewApiKey};
-use roster::auth::mint::{Claims, SigningKey};
-use roster::auth::settings::ApiKeySettings;
+use roster::authn::api_keys::{self, GeneratedApiKey};
+use roster::authn::mint::{ClaimSet, SigningKey};
+use roster::authn::settings::ApiKeySettings;
 use roster::domain::Scope;
 use roster::grpc::pb;
 use roster::server::ServerSettings;
@@ -27,7 +27,7 @@ const SUBJECT: &str = "ada-of-the-tests";
 const ADDRESS: &str = "ada@private.example";
 const NAME: &str = "Ada of the Tests";
 
-async fn server_with(change: impl FnOnce(&mut roster::auth::AuthSettings)) -> Server {
+async fn server_with(change: impl FnOnce(&mut roster::authn::AuthSettings)) -> Server {
     let server = Server::launch_with(Database::new().await, ServerSettings::default(), change).await;
     server.until_serving().await;
     server
@@ -162,7 +162,7 @@ fn bad_credentials(forge: &Forge) -> Vec<(&'static str, Headers, &'static str)> 
 }
 
 /// Calls of somebody whose token is good, that are answered and that are refused, with their address and name in them.
-async fn use_well(server: &Server, token: &str, api_key: &NewApiKey) {
+async fn use_well(server: &Server, token: &str, api_key: &GeneratedApiKey) {
     let mut ada = server.with_token(token);
     let known = ada.users.get_caller(pb::GetCallerRequest {}).await.unwrap().into_inner().user.unwrap();
     assert_eq!((known.user_id.as_str(), known.email.as_str(), known.display_name.as_str()), (SUBJECT, ADDRESS, NAME));
@@ -207,13 +207,13 @@ async fn bad_credentials_are_refused_and_nothing_of_any_is_remembered_or_logged(
         for _ in 0..2 {
             let answer = call(&server, headers).await;
             assert_eq!(said(&answer), (Code::Unauthenticated, *reason), "{name}");
-            assert_eq!(server.authenticator.remembered(), 0, "{name}");
+            assert_eq!(server.authenticator.cached_tokens(), 0, "{name}");
         }
     }
     // What all of these were made of is good. A little too old is not yet too old, and the case of the scheme is free.
     let good = forge.good();
     use_well(&server, &good, &key).await;
-    assert_eq!(server.authenticator.remembered(), 1);
+    assert_eq!(server.authenticator.cached_tokens(), 1);
     let now = Server::claims("").iat;
     assert_eq!(said(&call(&server, &forge.but(json!({ "exp": now - 10 }))).await), (Code::Ok, ""));
     assert_eq!(said(&call(&server, &[("authorization", format!("bearer  {good}"))]).await), (Code::Ok, ""));
@@ -234,7 +234,7 @@ async fn bad_credentials_are_refused_and_nothing_of_any_is_remembered_or_logged(
     }
 }
 
-fn api_key(name: &str, scopes: &[Scope], key: &NewApiKey) -> ApiKeySettings {
+fn api_key(name: &str, scopes: &[Scope], key: &GeneratedApiKey) -> ApiKeySettings {
     ApiKeySettings { name: name.to_owned(), scopes: scopes.to_vec(), sha256: key.sha256.clone() }
 }
 
@@ -289,7 +289,7 @@ async fn a_service_acts_for_a_user_and_the_events_name_both() {
     // What the service's own token says of a person is not the user's profile.
     let scope = Some("roster:act-as".to_owned());
     let email = Some(ADDRESS.to_owned());
-    let backend = Claims { scope, email, email_verified: Some(true), ..Server::claims("backend") };
+    let backend = ClaimSet { scope, email, email_verified: Some(true), ..Server::claims("backend") };
     let backend = server.mint(&backend);
     let operator = server.service_token("root", &[Scope::Operator]);
     for (token, via, user) in [(&backend, "backend", "ada"), (&operator, "root", "bob")] {

@@ -3,7 +3,7 @@
 use crate::harness::{Server, organization};
 use crate::invitations::invite;
 use roster::grpc::pb;
-use roster::service::housekeeping::Tidied;
+use roster::service::housekeeping::TidyReport;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
@@ -70,10 +70,10 @@ async fn an_organization_that_nobody_can_make_active_any_more_is_purged() {
     }
     let over = "UPDATE invitations SET expire_time = now() WHERE identifier_normal = 'alan@example.com'";
     sqlx::query(over).execute(&server.database.pool).await.unwrap();
-    assert_eq!(server.roster.tidy().await.unwrap(), Tidied::default());
+    assert_eq!(server.roster.tidy().await.unwrap(), TidyReport::default());
     let age = "UPDATE organizations SET create_time = create_time - interval '31 days'";
     sqlx::query(age).execute(&server.database.pool).await.unwrap();
-    assert_eq!(server.roster.tidy().await.unwrap(), Tidied { purged: 1, ..Tidied::default() });
+    assert_eq!(server.roster.tidy().await.unwrap(), TidyReport { purged: 1, ..TidyReport::default() });
     assert_eq!(server.database.count("SELECT count(*) FROM organizations WHERE slug = 'waiting'").await, 1);
     server.database.assert_invariants().await;
 }
@@ -89,12 +89,12 @@ async fn answers_are_forgotten_after_a_day_and_not_before() {
         };
         ada.organizations.create_organization(request).await.unwrap();
     }
-    assert_eq!(server.roster.tidy().await.unwrap(), Tidied::default());
+    assert_eq!(server.roster.tidy().await.unwrap(), TidyReport::default());
     sqlx::query("UPDATE requests SET create_time = now() - interval '25 hours' WHERE request_id::text LIKE '%1'")
         .execute(&server.database.pool)
         .await
         .unwrap();
-    assert_eq!(server.roster.tidy().await.unwrap(), Tidied { forgotten: 1, ..Tidied::default() });
+    assert_eq!(server.roster.tidy().await.unwrap(), TidyReport { forgotten: 1, ..TidyReport::default() });
     assert_eq!(server.database.count("SELECT count(*) FROM requests").await, 2);
 }
 
@@ -106,7 +106,7 @@ async fn invitations_are_forgotten_with_their_tokens_long_after_their_end_and_no
     for email in ["grace@example.com", "alan@example.com"] {
         operator.invitations.create_invitation(crate::invitations::invite(&acme, email)).await.unwrap();
     }
-    assert_eq!(server.roster.tidy().await.unwrap(), Tidied::default());
+    assert_eq!(server.roster.tidy().await.unwrap(), TidyReport::default());
     sqlx::query(
         "UPDATE invitations SET expire_time = now() - interval '91 days', update_time = now() - interval '95 days'
          WHERE identifier_normal = 'alan@example.com'",
@@ -114,7 +114,7 @@ async fn invitations_are_forgotten_with_their_tokens_long_after_their_end_and_no
     .execute(&server.database.pool)
     .await
     .unwrap();
-    assert_eq!(server.roster.tidy().await.unwrap(), Tidied { invitations: 1, ..Tidied::default() });
+    assert_eq!(server.roster.tidy().await.unwrap(), TidyReport { invitations: 1, ..TidyReport::default() });
     for kept in ["SELECT count(*) FROM invitations", "SELECT count(*) FROM invitation_tokens"] {
         assert_eq!(server.database.count(kept).await, 1);
     }

@@ -5,10 +5,10 @@ use super::questions::Kind;
 use super::server::{LOAD_CORE, Process, SERVER_CORE, until_listening};
 use super::table::{self, Size};
 use super::{number, say};
-use roster::auth::mint::{Claims, SigningKey};
+use roster::authn::mint::{ClaimSet, SigningKey};
+use roster::clock::Clock;
 use roster::postgres::{Binaries, Cluster, Options};
 use roster::store::pool;
-use roster::world::Clock;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -81,14 +81,14 @@ impl Stage {
     /// A token of a service with these scopes.
     pub(crate) fn token(&self, scopes: &str) -> String {
         let now = Clock::system().unix_seconds();
-        let claims = Claims {
+        let claims = ClaimSet {
             iss: ISSUER.to_owned(),
             aud: AUDIENCE.to_owned(),
             sub: "bench".to_owned(),
             exp: now + 24 * 3600,
             iat: now,
             scope: Some(scopes.to_owned()),
-            ..Claims::default()
+            ..ClaimSet::default()
         };
         self.key.mint(&claims).unwrap().expose().to_owned()
     }

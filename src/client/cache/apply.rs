@@ -6,24 +6,24 @@
 
 use super::super::Error;
 use super::super::question::unreadable;
-use super::copy::Copy;
-use crate::domain::change::{Entry, Line};
+use super::replica::ClientReplica;
+use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{Kind, OrganizationId, OrganizationRef, OrganizationState, Role, Slug, UserId, UserState};
-use crate::memory::Bucket;
-use crate::pb::{self, memberships_change::Change as Told};
+use crate::pb::{self, memberships_change::Change as ChangeMessage};
+use crate::replica_tables::Bucket;
 use std::collections::{BTreeMap, HashMap};
 
 /// Why changes cannot be taken in.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum ApplyError {
     /// One before them is missing.
     Gap,
     /// They are not understood.
     Unreadable(Error),
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for ApplyError {
     fn from(error: Error) -> Self {
         Self::Unreadable(error)
     }
@@ -31,12 +31,12 @@ impl From<Error> for Trouble {
 
 /// What the copy itself does not remember of what was applied since the last ping came back: nothing older is repeated.
 #[derive(Debug, Default)]
-pub(super) struct Recent {
+pub(super) struct RecentChanges {
     purged: HashMap<OrganizationId, i64>,
     users: HashMap<UserId, i64>,
 }
 
-impl Recent {
+impl RecentChanges {
     pub(super) fn forget(&mut self) {
         self.purged.clear();
         self.users.clear();
@@ -45,7 +45,7 @@ impl Recent {
 
 /// What was done with changes.
 #[derive(Debug, Default)]
-pub(super) struct Applied {
+pub(super) struct ApplyOutcome {
     pub(super) changes: usize,
     pub(super) repetitions: usize,
     /// Whether an organization was purged.
@@ -98,36 +98,37 @@ fn user_state(number: i32) -> Result<UserState, Error> {
     }
 }
 
-fn membership_line(told: &pb::MembershipChange) -> Result<Line, Error> {
-    Ok(Line {
+fn membership_line(told: &pb::MembershipChange) -> Result<LogEntry, Error> {
+    Ok(LogEntry {
         organization: organization_id(&told.organization_id)?,
         kind: kind(&told.kind)?,
         revision: told.revision,
-        entry: Entry::Membership { user: user_id(&told.user_id)?, role: optional(&told.role, role)? },
+        entry: ChangeDetail::Membership { user: user_id(&told.user_id)?, role: optional(&told.role, role)? },
     })
 }
 
-fn organization_line(told: &pb::OrganizationChange) -> Result<Line, Error> {
+fn organization_line(told: &pb::OrganizationChange) -> Result<LogEntry, Error> {
     let state = if told.purged { None } else { Some(organization_state(told.state)?) };
-    let entry = Entry::Organization { state, owner: optional(&told.owner_id, user_id)?, slug: slug(&told.slug)? };
+    let entry =
+        ChangeDetail::Organization { state, owner: optional(&told.owner_id, user_id)?, slug: slug(&told.slug)? };
     let (organization, kind) = (organization_id(&told.organization_id)?, kind(&told.kind)?);
-    Ok(Line { organization, kind, revision: told.revision, entry })
+    Ok(LogEntry { organization, kind, revision: told.revision, entry })
 }
 
 /// What a message of a watch says, read in full before anything of it is applied.
 #[derive(Default)]
-struct Read {
-    lines: Vec<Line>,
+struct WatchBatch {
+    lines: Vec<LogEntry>,
     users: Vec<(UserId, i64, UserState)>,
 }
 
-fn read(changes: &[pb::MembershipsChange]) -> Result<Read, Error> {
-    let mut read = Read::default();
+fn read(changes: &[pb::MembershipsChange]) -> Result<WatchBatch, Error> {
+    let mut read = WatchBatch::default();
     for change in changes {
         match &change.change {
-            Some(Told::Membership(told)) => read.lines.push(membership_line(told)?),
-            Some(Told::Organization(told)) => read.lines.push(organization_line(told)?),
-            Some(Told::User(told)) => {
+            Some(ChangeMessage::Membership(told)) => read.lines.push(membership_line(told)?),
+            Some(ChangeMessage::Organization(told)) => read.lines.push(organization_line(told)?),
+            Some(ChangeMessage::User(told)) => {
                 read.users.push((user_id(&told.user_id)?, told.revision, user_state(told.state)?));
             }
             None => return Err(unreadable("a change", "of a new sort")),
@@ -136,12 +137,16 @@ fn read(changes: &[pb::MembershipsChange]) -> Result<Read, Error> {
     Ok(read)
 }
 
-impl Copy {
+impl ClientReplica {
     /// Takes in the changes of one message: those of one organization at once.
-    pub(super) fn apply(&self, changes: &[pb::MembershipsChange], recent: &mut Recent) -> Result<Applied, Trouble> {
+    pub(super) fn apply(
+        &self,
+        changes: &[pb::MembershipsChange],
+        recent: &mut RecentChanges,
+    ) -> Result<ApplyOutcome, ApplyError> {
         let read = read(changes)?;
-        let mut applied = Applied::default();
-        let mut buckets: BTreeMap<i16, Vec<Line>> = BTreeMap::new();
+        let mut applied = ApplyOutcome::default();
+        let mut buckets: BTreeMap<i16, Vec<LogEntry>> = BTreeMap::new();
         let mut revisions: HashMap<OrganizationId, i64> = HashMap::new();
         for line in read.lines {
             let id = line.organization;
@@ -150,10 +155,10 @@ impl Copy {
                 applied.repetitions += 1;
                 continue;
             }
-            let is_purge = matches!(line.entry, Entry::Organization { state: None, .. });
+            let is_purge = matches!(line.entry, ChangeDetail::Organization { state: None, .. });
             // What is gone for good needs nothing before it.
             if line.revision != *known + 1 && !is_purge {
-                return Err(Trouble::Gap);
+                return Err(ApplyError::Gap);
             }
             *known = line.revision;
             if is_purge {
@@ -183,7 +188,7 @@ impl Copy {
     }
 
     /// The revision of an organization that is applied; 0 for one that has not been heard of.
-    fn revision(&self, id: OrganizationId, recent: &Recent) -> i64 {
+    fn revision(&self, id: OrganizationId, recent: &RecentChanges) -> i64 {
         let held = self.memory.read(id.bucket());
         let held = held.as_ref().and_then(|held| held.find(id, None).organization);
         held.map(|held| held.revision).or_else(|| recent.purged.get(&id).copied()).unwrap_or_default()
@@ -191,15 +196,15 @@ impl Copy {
 }
 
 /// An export as it comes in.
-pub(super) struct Loading {
-    copy: Copy,
+pub(super) struct ExportLoader {
+    copy: ClientReplica,
     buckets: Vec<Bucket>,
     users: BTreeMap<i16, Vec<(UserId, UserState)>>,
 }
 
-impl Loading {
+impl ExportLoader {
     pub(super) fn new(is_complete: bool) -> Self {
-        let copy = Copy::new(is_complete);
+        let copy = ClientReplica::new(is_complete);
         let buckets = (0..ORGANIZATION_BUCKETS).map(|_| copy.memory.bucket(0)).collect();
         Self { copy, buckets, users: BTreeMap::new() }
     }
@@ -210,7 +215,7 @@ impl Loading {
             let told = exported.organization.as_ref();
             let told = told.ok_or_else(|| unreadable("an organization", "without a name"))?;
             let line = organization_line(told)?;
-            let Entry::Organization { state: Some(state), owner, slug } = line.entry else {
+            let ChangeDetail::Organization { state: Some(state), owner, slug } = line.entry else {
                 return Err(unreadable("an organization", "that is gone for good"));
             };
             let id = line.organization;
@@ -232,7 +237,7 @@ impl Loading {
     }
 
     /// The copy, once everything is in it.
-    pub(super) fn finish(mut self) -> Copy {
+    pub(super) fn finish(mut self) -> ClientReplica {
         for (number, bucket) in (0..).zip(self.buckets) {
             self.copy.memory.put(number, bucket);
         }

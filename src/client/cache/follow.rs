@@ -1,12 +1,13 @@
 //! Following the server: an export, then one watch after the other from where the last one ended.
 
 use super::super::{Client, Error, question};
-use super::apply::{Loading, Recent, Trouble};
-use super::copy::Copy;
-use super::{Shared, nanoseconds};
-use crate::domain::limits;
+use super::apply::{ApplyError, ExportLoader, RecentChanges};
+use super::replica::ClientReplica;
+use super::{CacheState, nanoseconds};
+use crate::client::limits;
+use crate::clock;
 use crate::pb::{self, ErrorReason};
-use crate::world;
+use crate::random;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
@@ -18,16 +19,16 @@ use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
 /// A copy, and where it goes on.
-struct Followed {
-    copy: Arc<Copy>,
+struct FollowState {
+    copy: Arc<ClientReplica>,
     cursor: String,
-    recent: Recent,
+    recent: RecentChanges,
     /// When it was exported.
     since: Duration,
 }
 
 /// How a stream ended.
-struct Ended {
+struct StreamEnd {
     error: Error,
     /// Whether there is no going on from the cursor.
     is_lost: bool,
@@ -35,7 +36,7 @@ struct Ended {
     was_well: bool,
 }
 
-impl Ended {
+impl StreamEnd {
     fn new(error: Error) -> Self {
         // A cursor that is refused is no better later.
         let is_lost = matches!(error.reason(), Some(ErrorReason::CursorExpired | ErrorReason::InvalidRequest));
@@ -47,28 +48,28 @@ impl Ended {
     }
 }
 
-impl From<Error> for Ended {
+impl From<Error> for StreamEnd {
     fn from(error: Error) -> Self {
         Self::new(error)
     }
 }
 
-impl From<Status> for Ended {
+impl From<Status> for StreamEnd {
     fn from(status: Status) -> Self {
         Self::new(status.into())
     }
 }
 
 /// Follows for as long as it is let.
-pub(super) async fn run(shared: Arc<Shared>) {
-    let mut follower = Follower { shared: &shared, client: shared.client.apart() };
+pub(super) async fn run(shared: Arc<CacheState>) {
+    let mut follower = CacheFollower { shared: &shared, client: shared.client.apart() };
     let mut place = None;
     let mut pause = limits::CACHE_PAUSE;
     loop {
-        let Err(Ended { error, is_lost, was_well }) = follower.follow(&mut place).await;
+        let Err(StreamEnd { error, is_lost, was_well }) = follower.follow(&mut place).await;
         shared.counters.interruptions.one_more();
         tracing::warn!(error = &error as &dyn std::error::Error, is_lost, "the memberships are not followed");
-        if is_lost && let Some(Followed { copy, .. }) = place.take() {
+        if is_lost && let Some(FollowState { copy, .. }) = place.take() {
             copy.distrust();
         }
         if matches!(error, Error::TimedOut) {
@@ -79,25 +80,25 @@ pub(super) async fn run(shared: Arc<Shared>) {
             pause = limits::CACHE_PAUSE;
         }
         // Half of it by chance, so that many who lost one server do not all come at once.
-        let chance = Duration::from_nanos(world::random_bits() % nanoseconds(pause).max(1));
+        let chance = Duration::from_nanos(random::bits() % nanoseconds(pause).max(1));
         sleep((pause / 2 + chance / 2).max(error.retry_after().unwrap_or_default())).await;
         pause = (pause * 2).min(limits::CACHE_PAUSE_MAX);
     }
 }
 
 /// The next message of a stream that must not be silent for longer than this.
-async fn next<M>(stream: &mut Streaming<M>, silence: Duration) -> Result<Option<M>, Ended> {
+async fn next<M>(stream: &mut Streaming<M>, silence: Duration) -> Result<Option<M>, StreamEnd> {
     Ok(timeout(silence, stream.message()).await.map_err(|_| Error::TimedOut)??)
 }
 
-struct Follower<'s> {
-    shared: &'s Shared,
+struct CacheFollower<'s> {
+    shared: &'s CacheState,
     /// With a connection of its own: an export must not get into the way of questions.
     client: Client,
 }
 
-impl Follower<'_> {
-    async fn follow(&self, followed: &mut Option<Followed>) -> Result<Infallible, Ended> {
+impl CacheFollower<'_> {
+    async fn follow(&self, followed: &mut Option<FollowState>) -> Result<Infallible, StreamEnd> {
         let followed = match followed {
             Some(followed) => followed,
             None => followed.insert(self.export().await?),
@@ -113,15 +114,15 @@ impl Follower<'_> {
     async fn open<M>(
         &self,
         opening: impl Future<Output = Result<Response<Streaming<M>>, Status>>,
-    ) -> Result<Streaming<M>, Ended> {
+    ) -> Result<Streaming<M>, StreamEnd> {
         Ok(timeout(self.client.timeout(), opening).await.map_err(|_| Error::TimedOut)??.into_inner())
     }
 
     /// Takes everything in, and publishes it. It answers nothing before the first ping has come back.
-    async fn export(&self) -> Result<Followed, Ended> {
+    async fn export(&self) -> Result<FollowState, StreamEnd> {
         let request = self.client.stream(pb::ExportMembershipsRequest { kind: self.kind() }).await?;
         let mut stream = self.open(self.client.checks().export_memberships(request)).await?;
-        let mut loading = Loading::new(self.shared.settings.kind.is_none());
+        let mut loading = ExportLoader::new(self.shared.settings.kind.is_none());
         let mut cursor = String::new();
         while let Some(message) = next(&mut stream, limits::CACHE_EXPORT_SILENCE).await? {
             loading.take(&message)?;
@@ -134,12 +135,12 @@ impl Follower<'_> {
         let published = Some(copy.clone());
         *self.shared.copy.write().unwrap_or_else(PoisonError::into_inner) = published;
         self.shared.counters.exports.one_more();
-        Ok(Followed { copy, cursor, recent: Recent::default(), since: world::uptime() })
+        Ok(FollowState { copy, cursor, recent: RecentChanges::default(), since: clock::uptime() })
     }
 
     /// Takes in changes from the cursor on, until that breaks off.
-    async fn watch(&self, followed: &mut Followed) -> Result<Infallible, Ended> {
-        let (mut pings, requests) = Pings::new();
+    async fn watch(&self, followed: &mut FollowState) -> Result<Infallible, StreamEnd> {
+        let (mut pings, requests) = PingHistory::new();
         let first = pb::WatchMembershipsRequest {
             cursor: followed.cursor.clone(),
             kind: self.kind(),
@@ -172,22 +173,22 @@ impl Follower<'_> {
                 Err(ended) => break ended,
             }
         };
-        Err(Ended { was_well, ..ended })
+        Err(StreamEnd { was_well, ..ended })
     }
 
     /// Takes in a message. Whether the lease was renewed by it.
     fn take(
         &self,
-        followed: &mut Followed,
-        pings: &mut Pings,
+        followed: &mut FollowState,
+        pings: &mut PingHistory,
         message: pb::WatchMembershipsResponse,
-    ) -> Result<bool, Ended> {
+    ) -> Result<bool, StreamEnd> {
         let applied = followed.copy.apply(&message.changes, &mut followed.recent).map_err(|trouble| match trouble {
-            Trouble::Gap => {
+            ApplyError::Gap => {
                 self.shared.counters.gaps.one_more();
-                Ended::lost("a change is missing")
+                StreamEnd::lost("a change is missing")
             }
-            Trouble::Unreadable(error) => Ended::new(error),
+            ApplyError::Unreadable(error) => StreamEnd::new(error),
         })?;
         self.shared.counters.applied(applied.changes, applied.repetitions);
         let Some(checkpoint) = message.checkpoint else { return Ok(false) };
@@ -197,22 +198,22 @@ impl Follower<'_> {
         followed.recent.forget();
         followed.copy.renew(lease);
         self.shared.renewed.send_replace(lease);
-        let is_due = world::uptime().saturating_sub(followed.since) > limits::CACHE_SWEEP;
+        let is_due = clock::uptime().saturating_sub(followed.since) > limits::CACHE_SWEEP;
         if is_due && followed.copy.is_littered() {
-            return Err(Ended::lost("it holds too much of what is gone"));
+            return Err(StreamEnd::lost("it holds too much of what is gone"));
         }
         Ok(true)
     }
 }
 
 /// The pings of one watch.
-pub(super) struct Pings {
+pub(super) struct PingHistory {
     requests: mpsc::Sender<pb::WatchMembershipsRequest>,
     /// When each was sent that has not come back, in nanoseconds: that is what the ping says.
     sent: VecDeque<i64>,
 }
 
-impl Pings {
+impl PingHistory {
     pub(super) fn new() -> (Self, mpsc::Receiver<pb::WatchMembershipsRequest>) {
         let (requests, receiver) = mpsc::channel(2);
         (Self { requests, sent: VecDeque::new() }, receiver)
@@ -221,7 +222,7 @@ impl Pings {
     /// Sends a ping with a request. One that finds no room is left out: the next one will do.
     pub(super) fn send(&mut self, request: pb::WatchMembershipsRequest) {
         // The moment before it leaves: what is acknowledged later may not be covered.
-        let ping = i64::try_from(nanoseconds(world::uptime())).unwrap_or(i64::MAX);
+        let ping = i64::try_from(nanoseconds(clock::uptime())).unwrap_or(i64::MAX);
         if self.requests.try_send(pb::WatchMembershipsRequest { ping, ..request }).is_ok() {
             self.sent.push_back(ping);
         }

@@ -6,8 +6,8 @@
 //! not cover, the server is asked.
 
 mod apply;
-mod copy;
 mod follow;
+mod replica;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -15,10 +15,11 @@ mod tests;
 pub use statistics::Statistics;
 
 use super::{Answer, Check, Client, Consistency, Error, Source};
+use crate::client::limits;
 use crate::domain::check::{answer, beside};
-use crate::domain::{Kind, Standing, limits};
-use copy::Copy;
-use statistics::Counters;
+use crate::domain::{Kind, Standing};
+use replica::ClientReplica;
+use statistics::CacheCounters;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -44,15 +45,15 @@ impl Default for CacheSettings {
 
 /// The copy. Cheap to clone; clones are one copy, which is followed until the last of them is gone.
 #[derive(Debug, Clone)]
-pub struct MembershipCache(Arc<Owner>);
+pub struct MembershipCache(Arc<CacheOwner>);
 
 #[derive(Debug)]
-struct Owner {
-    shared: Arc<Shared>,
+struct CacheOwner {
+    shared: Arc<CacheState>,
     following: JoinHandle<()>,
 }
 
-impl Drop for Owner {
+impl Drop for CacheOwner {
     fn drop(&mut self) {
         self.following.abort();
     }
@@ -60,19 +61,19 @@ impl Drop for Owner {
 
 /// What the owner and who follows have in common.
 #[derive(Debug)]
-struct Shared {
+struct CacheState {
     client: Client,
     settings: CacheSettings,
     /// None before the first export has ended.
-    copy: RwLock<Option<Arc<Copy>>>,
-    counters: Counters,
+    copy: RwLock<Option<Arc<ClientReplica>>>,
+    counters: CacheCounters,
     /// Told whenever the lease is renewed.
     renewed: watch::Sender<u64>,
 }
 
-impl Shared {
+impl CacheState {
     /// Asks the copy, if it is fresh enough. The lease is looked at first: what is read afterwards can only be newer.
-    fn ask<T>(&self, question: impl FnOnce(&Copy) -> Option<T>) -> Option<T> {
+    fn ask<T>(&self, question: impl FnOnce(&ClientReplica) -> Option<T>) -> Option<T> {
         let copy = self.copy.read().unwrap_or_else(PoisonError::into_inner);
         let copy = copy.as_ref()?;
         if copy.age()? <= self.settings.max_staleness { question(copy) } else { None }
@@ -84,21 +85,21 @@ impl MembershipCache {
     /// the following.
     #[must_use]
     pub fn start(client: &Client, settings: CacheSettings) -> Self {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(CacheState {
             client: client.clone(),
             settings,
             copy: RwLock::new(None),
-            counters: Counters::default(),
+            counters: CacheCounters::default(),
             renewed: watch::Sender::new(0),
         });
         let following = tokio::spawn(follow::run(shared.clone()));
-        Self(Arc::new(Owner { shared, following }))
+        Self(Arc::new(CacheOwner { shared, following }))
     }
 
     /// Waits until the copy has everything that is acknowledged now, however long that takes. At the start of a program:
     /// until it can answer.
     pub async fn caught_up(&self) {
-        let now = nanoseconds(crate::world::uptime());
+        let now = nanoseconds(crate::clock::uptime());
         let mut renewed = self.0.shared.renewed.subscribe();
         // Only the end of the copy ends the channel, and it is in hand here.
         let _ = renewed.wait_for(|lease| *lease > now).await;
@@ -150,7 +151,7 @@ impl MembershipCache {
             return Ok(checks.iter().zip(&standings).map(|(check, standing)| told(check, standing)).collect());
         }
         let mut answers = Vec::with_capacity(checks.len());
-        for some in checks.chunks(limits::BATCH_CHECKS) {
+        for some in checks.chunks(crate::domain::limits::BATCH_CHECKS) {
             let asked = shared.client.check_batch(some, consistency).await;
             shared.counters.server_asked(asked.is_ok(), some.len());
             answers.extend(asked.map_err(Error::or_unavailable)?.0);

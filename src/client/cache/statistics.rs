@@ -1,6 +1,6 @@
 //! What a copy counts.
 
-use super::copy::Copy;
+use super::replica::ClientReplica;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -34,23 +34,23 @@ pub struct Statistics {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct CacheCounters {
     from_memory: AtomicU64,
     from_server: AtomicU64,
     unanswered: AtomicU64,
-    pub(super) exports: Counter,
-    pub(super) watches: Counter,
-    pub(super) interruptions: Counter,
-    pub(super) gaps: Counter,
+    pub(super) exports: EventCounter,
+    pub(super) watches: EventCounter,
+    pub(super) interruptions: EventCounter,
+    pub(super) gaps: EventCounter,
     changes: AtomicU64,
     repetitions: AtomicU64,
 }
 
 /// Counts one thing.
 #[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
+pub(super) struct EventCounter(AtomicU64);
 
-impl Counter {
+impl EventCounter {
     pub(super) fn one_more(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -60,7 +60,7 @@ fn add(counter: &AtomicU64, count: usize) {
     counter.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
-impl Counters {
+impl CacheCounters {
     pub(super) fn memory_answered(&self, count: usize) {
         add(&self.from_memory, count);
     }
@@ -74,7 +74,7 @@ impl Counters {
         add(&self.repetitions, repetitions);
     }
 
-    pub(super) fn tell(&self, copy: Option<&Copy>) -> Statistics {
+    pub(super) fn tell(&self, copy: Option<&ClientReplica>) -> Statistics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Statistics {
             from_memory: read(&self.from_memory),
@@ -86,9 +86,9 @@ impl Counters {
             gaps: read(&self.gaps.0),
             changes: read(&self.changes),
             repetitions: read(&self.repetitions),
-            age: copy.and_then(Copy::age),
-            memberships: copy.map_or(0, Copy::memberships),
-            bytes: copy.map_or(0, Copy::bytes),
+            age: copy.and_then(ClientReplica::age),
+            memberships: copy.map_or(0, ClientReplica::memberships),
+            bytes: copy.map_or(0, ClientReplica::bytes),
         }
     }
 }

@@ -7,15 +7,16 @@
 pub mod sealed;
 pub mod stream;
 
-use super::decode::{Fields, Wrong};
+use super::decode::{FieldReader, InvalidFields};
 use super::request::{CallerRequest, OrganizationRequest, Request as RosterRequest, WriteRequest};
 use super::status;
-use crate::auth::Caller;
-use crate::auth::decide::{self, Access, Need};
-use crate::auth::rules::{self, Callers};
-use crate::domain::{OrganizationRef, Refusal, limits};
-use crate::service::write::{Meta, Written};
-use crate::service::{Error, Freshness, Roster, Source};
+use crate::authn::Caller;
+use crate::authz::decide::{self, Access, Requirement};
+use crate::authz::rules::{self, AllowedCallers};
+use crate::domain::{OrganizationRef, Refusal};
+use crate::grpc::limits;
+use crate::service::write::{Meta, WriteResult};
+use crate::service::{AnswerSource, Freshness, Roster, ServiceError};
 use sealed::Sealed;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -31,7 +32,7 @@ pub struct Deadline(pub Instant);
 
 /// The call's place among those in hand: put beside the request by the layer that sheds load.
 #[derive(Debug, Clone)]
-pub struct InHand(pub Arc<OwnedSemaphorePermit>);
+pub struct CallPermit(pub Arc<OwnedSemaphorePermit>);
 
 /// What answers the calls: the service, and the way in.
 #[derive(Debug, Clone)]
@@ -40,18 +41,18 @@ pub struct Api {
 }
 
 /// Who asks and until when, from the layers; nobody where they are missing.
-struct Envelope {
+struct CallContext {
     caller: Caller,
     deadline: Instant,
     in_hand: Option<Arc<OwnedSemaphorePermit>>,
 }
 
-impl Envelope {
+impl CallContext {
     fn of<M>(request: &Request<M>) -> Self {
-        let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Nobody);
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
         let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
         let deadline = deadline.unwrap_or_else(|| Instant::now() + limits::DEADLINE);
-        let in_hand = request.extensions().get::<InHand>().map(|in_hand| in_hand.0.clone());
+        let in_hand = request.extensions().get::<CallPermit>().map(|in_hand| in_hand.0.clone());
         Self { caller, deadline, in_hand }
     }
 }
@@ -73,7 +74,7 @@ impl Api {
         &self,
         request: Request<Sealed<M>>,
     ) -> Result<(M, Access), Status> {
-        let envelope = Envelope::of(&request);
+        let envelope = CallContext::of(&request);
         let message = request.into_inner().open();
         let access = self.decide(&message, &envelope).await?;
         Ok((message, access))
@@ -84,22 +85,26 @@ impl Api {
         &self,
         request: Request<Sealed<M>>,
     ) -> Result<(M, Caller), Status> {
-        let envelope = Envelope::of(&request);
+        let envelope = CallContext::of(&request);
         self.decide_caller::<M>(&envelope).await?;
         Ok((request.into_inner().open(), envelope.caller))
     }
 
-    async fn decide<M: OrganizationRequest>(&self, message: &M, envelope: &Envelope) -> Result<Access, Error> {
+    async fn decide<M: OrganizationRequest>(
+        &self,
+        message: &M,
+        envelope: &CallContext,
+    ) -> Result<Access, ServiceError> {
         let rule = &M::METHOD.rule;
         rules::method_gate(rule, &envelope.caller)?;
-        let Callers::Permission(permission) = rule.callers else {
+        let AllowedCallers::Permission(permission) = rule.callers else {
             // The build gives this trait to requests with a permission only.
             return Err(Refusal::CallerNotAllowed { caller: "any".to_owned(), advice: String::new() }.into());
         };
         let organization = OrganizationRef::parse(message.organization())
             .map_err(|invalid| Refusal::field("organization", invalid.0))?;
         self.refresh(envelope).await?;
-        let need = Need { permission, deleted: rule.deleted };
+        let need = Requirement { permission, deleted: rule.deleted };
         let (index, user) = (self.roster.index(), envelope.caller.user());
         // Whether they may write is decided once more where they write, on locked rows. But where a slug leads that has
         // just moved, only the primary knows.
@@ -108,7 +113,7 @@ impl Api {
         let (standing, source) = index.standing(&organization, user, &freshness).await?;
         match Access::decide(need, envelope.caller.clone(), &standing) {
             // Memory may not have heard yet: nobody is refused what was granted a moment ago.
-            Err(_) if source != Source::Primary => {
+            Err(_) if source != AnswerSource::Primary => {
                 let (standing, _) = index.standing(&organization, user, &Freshness::Full).await?;
                 Ok(Access::decide(need, envelope.caller.clone(), &standing)?)
             }
@@ -116,7 +121,7 @@ impl Api {
         }
     }
 
-    async fn decide_caller<M: CallerRequest>(&self, envelope: &Envelope) -> Result<(), Error> {
+    async fn decide_caller<M: CallerRequest>(&self, envelope: &CallContext) -> Result<(), ServiceError> {
         rules::method_gate(&M::METHOD.rule, &envelope.caller)?;
         if let Some(user) = envelope.caller.user() {
             self.refresh(envelope).await?;
@@ -131,13 +136,13 @@ impl Api {
     }
 
     /// Brings the stored profile up to date with the caller's token.
-    async fn refresh(&self, envelope: &Envelope) -> Result<(), Error> {
+    async fn refresh(&self, envelope: &CallContext) -> Result<(), ServiceError> {
         match &envelope.caller {
             Caller::User(user) => {
                 let meta = || Meta { in_hand: envelope.in_hand.clone(), ..Meta::own(envelope.deadline) };
                 self.roster.refresh_profile(user, meta).await
             }
-            Caller::Nobody | Caller::Service(_) | Caller::Operator(_) => Ok(()),
+            Caller::Anonymous | Caller::Service(_) | Caller::Operator(_) => Ok(()),
         }
     }
 
@@ -148,15 +153,15 @@ impl Api {
     pub(super) async fn write_in<M, W, T, F>(
         &self,
         request: Request<Sealed<M>>,
-        read: impl FnOnce(&M, &mut Fields) -> Result<W, Wrong> + Send,
+        read: impl FnOnce(&M, &mut FieldReader) -> Result<W, InvalidFields> + Send,
         run: impl FnOnce(Roster, Access, Meta, W) -> F + Send,
-    ) -> Result<(Option<Access>, Caller, Written<T>), Status>
+    ) -> Result<(Option<Access>, Caller, WriteResult<T>), Status>
     where
         M: OrganizationRequest + WriteRequest,
         T: DeserializeOwned + Send,
-        F: Future<Output = Result<Written<T>, Error>> + Send,
+        F: Future<Output = Result<WriteResult<T>, ServiceError>> + Send,
     {
-        let envelope = Envelope::of(&request);
+        let envelope = CallContext::of(&request);
         let message = request.into_inner().open();
         let access = match self.decide(&message, &envelope).await {
             Ok(access) => access,
@@ -170,14 +175,19 @@ impl Api {
         Ok((Some(access), envelope.caller, written))
     }
 
-    async fn missed<M, T>(&self, message: &M, envelope: &Envelope, error: &Error) -> Result<Option<Written<T>>, Status>
+    async fn missed<M, T>(
+        &self,
+        message: &M,
+        envelope: &CallContext,
+        error: &ServiceError,
+    ) -> Result<Option<WriteResult<T>>, Status>
     where
         M: OrganizationRequest + WriteRequest,
         T: DeserializeOwned,
     {
         let denied = matches!(
             error,
-            Error::Refused(
+            ServiceError::Refused(
                 Refusal::PermissionDenied { .. } | Refusal::RoleLacksPermission { .. } | Refusal::OrganizationNotFound
             )
         );
@@ -194,14 +204,14 @@ impl Api {
     pub(super) async fn write_as<M, W, T, F>(
         &self,
         request: Request<Sealed<M>>,
-        read: impl FnOnce(&M, &mut Fields) -> Result<W, Wrong> + Send,
+        read: impl FnOnce(&M, &mut FieldReader) -> Result<W, InvalidFields> + Send,
         run: impl FnOnce(Roster, Caller, Meta, W) -> F + Send,
-    ) -> Result<Written<T>, Status>
+    ) -> Result<WriteResult<T>, Status>
     where
         M: CallerRequest + WriteRequest,
-        F: Future<Output = Result<Written<T>, Error>> + Send,
+        F: Future<Output = Result<WriteResult<T>, ServiceError>> + Send,
     {
-        let envelope = Envelope::of(&request);
+        let envelope = CallContext::of(&request);
         self.decide_caller::<M>(&envelope).await?;
         let message = request.into_inner().open();
         let (wish, meta) = read_write(&message, &envelope, read)?;
@@ -219,10 +229,10 @@ pub(super) fn admit_now<M: CallerRequest>(caller: &Caller, message: Sealed<M>) -
 /// Reads a write's content and what every write carries; says at once all that is wrong.
 fn read_write<M: WriteRequest, W>(
     message: &M,
-    envelope: &Envelope,
-    read: impl FnOnce(&M, &mut Fields) -> Result<W, Wrong>,
+    envelope: &CallContext,
+    read: impl FnOnce(&M, &mut FieldReader) -> Result<W, InvalidFields>,
 ) -> Result<(W, Meta), Status> {
-    let mut fields = Fields::default();
+    let mut fields = FieldReader::default();
     let wish = read(message, &mut fields);
     let meta = fields.write(message.reason(), message.request_id());
     let read = wish.and_then(|wish| Ok((wish, meta?)));
@@ -248,8 +258,8 @@ fn fingerprint<M: RosterRequest>(message: &M) -> [u8; 32] {
 }
 
 /// Reads a request that changes nothing; says at once all that is wrong.
-pub(super) fn read<T>(read: impl FnOnce(&mut Fields) -> Result<T, Wrong>) -> Result<T, Status> {
-    let mut fields = Fields::default();
+pub(super) fn read<T>(read: impl FnOnce(&mut FieldReader) -> Result<T, InvalidFields>) -> Result<T, Status> {
+    let mut fields = FieldReader::default();
     let done = read(&mut fields);
     fields.finish(done).map_err(|refusal| status::refused(&refusal))
 }

@@ -1,6 +1,6 @@
 //! Requests that nobody can read before it is decided whether the caller may make them.
 
-use crate::domain::limits;
+use crate::grpc::limits;
 use crate::grpc::request::Request;
 use crate::grpc::status;
 use prost::Message;

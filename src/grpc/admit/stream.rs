@@ -1,17 +1,19 @@
 //! Streams: decided at their start as every call is, and again once a second for as long as they live.
 //!
-//! Who is let in gets a [`Leave`], and can make an answer of it only in one of two ways: [`Leave::pull`] for a stream that
-//! is asked for its next message, [`Leave::push`] for a task that sends messages. Both end it, with its reason, when the
+//! Who is let in gets a [`StreamPermit`], and can make an answer of it only in one of two ways: [`StreamPermit::pull`] for a stream that
+//! is asked for its next message, [`StreamPermit::push`] for a task that sends messages. Both end it, with its reason, when the
 //! credential is no longer good, the rule no longer holds, its time is over or the server stops.
 
 use super::sealed::{self, Sealed};
-use super::{Api, Envelope};
-use crate::auth::rules::{self, Method};
-use crate::auth::{Caller, Lasting, decide};
-use crate::domain::{Refusal, limits};
+use super::{Api, CallContext};
+use crate::authn::{Caller, StreamCredential};
+use crate::authz::decide;
+use crate::authz::rules::{self, Method};
+use crate::domain::Refusal;
+use crate::grpc::limits;
 use crate::grpc::request::StreamRequest;
 use crate::grpc::status;
-use crate::service::{Error, Roster};
+use crate::service::{Roster, ServiceError};
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,11 +27,11 @@ use tonic::{Request, Status, Streaming};
 
 /// What a stream lives on: put beside its request by the door.
 #[derive(Clone)]
-pub struct StreamPlace {
+pub struct StreamContext {
     /// Its place among the streams.
     pub place: Arc<OwnedSemaphorePermit>,
     /// What its caller has shown.
-    pub credential: Lasting,
+    pub credential: StreamCredential,
     /// When its caller stops waiting, if they have said so.
     pub until: Option<Instant>,
     /// How long to wait for a caller who does not read.
@@ -39,10 +41,10 @@ pub struct StreamPlace {
 }
 
 /// The right to stream on.
-pub(in crate::grpc) struct Leave {
+pub(in crate::grpc) struct StreamPermit {
     roster: Roster,
     method: &'static Method,
-    stream: StreamPlace,
+    stream: StreamContext,
 }
 
 impl Api {
@@ -50,7 +52,7 @@ impl Api {
     pub(in crate::grpc) async fn admit_stream<M: StreamRequest>(
         &self,
         request: Request<Sealed<M>>,
-    ) -> Result<(M, Leave), Status> {
+    ) -> Result<(M, StreamPermit), Status> {
         let leave = self.leave::<M, _>(&request).await?;
         Ok((request.into_inner().open(), leave))
     }
@@ -59,23 +61,23 @@ impl Api {
     pub(in crate::grpc) async fn admit_streams<M: StreamRequest>(
         &self,
         request: Request<Streaming<Sealed<M>>>,
-    ) -> Result<(Messages<M>, Leave), Status> {
+    ) -> Result<(RequestStream<M>, StreamPermit), Status> {
         let leave = self.leave::<M, _>(&request).await?;
-        Ok((Messages(request.into_inner()), leave))
+        Ok((RequestStream(request.into_inner()), leave))
     }
 
-    async fn leave<M: StreamRequest, B>(&self, request: &Request<B>) -> Result<Leave, Status> {
-        let caller = Envelope::of(request).caller;
-        let stream = request.extensions().get::<StreamPlace>().cloned();
+    async fn leave<M: StreamRequest, B>(&self, request: &Request<B>) -> Result<StreamPermit, Status> {
+        let caller = CallContext::of(request).caller;
+        let stream = request.extensions().get::<StreamContext>().cloned();
         let stream = stream.ok_or_else(|| status::refused(&Refusal::CredentialMissing))?;
-        let leave = Leave { roster: self.roster.clone(), method: M::METHOD, stream };
+        let leave = StreamPermit { roster: self.roster.clone(), method: M::METHOD, stream };
         leave.decide(&caller).await?;
         Ok(leave)
     }
 }
 
-impl Leave {
-    async fn decide(&self, caller: &Caller) -> Result<(), Error> {
+impl StreamPermit {
+    async fn decide(&self, caller: &Caller) -> Result<(), ServiceError> {
         rules::method_gate(&self.method.rule, caller)?;
         if let Some(user) = caller.user() {
             decide::require_active(self.roster.index().user_state(user).await?)?;
@@ -83,7 +85,7 @@ impl Leave {
         Ok(())
     }
 
-    async fn decide_again(&self) -> Result<(), Error> {
+    async fn decide_again(&self) -> Result<(), ServiceError> {
         let caller = self.stream.credential.verify().await?;
         self.decide(&caller).await
     }
@@ -115,14 +117,14 @@ impl Leave {
     }
 
     /// An answer that is asked for its next message whenever the caller can take one.
-    pub(in crate::grpc) fn pull<S: Stream + Unpin>(self, messages: S) -> Pulled<S> {
-        let over: Over = Box::pin(async move { self.over().await });
-        Pulled { messages, over: Some(over), unlooked: 0 }
+    pub(in crate::grpc) fn pull<S: Stream + Unpin>(self, messages: S) -> PollStream<S> {
+        let over: EndFuture = Box::pin(async move { self.over().await });
+        PollStream { messages, over: Some(over), unlooked: 0 }
     }
 
     /// An answer that a task of its own makes. The task ends when it is done, when the stream has to end, and when the
     /// caller hangs up; what it holds then goes, whether the caller reads on or not.
-    pub(in crate::grpc) fn push<T, F>(self, work: impl FnOnce(Out<T>) -> F) -> Pushed<T>
+    pub(in crate::grpc) fn push<T, F>(self, work: impl FnOnce(StreamSender<T>) -> F) -> PushStream<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<(), Status>> + Send + 'static,
@@ -130,7 +132,7 @@ impl Leave {
         let (items, received) = mpsc::channel(limits::STREAM_MESSAGES);
         let (tell, end) = oneshot::channel();
         let watched = items.clone();
-        let work = work(Out { items, patience: self.stream.patience });
+        let work = work(StreamSender { items, patience: self.stream.patience });
         let home = self.roster.home().clone();
         home.spawn(async move {
             let ended = tokio::select! {
@@ -142,17 +144,17 @@ impl Leave {
             // If nobody hears it any more, nobody needs to.
             let _ = tell.send(ended);
         });
-        Pushed { received, end: Some(end) }
+        PushStream { received, end: Some(end) }
     }
 }
 
-type Over = Pin<Box<dyn Future<Output = Status> + Send>>;
+type EndFuture = Pin<Box<dyn Future<Output = Status> + Send>>;
 
 /// An answer that is asked for its next message.
-pub struct Pulled<S> {
+pub struct PollStream<S> {
     messages: S,
     /// Says when and why it has to end; none once it has ended.
-    over: Option<Over>,
+    over: Option<EndFuture>,
     /// Messages since that was last asked.
     unlooked: u32,
 }
@@ -161,7 +163,7 @@ pub struct Pulled<S> {
 /// looked at all the time.
 const LOOK_EVERY: u32 = 256;
 
-impl<S, T> Stream for Pulled<S>
+impl<S, T> Stream for PollStream<S>
 where
     S: Stream<Item = Result<T, Status>> + Unpin,
 {
@@ -185,12 +187,12 @@ where
 }
 
 /// Where a task sends the messages of its stream.
-pub(in crate::grpc) struct Out<T> {
+pub(in crate::grpc) struct StreamSender<T> {
     items: mpsc::Sender<T>,
     patience: Duration,
 }
 
-impl<T> Out<T> {
+impl<T> StreamSender<T> {
     /// Sends, and waits for a caller who has not read what was sent before.
     ///
     /// # Errors
@@ -205,16 +207,16 @@ impl<T> Out<T> {
 }
 
 /// An answer that a task makes.
-pub struct Pushed<T> {
+pub struct PushStream<T> {
     received: mpsc::Receiver<T>,
     end: Option<oneshot::Receiver<Result<(), Status>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("a stream's task panicked")]
-struct Panicked;
+struct StreamTaskPanicked;
 
-impl<T> Stream for Pushed<T> {
+impl<T> Stream for PushStream<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -227,22 +229,22 @@ impl<T> Stream for Pushed<T> {
         Poll::Ready(match told {
             Ok(Ok(())) => None,
             Ok(Err(status)) => Some(Err(status)),
-            Err(_) => Some(Err(status::internal(&Panicked))),
+            Err(_) => Some(Err(status::internal(&StreamTaskPanicked))),
         })
     }
 }
 
 /// A caller's messages, opened. After an error there are no more.
-pub(in crate::grpc) struct Messages<M>(Streaming<Sealed<M>>);
+pub(in crate::grpc) struct RequestStream<M>(Streaming<Sealed<M>>);
 
-impl<M: StreamRequest> Messages<M> {
+impl<M: StreamRequest> RequestStream<M> {
     /// The next one; none when the caller has sent all.
     pub(in crate::grpc) async fn next(&mut self) -> Result<Option<M>, Status> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await.transpose()
     }
 }
 
-impl<M: StreamRequest> Stream for Messages<M> {
+impl<M: StreamRequest> Stream for RequestStream<M> {
     type Item = Result<M, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {

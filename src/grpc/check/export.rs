@@ -1,10 +1,11 @@
 //! `ExportMemberships`: everything, in messages of a megabyte or so.
 
-use crate::domain::{Kind, UserId, UserState, limits};
-use crate::grpc::admit::stream::Out;
+use crate::domain::{Kind, UserId, UserState};
+use crate::grpc::admit::stream::StreamSender;
+use crate::grpc::limits;
 use crate::grpc::{convert, pb};
 use crate::service::Roster;
-use crate::service::export::{Head, Listener, Row};
+use crate::service::export::{ExportHead, ExportRow, ExportSink};
 use prost::Message;
 use tonic::Status;
 
@@ -12,16 +13,16 @@ use tonic::Status;
 pub(super) async fn export(
     roster: Roster,
     kind: Option<Kind>,
-    out: Out<pb::ExportMembershipsResponse>,
+    out: StreamSender<pb::ExportMembershipsResponse>,
 ) -> Result<(), Status> {
     let (chunk, last) = (pb::ExportMembershipsResponse::default(), pb::OrganizationChange::default());
-    let mut chunks = Chunks { out, chunk, bytes: 0, last };
+    let mut chunks = ExportWriter { out, chunk, bytes: 0, last };
     let token = roster.export(kind.as_ref(), &mut chunks).await?;
     chunks.chunk.cursor = token.encode();
     chunks.send().await
 }
 
-fn organization(head: Head) -> pb::OrganizationChange {
+fn organization(head: ExportHead) -> pb::OrganizationChange {
     pb::OrganizationChange {
         organization_id: head.id.to_string(),
         slug: head.slug.to_string(),
@@ -34,8 +35,8 @@ fn organization(head: Head) -> pb::OrganizationChange {
 }
 
 /// A message in the making.
-struct Chunks {
-    out: Out<pb::ExportMembershipsResponse>,
+struct ExportWriter {
+    out: StreamSender<pb::ExportMembershipsResponse>,
     chunk: pb::ExportMembershipsResponse,
     /// How large it is.
     bytes: usize,
@@ -43,7 +44,7 @@ struct Chunks {
     last: pb::OrganizationChange,
 }
 
-impl Chunks {
+impl ExportWriter {
     async fn send(&mut self) -> Result<(), Status> {
         self.bytes = 0;
         self.out.send(std::mem::take(&mut self.chunk)).await
@@ -62,10 +63,10 @@ impl Chunks {
     }
 }
 
-impl Listener for Chunks {
+impl ExportSink for ExportWriter {
     type Error = Status;
 
-    async fn row(&mut self, row: Row) -> Result<(), Status> {
+    async fn row(&mut self, row: ExportRow) -> Result<(), Status> {
         if let Some(head) = row.head {
             self.begin(organization(head));
         } else if self.chunk.organizations.is_empty() {

@@ -1,22 +1,22 @@
 //! Adding members, one or many.
 
-use super::super::guards::{check_user, check_writable};
-use super::super::unit::{Deletion, Unit};
-use super::super::write::OrganizationChange;
-use super::{AddMember, BatchAddMembers, Ensured, Person};
-use crate::auth::decide::Grant;
+use super::{AddMember, BatchAddMembers, EnsuredMember, Person};
+use crate::authz::decide::Grant;
 use crate::domain::{
     EmailAddress, Member, Organization, OrganizationId, OrganizationState, Refusal, Role, User, UserId,
 };
-use crate::service::Error;
+use crate::random;
+use crate::service::ServiceError;
+use crate::service::write::OrganizationChange;
+use crate::service::write::preconditions::{check_user, check_writable};
+use crate::service::write::unit_of_work::{DeletionMark, UnitOfWork};
 use crate::store::outbox::{self, Subject};
 use crate::store::{memberships, users};
-use crate::world;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Finds whom a request names by address; who is named by id need not be known yet.
-pub(super) async fn find(unit: &mut Unit<'_>, person: &Person) -> Result<Result<UserId, Refusal>, Error> {
+pub(super) async fn find(unit: &mut UnitOfWork<'_>, person: &Person) -> Result<Result<UserId, Refusal>, ServiceError> {
     Ok(match person {
         Person::Id(id) => Ok(id.clone()),
         Person::Email(email) => {
@@ -31,7 +31,7 @@ pub(super) async fn find(unit: &mut Unit<'_>, person: &Person) -> Result<Result<
 }
 
 /// What became of one wish to add somebody.
-pub(in crate::service) enum Outcome {
+pub(in crate::service) enum AddOutcome {
     /// They are a member now.
     Added(Member),
     /// They were one already.
@@ -41,13 +41,13 @@ pub(in crate::service) enum Outcome {
 /// Adds one user to the locked organization. The users are held already. The first member of a pending organization
 /// becomes its owner, whatever role was wished for, and activates it.
 pub(in crate::service) async fn add(
-    unit: &mut Unit<'_>,
+    unit: &mut UnitOfWork<'_>,
     here: &mut Organization,
     wish: &AddMember,
     user: &User,
-) -> Result<Result<Outcome, Refusal>, Error> {
+) -> Result<Result<AddOutcome, Refusal>, ServiceError> {
     if let Some(membership) = memberships::get(unit.connection, here.id, &user.id).await? {
-        return Ok(Ok(Outcome::Present(Member { membership, user: user.clone() })));
+        return Ok(Ok(AddOutcome::Present(Member { membership, user: user.clone() })));
     }
     if let Err(refusal) = check_user(user) {
         return Ok(Err(refusal));
@@ -62,18 +62,22 @@ pub(in crate::service) async fn add(
         here.stored_state = OrganizationState::Active;
         let old = json!({ "owner": null, "state": OrganizationState::Pending.as_str() });
         let new = json!({ "owner": user.id, "state": OrganizationState::Active.as_str() });
-        unit.save(here, Deletion::No, "owner.changed", old, new).await?;
+        unit.save(here, DeletionMark::No, "owner.changed", old, new).await?;
         membership.role = Role::OWNER;
     }
     if let Some(sender) = &wish.notify {
         let subject = Subject::Added(user.id.clone());
-        outbox::put(unit.connection, here.id, world::random_uuid(), &subject, sender).await?;
+        outbox::put(unit.connection, here.id, random::uuid(), &subject, sender).await?;
     }
-    Ok(Ok(Outcome::Added(Member { membership, user: user.clone() })))
+    Ok(Ok(AddOutcome::Added(Member { membership, user: user.clone() })))
 }
 
 /// Finds and holds everybody whom the wishes name. By address, only who still has verified it once held.
-async fn hold(unit: &mut Unit<'_>, wishes: &[AddMember], grant: Grant) -> Result<Vec<Result<User, Refusal>>, Error> {
+async fn hold(
+    unit: &mut UnitOfWork<'_>,
+    wishes: &[AddMember],
+    grant: Grant,
+) -> Result<Vec<Result<User, Refusal>>, ServiceError> {
     let mut found = Vec::with_capacity(wishes.len());
     for wish in wishes {
         found.push(match grant.reaches(wish.role) {
@@ -101,11 +105,11 @@ pub(super) fn check_person(person: &Person, user: &User) -> Result<(), Refusal> 
 }
 
 async fn add_one(
-    unit: &mut Unit<'_>,
+    unit: &mut UnitOfWork<'_>,
     mut here: Organization,
     wish: &AddMember,
     grant: Grant,
-) -> Result<Outcome, Error> {
+) -> Result<AddOutcome, ServiceError> {
     check_writable(&here)?;
     grant.reaches(wish.role)?;
     let held = hold(unit, std::slice::from_ref(wish), grant).await?;
@@ -116,10 +120,10 @@ async fn add_one(
 impl OrganizationChange for AddMember {
     type Answer = Member;
 
-    async fn apply(&self, unit: &mut Unit<'_>, here: Organization, grant: Grant) -> Result<Member, Error> {
+    async fn apply(&self, unit: &mut UnitOfWork<'_>, here: Organization, grant: Grant) -> Result<Member, ServiceError> {
         match add_one(unit, here, self, grant).await? {
-            Outcome::Added(member) => Ok(member),
-            Outcome::Present(_) => Err(Refusal::AlreadyMember.into()),
+            AddOutcome::Added(member) => Ok(member),
+            AddOutcome::Present(_) => Err(Refusal::AlreadyMember.into()),
         }
     }
 }
@@ -127,12 +131,17 @@ impl OrganizationChange for AddMember {
 pub(super) struct Ensure(pub(super) AddMember);
 
 impl OrganizationChange for Ensure {
-    type Answer = Ensured;
+    type Answer = EnsuredMember;
 
-    async fn apply(&self, unit: &mut Unit<'_>, here: Organization, grant: Grant) -> Result<Ensured, Error> {
+    async fn apply(
+        &self,
+        unit: &mut UnitOfWork<'_>,
+        here: Organization,
+        grant: Grant,
+    ) -> Result<EnsuredMember, ServiceError> {
         Ok(match add_one(unit, here, &self.0, grant).await? {
-            Outcome::Added(member) => Ensured { member, created: true },
-            Outcome::Present(member) => Ensured { member, created: false },
+            AddOutcome::Added(member) => EnsuredMember { member, created: true },
+            AddOutcome::Present(member) => EnsuredMember { member, created: false },
         })
     }
 }
@@ -140,7 +149,12 @@ impl OrganizationChange for Ensure {
 impl OrganizationChange for BatchAddMembers {
     type Answer = Vec<Result<Member, Refusal>>;
 
-    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, grant: Grant) -> Result<Self::Answer, Error> {
+    async fn apply(
+        &self,
+        unit: &mut UnitOfWork<'_>,
+        mut here: Organization,
+        grant: Grant,
+    ) -> Result<Self::Answer, ServiceError> {
         check_writable(&here)?;
         let mut held = hold(unit, &self.items, grant).await?;
         if self.all_or_nothing {
@@ -151,8 +165,8 @@ impl OrganizationChange for BatchAddMembers {
             results.push(match user {
                 Err(refusal) => Err(refusal),
                 Ok(user) => match add(unit, &mut here, wish, &user).await? {
-                    Ok(Outcome::Added(member)) => Ok(member),
-                    Ok(Outcome::Present(_)) => Err(Refusal::AlreadyMember),
+                    Ok(AddOutcome::Added(member)) => Ok(member),
+                    Ok(AddOutcome::Present(_)) => Err(Refusal::AlreadyMember),
                     Err(refusal) => Err(refusal),
                 },
             });
@@ -165,10 +179,10 @@ impl OrganizationChange for BatchAddMembers {
 /// Where one item would fail, fails all the others with it, before anything is written. Under the organization's lock and
 /// with the users held, nothing else can make an item fail later.
 async fn refuse_all(
-    unit: &mut Unit<'_>,
+    unit: &mut UnitOfWork<'_>,
     here: OrganizationId,
     held: &mut [Result<User, Refusal>],
-) -> Result<(), Error> {
+) -> Result<(), ServiceError> {
     let mut named = BTreeMap::new();
     for (index, item) in held.iter_mut().enumerate() {
         let Ok(user) = item else { continue };

@@ -1,27 +1,26 @@
 //! Changing and removing members, and handing the organization over.
 
-use super::super::guards::{check_etag, check_user, check_writable};
-use super::super::invitations::revoke_all;
-use super::super::unit::{Deletion, Unit};
-use super::super::write::OrganizationChange;
 use super::add::{check_person, find};
 use super::{RemoveMember, TransferOwnership, UpdateMember};
-use crate::auth::decide::Grant;
-use crate::domain::{
-    Member, Membership, Organization, OrganizationId, OrganizationState, Refusal, Role, User, UserId, limits,
-};
-use crate::service::Error;
+use crate::authz::decide::Grant;
+use crate::domain::{Member, Membership, Organization, OrganizationId, OrganizationState, Refusal, Role, User, UserId};
+use crate::service::ServiceError;
+use crate::service::invitations::revoke_all;
+use crate::service::limits;
+use crate::service::write::OrganizationChange;
+use crate::service::write::preconditions::{check_etag, check_user, check_writable};
+use crate::service::write::unit_of_work::{DeletionMark, UnitOfWork};
 use crate::store::{memberships, users};
 use serde_json::json;
 use std::collections::BTreeSet;
 
 /// Reads a member of the locked organization.
-async fn member(unit: &mut Unit<'_>, here: &Organization, user: &UserId) -> Result<Membership, Error> {
+async fn member(unit: &mut UnitOfWork<'_>, here: &Organization, user: &UserId) -> Result<Membership, ServiceError> {
     Ok(memberships::get(unit.connection, here.id, user).await?.ok_or(Refusal::MemberNotFound)?)
 }
 
 /// The membership with what is shown of its user.
-async fn with_user(unit: &mut Unit<'_>, membership: Membership) -> Result<Member, Error> {
+async fn with_user(unit: &mut UnitOfWork<'_>, membership: Membership) -> Result<Member, ServiceError> {
     let user = users::get(unit.connection, &membership.user).await?.ok_or(Refusal::UserNotFound)?;
     Ok(Member { membership, user })
 }
@@ -37,7 +36,12 @@ fn check_not_owner(here: &Organization, user: &UserId) -> Result<(), Refusal> {
 impl OrganizationChange for UpdateMember {
     type Answer = Member;
 
-    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, grant: Grant) -> Result<Member, Error> {
+    async fn apply(
+        &self,
+        unit: &mut UnitOfWork<'_>,
+        mut here: Organization,
+        grant: Grant,
+    ) -> Result<Member, ServiceError> {
         check_writable(&here)?;
         let before = member(unit, &here, &self.user).await?;
         if self.role.is_some() {
@@ -62,7 +66,11 @@ impl OrganizationChange for UpdateMember {
     }
 }
 
-async fn remove(unit: &mut Unit<'_>, mut here: Organization, membership: Membership) -> Result<Member, Error> {
+async fn remove(
+    unit: &mut UnitOfWork<'_>,
+    mut here: Organization,
+    membership: Membership,
+) -> Result<Member, ServiceError> {
     if unit.user() == Some(&membership.user) {
         unit.forfeit();
     }
@@ -73,7 +81,7 @@ async fn remove(unit: &mut Unit<'_>, mut here: Organization, membership: Members
 }
 
 /// Who is removed is not let in again by an invitation that was still on its way.
-async fn revoke_theirs(unit: &mut Unit<'_>, here: &mut Organization, user: &User) -> Result<(), Error> {
+async fn revoke_theirs(unit: &mut UnitOfWork<'_>, here: &mut Organization, user: &User) -> Result<(), ServiceError> {
     match &user.email {
         Some(email) => revoke_all(unit, here, Some(email)).await,
         None => Ok(()),
@@ -83,7 +91,7 @@ async fn revoke_theirs(unit: &mut Unit<'_>, here: &mut Organization, user: &User
 impl OrganizationChange for RemoveMember {
     type Answer = Member;
 
-    async fn apply(&self, unit: &mut Unit<'_>, here: Organization, grant: Grant) -> Result<Member, Error> {
+    async fn apply(&self, unit: &mut UnitOfWork<'_>, here: Organization, grant: Grant) -> Result<Member, ServiceError> {
         check_writable(&here)?;
         let membership = member(unit, &here, &self.user).await?;
         check_not_owner(&here, &self.user)?;
@@ -100,7 +108,7 @@ pub(super) struct Leave {
 impl OrganizationChange for Leave {
     type Answer = Member;
 
-    async fn apply(&self, unit: &mut Unit<'_>, here: Organization, _: Grant) -> Result<Member, Error> {
+    async fn apply(&self, unit: &mut UnitOfWork<'_>, here: Organization, _: Grant) -> Result<Member, ServiceError> {
         check_writable(&here)?;
         check_not_owner(&here, &self.user)?;
         let membership = member(unit, &here, &self.user).await?;
@@ -111,7 +119,12 @@ impl OrganizationChange for Leave {
 impl OrganizationChange for TransferOwnership {
     type Answer = Organization;
 
-    async fn apply(&self, unit: &mut Unit<'_>, mut here: Organization, _: Grant) -> Result<Organization, Error> {
+    async fn apply(
+        &self,
+        unit: &mut UnitOfWork<'_>,
+        mut here: Organization,
+        _: Grant,
+    ) -> Result<Organization, ServiceError> {
         match here.state() {
             OrganizationState::Active | OrganizationState::Inactive => {}
             OrganizationState::Pending => return Err(Refusal::OrganizationPending.into()),
@@ -135,17 +148,17 @@ impl OrganizationChange for TransferOwnership {
         let old = json!({ "owner": here.owner });
         let new = json!({ "owner": target });
         here.owner = Some(target);
-        unit.save(&mut here, Deletion::No, "owner.changed", old, new).await?;
+        unit.save(&mut here, DeletionMark::No, "owner.changed", old, new).await?;
         Ok(here)
     }
 }
 
 /// Removes a user from one locked organization, where they are a member and not the owner.
 pub(in crate::service) async fn remove_deleted_user(
-    unit: &mut Unit<'_>,
+    unit: &mut UnitOfWork<'_>,
     here: &mut Organization,
     user: &User,
-) -> Result<bool, Error> {
+) -> Result<bool, ServiceError> {
     let Some(membership) = memberships::get(unit.connection, here.id, &user.id).await? else { return Ok(false) };
     unit.remove_member(here, &membership).await?;
     revoke_theirs(unit, here, user).await?;

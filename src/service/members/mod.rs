@@ -3,14 +3,14 @@
 mod add;
 mod change;
 
-pub(super) use add::{Outcome, add};
+pub(super) use add::{AddOutcome, add};
 pub(super) use change::{ownership_required, remove_deleted_user};
 
 use super::invitations::inviter;
-use super::write::{Meta, Written};
-use super::{Error, Roster};
-use crate::auth::Caller;
-use crate::auth::decide::Access;
+use super::write::{Meta, WriteResult};
+use super::{Roster, ServiceError};
+use crate::authn::Caller;
+use crate::authz::decide::Access;
 use crate::domain::{Attributes, EmailAddress, Inviter, Member, Organization, Refusal, Role, UserId};
 use add::Ensure;
 use change::Leave;
@@ -49,7 +49,7 @@ pub struct BatchAddMembers {
 
 /// A member, and whether this call made them one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Ensured {
+pub struct EnsuredMember {
     /// The member.
     pub member: Member,
     /// Whether this call added them.
@@ -93,7 +93,12 @@ impl Roster {
     /// # Errors
     /// `ALREADY_MEMBER`, `ROLE_ABOVE_CALLER`, `USER_NOT_FOUND`, `USER_INACTIVE`, `USER_DELETED`, `EMAIL_AMBIGUOUS`,
     /// `ORGANIZATION_INACTIVE`.
-    pub async fn add_member(&self, access: Access, meta: Meta, wish: AddMember) -> Result<Written<Member>, Error> {
+    pub async fn add_member(
+        &self,
+        access: Access,
+        meta: Meta,
+        wish: AddMember,
+    ) -> Result<WriteResult<Member>, ServiceError> {
         let wish = self.with_notice(&access, wish)?;
         let written = self.write_in(access, meta, wish).await;
         self.mail_due.notify_one();
@@ -111,7 +116,12 @@ impl Roster {
     ///
     /// # Errors
     /// As [`Self::add_member`], but never `ALREADY_MEMBER`.
-    pub async fn ensure_member(&self, access: Access, meta: Meta, wish: AddMember) -> Result<Written<Ensured>, Error> {
+    pub async fn ensure_member(
+        &self,
+        access: Access,
+        meta: Meta,
+        wish: AddMember,
+    ) -> Result<WriteResult<EnsuredMember>, ServiceError> {
         let wish = self.with_notice(&access, wish)?;
         let written = self.write_in(access, meta, Ensure(wish)).await;
         self.mail_due.notify_one();
@@ -127,7 +137,7 @@ impl Roster {
         access: Access,
         meta: Meta,
         wish: BatchAddMembers,
-    ) -> Result<Written<Vec<Result<Member, Refusal>>>, Error> {
+    ) -> Result<WriteResult<Vec<Result<Member, Refusal>>>, ServiceError> {
         let items: Result<_, Refusal> = wish.items.into_iter().map(|item| self.with_notice(&access, item)).collect();
         let written = self.write_in(access, meta, BatchAddMembers { items: items?, ..wish }).await;
         self.mail_due.notify_one();
@@ -143,7 +153,7 @@ impl Roster {
         access: Access,
         meta: Meta,
         wish: UpdateMember,
-    ) -> Result<Written<Member>, Error> {
+    ) -> Result<WriteResult<Member>, ServiceError> {
         self.write_in(access, meta, wish).await
     }
 
@@ -156,7 +166,7 @@ impl Roster {
         access: Access,
         meta: Meta,
         wish: RemoveMember,
-    ) -> Result<Written<Member>, Error> {
+    ) -> Result<WriteResult<Member>, ServiceError> {
         self.write_in(access, meta, wish).await
     }
 
@@ -164,7 +174,7 @@ impl Roster {
     ///
     /// # Errors
     /// `CALLER_NOT_ALLOWED` for who is not a user, `OWNERSHIP_REQUIRED`, `ORGANIZATION_INACTIVE`.
-    pub async fn leave_organization(&self, access: Access, meta: Meta) -> Result<Written<Member>, Error> {
+    pub async fn leave_organization(&self, access: Access, meta: Meta) -> Result<WriteResult<Member>, ServiceError> {
         let Caller::User(user) = access.caller() else {
             let caller = access.caller().actor().map_or("nobody", |actor| actor.kind).to_owned();
             let advice = "only users leave; use RemoveMember, or act on behalf of the user".to_owned();
@@ -184,7 +194,7 @@ impl Roster {
         access: Access,
         meta: Meta,
         wish: TransferOwnership,
-    ) -> Result<Written<Organization>, Error> {
+    ) -> Result<WriteResult<Organization>, ServiceError> {
         self.write_in(access, meta, wish).await
     }
 }

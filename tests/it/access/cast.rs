@@ -3,7 +3,7 @@
 use crate::harness::raw::Call;
 use crate::harness::{Server, add, organization, remove};
 use crate::invitations::invite;
-use roster::auth::mint::{Claims, SigningKey};
+use roster::authn::mint::{ClaimSet, SigningKey};
 use roster::domain::Scope;
 use roster::grpc::pb;
 use std::collections::BTreeMap;
@@ -21,12 +21,12 @@ pub struct Place {
     /// A pending invitation to an address of nobody's, by its id; revoked where the organization is deleted.
     pub invitation: String,
     /// The invitations of everybody whom there is, members or not, to their address.
-    pub invited: BTreeMap<&'static str, Invited>,
+    pub invited: BTreeMap<&'static str, IssuedInvitation>,
 }
 
 /// An invitation as the one invited knows it.
 #[derive(Debug, Clone)]
-pub struct Invited {
+pub struct IssuedInvitation {
     pub id: String,
     pub token: String,
 }
@@ -73,7 +73,7 @@ pub struct Cast {
 /// A user's own token, with a verified address.
 pub fn user_token(server: &Server, id: &str) -> String {
     let email = Some(format!("{id}@example.com"));
-    server.mint(&Claims { email, email_verified: Some(true), ..Server::claims(id) })
+    server.mint(&ClaimSet { email, email_verified: Some(true), ..Server::claims(id) })
 }
 
 async fn found(server: &Server, owner: &str, slug: &str, members: &[(&str, &str)]) -> Place {
@@ -96,7 +96,7 @@ impl Place {
             let request = invite(&self.id, &format!("{user}@example.com"));
             let made = backend.create_invitation(request).await.unwrap().into_inner();
             let id = made.invitation.unwrap().invitation_id;
-            self.invited.insert(user, Invited { id, token: made.token });
+            self.invited.insert(user, IssuedInvitation { id, token: made.token });
         }
         let request = invite(&self.id, "nobody-yet@example.com");
         let made = backend.create_invitation(request).await.unwrap().into_inner();
@@ -152,7 +152,7 @@ impl Cast {
             place: place.clone(),
         };
         let bad = SigningKey::generate().mint(&Server::claims("olga")).unwrap().expose().to_owned();
-        let expired = self.server.mint(&Claims { exp: Server::claims("").iat - 60, ..Server::claims("olga") });
+        let expired = self.server.mint(&ClaimSet { exp: Server::claims("").iat - 60, ..Server::claims("olga") });
         let mut parts = vec![
             part("nobody", None, None, &self.live),
             part("bad", None, Some(bad), &self.live),

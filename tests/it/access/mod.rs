@@ -12,7 +12,7 @@ use cast::Cast;
 pub use cast::user_token;
 use expected::Cell;
 use requests::ways;
-use roster::auth::rules::METHODS;
+use roster::authz::rules::METHODS;
 use std::collections::BTreeSet;
 use tonic::Code;
 

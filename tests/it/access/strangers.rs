@@ -6,7 +6,7 @@ use super::requests::request;
 use crate::harness::raw::{self, Answer, Call};
 use crate::harness::snapshot::Snapshot;
 use prost::Message;
-use roster::auth::rules::METHODS;
+use roster::authz::rules::METHODS;
 use roster::grpc::pb;
 use tonic::Code;
 

@@ -13,7 +13,7 @@ use proptest::prelude::any;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
-use roster::auth::rules::{METHODS, Method};
+use roster::authz::rules::{METHODS, Method};
 use roster::domain::Scope;
 use roster::grpc::{self, pb};
 use sqlx::AssertSqlSafe;

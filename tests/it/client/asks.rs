@@ -3,7 +3,7 @@
 use super::proxy::Proxy;
 use super::{client, settings, soon};
 use crate::harness::{Server, add};
-use roster::client::{Check, Client, ClientSettings, Consistency, Error, Reason, Source, TokenSource};
+use roster::client::{Check, CheckReason, Client, ClientSettings, Consistency, Error, Source, TokenSource};
 use roster::domain::{Permission, Role, Scope};
 use roster::grpc::{pb, status};
 use std::sync::Arc;
@@ -34,13 +34,13 @@ async fn asks_one_and_asks_many() {
         Check::member("no-such-thing", "ada").unwrap(),
     ];
     let (answers, token) = client.check_batch(&checks, &Consistency::Full).await.unwrap();
-    let reasons: Vec<Reason> = answers.iter().map(|answer| answer.reason).collect();
+    let reasons: Vec<CheckReason> = answers.iter().map(|answer| answer.reason).collect();
     let told = [
-        Reason::Allowed,
-        Reason::RoleTooLow,
-        Reason::RoleLacksPermission,
-        Reason::NotAMember,
-        Reason::OrganizationNotFound,
+        CheckReason::Allowed,
+        CheckReason::RoleTooLow,
+        CheckReason::RoleLacksPermission,
+        CheckReason::NotAMember,
+        CheckReason::OrganizationNotFound,
     ];
     assert_eq!(reasons, told);
     assert_eq!((answers[0].role, answers[3].role, answers[4].revision), (Some(Role::OWNER), None, 0));

@@ -3,14 +3,14 @@
 use super::{client, copied, from_memory, soon};
 use crate::harness::{Server, add, remove, set_role};
 use crate::streams::writers::Writers;
-use roster::client::{Answer, CacheSettings, Check, Client, Consistency, MembershipCache, Reason, Source};
+use roster::client::{Answer, CacheSettings, Check, CheckReason, Client, Consistency, MembershipCache, Source};
 use roster::domain::{Kind, Permission, Role};
 use roster::grpc::pb;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// What an answer says, whoever gives it.
-fn said(answer: &Answer) -> (Reason, Option<Role>, i64) {
+fn said(answer: &Answer) -> (CheckReason, Option<Role>, i64) {
     (answer.reason, answer.role, answer.revision)
 }
 
@@ -133,26 +133,26 @@ async fn states_of_organizations_and_users_are_followed() {
     let id = owner.create("Acme").await;
     owner.add(&id, "grace", "member").await;
     let grace = Check::permission("acme", "grace", Permission::MembersAdd).unwrap();
-    let says = async |reason: Reason| {
+    let says = async |reason: CheckReason| {
         soon(cache.caught_up()).await;
         assert_eq!(from_memory(&cache, &grace).await.reason, reason);
     };
-    says(Reason::RoleLacksPermission).await;
+    says(CheckReason::RoleLacksPermission).await;
     owner.organizations.update_member(set_role(&id, "grace", "admin")).await.unwrap();
-    says(Reason::Allowed).await;
+    says(CheckReason::Allowed).await;
     let user_id = "grace".to_owned();
     let request = pb::DeactivateUserRequest { user_id: user_id.clone(), ..Default::default() };
     operator.users.deactivate_user(request).await.unwrap();
-    says(Reason::UserInactive).await;
+    says(CheckReason::UserInactive).await;
     let request = pb::ReactivateUserRequest { user_id, ..Default::default() };
     operator.users.reactivate_user(request).await.unwrap();
     let organization = id.clone();
     let request = pb::DeactivateOrganizationRequest { organization, ..Default::default() };
     owner.organizations.deactivate_organization(request).await.unwrap();
-    says(Reason::OrganizationInactive).await;
+    says(CheckReason::OrganizationInactive).await;
     let request = pb::DeleteOrganizationRequest { organization: id, purge: true, ..Default::default() };
     operator.organizations.delete_organization(request).await.unwrap();
-    says(Reason::OrganizationNotFound).await;
+    says(CheckReason::OrganizationNotFound).await;
     assert_eq!(cache.statistics().memberships, 0);
 }
 

@@ -9,7 +9,9 @@ use super::{copied, settings, soon};
 use crate::harness::{Server, remove};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use roster::client::{CacheSettings, Client, MembershipCache, Reason, RequirePermission, Stopped, Who};
+use roster::client::{
+    CacheSettings, CallSubject, CheckReason, Client, GuardRejection, MembershipCache, RequirePermission,
+};
 use roster::domain::{OrganizationRef, Permission, Role, UserId};
 use std::convert::Infallible;
 use tokio::net::TcpListener;
@@ -20,7 +22,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 /// Whom these services take a request to be from. A real one goes by its session.
-fn who(parts: &Parts) -> Who {
+fn who(parts: &Parts) -> CallSubject {
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let user = UserId::parse(header("user")).map_err(|_| Status::unauthenticated("sign in"))?;
     let organization = OrganizationRef::parse(header("organization"));
@@ -94,16 +96,16 @@ async fn asks_the_server_until_the_copy_is_there_and_answers_as_it_is_told() {
     let cache = MembershipCache::start(&client, CacheSettings::default());
     let layer = RequirePermission::role(&cache, Role::OWNER, who).answering(|stopped| {
         let (status, told) = match stopped {
-            Stopped::Unnamed(status) => (StatusCode::UNAUTHORIZED, status.message().to_owned()),
-            Stopped::Denied(answer) => (StatusCode::FORBIDDEN, format!("{:?}", answer.reason)),
-            Stopped::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
+            GuardRejection::Unnamed(status) => (StatusCode::UNAUTHORIZED, status.message().to_owned()),
+            GuardRejection::Denied(answer) => (StatusCode::FORBIDDEN, format!("{:?}", answer.reason)),
+            GuardRejection::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
         };
         Response::builder().status(status).body(told).unwrap()
     });
     let mut guarded = ServiceBuilder::new().layer(layer).service(service_fn(echo));
     for (user, status, body) in [
         ("ada", StatusCode::OK, "hello".to_owned()),
-        ("grace", StatusCode::FORBIDDEN, format!("{:?}", Reason::RoleTooLow)),
+        ("grace", StatusCode::FORBIDDEN, format!("{:?}", CheckReason::RoleTooLow)),
         ("", StatusCode::UNAUTHORIZED, "sign in".to_owned()),
     ] {
         let answer = guarded.ready().await.unwrap().call(request("acme", user)).await.unwrap();

@@ -3,7 +3,7 @@
 use super::Server;
 use http::{HeaderMap, HeaderValue, Method, Request};
 use prost::bytes::Bytes;
-use roster::auth::rules;
+use roster::authz::rules;
 use roster::grpc::pb;
 use std::net::SocketAddr;
 use std::time::Duration;

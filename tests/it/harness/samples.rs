@@ -5,8 +5,8 @@ use super::server::{Clients, Credential};
 use super::{Database, Server, add};
 use http::uri::PathAndQuery;
 use prost::Message;
-use roster::auth::mint::Claims;
-use roster::auth::rules::Method;
+use roster::authn::mint::ClaimSet;
+use roster::authz::rules::Method;
 use roster::grpc::pb;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tonic::Status;
@@ -19,7 +19,7 @@ pub async fn call(channel: Channel, token: &str, path: &'static str, message: Ve
     let shown = Credential { token: Some(token.to_owned()), on_behalf_of: None };
     let mut client = Grpc::new(InterceptedService::new(channel, shown));
     client.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
-    let is_stream = roster::auth::rules::method(path).unwrap().streaming.any();
+    let is_stream = roster::authz::rules::method(path).unwrap().streaming.any();
     first(&mut client, PathAndQuery::from_static(path), message, is_stream).await
 }
 
@@ -33,7 +33,7 @@ pub enum Who {
     /// An operator.
     Operator,
     /// `ivy`, with a verified address, who is invited to every place that a sample needs it of.
-    Invited,
+    IssuedInvitation,
 }
 
 /// What a sample request is about: an organization of `ada`'s, with `grace` as admin, `alan` and one more as members.
@@ -58,7 +58,7 @@ pub struct Write {
 impl Write {
     /// A write under a fresh request id.
     pub fn fresh() -> Self {
-        Self { request_id: roster::world::random_uuid().to_string(), ..Self::default() }
+        Self { request_id: roster::random::uuid().to_string(), ..Self::default() }
     }
 }
 
@@ -77,7 +77,7 @@ impl Stage {
         let server = Server::start_generous().await;
         let address = |id: &str| {
             let email = Some(format!("{id}@example.com"));
-            server.mint(&Claims { email, email_verified: Some(true), ..Server::claims(id) })
+            server.mint(&ClaimSet { email, email_verified: Some(true), ..Server::claims(id) })
         };
         let tokens = [
             server.mint(&Server::claims("ada")),
@@ -102,7 +102,7 @@ impl Stage {
             Who::Owner => &self.tokens[0],
             Who::Member => &self.tokens[1],
             Who::Operator => &self.tokens[2],
-            Who::Invited => &self.tokens[3],
+            Who::IssuedInvitation => &self.tokens[3],
         }
     }
 
@@ -241,7 +241,9 @@ fn sample_of_read(name: &str, place: &Place) -> Option<(Who, Vec<u8>)> {
             (Who::Owner, pb::ListInvitationsRequest { organization, ..Default::default() }.encode_to_vec())
         }
         "ListEvents" => (Who::Owner, pb::ListEventsRequest { organization, ..Default::default() }.encode_to_vec()),
-        "ListReceivedInvitations" => (Who::Invited, pb::ListReceivedInvitationsRequest::default().encode_to_vec()),
+        "ListReceivedInvitations" => {
+            (Who::IssuedInvitation, pb::ListReceivedInvitationsRequest::default().encode_to_vec())
+        }
         "PreviewInvitation" => (Who::Member, pb::PreviewInvitationRequest { token }.encode_to_vec()),
         "GetUser" => (Who::Operator, pb::GetUserRequest { user_id: subject }.encode_to_vec()),
         "CheckMembership" | "StreamChecks" => (Who::Operator, check.encode_to_vec()),
@@ -357,11 +359,11 @@ fn sample_of_invitation(name: &str, place: &Place, write: &Write) -> Option<(Who
         }
         "AcceptInvitation" => {
             let invitation = Some(pb::accept_invitation_request::Invitation::Token(token));
-            (Who::Invited, write_request!(write, AcceptInvitationRequest { invitation }))
+            (Who::IssuedInvitation, write_request!(write, AcceptInvitationRequest { invitation }))
         }
         "DeclineInvitation" => {
             let invitation = Some(pb::decline_invitation_request::Invitation::Token(token));
-            (Who::Invited, write_request!(write, DeclineInvitationRequest { invitation }))
+            (Who::IssuedInvitation, write_request!(write, DeclineInvitationRequest { invitation }))
         }
         "RevokeInvitation" => {
             (Who::Owner, write_request!(write, RevokeInvitationRequest { organization, invitation_id }))

@@ -1,19 +1,19 @@
 //! A server on a socket of its own, and clients for every kind of caller.
 
 use super::Database;
-use roster::auth::authenticator::Authenticator;
-use roster::auth::mint::{Claims, SigningKey};
-use roster::auth::settings::{AuthSettings, IssuerSettings};
+use roster::authn::authenticator::Authenticator;
+use roster::authn::mint::{ClaimSet, SigningKey};
+use roster::authn::settings::{AuthSettings, IssuerSettings};
+use roster::clock::Clock;
 use roster::domain::Scope;
 use roster::grpc::pb::check_service_client::CheckServiceClient;
 use roster::grpc::pb::event_service_client::EventServiceClient;
 use roster::grpc::pb::invitation_service_client::InvitationServiceClient;
 use roster::grpc::pb::organization_service_client::OrganizationServiceClient;
 use roster::grpc::pb::user_service_client::UserServiceClient;
-use roster::server::{self, Parts, ServerSettings};
-use roster::service::{IndexSettings, InvitationSettings, Roster};
+use roster::server::{self, ServerParts, ServerSettings};
+use roster::service::{InvitationSettings, ReplicaSettings, Roster};
 use roster::store::pool;
-use roster::world::Clock;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -94,7 +94,7 @@ impl Server {
     }
 
     /// A server over this database whose index works like this, healthy.
-    pub async fn with_index_over(database: Database, index: IndexSettings) -> Self {
+    pub async fn with_index_over(database: Database, index: ReplicaSettings) -> Self {
         let configure = |roster: Roster| roster.with_index(index);
         let server = Self::launch_as(database, ServerSettings::default(), |_| {}, configure).await;
         server.until_serving().await;
@@ -129,7 +129,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let roster = configure(Roster::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 16), Clock::system()));
         let stop = CancellationToken::new();
-        let parts = Parts {
+        let parts = ServerParts {
             listener,
             settings,
             roster: roster.clone(),
@@ -189,9 +189,9 @@ impl Server {
     }
 
     /// The claims of a good token for this subject.
-    pub fn claims(sub: &str) -> Claims {
+    pub fn claims(sub: &str) -> ClaimSet {
         let now = Clock::system().unix_seconds();
-        Claims {
+        ClaimSet {
             iss: ISSUER.to_owned(),
             aud: AUDIENCE.to_owned(),
             sub: sub.to_owned(),
@@ -205,14 +205,14 @@ impl Server {
     }
 
     /// A signed token.
-    pub fn mint(&self, claims: &Claims) -> String {
+    pub fn mint(&self, claims: &ClaimSet) -> String {
         self.key.mint(claims).unwrap().expose().to_owned()
     }
 
     /// A token of a service with these scopes.
     pub fn service_token(&self, name: &str, scopes: &[Scope]) -> String {
         let words: Vec<String> = scopes.iter().map(|scope| format!("roster:{}", scope.as_str())).collect();
-        self.mint(&Claims { scope: Some(words.join(" ")), ..Self::claims(name) })
+        self.mint(&ClaimSet { scope: Some(words.join(" ")), ..Self::claims(name) })
     }
 
     /// Clients without a credential.
@@ -228,13 +228,13 @@ impl Server {
     /// Clients of a user with a verified address `<id>@example.com`.
     pub fn user_with_email(&self, id: &str) -> Clients {
         let email = Some(format!("{id}@example.com"));
-        self.with_token(&self.mint(&Claims { email, email_verified: Some(true), ..Self::claims(id) }))
+        self.with_token(&self.mint(&ClaimSet { email, email_verified: Some(true), ..Self::claims(id) }))
     }
 
     /// Clients of a user of whom their provider knows this address, verified or not.
     pub fn person(&self, id: &str, email: &str, verified: bool) -> Clients {
         let email = Some(email.to_owned());
-        self.with_token(&self.mint(&Claims { email, email_verified: Some(verified), ..Self::claims(id) }))
+        self.with_token(&self.mint(&ClaimSet { email, email_verified: Some(verified), ..Self::claims(id) }))
     }
 
     /// Clients of a service.

@@ -4,7 +4,7 @@ use super::{Made, Scene, accept, decline, invite_by_mail, remind};
 use crate::harness::assert_refused;
 use crate::races::{side, told, until_waiting};
 use roster::grpc::pb;
-use roster::service::outbox::{Letter, Occasion, Sent};
+use roster::service::outbox::{DeliveryOutcome, Letter, Occasion};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Barrier;
@@ -21,7 +21,7 @@ impl Scene {
         (letter, token)
     }
 
-    async fn settle(&self, letter: &Letter, sent: Sent) {
+    async fn settle(&self, letter: &Letter, sent: DeliveryOutcome) {
         self.server.roster.settle_letter(letter.id, sent).await.unwrap();
     }
 
@@ -52,7 +52,7 @@ async fn a_claimed_letter_has_a_token_that_works() {
     assert!(letter.expire_time.is_some());
     // It has a lease: nobody else gets it meanwhile.
     assert!(scene.claim().await.is_none());
-    scene.settle(&letter, Sent::Delivered).await;
+    scene.settle(&letter, DeliveryOutcome::Delivered).await;
     assert_eq!(scene.waiting().await, 0);
     let shown = scene.get(&made).await;
     assert_eq!((shown.mail_state(), shown.mail_error.as_str(), shown.sends), (pb::MailState::Sent, "", 1));
@@ -127,8 +127,8 @@ async fn a_lease_that_ran_out_is_claimed_again_under_the_same_id() {
     }
     assert_eq!(good, [false, false, true, true, true, true, true]);
     // Only one of them may say that it was sent, and then it is over.
-    scene.settle(&first, Sent::Delivered).await;
-    scene.settle(&first, Sent::Transient("too late".to_owned())).await;
+    scene.settle(&first, DeliveryOutcome::Delivered).await;
+    scene.settle(&first, DeliveryOutcome::Transient("too late".to_owned())).await;
     assert_eq!(scene.waiting().await, 0);
     let shown = scene.get(&made.id).await;
     assert_eq!((shown.mail_state(), shown.mail_error.as_str()), (pb::MailState::Sent, ""));
@@ -141,7 +141,7 @@ async fn what_is_transient_waits_longer_each_time_and_is_shown() {
     let made = scene.mail_grace().await;
     for pause in [30, 60, 120, 240, 480, 960, 1920, 3600, 3600] {
         let (letter, _) = scene.claimed().await;
-        scene.settle(&letter, Sent::Transient("the mail server is busy".to_owned())).await;
+        scene.settle(&letter, DeliveryOutcome::Transient("the mail server is busy".to_owned())).await;
         let shown = scene.get(&made.id).await;
         assert_eq!(
             (shown.mail_state(), shown.mail_error.as_str()),
@@ -154,7 +154,7 @@ async fn what_is_transient_waits_longer_each_time_and_is_shown() {
     }
     // Then it is taken after all, and the error is history.
     let (letter, _) = scene.claimed().await;
-    scene.settle(&letter, Sent::Delivered).await;
+    scene.settle(&letter, DeliveryOutcome::Delivered).await;
     let shown = scene.get(&made.id).await;
     assert_eq!((shown.mail_state(), shown.mail_error.as_str()), (pb::MailState::Sent, ""));
 }
@@ -165,7 +165,7 @@ async fn what_is_final_or_too_old_is_given_up_with_an_event() {
     let scene = Scene::new().await;
     let made = scene.mail_grace().await;
     let (letter, token) = scene.claimed().await;
-    scene.settle(&letter, Sent::Final("no such mailbox".to_owned())).await;
+    scene.settle(&letter, DeliveryOutcome::Final("no such mailbox".to_owned())).await;
     let shown = scene.get(&made.id).await;
     assert_eq!((shown.mail_state(), shown.mail_error.as_str()), (pb::MailState::Failed, "no such mailbox"));
     assert_eq!((scene.waiting().await, scene.server.database.count(EVENTS).await), (0, 1));
@@ -186,12 +186,12 @@ async fn what_is_final_or_too_old_is_given_up_with_an_event() {
     assert_eq!(letter.occasion, Occasion::Reminder);
     // A minute before its time it waits once more; after a day it is given up.
     scene.sql("UPDATE outbox SET create_time = clock_timestamp() - interval '23 hours 59 minutes'").await;
-    scene.settle(&letter, Sent::Transient("busy".to_owned())).await;
+    scene.settle(&letter, DeliveryOutcome::Transient("busy".to_owned())).await;
     assert_eq!(scene.get(&made.id).await.mail_state(), pb::MailState::Waiting);
     scene.all_due().await;
     let (letter, _) = scene.claimed().await;
     scene.sql("UPDATE outbox SET create_time = clock_timestamp() - interval '24 hours'").await;
-    scene.settle(&letter, Sent::Transient("still busy".to_owned())).await;
+    scene.settle(&letter, DeliveryOutcome::Transient("still busy".to_owned())).await;
     let shown = scene.get(&made.id).await;
     assert_eq!((shown.mail_state(), shown.mail_error.as_str()), (pb::MailState::Failed, "still busy"));
     assert_eq!((scene.waiting().await, scene.server.database.count(EVENTS).await), (0, 2));
@@ -309,7 +309,7 @@ async fn what_became_of_a_letter_and_a_revocation_do_not_wait_in_a_circle() {
         let revoking = tokio::spawn(side(async move { client.revoke_invitation(request).await }));
         until_waiting(database, 1).await;
         let roster = scene.server.roster.clone();
-        let settling = tokio::spawn(async move { roster.settle_letter(letter.id, Sent::Delivered).await });
+        let settling = tokio::spawn(async move { roster.settle_letter(letter.id, DeliveryOutcome::Delivered).await });
         until_waiting(database, 2).await;
         holder.rollback().await.unwrap();
         assert_eq!(told(&revoking.await.unwrap()), "OK");
@@ -335,7 +335,7 @@ async fn who_is_added_by_address_is_told_and_an_owner_to_be_is_asked() {
     let letter = scene.claim().await.unwrap();
     assert_eq!((letter.occasion, letter.to.given()), (Occasion::Added, "grace@example.com"));
     assert!(letter.token.is_none() && letter.expire_time.is_none());
-    scene.settle(&letter, Sent::Delivered).await;
+    scene.settle(&letter, DeliveryOutcome::Delivered).await;
     // Added by id: by a backend that knows them, and told by it.
     admin.add(&scene.acme, "joan", "member").await;
     assert!(scene.claim().await.is_none());

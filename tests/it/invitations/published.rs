@@ -48,7 +48,7 @@ async fn cve_2026_1529_a_token_that_describes_itself_cannot_be_forged() {
 #[tokio::test]
 async fn cve_2026_16072_no_answer_but_the_first_holds_the_token() {
     let scene = Scene::new().await;
-    let request_id = roster::world::random_uuid().to_string();
+    let request_id = roster::random::uuid().to_string();
     let request = pb::CreateInvitationRequest { request_id, ..invite(&scene.acme, "grace@example.com") };
     let mut backend = scene.backend.clone();
     let first = backend.invitations.create_invitation(request.clone()).await.unwrap().into_inner();
@@ -123,7 +123,7 @@ async fn cve_2024_10452_an_admin_cannot_reach_another_organizations_invitation()
     let mut mallory = scene.server.user_with_email("mallory");
     let theirs = mallory.create("Theirs").await;
     let foreign = mallory.invitations.revoke_invitation(revoke(&theirs, &made.id)).await.unwrap_err();
-    let unknown = roster::world::random_uuid().to_string();
+    let unknown = roster::random::uuid().to_string();
     let unknown = mallory.invitations.revoke_invitation(revoke(&theirs, &unknown)).await.unwrap_err();
     assert_eq!((foreign.code(), foreign.details()), (unknown.code(), unknown.details()));
     assert_refused::<()>(Err(foreign), Code::NotFound, "INVITATION_NOT_FOUND");
@@ -156,7 +156,7 @@ async fn cve_2023_48220_every_way_to_accept_knows_of_expiry() {
     let scene = Scene::new().await;
     let made = scene.invite("grace@example.com").await;
     let older = scene.remind(&made.id, false).await;
-    let request_id = roster::world::random_uuid().to_string();
+    let request_id = roster::random::uuid().to_string();
     scene.expire(&made.id).await;
     let mut grace = scene.server.user_with_email("grace");
     for token in [&made.token, &older] {

@@ -229,7 +229,7 @@ async fn tokens_after_the_end() {
 async fn a_decline_whose_answer_was_lost_is_repeated() {
     let scene = Scene::new().await;
     let made = scene.invite("grace@example.com").await;
-    let request_id = roster::world::random_uuid().to_string();
+    let request_id = roster::random::uuid().to_string();
     let request = pb::DeclineInvitationRequest { request_id, ..decline(&made.token) };
     let mut grace = scene.server.user_with_email("grace");
     let first = grace.invitations.decline_invitation(request.clone()).await.unwrap().into_inner();

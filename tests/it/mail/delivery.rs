@@ -5,7 +5,7 @@ use crate::harness::smtp::{Act, Fault, Manner, PASSWORD, SmtpServer, USERNAME};
 use mail_parser::MessageParser;
 use roster::domain::EmailAddress;
 use roster::mail::settings::{MailKind, Security};
-use roster::service::outbox::Sent;
+use roster::service::outbox::DeliveryOutcome;
 use std::time::{Duration, Instant};
 
 const STARTTLS: Manner = Manner { tls: false, starttls: true, auth: None, utf8: false };
@@ -17,7 +17,7 @@ async fn a_letter_arrives_by_every_kind_of_connection() {
     for (manner, security) in [(PLAIN, Security::Plain), (STARTTLS, Security::Starttls), (TLS, Security::Tls)] {
         let server = SmtpServer::start(manner).await;
         let mailer = mailer(&settings(&server, security));
-        assert_eq!(mailer.deliver(&invitation()).await, Sent::Delivered);
+        assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
         let [received] = server.mailbox().try_into().unwrap();
         assert_eq!((received.from.as_str(), received.to.as_str()), ("roster@mail.example", "bob@recipient.example"));
         assert_eq!(received.encrypted, security != Security::Plain);
@@ -33,15 +33,19 @@ async fn it_logs_in() {
         let mut settings = settings(&server, Security::Starttls);
         settings.username = Some(USERNAME.to_owned());
         settings.password_file = Some(server.password_file());
-        assert_eq!(mailer(&settings).deliver(&invitation()).await, Sent::Delivered);
+        assert_eq!(mailer(&settings).deliver(&invitation()).await, DeliveryOutcome::Delivered);
 
         // A wrong login is no fault of the letter's: the operator mends it, and then it leaves.
         settings.username = Some("somebody else".to_owned());
-        let Sent::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("given up") };
+        let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else {
+            panic!("given up")
+        };
         assert_eq!(why, "the relay cannot be used: 535 5.7.8");
         settings.username = None;
         settings.password_file = None;
-        let Sent::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("given up") };
+        let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else {
+            panic!("given up")
+        };
         assert_eq!(why, "the relay did not take the mail: 530 5.7.0");
         assert_eq!(server.mailbox().len(), 1);
     }
@@ -53,7 +57,7 @@ async fn no_letter_and_no_password_leaves_unprotected() {
     let mut settings = settings(&server, Security::Starttls);
     settings.username = Some(USERNAME.to_owned());
     settings.password_file = Some(server.password_file());
-    let Sent::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("not put off") };
+    let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("not put off") };
     assert!(why.contains("STARTTLS is not supported"), "{why}");
     assert!(server.heard().iter().all(|line| line.starts_with("EHLO")), "{:?}", server.heard());
     assert!(server.mailbox().is_empty());
@@ -63,7 +67,8 @@ async fn no_letter_and_no_password_leaves_unprotected() {
 async fn what_is_slipped_in_before_encryption_is_not_believed() {
     let server = SmtpServer::start(STARTTLS).await;
     server.misbehave([Some(Fault { at: "STARTTLS", act: Act::Answer("220 go ahead\r\n250 relay.test") })]);
-    let Sent::Transient(why) = mailer(&settings(&server, Security::Starttls)).deliver(&invitation()).await else {
+    let DeliveryOutcome::Transient(why) = mailer(&settings(&server, Security::Starttls)).deliver(&invitation()).await
+    else {
         panic!("not put off")
     };
     assert!(why.starts_with("the relay cannot be used: "), "{why}");
@@ -81,7 +86,9 @@ async fn a_wrong_certificate_is_refused() {
         {
             let mut settings = settings(server, security);
             settings.ca_file = ca_file;
-            let Sent::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("not put off") };
+            let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else {
+                panic!("not put off")
+            };
             assert!(why.contains("certificate"), "{why}");
             assert!(server.mailbox().is_empty());
         }
@@ -117,13 +124,13 @@ async fn what_may_pass_is_tried_again_and_what_will_not_is_not() {
         let mailer = plain(&server);
         server.misbehave([Some(fault)]);
         match mailer.deliver(&invitation()).await {
-            Sent::Final(why) if is_final => assert!(!why.contains("bob"), "{why}"),
-            Sent::Transient(why) if !is_final => assert!(!why.contains("bob"), "{why}"),
+            DeliveryOutcome::Final(why) if is_final => assert!(!why.contains("bob"), "{why}"),
+            DeliveryOutcome::Transient(why) if !is_final => assert!(!why.contains("bob"), "{why}"),
             other => panic!("{fault:?}: {other:?}"),
         }
         assert!(server.mailbox().is_empty());
         // The next try meets a server that behaves, by a new connection.
-        assert_eq!(mailer.deliver(&invitation()).await, Sent::Delivered, "{fault:?}");
+        assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered, "{fault:?}");
     }
 }
 
@@ -138,11 +145,11 @@ async fn a_relay_that_hangs_costs_the_timeout_and_no_more() {
         server.misbehave([Some(Fault { at, act: Act::Hang })]);
         let began = Instant::now();
         let sent = mailer.deliver(&invitation()).await;
-        assert_eq!(sent, Sent::Transient("the relay did not answer in time".to_owned()), "{at}");
+        assert_eq!(sent, DeliveryOutcome::Transient("the relay did not answer in time".to_owned()), "{at}");
         assert!((TIMEOUT..4 * TIMEOUT).contains(&began.elapsed()), "{at}: {:?}", began.elapsed());
         // The connection that hangs is not used again: its late answers would be taken for those to another letter.
         let before = server.mailbox().len();
-        assert_eq!(mailer.deliver(&invitation()).await, Sent::Delivered, "{at}");
+        assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered, "{at}");
         assert_eq!(server.mailbox().last().unwrap().connection, 2);
         assert_eq!(server.mailbox().len(), before + 1);
     };
@@ -154,7 +161,7 @@ async fn a_relay_that_is_not_there_is_waited_for() {
     let server = SmtpServer::start(PLAIN).await;
     let settings = settings(&server, Security::Plain);
     drop(server);
-    let Sent::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("not put off") };
+    let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("not put off") };
     assert!(why.starts_with("the relay cannot be used: "), "{why}");
 }
 
@@ -163,11 +170,11 @@ async fn letters_in_a_row_share_a_connection() {
     let server = SmtpServer::start(STARTTLS).await;
     let mailer = mailer(&settings(&server, Security::Starttls));
     for _ in 0..3 {
-        assert_eq!(mailer.deliver(&invitation()).await, Sent::Delivered);
+        assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
     }
     mailer.hang_up().await;
     assert_eq!(server.heard().last().unwrap(), "QUIT");
-    assert_eq!(mailer.deliver(&invitation()).await, Sent::Delivered);
+    assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
     let connections: Vec<usize> = server.mailbox().iter().map(|received| received.connection).collect();
     assert_eq!(connections, [1, 1, 1, 2]);
 }
@@ -178,7 +185,7 @@ async fn a_free_connection_that_the_relay_closed_is_not_missed() {
     let mailer = plain(&server);
     server.misbehave([Some(Fault { at: "NOOP", act: Act::Close })]);
     for _ in 0..2 {
-        assert_eq!(mailer.deliver(&invitation()).await, Sent::Delivered);
+        assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
     }
     assert_eq!(server.mailbox().last().unwrap().connection, 2);
 }
@@ -187,7 +194,7 @@ async fn a_free_connection_that_the_relay_closed_is_not_missed() {
 async fn a_letter_sent_twice_is_one_message() {
     let server = SmtpServer::start(PLAIN).await;
     for _ in 0..2 {
-        assert_eq!(plain(&server).deliver(&invitation()).await, Sent::Delivered);
+        assert_eq!(plain(&server).deliver(&invitation()).await, DeliveryOutcome::Delivered);
     }
     let [first, second] = server.mailbox().try_into().unwrap();
     assert_eq!(first.data, second.data);
@@ -200,17 +207,17 @@ async fn an_address_beyond_ascii_needs_a_relay_that_takes_it() {
     let mut letter = invitation();
     letter.to = EmailAddress::parse("bücher@bücher.example").unwrap();
     let server = SmtpServer::start(PLAIN).await;
-    let Sent::Final(why) = plain(&server).deliver(&letter).await else { panic!("not given up") };
+    let DeliveryOutcome::Final(why) = plain(&server).deliver(&letter).await else { panic!("not given up") };
     assert!(why.contains("SMTPUTF8"), "{why}");
 
     let server = SmtpServer::start(Manner { utf8: true, ..PLAIN }).await;
-    assert_eq!(plain(&server).deliver(&letter).await, Sent::Delivered);
+    assert_eq!(plain(&server).deliver(&letter).await, DeliveryOutcome::Delivered);
     assert_eq!(server.mailbox()[0].to, "bücher@xn--bcher-kva.example");
 
     // With an ASCII name before the @, the domain's ASCII form is enough for any relay.
     letter.to = EmailAddress::parse("buch@bücher.example").unwrap();
     let server = SmtpServer::start(PLAIN).await;
-    assert_eq!(plain(&server).deliver(&letter).await, Sent::Delivered);
+    assert_eq!(plain(&server).deliver(&letter).await, DeliveryOutcome::Delivered);
     assert_eq!(server.mailbox()[0].to, "buch@xn--bcher-kva.example");
 }
 
@@ -223,7 +230,7 @@ async fn letters_can_be_kept_in_a_directory() {
     let mut settings = settings(&server, Security::Plain);
     settings.kind = MailKind::Directory;
     settings.directory = Some(directory.clone());
-    assert_eq!(mailer(&settings).deliver(&invitation()).await, Sent::Delivered);
+    assert_eq!(mailer(&settings).deliver(&invitation()).await, DeliveryOutcome::Delivered);
     assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
     let files: Vec<_> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [file] = files.as_slice() else { panic!("{files:?}") };
@@ -237,7 +244,7 @@ async fn letters_can_be_kept_in_a_directory() {
     settings.directory = Some(directory.clone());
     let mailer = mailer(&settings);
     std::fs::remove_dir_all(&directory).unwrap();
-    assert!(matches!(mailer.deliver(&invitation()).await, Sent::Transient(_)));
+    assert!(matches!(mailer.deliver(&invitation()).await, DeliveryOutcome::Transient(_)));
 }
 
 #[tokio::test]

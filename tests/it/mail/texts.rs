@@ -6,13 +6,13 @@ use mail_parser::{Address, HeaderValue, Message, MessageParser, MimeHeaders};
 use roster::domain::{DisplayName, Name};
 use roster::mail::Mailer;
 use roster::mail::settings::{MailSettings, Security};
-use roster::service::outbox::{Letter, Occasion, Sent};
+use roster::service::outbox::{DeliveryOutcome, Letter, Occasion};
 use std::path::Path;
 
 /// The bytes that arrive of this letter.
 async fn arrives(letter: &Letter) -> Vec<u8> {
     let server = SmtpServer::start(Manner::default()).await;
-    assert_eq!(plain(&server).deliver(letter).await, Sent::Delivered);
+    assert_eq!(plain(&server).deliver(letter).await, DeliveryOutcome::Delivered);
     server.mailbox().remove(0).data
 }
 
@@ -104,7 +104,7 @@ async fn a_letter_without_the_token_it_needs_is_given_up() {
     let mut letter = invitation();
     letter.token = None;
     let sent = plain(&server).deliver(&letter).await;
-    assert_eq!(sent, Sent::Final("the template invitation.txt failed: undefined value".to_owned()));
+    assert_eq!(sent, DeliveryOutcome::Final("the template invitation.txt failed: undefined value".to_owned()));
     assert!(server.mailbox().is_empty());
 }
 
@@ -205,7 +205,7 @@ async fn a_deployment_has_its_own_templates() {
     std::fs::create_dir(place.path().join("..data")).unwrap();
     let mut letter = invitation();
     letter.organization = unchecked("a\nb");
-    assert_eq!(mailer(&settings).deliver(&letter).await, Sent::Delivered);
+    assert_eq!(mailer(&settings).deliver(&letter).await, DeliveryOutcome::Delivered);
     let bytes = server.mailbox().remove(0).data;
     let [subject, text, html] = texts(&parse(&bytes));
     assert_eq!(subject, "Komm zu “a b”!");

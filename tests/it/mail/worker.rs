@@ -5,8 +5,8 @@ use crate::harness::log::Log;
 use crate::harness::smtp::{Act, Fault, Manner, SmtpServer};
 use roster::mail::settings::Security;
 use roster::mail::{Mailer, worker};
-use roster::service::Error;
-use roster::service::outbox::{Letter, Sent};
+use roster::service::ServiceError;
+use roster::service::outbox::{DeliveryOutcome, Letter};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use uuid::Uuid;
 #[derive(Default)]
 struct Rows {
     due: VecDeque<Letter>,
-    settled: Vec<(Uuid, Sent)>,
+    settled: Vec<(Uuid, DeliveryOutcome)>,
     /// How often it does not answer before it does: to a claim, and to a settling.
     deaf_to_claims: u32,
     deaf_to_settling: u32,
@@ -34,10 +34,10 @@ struct Outbox {
 }
 
 /// Counts down, and fails until it is at zero.
-fn answer(left: &mut u32) -> Result<(), Error> {
+fn answer(left: &mut u32) -> Result<(), ServiceError> {
     let deaf = *left > 0;
     *left = left.saturating_sub(1);
-    if deaf { Err(Error::Panicked) } else { Ok(()) }
+    if deaf { Err(ServiceError::Panicked) } else { Ok(()) }
 }
 
 impl Outbox {
@@ -65,7 +65,7 @@ impl Outbox {
         Self { rows, nudge, stop, running }
     }
 
-    async fn until_settled(&self, count: usize) -> Vec<(Uuid, Sent)> {
+    async fn until_settled(&self, count: usize) -> Vec<(Uuid, DeliveryOutcome)> {
         for _ in 0..400 {
             let settled = self.rows.lock().unwrap().settled.clone();
             if settled.len() >= count {
@@ -94,7 +94,7 @@ async fn what_is_due_is_sent_by_few_connections() {
     let server = SmtpServer::start(Manner::default()).await;
     let outbox = Outbox::start(plain(&server), 40);
     let settled = outbox.until_settled(40).await;
-    assert!(settled.iter().all(|(_, sent)| *sent == Sent::Delivered));
+    assert!(settled.iter().all(|(_, sent)| *sent == DeliveryOutcome::Delivered));
     let mut ids: Vec<Uuid> = settled.iter().map(|(id, _)| *id).collect();
     ids.sort();
     assert_eq!(ids, (0..40u128).map(Uuid::from_u128).collect::<Vec<_>>());
@@ -131,9 +131,16 @@ async fn each_letter_is_settled_as_it_went() {
     settings.connections = 1;
     let outbox = Outbox::start(mailer(&settings), 3);
     let settled = outbox.until_settled(3).await;
-    let what: Vec<Sent> = settled.into_iter().map(|(_, sent)| sent).collect();
+    let what: Vec<DeliveryOutcome> = settled.into_iter().map(|(_, sent)| sent).collect();
     let why = |code| format!("the relay did not take the mail: {code}");
-    assert_eq!(what, [Sent::Transient(why("450 4.2.1")), Sent::Final(why("550 5.1.1")), Sent::Delivered]);
+    assert_eq!(
+        what,
+        [
+            DeliveryOutcome::Transient(why("450 4.2.1")),
+            DeliveryOutcome::Final(why("550 5.1.1")),
+            DeliveryOutcome::Delivered
+        ]
+    );
     outbox.stop().await;
 }
 

@@ -51,7 +51,7 @@ async fn at_once(
 }
 
 fn fresh_id() -> String {
-    roster::world::random_uuid().to_string()
+    roster::random::uuid().to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -113,7 +113,7 @@ async fn everything_at_once_keeps_every_rule_without_a_deadlock() {
             let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let calls: Vec<(String, Call)> = (0..WRITES)
                 .map(|_| {
-                    let id = roster::world::random_uuid().to_string();
+                    let id = roster::random::uuid().to_string();
                     let call = write(&cast, &mut dice, &places, &users, &id);
                     (id, call)
                 })

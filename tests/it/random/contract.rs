@@ -3,7 +3,7 @@
 use crate::harness::dynamic::{self, comment, enumeration};
 use prost::Message;
 use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
-use roster::auth::rules::{self, Callers};
+use roster::authz::rules::{self, AllowedCallers};
 use std::collections::{BTreeMap, BTreeSet};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -65,7 +65,7 @@ impl Contract {
         if rules.write {
             promised.push(&self.writes);
         }
-        if matches!(rules.rule.callers, Callers::Permission(_)) {
+        if matches!(rules.rule.callers, AllowedCallers::Permission(_)) {
             promised.push(&self.in_organizations);
         }
         if promised.iter().any(|reasons| reasons.contains(&reason)) {

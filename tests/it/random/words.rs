@@ -1,7 +1,7 @@
 //! Random messages: what is plausible in each field, and what is not.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value};
-use roster::world;
+use roster::random;
 
 /// Users who call and are called. Some will be switched off and deleted on the way.
 pub(super) const USERS: [&str; 6] = ["ada", "grace", "alan", "eve", "kurt", "emmy"];
@@ -153,7 +153,7 @@ impl Words {
             "at_least_as_fresh" | "cursor" => word(random, &self.consistency_tokens),
             "request_id" if random.one_in(3) => word(random, &self.request_ids),
             "request_id" => {
-                let id = world::random_uuid().to_string();
+                let id = random::uuid().to_string();
                 keep(&mut self.request_ids, &id);
                 id
             }

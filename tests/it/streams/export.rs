@@ -129,7 +129,7 @@ async fn so_many_exports_at_once_and_no_more() {
         clients.checks.clone().export_memberships(pb::ExportMembershipsRequest::default()).await
     };
     let mut begun = Vec::new();
-    for _ in 0..roster::domain::limits::EXPORTS {
+    for _ in 0..roster::service::limits::EXPORTS {
         let mut parts = open().await.unwrap().into_inner();
         // More than fits between the two of them: it waits to be read.
         assert!(soon(parts.message()).await.unwrap().is_some());

@@ -3,7 +3,7 @@
 use super::{Checks, question, soon};
 use crate::harness::server::Clients;
 use crate::harness::{Database, Server, refused};
-use roster::auth::mint::Claims;
+use roster::authn::mint::ClaimSet;
 use roster::domain::Scope;
 use roster::server::ServerSettings;
 use std::time::{Duration, Instant};
@@ -79,9 +79,9 @@ async fn the_server_itself_keeps_the_deadline_of_a_stream() {
 /// Clients whose token is good for so many seconds.
 fn brief(server: &Server, seconds: i64) -> Clients {
     let now = Server::claims("").iat;
-    let exp = now + seconds - roster::auth::limits::LEEWAY_SECONDS;
+    let exp = now + seconds - roster::authn::limits::LEEWAY_SECONDS;
     let scope = Some("roster:check roster:manage".to_owned());
-    server.with_token(&server.mint(&Claims { iat: exp - 600, exp, scope, ..Server::claims("backend") }))
+    server.with_token(&server.mint(&ClaimSet { iat: exp - 600, exp, scope, ..Server::claims("backend") }))
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 async fn live(scene: &Scene) -> (Vec<String>, Vec<String>) {
     let (mut tokens, mut errors) = (Vec::new(), Vec::new());
     let (mut backend, acme) = (scene.backend.clone(), &scene.acme);
-    let request_id = roster::world::random_uuid().to_string();
+    let request_id = roster::random::uuid().to_string();
     let request = pb::CreateInvitationRequest { request_id, ..invite(acme, "grace@private.example") };
     let made = backend.invitations.create_invitation(request.clone()).await.unwrap().into_inner();
     let id = made.invitation.unwrap().invitation_id;
@@ -31,11 +31,11 @@ async fn live(scene: &Scene) -> (Vec<String>, Vec<String>) {
     errors.push(mallory.invitations.preview_invitation(preview(&tokens[0])).await.unwrap_err());
     mallory.invitations.preview_invitation(preview(&tokens[2])).await.unwrap();
     let mut grace = scene.server.person("grace", "grace@private.example", true);
-    let request_id = roster::world::random_uuid().to_string();
+    let request_id = roster::random::uuid().to_string();
     let request = pb::AcceptInvitationRequest { request_id, ..accept(&tokens[2]) };
     grace.invitations.accept_invitation(request).await.unwrap();
     let mut alan = scene.server.person("alan", "alan@private.example", true);
-    let request_id = roster::world::random_uuid().to_string();
+    let request_id = roster::random::uuid().to_string();
     let request = pb::DeclineInvitationRequest { request_id, ..decline(&tokens[3]) };
     alan.invitations.decline_invitation(request.clone()).await.unwrap();
     alan.invitations.decline_invitation(request).await.unwrap();

@@ -1,0 +1,137 @@
+//! API keys: long random texts that a service sends as its bearer credential.
+//!
+//! Only their SHA-256 is configured. A key has 256 random bits, so a fast hash hides it well, and looking the digest up
+//! in a map tells a listener nothing of use about the time it takes.
+
+use super::caller::{Caller, OperatorCaller, ServiceCaller};
+use super::secret::Secret;
+use super::settings::ApiKeySettings;
+use crate::domain::{Scope, UserId};
+use crate::random;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// What every key begins with: it tells keys from tokens, and lets scanners find one that leaked.
+pub(super) const PREFIX: &str = "roster_";
+
+/// A key that was just made.
+pub struct GeneratedApiKey {
+    /// The key, for its owner. It cannot be had again.
+    pub secret: Secret,
+    /// What to configure as `sha256`.
+    pub sha256: String,
+}
+
+/// Makes a key.
+#[must_use]
+pub fn generate() -> GeneratedApiKey {
+    let text = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random::secret()));
+    let digits = Sha256::digest(&text).into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    let sha256 = digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect();
+    GeneratedApiKey { secret: Secret::new(text), sha256 }
+}
+
+/// The configured keys.
+pub(super) struct ApiKeys(HashMap<[u8; 32], Caller>);
+
+impl ApiKeys {
+    /// Takes the configured keys; what is wrong with them is added to `mistakes`.
+    pub(super) fn new(settings: &[ApiKeySettings], mistakes: &mut Vec<String>) -> Self {
+        let mut keys = HashMap::new();
+        for (index, key) in settings.iter().enumerate() {
+            let mut wrong =
+                |field: &str, sentence: &str| mistakes.push(format!("api_keys[{index}].{field}: {sentence}"));
+            if UserId::parse(&key.name).is_err() {
+                wrong("name", "a name has 1 to 255 bytes and no control characters");
+            }
+            if key.scopes.is_empty() {
+                wrong("scopes", "a key without a scope can do nothing: name at least one");
+            }
+            match parse_digest(&key.sha256).map(|digest| keys.entry(digest)) {
+                None => wrong("sha256", "the SHA-256 of the key is needed, as 64 hexadecimal digits"),
+                Some(Entry::Occupied(_)) => wrong("sha256", "another entry has the same key"),
+                Some(Entry::Vacant(free)) => {
+                    free.insert(service(key.name.clone(), key.scopes.clone()));
+                }
+            }
+        }
+        Self(keys)
+    }
+
+    /// Whose key this is.
+    pub(super) fn find(&self, text: &str) -> Option<Caller> {
+        self.0.get::<[u8; 32]>(&Sha256::digest(text).into()).cloned()
+    }
+}
+
+/// The caller that has these scopes: an operator, or a service.
+pub(super) fn service(name: String, mut scopes: Vec<Scope>) -> Caller {
+    if scopes.contains(&Scope::Operator) {
+        return Caller::Operator(OperatorCaller { name });
+    }
+    scopes.sort_unstable();
+    scopes.dedup();
+    Caller::Service(ServiceCaller { name, scopes: scopes.into() })
+}
+
+fn parse_digest(text: &str) -> Option<[u8; 32]> {
+    // `from_str_radix` takes a sign too.
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut digest = [0; 32];
+    for (index, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, scopes: &[Scope], sha256: &str) -> ApiKeySettings {
+        ApiKeySettings { name: name.to_owned(), scopes: scopes.to_vec(), sha256: sha256.to_owned() }
+    }
+
+    #[test]
+    fn keys_are_found_by_their_digest() {
+        let (old, new, root) = (generate(), generate(), generate());
+        assert_eq!(old.secret.expose().len(), PREFIX.len() + 43);
+        let settings = [
+            entry("billing", &[Scope::Check], &old.sha256),
+            entry("billing", &[Scope::Check, Scope::Manage, Scope::Check], &new.sha256.to_uppercase()),
+            entry("root", &[Scope::Check, Scope::Operator], &root.sha256),
+        ];
+        let mut mistakes = Vec::new();
+        let keys = ApiKeys::new(&settings, &mut mistakes);
+        assert_eq!(mistakes, Vec::<String>::new());
+
+        let scopes = |key: &GeneratedApiKey| match keys.find(key.secret.expose()) {
+            Some(Caller::Service(service)) if service.name == "billing" => service.scopes.to_vec(),
+            _ => Vec::new(),
+        };
+        assert_eq!(scopes(&old), [Scope::Check]);
+        assert_eq!(scopes(&new), [Scope::Check, Scope::Manage]);
+        assert!(matches!(keys.find(root.secret.expose()), Some(Caller::Operator(who)) if who.name == "root"));
+        assert!(keys.find(generate().secret.expose()).is_none());
+        assert!(keys.find(&old.sha256).is_none());
+    }
+
+    #[test]
+    fn all_mistakes_at_once() {
+        let twin = generate().sha256;
+        let settings = [
+            entry("a", &[Scope::Check], &twin),
+            entry("", &[], &twin),
+            entry("b", &[Scope::Check], &format!("+{}", &twin[1..])),
+        ];
+        let mut mistakes = Vec::new();
+        ApiKeys::new(&settings, &mut mistakes);
+        let settings: Vec<_> = mistakes.iter().filter_map(|mistake| mistake.split(':').next()).collect();
+        assert_eq!(settings, ["api_keys[1].name", "api_keys[1].scopes", "api_keys[1].sha256", "api_keys[2].sha256"]);
+    }
+}

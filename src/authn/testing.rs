@@ -1,0 +1,90 @@
+//! An issuer to test with: its key, its JWKS file, a server that accepts its tokens, and a clock to turn.
+
+use super::mint::{ClaimSet, SigningKey};
+use super::settings::IssuerSettings;
+use super::{AuthSettings, Authenticator};
+use crate::clock::Clock;
+use crate::domain::Scope;
+use http::{HeaderMap, HeaderValue};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// What a test returns.
+pub(super) type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// When every test begins, in seconds since 1970.
+pub(super) const NOW: i64 = 1_800_000_000;
+/// The issuer.
+pub(super) const ISSUER: &str = "https://id.example";
+
+pub(super) struct AuthFixture {
+    pub(super) key: SigningKey,
+    pub(super) auth: Authenticator,
+    /// The server's time, in seconds since 1970.
+    pub(super) now: Arc<AtomicU64>,
+    directory: tempfile::TempDir,
+}
+
+impl AuthFixture {
+    /// A server with one issuer, which may grant these scopes.
+    pub(super) fn new(scopes: &[Scope]) -> Result<Self, Box<dyn std::error::Error>> {
+        let directory = tempfile::tempdir()?;
+        let key = SigningKey::generate();
+        let now = Arc::new(AtomicU64::new(NOW.unsigned_abs()));
+        std::fs::write(directory.path().join("jwks.json"), key.public_jwks().to_string())?;
+        let settings = AuthSettings {
+            issuers: vec![issuer(ISSUER, directory.path().join("jwks.json"), scopes)],
+            ..AuthSettings::default()
+        };
+        let hand = Arc::clone(&now);
+        let clock = Clock::from_fn(move || UNIX_EPOCH + Duration::from_secs(hand.load(Ordering::Relaxed)));
+        let auth = Authenticator::new(&settings, clock).map_err(|mistakes| mistakes.join("; "))?;
+        Ok(Self { key, auth, now, directory })
+    }
+
+    /// The issuer's JWKS file.
+    pub(super) fn jwks_file(&self) -> PathBuf {
+        self.directory.path().join("jwks.json")
+    }
+
+    pub(super) fn wait(&self, seconds: u64) {
+        self.now.fetch_add(seconds, Ordering::Relaxed);
+    }
+}
+
+/// An issuer with a JWKS file.
+pub(super) fn issuer(name: &str, jwks_file: PathBuf, scopes: &[Scope]) -> IssuerSettings {
+    IssuerSettings {
+        issuer: name.to_owned(),
+        audience: "roster".to_owned(),
+        jwks_file: Some(jwks_file),
+        keys: Vec::new(),
+        hs256_secret_file: None,
+        scopes: scopes.to_vec(),
+        user_id_prefix: String::new(),
+    }
+}
+
+/// The claims of a good token that lives an hour.
+pub(super) fn claims(subject: &str) -> ClaimSet {
+    ClaimSet {
+        iss: ISSUER.to_owned(),
+        aud: "roster".to_owned(),
+        sub: subject.to_owned(),
+        exp: NOW + 3600,
+        iat: NOW,
+        ..ClaimSet::default()
+    }
+}
+
+/// The headers with this `authorization`, and others.
+pub(super) fn headers(authorization: &str, others: &[(&'static str, &str)]) -> Result<HeaderMap, http::Error> {
+    let mut headers = HeaderMap::new();
+    headers.append("authorization", HeaderValue::from_str(authorization)?);
+    for (name, value) in others {
+        headers.append(*name, HeaderValue::from_bytes(value.as_bytes())?);
+    }
+    Ok(headers)
+}

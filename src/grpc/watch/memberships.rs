@@ -1,0 +1,124 @@
+//! `WatchMemberships`: the log, as changes.
+
+use crate::domain::change::{ChangeDetail, LogEntry};
+use crate::domain::{Kind, OrganizationRef, UserId};
+use crate::grpc::admit::read;
+use crate::grpc::admit::stream::{RequestStream, StreamSender};
+use crate::grpc::decode::{FieldReader, InvalidFields};
+use crate::grpc::limits;
+use crate::grpc::watch::{self, WatchPings, WatchScope, WatchView};
+use crate::grpc::{convert, pb, status};
+use crate::service::Roster;
+use crate::service::change_feed::{LogChange, LogRow};
+use crate::service::consistency_token::ConsistencyToken;
+use pb::memberships_change::Change as ChangeMessage;
+use prost::Message;
+use tokio::time::timeout;
+use tonic::Status;
+
+/// What the first message asks for.
+struct MembershipWatch {
+    cursor: Option<ConsistencyToken>,
+    organization: Option<OrganizationRef>,
+    user: Option<UserId>,
+    kind: Option<Kind>,
+}
+
+fn wish(message: &pb::WatchMembershipsRequest, fields: &mut FieldReader) -> Result<MembershipWatch, InvalidFields> {
+    let cursor = fields.cursor(&message.cursor);
+    let organization = fields.optional("organization", &message.organization, OrganizationRef::parse);
+    let user = fields.optional("user_id", &message.user_id, UserId::parse);
+    let kind = fields.kind(&message.kind);
+    Ok(MembershipWatch { cursor: cursor?, organization: organization?, user: user?, kind: kind? })
+}
+
+/// Watches as the caller's first message says.
+pub(in crate::grpc) async fn watch(
+    roster: Roster,
+    mut requests: RequestStream<pb::WatchMembershipsRequest>,
+    out: StreamSender<pb::WatchMembershipsResponse>,
+) -> Result<(), Status> {
+    let first = timeout(limits::DEADLINE, requests.next()).await.map_err(|_| status::deadline_exceeded())??;
+    let first = first.ok_or_else(status::malformed)?;
+    let wish = read(|fields| wish(&first, fields))?;
+    let organization = WatchScope::find(&roster, wish.organization.as_ref()).await?;
+    let scope = WatchScope { organization, user: wish.user, kind: wish.kind };
+    let following = roster.follow(wish.cursor.as_ref(), scope.buckets().into_iter()).await?;
+    let pings = WatchPings::new(roster, first.ping, requests);
+    watch::run(following, pings, MembershipView { scope, told: Vec::new(), bytes: 0 }, out).await
+}
+
+/// A message in the making.
+struct MembershipView {
+    scope: WatchScope,
+    told: Vec<pb::MembershipsChange>,
+    bytes: usize,
+}
+
+impl WatchView for MembershipView {
+    type Message = pb::WatchMembershipsResponse;
+
+    async fn add(&mut self, rows: &[LogRow]) -> Result<(), Status> {
+        for row in rows {
+            if let Some(change) = self.tells(&row.what) {
+                let change_time = Some(convert::timestamp(row.stamp.write_time));
+                let change = pb::MembershipsChange { change_time, change: Some(change) };
+                self.bytes += change.encoded_len() + 2;
+                self.told.push(change);
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn message(&mut self, checkpoint: Option<(String, i64)>) -> pb::WatchMembershipsResponse {
+        self.bytes = 0;
+        let checkpoint = checkpoint.map(|(cursor, ping)| pb::Checkpoint { cursor, ping });
+        pb::WatchMembershipsResponse { changes: std::mem::take(&mut self.told), checkpoint }
+    }
+}
+
+impl MembershipView {
+    /// What a row tells this caller, if it tells them anything.
+    fn tells(&self, change: &LogChange) -> Option<ChangeMessage> {
+        if !self.scope.holds(change) {
+            return None;
+        }
+        match change {
+            LogChange::Organization(line) => self.line(line),
+            LogChange::User { user, revision, state } => Some(ChangeMessage::User(pb::UserChange {
+                user_id: user.to_string(),
+                state: convert::user_state(*state).into(),
+                revision: *revision,
+            })),
+        }
+    }
+
+    fn line(&self, line: &LogEntry) -> Option<ChangeMessage> {
+        let LogEntry { organization, kind, revision, entry } = line;
+        let (organization_id, kind, revision) = (organization.to_string(), kind.as_str().to_owned(), *revision);
+        match entry {
+            ChangeDetail::Membership { user, role } => {
+                self.scope.user.as_ref().is_none_or(|only| user == only).then(|| {
+                    let role = role.map(|role| role.as_str().to_owned()).unwrap_or_default();
+                    let user_id = user.to_string();
+                    ChangeMessage::Membership(pb::MembershipChange { organization_id, user_id, role, revision, kind })
+                })
+            }
+            ChangeDetail::Organization { state, owner, slug } => self.scope.user.is_none().then(|| {
+                ChangeMessage::Organization(pb::OrganizationChange {
+                    organization_id,
+                    slug: slug.to_string(),
+                    kind,
+                    state: state.map_or(pb::OrganizationState::Unspecified, convert::organization_state).into(),
+                    owner_id: owner.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    revision,
+                    purged: state.is_none(),
+                })
+            }),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The change log: in each bucket a dense row of positions in commit order.
+//!
+//! Appending is the last step of a write. The head's row lock is held until the commit, so positions are handed out in
+//! the order of commits, a rollback leaves no hole, and any snapshot holds a prefix.
+
+mod copy;
+pub mod partitions;
+pub mod replay;
+pub mod snapshot;
+pub mod tail;
+
+use super::StoreError;
+use crate::domain::change::{ChangeDetail, LogEntry};
+use crate::domain::{BucketPosition, OrganizationState, UserId, UserState};
+use sqlx::PgConnection;
+
+/// What the log says of the state of a purged organization.
+pub(super) const PURGED: &str = "PURGED";
+
+/// Appends a transaction's changes to one bucket, and tells how far its log has come. Takes the lock of the bucket's
+/// head: several buckets in one transaction ascend.
+///
+/// All of them get one time of writing, and the head the same: later than that of any row before, even if the clock of
+/// Postgres was set back.
+///
+/// # Errors
+/// If Postgres does not answer, or the lock does not come in time.
+pub async fn append(
+    connection: &mut PgConnection,
+    bucket: i16,
+    lines: &[LogEntry],
+) -> Result<BucketPosition, StoreError> {
+    let mut organizations = Vec::with_capacity(lines.len());
+    let mut revisions = Vec::with_capacity(lines.len());
+    let mut kinds = Vec::with_capacity(lines.len());
+    let mut columns: [Vec<Option<String>>; 6] = Default::default();
+    for line in lines {
+        organizations.push(line.organization.as_uuid());
+        revisions.push(line.revision);
+        kinds.push(line.kind.as_str().to_owned());
+        let texts = match &line.entry {
+            ChangeDetail::Membership { user, role } => [
+                Some("MEMBERSHIP".to_owned()),
+                Some(user.to_string()),
+                role.map(|role| role.as_str().to_owned()),
+                None,
+                None,
+                None,
+            ],
+            ChangeDetail::Organization { state, owner, slug } => [
+                Some("ORGANIZATION".to_owned()),
+                None,
+                None,
+                Some(state.map_or(PURGED, OrganizationState::as_str).to_owned()),
+                owner.as_ref().map(ToString::to_string),
+                Some(slug.to_string()),
+            ],
+        };
+        for (column, text) in columns.iter_mut().zip(texts) {
+            column.push(text);
+        }
+    }
+    let [entries, users, roles, states, owners, slugs] = &columns;
+    let position = sqlx::query_scalar!(
+        r#"WITH head AS (
+               UPDATE log_heads
+               SET position = position + cardinality($2::uuid[]),
+                   write_time = greatest(clock_timestamp(), write_time + interval '1 microsecond')
+               WHERE bucket = $1 RETURNING position, write_time
+           ), written AS (
+               INSERT INTO log (bucket, position, commit_position, organization_id, revision, kind, entry, user_id, role,
+                                state, owner_id, slug, write_time)
+               SELECT $1, head.position - cardinality($2::uuid[]) + q.number, head.position, q.organization_id, q.revision,
+                      q.kind, q.entry, q.user_id, q.role, q.state, q.owner_id, q.slug, head.write_time
+               FROM head, unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                                 $9::text[], $10::text[])
+                    WITH ORDINALITY
+                    AS q (organization_id, revision, kind, entry, user_id, role, state, owner_id, slug, number)
+           )
+           SELECT position AS "position!" FROM head"#,
+        bucket,
+        &organizations,
+        &revisions,
+        &kinds,
+        entries as &[Option<String>],
+        users as &[Option<String>],
+        roles as &[Option<String>],
+        states as &[Option<String>],
+        owners as &[Option<String>],
+        slugs as &[Option<String>],
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(BucketPosition { bucket, position })
+}
+
+/// Appends one user's new state, and tells how far the log of the user's bucket has come.
+///
+/// # Errors
+/// If Postgres does not answer, or the lock does not come in time.
+pub async fn append_user(
+    connection: &mut PgConnection,
+    user: &UserId,
+    revision: i64,
+    state: UserState,
+) -> Result<BucketPosition, StoreError> {
+    let bucket = user.bucket();
+    let position = sqlx::query_scalar!(
+        r#"WITH head AS (
+               UPDATE user_log_heads
+               SET position = position + 1,
+                   write_time = greatest(clock_timestamp(), write_time + interval '1 microsecond')
+               WHERE user_bucket = $1 RETURNING position, write_time
+           ), written AS (
+               INSERT INTO user_log (user_bucket, position, user_id, revision, state, write_time)
+               SELECT $1, head.position, $2, $3, $4, head.write_time FROM head
+           )
+           SELECT position AS "position!" FROM head"#,
+        bucket,
+        user.as_str(),
+        revision,
+        state.as_str(),
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(BucketPosition { bucket, position })
+}
+
+/// How far the log of an organization's bucket has come.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn position(connection: &mut PgConnection, bucket: i16) -> Result<BucketPosition, StoreError> {
+    let position =
+        sqlx::query_scalar!("SELECT position FROM log_heads WHERE bucket = $1", bucket).fetch_one(connection).await?;
+    Ok(BucketPosition { bucket, position })
+}
+
+/// How far the log of a user's bucket has come.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn user_position(connection: &mut PgConnection, bucket: i16) -> Result<BucketPosition, StoreError> {
+    let position = sqlx::query_scalar!("SELECT position FROM user_log_heads WHERE user_bucket = $1", bucket)
+        .fetch_one(connection)
+        .await?;
+    Ok(BucketPosition { bucket, position })
+}

@@ -1,0 +1,94 @@
+//! The change log of one bucket from a place on, for those who follow it from a cursor.
+
+use super::tail::{LogQueryRow, LogRow};
+use crate::domain::ids::ORGANIZATION_BUCKETS;
+use crate::store::StoreError;
+use crate::store::pool::Datastore;
+use sqlx::PgConnection;
+
+/// What stands behind a place.
+#[derive(Debug, Clone)]
+pub struct ReplayPage {
+    /// Which datastore it is.
+    pub datastore: Datastore,
+    /// Where the bucket's log ends.
+    pub head: i64,
+    /// The rows from behind the place on, as far as the limit goes. The last transaction may be cut off.
+    pub rows: Vec<LogRow>,
+}
+
+/// Reads up to `limit` rows of a bucket from behind a position on. Those of users have the numbers after those of
+/// organizations.
+///
+/// # Errors
+/// If Postgres does not answer, or a row is not readable.
+pub async fn after(
+    connection: &mut PgConnection,
+    bucket: i16,
+    position: i64,
+    limit: i64,
+) -> Result<ReplayPage, StoreError> {
+    let rows = if bucket < ORGANIZATION_BUCKETS {
+        organizations(connection, bucket, position, limit).await?
+    } else {
+        users(connection, bucket - ORGANIZATION_BUCKETS, position, limit).await?
+    };
+    let unreadable = || StoreError::Unreadable("a bucket has no head".to_owned());
+    let first = rows.first().ok_or_else(unreadable)?;
+    let datastore = Datastore { id: first.id, epoch: first.epoch };
+    let head = first.head.ok_or_else(unreadable)?;
+    let rows = rows.into_iter().filter_map(|row| row.read(bucket).transpose()).collect::<Result<_, _>>()?;
+    Ok(ReplayPage { datastore, head, rows })
+}
+
+async fn organizations(
+    connection: &mut PgConnection,
+    bucket: i16,
+    position: i64,
+    limit: i64,
+) -> Result<Vec<LogQueryRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        LogQueryRow,
+        r#"SELECT d.id, d.epoch, h.bucket AS "bucket?", h.position AS "head?", h.write_time AS "head_time?",
+                  l.position AS "position?", l.commit_position AS "commit_position?", l.write_time AS "write_time?",
+                  l.organization_id AS "organization_id?", l.revision AS "revision?", l.kind AS "kind?",
+                  l.entry AS "entry?", l.user_id, l.role, l.state, l.owner_id, l.slug
+           FROM datastore d JOIN log_heads h ON h.bucket = $1
+           LEFT JOIN LATERAL (
+               SELECT * FROM log WHERE log.bucket = $1 AND log.position > $2 ORDER BY log.position LIMIT $3) l ON true
+           ORDER BY l.position"#,
+        bucket,
+        position,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+async fn users(
+    connection: &mut PgConnection,
+    bucket: i16,
+    position: i64,
+    limit: i64,
+) -> Result<Vec<LogQueryRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        LogQueryRow,
+        r#"SELECT d.id, d.epoch, h.user_bucket AS "bucket?", h.position AS "head?", h.write_time AS "head_time?",
+                  l.position AS "position?", l.position AS "commit_position?", l.write_time AS "write_time?",
+                  NULL::uuid AS organization_id, l.revision AS "revision?", NULL::text AS kind, NULL::text AS entry,
+                  l.user_id AS "user_id?", NULL::text AS role, l.state AS "state?", NULL::text AS owner_id,
+                  NULL::text AS slug
+           FROM datastore d JOIN user_log_heads h ON h.user_bucket = $1
+           LEFT JOIN LATERAL (
+               SELECT * FROM user_log WHERE user_log.user_bucket = $1 AND user_log.position > $2
+               ORDER BY user_log.position LIMIT $3) l ON true
+           ORDER BY l.position"#,
+        bucket,
+        position,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}

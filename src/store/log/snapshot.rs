@@ -1,0 +1,178 @@
+//! Some buckets as one snapshot holds them: how far their logs had come, and everything up to there.
+
+use super::copy::{CopyFields, CopyRows};
+use super::tail::LogPosition;
+use crate::domain::{OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use crate::store::StoreError;
+use futures_util::TryStreamExt;
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
+use uuid::Uuid;
+
+/// A snapshot of some buckets of organizations, open for reading.
+pub struct BucketSnapshot<'c> {
+    transaction: Transaction<'c, Postgres>,
+    first: i16,
+    last: i16,
+}
+
+/// An organization of a snapshot.
+pub struct SnapshotOrganization {
+    /// The id.
+    pub id: OrganizationId,
+    /// Where it is in its life.
+    pub state: OrganizationState,
+    /// How many changes it has seen.
+    pub revision: i64,
+    /// Who owns it.
+    pub owner: Option<UserId>,
+    /// Its slug.
+    pub slug: Slug,
+}
+
+impl<'c> BucketSnapshot<'c> {
+    /// Opens a snapshot of the buckets from the first to the last, and tells where in its log each stands.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub async fn begin(
+        connection: &'c mut PgConnection,
+        first: i16,
+        last: i16,
+    ) -> Result<(Self, Vec<LogPosition>), StoreError> {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let mut transaction = connection.begin_with(begin).await?;
+        let stamps = sqlx::query_as!(
+            LogPosition,
+            "SELECT position, write_time FROM log_heads WHERE bucket BETWEEN $1 AND $2 ORDER BY bucket",
+            first,
+            last
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        Ok((Self { transaction, first, last }, stamps))
+    }
+
+    /// Reads every organization.
+    ///
+    /// # Errors
+    /// If Postgres does not answer, or a row is not readable.
+    pub async fn organizations(&mut self, mut each: impl FnMut(SnapshotOrganization)) -> Result<(), StoreError> {
+        let (first, last) = (self.first, self.last);
+        let statement = format!(
+            "COPY (SELECT id, state, delete_time IS NOT NULL, revision, owner_id, slug FROM organizations
+                   WHERE bucket BETWEEN {first} AND {last}) TO STDOUT (FORMAT binary)"
+        );
+        self.copy(&statement, |row: CopyFields<'_, 6>| {
+            let [id, state, deleted, revision, owner, slug] = row;
+            let deleted = deleted == Some(&[1]);
+            each(SnapshotOrganization {
+                id: organization_id(id)?,
+                state: if deleted { OrganizationState::Deleted } else { OrganizationState::parse(text(state)?)? },
+                revision: i64::from_be_bytes(exactly(revision)?),
+                owner: owner.map(|owner| UserId::parse(text(Some(owner))?).map_err(StoreError::from)).transpose()?,
+                slug: Slug::parse(text(slug)?)?,
+            });
+            Ok(())
+        })
+        .await
+    }
+
+    /// Reads every membership: organization, user, role as stored.
+    ///
+    /// # Errors
+    /// If Postgres does not answer, or a row is not readable.
+    pub async fn members(&mut self, mut each: impl FnMut(OrganizationId, &str, Role)) -> Result<(), StoreError> {
+        let (first, last) = (self.first, self.last);
+        let statement = format!(
+            "COPY (SELECT organization_id, user_id, role FROM memberships WHERE bucket BETWEEN {first} AND {last})
+             TO STDOUT (FORMAT binary)"
+        );
+        self.copy(&statement, |row: CopyFields<'_, 3>| {
+            let [organization, user, role] = row;
+            each(organization_id(organization)?, text(user)?, Role::parse(text(role)?)?);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn copy<const N: usize>(
+        &mut self,
+        statement: &str,
+        mut each: impl FnMut(CopyFields<'_, N>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut chunks = self.transaction.copy_out_raw(statement).await?;
+        let mut rows = CopyRows::new();
+        while let Some(chunk) = chunks.try_next().await? {
+            rows.feed(&chunk, &mut each)?;
+        }
+        rows.end()
+    }
+
+    /// Closes it. One that is dropped is closed before its connection is used again.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub async fn end(self) -> Result<(), StoreError> {
+        Ok(self.transaction.rollback().await?)
+    }
+}
+
+/// How many bytes the table of memberships takes, rows that are gone included.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn membership_bytes(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    let size = sqlx::query_scalar!(r#"SELECT pg_relation_size('memberships') AS "size!""#);
+    Ok(size.fetch_one(connection).await?)
+}
+
+/// A bucket of users as one snapshot holds it.
+pub struct InactiveUsers {
+    /// The bucket.
+    pub bucket: i16,
+    /// Where in its log the snapshot stands.
+    pub stamp: LogPosition,
+    /// The users who are not active.
+    pub states: Vec<(UserId, UserState)>,
+}
+
+/// Reads who is not active, in all buckets of users, from one snapshot.
+///
+/// # Errors
+/// If Postgres does not answer, or a row is not readable.
+pub async fn absent_users(connection: &mut PgConnection) -> Result<Vec<InactiveUsers>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT h.user_bucket, h.position, h.write_time,
+                  array_agg(u.id) FILTER (WHERE u.id IS NOT NULL) AS "ids: Vec<String>",
+                  array_agg(u.state) FILTER (WHERE u.id IS NOT NULL) AS "states: Vec<String>"
+           FROM user_log_heads h
+           LEFT JOIN users u ON u.user_bucket = h.user_bucket AND u.state <> 'ACTIVE'
+           GROUP BY h.user_bucket, h.position, h.write_time"#
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let pairs = row.ids.unwrap_or_default().into_iter().zip(row.states.unwrap_or_default());
+            let states = pairs
+                .map(|(id, state)| Ok((UserId::parse(&id)?, UserState::parse(&state)?)))
+                .collect::<Result<_, StoreError>>()?;
+            let stamp = LogPosition { position: row.position, write_time: row.write_time };
+            Ok(InactiveUsers { bucket: row.user_bucket, stamp, states })
+        })
+        .collect()
+}
+
+fn text(field: Option<&[u8]>) -> Result<&str, StoreError> {
+    let text = field.and_then(|bytes| std::str::from_utf8(bytes).ok());
+    text.ok_or_else(|| StoreError::Unreadable("a text is missing in a binary copy".to_owned()))
+}
+
+fn exactly<const N: usize>(field: Option<&[u8]>) -> Result<[u8; N], StoreError> {
+    let bytes = field.and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| StoreError::Unreadable("a number has another size in a binary copy".to_owned()))
+}
+
+fn organization_id(field: Option<&[u8]>) -> Result<OrganizationId, StoreError> {
+    Ok(OrganizationId::from_uuid(Uuid::from_bytes(exactly(field)?)))
+}
