@@ -36,8 +36,8 @@ impl DataDirectory {
             return Ok(Self(PathBuf::from("/var/lib/roster-dev")));
         }
         let data = config::environment("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-        let home = || Some(PathBuf::from(config::environment("HOME")?).join(".local/share"));
-        let data = data.or_else(home).ok_or(CliError::NoHome)?;
+        let runtime = || Some(PathBuf::from(config::environment("HOME")?).join(".local/share"));
+        let data = data.or_else(runtime).ok_or(CliError::NoHome)?;
         Ok(Self(data.join("roster-dev")))
     }
 

@@ -40,12 +40,12 @@ pub(super) fn run(flags: &DevFlags) -> Result<(), CliError> {
         log.filter = filter;
     }
     telemetry::start(&log)?;
-    let home = DataDirectory::find(flags.data_dir.as_ref())?;
-    let lock = home.lock()?;
+    let runtime = DataDirectory::find(flags.data_dir.as_ref())?;
+    let lock = runtime.lock()?;
     super::run_to_end(async {
         let stop = lifecycle::stop_signal().map_err(CliError::Runtime)?;
         let parts = tokio::select! {
-            parts = prepare(flags, &home, &lock) => Some(parts?),
+            parts = prepare(flags, &runtime, &lock) => Some(parts?),
             () = stop.cancelled() => None,
         };
         match parts {
@@ -58,24 +58,24 @@ pub(super) fn run(flags: &DevFlags) -> Result<(), CliError> {
 /// Everything up to the first request.
 async fn prepare(
     flags: &DevFlags,
-    home: &DataDirectory,
+    runtime: &DataDirectory,
     lock: &DirectoryLock,
 ) -> Result<(Cluster, ServerParts), CliError> {
     // First what can fail at once.
     let listener = super::listen(flags.listen).await?;
     let binaries = Binaries::find(flags.postgres_bin.as_deref())?;
-    let key = home.make_signing_key(lock)?;
-    let authenticator = Authenticator::new(&home.trust(&key)?, Clock::system()).map_err(Mistakes)?;
+    let key = runtime.make_signing_key(lock)?;
+    let authenticator = Authenticator::new(&runtime.trust(&key)?, Clock::system()).map_err(Mistakes)?;
 
-    let mailer = Mailer::new(&home.mail(), Clock::system()).map_err(Mistakes)?;
-    tracing::info!(data = %home.path().display(), version = binaries.version(), "starting Postgres");
-    let cluster = Cluster::start(&binaries, Options::kept(home.postgres())).await?;
+    let mailer = Mailer::new(&runtime.mail(), Clock::system()).map_err(Mistakes)?;
+    tracing::info!(data = %runtime.path().display(), version = binaries.version(), "starting Postgres");
+    let cluster = Cluster::start(&binaries, Options::kept(runtime.postgres())).await?;
     cluster.create_database(DATABASE).await?;
     let database = pool::parse_url(&cluster.url(DATABASE)).map_err(|invalid| Mistakes(vec![invalid.0]))?;
     pool::migrate(&database).await?;
 
     let address = listener.local_addr().map_err(|source| CliError::Listen { address: flags.listen, source })?;
-    super::answer(&welcome(home.path(), &key, address)?)?;
+    super::answer(&welcome(runtime.path(), &key, address)?)?;
     let settings = InvitationSettings { mail: true, ..InvitationSettings::default() };
     let roster = Roster::new(pool::lazy(database, CONNECTIONS), Clock::system()).with_invitations(settings);
     Ok((

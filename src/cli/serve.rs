@@ -25,7 +25,7 @@ pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
             settings: settings.server,
             roster: Roster::new(pool, Clock::system())
                 .with_invitations(settings.invitations)
-                .with_index(settings.index)
+                .with_replica(settings.index)
                 .with_log_retention(settings.change_log_retention),
             authenticator: settings.authenticator,
             mailer: settings.mailer,

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Tokens as shell variables, and calls that use them. The lines to paste hold no comments: not every shell knows those
 /// when it is typed to.
-pub(super) fn welcome(home: &Path, key: &SigningKey, address: SocketAddr) -> Result<String, CliError> {
+pub(super) fn welcome(runtime: &Path, key: &SigningKey, address: SocketAddr) -> Result<String, CliError> {
     let person = |id: &str, name: &str| ClaimSet {
         email: Some(format!("{id}@example.com")),
         email_verified: Some(true),
@@ -39,8 +39,8 @@ pub(super) fn welcome(home: &Path, key: &SigningKey, address: SocketAddr) -> Res
     })
     .collect();
     Ok(format!(
-        "roster is ready at {address}, with its data in {home}. Ctrl-C stops it.\n\
-         Mails are not sent but kept in {home}/mail, a file each.\n\n\
+        "roster is ready at {address}, with its data in {runtime}. Ctrl-C stops it.\n\
+         Mails are not sent but kept in {runtime}/mail, a file each.\n\n\
          Paste this into another shell: tokens for an operator, a service with the scopes check, manage and act-as, and\n\
          two users, good for {hours} hours.\n\n\
          {exports}\n\n\
@@ -48,7 +48,7 @@ pub(super) fn welcome(home: &Path, key: &SigningKey, address: SocketAddr) -> Res
          grpcurl -plaintext {address} grpc.health.v1.Health/Check\n\
          {calls}\n\n\
          Other tokens: roster token --help",
-        home = home.display(),
+        runtime = runtime.display(),
         hours = LIFETIME / 3600,
         exports = exports.join("\n"),
         calls = calls.join("\n"),

@@ -33,8 +33,8 @@ impl FieldReader {
         mut read: impl FnMut(&mut Self, &I) -> Result<T, InvalidFields>,
     ) -> Result<Vec<T>, InvalidFields> {
         let mut all = Vec::with_capacity(items.len());
-        for (index, item) in items.iter().enumerate() {
-            self.item = Some(index);
+        for (replica, item) in items.iter().enumerate() {
+            self.item = Some(replica);
             all.push(read(self, item));
         }
         self.item = None;
@@ -44,7 +44,7 @@ impl FieldReader {
     /// Says that a field is wrong. The first twenty are kept.
     pub(super) fn wrong(&mut self, field: &str, invalid: Invalid) -> InvalidFields {
         if self.violations.len() < limits::VIOLATIONS {
-            let field = self.item.map_or_else(|| field.to_owned(), |index| format!("items[{index}].{field}"));
+            let field = self.item.map_or_else(|| field.to_owned(), |replica| format!("items[{replica}].{field}"));
             self.violations.push(Violation { field, sentence: invalid.0 });
         }
         InvalidFields

@@ -50,7 +50,7 @@ struct EventWatch {
     types: Option<Vec<EventType>>,
 }
 
-fn wish(message: &pb::WatchEventsRequest, fields: &mut FieldReader) -> Result<EventWatch, InvalidFields> {
+fn input(message: &pb::WatchEventsRequest, fields: &mut FieldReader) -> Result<EventWatch, InvalidFields> {
     let cursor = fields.cursor(&message.cursor);
     let organization = fields.optional("organization", &message.organization, OrganizationRef::parse);
     let kind = fields.kind(&message.kind);
@@ -58,13 +58,13 @@ fn wish(message: &pb::WatchEventsRequest, fields: &mut FieldReader) -> Result<Ev
     Ok(EventWatch { cursor: cursor?, organization: organization?, kind: kind?, types: types? })
 }
 
-async fn watch(roster: Roster, wish: EventWatch, out: StreamSender<pb::WatchEventsResponse>) -> Result<(), Status> {
-    let organization = WatchScope::find(&roster, wish.organization.as_ref()).await?;
-    let scope = WatchScope { organization, user: None, kind: wish.kind };
-    let following = roster.follow(wish.cursor.as_ref(), scope.buckets().into_iter()).await?;
+async fn watch(roster: Roster, input: EventWatch, out: StreamSender<pb::WatchEventsResponse>) -> Result<(), Status> {
+    let organization = WatchScope::find(&roster, input.organization.as_ref()).await?;
+    let scope = WatchScope { organization, user: None, kind: input.kind };
+    let feed = roster.follow(input.cursor.as_ref(), scope.buckets().into_iter()).await?;
     let pings = WatchPings::none(roster.clone());
-    let view = EventView { roster, scope, types: wish.types, events: Vec::new(), bytes: 0 };
-    watch::run(following, pings, view, out).await
+    let view = EventView { roster, scope, types: input.types, events: Vec::new(), bytes: 0 };
+    watch::run(feed, pings, view, out).await
 }
 
 /// A message in the making.
@@ -80,7 +80,8 @@ impl WatchView for EventView {
     type Message = pb::WatchEventsResponse;
 
     async fn add(&mut self, rows: &[LogRow]) -> Result<(), Status> {
-        let held: Vec<&LogChange> = rows.iter().map(|row| &row.what).filter(|what| self.scope.holds(what)).collect();
+        let held: Vec<&LogChange> =
+            rows.iter().map(|row| &row.change).filter(|change| self.scope.holds(change)).collect();
         if held.is_empty() {
             return Ok(());
         }
@@ -123,8 +124,8 @@ impl EventService for Api {
         request: Request<Sealed<pb::WatchEventsRequest>>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let (message, leave) = self.admit_stream(request).await?;
-        let wish = read(|fields| wish(&message, fields))?;
+        let input = read(|fields| input(&message, fields))?;
         let roster = self.roster().clone();
-        answer(leave.push(|out| watch(roster, wish, out)))
+        answer(leave.push(|out| watch(roster, input, out)))
     }
 }

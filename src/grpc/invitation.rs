@@ -29,12 +29,12 @@ pub(super) fn delivery(fields: &mut FieldReader, field: &str, number: i32) -> Re
 
 fn lifetime(fields: &mut FieldReader, given: Option<&prost_types::Duration>) -> Result<Duration, InvalidFields> {
     // By hand: the conversion of prost overflows on the smallest number of seconds.
-    let wish = given.map(|given| match (u64::try_from(given.seconds), u32::try_from(given.nanos)) {
+    let input = given.map(|given| match (u64::try_from(given.seconds), u32::try_from(given.nanos)) {
         (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
         _ => Err(Invalid::new("an invitation is good for an hour to 30 days")),
     });
-    let wish = wish.transpose().and_then(life);
-    fields.take("lifetime", wish)
+    let input = input.transpose().and_then(life);
+    fields.take("lifetime", input)
 }
 
 fn terms(
@@ -209,8 +209,9 @@ impl InvitationService for Api {
         &self,
         request: Request<Sealed<pb::CreateInvitationRequest>>,
     ) -> Result<Response<pb::CreateInvitationResponse>, Status> {
-        let run =
-            |roster: Roster, access, meta, (wish, terms)| async move { roster.invite(access, meta, wish, terms).await };
+        let run = |roster: Roster, access, meta, (input, terms)| async move {
+            roster.invite(access, meta, input, terms).await
+        };
         let (_, _, written) = self.write_in(request, create, run).await?;
         let IssuedInvitation { invitation, token } = &written.answer;
         answer(pb::CreateInvitationResponse {
@@ -326,11 +327,11 @@ impl InvitationService for Api {
         &self,
         request: Request<Sealed<pb::RevokeInvitationRequest>>,
     ) -> Result<Response<pb::RevokeInvitationResponse>, Status> {
-        let wish = |message: &pb::RevokeInvitationRequest, fields: &mut FieldReader| {
+        let input = |message: &pb::RevokeInvitationRequest, fields: &mut FieldReader| {
             fields.take("invitation_id", InvitationId::parse(&message.invitation_id))
         };
         let run = |roster: Roster, access, meta, id| async move { roster.revoke(access, meta, id).await };
-        let (_, _, written) = self.write_in(request, wish, run).await?;
+        let (_, _, written) = self.write_in(request, input, run).await?;
         let invitation = Some(convert::invitation(&written.answer));
         answer(pb::RevokeInvitationResponse { invitation, consistency_token: written.token })
     }
@@ -339,7 +340,7 @@ impl InvitationService for Api {
         &self,
         request: Request<Sealed<pb::RemindInvitationRequest>>,
     ) -> Result<Response<pb::RemindInvitationResponse>, Status> {
-        let wish = |message: &pb::RemindInvitationRequest, fields: &mut FieldReader| {
+        let input = |message: &pb::RemindInvitationRequest, fields: &mut FieldReader| {
             let id = fields.take("invitation_id", InvitationId::parse(&message.invitation_id));
             let terms = terms(fields, message.delivery, None, message.validate_only);
             Ok((id?, terms?, message.rotate))
@@ -347,7 +348,7 @@ impl InvitationService for Api {
         let run = |roster: Roster, access, meta, (id, terms, rotate)| async move {
             roster.remind(access, meta, id, terms, rotate).await
         };
-        let (_, _, written) = self.write_in(request, wish, run).await?;
+        let (_, _, written) = self.write_in(request, input, run).await?;
         let IssuedInvitation { invitation, token } = &written.answer;
         answer(pb::RemindInvitationResponse {
             invitation: Some(convert::invitation(invitation)),

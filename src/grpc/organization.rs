@@ -244,7 +244,7 @@ impl OrganizationService for Api {
         request: Request<Sealed<pb::CreateOrganizationRequest>>,
     ) -> Result<Response<pb::CreateOrganizationResponse>, Status> {
         let run =
-            |roster: Roster, caller, meta, wish| async move { roster.create_organization(caller, meta, wish).await };
+            |roster: Roster, caller, meta, input| async move { roster.create_organization(caller, meta, input).await };
         let written = self.write_as(request, create, run).await?;
         let CreatedOrganization { organization, owner } = &written.answer;
         answer(pb::CreateOrganizationResponse {
@@ -288,7 +288,7 @@ impl OrganizationService for Api {
         request: Request<Sealed<pb::UpdateOrganizationRequest>>,
     ) -> Result<Response<pb::UpdateOrganizationResponse>, Status> {
         let run =
-            |roster: Roster, access, meta, wish| async move { roster.update_organization(access, meta, wish).await };
+            |roster: Roster, access, meta, input| async move { roster.update_organization(access, meta, input).await };
         organization_answer!(self.write_in(request, update, run).await, UpdateOrganizationResponse)
     }
 
@@ -314,12 +314,12 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::DeleteOrganizationRequest>>,
     ) -> Result<Response<pb::DeleteOrganizationResponse>, Status> {
-        let wish = |message: &pb::DeleteOrganizationRequest, _: &mut FieldReader| {
+        let input = |message: &pb::DeleteOrganizationRequest, _: &mut FieldReader| {
             Ok(DeleteOrganization { purge: message.purge, etag: etag(&message.etag) })
         };
         let run =
-            |roster: Roster, access, meta, wish| async move { roster.delete_organization(access, meta, wish).await };
-        organization_answer!(self.write_in(request, wish, run).await, DeleteOrganizationResponse)
+            |roster: Roster, access, meta, input| async move { roster.delete_organization(access, meta, input).await };
+        organization_answer!(self.write_in(request, input, run).await, DeleteOrganizationResponse)
     }
 
     async fn undelete_organization(
@@ -334,22 +334,22 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::AddMemberRequest>>,
     ) -> Result<Response<pb::AddMemberResponse>, Status> {
-        let wish = |message: &pb::AddMemberRequest, fields: &mut FieldReader| {
+        let input = |message: &pb::AddMemberRequest, fields: &mut FieldReader| {
             add_member(fields, message.named(), &message.role, message.attributes.as_ref())
         };
-        let run = |roster: Roster, access, meta, wish| async move { roster.add_member(access, meta, wish).await };
-        member_answer!(self.write_in(request, wish, run).await, AddMemberResponse)
+        let run = |roster: Roster, access, meta, input| async move { roster.add_member(access, meta, input).await };
+        member_answer!(self.write_in(request, input, run).await, AddMemberResponse)
     }
 
     async fn ensure_member(
         &self,
         request: Request<Sealed<pb::EnsureMemberRequest>>,
     ) -> Result<Response<pb::EnsureMemberResponse>, Status> {
-        let wish = |message: &pb::EnsureMemberRequest, fields: &mut FieldReader| {
+        let input = |message: &pb::EnsureMemberRequest, fields: &mut FieldReader| {
             add_member(fields, message.named(), &message.role, message.attributes.as_ref())
         };
-        let run = |roster: Roster, access, meta, wish| async move { roster.ensure_member(access, meta, wish).await };
-        let (access, caller, written) = self.write_in(request, wish, run).await?;
+        let run = |roster: Roster, access, meta, input| async move { roster.ensure_member(access, meta, input).await };
+        let (access, caller, written) = self.write_in(request, input, run).await?;
         let viewer = Viewer::new(&caller, access.map(|access| access.grant()));
         answer(pb::EnsureMemberResponse {
             member: Some(convert::member(&viewer, &written.answer.member)),
@@ -363,7 +363,7 @@ impl OrganizationService for Api {
         request: Request<Sealed<pb::BatchAddMembersRequest>>,
     ) -> Result<Response<pb::BatchAddMembersResponse>, Status> {
         let run =
-            |roster: Roster, access, meta, wish| async move { roster.batch_add_members(access, meta, wish).await };
+            |roster: Roster, access, meta, input| async move { roster.batch_add_members(access, meta, input).await };
         let (access, caller, written) = self.write_in(request, batch, run).await?;
         let viewer = Viewer::new(&caller, access.map(|access| access.grant()));
         let result = |outcome: &Result<_, Refusal>| match outcome {
@@ -408,7 +408,7 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::UpdateMemberRequest>>,
     ) -> Result<Response<pb::UpdateMemberResponse>, Status> {
-        let run = |roster: Roster, access, meta, wish| async move { roster.update_member(access, meta, wish).await };
+        let run = |roster: Roster, access, meta, input| async move { roster.update_member(access, meta, input).await };
         member_answer!(self.write_in(request, update_member, run).await, UpdateMemberResponse)
     }
 
@@ -416,12 +416,12 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::RemoveMemberRequest>>,
     ) -> Result<Response<pb::RemoveMemberResponse>, Status> {
-        let wish = |message: &pb::RemoveMemberRequest, fields: &mut FieldReader| {
+        let input = |message: &pb::RemoveMemberRequest, fields: &mut FieldReader| {
             let user = fields.take("user_id", UserId::parse(&message.user_id));
             Ok(RemoveMember { user: user?, etag: etag(&message.etag) })
         };
-        let run = |roster: Roster, access, meta, wish| async move { roster.remove_member(access, meta, wish).await };
-        member_answer!(self.write_in(request, wish, run).await, RemoveMemberResponse)
+        let run = |roster: Roster, access, meta, input| async move { roster.remove_member(access, meta, input).await };
+        member_answer!(self.write_in(request, input, run).await, RemoveMemberResponse)
     }
 
     async fn leave_organization(
@@ -436,13 +436,13 @@ impl OrganizationService for Api {
         &self,
         request: Request<Sealed<pb::TransferOwnershipRequest>>,
     ) -> Result<Response<pb::TransferOwnershipResponse>, Status> {
-        let wish = |message: &pb::TransferOwnershipRequest, fields: &mut FieldReader| {
+        let input = |message: &pb::TransferOwnershipRequest, fields: &mut FieldReader| {
             let person = fields.person(message.named());
             Ok(TransferOwnership { person: person?, etag: etag(&message.etag) })
         };
         let run =
-            |roster: Roster, access, meta, wish| async move { roster.transfer_ownership(access, meta, wish).await };
-        organization_answer!(self.write_in(request, wish, run).await, TransferOwnershipResponse)
+            |roster: Roster, access, meta, input| async move { roster.transfer_ownership(access, meta, input).await };
+        organization_answer!(self.write_in(request, input, run).await, TransferOwnershipResponse)
     }
 
     async fn list_user_organizations(

@@ -114,8 +114,8 @@ impl<'a> Follower<'a> {
             return Err(StoreError::Unreadable(format!("the log has {} buckets", known.len())));
         }
         *shared.datastore.write().unwrap_or_else(PoisonError::into_inner) = Some(datastore);
-        for (followed, stamp) in shared.followed.iter().zip(&known) {
-            followed.store(stamp.position, Ordering::Release);
+        for (followed, at) in shared.followed.iter().zip(&known) {
+            followed.store(at.position, Ordering::Release);
         }
         let copy = shared.settings.memory_bytes > 0;
         Ok(Self {
@@ -159,7 +159,7 @@ impl<'a> Follower<'a> {
             self.load_more();
             sleep_until(spacing).await;
             tokio::select! {
-                () = self.shared.nudge.notified() => {}
+                () = self.shared.notify.notified() => {}
                 () = sleep_until(next) => {}
                 Some(loaded) = self.loading.join_next() => {
                     if let Ok(load) = loaded {
@@ -216,7 +216,7 @@ impl<'a> Follower<'a> {
             self.apply(commits);
         }
         let known = &self.known;
-        self.rewound.retain(|bucket, stamp| known[place(*bucket)].position < stamp.position);
+        self.rewound.retain(|bucket, at| known[place(*bucket)].position < at.position);
         if complete && self.users != UserLoadState::Wanted {
             self.publish(begin);
         }
@@ -236,8 +236,8 @@ impl<'a> Follower<'a> {
         let connection = self.connection().await?;
         let read = timeout(limits::LOAD_TIMEOUT, snapshot::absent_users(connection)).await;
         for absent in read.unwrap_or(Err(StoreError::Timeout(None)))? {
-            self.shared.memory.put_users(absent.bucket, absent.stamp.position, &absent.states);
-            self.rewind(of_users(absent.bucket), absent.stamp);
+            self.shared.tables.put_users(absent.bucket, absent.at.position, &absent.states);
+            self.rewind(of_users(absent.bucket), absent.at);
         }
         self.users = UserLoadState::LoadedBucket;
         Ok(())
@@ -261,9 +261,9 @@ impl<'a> Follower<'a> {
         let rows =
             |bucket: i16| polled.moved.iter().filter(move |moved| moved.bucket == bucket).flat_map(|moved| &moved.rows);
         heads.iter().zip(written).any(|(head, written)| head.position < *written)
-            || self.rewound.iter().any(|(bucket, stamp)| {
-                let other = |row: &LogRow| row.stamp.position == stamp.position && row.stamp != *stamp;
-                heads[place(*bucket)].position < stamp.position || rows(*bucket).any(other)
+            || self.rewound.iter().any(|(bucket, at)| {
+                let other = |row: &LogRow| row.at.position == at.position && row.at != *at;
+                heads[place(*bucket)].position < at.position || rows(*bucket).any(other)
             })
     }
 
@@ -284,7 +284,7 @@ impl<'a> Follower<'a> {
     fn stage(&mut self, load: BucketLoad) {
         match load.loaded {
             Ok(loaded) => {
-                for LoadedBucket { number, bucket, stamp } in loaded {
+                for LoadedBucket { number, bucket, at } in loaded {
                     self.shared.counters.loads.fetch_add(1, Ordering::Relaxed);
                     let others = self.held.iter().filter(|(held, _)| **held != number);
                     let bytes = others.map(|(_, bytes)| bytes).sum::<usize>();
@@ -293,7 +293,7 @@ impl<'a> Follower<'a> {
                         self.left_out.insert(number, bucket.bytes());
                         continue;
                     }
-                    self.rewind(number, stamp);
+                    self.rewind(number, at);
                     self.left_out.remove(&number);
                     self.held.insert(number, bucket.bytes());
                     self.staged.insert(number, bucket);
@@ -325,23 +325,23 @@ impl<'a> Follower<'a> {
     fn drop_bucket(&mut self, bucket: i16) {
         self.staged.remove(&bucket);
         self.held.remove(&bucket);
-        self.shared.memory.take(bucket);
+        self.shared.tables.take(bucket);
     }
 
     /// Applies transactions to what is in memory, and tells those who watch.
     fn apply(&mut self, commits: Commits) {
-        let Some(last) = commits.rows.last().map(|row| row.stamp) else { return };
+        let Some(last) = commits.rows.last().map(|row| row.at) else { return };
         let count = u64::try_from(commits.rows.len()).unwrap_or_default();
         self.shared.counters.lines.fetch_add(count, Ordering::Relaxed);
         let bucket = commits.bucket;
-        let memory = &self.shared.memory;
+        let tables = &self.shared.tables;
         if bucket < ORGANIZATION_BUCKETS {
-            memory.apply(bucket, lines(&commits.rows), last.position);
+            tables.apply(bucket, lines(&commits.rows), last.position);
             if let Some(staged) = self.staged.get_mut(&bucket) {
-                memory.apply_to(staged, lines(&commits.rows), last.position);
+                tables.apply_to(staged, lines(&commits.rows), last.position);
             }
         } else {
-            memory.apply_users(bucket - ORGANIZATION_BUCKETS, users(&commits.rows), last.position);
+            tables.apply_users(bucket - ORGANIZATION_BUCKETS, users(&commits.rows), last.position);
         }
         if commits.rows.iter().any(is_purge)
             && let Some(bytes) = self.left_out.get_mut(&bucket)
@@ -359,7 +359,7 @@ impl<'a> Follower<'a> {
     fn publish(&mut self, begin: u64) {
         let shared = self.shared;
         for (number, bucket) in std::mem::take(&mut self.staged) {
-            shared.memory.put(number, bucket);
+            shared.tables.put(number, bucket);
         }
         self.users = UserLoadState::Held;
         shared.lease.store(begin, Ordering::Release);
@@ -389,7 +389,7 @@ impl<'a> Follower<'a> {
     fn weigh(&mut self) {
         let mut memberships = 0;
         for (number, bytes) in &mut self.held {
-            if let Some(bucket) = self.shared.memory.read(*number).as_ref() {
+            if let Some(bucket) = self.shared.tables.read(*number).as_ref() {
                 *bytes = bucket.bytes();
                 memberships += bucket.memberships();
                 if bucket.is_littered() && self.wanted.insert(*number) {
@@ -407,7 +407,7 @@ impl<'a> Follower<'a> {
             self.drop_bucket(number);
         }
         self.let_in();
-        let bytes = self.held.values().sum::<usize>() + self.shared.memory.user_bytes();
+        let bytes = self.held.values().sum::<usize>() + self.shared.tables.user_bytes();
         let counters = &self.shared.counters;
         let set = |gauge: &std::sync::atomic::AtomicU64, value: usize| {
             gauge.store(u64::try_from(value).unwrap_or_default(), Ordering::Relaxed);
@@ -426,7 +426,7 @@ impl ReplicaState {
         self.users_held.store(false, Ordering::Release);
         self.counters.settled.store(false, Ordering::Release);
         for bucket in 0..ORGANIZATION_BUCKETS {
-            self.memory.take(bucket);
+            self.tables.take(bucket);
         }
         // Positions of the log that was lost mean nothing in the one that is there.
         for written in &self.written {
@@ -446,18 +446,21 @@ fn place(bucket: i16) -> usize {
 }
 
 fn lines(rows: &[LogRow]) -> impl Iterator<Item = (i64, &LogEntry)> {
-    rows.iter().filter_map(|row| match &row.what {
-        LogChange::Organization(line) => Some((row.stamp.position, line)),
+    rows.iter().filter_map(|row| match &row.change {
+        LogChange::Organization(line) => Some((row.at.position, line)),
         LogChange::User { .. } => None,
     })
 }
 
 fn is_purge(row: &LogRow) -> bool {
-    matches!(&row.what, LogChange::Organization(LogEntry { entry: ChangeDetail::Organization { state: None, .. }, .. }))
+    matches!(
+        &row.change,
+        LogChange::Organization(LogEntry { entry: ChangeDetail::Organization { state: None, .. }, .. })
+    )
 }
 
 fn users(rows: &[LogRow]) -> impl Iterator<Item = (&UserId, UserState)> {
-    rows.iter().filter_map(|row| match &row.what {
+    rows.iter().filter_map(|row| match &row.change {
         LogChange::User { user, state, .. } => Some((user, *state)),
         LogChange::Organization(_) => None,
     })

@@ -19,7 +19,7 @@ pub(super) struct BucketLoad {
 pub(super) struct LoadedBucket {
     pub(super) number: i16,
     pub(super) bucket: Bucket,
-    pub(super) stamp: LogPosition,
+    pub(super) at: LogPosition,
 }
 
 /// Loads buckets of organizations.
@@ -30,13 +30,9 @@ pub(super) async fn load(shared: Arc<ReplicaState>, buckets: RangeInclusive<i16>
 
 async fn read(shared: &ReplicaState, buckets: &RangeInclusive<i16>) -> Result<Vec<LoadedBucket>, StoreError> {
     let mut connection = shared.own.acquire().await?;
-    let (mut snapshot, stamps) = BucketSnapshot::begin(&mut connection, *buckets.start(), *buckets.end()).await?;
-    let new = |(number, stamp): (i16, LogPosition)| LoadedBucket {
-        number,
-        bucket: shared.memory.bucket(stamp.position),
-        stamp,
-    };
-    let mut loaded: Vec<LoadedBucket> = buckets.clone().zip(stamps).map(new).collect();
+    let (mut snapshot, positions) = BucketSnapshot::begin(&mut connection, *buckets.start(), *buckets.end()).await?;
+    let new = |(number, at): (i16, LogPosition)| LoadedBucket { number, bucket: shared.tables.bucket(at.position), at };
+    let mut loaded: Vec<LoadedBucket> = buckets.clone().zip(positions).map(new).collect();
     let place = |bucket: i16| usize::from((bucket - buckets.start()).unsigned_abs());
     snapshot
         .organizations(|kept| {

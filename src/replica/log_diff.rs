@@ -30,23 +30,23 @@ pub(super) fn sort(known: LogPosition, moved: BucketDelta) -> LogDiff {
     }
     let mut rows = rows.into_iter().peekable();
     if known.position > 0 {
-        match rows.next_if(|row| row.stamp.position == known.position) {
-            Some(row) if row.stamp == known => {}
+        match rows.next_if(|row| row.at.position == known.position) {
+            Some(row) if row.at == known => {}
             Some(_) => return LogDiff::LogDiverged,
             None => return LogDiff::Gap { bucket, head },
         }
     }
     let mut next: Vec<LogRow> = Vec::new();
     for (row, expected) in rows.zip(known.position + 1..) {
-        if row.stamp.position != expected {
+        if row.at.position != expected {
             return LogDiff::Gap { bucket, head };
         }
         next.push(row);
     }
     // The head is further on, but nothing leads there.
-    let Some(read) = next.last().map(|row| row.stamp.position) else { return LogDiff::Gap { bucket, head } };
+    let Some(read) = next.last().map(|row| row.at.position) else { return LogDiff::Gap { bucket, head } };
     let whole = next.iter().rposition(|row| row.commit_position <= read).map_or(0, |index| index + 1);
     next.truncate(whole);
-    let whole = next.last().is_some_and(|row| row.stamp == head);
+    let whole = next.last().is_some_and(|row| row.at == head);
     LogDiff::LogContinuation(LogContinuation { bucket, rows: next, whole })
 }

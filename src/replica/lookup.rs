@@ -63,7 +63,7 @@ impl ReplicaState {
             return false;
         }
         let mut polled = self.polled.subscribe();
-        self.nudge.notify_one();
+        self.notify.notify_one();
         let reached = polled.wait_for(|_| self.covers(token));
         let reached = tokio::time::timeout(limits::CATCH_UP, reached).await.is_ok();
         reached && self.is_fresh(freshness)
@@ -107,12 +107,12 @@ impl ReplicaState {
                 if self.is_behind(of_users(bucket)) {
                     return None;
                 }
-                let (state, position) = self.memory.user(user, bucket);
+                let (state, position) = self.tables.user(user, bucket);
                 (state, BucketPosition { bucket, position })
             }
         };
-        let id = self.memory.organization(organization)?;
-        let held = self.memory.read(id.bucket());
+        let id = self.tables.organization(organization)?;
+        let held = self.tables.read(id.bucket());
         let held = held.as_ref().filter(|held| self.may_ask(held, id, organization))?;
         let found = held.find(id, user);
         let position = Some(BucketPosition { bucket: id.bucket(), position: held.position() });
@@ -124,7 +124,7 @@ impl ReplicaState {
         held.position() >= self.written[usize::from(id.bucket().unsigned_abs())].load(Ordering::Acquire)
             && match named {
                 OrganizationRef::Id(_) => true,
-                OrganizationRef::Slug(slug) => self.memory.is_called(held, id, slug),
+                OrganizationRef::Slug(slug) => self.tables.is_called(held, id, slug),
             }
     }
 
@@ -207,13 +207,13 @@ impl ReplicaState {
             return (standings, token);
         }
         let ids: Vec<Option<OrganizationId>> =
-            questions.iter().map(|question| self.memory.organization(question.asks().0)).collect();
+            questions.iter().map(|question| self.tables.organization(question.asks().0)).collect();
         // Before any state is read: the states are then at least as new.
         for bucket in 0..USER_BUCKETS {
-            token.cover_user(BucketPosition { bucket, position: self.memory.user_position(bucket) });
+            token.cover_user(BucketPosition { bucket, position: self.tables.user_position(bucket) });
         }
         for (bucket, places) in by_bucket(&ids) {
-            let held = self.memory.read(bucket);
+            let held = self.tables.read(bucket);
             let Some(held) = held.as_ref() else { continue };
             let position = BucketPosition { bucket, position: held.position() };
             for (index, id) in places {
@@ -225,7 +225,7 @@ impl ReplicaState {
                 standings[index] = Some(Standing {
                     organization: found.organization,
                     role: found.role,
-                    user_state: self.memory.user_state(user),
+                    user_state: self.tables.user_state(user),
                     position: Some(position),
                     // The token has all buckets of users.
                     user_position: BucketPosition { bucket: 0, position: 0 },

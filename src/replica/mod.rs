@@ -88,7 +88,7 @@ struct ReplicaState {
     settings: ReplicaSettings,
     /// A random name for this process, so that it does not take its own notifications for others'.
     name: String,
-    memory: ReplicaTables,
+    tables: ReplicaTables,
     primary: Primary,
     /// The lease: [`crate::clock::uptime`] in nanoseconds; 0 for none.
     lease: AtomicU64,
@@ -105,7 +105,7 @@ struct ReplicaState {
     polled: watch::Sender<u64>,
     feed: broadcast::Sender<Arc<Commits>>,
     /// Wakes the follower.
-    nudge: Notify,
+    notify: Notify,
     /// Wakes who tells other processes.
     wrote: Notify,
     counters: ReplicaCounters,
@@ -146,7 +146,7 @@ impl Replica {
             own,
             settings,
             name: crate::random::uuid().to_string(),
-            memory: ReplicaTables::new(key),
+            tables: ReplicaTables::new(key),
             lease: AtomicU64::new(0),
             steady: AtomicBool::new(false),
             users_held: AtomicBool::new(false),
@@ -155,7 +155,7 @@ impl Replica {
             datastore: RwLock::new(None),
             polled: watch::Sender::new(0),
             feed: broadcast::Sender::new(limits::FEED_COMMITS),
-            nudge: Notify::new(),
+            notify: Notify::new(),
             wrote: Notify::new(),
             counters: ReplicaCounters::default(),
         }))
@@ -204,7 +204,7 @@ impl Replica {
                 written.fetch_max(at.position, Ordering::AcqRel);
             }
         }
-        self.0.nudge.notify_one();
+        self.0.notify.notify_one();
         self.0.wrote.notify_one();
     }
 
@@ -283,7 +283,7 @@ impl Replica {
     #[must_use]
     pub fn user_state_now(&self, user: &UserId) -> Option<Option<UserState>> {
         let known = self.0.is_fresh(&Freshness::Recent) && !self.0.is_behind(of_users(user.bucket()));
-        known.then(|| self.0.memory.user(user, user.bucket()).0)
+        known.then(|| self.0.tables.user(user, user.bucket()).0)
     }
 
     /// What has been counted so far.
@@ -309,7 +309,7 @@ impl Replica {
     pub async fn caught_up(&self) {
         let now = nanoseconds(crate::clock::uptime());
         let mut polled = self.0.polled.subscribe();
-        self.0.nudge.notify_one();
+        self.0.notify.notify_one();
         // Only the end of this index ends the channel, and it is in hand here.
         let _ = polled.wait_for(|lease| *lease > now).await;
     }

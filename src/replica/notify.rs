@@ -4,7 +4,6 @@
 
 use super::ReplicaState;
 use crate::replica::limits;
-use crate::store::StoreError;
 use crate::store::log::tail;
 use sqlx::postgres::PgListener;
 use std::sync::atomic::Ordering;
@@ -17,7 +16,7 @@ pub(super) async fn listen(shared: &ReplicaState) {
         }
         shared.counters.listens.fetch_add(1, Ordering::Relaxed);
         // Whatever was said meanwhile was not heard.
-        shared.nudge.notify_one();
+        shared.notify.notify_one();
         tokio::time::sleep(limits::FOLLOW_PAUSE).await;
     }
 }
@@ -28,7 +27,7 @@ async fn listen_once(shared: &ReplicaState) -> Result<(), sqlx::Error> {
     // None: the connection broke, and what was said while it was broken is lost.
     while let Some(notification) = listener.try_recv().await? {
         if notification.payload() != shared.name {
-            shared.nudge.notify_one();
+            shared.notify.notify_one();
         }
     }
     Ok(())
@@ -40,9 +39,8 @@ pub(super) async fn announce(shared: &ReplicaState) {
         shared.wrote.notified().await;
         let told = async {
             let mut connection = shared.own.acquire().await?;
-            tail::notify(&mut connection, &shared.name).await?;
-            connection.done();
-            Ok::<_, StoreError>(())
+            let outcome = tail::notify(&mut connection, &shared.name).await;
+            connection.finish(outcome)
         };
         match tokio::time::timeout(limits::POLL_TIMEOUT, told).await {
             Ok(Ok(())) => {}

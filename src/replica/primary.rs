@@ -168,11 +168,8 @@ fn hand_out(batch: Vec<PendingLookup>, told: StandingResult) {
 async fn run(pool: &Pool, questions: &[&StandingKey]) -> Result<Vec<Standing>, StoreError> {
     let mut connection = pool.acquire().await?;
     let asked = standing::many(&mut connection, questions);
-    if let Ok(answered) = tokio::time::timeout(limits::PRIMARY_TIMEOUT, asked).await {
-        if answered.is_ok() {
-            connection.done();
-        }
-        return answered;
+    if let Ok(outcome) = tokio::time::timeout(limits::PRIMARY_TIMEOUT, asked).await {
+        return connection.finish(outcome);
     }
     // Postgres does not answer: nobody else shall get this connection.
     connection.close_on_drop();

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Counters, written by whoever does what they count.
 #[derive(Default)]
 pub(super) struct ReplicaCounters {
-    memory: AtomicU64,
+    tables: AtomicU64,
     primary: AtomicU64,
     stale: AtomicU64,
     pub(super) polls: AtomicU64,
@@ -29,7 +29,7 @@ pub(super) struct ReplicaCounters {
 impl ReplicaCounters {
     pub(super) fn answered(&self, source: AnswerSource, count: usize) {
         let counter = match source {
-            AnswerSource::Memory => &self.memory,
+            AnswerSource::Memory => &self.tables,
             AnswerSource::Primary => &self.primary,
             AnswerSource::StaleMemory => &self.stale,
         };
@@ -81,7 +81,7 @@ impl ReplicaState {
         let counters = &self.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ReplicaStatistics {
-            memory_answers: read(&counters.memory),
+            memory_answers: read(&counters.tables),
             primary_answers: read(&counters.primary),
             stale_answers: read(&counters.stale),
             polls: read(&counters.polls),

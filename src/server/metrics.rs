@@ -126,7 +126,7 @@ struct ReplicaCollector(Roster);
 
 impl Collector for ReplicaCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let told = self.0.index().statistics();
+        let told = self.0.replica().statistics();
         for (name, help, value) in [
             ("index_memory_answers", "Questions that memory answered", told.memory_answers),
             ("index_primary_answers", "Questions that the datastore answered", told.primary_answers),

@@ -145,7 +145,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
     let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
-    let followed = tokio::spawn(roster.index().follow(upkeep.clone()));
+    let followed = tokio::spawn(roster.replica().follow(upkeep.clone()));
     let told = tokio::spawn(metrics::serve(metrics_listener, metrics));
     tokio::select! {
         () = accept(&listener, &workers, &connections) => {}

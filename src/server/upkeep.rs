@@ -59,12 +59,12 @@ fn tell(asked: &PingOutcome, now: ServingStatus) {
 async fn ask(roster: &Roster, migrated: &mut bool) -> Result<bool, crate::store::StoreError> {
     use crate::store::pool;
     let mut connection = roster.pool().acquire().await?;
-    if *migrated {
-        pool::ping(&mut connection).await?;
+    let outcome = if *migrated {
+        pool::ping(&mut connection).await.map(|()| true)
     } else {
-        *migrated = pool::is_migrated(&mut connection).await?;
-    }
-    connection.done();
+        pool::is_migrated(&mut connection).await
+    };
+    *migrated = connection.finish(outcome)?;
     Ok(*migrated)
 }
 

@@ -41,7 +41,7 @@ impl Deref for FeedRows {
 /// A caller's way through the log.
 pub struct ChangeFeed {
     pool: Pool,
-    index: Replica,
+    replica: Replica,
     feed: Feed,
     datastore: Datastore,
     /// How far each bucket has been given out. Only these are followed.
@@ -66,7 +66,7 @@ impl Roster {
         buckets: impl Iterator<Item = i16>,
     ) -> Result<ChangeFeed, ServiceError> {
         // First the feed: what is committed after the heads are read is in it.
-        let feed = self.index.feed();
+        let feed = self.replica.feed();
         let mut connection = self.pool.acquire().await?;
         let datastore = pool::datastore(&mut connection).await?;
         let heads: BTreeMap<i16, i64> =
@@ -84,11 +84,11 @@ impl Roster {
             };
             places.insert(bucket, place);
         }
-        let (pool, index) = (self.pool.clone(), self.index.clone());
-        let mut following =
-            ChangeFeed { pool, index, feed, datastore, places, behind: BTreeMap::new(), blind: false, excused: true };
-        following.compare(&heads)?;
-        Ok(following)
+        let (pool, replica) = (self.pool.clone(), self.replica.clone());
+        let mut feed =
+            ChangeFeed { pool, replica, feed, datastore, places, behind: BTreeMap::new(), blind: false, excused: true };
+        feed.compare(&heads)?;
+        Ok(feed)
     }
 
     /// Finds an organization, a deleted one too; none if there is no such one.
@@ -96,13 +96,13 @@ impl Roster {
     /// # Errors
     /// If the datastore does not answer.
     pub async fn find_organization(&self, named: &OrganizationRef) -> Result<Option<OrganizationId>, ServiceError> {
-        let (standing, _) = self.index.standing(named, None, &Freshness::Full).await?;
+        let (standing, _) = self.replica.standing(named, None, &Freshness::Full).await?;
         Ok(standing.organization.map(|organization| organization.id))
     }
 
     /// Waits until everything that is acknowledged now is in every feed.
     pub async fn caught_up(&self) {
-        self.index.caught_up().await;
+        self.replica.caught_up().await;
     }
 }
 
@@ -147,7 +147,7 @@ impl ChangeFeed {
         };
         let place = self.places.get(&bucket).copied().unwrap_or_default();
         let rows = self.read(bucket, place).await?;
-        let last = rows.last().map_or(place, |row| row.stamp.position);
+        let last = rows.last().map_or(place, |row| row.at.position);
         self.places.insert(bucket, last);
         if last >= target {
             self.behind.remove(&bucket);
@@ -160,12 +160,12 @@ impl ChangeFeed {
         let mut limit = limits::REPLAY_ROWS;
         loop {
             let found = replay::after(&mut *self.pool.acquire().await?, bucket, place, limit).await?;
-            let next = found.rows.first().map(|row| row.stamp.position);
+            let next = found.rows.first().map(|row| row.at.position);
             if found.datastore != self.datastore || found.head <= place || next != Some(place + 1) {
                 return Err(Refusal::CursorExpired.into());
             }
             let mut rows = found.rows;
-            let whole = rows.iter().rposition(|row| row.stamp.position == row.commit_position);
+            let whole = rows.iter().rposition(|row| row.at.position == row.commit_position);
             if let Some(whole) = whole {
                 rows.truncate(whole + 1);
                 return Ok(rows);
@@ -179,7 +179,7 @@ impl ChangeFeed {
     ///
     /// # Errors
     /// `SLOW_READER` if the feed has run ahead; `CURSOR_EXPIRED` if writes were lost; if the server stops.
-    pub async fn hear(&mut self) -> Result<Option<FeedRows>, ServiceError> {
+    pub async fn next(&mut self) -> Result<Option<FeedRows>, ServiceError> {
         loop {
             match self.feed.recv().await {
                 Ok(commits) => {
@@ -202,8 +202,8 @@ impl ChangeFeed {
     /// The next rows of the feed, if there are any right now. None too if the log has to be read first.
     ///
     /// # Errors
-    /// Those of [`Self::hear`].
-    pub fn hear_now(&mut self) -> Result<Option<FeedRows>, ServiceError> {
+    /// Those of [`Self::next`].
+    pub fn try_next(&mut self) -> Result<Option<FeedRows>, ServiceError> {
         while !self.is_behind() {
             match self.feed.try_recv() {
                 Ok(commits) => {
@@ -229,7 +229,7 @@ impl ChangeFeed {
         self.check()?;
         let Some(place) = self.places.get_mut(&commits.bucket) else { return Ok(None) };
         let (Some(first), Some(last)) = (commits.rows.first(), commits.rows.last()) else { return Ok(None) };
-        let (first, last) = (first.stamp.position, last.stamp.position);
+        let (first, last) = (first.at.position, last.at.position);
         if last <= *place {
             return Ok(None);
         }
@@ -244,7 +244,7 @@ impl ChangeFeed {
 
     /// Whether the log is still the one that the caller's cursors speak of.
     fn check(&self) -> Result<(), Refusal> {
-        match self.index.datastore_now() {
+        match self.replica.datastore_now() {
             Some(datastore) if datastore != self.datastore => Err(Refusal::CursorExpired),
             Some(_) | None => Ok(()),
         }

@@ -40,8 +40,8 @@ impl Roster {
     /// cannot say, or not as freshly as is asked.
     #[must_use]
     pub fn check_now(&self, check: &Check, freshness: &Freshness) -> Option<(CheckAnswer, ConsistencyToken)> {
-        let standing = self.index.now(&check.organization, Some(&check.user), freshness)?;
-        let mut token = ConsistencyToken::new(self.index.datastore_now()?);
+        let standing = self.replica.now(&check.organization, Some(&check.user), freshness)?;
+        let mut token = ConsistencyToken::new(self.replica.datastore_now()?);
         token.cover_standing(&standing);
         Some((CheckAnswer::new(check.question, &standing, AnswerSource::Memory), token))
     }
@@ -58,8 +58,8 @@ impl Roster {
         if let Some(answered) = self.check_now(check, freshness) {
             return Ok(answered);
         }
-        let mut token = ConsistencyToken::new(self.index.datastore().await?);
-        let (standing, source) = self.index.standing(&check.organization, Some(&check.user), freshness).await?;
+        let mut token = ConsistencyToken::new(self.replica.datastore().await?);
+        let (standing, source) = self.replica.standing(&check.organization, Some(&check.user), freshness).await?;
         token.cover_standing(&standing);
         Ok((CheckAnswer::new(check.question, &standing, source), token))
     }
@@ -74,7 +74,7 @@ impl Roster {
         checks: &[Check],
         freshness: &Freshness,
     ) -> Result<(Vec<CheckAnswer>, ConsistencyToken), ServiceError> {
-        let StandingBatch { standings, sources, token } = self.index.standings(checks, freshness).await?;
+        let StandingBatch { standings, sources, token } = self.replica.standings(checks, freshness).await?;
         let answers = checks.iter().zip(&standings).zip(sources);
         let answers = answers.map(|((check, standing), source)| CheckAnswer::new(check.question, standing, source));
         Ok((answers.collect(), token))

@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 #[derive(Debug, Clone)]
 pub struct Roster {
     pool: Pool,
-    index: Replica,
+    replica: Replica,
     clock: Clock,
     writes: TaskTracker,
     invitations: Arc<InvitationSettings>,
@@ -53,10 +53,10 @@ impl Roster {
     #[must_use]
     pub fn new(pool: PgPool, clock: Clock) -> Self {
         let pool = Pool::new(pool);
-        let index = Replica::new(pool.clone(), ReplicaSettings::default());
+        let replica = Replica::new(pool.clone(), ReplicaSettings::default());
         Self {
             pool,
-            index,
+            replica,
             clock,
             writes: TaskTracker::new(),
             invitations: Arc::default(),
@@ -82,8 +82,8 @@ impl Roster {
 
     /// With an index that works like this. Without this call: the defaults.
     #[must_use]
-    pub fn with_index(mut self, settings: ReplicaSettings) -> Self {
-        self.index = Replica::new(self.pool.clone(), settings);
+    pub fn with_replica(mut self, settings: ReplicaSettings) -> Self {
+        self.replica = Replica::new(self.pool.clone(), settings);
         self
     }
 
@@ -95,8 +95,8 @@ impl Roster {
 
     /// The look-up that decisions are made from.
     #[must_use]
-    pub fn index(&self) -> &Replica {
-        &self.index
+    pub fn replica(&self) -> &Replica {
+        &self.replica
     }
 
     /// The datastore's pool.
@@ -107,8 +107,8 @@ impl Roster {
 
     /// The runtime for what is long: writes, watches, exports. Those that serve connections are kept free for calls.
     #[must_use]
-    pub fn home(&self) -> &Handle {
-        self.pool.home()
+    pub fn runtime(&self) -> &Handle {
+        self.pool.runtime()
     }
 
     /// Waits until every write under way has ended, also those whose callers hung up. New writes may still begin.

@@ -89,15 +89,15 @@ impl Roster {
         &self,
         caller: Caller,
         meta: Meta,
-        wish: CreateOrganization,
+        input: CreateOrganization,
     ) -> Result<WriteResult<CreatedOrganization>, ServiceError> {
-        if let Some(Owner::Address(address, terms)) = &wish.owner {
+        if let Some(Owner::Address(address, terms)) = &input.owner {
             let recipient = Recipient::Email(address.clone());
             check_delivery(&caller, terms, self.invitations.mail, std::iter::once(&recipient))?;
         }
         let inviter = inviter(&caller)?;
         let settings = (*self.invitations).clone();
-        let written = self.write(Some(caller), meta, Create { wish, inviter, settings }).await;
+        let written = self.write(Some(caller), meta, Create { input, inviter, settings }).await;
         self.mail_due.notify_one();
         written
     }
@@ -110,9 +110,9 @@ impl Roster {
         &self,
         access: Access,
         meta: Meta,
-        wish: UpdateOrganization,
+        input: UpdateOrganization,
     ) -> Result<WriteResult<Organization>, ServiceError> {
-        self.write_in(access, meta, wish).await
+        self.write_in(access, meta, input).await
     }
 
     /// Switches an organization on or off.
@@ -136,9 +136,9 @@ impl Roster {
         &self,
         access: Access,
         meta: Meta,
-        wish: DeleteOrganization,
+        input: DeleteOrganization,
     ) -> Result<WriteResult<Organization>, ServiceError> {
-        self.write_in(access, meta, wish).await
+        self.write_in(access, meta, input).await
     }
 
     /// Restores a deleted organization.
@@ -155,7 +155,7 @@ impl Roster {
 }
 
 struct Create {
-    wish: CreateOrganization,
+    input: CreateOrganization,
     inviter: Inviter,
     settings: InvitationSettings,
 }
@@ -164,50 +164,50 @@ impl Change for Create {
     type Place = ();
     type Answer = CreatedOrganization;
 
-    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
-        enter_as_caller(unit).await
+    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
+        enter_as_caller(tx).await
     }
 
-    async fn apply(&self, unit: &mut UnitOfWork<'_>, (): ()) -> Result<CreatedOrganization, ServiceError> {
-        let wish = &self.wish;
-        let owner = self.owner(unit)?;
-        if wish.inactive && owner.is_none() {
+    async fn apply(&self, tx: &mut UnitOfWork<'_>, (): ()) -> Result<CreatedOrganization, ServiceError> {
+        let input = &self.input;
+        let owner = self.owner(tx)?;
+        if input.inactive && owner.is_none() {
             return Err(Refusal::field("inactive", "an inactive organization needs an owner: name one").into());
         }
-        let state = match (&owner, wish.inactive) {
+        let state = match (&owner, input.inactive) {
             (None, _) => OrganizationState::Pending,
             (Some(_), false) => OrganizationState::Active,
             (Some(_), true) => OrganizationState::Inactive,
         };
         let id = OrganizationId::from_uuid(random::uuid());
         // Slugs before users, here and everywhere: one order of locks.
-        let slug = claim(unit, wish.slug.as_ref(), &wish.name, id).await?;
+        let slug = claim(tx, input.slug.as_ref(), &input.name, id).await?;
         if let Some(owner) = &owner {
-            hold_owner(unit, owner).await?;
+            hold_owner(tx, owner).await?;
         }
         let new = organizations::NewOrganization {
             id,
             slug,
-            name: wish.name.clone(),
-            kind: wish.kind.clone(),
-            attributes: wish.attributes.clone(),
+            name: input.name.clone(),
+            kind: input.kind.clone(),
+            attributes: input.attributes.clone(),
             state,
-            deactivated_by_operator: wish.inactive && unit.by_operator(),
+            deactivated_by_operator: input.inactive && tx.by_operator(),
             owner: owner.clone(),
         };
-        let mut here = unit.create(&new).await?;
+        let mut organization = tx.create(&new).await?;
         if let Some(owner) = &owner {
-            unit.add_member(&mut here, owner, Role::ADMIN, &wish.owner_attributes).await?;
+            tx.add_member(&mut organization, owner, Role::ADMIN, &input.owner_attributes).await?;
         }
-        let invited = self.invite_owner(unit, &mut here).await?;
-        Ok(CreatedOrganization { organization: here, owner: invited })
+        let invited = self.invite_owner(tx, &mut organization).await?;
+        Ok(CreatedOrganization { organization: organization, owner: invited })
     }
 }
 
 impl Create {
     /// The owner from the first moment, if there is one. Users make organizations for themselves.
-    fn owner(&self, unit: &UnitOfWork<'_>) -> Result<Option<UserId>, Refusal> {
-        match (unit.user(), &self.wish.owner) {
+    fn owner(&self, tx: &UnitOfWork<'_>) -> Result<Option<UserId>, Refusal> {
+        match (tx.user(), &self.input.owner) {
             (Some(caller), None) => Ok(Some(caller.clone())),
             (Some(caller), Some(Owner::User(named))) if named == caller => Ok(Some(caller.clone())),
             (Some(_), Some(_)) => {
@@ -221,32 +221,32 @@ impl Create {
 
     async fn invite_owner(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        here: &mut Organization,
+        tx: &mut UnitOfWork<'_>,
+        organization: &mut Organization,
     ) -> Result<Option<IssuedInvitation>, ServiceError> {
-        let Some(Owner::Address(address, terms)) = &self.wish.owner else { return Ok(None) };
-        let wish = Invite {
+        let Some(Owner::Address(address, terms)) = &self.input.owner else { return Ok(None) };
+        let input = Invite {
             recipient: Recipient::Email(address.clone()),
             role: Role::ADMIN,
-            attributes: self.wish.owner_attributes.clone(),
+            attributes: self.input.owner_attributes.clone(),
         };
         let invite = InviteAll {
-            wishes: vec![wish],
+            inputs: vec![input],
             terms: terms.clone(),
             inviter: self.inviter.clone(),
             settings: self.settings.clone(),
             makes_owner: true,
         };
         let grant = Grant { permissions: Role::ADMIN.permissions(), role: None };
-        let invited = invite.invite(unit, here, grant).await?.into_iter().next();
+        let invited = invite.invite(tx, organization, grant).await?.into_iter().next();
         Ok(invited.transpose()?)
     }
 }
 
-async fn hold_owner(unit: &mut UnitOfWork<'_>, owner: &UserId) -> Result<(), ServiceError> {
-    for user in unit.hold_users(&BTreeSet::from([owner.clone()])).await?.values() {
+async fn hold_owner(tx: &mut UnitOfWork<'_>, owner: &UserId) -> Result<(), ServiceError> {
+    for user in tx.hold_users(&BTreeSet::from([owner.clone()])).await?.values() {
         // Asked again now that they are held: the caller may have been switched off since.
-        if unit.user() == Some(&user.id) {
+        if tx.user() == Some(&user.id) {
             decide::require_active(Some(user.state))?;
         }
         check_user(user)?;
@@ -257,29 +257,29 @@ async fn hold_owner(unit: &mut UnitOfWork<'_>, owner: &UserId) -> Result<(), Ser
 /// Claims the given slug, or one made from the name: with a number behind it when taken, a random one when nothing is
 /// left of the name or too many numbers are taken.
 async fn claim(
-    unit: &mut UnitOfWork<'_>,
+    tx: &mut UnitOfWork<'_>,
     given: Option<&Slug>,
     name: &Name,
     id: OrganizationId,
 ) -> Result<Slug, ServiceError> {
     if let Some(slug) = given {
-        let free = unit.claim_slug(slug, id).await?;
+        let free = tx.claim_slug(slug, id).await?;
         return if free { Ok(slug.clone()) } else { Err(Refusal::SlugTaken { slug: slug.to_string() }.into()) };
     }
     if let Some(plain) = Slug::from_name(name.as_str()) {
         let mut candidates = vec![plain.clone()];
         candidates.extend((2..=limits::SLUG_SUFFIXES).map(|number| plain.numbered(number)));
         // A free one may be gone a moment later: then the next one.
-        while let Some(index) = slugs::first_free(unit.connection, &candidates).await? {
-            let slug = candidates[index].clone();
-            if unit.claim_slug(&slug, id).await? {
+        while let Some(replica) = slugs::first_free(tx.connection, &candidates).await? {
+            let slug = candidates[replica].clone();
+            if tx.claim_slug(&slug, id).await? {
                 return Ok(slug);
             }
-            candidates.drain(..=index);
+            candidates.drain(..=replica);
         }
     }
     let slug = Slug::random(random::bits());
-    let free = unit.claim_slug(&slug, id).await?;
+    let free = tx.claim_slug(&slug, id).await?;
     if free { Ok(slug) } else { Err(Refusal::Conflict.into()) }
 }
 
@@ -288,36 +288,37 @@ impl OrganizationChange for UpdateOrganization {
 
     async fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        mut here: Organization,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
         _: Grant,
     ) -> Result<Organization, ServiceError> {
-        check_writable(&here)?;
-        check_etag(self.etag.as_deref(), &here.etag())?;
+        check_writable(&organization)?;
+        check_etag(self.etag.as_deref(), &organization.etag())?;
         let (mut old, mut new) = (serde_json::Map::new(), serde_json::Map::new());
-        if let Some(name) = self.name.as_ref().filter(|name| **name != here.name) {
-            old.insert("name".to_owned(), json!(here.name));
+        if let Some(name) = self.name.as_ref().filter(|name| **name != organization.name) {
+            old.insert("name".to_owned(), json!(organization.name));
             new.insert("name".to_owned(), json!(name));
-            here.name = name.clone();
+            organization.name = name.clone();
         }
-        if let Some(slug) = self.slug.as_ref().filter(|slug| **slug != here.slug) {
-            if !unit.claim_slug(slug, here.id).await? {
+        if let Some(slug) = self.slug.as_ref().filter(|slug| **slug != organization.slug) {
+            if !tx.claim_slug(slug, organization.id).await? {
                 return Err(Refusal::SlugTaken { slug: slug.to_string() }.into());
             }
-            slugs::release(unit.connection, &here.slug, here.id).await?;
-            old.insert("slug".to_owned(), json!(here.slug));
+            slugs::release(tx.connection, &organization.slug, organization.id).await?;
+            old.insert("slug".to_owned(), json!(organization.slug));
             new.insert("slug".to_owned(), json!(slug));
-            here.slug = slug.clone();
+            organization.slug = slug.clone();
         }
-        if let Some(attributes) = self.attributes.as_ref().filter(|attributes| **attributes != here.attributes) {
-            old.insert("attributes".to_owned(), json!(here.attributes));
+        if let Some(attributes) = self.attributes.as_ref().filter(|attributes| **attributes != organization.attributes)
+        {
+            old.insert("attributes".to_owned(), json!(organization.attributes));
             new.insert("attributes".to_owned(), json!(attributes));
-            here.attributes = attributes.clone();
+            organization.attributes = attributes.clone();
         }
         if !new.is_empty() {
-            unit.save(&mut here, DeletionMark::No, "organization.updated", old.into(), new.into()).await?;
+            tx.save(&mut organization, DeletionMark::No, "organization.updated", old.into(), new.into()).await?;
         }
-        Ok(here)
+        Ok(organization)
     }
 }
 
@@ -330,11 +331,11 @@ impl OrganizationChange for SetActive {
 
     async fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        mut here: Organization,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
         _: Grant,
     ) -> Result<Organization, ServiceError> {
-        let (state, kind) = match here.state() {
+        let (state, kind) = match organization.state() {
             OrganizationState::Deleted => return Err(Refusal::OrganizationDeleted.into()),
             OrganizationState::Pending => return Err(Refusal::OrganizationPending.into()),
             OrganizationState::Active | OrganizationState::Inactive if self.active => {
@@ -344,19 +345,19 @@ impl OrganizationChange for SetActive {
                 (OrganizationState::Inactive, "organization.deactivated")
             }
         };
-        if self.active && here.deactivated_by_operator && !unit.by_operator() {
+        if self.active && organization.deactivated_by_operator && !tx.by_operator() {
             return Err(Refusal::OperatorRequired.into());
         }
         // Switched off again by an operator, it becomes theirs to switch on; by somebody else, it stays whose it was.
-        let by_operator = !self.active && (unit.by_operator() || here.deactivated_by_operator);
-        if (here.stored_state, here.deactivated_by_operator) != (state, by_operator) {
-            let old = json!({ "state": here.stored_state.as_str(), "by_operator": here.deactivated_by_operator });
+        let by_operator = !self.active && (tx.by_operator() || organization.deactivated_by_operator);
+        if (organization.stored_state, organization.deactivated_by_operator) != (state, by_operator) {
+            let old = json!({ "state": organization.stored_state.as_str(), "by_operator": organization.deactivated_by_operator });
             let new = json!({ "state": state.as_str(), "by_operator": by_operator });
-            here.stored_state = state;
-            here.deactivated_by_operator = by_operator;
-            unit.save(&mut here, DeletionMark::No, kind, old, new).await?;
+            organization.stored_state = state;
+            organization.deactivated_by_operator = by_operator;
+            tx.save(&mut organization, DeletionMark::No, kind, old, new).await?;
         }
-        Ok(here)
+        Ok(organization)
     }
 }
 
@@ -365,25 +366,25 @@ impl OrganizationChange for DeleteOrganization {
 
     async fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        mut here: Organization,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
         _: Grant,
     ) -> Result<Organization, ServiceError> {
-        if self.purge && !unit.by_operator() {
+        if self.purge && !tx.by_operator() {
             return Err(Refusal::OperatorRequired.into());
         }
-        check_etag(self.etag.as_deref(), &here.etag())?;
+        check_etag(self.etag.as_deref(), &organization.etag())?;
         // Those who delete no longer see it, and could not repeat the request.
-        unit.forfeit();
+        tx.revoke_own_access();
         if self.purge {
-            unit.purge(&mut here).await?;
-        } else if here.state() != OrganizationState::Deleted {
-            let old = json!({ "state": here.state().as_str() });
+            tx.purge(&mut organization).await?;
+        } else if organization.state() != OrganizationState::Deleted {
+            let old = json!({ "state": organization.state().as_str() });
             let new = json!({ "state": OrganizationState::Deleted.as_str() });
-            revoke_all(unit, &mut here, None).await?;
-            unit.save(&mut here, DeletionMark::Deleted, "organization.deleted", old, new).await?;
+            revoke_all(tx, &mut organization, None).await?;
+            tx.save(&mut organization, DeletionMark::Deleted, "organization.deleted", old, new).await?;
         }
-        Ok(here)
+        Ok(organization)
     }
 }
 
@@ -394,21 +395,21 @@ impl OrganizationChange for Undelete {
 
     async fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        mut here: Organization,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
         _: Grant,
     ) -> Result<Organization, ServiceError> {
-        if here.state() == OrganizationState::Deleted {
-            if let Some(owner) = here.owner.clone() {
+        if organization.state() == OrganizationState::Deleted {
+            if let Some(owner) = organization.owner.clone() {
                 // A deleted organization does not keep its owner from being switched off; a living one does.
-                unit.hold_users(&BTreeSet::from([owner])).await?.values().try_for_each(check_user)?;
+                tx.hold_users(&BTreeSet::from([owner])).await?.values().try_for_each(check_user)?;
             }
-            let old = json!({ "state": here.state().as_str() });
-            here.deletion = None;
-            let new = json!({ "state": here.state().as_str() });
-            unit.save(&mut here, DeletionMark::No, "organization.undeleted", old, new).await?;
+            let old = json!({ "state": organization.state().as_str() });
+            organization.deletion = None;
+            let new = json!({ "state": organization.state().as_str() });
+            tx.save(&mut organization, DeletionMark::No, "organization.undeleted", old, new).await?;
         }
-        Ok(here)
+        Ok(organization)
     }
 }
 
@@ -419,15 +420,15 @@ impl Change for PurgeIfDue {
     type Place = Option<Organization>;
     type Answer = bool;
 
-    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
-        unit.lock(self.0).await
+    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
+        tx.lock(self.0).await
     }
 
-    async fn apply(&self, unit: &mut UnitOfWork<'_>, here: Self::Place) -> Result<bool, ServiceError> {
+    async fn apply(&self, tx: &mut UnitOfWork<'_>, organization: Self::Place) -> Result<bool, ServiceError> {
         // Asked again under the lock: it may have been restored, or purged by another process.
-        match here {
-            Some(mut here) if organizations::is_due(unit.connection, here.id).await? => {
-                unit.purge(&mut here).await?;
+        match organization {
+            Some(mut organization) if organizations::is_due(tx.connection, organization.id).await? => {
+                tx.purge(&mut organization).await?;
                 Ok(true)
             }
             _ => Ok(false),

@@ -87,8 +87,7 @@ impl Roster {
             }
             tx.commit().await?;
             if letter.is_some() {
-                connection.done();
-                return Ok(letter);
+                return connection.finish(Ok(letter));
             }
         }
     }
@@ -125,8 +124,8 @@ impl Roster {
         if let Some(invitation) = waiting.subject.invitation() {
             outbox::note_on_invitation(&mut tx, waiting.organization, invitation, state, error).await?;
         }
-        tx.commit().await?;
-        connection.done();
+        let committed = tx.commit().await;
+        connection.finish(committed)?;
         if state == MailState::Failed {
             tracing::warn!(mail = %id, error, "a mail was given up");
             let deadline = Instant::now() + crate::store::limits::STATEMENT;
@@ -144,21 +143,21 @@ fn pause(attempts: i32) -> Duration {
 
 /// Writes a letter; none if it is not worth sending any more.
 async fn letter(connection: &mut PgConnection, waiting: &QueuedMail) -> Result<Option<Letter>, ServiceError> {
-    let Some(here) = organizations::get(connection, waiting.organization).await? else { return Ok(None) };
-    if !matches!(here.state(), OrganizationState::Active | OrganizationState::Pending) {
+    let Some(organization) = organizations::get(connection, waiting.organization).await? else { return Ok(None) };
+    if !matches!(organization.state(), OrganizationState::Active | OrganizationState::Pending) {
         return Ok(None);
     }
     let sender = sender(connection, &waiting.sender).await?;
     match &waiting.subject {
-        Subject::Added(user) => added(connection, waiting, &here, sender, user).await,
+        Subject::Added(user) => added(connection, waiting, &organization, sender, user).await,
         Subject::Invitation(id) | Subject::Reminder(id) | Subject::OwnerActivation(id) => {
-            let Some(invitation) = invitations::get(connection, here.id, *id).await? else { return Ok(None) };
+            let Some(invitation) = invitations::get(connection, organization.id, *id).await? else { return Ok(None) };
             let Recipient::Email(to) = invitation.recipient else { return Ok(None) };
             if invitation.state != InvitationState::Pending {
                 return Ok(None);
             }
             let (token, hash) = tokens::mint();
-            invitation_tokens::add_token(connection, here.id, *id, &hash).await?;
+            invitation_tokens::add_token(connection, organization.id, *id, &hash).await?;
             Ok(Some(Letter {
                 id: waiting.id,
                 occasion: match waiting.subject {
@@ -167,7 +166,7 @@ async fn letter(connection: &mut PgConnection, waiting: &QueuedMail) -> Result<O
                     Subject::Invitation(_) | Subject::Added(_) => Occasion::Invitation,
                 },
                 to,
-                organization: here.name,
+                organization: organization.name,
                 reply_to: sender.as_ref().and_then(reply_to),
                 sender: sender.and_then(|sender| sender.display_name),
                 role: if invitation.makes_owner { Role::OWNER } else { invitation.role },
@@ -181,11 +180,11 @@ async fn letter(connection: &mut PgConnection, waiting: &QueuedMail) -> Result<O
 async fn added(
     connection: &mut PgConnection,
     waiting: &QueuedMail,
-    here: &Organization,
+    organization: &Organization,
     sender: Option<User>,
     user: &crate::domain::UserId,
 ) -> Result<Option<Letter>, ServiceError> {
-    let membership = memberships::get(connection, here.id, user).await?;
+    let membership = memberships::get(connection, organization.id, user).await?;
     let user =
         users::get(connection, user).await?.filter(|user| user.state == UserState::Active && user.email_verified);
     let (Some(membership), Some(to)) = (membership, user.and_then(|user| user.email)) else { return Ok(None) };
@@ -193,7 +192,7 @@ async fn added(
         id: waiting.id,
         occasion: Occasion::Added,
         to,
-        organization: here.name.clone(),
+        organization: organization.name.clone(),
         reply_to: sender.as_ref().and_then(reply_to),
         sender: sender.and_then(|sender| sender.display_name),
         role: membership.role,
@@ -220,14 +219,14 @@ impl Change for RecordAbandonedMail {
     type Place = Option<Organization>;
     type Answer = ();
 
-    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
-        unit.lock(self.0.organization).await
+    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
+        tx.lock(self.0.organization).await
     }
 
-    async fn apply(&self, unit: &mut UnitOfWork<'_>, here: Self::Place) -> Result<(), ServiceError> {
-        if let Some(mut here) = here {
+    async fn apply(&self, tx: &mut UnitOfWork<'_>, organization: Self::Place) -> Result<(), ServiceError> {
+        if let Some(mut organization) = organization {
             let told = json!({ "invitation": self.0.subject.invitation(), "mail": self.0.id });
-            unit.note_invitation(&mut here, "invitation.mail_failed", told);
+            tx.note_invitation(&mut organization, "invitation.mail_failed", told);
         }
         Ok(())
     }

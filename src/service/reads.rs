@@ -3,6 +3,7 @@
 use super::{Roster, ServiceError};
 use crate::authz::decide::Access;
 use crate::domain::{Member, Organization, Refusal, Role, UserId};
+use crate::store::StoreError;
 use crate::store::{memberships, organizations, users};
 
 pub use crate::store::memberships::MemberFilter;
@@ -15,8 +16,8 @@ impl Roster {
     /// If the datastore does not answer, or the organization was purged a moment ago.
     pub async fn get_organization(&self, access: &Access) -> Result<Organization, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let found = organizations::get(&mut connection, access.organization()).await?;
-        connection.done();
+        let outcome = organizations::get(&mut connection, access.organization()).await;
+        let found = connection.finish(outcome)?;
         Ok(found.ok_or(Refusal::OrganizationNotFound)?)
     }
 
@@ -26,8 +27,8 @@ impl Roster {
     /// If the datastore does not answer.
     pub async fn list_organizations(&self, filter: &OrganizationFilter) -> Result<Vec<Organization>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let listed = organizations::list(&mut connection, filter).await?;
-        connection.done();
+        let outcome = organizations::list(&mut connection, filter).await;
+        let listed = connection.finish(outcome)?;
         Ok(listed)
     }
 
@@ -41,8 +42,8 @@ impl Roster {
         filter: &UserOrganizationFilter,
     ) -> Result<Vec<(Organization, Role)>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let listed = organizations::list_of_user(&mut connection, user, filter).await?;
-        connection.done();
+        let outcome = organizations::list_of_user(&mut connection, user, filter).await;
+        let listed = connection.finish(outcome)?;
         Ok(listed)
     }
 
@@ -52,10 +53,14 @@ impl Roster {
     /// `MEMBER_NOT_FOUND`.
     pub async fn get_member(&self, access: &Access, user: &UserId) -> Result<Member, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let membership = memberships::get(&mut connection, access.organization(), user).await?;
-        let membership = membership.ok_or(Refusal::MemberNotFound)?;
-        let user = users::get(&mut connection, user).await?.ok_or(Refusal::MemberNotFound)?;
-        connection.done();
+        let outcome = async {
+            let membership = memberships::get(&mut connection, access.organization(), user).await?;
+            Ok::<_, StoreError>((membership, users::get(&mut connection, user).await?))
+        };
+        let outcome = outcome.await;
+        let (Some(membership), Some(user)) = connection.finish(outcome)? else {
+            return Err(Refusal::MemberNotFound.into());
+        };
         Ok(Member { membership, user })
     }
 
@@ -65,8 +70,8 @@ impl Roster {
     /// If the datastore does not answer.
     pub async fn list_members(&self, access: &Access, filter: &MemberFilter) -> Result<Vec<Member>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let listed = memberships::list(&mut connection, access.organization(), filter).await?;
-        connection.done();
+        let outcome = memberships::list(&mut connection, access.organization(), filter).await;
+        let listed = connection.finish(outcome)?;
         Ok(listed)
     }
 }

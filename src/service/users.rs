@@ -107,7 +107,7 @@ fn profile(user: &User) -> Profile {
 /// Writes a profile, and the event that names the fields that changed: not their contents, which are erased with the
 /// user while events stay.
 async fn save_profile(
-    unit: &mut UnitOfWork<'_>,
+    tx: &mut UnitOfWork<'_>,
     user: &mut User,
     new: &Profile,
     said_at: i64,
@@ -129,18 +129,18 @@ async fn save_profile(
     user.profile_issued_at = said_at.max(user.profile_issued_at);
     if changed.is_empty() {
         // Only when it was said is news: written down, but no change that anybody could see.
-        *user = users::update(unit.connection, user).await?;
+        *user = users::update(tx.connection, user).await?;
         return Ok(());
     }
-    unit.save_user(user, "user.updated", false, json!({ "changed": changed })).await
+    tx.save_user(user, "user.updated", false, json!({ "changed": changed })).await
 }
 
-async fn lock_or_create(unit: &mut UnitOfWork<'_>, id: &UserId) -> Result<User, ServiceError> {
-    if let Some(user) = unit.lock_user(id).await? {
+async fn lock_or_create(tx: &mut UnitOfWork<'_>, id: &UserId) -> Result<User, ServiceError> {
+    if let Some(user) = tx.lock_user(id).await? {
         return Ok(user);
     }
-    unit.create_user(id).await?;
-    Ok(unit.lock_user(id).await?.ok_or(Refusal::Conflict)?)
+    tx.create_user(id).await?;
+    Ok(tx.lock_user(id).await?.ok_or(Refusal::Conflict)?)
 }
 
 struct Put {
@@ -153,17 +153,17 @@ impl Change for Put {
     type Place = ();
     type Answer = User;
 
-    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
-        enter_as_caller(unit).await
+    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
+        enter_as_caller(tx).await
     }
 
-    async fn apply(&self, unit: &mut UnitOfWork<'_>, (): ()) -> Result<User, ServiceError> {
-        let mut user = lock_or_create(unit, &self.id).await?;
+    async fn apply(&self, tx: &mut UnitOfWork<'_>, (): ()) -> Result<User, ServiceError> {
+        let mut user = lock_or_create(tx, &self.id).await?;
         if user.state == UserState::Erased {
             return Err(Refusal::UserDeleted { user_id: user.id }.into());
         }
         if profile(&user) != self.profile || user.profile_issued_at < self.said_at {
-            save_profile(unit, &mut user, &self.profile, self.said_at).await?;
+            save_profile(tx, &mut user, &self.profile, self.said_at).await?;
         }
         Ok(user)
     }
@@ -184,10 +184,10 @@ impl Change for Refresh {
         Ok(())
     }
 
-    async fn apply(&self, unit: &mut UnitOfWork<'_>, (): ()) -> Result<(), ServiceError> {
-        let mut user = lock_or_create(unit, &self.id).await?;
+    async fn apply(&self, tx: &mut UnitOfWork<'_>, (): ()) -> Result<(), ServiceError> {
+        let mut user = lock_or_create(tx, &self.id).await?;
         if user.state != UserState::Erased && user.profile_issued_at <= self.said_at {
-            save_profile(unit, &mut user, &self.profile, self.said_at).await?;
+            save_profile(tx, &mut user, &self.profile, self.said_at).await?;
         }
         Ok(())
     }
@@ -202,35 +202,35 @@ impl Change for SetUserActive {
     type Place = User;
     type Answer = User;
 
-    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<User, ServiceError> {
-        enter_as_caller(unit).await?;
-        Ok(unit.lock_user(&self.id).await?.ok_or(Refusal::UserNotFound)?)
+    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<User, ServiceError> {
+        enter_as_caller(tx).await?;
+        Ok(tx.lock_user(&self.id).await?.ok_or(Refusal::UserNotFound)?)
     }
 
-    async fn apply(&self, unit: &mut UnitOfWork<'_>, mut user: User) -> Result<User, ServiceError> {
+    async fn apply(&self, tx: &mut UnitOfWork<'_>, mut user: User) -> Result<User, ServiceError> {
         if user.state == UserState::Erased {
             return Err(Refusal::UserDeleted { user_id: user.id }.into());
         }
         let (state, kind) = if self.active {
-            if user.deactivated_by_operator && !unit.by_operator() {
+            if user.deactivated_by_operator && !tx.by_operator() {
                 return Err(Refusal::OperatorRequired.into());
             }
             (UserState::Active, "user.reactivated")
         } else {
             // Asked after the user's lock: who makes somebody an owner holds the user first.
-            let owned = memberships::owned_by(unit.connection, &user.id, false).await?;
+            let owned = memberships::owned_by(tx.connection, &user.id, false).await?;
             if !owned.is_empty() {
                 return Err(ownership_required(&owned).into());
             }
             (UserState::Inactive, "user.deactivated")
         };
-        let by_operator = !self.active && (unit.by_operator() || user.deactivated_by_operator);
+        let by_operator = !self.active && (tx.by_operator() || user.deactivated_by_operator);
         let state_changed = user.state != state;
         if state_changed || user.deactivated_by_operator != by_operator {
             user.state = state;
             user.deactivated_by_operator = by_operator;
             let new = json!({ "state": state.as_str(), "by_operator": by_operator });
-            unit.save_user(&mut user, kind, state_changed, new).await?;
+            tx.save_user(&mut user, kind, state_changed, new).await?;
         }
         Ok(user)
     }
@@ -245,27 +245,27 @@ impl Change for Delete {
     type Place = (User, Vec<Organization>);
     type Answer = DeletedUser;
 
-    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
-        enter_as_caller(unit).await?;
+    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
+        enter_as_caller(tx).await?;
         // Organizations before users, as everywhere; so which ones must be guessed before the user is locked.
         let mut organizations = Vec::new();
-        for id in memberships::organizations_of(unit.connection, &self.id).await? {
-            organizations.extend(unit.lock(id).await?);
+        for id in memberships::organizations_of(tx.connection, &self.id).await? {
+            organizations.extend(tx.lock(id).await?);
         }
-        let user = unit.lock_user(&self.id).await?.ok_or(Refusal::UserNotFound)?;
+        let user = tx.lock_user(&self.id).await?.ok_or(Refusal::UserNotFound)?;
         Ok((user, organizations))
     }
 
     async fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
+        tx: &mut UnitOfWork<'_>,
         (mut user, organizations): Self::Place,
     ) -> Result<DeletedUser, ServiceError> {
         let mut answer = DeletedUser { user: user.clone(), owned: Vec::new(), removed_memberships: 0 };
         if user.state == UserState::Erased {
             return Ok(answer);
         }
-        let owned = memberships::owned_by(unit.connection, &user.id, true).await?;
+        let owned = memberships::owned_by(tx.connection, &user.id, true).await?;
         if !owned.is_empty() {
             if self.dry_run {
                 answer.removed_memberships = organizations.len().saturating_sub(owned.len());
@@ -274,13 +274,13 @@ impl Change for Delete {
             }
             return Err(ownership_required(&owned).into());
         }
-        for mut here in organizations {
-            if remove_deleted_user(unit, &mut here, &user).await? {
+        for mut organization in organizations {
+            if remove_deleted_user(tx, &mut organization, &user).await? {
                 answer.removed_memberships += 1;
             }
         }
         // Whoever added the user between the guess and the lock has won; nobody can now. Once more, then.
-        if !memberships::organizations_of(unit.connection, &user.id).await?.is_empty() {
+        if !memberships::organizations_of(tx.connection, &user.id).await?.is_empty() {
             return Err(Refusal::Conflict.into());
         }
         user.state = UserState::Erased;
@@ -289,7 +289,7 @@ impl Change for Delete {
         user.email_verified = false;
         user.display_name = None;
         let new = json!({ "state": UserState::Erased.as_str() });
-        unit.save_user(&mut user, "user.deleted", true, new).await?;
+        tx.save_user(&mut user, "user.deleted", true, new).await?;
         answer.user = user;
         Ok(answer)
     }

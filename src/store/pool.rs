@@ -72,7 +72,7 @@ struct PoolState {
     places: Arc<Semaphore>,
     /// Those on which nothing is open, the one that was used last at the end. The library takes them for lent.
     kept: Mutex<VecDeque<IdleConnection>>,
-    home: Handle,
+    runtime: Handle,
 }
 
 /// A connection, when the library last had it in hand, and when it was last of use.
@@ -109,7 +109,7 @@ impl PoolState {
 impl Drop for PoolState {
     fn drop(&mut self) {
         // The library takes each back in a task.
-        let _home = self.home.enter();
+        let _home = self.runtime.enter();
         self.kept().clear();
     }
 }
@@ -120,7 +120,7 @@ impl Pool {
     pub fn new(connections: PgPool) -> Self {
         let most = usize::try_from(connections.options().get_max_connections()).unwrap_or(Semaphore::MAX_PERMITS);
         let places = Arc::new(Semaphore::new(most));
-        Self(Arc::new(PoolState { connections, places, kept: Mutex::default(), home: Handle::current() }))
+        Self(Arc::new(PoolState { connections, places, kept: Mutex::default(), runtime: Handle::current() }))
     }
 
     /// Borrows a connection; opens one if none is idle and there may be more.
@@ -138,7 +138,7 @@ impl Pool {
         let connection = match inner.connections.try_acquire() {
             Some(idle) => idle,
             // It cannot be given up while it runs, unless the runtime ends, and the pool with it.
-            None => inner.home.spawn(inner.connections.acquire()).await.unwrap_or(Err(sqlx::Error::PoolClosed))?,
+            None => inner.runtime.spawn(inner.connections.acquire()).await.unwrap_or(Err(sqlx::Error::PoolClosed))?,
         };
         let now = Instant::now();
         Ok(lent(IdleConnection { connection, since: now, used: now }))
@@ -151,8 +151,8 @@ impl Pool {
 
     /// The runtime in which it lives.
     #[must_use]
-    pub fn home(&self) -> &Handle {
-        &self.0.home
+    pub fn runtime(&self) -> &Handle {
+        &self.0.runtime
     }
 
     /// Closes all connections, once they are given back, and opens no more.
@@ -173,12 +173,20 @@ pub struct PooledConnection {
 }
 
 impl PooledConnection {
-    /// Gives the connection back, with the word that nothing is open on it: every statement has been answered, and every
-    /// transaction has ended.
-    pub fn done(self) {
-        let Self { kept, pool, place } = self;
-        pool.0.keep(kept);
-        drop(place);
+    /// Returns the connection to the pool after its last statement, and passes the outcome through.
+    ///
+    /// A success means that every statement was answered and every transaction has ended: the pool hands the connection
+    /// on as it is. After an error the library rolls back and pings it first, as for a connection that is only dropped.
+    ///
+    /// # Errors
+    /// The outcome's own error.
+    pub fn finish<T, E>(self, outcome: Result<T, E>) -> Result<T, E> {
+        if outcome.is_ok() {
+            let Self { kept, pool, place } = self;
+            pool.0.keep(kept);
+            drop(place);
+        }
+        outcome
     }
 
     /// Has the connection closed when it is given back.

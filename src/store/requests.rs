@@ -26,7 +26,7 @@ pub struct StoredAnswer {
     /// Whether it was to another message.
     pub other_message: bool,
     /// Whether the write took from the caller the right that it needed.
-    pub forfeits: bool,
+    pub revokes_own_access: bool,
 }
 
 fn memory() -> Result<PgInterval, StoreError> {
@@ -71,7 +71,7 @@ pub async fn find(connection: &mut PgConnection, key: &RequestKey) -> Result<Opt
     .await?;
     Ok(row.and_then(|row| {
         let other_message = row.fingerprint != key.fingerprint;
-        row.answer.map(|answer| StoredAnswer { answer, other_message, forfeits: row.forfeits })
+        row.answer.map(|answer| StoredAnswer { answer, other_message, revokes_own_access: row.forfeits })
     }))
 }
 
@@ -83,14 +83,14 @@ pub async fn keep(
     connection: &mut PgConnection,
     key: &RequestKey,
     answer: &Value,
-    forfeits: bool,
+    revokes_own_access: bool,
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "UPDATE requests SET answer = $3, forfeits = $4 WHERE caller = $1 AND request_id = $2",
         &key.caller,
         key.request_id,
         answer,
-        forfeits,
+        revokes_own_access,
     )
     .execute(connection)
     .await?;

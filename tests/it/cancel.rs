@@ -255,6 +255,6 @@ async fn a_dropped_begin_leaves_a_transaction_open_in_sqlx_and_not_in_our_pool()
         let mut next = ours.acquire().await.unwrap();
         assert!(!is_in_a_transaction(&mut next).await, "a transaction was handed on");
         // With every second one in between that nobody doubts.
-        next.done();
+        next.finish(Ok::<_, sqlx::Error>(())).unwrap();
     }
 }

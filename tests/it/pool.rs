@@ -28,7 +28,7 @@ async fn what_is_done_goes_on_as_it_is_and_what_is_in_doubt_is_rolled_back() {
     let pool = pool_of(&database, 1);
     let mut first = pool.acquire().await.unwrap();
     let number = pid(&mut first).await;
-    first.done();
+    first.finish(Ok::<_, sqlx::Error>(())).unwrap();
     let second = pool.acquire().await.unwrap();
     assert_eq!(last_asked(&database, number).await, ASK);
     drop(second);
@@ -47,18 +47,18 @@ async fn there_are_never_more_than_allowed_and_who_waits_gets_the_first_that_is_
     let mut third = Box::pin(pool.acquire());
     let free = timeout(Duration::from_millis(100), &mut third).await;
     assert!(free.is_err(), "a third of two");
-    one.done();
+    one.finish(Ok::<_, sqlx::Error>(())).unwrap();
     let mut third = third.await.unwrap();
     assert_eq!(pid(&mut third).await, number);
     // Done and dropped in turns, by many at once.
-    third.done();
+    third.finish(Ok::<_, sqlx::Error>(())).unwrap();
     drop(two);
     let borrow = |number: u32| {
         let pool = pool.clone();
         async move {
             let mut lent = pool.acquire().await.unwrap();
             pid(&mut lent).await;
-            if number.is_multiple_of(2) { lent.done() } else { drop(lent) }
+            if number.is_multiple_of(2) { lent.finish(Ok::<_, sqlx::Error>(())).unwrap() } else { drop(lent) }
         }
     };
     futures_util::future::join_all((0..40).map(borrow)).await;
@@ -73,7 +73,7 @@ async fn a_connection_that_broke_while_nobody_had_it_is_found_out_once() {
     let pool = pool_of(&database, 1);
     let mut first = pool.acquire().await.unwrap();
     let number = pid(&mut first).await;
-    first.done();
+    first.finish(Ok::<_, sqlx::Error>(())).unwrap();
     sqlx::query("SELECT pg_terminate_backend($1, 5000)").bind(number).execute(&database.pool).await.unwrap();
     let mut broken = pool.acquire().await.unwrap();
     assert!(sqlx::query(ASK).execute(&mut *broken).await.is_err());
@@ -88,7 +88,7 @@ async fn a_pool_that_is_closed_lends_nothing() {
     let pool = pool_of(&database, 2);
     let (mut kept, lent) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
     pid(&mut kept).await;
-    kept.done();
+    kept.finish(Ok::<_, sqlx::Error>(())).unwrap();
     let closing = tokio::spawn({
         let pool = pool.clone();
         async move { pool.close().await }
@@ -96,6 +96,6 @@ async fn a_pool_that_is_closed_lends_nothing() {
     // The other one is still lent, and given back to a pool that is closing.
     until("the pool is closing", async || matches!(pool.acquire().await, Err(sqlx::Error::PoolClosed))).await;
     assert!(!closing.is_finished());
-    lent.done();
+    lent.finish(Ok::<_, sqlx::Error>(())).unwrap();
     timeout(Duration::from_secs(10), closing).await.unwrap().unwrap();
 }

@@ -105,16 +105,16 @@ impl Api {
             .map_err(|invalid| Refusal::field("organization", invalid.0))?;
         self.refresh(envelope).await?;
         let need = Requirement { permission, deleted: rule.deleted };
-        let (index, user) = (self.roster.index(), envelope.caller.user());
+        let (replica, user) = (self.roster.replica(), envelope.caller.user());
         // Whether they may write is decided once more where they write, on locked rows. But where a slug leads that has
         // just moved, only the primary knows.
         let by_slug = matches!(organization, OrganizationRef::Slug(_));
         let freshness = if M::METHOD.write && by_slug { Freshness::Full } else { Freshness::Recent };
-        let (standing, source) = index.standing(&organization, user, &freshness).await?;
+        let (standing, source) = replica.standing(&organization, user, &freshness).await?;
         match Access::decide(need, envelope.caller.clone(), &standing) {
             // Memory may not have heard yet: nobody is refused what was granted a moment ago.
             Err(_) if source != AnswerSource::Primary => {
-                let (standing, _) = index.standing(&organization, user, &Freshness::Full).await?;
+                let (standing, _) = replica.standing(&organization, user, &Freshness::Full).await?;
                 Ok(Access::decide(need, envelope.caller.clone(), &standing)?)
             }
             decided => Ok(decided?),
@@ -125,11 +125,11 @@ impl Api {
         rules::method_gate(&M::METHOD.rule, &envelope.caller)?;
         if let Some(user) = envelope.caller.user() {
             self.refresh(envelope).await?;
-            let index = self.roster.index();
-            let known = index.user_state_now(user).filter(|_| !M::METHOD.write);
+            let replica = self.roster.replica();
+            let known = replica.user_state_now(user).filter(|_| !M::METHOD.write);
             // Memory may not have heard yet of one who was switched on again.
             if known.is_none_or(|state| decide::require_active(state).is_err()) {
-                decide::require_active(index.user_state(user).await?)?;
+                decide::require_active(replica.user_state(user).await?)?;
             }
         }
         Ok(())
@@ -170,8 +170,8 @@ impl Api {
                 return answer.map(|written| (None, envelope.caller, written)).ok_or_else(|| error.into());
             }
         };
-        let (wish, meta) = read_write(&message, &envelope, read)?;
-        let written = run(self.roster.clone(), access.clone(), meta, wish).await?;
+        let (input, meta) = read_write(&message, &envelope, read)?;
+        let written = run(self.roster.clone(), access.clone(), meta, input).await?;
         Ok((Some(access), envelope.caller, written))
     }
 
@@ -195,7 +195,7 @@ impl Api {
             return Ok(None);
         }
         match read_write(message, envelope, |_, _| Ok(())) {
-            Ok(((), meta)) => Ok(self.roster.forfeited(&envelope.caller, &meta).await?),
+            Ok(((), meta)) => Ok(self.roster.replayed_answer(&envelope.caller, &meta).await?),
             Err(_) => Ok(None),
         }
     }
@@ -214,8 +214,8 @@ impl Api {
         let envelope = CallContext::of(&request);
         self.decide_caller::<M>(&envelope).await?;
         let message = request.into_inner().open();
-        let (wish, meta) = read_write(&message, &envelope, read)?;
-        Ok(run(self.roster.clone(), envelope.caller, meta, wish).await?)
+        let (input, meta) = read_write(&message, &envelope, read)?;
+        Ok(run(self.roster.clone(), envelope.caller, meta, input).await?)
     }
 }
 
@@ -233,10 +233,10 @@ fn read_write<M: WriteRequest, W>(
     read: impl FnOnce(&M, &mut FieldReader) -> Result<W, InvalidFields>,
 ) -> Result<(W, Meta), Status> {
     let mut fields = FieldReader::default();
-    let wish = read(message, &mut fields);
+    let input = read(message, &mut fields);
     let meta = fields.write(message.reason(), message.request_id());
-    let read = wish.and_then(|wish| Ok((wish, meta?)));
-    let (wish, (reason, request_id)) = fields.finish(read).map_err(|refusal| status::refused(&refusal))?;
+    let read = input.and_then(|input| Ok((input, meta?)));
+    let (input, (reason, request_id)) = fields.finish(read).map_err(|refusal| status::refused(&refusal))?;
     let meta = Meta {
         reason,
         request_id,
@@ -245,7 +245,7 @@ fn read_write<M: WriteRequest, W>(
         deadline: envelope.deadline,
         in_hand: envelope.in_hand.clone(),
     };
-    Ok((wish, meta))
+    Ok((input, meta))
 }
 
 /// A SHA-256 of the method and the message. Decoded and encoded again, equal messages are equal bytes: maps are ordered.

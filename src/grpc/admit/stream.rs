@@ -80,7 +80,7 @@ impl StreamPermit {
     async fn decide(&self, caller: &Caller) -> Result<(), ServiceError> {
         rules::method_gate(&self.method.rule, caller)?;
         if let Some(user) = caller.user() {
-            decide::require_active(self.roster.index().user_state(user).await?)?;
+            decide::require_active(self.roster.replica().user_state(user).await?)?;
         }
         Ok(())
     }
@@ -133,7 +133,7 @@ impl StreamPermit {
         let (tell, end) = oneshot::channel();
         let watched = items.clone();
         let work = work(StreamSender { items, patience: self.stream.patience });
-        let home = self.roster.home().clone();
+        let home = self.roster.runtime().clone();
         home.spawn(async move {
             let ended = tokio::select! {
                 biased;

@@ -24,7 +24,7 @@ struct MembershipWatch {
     kind: Option<Kind>,
 }
 
-fn wish(message: &pb::WatchMembershipsRequest, fields: &mut FieldReader) -> Result<MembershipWatch, InvalidFields> {
+fn input(message: &pb::WatchMembershipsRequest, fields: &mut FieldReader) -> Result<MembershipWatch, InvalidFields> {
     let cursor = fields.cursor(&message.cursor);
     let organization = fields.optional("organization", &message.organization, OrganizationRef::parse);
     let user = fields.optional("user_id", &message.user_id, UserId::parse);
@@ -40,12 +40,12 @@ pub(in crate::grpc) async fn watch(
 ) -> Result<(), Status> {
     let first = timeout(limits::DEADLINE, requests.next()).await.map_err(|_| status::deadline_exceeded())??;
     let first = first.ok_or_else(status::malformed)?;
-    let wish = read(|fields| wish(&first, fields))?;
-    let organization = WatchScope::find(&roster, wish.organization.as_ref()).await?;
-    let scope = WatchScope { organization, user: wish.user, kind: wish.kind };
-    let following = roster.follow(wish.cursor.as_ref(), scope.buckets().into_iter()).await?;
+    let input = read(|fields| input(&first, fields))?;
+    let organization = WatchScope::find(&roster, input.organization.as_ref()).await?;
+    let scope = WatchScope { organization, user: input.user, kind: input.kind };
+    let feed = roster.follow(input.cursor.as_ref(), scope.buckets().into_iter()).await?;
     let pings = WatchPings::new(roster, first.ping, requests);
-    watch::run(following, pings, MembershipView { scope, told: Vec::new(), bytes: 0 }, out).await
+    watch::run(feed, pings, MembershipView { scope, told: Vec::new(), bytes: 0 }, out).await
 }
 
 /// A message in the making.
@@ -60,8 +60,8 @@ impl WatchView for MembershipView {
 
     async fn add(&mut self, rows: &[LogRow]) -> Result<(), Status> {
         for row in rows {
-            if let Some(change) = self.tells(&row.what) {
-                let change_time = Some(convert::timestamp(row.stamp.write_time));
+            if let Some(change) = self.tells(&row.change) {
+                let change_time = Some(convert::timestamp(row.at.write_time));
                 let change = pb::MembershipsChange { change_time, change: Some(change) };
                 self.bytes += change.encoded_len() + 2;
                 self.told.push(change);

@@ -82,7 +82,7 @@ impl WatchScope {
 
 /// Tells, until something ends it.
 pub(super) async fn run<V: WatchView>(
-    mut following: ChangeFeed,
+    mut feed: ChangeFeed,
     mut pings: WatchPings,
     view: V,
     out: StreamSender<V::Message>,
@@ -90,35 +90,35 @@ pub(super) async fn run<V: WatchView>(
     let mut teller = WatchWriter { view, out, due: Instant::now(), answered: 0 };
     // Where it begins, so that a stream that breaks off at once has not been in vain; after a look at the log, where that
     // has to tell first whether it still reaches so far.
-    if !following.is_behind() {
-        teller.checkpoint(&following).await?;
+    if !feed.is_behind() {
+        teller.checkpoint(&feed).await?;
     }
     loop {
-        if following.is_behind() {
-            if let Some(rows) = following.catch_up().await? {
+        if feed.is_behind() {
+            if let Some(rows) = feed.catch_up().await? {
                 teller.tell(&rows).await?;
             }
-            teller.send(&following).await?;
+            teller.send(&feed).await?;
             continue;
         }
         tokio::select! {
-            rows = following.hear() => {
+            rows = feed.next() => {
                 let mut next = rows?;
                 while let Some(rows) = next {
                     teller.tell(&rows).await?;
-                    next = if teller.is_full() { None } else { following.hear_now()? };
+                    next = if teller.is_full() { None } else { feed.try_next()? };
                 }
-                teller.send(&following).await?;
+                teller.send(&feed).await?;
             }
             ping = pings.answered() => {
                 teller.answered = ping?;
                 // What it covers is in the feed by now, and the checkpoint goes out behind it.
-                while let Some(rows) = following.hear_now()? {
+                while let Some(rows) = feed.try_next()? {
                     teller.tell(&rows).await?;
                 }
-                teller.send(&following).await?;
+                teller.send(&feed).await?;
             }
-            () = sleep_until(teller.due) => teller.checkpoint(&following).await?,
+            () = sleep_until(teller.due) => teller.checkpoint(&feed).await?,
         }
     }
 }
@@ -142,8 +142,8 @@ impl<V: WatchView> WatchWriter<V> {
             let enough = rest
                 .iter()
                 .enumerate()
-                .find(|(index, row)| *index + 1 >= limits::WATCH_ROWS && row.stamp.position == row.commit_position);
-            let (piece, others) = rest.split_at(enough.map_or(rest.len(), |(index, _)| index + 1));
+                .find(|(replica, row)| *replica + 1 >= limits::WATCH_ROWS && row.at.position == row.commit_position);
+            let (piece, others) = rest.split_at(enough.map_or(rest.len(), |(replica, _)| replica + 1));
             if self.is_full() {
                 self.out.send(self.view.message(None)).await?;
             }
@@ -158,18 +158,18 @@ impl<V: WatchView> WatchWriter<V> {
     }
 
     /// Sends what there is to say, with a checkpoint if one is due or a ping can be answered.
-    async fn send(&mut self, following: &ChangeFeed) -> Result<(), Status> {
-        if self.due <= Instant::now() || (self.answered != 0 && !following.is_behind()) {
-            return self.checkpoint(following).await;
+    async fn send(&mut self, feed: &ChangeFeed) -> Result<(), Status> {
+        if self.due <= Instant::now() || (self.answered != 0 && !feed.is_behind()) {
+            return self.checkpoint(feed).await;
         }
         if self.view.bytes() > 0 { self.out.send(self.view.message(None)).await } else { Ok(()) }
     }
 
     /// Sends how far it has come, with what there is to say. A ping is not answered before the log is read to its end.
-    async fn checkpoint(&mut self, following: &ChangeFeed) -> Result<(), Status> {
-        let cursor = following.cursor()?.encode();
+    async fn checkpoint(&mut self, feed: &ChangeFeed) -> Result<(), Status> {
+        let cursor = feed.cursor()?.encode();
         self.due = Instant::now() + limits::CHECKPOINT;
-        let ping = if following.is_behind() { 0 } else { std::mem::take(&mut self.answered) };
+        let ping = if feed.is_behind() { 0 } else { std::mem::take(&mut self.answered) };
         let checkpoint = (cursor, ping);
         self.out.send(self.view.message(Some(checkpoint))).await
     }

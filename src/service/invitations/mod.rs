@@ -100,10 +100,10 @@ impl Roster {
         &self,
         access: Access,
         meta: Meta,
-        wish: Invite,
+        input: Invite,
         terms: Terms,
     ) -> Result<WriteResult<IssuedInvitation>, ServiceError> {
-        let written = self.invite_all(access, meta, vec![wish], terms).await?;
+        let written = self.invite_all(access, meta, vec![input], terms).await?;
         let first = written.answer.into_iter().next().ok_or(Refusal::Conflict)??;
         Ok(WriteResult { answer: first, token: written.token })
     }
@@ -117,14 +117,14 @@ impl Roster {
         &self,
         access: Access,
         meta: Meta,
-        wishes: Vec<Invite>,
+        inputs: Vec<Invite>,
         terms: Terms,
     ) -> Result<WriteResult<Vec<Result<IssuedInvitation, Refusal>>>, ServiceError> {
-        check_delivery(access.caller(), &terms, self.invitations.mail, wishes.iter().map(|wish| &wish.recipient))?;
+        check_delivery(access.caller(), &terms, self.invitations.mail, inputs.iter().map(|input| &input.recipient))?;
         let inviter = inviter(access.caller())?;
         let settings = (*self.invitations).clone();
         let written =
-            self.write_in(access, meta, InviteAll { wishes, terms, inviter, settings, makes_owner: false }).await;
+            self.write_in(access, meta, InviteAll { inputs, terms, inviter, settings, makes_owner: false }).await;
         self.mail_due.notify_one();
         written
     }
@@ -239,7 +239,7 @@ const DAY: Duration = Duration::from_hours(24);
 
 /// Makes the invitations of one call.
 pub(super) struct InviteAll {
-    pub(super) wishes: Vec<Invite>,
+    pub(super) inputs: Vec<Invite>,
     pub(super) terms: Terms,
     pub(super) inviter: Inviter,
     pub(super) settings: InvitationSettings,
@@ -251,12 +251,12 @@ impl OrganizationChange for InviteAll {
 
     async fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        mut here: Organization,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
         grant: Grant,
     ) -> Result<Self::Answer, ServiceError> {
-        check_writable(&here)?;
-        self.invite(unit, &mut here, grant).await
+        check_writable(&organization)?;
+        self.invite(tx, &mut organization, grant).await
     }
 }
 
@@ -264,16 +264,16 @@ impl InviteAll {
     /// Invites into the locked organization.
     pub(super) async fn invite(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        here: &mut Organization,
+        tx: &mut UnitOfWork<'_>,
+        organization: &mut Organization,
         grant: Grant,
     ) -> Result<Vec<Result<IssuedInvitation, Refusal>>, ServiceError> {
-        let mut results: Vec<Option<Result<IssuedInvitation, Refusal>>> = self.wishes.iter().map(|_| None).collect();
+        let mut results: Vec<Option<Result<IssuedInvitation, Refusal>>> = self.inputs.iter().map(|_| None).collect();
         // In the order of the rows that count mails, one for each mailbox: two calls must not wait in a circle.
-        let mut order: Vec<usize> = (0..self.wishes.len()).collect();
-        order.sort_by_cached_key(|index| mail_subject(&self.wishes[*index].recipient));
-        for index in order {
-            results[index] = Some(match self.invite_one(unit, here, grant, &self.wishes[index]).await {
+        let mut order: Vec<usize> = (0..self.inputs.len()).collect();
+        order.sort_by_cached_key(|replica| mail_subject(&self.inputs[*replica].recipient));
+        for replica in order {
+            results[replica] = Some(match self.invite_one(tx, organization, grant, &self.inputs[replica]).await {
                 Ok(invited) => Ok(invited),
                 Err(ServiceError::Refused(refusal)) => Err(refusal),
                 Err(error) => return Err(error),
@@ -284,64 +284,64 @@ impl InviteAll {
 
     async fn invite_one(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        here: &mut Organization,
+        tx: &mut UnitOfWork<'_>,
+        organization: &mut Organization,
         grant: Grant,
-        wish: &Invite,
+        input: &Invite,
     ) -> Result<IssuedInvitation, ServiceError> {
-        grant.reaches(wish.role)?;
-        if let Some(email) = wish.recipient.email() {
-            for user in users::by_verified_email(unit.connection, email).await? {
-                if memberships::get(unit.connection, here.id, &user).await?.is_some() {
+        grant.reaches(input.role)?;
+        if let Some(email) = input.recipient.email() {
+            for user in users::by_verified_email(tx.connection, email).await? {
+                if memberships::get(tx.connection, organization.id, &user).await?.is_some() {
                     return Err(Refusal::AlreadyMember.into());
                 }
             }
         }
-        for id in invitations::expire(unit.connection, here.id, &wish.recipient).await? {
-            unit.note_invitation(here, "invitation.expired", json!({ "invitation": id }));
+        for id in invitations::expire(tx.connection, organization.id, &input.recipient).await? {
+            tx.note_invitation(organization, "invitation.expired", json!({ "invitation": id }));
         }
-        if let Some(id) = invitations::pending(unit.connection, here.id, &wish.recipient).await? {
+        if let Some(id) = invitations::pending(tx.connection, organization.id, &input.recipient).await? {
             return Err(Refusal::InvitationPending { invitation_id: id.to_string() }.into());
         }
-        let counts = invitations::counts(unit.connection, here.id).await?;
+        let counts = invitations::counts(tx.connection, organization.id).await?;
         if counts.pending >= self.settings.pending_per_organization.into() {
             return Err(quota("pending_per_organization", self.settings.pending_per_organization, DAY).into());
         }
         if counts.today >= self.settings.per_organization_and_day.into() {
             return Err(quota("per_organization_and_day", self.settings.per_organization_and_day, DAY).into());
         }
-        let delivery = delivery(&self.terms, &wish.recipient);
+        let delivery = delivery(&self.terms, &input.recipient);
         if delivery == Delivery::Email {
-            take_mail(unit, &self.settings, &wish.recipient).await?;
+            take_mail(tx, &self.settings, &input.recipient).await?;
         }
         let new = invitations::NewInvitation {
-            organization: here.id,
+            organization: organization.id,
             id: InvitationId::from_uuid(random::uuid()),
-            recipient: wish.recipient.clone(),
-            role: wish.role,
+            recipient: input.recipient.clone(),
+            role: input.role,
             makes_owner: self.makes_owner,
-            attributes: wish.attributes.clone(),
+            attributes: input.attributes.clone(),
             inviter: self.inviter.clone(),
             life: self.terms.life,
             mail: delivery == Delivery::Email,
         };
-        let invitation = invitations::insert(unit.connection, &new).await?.ok_or(Refusal::Conflict)?;
-        let told = json!({ "invitation": invitation.id, "role": wish.role, "makes_owner": self.makes_owner });
-        unit.note_invitation(here, "invitation.created", told);
+        let invitation = invitations::insert(tx.connection, &new).await?.ok_or(Refusal::Conflict)?;
+        let told = json!({ "invitation": invitation.id, "role": input.role, "makes_owner": self.makes_owner });
+        tx.note_invitation(organization, "invitation.created", told);
         let subject = if self.makes_owner { Subject::OwnerActivation } else { Subject::Invitation };
-        deliver(unit, &invitation, delivery, subject(invitation.id), &self.inviter, false, self.terms.dry_run).await
+        deliver(tx, &invitation, delivery, subject(invitation.id), &self.inviter, false, self.terms.dry_run).await
     }
 }
 
 /// Takes one of the recipient's mails of the day.
 async fn take_mail(
-    unit: &mut UnitOfWork<'_>,
+    tx: &mut UnitOfWork<'_>,
     settings: &InvitationSettings,
     recipient: &Recipient,
 ) -> Result<(), ServiceError> {
     let most = settings.mails_per_recipient_and_day;
     let subject = mail_subject(recipient);
-    if quotas::take(unit.connection, &subject, i32::try_from(most).unwrap_or(i32::MAX), DAY).await? {
+    if quotas::take(tx.connection, &subject, i32::try_from(most).unwrap_or(i32::MAX), DAY).await? {
         return Ok(());
     }
     Err(quota("mails_per_recipient_and_day", most, DAY).into())
@@ -357,7 +357,7 @@ fn mail_subject(recipient: &Recipient) -> [u8; 32] {
 
 /// Sees to it that the token gets there: a mail in the outbox, which mints one when it is sent, or one for the answer.
 async fn deliver(
-    unit: &mut UnitOfWork<'_>,
+    tx: &mut UnitOfWork<'_>,
     invitation: &Invitation,
     delivery: Delivery,
     subject: Subject,
@@ -368,31 +368,35 @@ async fn deliver(
     let (organization, id) = (invitation.organization, invitation.id);
     if rotate {
         // The mails first: one that is being claimed is waited for, and its token dies with the others.
-        outbox::remove_about(unit.connection, organization, id).await?;
-        invitation_tokens::drop_tokens(unit.connection, organization, id).await?;
+        outbox::remove_about(tx.connection, organization, id).await?;
+        invitation_tokens::drop_tokens(tx.connection, organization, id).await?;
     }
     let mut token = None;
     match delivery {
         Delivery::Email => {
-            outbox::put(unit.connection, organization, random::uuid(), &subject, sender).await?;
+            outbox::put(tx.connection, organization, random::uuid(), &subject, sender).await?;
         }
         Delivery::Token => {
             let (secret, hash) = tokens::mint();
-            invitation_tokens::add_token(unit.connection, organization, id, &hash).await?;
+            invitation_tokens::add_token(tx.connection, organization, id, &hash).await?;
             token = Some(secret).filter(|_| !dry_run);
         }
         Delivery::None => {}
     }
     if delivery != Delivery::None {
-        invitations::count_send(unit.connection, organization, id, delivery == Delivery::Email).await?;
+        invitations::count_send(tx.connection, organization, id, delivery == Delivery::Email).await?;
     }
-    let invitation = invitations::get(unit.connection, organization, id).await?.ok_or(Refusal::Conflict)?;
+    let invitation = invitations::get(tx.connection, organization, id).await?.ok_or(Refusal::Conflict)?;
     Ok(IssuedInvitation { invitation, token })
 }
 
 /// Reads a pending invitation of the locked organization, or says what it has become.
-async fn pending(unit: &mut UnitOfWork<'_>, here: &Organization, id: InvitationId) -> Result<Invitation, ServiceError> {
-    let found = invitations::get(unit.connection, here.id, id).await?.ok_or(Refusal::InvitationNotFound)?;
+async fn pending(
+    tx: &mut UnitOfWork<'_>,
+    organization: &Organization,
+    id: InvitationId,
+) -> Result<Invitation, ServiceError> {
+    let found = invitations::get(tx.connection, organization.id, id).await?.ok_or(Refusal::InvitationNotFound)?;
     check_pending(&found)?;
     Ok(found)
 }
@@ -419,12 +423,12 @@ impl OrganizationChange for Remind {
 
     async fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        mut here: Organization,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
         grant: Grant,
     ) -> Result<IssuedInvitation, ServiceError> {
-        check_writable(&here)?;
-        let invitation = pending(unit, &here, self.id).await?;
+        check_writable(&organization)?;
+        let invitation = pending(tx, &organization, self.id).await?;
         grant.reaches(invitation.role)?;
         check_delivery(&self.caller, &self.terms, self.settings.mail, std::iter::once(&invitation.recipient))?;
         let delivery = delivery(&self.terms, &invitation.recipient);
@@ -432,17 +436,21 @@ impl OrganizationChange for Remind {
             return Err(quota("sends_per_invitation", self.settings.sends_per_invitation, DAY).into());
         }
         let cooldown = self.settings.cooldown;
-        let left = invitations::cooldown_left(unit.connection, here.id, self.id, cooldown).await?;
+        let left = invitations::cooldown_left(tx.connection, organization.id, self.id, cooldown).await?;
         if invitation.sends > 0 && left > 0 {
             return Err(quota("cooldown", 1, Duration::from_secs(left)).into());
         }
         if delivery == Delivery::Email {
-            take_mail(unit, &self.settings, &invitation.recipient).await?;
+            take_mail(tx, &self.settings, &invitation.recipient).await?;
         }
-        unit.note_invitation(&mut here, "invitation.reminded", json!({ "invitation": self.id, "rotate": self.rotate }));
+        tx.note_invitation(
+            &mut organization,
+            "invitation.reminded",
+            json!({ "invitation": self.id, "rotate": self.rotate }),
+        );
         let subject =
             if invitation.makes_owner { Subject::OwnerActivation(self.id) } else { Subject::Reminder(self.id) };
-        deliver(unit, &invitation, delivery, subject, &self.inviter, self.rotate, self.terms.dry_run).await
+        deliver(tx, &invitation, delivery, subject, &self.inviter, self.rotate, self.terms.dry_run).await
     }
 }
 
@@ -455,29 +463,29 @@ impl OrganizationChange for Revoke {
 
     async fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        mut here: Organization,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
         _: Grant,
     ) -> Result<Invitation, ServiceError> {
-        check_writable(&here)?;
-        let invitation = pending(unit, &here, self.id).await?;
-        settle(unit, &mut here, &invitation, InvitationState::Revoked, None).await?;
-        let now = invitations::get(unit.connection, here.id, self.id).await?;
+        check_writable(&organization)?;
+        let invitation = pending(tx, &organization, self.id).await?;
+        settle(tx, &mut organization, &invitation, InvitationState::Revoked, None).await?;
+        let now = invitations::get(tx.connection, organization.id, self.id).await?;
         Ok(now.ok_or(Refusal::InvitationNotFound)?)
     }
 }
 
 /// Moves a pending invitation to another state, with its event; its waiting mails go.
 pub(super) async fn settle(
-    unit: &mut UnitOfWork<'_>,
-    here: &mut Organization,
+    tx: &mut UnitOfWork<'_>,
+    organization: &mut Organization,
     invitation: &Invitation,
     to: InvitationState,
     accepted_by: Option<&crate::domain::UserId>,
 ) -> Result<(), ServiceError> {
     // Mails before invitations, here and everywhere: one order of locks, that of the outbox too.
-    outbox::remove_about(unit.connection, here.id, invitation.id).await?;
-    if !invitations::settle(unit.connection, invitation, to, accepted_by).await? {
+    outbox::remove_about(tx.connection, organization.id, invitation.id).await?;
+    if !invitations::settle(tx.connection, invitation, to, accepted_by).await? {
         // Under the organization's lock only the clock can have come in between.
         return Err(Refusal::InvitationNotPending { state: InvitationState::Expired.as_str().to_owned() }.into());
     }
@@ -487,19 +495,19 @@ pub(super) async fn settle(
         InvitationState::Revoked => "invitation.revoked",
         InvitationState::Pending | InvitationState::Expired => "invitation.expired",
     };
-    unit.note_invitation(here, kind, json!({ "invitation": invitation.id }));
+    tx.note_invitation(organization, kind, json!({ "invitation": invitation.id }));
     Ok(())
 }
 
 /// Revokes what is pending in the locked organization: all of it, or what went to one address.
 pub(super) async fn revoke_all(
-    unit: &mut UnitOfWork<'_>,
-    here: &mut Organization,
+    tx: &mut UnitOfWork<'_>,
+    organization: &mut Organization,
     address: Option<&EmailAddress>,
 ) -> Result<(), ServiceError> {
-    outbox::remove_pending(unit.connection, here.id, address).await?;
-    for id in invitations::revoke_all(unit.connection, here.id, address).await? {
-        unit.note_invitation(here, "invitation.revoked", json!({ "invitation": id }));
+    outbox::remove_pending(tx.connection, organization.id, address).await?;
+    for id in invitations::revoke_all(tx.connection, organization.id, address).await? {
+        tx.note_invitation(organization, "invitation.revoked", json!({ "invitation": id }));
     }
     Ok(())
 }
@@ -508,8 +516,8 @@ pub(super) async fn revoke_all(
 ///
 /// # Errors
 /// If it is too short or too long.
-pub fn life(wish: Option<Duration>) -> Result<Duration, crate::domain::Invalid> {
-    match wish {
+pub fn life(input: Option<Duration>) -> Result<Duration, crate::domain::Invalid> {
+    match input {
         None => Ok(limits::INVITATION_LIFE),
         Some(life) if limits::INVITATION_LIVES.contains(&life) => Ok(life),
         Some(_) => Err(crate::domain::Invalid::new("an invitation is good for an hour to 30 days")),

@@ -86,12 +86,12 @@ impl Roster {
     ) -> Result<WriteResult<()>, ServiceError> {
         // Declined, a token is no good any more: who did not hear that they had declined could not ask again. Looked for
         // first, so that it is no try in vain; and once more, for it may have happened in between.
-        if let Some(missed) = self.forfeited(&caller, &meta).await? {
+        if let Some(missed) = self.replayed_answer(&caller, &meta).await? {
             return Ok(missed);
         }
         let place = match self.find(&caller, &user, &named).await {
             Err(ServiceError::Refused(Refusal::InvitationNotFound)) => {
-                let missed = self.forfeited(&caller, &meta).await?;
+                let missed = self.replayed_answer(&caller, &meta).await?;
                 return missed.ok_or_else(|| Refusal::InvitationNotFound.into());
             }
             found => found?,
@@ -167,40 +167,40 @@ fn verified_address(user: Option<crate::domain::User>) -> Option<EmailAddress> {
 
 /// The organization and its invitation, both locked by the organization's lock.
 struct LockedInvitation {
-    here: Organization,
+    organization: Organization,
     invitation: Invitation,
 }
 
 /// Locks the organization and reads the invitation again; the caller may not have lost their right to it meanwhile.
 async fn enter(
-    unit: &mut UnitOfWork<'_>,
+    tx: &mut UnitOfWork<'_>,
     place: InvitationKey,
     user: &UserId,
     token: Option<&[u8; 32]>,
 ) -> Result<LockedInvitation, ServiceError> {
-    let (organization, id) = place;
-    let here = unit.lock(organization).await?.ok_or(Refusal::InvitationNotFound)?;
-    decide::require_active(users::hold_state(unit.connection, user).await?)?;
-    let invitation = invitations::get(unit.connection, organization, id).await?.ok_or(Refusal::InvitationNotFound)?;
+    let (organization_id, id) = place;
+    let organization = tx.lock(organization_id).await?.ok_or(Refusal::InvitationNotFound)?;
+    decide::require_active(users::hold_state(tx.connection, user).await?)?;
+    let invitation = invitations::get(tx.connection, organization.id, id).await?.ok_or(Refusal::InvitationNotFound)?;
     if let Some(hash) = token
-        && invitation_tokens::invitation_of(unit.connection, hash).await? != Some(id)
+        && invitation_tokens::invitation_of(tx.connection, hash).await? != Some(id)
     {
         // Rotated away since.
         return Err(Refusal::InvitationNotFound.into());
     }
-    match here.state() {
+    match organization.state() {
         OrganizationState::Deleted => return Err(Refusal::InvitationNotFound.into()),
         OrganizationState::Inactive => return Err(Refusal::OrganizationInactive.into()),
         OrganizationState::Active | OrganizationState::Pending => {}
     }
-    check_theirs(unit, &invitation, user).await?;
-    Ok(LockedInvitation { here, invitation })
+    check_theirs(tx, &invitation, user).await?;
+    Ok(LockedInvitation { organization, invitation })
 }
 
 /// Whether an invitation is for this user: for an address, who has verified it; and never for who has made it.
-async fn check_theirs(unit: &mut UnitOfWork<'_>, invitation: &Invitation, user: &UserId) -> Result<(), ServiceError> {
+async fn check_theirs(tx: &mut UnitOfWork<'_>, invitation: &Invitation, user: &UserId) -> Result<(), ServiceError> {
     if let Some(address) = invitation.recipient.email() {
-        let own = verified_address(users::get(unit.connection, user).await?);
+        let own = verified_address(users::get(tx.connection, user).await?);
         if own.is_none_or(|own| own.normal() != address.normal()) {
             return Err(Refusal::NotYourInvitation.into());
         }
@@ -221,15 +221,15 @@ impl Change for Accept {
     type Place = LockedInvitation;
     type Answer = Member;
 
-    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<LockedInvitation, ServiceError> {
-        enter(unit, self.place, &self.user, self.token.as_ref()).await
+    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<LockedInvitation, ServiceError> {
+        enter(tx, self.place, &self.user, self.token.as_ref()).await
     }
 
-    async fn apply(&self, unit: &mut UnitOfWork<'_>, locked: LockedInvitation) -> Result<Member, ServiceError> {
-        let LockedInvitation { mut here, invitation } = locked;
-        let held = unit.hold_users(&BTreeSet::from([self.user.clone()])).await?;
+    async fn apply(&self, tx: &mut UnitOfWork<'_>, locked: LockedInvitation) -> Result<Member, ServiceError> {
+        let LockedInvitation { mut organization, invitation } = locked;
+        let held = tx.hold_users(&BTreeSet::from([self.user.clone()])).await?;
         let user = held.into_values().next().ok_or(Refusal::UserNotFound)?;
-        let present = memberships::get(unit.connection, here.id, &self.user).await?;
+        let present = memberships::get(tx.connection, organization.id, &self.user).await?;
         if invitation.accepted_by.as_ref() == Some(&self.user)
             && let Some(membership) = present
         {
@@ -237,15 +237,15 @@ impl Change for Accept {
             return Ok(Member { membership, user });
         }
         check_pending(&invitation)?;
-        check_inviter(unit, &here, &invitation).await?;
-        settle(unit, &mut here, &invitation, InvitationState::Accepted, Some(&self.user)).await?;
-        let wish = AddMember {
+        check_inviter(tx, &organization, &invitation).await?;
+        settle(tx, &mut organization, &invitation, InvitationState::Accepted, Some(&self.user)).await?;
+        let input = AddMember {
             person: Person::Id(self.user.clone()),
             role: invitation.role,
             attributes: invitation.attributes.clone(),
             notify: None,
         };
-        match add(unit, &mut here, &wish, &user).await?? {
+        match add(tx, &mut organization, &input, &user).await?? {
             AddOutcome::Added(member) | AddOutcome::Present(member) => Ok(member),
         }
     }
@@ -254,13 +254,13 @@ impl Change for Accept {
 /// Whether the one who invited may still do so, and still give this role. What services and operators may does not
 /// depend on an organization.
 async fn check_inviter(
-    unit: &mut UnitOfWork<'_>,
-    here: &Organization,
+    tx: &mut UnitOfWork<'_>,
+    organization: &Organization,
     invitation: &Invitation,
 ) -> Result<(), ServiceError> {
     let Some(inviter) = invitation.inviter.user() else { return Ok(()) };
-    let role: Option<Role> = memberships::get(unit.connection, here.id, &inviter).await?.map(|found| found.role);
-    let active = users::state(unit.connection, &inviter).await? == Some(UserState::Active);
+    let role: Option<Role> = memberships::get(tx.connection, organization.id, &inviter).await?.map(|found| found.role);
+    let active = users::state(tx.connection, &inviter).await? == Some(UserState::Active);
     let may = role.is_some_and(|role| {
         let permissions = role.permissions();
         permissions.contains(Permission::InvitationsCreate) && permissions.includes(invitation.role.permissions())
@@ -278,14 +278,14 @@ impl Change for Decline {
     type Place = LockedInvitation;
     type Answer = ();
 
-    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<LockedInvitation, ServiceError> {
-        enter(unit, self.place, &self.user, self.token.as_ref()).await
+    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<LockedInvitation, ServiceError> {
+        enter(tx, self.place, &self.user, self.token.as_ref()).await
     }
 
-    async fn apply(&self, unit: &mut UnitOfWork<'_>, locked: LockedInvitation) -> Result<(), ServiceError> {
-        let LockedInvitation { mut here, invitation } = locked;
+    async fn apply(&self, tx: &mut UnitOfWork<'_>, locked: LockedInvitation) -> Result<(), ServiceError> {
+        let LockedInvitation { mut organization, invitation } = locked;
         check_pending(&invitation)?;
-        unit.forfeit();
-        settle(unit, &mut here, &invitation, InvitationState::Declined, None).await
+        tx.revoke_own_access();
+        settle(tx, &mut organization, &invitation, InvitationState::Declined, None).await
     }
 }

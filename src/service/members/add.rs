@@ -16,11 +16,11 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Finds whom a request names by address; who is named by id need not be known yet.
-pub(super) async fn find(unit: &mut UnitOfWork<'_>, person: &Person) -> Result<Result<UserId, Refusal>, ServiceError> {
+pub(super) async fn find(tx: &mut UnitOfWork<'_>, person: &Person) -> Result<Result<UserId, Refusal>, ServiceError> {
     Ok(match person {
         Person::Id(id) => Ok(id.clone()),
         Person::Email(email) => {
-            let mut found = users::by_verified_email(unit.connection, email).await?;
+            let mut found = users::by_verified_email(tx.connection, email).await?;
             match (found.pop(), found.pop()) {
                 (Some(id), None) => Ok(id),
                 (None, _) => Err(Refusal::UserNotFound),
@@ -41,58 +41,58 @@ pub(in crate::service) enum AddOutcome {
 /// Adds one user to the locked organization. The users are held already. The first member of a pending organization
 /// becomes its owner, whatever role was wished for, and activates it.
 pub(in crate::service) async fn add(
-    unit: &mut UnitOfWork<'_>,
-    here: &mut Organization,
-    wish: &AddMember,
+    tx: &mut UnitOfWork<'_>,
+    organization: &mut Organization,
+    input: &AddMember,
     user: &User,
 ) -> Result<Result<AddOutcome, Refusal>, ServiceError> {
-    if let Some(membership) = memberships::get(unit.connection, here.id, &user.id).await? {
+    if let Some(membership) = memberships::get(tx.connection, organization.id, &user.id).await? {
         return Ok(Ok(AddOutcome::Present(Member { membership, user: user.clone() })));
     }
     if let Err(refusal) = check_user(user) {
         return Ok(Err(refusal));
     }
-    let first = here.state() == OrganizationState::Pending;
-    let role = if first { Role::ADMIN } else { wish.role };
-    let Some(mut membership) = unit.add_member(here, &user.id, role, &wish.attributes).await? else {
+    let first = organization.state() == OrganizationState::Pending;
+    let role = if first { Role::ADMIN } else { input.role };
+    let Some(mut membership) = tx.add_member(organization, &user.id, role, &input.attributes).await? else {
         return Ok(Err(Refusal::Conflict));
     };
     if first {
-        here.owner = Some(user.id.clone());
-        here.stored_state = OrganizationState::Active;
+        organization.owner = Some(user.id.clone());
+        organization.stored_state = OrganizationState::Active;
         let old = json!({ "owner": null, "state": OrganizationState::Pending.as_str() });
         let new = json!({ "owner": user.id, "state": OrganizationState::Active.as_str() });
-        unit.save(here, DeletionMark::No, "owner.changed", old, new).await?;
+        tx.save(organization, DeletionMark::No, "owner.changed", old, new).await?;
         membership.role = Role::OWNER;
     }
-    if let Some(sender) = &wish.notify {
+    if let Some(sender) = &input.notify {
         let subject = Subject::Added(user.id.clone());
-        outbox::put(unit.connection, here.id, random::uuid(), &subject, sender).await?;
+        outbox::put(tx.connection, organization.id, random::uuid(), &subject, sender).await?;
     }
     Ok(Ok(AddOutcome::Added(Member { membership, user: user.clone() })))
 }
 
 /// Finds and holds everybody whom the wishes name. By address, only who still has verified it once held.
 async fn hold(
-    unit: &mut UnitOfWork<'_>,
-    wishes: &[AddMember],
+    tx: &mut UnitOfWork<'_>,
+    inputs: &[AddMember],
     grant: Grant,
 ) -> Result<Vec<Result<User, Refusal>>, ServiceError> {
-    let mut found = Vec::with_capacity(wishes.len());
-    for wish in wishes {
-        found.push(match grant.reaches(wish.role) {
-            Ok(()) => find(unit, &wish.person).await?,
+    let mut found = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        found.push(match grant.reaches(input.role) {
+            Ok(()) => find(tx, &input.person).await?,
             Err(refusal) => Err(refusal),
         });
     }
     let ids: BTreeSet<UserId> = found.iter().filter_map(|found| found.as_ref().ok()).cloned().collect();
-    let held = unit.hold_users(&ids).await?;
-    let pick = |found: Result<UserId, Refusal>, wish: &AddMember| {
+    let held = tx.hold_users(&ids).await?;
+    let pick = |found: Result<UserId, Refusal>, input: &AddMember| {
         let user = held.get(&found?).cloned().ok_or(Refusal::UserNotFound)?;
-        check_person(&wish.person, &user)?;
+        check_person(&input.person, &user)?;
         Ok(user)
     };
-    Ok(found.into_iter().zip(wishes).map(|(found, wish)| pick(found, wish)).collect())
+    Ok(found.into_iter().zip(inputs).map(|(found, input)| pick(found, input)).collect())
 }
 
 /// Whether a user, once held, still is the one whom the request named by address.
@@ -105,23 +105,28 @@ pub(super) fn check_person(person: &Person, user: &User) -> Result<(), Refusal> 
 }
 
 async fn add_one(
-    unit: &mut UnitOfWork<'_>,
-    mut here: Organization,
-    wish: &AddMember,
+    tx: &mut UnitOfWork<'_>,
+    mut organization: Organization,
+    input: &AddMember,
     grant: Grant,
 ) -> Result<AddOutcome, ServiceError> {
-    check_writable(&here)?;
-    grant.reaches(wish.role)?;
-    let held = hold(unit, std::slice::from_ref(wish), grant).await?;
+    check_writable(&organization)?;
+    grant.reaches(input.role)?;
+    let held = hold(tx, std::slice::from_ref(input), grant).await?;
     let user = held.into_iter().next().ok_or(Refusal::UserNotFound)??;
-    Ok(add(unit, &mut here, wish, &user).await??)
+    Ok(add(tx, &mut organization, input, &user).await??)
 }
 
 impl OrganizationChange for AddMember {
     type Answer = Member;
 
-    async fn apply(&self, unit: &mut UnitOfWork<'_>, here: Organization, grant: Grant) -> Result<Member, ServiceError> {
-        match add_one(unit, here, self, grant).await? {
+    async fn apply(
+        &self,
+        tx: &mut UnitOfWork<'_>,
+        organization: Organization,
+        grant: Grant,
+    ) -> Result<Member, ServiceError> {
+        match add_one(tx, organization, self, grant).await? {
             AddOutcome::Added(member) => Ok(member),
             AddOutcome::Present(_) => Err(Refusal::AlreadyMember.into()),
         }
@@ -135,11 +140,11 @@ impl OrganizationChange for Ensure {
 
     async fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        here: Organization,
+        tx: &mut UnitOfWork<'_>,
+        organization: Organization,
         grant: Grant,
     ) -> Result<EnsuredMember, ServiceError> {
-        Ok(match add_one(unit, here, &self.0, grant).await? {
+        Ok(match add_one(tx, organization, &self.0, grant).await? {
             AddOutcome::Added(member) => EnsuredMember { member, created: true },
             AddOutcome::Present(member) => EnsuredMember { member, created: false },
         })
@@ -151,20 +156,20 @@ impl OrganizationChange for BatchAddMembers {
 
     async fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        mut here: Organization,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
         grant: Grant,
     ) -> Result<Self::Answer, ServiceError> {
-        check_writable(&here)?;
-        let mut held = hold(unit, &self.items, grant).await?;
+        check_writable(&organization)?;
+        let mut held = hold(tx, &self.items, grant).await?;
         if self.all_or_nothing {
-            refuse_all(unit, here.id, &mut held).await?;
+            refuse_all(tx, organization.id, &mut held).await?;
         }
         let mut results = Vec::with_capacity(held.len());
-        for (user, wish) in held.into_iter().zip(&self.items) {
+        for (user, input) in held.into_iter().zip(&self.items) {
             results.push(match user {
                 Err(refusal) => Err(refusal),
-                Ok(user) => match add(unit, &mut here, wish, &user).await? {
+                Ok(user) => match add(tx, &mut organization, input, &user).await? {
                     Ok(AddOutcome::Added(member)) => Ok(member),
                     Ok(AddOutcome::Present(_)) => Err(Refusal::AlreadyMember),
                     Err(refusal) => Err(refusal),
@@ -179,15 +184,15 @@ impl OrganizationChange for BatchAddMembers {
 /// Where one item would fail, fails all the others with it, before anything is written. Under the organization's lock and
 /// with the users held, nothing else can make an item fail later.
 async fn refuse_all(
-    unit: &mut UnitOfWork<'_>,
-    here: OrganizationId,
+    tx: &mut UnitOfWork<'_>,
+    organization: OrganizationId,
     held: &mut [Result<User, Refusal>],
 ) -> Result<(), ServiceError> {
     let mut named = BTreeMap::new();
-    for (index, item) in held.iter_mut().enumerate() {
+    for (replica, item) in held.iter_mut().enumerate() {
         let Ok(user) = item else { continue };
-        let present = memberships::get(unit.connection, here, &user.id).await?.is_some();
-        let again = named.insert(user.id.clone(), index).is_some();
+        let present = memberships::get(tx.connection, organization, &user.id).await?.is_some();
+        let again = named.insert(user.id.clone(), replica).is_some();
         if present || again {
             *item = Err(Refusal::AlreadyMember);
         } else if let Err(refusal) = check_user(user) {

@@ -15,20 +15,24 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 /// Reads a member of the locked organization.
-async fn member(unit: &mut UnitOfWork<'_>, here: &Organization, user: &UserId) -> Result<Membership, ServiceError> {
-    Ok(memberships::get(unit.connection, here.id, user).await?.ok_or(Refusal::MemberNotFound)?)
+async fn member(
+    tx: &mut UnitOfWork<'_>,
+    organization: &Organization,
+    user: &UserId,
+) -> Result<Membership, ServiceError> {
+    Ok(memberships::get(tx.connection, organization.id, user).await?.ok_or(Refusal::MemberNotFound)?)
 }
 
 /// The membership with what is shown of its user.
-async fn with_user(unit: &mut UnitOfWork<'_>, membership: Membership) -> Result<Member, ServiceError> {
-    let user = users::get(unit.connection, &membership.user).await?.ok_or(Refusal::UserNotFound)?;
+async fn with_user(tx: &mut UnitOfWork<'_>, membership: Membership) -> Result<Member, ServiceError> {
+    let user = users::get(tx.connection, &membership.user).await?.ok_or(Refusal::UserNotFound)?;
     Ok(Member { membership, user })
 }
 
 /// The one rule that no path breaks: the owner stays until ownership moves.
-fn check_not_owner(here: &Organization, user: &UserId) -> Result<(), Refusal> {
-    if here.owner.as_ref() == Some(user) {
-        return Err(Refusal::OwnershipRequired { organizations: vec![here.id.to_string()], count: 1 });
+fn check_not_owner(organization: &Organization, user: &UserId) -> Result<(), Refusal> {
+    if organization.owner.as_ref() == Some(user) {
+        return Err(Refusal::OwnershipRequired { organizations: vec![organization.id.to_string()], count: 1 });
     }
     Ok(())
 }
@@ -38,14 +42,14 @@ impl OrganizationChange for UpdateMember {
 
     async fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        mut here: Organization,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
         grant: Grant,
     ) -> Result<Member, ServiceError> {
-        check_writable(&here)?;
-        let before = member(unit, &here, &self.user).await?;
+        check_writable(&organization)?;
+        let before = member(tx, &organization, &self.user).await?;
         if self.role.is_some() {
-            check_not_owner(&here, &self.user)?;
+            check_not_owner(&organization, &self.user)?;
         }
         grant.reaches(before.role)?;
         if let Some(role) = self.role {
@@ -56,34 +60,38 @@ impl OrganizationChange for UpdateMember {
         let role = self.role.unwrap_or(stored);
         let attributes = self.attributes.as_ref().unwrap_or(&before.attributes);
         if role == stored && *attributes == before.attributes {
-            return with_user(unit, before).await;
+            return with_user(tx, before).await;
         }
-        if role < stored && unit.user() == Some(&self.user) {
-            unit.forfeit();
+        if role < stored && tx.user() == Some(&self.user) {
+            tx.revoke_own_access();
         }
-        let after = unit.update_member(&mut here, &before, role, attributes).await?;
-        with_user(unit, after).await
+        let after = tx.update_member(&mut organization, &before, role, attributes).await?;
+        with_user(tx, after).await
     }
 }
 
 async fn remove(
-    unit: &mut UnitOfWork<'_>,
-    mut here: Organization,
+    tx: &mut UnitOfWork<'_>,
+    mut organization: Organization,
     membership: Membership,
 ) -> Result<Member, ServiceError> {
-    if unit.user() == Some(&membership.user) {
-        unit.forfeit();
+    if tx.user() == Some(&membership.user) {
+        tx.revoke_own_access();
     }
-    unit.remove_member(&mut here, &membership).await?;
-    let member = with_user(unit, membership).await?;
-    revoke_theirs(unit, &mut here, &member.user).await?;
+    tx.remove_member(&mut organization, &membership).await?;
+    let member = with_user(tx, membership).await?;
+    revoke_theirs(tx, &mut organization, &member.user).await?;
     Ok(member)
 }
 
 /// Who is removed is not let in again by an invitation that was still on its way.
-async fn revoke_theirs(unit: &mut UnitOfWork<'_>, here: &mut Organization, user: &User) -> Result<(), ServiceError> {
+async fn revoke_theirs(
+    tx: &mut UnitOfWork<'_>,
+    organization: &mut Organization,
+    user: &User,
+) -> Result<(), ServiceError> {
     match &user.email {
-        Some(email) => revoke_all(unit, here, Some(email)).await,
+        Some(email) => revoke_all(tx, organization, Some(email)).await,
         None => Ok(()),
     }
 }
@@ -91,13 +99,18 @@ async fn revoke_theirs(unit: &mut UnitOfWork<'_>, here: &mut Organization, user:
 impl OrganizationChange for RemoveMember {
     type Answer = Member;
 
-    async fn apply(&self, unit: &mut UnitOfWork<'_>, here: Organization, grant: Grant) -> Result<Member, ServiceError> {
-        check_writable(&here)?;
-        let membership = member(unit, &here, &self.user).await?;
-        check_not_owner(&here, &self.user)?;
+    async fn apply(
+        &self,
+        tx: &mut UnitOfWork<'_>,
+        organization: Organization,
+        grant: Grant,
+    ) -> Result<Member, ServiceError> {
+        check_writable(&organization)?;
+        let membership = member(tx, &organization, &self.user).await?;
+        check_not_owner(&organization, &self.user)?;
         grant.reaches(membership.role)?;
         check_etag(self.etag.as_deref(), &membership.etag())?;
-        remove(unit, here, membership).await
+        remove(tx, organization, membership).await
     }
 }
 
@@ -108,11 +121,16 @@ pub(super) struct Leave {
 impl OrganizationChange for Leave {
     type Answer = Member;
 
-    async fn apply(&self, unit: &mut UnitOfWork<'_>, here: Organization, _: Grant) -> Result<Member, ServiceError> {
-        check_writable(&here)?;
-        check_not_owner(&here, &self.user)?;
-        let membership = member(unit, &here, &self.user).await?;
-        remove(unit, here, membership).await
+    async fn apply(
+        &self,
+        tx: &mut UnitOfWork<'_>,
+        organization: Organization,
+        _: Grant,
+    ) -> Result<Member, ServiceError> {
+        check_writable(&organization)?;
+        check_not_owner(&organization, &self.user)?;
+        let membership = member(tx, &organization, &self.user).await?;
+        remove(tx, organization, membership).await
     }
 }
 
@@ -121,47 +139,48 @@ impl OrganizationChange for TransferOwnership {
 
     async fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        mut here: Organization,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
         _: Grant,
     ) -> Result<Organization, ServiceError> {
-        match here.state() {
+        match organization.state() {
             OrganizationState::Active | OrganizationState::Inactive => {}
             OrganizationState::Pending => return Err(Refusal::OrganizationPending.into()),
             OrganizationState::Deleted => return Err(Refusal::OrganizationDeleted.into()),
         }
-        check_etag(self.etag.as_deref(), &here.etag())?;
-        let target = find(unit, &self.person).await??;
-        if here.owner.as_ref() == Some(&target) {
-            return Ok(here);
+        check_etag(self.etag.as_deref(), &organization.etag())?;
+        let target = find(tx, &self.person).await??;
+        if organization.owner.as_ref() == Some(&target) {
+            return Ok(organization);
         }
-        let membership = memberships::get(unit.connection, here.id, &target).await?.ok_or(Refusal::TargetNotMember)?;
-        for user in unit.hold_users(&BTreeSet::from([target.clone()])).await?.values() {
+        let membership =
+            memberships::get(tx.connection, organization.id, &target).await?.ok_or(Refusal::TargetNotMember)?;
+        for user in tx.hold_users(&BTreeSet::from([target.clone()])).await?.values() {
             check_user(user)?;
             check_person(&self.person, user)?;
         }
         if membership.role != Role::ADMIN {
-            unit.update_member(&mut here, &membership, Role::ADMIN, &membership.attributes).await?;
+            tx.update_member(&mut organization, &membership, Role::ADMIN, &membership.attributes).await?;
         }
         // The owner who hands it over is an admin from now on, and could not repeat the request.
-        unit.forfeit();
-        let old = json!({ "owner": here.owner });
+        tx.revoke_own_access();
+        let old = json!({ "owner": organization.owner });
         let new = json!({ "owner": target });
-        here.owner = Some(target);
-        unit.save(&mut here, DeletionMark::No, "owner.changed", old, new).await?;
-        Ok(here)
+        organization.owner = Some(target);
+        tx.save(&mut organization, DeletionMark::No, "owner.changed", old, new).await?;
+        Ok(organization)
     }
 }
 
 /// Removes a user from one locked organization, where they are a member and not the owner.
 pub(in crate::service) async fn remove_deleted_user(
-    unit: &mut UnitOfWork<'_>,
-    here: &mut Organization,
+    tx: &mut UnitOfWork<'_>,
+    organization: &mut Organization,
     user: &User,
 ) -> Result<bool, ServiceError> {
-    let Some(membership) = memberships::get(unit.connection, here.id, &user.id).await? else { return Ok(false) };
-    unit.remove_member(here, &membership).await?;
-    revoke_theirs(unit, here, user).await?;
+    let Some(membership) = memberships::get(tx.connection, organization.id, &user.id).await? else { return Ok(false) };
+    tx.remove_member(organization, &membership).await?;
+    revoke_theirs(tx, organization, user).await?;
     Ok(true)
 }
 

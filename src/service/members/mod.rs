@@ -97,19 +97,19 @@ impl Roster {
         &self,
         access: Access,
         meta: Meta,
-        wish: AddMember,
+        input: AddMember,
     ) -> Result<WriteResult<Member>, ServiceError> {
-        let wish = self.with_notice(&access, wish)?;
-        let written = self.write_in(access, meta, wish).await;
+        let input = self.with_notice(&access, input)?;
+        let written = self.write_in(access, meta, input).await;
         self.mail_due.notify_one();
         written
     }
 
     /// Who is added by address is told by mail, where mail is sent.
-    fn with_notice(&self, access: &Access, wish: AddMember) -> Result<AddMember, Refusal> {
-        let by_address = matches!(wish.person, Person::Email(_));
+    fn with_notice(&self, access: &Access, input: AddMember) -> Result<AddMember, Refusal> {
+        let by_address = matches!(input.person, Person::Email(_));
         let notify = if self.invitations.mail && by_address { Some(inviter(access.caller())?) } else { None };
-        Ok(AddMember { notify, ..wish })
+        Ok(AddMember { notify, ..input })
     }
 
     /// Adds a user, or finds them there.
@@ -120,10 +120,10 @@ impl Roster {
         &self,
         access: Access,
         meta: Meta,
-        wish: AddMember,
+        input: AddMember,
     ) -> Result<WriteResult<EnsuredMember>, ServiceError> {
-        let wish = self.with_notice(&access, wish)?;
-        let written = self.write_in(access, meta, Ensure(wish)).await;
+        let input = self.with_notice(&access, input)?;
+        let written = self.write_in(access, meta, Ensure(input)).await;
         self.mail_due.notify_one();
         written
     }
@@ -136,10 +136,10 @@ impl Roster {
         &self,
         access: Access,
         meta: Meta,
-        wish: BatchAddMembers,
+        input: BatchAddMembers,
     ) -> Result<WriteResult<Vec<Result<Member, Refusal>>>, ServiceError> {
-        let items: Result<_, Refusal> = wish.items.into_iter().map(|item| self.with_notice(&access, item)).collect();
-        let written = self.write_in(access, meta, BatchAddMembers { items: items?, ..wish }).await;
+        let items: Result<_, Refusal> = input.items.into_iter().map(|item| self.with_notice(&access, item)).collect();
+        let written = self.write_in(access, meta, BatchAddMembers { items: items?, ..input }).await;
         self.mail_due.notify_one();
         written
     }
@@ -152,9 +152,9 @@ impl Roster {
         &self,
         access: Access,
         meta: Meta,
-        wish: UpdateMember,
+        input: UpdateMember,
     ) -> Result<WriteResult<Member>, ServiceError> {
-        self.write_in(access, meta, wish).await
+        self.write_in(access, meta, input).await
     }
 
     /// Removes a member.
@@ -165,9 +165,9 @@ impl Roster {
         &self,
         access: Access,
         meta: Meta,
-        wish: RemoveMember,
+        input: RemoveMember,
     ) -> Result<WriteResult<Member>, ServiceError> {
-        self.write_in(access, meta, wish).await
+        self.write_in(access, meta, input).await
     }
 
     /// Lets the calling user leave.
@@ -193,8 +193,8 @@ impl Roster {
         &self,
         access: Access,
         meta: Meta,
-        wish: TransferOwnership,
+        input: TransferOwnership,
     ) -> Result<WriteResult<Organization>, ServiceError> {
-        self.write_in(access, meta, wish).await
+        self.write_in(access, meta, input).await
     }
 }

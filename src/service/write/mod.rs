@@ -92,12 +92,12 @@ pub(super) trait Change: Send + Sync + 'static {
     type Answer: Serialize + DeserializeOwned + Send + 'static;
 
     /// Locks what the change is about, and decides whether the caller may.
-    fn enter(&self, unit: &mut UnitOfWork<'_>) -> impl Future<Output = Result<Self::Place, ServiceError>> + Send;
+    fn enter(&self, tx: &mut UnitOfWork<'_>) -> impl Future<Output = Result<Self::Place, ServiceError>> + Send;
 
     /// Makes the change.
     fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
+        tx: &mut UnitOfWork<'_>,
         place: Self::Place,
     ) -> impl Future<Output = Result<Self::Answer, ServiceError>> + Send;
 }
@@ -110,8 +110,8 @@ pub(super) trait OrganizationChange: Send + Sync + 'static {
     /// Makes the change in the locked organization.
     fn apply(
         &self,
-        unit: &mut UnitOfWork<'_>,
-        here: Organization,
+        tx: &mut UnitOfWork<'_>,
+        organization: Organization,
         grant: Grant,
     ) -> impl Future<Output = Result<Self::Answer, ServiceError>> + Send;
 }
@@ -125,17 +125,21 @@ impl<C: OrganizationChange> Change for AuthorizedChange<C> {
     type Place = (Organization, Grant);
     type Answer = C::Answer;
 
-    async fn enter(&self, unit: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
-        let locked = unit.lock(self.access.organization()).await?;
-        let standing = standing(unit.connection, locked.as_ref(), self.access.caller().user()).await?;
+    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
+        let locked = tx.lock(self.access.organization()).await?;
+        let standing = standing(tx.connection, locked.as_ref(), self.access.caller().user()).await?;
         let (_, grant) = decide::decide(self.access.need(), self.access.caller(), &standing)?;
         // An organization that is not there has been refused by the decision.
-        let here = locked.ok_or(Refusal::OrganizationNotFound)?;
-        Ok((here, grant))
+        let organization = locked.ok_or(Refusal::OrganizationNotFound)?;
+        Ok((organization, grant))
     }
 
-    async fn apply(&self, unit: &mut UnitOfWork<'_>, (here, grant): Self::Place) -> Result<C::Answer, ServiceError> {
-        self.change.apply(unit, here, grant).await
+    async fn apply(
+        &self,
+        tx: &mut UnitOfWork<'_>,
+        (organization, grant): Self::Place,
+    ) -> Result<C::Answer, ServiceError> {
+        self.change.apply(tx, organization, grant).await
     }
 }
 
@@ -146,13 +150,17 @@ async fn standing(
     user: Option<&UserId>,
 ) -> Result<Standing, StoreError> {
     let (mut role, mut user_state) = (None, None);
-    if let (Some(here), Some(user)) = (locked, user) {
-        role = memberships::get(connection, here.id, user).await?.map(|membership| membership.role);
+    if let (Some(organization), Some(user)) = (locked, user) {
+        role = memberships::get(connection, organization.id, user).await?.map(|membership| membership.role);
         // Held: who is switched off while this goes on is switched off after it.
         user_state = users::hold_state(connection, user).await?;
     }
     Ok(Standing {
-        organization: locked.map(|here| OrganizationHead { id: here.id, state: here.state(), revision: here.revision }),
+        organization: locked.map(|organization| OrganizationHead {
+            id: organization.id,
+            state: organization.state(),
+            revision: organization.revision,
+        }),
         role,
         user_state,
         // A decision does not look at positions.
@@ -183,7 +191,7 @@ impl Roster {
         let roster = self.clone();
         // Boxed, because it is large, and would be moved about several times before it runs.
         let run = Box::pin(async move { roster.attempts(caller, meta, change).await });
-        let task = self.writes.spawn_on(run.in_current_span(), self.pool.home());
+        let task = self.writes.spawn_on(run.in_current_span(), self.pool.runtime());
         task.await.unwrap_or_else(|join| {
             tracing::error!(error = &join as &dyn std::error::Error, "a write did not end");
             Err(ServiceError::Panicked)
@@ -194,14 +202,14 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer, or the stored answer is not readable.
-    pub async fn forfeited<T: DeserializeOwned>(
+    pub async fn replayed_answer<T: DeserializeOwned>(
         &self,
         caller: &Caller,
         meta: &Meta,
     ) -> Result<Option<WriteResult<T>>, ServiceError> {
         let Some(key) = meta.key(caller) else { return Ok(None) };
         let stored = requests::find(&mut *self.pool.acquire().await?, &key).await?;
-        match stored.filter(|stored| stored.forfeits && !stored.other_message) {
+        match stored.filter(|stored| stored.revokes_own_access && !stored.other_message) {
             Some(stored) => Ok(Some(serde_json::from_value(stored.answer)?)),
             None => Ok(None),
         }
@@ -236,7 +244,7 @@ impl Roster {
     ) -> Result<WriteResult<C::Answer>, ServiceError> {
         // Nobody waits for the answer any more: then nothing is begun.
         meta.in_time()?;
-        let mut token = ConsistencyToken::new(self.index.datastore().await?);
+        let mut token = ConsistencyToken::new(self.replica.datastore().await?);
         let mut connection = self.pool.acquire().await?;
         let transaction = transaction(&mut connection, &mut token, caller, meta, change);
         if let Ok(outcome) = timeout_at(meta.deadline + limits::WRITE_GRACE, transaction).await {
@@ -245,12 +253,9 @@ impl Roster {
             if let Some(covered) =
                 outcome.as_ref().ok().and_then(|written| ConsistencyToken::decode(&written.token).ok())
             {
-                self.index.committed(&covered);
+                self.replica.committed(&covered);
             }
-            if outcome.is_ok() {
-                connection.done();
-            }
-            return outcome;
+            return connection.finish(outcome);
         }
         // Postgres does not answer. Nobody else shall get this connection with whatever is open in it.
         connection.close_on_drop();
@@ -311,28 +316,28 @@ async fn steps<C: Change>(
         }
         _ => None,
     };
-    let mut unit = UnitOfWork::new(connection, caller.cloned(), meta.cause(caller));
+    let mut tx = UnitOfWork::new(connection, caller.cloned(), meta.cause(caller));
     if let Some(stored) = given {
         // Rights are checked again before an answer is repeated, unless the write itself took them.
-        if !stored.forfeits {
-            change.enter(&mut unit).await?;
+        if !stored.revokes_own_access {
+            change.enter(&mut tx).await?;
         }
         return Ok(serde_json::from_value(stored.answer)?);
     }
-    let place = change.enter(&mut unit).await?;
-    let answer = change.apply(&mut unit, place).await?;
-    let forfeits = unit.finish(token).await?;
+    let place = change.enter(&mut tx).await?;
+    let answer = change.apply(&mut tx, place).await?;
+    let revokes_own_access = tx.finish(token).await?;
     let written = WriteResult { answer, token: token.encode() };
     if let Some(key) = key {
-        requests::keep(connection, &key, &serde_json::to_value(&written)?, forfeits).await?;
+        requests::keep(connection, &key, &serde_json::to_value(&written)?, revokes_own_access).await?;
     }
     Ok(written)
 }
 
 /// A change that needs no organization: decides by a caller's kind and state only.
-pub(super) async fn enter_as_caller(unit: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
-    if let Some(user) = unit.user().cloned() {
-        decide::require_active(users::state(unit.connection, &user).await?)?;
+pub(super) async fn enter_as_caller(tx: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
+    if let Some(user) = tx.user().cloned() {
+        decide::require_active(users::state(tx.connection, &user).await?)?;
     }
     Ok(())
 }

@@ -20,8 +20,8 @@ pub(in crate::service) fn check_user(user: &User) -> Result<(), Refusal> {
 }
 
 /// Refuses a change in an organization that is switched off or deleted.
-pub(in crate::service) fn check_writable(here: &Organization) -> Result<(), Refusal> {
-    match here.state() {
+pub(in crate::service) fn check_writable(organization: &Organization) -> Result<(), Refusal> {
+    match organization.state() {
         OrganizationState::Active | OrganizationState::Pending => Ok(()),
         OrganizationState::Inactive => Err(Refusal::OrganizationInactive),
         OrganizationState::Deleted => Err(Refusal::OrganizationDeleted),

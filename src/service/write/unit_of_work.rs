@@ -37,7 +37,7 @@ pub(in crate::service) struct UnitOfWork<'t> {
     user_states: BTreeMap<(i16, UserId), User>,
     seen: BTreeSet<i16>,
     seen_users: BTreeSet<i16>,
-    forfeits: bool,
+    revokes_own_access: bool,
 }
 
 impl<'t> UnitOfWork<'t> {
@@ -52,7 +52,7 @@ impl<'t> UnitOfWork<'t> {
             user_states: BTreeMap::new(),
             seen: BTreeSet::new(),
             seen_users: BTreeSet::new(),
-            forfeits: false,
+            revokes_own_access: false,
         }
     }
 
@@ -70,8 +70,8 @@ impl<'t> UnitOfWork<'t> {
     }
 
     /// Says that this write takes from its caller the right to repeat it, so that a repetition is answered all the same.
-    pub(in crate::service) fn forfeit(&mut self) {
-        self.forfeits = true;
+    pub(in crate::service) fn revoke_own_access(&mut self) {
+        self.revokes_own_access = true;
     }
 
     /// Locks an organization. Several in one transaction: ascending by (bucket, id).
@@ -81,10 +81,15 @@ impl<'t> UnitOfWork<'t> {
     }
 
     /// Notes a change of an organization: its event, and its line in the log, under its present revision.
-    fn note(&mut self, here: &Organization, event: Event, entry: ChangeDetail) {
-        let line = LogEntry { organization: here.id, revision: here.revision, kind: here.kind.clone(), entry };
-        self.lines.entry(here.id.bucket()).or_default().push(line);
-        self.events.entry(here.id).or_default().push(event);
+    fn note(&mut self, organization: &Organization, event: Event, entry: ChangeDetail) {
+        let line = LogEntry {
+            organization: organization.id,
+            revision: organization.revision,
+            kind: organization.kind.clone(),
+            entry,
+        };
+        self.lines.entry(organization.id.bucket()).or_default().push(line);
+        self.events.entry(organization.id).or_default().push(event);
     }
 
     /// Makes an organization; its owner's membership is for the caller of this to add.
@@ -92,59 +97,79 @@ impl<'t> UnitOfWork<'t> {
         &mut self,
         new: &organizations::NewOrganization,
     ) -> Result<Organization, ServiceError> {
-        let here = organizations::insert(self.connection, new).await?;
+        let organization = organizations::insert(self.connection, new).await?;
         let what = json!({
-            "slug": here.slug, "name": here.name, "kind": here.kind, "state": here.state().as_str(), "owner": here.owner,
+            "slug": organization.slug, "name": organization.name, "kind": organization.kind, "state": organization.state().as_str(), "owner": organization.owner,
         });
-        self.note_organization(&here, "organization.created", None, Some(what));
-        Ok(here)
+        self.note_organization(&organization, "organization.created", None, Some(what));
+        Ok(organization)
     }
 
     /// Writes an organization's row as it now is.
     pub(in crate::service) async fn save(
         &mut self,
-        here: &mut Organization,
+        organization: &mut Organization,
         deletion: DeletionMark,
         kind: &'static str,
         old: Value,
         new: Value,
     ) -> Result<(), ServiceError> {
-        here.revision += 1;
-        here.row_revision = here.revision;
-        *here = organizations::update(self.connection, here, deletion == DeletionMark::Deleted).await?;
-        self.revisions.remove(&here.id);
-        self.note_organization(here, kind, Some(old), Some(new));
+        organization.revision += 1;
+        organization.row_revision = organization.revision;
+        *organization = organizations::update(self.connection, organization, deletion == DeletionMark::Deleted).await?;
+        self.revisions.remove(&organization.id);
+        self.note_organization(organization, kind, Some(old), Some(new));
         Ok(())
     }
 
-    fn note_organization(&mut self, here: &Organization, kind: &'static str, old: Option<Value>, new: Option<Value>) {
-        let event = Event { revision: here.revision, kind, user: None, old, new };
+    fn note_organization(
+        &mut self,
+        organization: &Organization,
+        kind: &'static str,
+        old: Option<Value>,
+        new: Option<Value>,
+    ) {
+        let event = Event { revision: organization.revision, kind, user: None, old, new };
         let entry = ChangeDetail::Organization {
-            state: Some(here.state()),
-            owner: here.owner.clone(),
-            slug: here.slug.clone(),
+            state: Some(organization.state()),
+            owner: organization.owner.clone(),
+            slug: organization.slug.clone(),
         };
-        self.note(here, event, entry);
+        self.note(organization, event, entry);
     }
 
     /// Notes what happened to an invitation. Copies of the memberships need not know of it, but of the revision.
-    pub(in crate::service) fn note_invitation(&mut self, here: &mut Organization, kind: &'static str, new: Value) {
-        here.revision += 1;
-        self.revisions.insert(here.id, here.revision);
-        self.note_organization(here, kind, None, Some(new));
+    pub(in crate::service) fn note_invitation(
+        &mut self,
+        organization: &mut Organization,
+        kind: &'static str,
+        new: Value,
+    ) {
+        organization.revision += 1;
+        self.revisions.insert(organization.id, organization.revision);
+        self.note_organization(organization, kind, None, Some(new));
     }
 
     /// Removes an organization for good, with its members, its invitations and its slug.
-    pub(in crate::service) async fn purge(&mut self, here: &mut Organization) -> Result<(), ServiceError> {
-        here.revision += 1;
-        slugs::release(self.connection, &here.slug, here.id).await?;
-        organizations::delete(self.connection, here.id).await?;
-        invitation_tokens::drop_all(self.connection, here.id).await?;
-        self.revisions.remove(&here.id);
-        let old = json!({ "slug": here.slug, "name": here.name, "kind": here.kind, "owner": here.owner });
-        let event =
-            Event { revision: here.revision, kind: "organization.purged", user: None, old: Some(old), new: None };
-        self.note(here, event, ChangeDetail::Organization { state: None, owner: None, slug: here.slug.clone() });
+    pub(in crate::service) async fn purge(&mut self, organization: &mut Organization) -> Result<(), ServiceError> {
+        organization.revision += 1;
+        slugs::release(self.connection, &organization.slug, organization.id).await?;
+        organizations::delete(self.connection, organization.id).await?;
+        invitation_tokens::drop_all(self.connection, organization.id).await?;
+        self.revisions.remove(&organization.id);
+        let old = json!({ "slug": organization.slug, "name": organization.name, "kind": organization.kind, "owner": organization.owner });
+        let event = Event {
+            revision: organization.revision,
+            kind: "organization.purged",
+            user: None,
+            old: Some(old),
+            new: None,
+        };
+        self.note(
+            organization,
+            event,
+            ChangeDetail::Organization { state: None, owner: None, slug: organization.slug.clone() },
+        );
         Ok(())
     }
 
@@ -160,63 +185,63 @@ impl<'t> UnitOfWork<'t> {
     /// Adds a member; none if the user is one already.
     pub(in crate::service) async fn add_member(
         &mut self,
-        here: &mut Organization,
+        organization: &mut Organization,
         user: &UserId,
         role: Role,
         attributes: &Attributes,
     ) -> Result<Option<Membership>, ServiceError> {
-        here.revision += 1;
-        let Some(membership) = memberships::insert(self.connection, here, user, role, attributes).await? else {
-            here.revision -= 1;
+        organization.revision += 1;
+        let Some(membership) = memberships::insert(self.connection, organization, user, role, attributes).await? else {
+            organization.revision -= 1;
             return Ok(None);
         };
         let new = json!({ "role": role, "attributes": attributes });
-        self.note_member(here, "member.added", user, None, Some(new), Some(role));
+        self.note_member(organization, "member.added", user, None, Some(new), Some(role));
         Ok(Some(membership))
     }
 
     /// Changes a member. `role` is the stored one: for the owner, admin.
     pub(in crate::service) async fn update_member(
         &mut self,
-        here: &mut Organization,
+        organization: &mut Organization,
         before: &Membership,
         role: Role,
         attributes: &Attributes,
     ) -> Result<Membership, ServiceError> {
-        here.revision += 1;
-        let after = memberships::update(self.connection, here, &before.user, role, attributes).await?;
+        organization.revision += 1;
+        let after = memberships::update(self.connection, organization, &before.user, role, attributes).await?;
         let describe =
             |membership: &Membership| json!({ "role": membership.role, "attributes": membership.attributes });
         let (old, new) = (Some(describe(before)), Some(describe(&after)));
-        self.note_member(here, "member.updated", &before.user, old, new, Some(role));
+        self.note_member(organization, "member.updated", &before.user, old, new, Some(role));
         Ok(after)
     }
 
     /// Removes a member, who must be one.
     pub(in crate::service) async fn remove_member(
         &mut self,
-        here: &mut Organization,
+        organization: &mut Organization,
         member: &Membership,
     ) -> Result<(), ServiceError> {
-        here.revision += 1;
-        memberships::delete(self.connection, here.id, &member.user).await?;
+        organization.revision += 1;
+        memberships::delete(self.connection, organization.id, &member.user).await?;
         let old = json!({ "role": member.role });
-        self.note_member(here, "member.removed", &member.user, Some(old), None, None);
+        self.note_member(organization, "member.removed", &member.user, Some(old), None, None);
         Ok(())
     }
 
     fn note_member(
         &mut self,
-        here: &Organization,
+        organization: &Organization,
         kind: &'static str,
         user: &UserId,
         old: Option<Value>,
         new: Option<Value>,
         stored: Option<Role>,
     ) {
-        self.revisions.insert(here.id, here.revision);
-        let event = Event { revision: here.revision, kind, user: Some(user.clone()), old, new };
-        self.note(here, event, ChangeDetail::Membership { user: user.clone(), role: stored });
+        self.revisions.insert(organization.id, organization.revision);
+        let event = Event { revision: organization.revision, kind, user: Some(user.clone()), old, new };
+        self.note(organization, event, ChangeDetail::Membership { user: user.clone(), role: stored });
     }
 
     /// Holds users as they are until the end, making bare ones of those not heard of: nobody switches them off while a
@@ -300,6 +325,6 @@ impl<'t> UnitOfWork<'t> {
             let at: BucketPosition = log::position(self.connection, bucket).await?;
             token.cover(at);
         }
-        Ok(self.forfeits)
+        Ok(self.revokes_own_access)
     }
 }

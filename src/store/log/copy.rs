@@ -110,8 +110,8 @@ fn take<const N: usize>(bytes: &[u8]) -> Option<([u8; N], &[u8])> {
     Some((*head, rest))
 }
 
-fn unreadable(what: &str) -> StoreError {
-    StoreError::Unreadable(format!("a binary copy: {what}"))
+fn unreadable(change: &str) -> StoreError {
+    StoreError::Unreadable(format!("a binary copy: {change}"))
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl<'c> BucketSnapshot<'c> {
     ) -> Result<(Self, Vec<LogPosition>), StoreError> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         let mut transaction = connection.begin_with(begin).await?;
-        let stamps = sqlx::query_as!(
+        let positions = sqlx::query_as!(
             LogPosition,
             "SELECT position, write_time FROM log_heads WHERE bucket BETWEEN $1 AND $2 ORDER BY bucket",
             first,
@@ -49,7 +49,7 @@ impl<'c> BucketSnapshot<'c> {
         )
         .fetch_all(&mut *transaction)
         .await?;
-        Ok((Self { transaction, first, last }, stamps))
+        Ok((Self { transaction, first, last }, positions))
     }
 
     /// Reads every organization.
@@ -131,7 +131,7 @@ pub struct InactiveUsers {
     /// The bucket.
     pub bucket: i16,
     /// Where in its log the snapshot stands.
-    pub stamp: LogPosition,
+    pub at: LogPosition,
     /// The users who are not active.
     pub states: Vec<(UserId, UserState)>,
 }
@@ -157,8 +157,8 @@ pub async fn absent_users(connection: &mut PgConnection) -> Result<Vec<InactiveU
             let states = pairs
                 .map(|(id, state)| Ok((UserId::parse(&id)?, UserState::parse(&state)?)))
                 .collect::<Result<_, StoreError>>()?;
-            let stamp = LogPosition { position: row.position, write_time: row.write_time };
-            Ok(InactiveUsers { bucket: row.user_bucket, stamp, states })
+            let at = LogPosition { position: row.position, write_time: row.write_time };
+            Ok(InactiveUsers { bucket: row.user_bucket, at, states })
         })
         .collect()
 }

@@ -27,11 +27,11 @@ pub struct LogPosition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRow {
     /// Where it stands.
-    pub stamp: LogPosition,
+    pub at: LogPosition,
     /// The last position of its transaction in this bucket.
     pub commit_position: i64,
     /// What it says.
-    pub what: LogChange,
+    pub change: LogChange,
 }
 
 /// What a row of the log says.
@@ -97,8 +97,8 @@ pub(super) struct LogQueryRow {
 /// # Errors
 /// If Postgres does not answer, or a row is not readable.
 pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i64) -> Result<PollResult, StoreError> {
-    let positions: Vec<i64> = known.iter().map(|stamp| stamp.position).collect();
-    let times: Vec<OffsetDateTime> = known.iter().map(|stamp| stamp.write_time).collect();
+    let positions: Vec<i64> = known.iter().map(|at| at.position).collect();
+    let times: Vec<OffsetDateTime> = known.iter().map(|at| at.write_time).collect();
     let rows = sqlx::query_as!(
         LogQueryRow,
         r#"WITH known AS (
@@ -157,7 +157,7 @@ impl LogQueryRow {
         };
         let unreadable = || StoreError::Unreadable("a row of the log lacks a column".to_owned());
         let user = self.user_id.as_deref().map(UserId::parse).transpose()?;
-        let what = if bucket >= ORGANIZATION_BUCKETS {
+        let change = if bucket >= ORGANIZATION_BUCKETS {
             let state = UserState::parse(self.state.as_deref().ok_or_else(unreadable)?)?;
             LogChange::User { user: user.ok_or_else(unreadable)?, revision, state }
         } else {
@@ -182,7 +182,7 @@ impl LogQueryRow {
                 entry,
             })
         };
-        Ok(Some(LogRow { stamp: LogPosition { position, write_time }, commit_position, what }))
+        Ok(Some(LogRow { at: LogPosition { position, write_time }, commit_position, change }))
     }
 }
 

@@ -54,7 +54,7 @@ async fn everybody_gets_what_the_table_says() {
                     before.restore().await;
                     // To whom follows the log this is a datastore that has lost writes. Until that is noticed, memory
                     // answers from them: no test of who may do what.
-                    cast.server.roster.index().caught_up().await;
+                    cast.server.roster.replica().caught_up().await;
                 }
             }
         }

@@ -95,7 +95,7 @@ impl Server {
 
     /// A server over this database whose index works like this, healthy.
     pub async fn with_index_over(database: Database, index: ReplicaSettings) -> Self {
-        let configure = |roster: Roster| roster.with_index(index);
+        let configure = |roster: Roster| roster.with_replica(index);
         let server = Self::launch_as(database, ServerSettings::default(), |_| {}, configure).await;
         server.until_serving().await;
         server

@@ -105,8 +105,8 @@ async fn a_standby_is_promoted_that_lacks_the_last_commits() {
     let before = primary_answers(scene);
     traffic.until("the standby answers checks", |scene| primary_answers(scene) > before + 20).await;
     assert!(sqlx::query_scalar::<_, bool>("SELECT pg_promote()").fetch_one(&mut there).await.unwrap());
-    let memory = scene.counts.memory.load(Ordering::Relaxed);
-    traffic.until("memory answers again", |scene| scene.counts.memory.load(Ordering::Relaxed) > memory).await;
+    let tables = scene.counts.tables.load(Ordering::Relaxed);
+    traffic.until("memory answers again", |scene| scene.counts.tables.load(Ordering::Relaxed) > tables).await;
     traffic.served(40).await;
     traffic.end().await;
     let _standby = starting.await.unwrap();
@@ -160,5 +160,5 @@ async fn a_log_that_has_overtaken_the_lost_one_is_told_from_it() {
         assert!(!server.operator().is_member(place, "lost").await);
         assert!(server.operator().is_member(place, "kept-3").await);
     }
-    assert_eq!(other.roster.index().statistics().lost, 0);
+    assert_eq!(other.roster.replica().statistics().lost, 0);
 }

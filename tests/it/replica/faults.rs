@@ -33,8 +33,8 @@ pub async fn cluster() -> (Cluster, Database) {
     (cluster, Database::at(url))
 }
 
-fn memory(scene: &Scene) -> u64 {
-    scene.counts.memory.load(Ordering::Relaxed)
+fn tables(scene: &Scene) -> u64 {
+    scene.counts.tables.load(Ordering::Relaxed)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,7 +73,7 @@ async fn notifications_are_lost() {
     // The connection is in order, and has nothing to say.
     let said = tokio::time::timeout(Duration::from_millis(100), listener.recv()).await;
     assert!(said.is_err(), "something was said: {said:?}");
-    assert!(memory(&rig.scene) > 0);
+    assert!(tables(&rig.scene) > 0);
     rig.assert_equal_to_tables().await;
 }
 
@@ -92,12 +92,12 @@ async fn polls_take_longer_than_the_lease() {
         traffic.until("the leases run out", expired).await;
         // Whatever is still on its way was asked a moment ago.
         traffic.for_a_while(Duration::from_millis(200)).await;
-        let (before, calls) = (memory(&rig.scene), rig.scene.counts.calls.load(Ordering::Relaxed));
+        let (before, calls) = (tables(&rig.scene), rig.scene.counts.calls.load(Ordering::Relaxed));
         let asked = |scene: &Scene| scene.counts.calls.load(Ordering::Relaxed) >= calls + 20;
         traffic.until("the primary answers meanwhile", asked).await;
-        assert_eq!(memory(&rig.scene), before, "memory answers without a lease");
+        assert_eq!(tables(&rig.scene), before, "memory answers without a lease");
         sqlx::query("ROLLBACK").execute(&mut holder).await.unwrap();
-        traffic.until("memory answers again", |scene| memory(scene) > before).await;
+        traffic.until("memory answers again", |scene| tables(scene) > before).await;
         traffic.served(20).await;
     }
     traffic.end().await;
@@ -154,7 +154,7 @@ async fn a_process_is_stopped_beyond_its_lease_and_goes_on() {
         .await;
     }
     assert!(process.metric("index_lost_writes").await < 1.0 && process.metric("index_gaps").await < 1.0);
-    super::tables::assert_equal(&server.database, server.roster.index()).await;
+    super::tables::assert_equal(&server.database, server.roster.replica()).await;
     server.database.assert_invariants().await;
 }
 
@@ -197,9 +197,9 @@ async fn postgres_goes_away_and_comes_back() {
         cluster.stop(how).await;
         let fails = |scene: &Scene| scene.counts.failed.load(Ordering::Relaxed) > failed + 20;
         traffic.until("calls fail", fails).await;
-        let before = memory(&rig.scene);
+        let before = tables(&rig.scene);
         cluster.start_again().await.unwrap();
-        traffic.until("memory answers again", |scene| memory(scene) > before).await;
+        traffic.until("memory answers again", |scene| tables(scene) > before).await;
         traffic.served(20).await;
     }
     traffic.end().await;
@@ -219,7 +219,7 @@ async fn without_memory_the_primary_answers() {
     for told in rig.statistics() {
         assert!(told.buckets == 0 && told.memory_answers == 0 && told.primary_answers > 0, "{told:?}");
     }
-    assert_eq!(memory(&rig.scene), 0);
+    assert_eq!(tables(&rig.scene), 0);
     rig.database.assert_invariants().await;
 }
 
@@ -238,7 +238,7 @@ async fn stale_answers_say_so_and_have_an_end() {
     let mut dice = Dice::new(scene.seed, 0);
     let token = scene.forget_tokens().pop().unwrap();
     let questions: Vec<_> =
-        (0..12).map(|place| Question { place, slug: None, user: OWNERS, what: What::Member }).collect();
+        (0..12).map(|place| Question { place, slug: None, user: OWNERS, change: What::Member }).collect();
     cluster.stop(Stop::Immediate).await;
     let stopped = Instant::now();
     let mut answered = Duration::ZERO;
@@ -262,8 +262,8 @@ async fn stale_answers_say_so_and_have_an_end() {
     assert!(rig.statistics()[0].stale_answers > 12 && rig.statistics()[1].stale_answers == 0);
     cluster.start_again().await.unwrap();
     let mut traffic = Traffic::begin(scene, WRITERS, CHECKERS);
-    let before = memory(scene);
-    traffic.until("memory answers again", |scene| memory(scene) > before).await;
+    let before = tables(scene);
+    traffic.until("memory answers again", |scene| tables(scene) > before).await;
     traffic.served(20).await;
     traffic.end().await;
     rig.assert_equal_to_tables().await;
@@ -282,9 +282,9 @@ async fn the_log_lacks_what_was_acknowledged_and_not_yet_followed() {
     for at in ahead {
         token.cover(BucketPosition { position: at.position + 1, ..at });
     }
-    rig.servers[0].roster.index().committed(&token);
+    rig.servers[0].roster.replica().committed(&token);
     until("it is noticed", async || rig.statistics()[0].lost == 1).await;
-    let heard = || rig.servers[1].roster.index().datastore_now().map(|now| i64::from(now.epoch));
+    let heard = || rig.servers[1].roster.replica().datastore_now().map(|now| i64::from(now.epoch));
     until("the other one hears of it", async || heard() == Some(epoch + 1)).await;
     assert_eq!(rig.database.count(EPOCH).await, epoch + 1);
     rig.assert_equal_to_tables().await;

@@ -57,22 +57,22 @@ impl Rig {
     async fn caught_up(&self) {
         for server in &self.servers {
             let caught_up = async {
-                server.roster.index().loaded().await;
-                server.roster.index().caught_up().await;
+                server.roster.replica().loaded().await;
+                server.roster.replica().caught_up().await;
             };
-            let told = || server.roster.index().statistics();
+            let told = || server.roster.replica().statistics();
             assert!(tokio::time::timeout(PATIENCE, caught_up).await.is_ok(), "never caught up: {:?}", told());
         }
     }
 
     fn statistics(&self) -> Vec<ReplicaStatistics> {
-        self.servers.iter().map(|server| server.roster.index().statistics()).collect()
+        self.servers.iter().map(|server| server.roster.replica().statistics()).collect()
     }
 
     /// Asserts that every server's memory is what the tables hold, and that these are whole. Nobody may write meanwhile.
     async fn assert_equal_to_tables(&self) {
         for server in &self.servers {
-            let compared = tables::assert_equal(&self.database, server.roster.index()).await;
+            let compared = tables::assert_equal(&self.database, server.roster.replica()).await;
             assert_eq!(compared, self.scene.oracle.places.len());
         }
         self.database.assert_invariants().await;
@@ -81,11 +81,11 @@ impl Rig {
 }
 
 /// Waits until a condition holds.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn until(change: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "it never happened that {what}");
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "it never happened that {change}");
 }

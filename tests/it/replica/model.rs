@@ -55,14 +55,14 @@ async fn no_answer_is_outside_the_contract() {
     tell(scene, took, servers);
 
     assert_eq!(scene.counts.failed.load(Ordering::Relaxed), 0);
-    let (memory, checks) = (scene.counts.memory.load(Ordering::Relaxed), scene.counts.checks.load(Ordering::Relaxed));
-    assert!(memory * 3 > checks, "memory answered {memory} of {checks}: this tests little");
+    let (tables, checks) = (scene.counts.tables.load(Ordering::Relaxed), scene.counts.checks.load(Ordering::Relaxed));
+    assert!(tables * 3 > checks, "memory answered {tables} of {checks}: this tests little");
     assert!(scene.counts.writes.load(Ordering::Relaxed) > 100, "nothing was written: this tests little");
     for (number, server) in servers.iter().enumerate() {
-        let told = server.roster.index().statistics();
+        let told = server.roster.replica().statistics();
         assert!(told.lines > 0 && told.gaps > 0 && told.lost == 0 && told.failed_polls == 0, "{number}: {told:?}");
         assert!(told.memory_answers > 0 && told.primary_answers > 0, "{number}: {told:?}");
-        let compared = tables::assert_equal(&database, server.roster.index()).await;
+        let compared = tables::assert_equal(&database, server.roster.replica()).await;
         assert!(if number == 2 { (1..PLACES).contains(&compared) } else { compared == PLACES }, "{compared}");
     }
     assert_last_state(scene).await;
@@ -74,7 +74,7 @@ async fn assert_last_state(scene: &Arc<Scene>) {
     let mut dice = Dice::new(scene.seed, 0);
     for door in 0..scene.doors.len() {
         for place in 0..scene.oracle.places.len() {
-            let all = (0..super::oracle::USERS).map(|user| Question { place, slug: None, user, what: What::Owner });
+            let all = (0..super::oracle::USERS).map(|user| Question { place, slug: None, user, change: What::Owner });
             assert!(scene.ask(door, Mode::Full, &all.collect::<Vec<_>>(), &mut dice).await);
         }
     }
@@ -82,7 +82,7 @@ async fn assert_last_state(scene: &Arc<Scene>) {
 
 #[expect(clippy::print_stderr, reason = "the figures of a long run, and the seed that repeats it")]
 fn tell(scene: &Scene, took: Duration, servers: &[Server]) {
-    let told: Vec<_> = servers.iter().map(|server| server.roster.index().statistics()).collect();
+    let told: Vec<_> = servers.iter().map(|server| server.roster.replica().statistics()).collect();
     eprintln!("seed {}, {} operations in {took:?}: {:?}", scene.seed, scene.counts.operations(), scene.counts);
     eprintln!("{told:#?}");
 }

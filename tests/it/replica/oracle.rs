@@ -152,7 +152,7 @@ pub struct Question {
     /// By this of its slugs; none for by id.
     pub slug: Option<usize>,
     pub user: usize,
-    pub what: What,
+    pub change: What,
 }
 
 /// An organization, and its history.
@@ -316,7 +316,7 @@ fn expected(
         Role::Admin => "admin",
         Role::Member => "member",
     };
-    let reason = match (question.what, stored) {
+    let reason = match (question.change, stored) {
         _ if state.inactive => OrganizationInactive,
         _ if off => UserInactive,
         (_, Role::None) => NotAMember,

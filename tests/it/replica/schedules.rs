@@ -58,7 +58,7 @@ impl Stage {
         for user in ["eve", "kurt"] {
             server.operator().add(&here[1].to_string(), user, "member").await;
         }
-        server.roster.index().loaded().await;
+        server.roster.replica().loaded().await;
         Self { cluster, server, here }
     }
 
@@ -80,7 +80,7 @@ impl Stage {
     /// Asserts that roster's copy is what is committed, at once.
     async fn assert_right(&self) {
         let begun = Instant::now();
-        let compared = tables::assert_equal(self.database(), self.server.roster.index()).await;
+        let compared = tables::assert_equal(self.database(), self.server.roster.replica()).await;
         assert!(compared >= 2 && begun.elapsed() < SOON, "{compared} after {:?}", begun.elapsed());
     }
 
@@ -155,7 +155,7 @@ impl Writer {
 async fn a_transaction_is_larger_than_one_look() {
     const MANY: i64 = 5_000;
     let stage = Stage::new().await;
-    let (index, here) = (stage.server.roster.index(), stage.here[0]);
+    let (index, here) = (stage.server.roster.replica(), stage.here[0]);
     let named = OrganizationRef::Id(here);
     let revision = || index.now(&named, None, &Freshness::Recent).map(|told| told.organization.unwrap().revision);
     index.caught_up().await;
@@ -205,7 +205,7 @@ async fn the_log_has_a_hole() {
         sqlx::query(hole).bind(here.bucket()).execute(&mut write.connection).await.unwrap();
         write.commit().await;
         stage.assert_right().await;
-        assert_eq!(stage.server.roster.index().statistics().gaps, gaps);
+        assert_eq!(stage.server.roster.replica().statistics().gaps, gaps);
     }
 }
 
@@ -334,7 +334,7 @@ async fn a_write_is_rolled_back() {
     assert_eq!(poll(&stage, &mut naive).await, [By::Number, By::Time, By::Xid]);
     stage.assert_right().await;
     // Roster's log has no hole.
-    assert_eq!(stage.server.roster.index().statistics().gaps, 0);
+    assert_eq!(stage.server.roster.replica().statistics().gaps, 0);
     let holes =
         "SELECT count(*) FROM log_heads h WHERE position <> (SELECT count(*) FROM log l WHERE l.bucket = h.bucket)";
     assert_eq!(stage.database().count(holes).await, 0);

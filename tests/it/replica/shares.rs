@@ -91,13 +91,13 @@ async fn crowded(memory_bytes: usize) -> (Server, [AnswerSource; 2]) {
     fill(&database, 40, 2_000).await;
     let server =
         Server::with_index_over(database, ReplicaSettings { memory_bytes, ..ReplicaSettings::default() }).await;
-    server.roster.index().loaded().await;
+    server.roster.replica().loaded().await;
     let sources = [source(&server, FIRST).await, source(&server, LAST).await];
     (server, sources)
 }
 
 async fn source(server: &Server, name: &str) -> AnswerSource {
-    ask(server.roster.index(), &[name]).await.sources[0]
+    ask(server.roster.replica(), &[name]).await.sources[0]
 }
 
 async fn purge_the_large_one(server: &Server) {

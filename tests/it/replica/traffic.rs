@@ -59,7 +59,7 @@ pub struct Counts {
     pub writes: AtomicU64,
     pub calls: AtomicU64,
     pub failed: AtomicU64,
-    pub memory: AtomicU64,
+    pub tables: AtomicU64,
     pub primary: AtomicU64,
     pub stale: AtomicU64,
 }
@@ -145,10 +145,10 @@ impl Scene {
     }
 
     /// Notes that a call failed, and waits a moment.
-    async fn failed(&self, what: &str, status: &Status) {
+    async fn failed(&self, change: &str, status: &Status) {
         let known = [Code::Unavailable, Code::DeadlineExceeded];
-        assert!(self.tolerant.load(Ordering::Relaxed), "seed {}: {what}: {status:?}", self.seed);
-        assert!(known.contains(&status.code()), "seed {}: {what} fails otherwise: {status:?}", self.seed);
+        assert!(self.tolerant.load(Ordering::Relaxed), "seed {}: {change}: {status:?}", self.seed);
+        assert!(known.contains(&status.code()), "seed {}: {change} fails otherwise: {status:?}", self.seed);
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -197,17 +197,17 @@ impl Scene {
     /// Counts who answered, and tells how old the answers may be.
     fn count(&self, door: usize, mode: &Mode, answers: &[pb::CheckResult]) -> Duration {
         let count = |source| u64::try_from(answers.iter().filter(|answer| answer.source() == source).count()).unwrap();
-        let memory = count(pb::CheckSource::Memory);
+        let tables = count(pb::CheckSource::Memory);
         let (primary, stale) = (count(pb::CheckSource::Primary), count(pb::CheckSource::StaleMemory));
-        assert_eq!(memory + primary + stale, u64::try_from(answers.len()).unwrap());
+        assert_eq!(tables + primary + stale, u64::try_from(answers.len()).unwrap());
         let full = matches!(mode, Mode::Full | Mode::Before(_));
-        assert!(!full || memory + stale == 0, "not from the primary: {answers:?}");
+        assert!(!full || tables + stale == 0, "not from the primary: {answers:?}");
         assert!(stale == 0 || matches!(mode, Mode::Recent), "stale answers to who asked for more");
         for (counter, more) in [
-            (&self.counts.memory, memory),
+            (&self.counts.tables, tables),
             (&self.counts.primary, primary),
             (&self.counts.stale, stale),
-            (&self.counts.checks, memory + primary + stale),
+            (&self.counts.checks, tables + primary + stale),
             (&self.counts.calls, 1),
         ] {
             counter.fetch_add(more, Ordering::Relaxed);
@@ -218,7 +218,7 @@ impl Scene {
 
     fn single(&self, question: &Question) -> pb::CheckMembershipRequest {
         use pb::check_membership_request::Question::{Permission, Role};
-        let asked = match question.what {
+        let asked = match question.change {
             What::Member => None,
             What::Admin => Some(Role("admin".to_owned())),
             What::Owner => Some(Role("owner".to_owned())),
@@ -241,12 +241,12 @@ impl Scene {
 
     /// Some question. By a slug that the organization had last, or by any: where that is nobody's, the primary answers.
     pub fn question(&self, dice: &mut Dice, place: usize, any_slug: bool) -> Question {
-        let what = [What::Member, What::Member, What::Admin, What::Owner, What::MembersAdd][dice.roll(5)];
+        let change = [What::Member, What::Member, What::Admin, What::Owner, What::MembersAdd][dice.roll(5)];
         let slug = (dice.roll(4) == 0).then(|| {
             let last = self.oracle.places[place].history.lock().unwrap().last().state.slug;
             if any_slug { dice.roll(SLUGS) } else { last }
         });
-        Question { place, slug, user: dice.roll(USERS), what }
+        Question { place, slug, user: dice.roll(USERS), change }
     }
 
     async fn ask_for_ever(self: Arc<Self>, number: usize) {
@@ -334,7 +334,7 @@ impl Scene {
         let users = [(user, revision + 1)].into();
         let token = ConsistencyToken { text, users, ..ConsistencyToken::default() };
         let place = dice.roll(self.oracle.places.len());
-        self.bring(dice, token, &[Question { place, slug: None, user, what: What::Member }]).await;
+        self.bring(dice, token, &[Question { place, slug: None, user, change: What::Member }]).await;
     }
 
     /// Asks about what was just written, of a server that has hardly heard of it, and keeps the token for others.
@@ -387,10 +387,10 @@ impl Traffic {
     }
 
     /// Goes on until a condition holds. Fails with the first caller that fails.
-    pub async fn until(&mut self, what: &str, mut holds: impl FnMut(&Scene) -> bool) {
+    pub async fn until(&mut self, change: &str, mut holds: impl FnMut(&Scene) -> bool) {
         let begun = Instant::now();
         while !holds(&self.scene) {
-            assert!(begun.elapsed() < 2 * PATIENCE, "seed {}: it never happened that {what}", self.scene.seed);
+            assert!(begun.elapsed() < 2 * PATIENCE, "seed {}: it never happened that {change}", self.scene.seed);
             self.for_a_while(Duration::from_millis(5)).await;
         }
     }
