@@ -2,10 +2,12 @@
 //! what the plainest goes through is [`fast_path`]; the threads that serve are
 //! [`workers`]; what goes on beside the calls is [`upkeep`]; what is counted is [`metrics`].
 
+mod connection;
 mod fast_path;
 pub mod limits;
 pub mod metrics;
 mod pipeline;
+mod preflight;
 mod upkeep;
 mod workers;
 
@@ -127,14 +129,14 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
 
     let (drain, workers) = (settings.drain, settings.workers);
-    let in_hand = Arc::new(Semaphore::new(settings.max_concurrent_requests));
+    let calls = Arc::new(Semaphore::new(settings.max_concurrent_requests));
     let connections = Arc::new(Semaphore::new(settings.max_connections));
     let streams = Arc::new(Semaphore::new(settings.max_streams));
     let metrics = Arc::new(Metrics::new(roster.clone(), streams.clone(), settings.max_streams));
     let stopping = CancellationToken::new();
-    let shared =
-        ServerState { authenticator, settings, in_hand, streams, stopping: stopping.clone(), metrics: metrics.clone() };
-    let pipeline = Pipeline { routes: routes.routes().prepare(), api, shared: Arc::new(shared) };
+    let state =
+        ServerState { authenticator, settings, calls, streams, stopping: stopping.clone(), metrics: metrics.clone() };
+    let pipeline = Pipeline { routes: routes.routes().prepare(), api, state: Arc::new(state) };
 
     // Ends with this function, and with it every connection that is still open.
     let cut = CancellationToken::new();

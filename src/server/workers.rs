@@ -5,7 +5,7 @@
 //! threads each answer is a write of its own: a bare call costs nearly twice as much there.) What waits for Postgres for
 //! longer, writes and upkeep, runs in the runtime that the server was started in.
 
-use super::fast_path::{ConnectionState, ResponseFuture};
+use super::connection::{ConnectionState, ResponseFuture};
 use super::pipeline::Pipeline;
 use crate::server::limits;
 use hyper::server::conn::http2;

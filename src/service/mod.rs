@@ -15,6 +15,7 @@ pub mod limits;
 pub mod members;
 pub mod organizations;
 pub mod outbox;
+mod permit;
 pub mod reads;
 pub mod users;
 pub mod write;
@@ -23,8 +24,10 @@ pub use crate::replica::{AnswerSource, Freshness, ReplicaSettings, ReplicaStatis
 pub use error::ServiceError;
 pub use invitations::InvitationSettings;
 pub use invitations::respond::InvitationReference;
+pub use permit::CallPermit;
 
 use crate::clock::Clock;
+use crate::domain::Refusal;
 use crate::replica::Replica;
 use crate::store::pool::Pool;
 use sqlx::PgPool;
@@ -33,6 +36,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
+
+/// The outcome of one item of a batch.
+pub type ItemResult<T> = Result<T, Refusal>;
 
 /// The service: what it stands on. Cheap to clone; clones are one service.
 #[derive(Debug, Clone)]

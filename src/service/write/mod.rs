@@ -7,7 +7,7 @@
 pub(super) mod preconditions;
 pub(super) mod unit_of_work;
 
-use super::{Roster, ServiceError};
+use super::{CallPermit, Roster, ServiceError};
 use crate::authn::{Actor, Caller};
 use crate::authz::decide::{self, Access, Grant};
 use crate::domain::{AuditReason, BucketPosition, Organization, OrganizationHead, Refusal, Standing, UserId};
@@ -21,8 +21,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 use std::future::Future;
-use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 use unit_of_work::UnitOfWork;
@@ -41,15 +39,15 @@ pub struct Meta {
     pub validate_only: bool,
     /// When the caller stops waiting.
     pub deadline: Instant,
-    /// The call's place among those in hand, given back when the write has ended: not when its caller hangs up.
-    pub in_hand: Option<Arc<OwnedSemaphorePermit>>,
+    /// The call's place among the calls under way. The write keeps it until it has ended, even if its caller hangs up.
+    pub permit: Option<CallPermit>,
 }
 
 impl Meta {
     /// What a write of roster's own carries.
     #[must_use]
     pub fn own(deadline: Instant) -> Self {
-        Self { reason: None, request_id: None, fingerprint: [0; 32], validate_only: false, deadline, in_hand: None }
+        Self { reason: None, request_id: None, fingerprint: [0; 32], validate_only: false, deadline, permit: None }
     }
 
     fn key(&self, caller: &Caller) -> Option<RequestKey> {

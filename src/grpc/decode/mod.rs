@@ -1,32 +1,46 @@
-//! From messages to what the use cases take: everything is parsed once, here, and all that is wrong is said at once.
+//! Request messages to the inputs of the service: every field is parsed once, here, and the error names every invalid
+//! field.
 
-use super::pb;
-use crate::domain::check::Question;
+pub(super) mod check;
+pub(super) mod event;
+pub(super) mod invitation;
+pub(super) mod organization;
+pub(super) mod user;
+
 use crate::domain::ids::parse_uuid;
-use crate::domain::{
-    Attributes, AuditReason, EmailAddress, Invalid, Kind, OrganizationRef, OrganizationState, Permission, Refusal,
-    Role, UserId, Violation,
-};
+use crate::domain::{Attributes, AuditReason, EmailAddress, Invalid, Kind, Refusal, UserId, Violation};
 use crate::grpc::limits;
 use crate::service::consistency_token::ConsistencyToken;
 use crate::service::members::Person;
 use serde_json::{Map, Number, Value};
 use uuid::Uuid;
 
-/// What is wrong with a message, gathered while its fields are read.
+/// Borrows the variant of a generated `oneof` as an enum of [`crate::grpc::decode`]: protobuf makes a type of its own for
+/// each message that has the `oneof`.
+macro_rules! borrow_oneof {
+    ($field:expr, $oneof:path => $target:ident { $($variant:ident),+ }) => {{
+        use $oneof as Field;
+        $field.as_ref().map(|value| match value {
+            $(Field::$variant(text) => $target::$variant(text)),+
+        })
+    }};
+}
+use borrow_oneof;
+
+/// Reads the fields of one message and collects what is invalid.
 #[derive(Debug, Default)]
 pub(super) struct FieldReader {
     violations: Vec<Violation>,
     item: Option<usize>,
 }
 
-/// The fields have been looked at, and something is wrong. The violations stand in the [`FieldReader`].
+/// At least one field is invalid. The violations are in the [`FieldReader`].
 #[derive(Debug)]
 pub(super) struct InvalidFields;
 
 impl FieldReader {
-    /// Reads the request's `items`: all of them, so that all that is wrong is said. What is wrong in one is named by its
-    /// index; what is read afterwards is none of theirs.
+    /// Reads the request's `items`, all of them, so that the error names every invalid field. A violation inside an item
+    /// is prefixed with the item's index.
     pub(super) fn items<I, T>(
         &mut self,
         items: &[I],
@@ -41,7 +55,7 @@ impl FieldReader {
         all.into_iter().collect()
     }
 
-    /// Says that a field is wrong. The first twenty are kept.
+    /// Adds a violation. The first twenty are kept.
     pub(super) fn wrong(&mut self, field: &str, invalid: Invalid) -> InvalidFields {
         if self.violations.len() < limits::VIOLATIONS {
             let field = self.item.map_or_else(|| field.to_owned(), |replica| format!("items[{replica}].{field}"));
@@ -55,7 +69,7 @@ impl FieldReader {
         parsed.map_err(|invalid| self.wrong(field, invalid))
     }
 
-    /// Takes a text that may be left out.
+    /// Takes a text that may be absent.
     pub(super) fn optional<T>(
         &mut self,
         field: &str,
@@ -65,51 +79,54 @@ impl FieldReader {
         if text.is_empty() { Ok(None) } else { self.take(field, parse(text)).map(Some) }
     }
 
-    /// Takes attributes; left out, they are empty.
+    /// Takes attributes; absent attributes are empty.
     pub(super) fn attributes(
         &mut self,
         field: &str,
-        given: Option<&prost_types::Struct>,
+        attributes: Option<&prost_types::Struct>,
     ) -> Result<Attributes, InvalidFields> {
-        self.take(field, attributes(given))
+        self.take(field, parse_attributes(attributes))
     }
 
-    /// Takes a user, named by id or by address.
-    pub(super) fn person(&mut self, named: Option<UserReference<'_>>) -> Result<Person, InvalidFields> {
-        match named {
+    /// Takes a user, by id or by e-mail address.
+    pub(super) fn person(&mut self, reference: Option<UserReference<'_>>) -> Result<Person, InvalidFields> {
+        match reference {
             Some(UserReference::UserId(id)) => self.take("user_id", UserId::parse(id)).map(Person::Id),
             Some(UserReference::Email(email)) => self.take("email", EmailAddress::parse(email)).map(Person::Email),
             None => Err(self.wrong("user_id", Invalid::new("name the user: user_id or email"))),
         }
     }
 
-    /// Takes the states of a filter: `allowed` are the ones that it knows; left out, it is ACTIVE.
-    pub(super) fn states(
+    /// Takes the states of a filter, at most `most` of them, each one of `allowed`. Left out: `default`.
+    pub(super) fn states<S: Copy>(
         &mut self,
-        given: &[i32],
-        allowed: &[OrganizationState],
-    ) -> Result<Vec<OrganizationState>, InvalidFields> {
-        if given.is_empty() {
-            return Ok(vec![OrganizationState::Active]);
+        numbers: &[i32],
+        default: S,
+        allowed: &[S],
+        most: usize,
+        number_and_name: impl Fn(S) -> (i32, &'static str),
+    ) -> Result<Vec<S>, InvalidFields> {
+        if numbers.is_empty() {
+            return Ok(vec![default]);
         }
-        if given.len() > OrganizationState::ALL.len() {
-            return Err(self.wrong("states", Invalid::new("at most 4 states")));
+        if numbers.len() > most {
+            return Err(self.wrong("states", Invalid::new(format!("at most {most} states"))));
         }
-        let known = given.iter().map(|state| {
-            state_from(*state).filter(|state| allowed.contains(state)).ok_or_else(|| {
-                let names: Vec<_> = allowed.iter().map(|state| state.as_str()).collect();
+        let states = numbers.iter().map(|number| {
+            allowed.iter().copied().find(|state| number_and_name(*state).0 == *number).ok_or_else(|| {
+                let names: Vec<_> = allowed.iter().map(|state| number_and_name(*state).1).collect();
                 Invalid::new(format!("each state is one of {}", names.join(", ")))
             })
         });
-        self.take("states", known.collect())
+        self.take("states", states.collect())
     }
 
-    /// Takes a kind that a filter asks for.
+    /// Takes the kind of a filter.
     pub(super) fn kind(&mut self, text: &str) -> Result<Option<Kind>, InvalidFields> {
         self.optional("kind", text, Kind::parse)
     }
 
-    /// Takes the place from which to watch; none for now.
+    /// Takes the cursor from which to watch; `None` watches from now.
     pub(super) fn cursor(&mut self, text: &str) -> Result<Option<ConsistencyToken>, InvalidFields> {
         self.optional("cursor", text, |text| {
             ConsistencyToken::decode(text)
@@ -117,7 +134,7 @@ impl FieldReader {
         })
     }
 
-    /// Takes what every write carries.
+    /// Takes the reason and the request id of a write.
     pub(super) fn write(
         &mut self,
         reason: &str,
@@ -130,8 +147,8 @@ impl FieldReader {
         Ok((reason?, request_id?))
     }
 
-    /// Takes the field mask of an update: which of `known` are to be changed. Left out, those that `filled` says are not
-    /// empty (AIP-134).
+    /// Takes the field mask of an update: for each of `known`, whether the update changes it. Without a mask the fields
+    /// that are `filled` change (AIP-134).
     pub(super) fn mask<const N: usize>(
         &mut self,
         mask: Option<&prost_types::FieldMask>,
@@ -152,74 +169,35 @@ impl FieldReader {
         Ok(known.map(|field| paths.iter().any(|path| path == field)))
     }
 
-    /// Takes the questions of a check.
-    pub(super) fn check(
-        &mut self,
-        organization: &str,
-        user_id: &str,
-        question: Option<QuestionText<'_>>,
-    ) -> Result<crate::service::checks::Check, InvalidFields> {
-        let organization = self.take("organization", OrganizationRef::parse(organization));
-        let user = self.take("user_id", UserId::parse(user_id));
-        let question = match question {
-            None => Ok(Question::Member),
-            Some(QuestionText::Role(role)) => self.take("role", Role::parse(role)).map(Question::Role),
-            Some(QuestionText::Permission(word)) => {
-                let known = Permission::parse(word).ok_or_else(|| Invalid::new("no such permission"));
-                self.take("permission", known).map(Question::Permission)
-            }
-        };
-        Ok(crate::service::checks::Check { organization: organization?, user: user?, question: question? })
-    }
-
-    /// Ends the reading: what was read, or everything that is wrong.
-    pub(super) fn finish<T>(self, read: Result<T, InvalidFields>) -> Result<T, Refusal> {
-        match read {
-            Ok(read) if self.violations.is_empty() => Ok(read),
+    /// Finishes: the parsed input, or a refusal with every violation.
+    pub(super) fn finish<T>(self, parsed: Result<T, InvalidFields>) -> Result<T, Refusal> {
+        match parsed {
+            Ok(input) if self.violations.is_empty() => Ok(input),
             Ok(_) | Err(InvalidFields) => Err(Refusal::Invalid(self.violations)),
         }
     }
 }
 
-/// How a request names a user.
+/// A user as a request names them.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum UserReference<'m> {
     /// By id.
     UserId(&'m str),
-    /// By address.
+    /// By e-mail address.
     Email(&'m str),
 }
 
-/// What a check asks for.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum QuestionText<'m> {
-    /// At least this role.
-    Role(&'m str),
-    /// This permission.
-    Permission(&'m str),
-}
-
-fn state_from(number: i32) -> Option<OrganizationState> {
-    match pb::OrganizationState::try_from(number).ok()? {
-        pb::OrganizationState::Unspecified => None,
-        pb::OrganizationState::Pending => Some(OrganizationState::Pending),
-        pb::OrganizationState::Active => Some(OrganizationState::Active),
-        pb::OrganizationState::Inactive => Some(OrganizationState::Inactive),
-        pb::OrganizationState::Deleted => Some(OrganizationState::Deleted),
-    }
-}
-
-/// Reads a `Struct` as attributes.
-pub(super) fn attributes(given: Option<&prost_types::Struct>) -> Result<Attributes, Invalid> {
-    let Some(given) = given else { return Ok(Attributes::default()) };
+/// Converts a `Struct` to attributes.
+fn parse_attributes(attributes: Option<&prost_types::Struct>) -> Result<Attributes, Invalid> {
+    let Some(attributes) = attributes else { return Ok(Attributes::default()) };
     let mut object = Map::new();
-    for (key, value) in &given.fields {
+    for (key, value) in &attributes.fields {
         object.insert(key.clone(), json(value)?);
     }
     Attributes::new(object)
 }
 
-/// The decoder of protobuf has bounded the depth already: messages nest at most a hundred levels.
+/// Converts a value. The recursion is bounded: the protobuf decoder refuses messages that nest deeper than 100 levels.
 fn json(value: &prost_types::Value) -> Result<Value, Invalid> {
     use prost_types::value::Kind;
     Ok(match &value.kind {
