@@ -3,7 +3,7 @@
 use super::tail::{LogQueryRow, LogRow};
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::store::StoreError;
-use crate::store::pool::Datastore;
+use crate::store::datastore::Datastore;
 use sqlx::PgConnection;
 
 /// What stands behind a place.

@@ -8,7 +8,7 @@ use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{Kind, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
 use crate::store::StoreError;
-use crate::store::pool::Datastore;
+use crate::store::datastore::Datastore;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -211,7 +211,7 @@ pub async fn begin_epoch(connection: &mut PgConnection, after: i32) -> Result<i3
     sqlx::query!("UPDATE datastore SET epoch = $1::integer + 1 WHERE epoch <= $1", after)
         .execute(&mut *connection)
         .await?;
-    Ok(crate::store::pool::datastore(connection).await?.epoch)
+    Ok(crate::store::datastore::datastore(connection).await?.epoch)
 }
 
 /// Wakes those who follow the log. Not part of a write: inside one it costs more than the write.
