@@ -235,7 +235,7 @@ impl<'a> Follower<'a> {
     /// Reads who is not active. What the log says since then is applied by the poll that follows.
     async fn load_users(&mut self) -> Result<(), StoreError> {
         let connection = self.connection().await?;
-        let read = timeout(limits::LOAD_TIMEOUT, snapshot::absent_users(connection)).await;
+        let read = timeout(limits::LOAD_TIMEOUT, snapshot::inactive_users(connection)).await;
         for absent in read.unwrap_or(Err(StoreError::Timeout(None)))? {
             self.shared.tables.put_users(absent.bucket, absent.at.position, &absent.states);
             self.rewind(of_users(absent.bucket), absent.at);

@@ -34,7 +34,8 @@ pub enum StoreError {
     /// Postgres does not answer, is shutting down, or has no free connection. Nothing was changed.
     #[error("the datastore does not answer")]
     Unavailable(#[source] Arc<sqlx::Error>),
-    /// The database or the schema is missing or outdated: the operator has to run `roster migrate`. Nothing was changed.
+    /// The database or the schema is missing or outdated: the operator has to run `roster migrate`. Nothing was
+    /// changed.
     #[error("the datastore has no schema or an outdated one: run `roster migrate`")]
     Unmigrated(#[source] Arc<sqlx::Error>),
     /// A statement or a lock took longer than the request allows. Nothing was changed.

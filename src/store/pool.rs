@@ -44,7 +44,8 @@ pub fn lazy(options: PgConnectOptions, connections: u32) -> PgPool {
         .acquire_timeout(limits::ACQUIRE)
         // A ping before each use would cost a fifth of the throughput; the first statement detects a broken connection.
         .test_before_acquire(false)
-        // A future dropped during BEGIN leaves an open transaction behind (sqlx 0.9), which the next borrower must not get.
+        // A future dropped during BEGIN leaves an open transaction behind (sqlx 0.9), which the next borrower must not
+        // get.
         .after_release(|connection, _| Box::pin(async move { roll_back_leftovers(connection).await }))
         .connect_lazy_with(options)
 }
@@ -54,10 +55,10 @@ pub fn lazy(options: PgConnectOptions, connections: u32) -> PgPool {
 /// A socket belongs to the runtime that opened it and dies with it, and the workers of a server have a runtime each. So
 /// the pool opens connections in its own runtime only. Borrowing an open connection needs no switch of runtimes.
 ///
-/// sqlx rolls back and pings every connection that is returned to its pool: two round trips for each use, a tenth of the
-/// cost of a write. [`PooledConnection::finish`] avoids them: this pool keeps the connection in its own idle list and
-/// lends it again unchecked. sqlx checks the connections that are dropped without `finish`, and every connection that
-/// went unchecked for [`limits::CONNECTION_TRUSTED`].
+/// sqlx rolls back and pings every connection that is returned to its pool: two round trips for each use, a tenth of
+/// the cost of a write. [`PooledConnection::finish`] avoids them: this pool keeps the connection in its own idle list
+/// and lends it again unchecked. sqlx checks the connections that are dropped without `finish`, and every connection
+/// that went unchecked for [`limits::CONNECTION_TRUSTED`].
 #[derive(Debug, Clone)]
 pub struct Pool(Arc<PoolState>);
 

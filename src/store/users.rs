@@ -86,8 +86,8 @@ pub async fn insert_missing(connection: &mut PgConnection, ids: &[&UserId]) -> R
     inserted.iter().map(|id| UserId::parse(id).map_err(StoreError::from)).collect()
 }
 
-/// Reads users under a shared lock, ascending by id. Their rows do not change until the transaction ends, so a write can
-/// depend on their state. Several transactions can hold the lock at the same time.
+/// Reads users under a shared lock, ascending by id. Their rows do not change until the transaction ends, so a write
+/// can depend on their state. Several transactions can hold the lock at the same time.
 ///
 /// # Errors
 /// If Postgres does not answer, or a lock is not granted in time.
