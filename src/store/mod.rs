@@ -4,6 +4,9 @@
 //!
 //! The functions decide nothing. The caller interprets row counts. Constraints are the last line of defence: no code
 //! relies on a violation to find something out.
+//!
+//! Where several statements return the columns of one table, a macro writes the column list once (`user_query!`): the
+//! macros of sqlx accept a concatenation of literals, but neither a constant nor a macro call.
 
 pub mod datastore;
 pub mod events;

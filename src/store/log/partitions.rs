@@ -107,7 +107,7 @@ pub async fn make(connection: &mut PgConnection, table: PartitionedTable, day: D
          ALTER TABLE {table} ATTACH PARTITION {partition}
              FOR VALUES FROM ('{day} 00:00:00+00') TO ('{end} 00:00:00+00')"
     );
-    change(connection, &partition, Expected::Absent, statements).await
+    change(connection, &partition, Precondition::Missing, statements).await
 }
 
 /// Drops the partition of a day. Returns false if it does not exist, if another process is changing partitions, or if a
@@ -117,21 +117,21 @@ pub async fn make(connection: &mut PgConnection, table: PartitionedTable, day: D
 /// If Postgres does not answer.
 pub async fn drop(connection: &mut PgConnection, table: PartitionedTable, day: Date) -> Result<bool, StoreError> {
     let partition = table.partition(day);
-    change(connection, &partition, Expected::Present, format!("DROP TABLE {partition}")).await
+    change(connection, &partition, Precondition::Exists, format!("DROP TABLE {partition}")).await
 }
 
 #[derive(PartialEq, Eq)]
-enum Expected {
-    Present,
-    Absent,
+enum Precondition {
+    Exists,
+    Missing,
 }
 
-/// Runs statements about a partition in one transaction. Returns false, without running them, if the partition is not
-/// as expected.
+/// Runs statements about a partition in one transaction. Returns false, without running them, if the precondition does
+/// not hold.
 async fn change(
     connection: &mut PgConnection,
     partition: &str,
-    expected: Expected,
+    precondition: Precondition,
     statements: String,
 ) -> Result<bool, StoreError> {
     let mut transaction = connection.begin().await?;
@@ -152,7 +152,7 @@ async fn change(
     let exists = sqlx::query_scalar!(r#"SELECT to_regclass($1) IS NOT NULL AS "exists!""#, partition)
         .fetch_one(&mut *transaction)
         .await?;
-    if exists != (expected == Expected::Present) {
+    if exists != (precondition == Precondition::Exists) {
         transaction.rollback().await?;
         return Ok(false);
     }
