@@ -9,8 +9,9 @@ use super::{Freshness, Roster, ServiceError};
 use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Refusal};
 use crate::replica::{Commits, Feed, Replica};
 use crate::service::limits;
+use crate::store::datastore::{self, Datastore};
 use crate::store::log::{replay, tail};
-use crate::store::pool::{self, Datastore, Pool};
+use crate::store::pool::Pool;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ impl Roster {
         // First the feed: what is committed after the heads are read is in it.
         let feed = self.replica.feed();
         let mut connection = self.pool.acquire().await?;
-        let datastore = pool::datastore(&mut connection).await?;
+        let datastore = datastore::datastore(&mut connection).await?;
         let heads: BTreeMap<i16, i64> =
             (0..).zip(tail::heads(&mut connection).await?).map(|(bucket, head)| (bucket, head.position)).collect();
         if from.is_some_and(|from| !from.is_of(datastore)) {

@@ -8,8 +8,8 @@ use super::{Roster, ServiceError};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{Kind, Refusal, UserId, UserState};
 use crate::service::limits;
+use crate::store::datastore::{self, Datastore};
 use crate::store::export::ExportSnapshot;
-use crate::store::pool::{self, Datastore};
 use futures_util::TryStreamExt;
 use std::future::Future;
 use tokio::time::timeout;
@@ -58,7 +58,7 @@ impl Roster {
     }
 
     async fn present_datastore(&self) -> Result<Datastore, ServiceError> {
-        Ok(pool::datastore(&mut *self.pool.acquire().await?).await?)
+        Ok(datastore::datastore(&mut *self.pool.acquire().await?).await?)
     }
 
     async fn export_organizations<L: ExportSink>(

@@ -122,7 +122,7 @@ impl Roster {
             outbox::remove(&mut tx, waiting.organization, id).await?;
         }
         if let Some(invitation) = waiting.subject.invitation() {
-            outbox::note_on_invitation(&mut tx, waiting.organization, invitation, state, error).await?;
+            outbox::set_mail_state(&mut tx, waiting.organization, invitation, state, error).await?;
         }
         let committed = tx.commit().await;
         connection.finish(committed)?;

@@ -10,7 +10,7 @@ use roster::grpc::pb::consistency::Requirement;
 use roster::postgres::{Binaries, Cluster, Options, Stop};
 use roster::random;
 use roster::server::ServerSettings;
-use roster::store::pool;
+use roster::store::{migrations, pool};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -101,7 +101,7 @@ async fn cluster() -> Cluster {
 }
 
 async fn migrate(url: &str) {
-    pool::migrate(&pool::parse_url(url).unwrap()).await.unwrap();
+    migrations::migrate(&pool::parse_url(url).unwrap()).await.unwrap();
 }
 
 impl Scene {

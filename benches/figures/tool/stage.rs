@@ -8,7 +8,7 @@ use super::{number, say};
 use roster::authn::mint::{ClaimSet, SigningKey};
 use roster::clock::Clock;
 use roster::postgres::{Binaries, Cluster, Options};
-use roster::store::pool;
+use roster::store::{migrations, pool};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,7 +62,7 @@ impl Stage {
         let cluster = Cluster::start(&binaries, options).await.unwrap();
         cluster.create_database("roster").await.unwrap();
         let url = cluster.url("roster");
-        pool::migrate(&pool::parse_url(&url).unwrap()).await.unwrap();
+        migrations::migrate(&pool::parse_url(&url).unwrap()).await.unwrap();
         let size = Size::of(memberships);
         say(&format!("loading {memberships} memberships"));
         table::fill(&url, size).await;

@@ -140,7 +140,7 @@ impl Roster {
                 return Err(quota("failed_tokens_per_minute", most, MINUTE).into());
             }
         }
-        let good = invitation_tokens::good(&mut connection, &tokens::hash(token), caller.user()).await?;
+        let good = invitation_tokens::find_valid(&mut connection, &tokens::hash(token), caller.user()).await?;
         let shown = good.ok_or(Refusal::InvitationNotFound)?;
         if let Some(subject) = &subject {
             quotas::give_back(&mut connection, subject).await?;

@@ -15,7 +15,7 @@ use crate::service::consistency_token::ConsistencyToken;
 use crate::service::limits;
 use crate::store::events::Cause;
 use crate::store::requests::{self, RequestKey};
-use crate::store::{StoreError, memberships, pool, users};
+use crate::store::{StoreError, memberships, transaction, users};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -272,12 +272,12 @@ async fn transaction<C: Change>(
     meta: &Meta,
     change: &C,
 ) -> Result<WriteResult<C::Answer>, ServiceError> {
-    let mut tx = pool::begin_write(connection, meta.deadline.saturating_duration_since(Instant::now())).await?;
+    let mut tx = transaction::begin_write(connection, meta.deadline.saturating_duration_since(Instant::now())).await?;
     let outcome = steps(&mut tx, token, caller, meta, change).await;
     // Postgres bounds each statement, not their sum: a write that is past its deadline by now is not committed.
     match outcome.and_then(|written| meta.in_time().map(|()| written).map_err(ServiceError::from)) {
         Ok(mut written) if meta.validate_only => {
-            pool::check_constraints(&mut tx).await?;
+            transaction::check_constraints(&mut tx).await?;
             tx.rollback().await?;
             written.token.clear();
             Ok(written)
