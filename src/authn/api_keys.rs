@@ -1,7 +1,7 @@
 //! API keys: random texts that a service sends as its bearer credential.
 //!
-//! The settings contain only the SHA-256 of a key. A key has 256 random bits, so a fast hash protects it sufficiently, and
-//! the duration of the digest lookup reveals nothing useful to an attacker.
+//! The settings contain only the SHA-256 of a key. A key has 256 random bits, so a fast hash protects it sufficiently,
+//! and the duration of the digest lookup reveals nothing useful to an attacker.
 
 use super::caller::{Caller, OperatorCaller, ServiceCaller};
 use super::secret::Secret;

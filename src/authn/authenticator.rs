@@ -55,9 +55,9 @@ impl CachedCaller {
 
 /// The last credential that a connection sent, with its cache entry.
 ///
-/// The next call on the connection usually sends the same credential. Its header value is then not only equal: it is the
-/// same memory, in the HPACK table of the connection. A comparison of the two addresses avoids hashing the token. The
-/// bytes are never compared, because the duration of that comparison would reveal to another caller on a shared
+/// The next call on the connection usually sends the same credential. Its header value is then not only equal: it is
+/// the same memory, in the HPACK table of the connection. A comparison of the two addresses avoids hashing the token.
+/// The bytes are never compared, because the duration of that comparison would reveal to another caller on a shared
 /// connection how much of a guess is correct.
 #[derive(Default)]
 pub struct LastCredential(Mutex<Option<(HeaderValue, Arc<CacheEntry>)>>);

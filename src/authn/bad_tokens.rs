@@ -242,8 +242,8 @@ async fn the_log_contains_reasons_and_no_personal_data() -> Outcome {
     requests.push(headers(&format!("Bearer {}", good_token(&fixture.key)), &[])?);
 
     // With a single subscriber, tracing decides once whether a log statement is enabled, by the subscriber of the first
-    // thread that reaches it. A thread of another test has no subscriber, which would disable the statement permanently.
-    // A second subscriber prevents this.
+    // thread that reaches it. A thread of another test has no subscriber, which would disable the statement
+    // permanently. A second subscriber prevents this.
     let _other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     let log = TestLog::default();
     let writer = log.clone();

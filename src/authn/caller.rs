@@ -33,8 +33,8 @@ pub struct UserCaller {
 pub struct UserClaims {
     /// The user's profile.
     pub profile: Profile,
-    /// When the token was issued, in seconds since 1970; 0 if the token has no `iat`. A profile from an older token never
-    /// overwrites one from a newer token.
+    /// When the token was issued, in seconds since 1970; 0 if the token has no `iat`. A profile from an older token
+    /// never overwrites one from a newer token.
     pub issued_at: i64,
     /// Whether this process has already updated the stored profile from this token.
     pub applied: AtomicBool,

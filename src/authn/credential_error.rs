@@ -5,8 +5,8 @@ use crate::domain::Refusal;
 /// The metadata header that names the user for whom a service acts.
 pub(super) const ON_BEHALF_OF: &str = "roster-on-behalf-of";
 
-/// The reason of a rejection, for the log. It contains no data from the request, and no parser message either, because a
-/// parser message can quote the request: tokens and personal data do not belong in a log.
+/// The reason of a rejection, for the log. It contains no data from the request, and no parser message either, because
+/// a parser message can quote the request: tokens and personal data do not belong in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum CredentialError {
     #[error("more than one authorization header")]

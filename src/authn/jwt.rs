@@ -1,8 +1,8 @@
 //! Verification of bearer tokens (JWT).
 //!
-//! The library verifies only the signature. Its checks of `aud` and `iss` accept a token that lacks the claim or has it in
-//! another type, and it reads the time from the machine. This module therefore defines the accepted header and claims
-//! itself, in two types that reject everything else.
+//! The library verifies only the signature. Its checks of `aud` and `iss` accept a token that lacks the claim or has it
+//! in another type, and it reads the time from the machine. This module therefore defines the accepted header and
+//! claims itself, in two types that reject everything else.
 
 use super::api_keys;
 use super::caller::{Caller, Profile, UserCaller, UserClaims};

@@ -144,15 +144,15 @@ impl Keys {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
             }
             Err(error) => {
-                tracing::warn!(file = %file.path.display(), error, "cannot read the JWKS file: its old keys stay in use");
+                tracing::warn!(file = %file.path.display(), error, "cannot read the JWKS file: its old keys stay");
             }
         }
     }
 }
 
 impl JwksFile {
-    /// Returns whether the last read was at least `seconds` ago, or at least `seconds` in the future: a clock that was set
-    /// back must not stop the reloads.
+    /// Returns whether the last read was at least `seconds` ago, or at least `seconds` in the future: a clock that was
+    /// set back must not stop the reloads.
     fn is_older(&self, seconds: u64, now: i64) -> bool {
         now.abs_diff(self.read_at.load(Ordering::Relaxed)) >= seconds
     }

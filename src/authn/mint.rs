@@ -1,4 +1,5 @@
-//! Token creation for `roster dev`, `roster token` and the tests. In a deployment, the identity provider issues the tokens.
+//! Token creation for `roster dev`, `roster token` and the tests. In a deployment, the identity provider issues the
+//! tokens.
 
 use super::secret::Secret;
 use crate::random;

@@ -1,9 +1,9 @@
 //! Authentication: identifies the caller of a request.
 //!
-//! [`Authenticator`] takes the credential from the request headers and returns a [`Caller`]. It verifies an API key with
-//! [`api_keys`], and a bearer token with `jwt`, using the `keys` of the token's issuer. Each rejected credential has one
-//! `credential_error` reason. The log contains the reason; the caller receives only a general refusal, so that it cannot
-//! probe the checks. [`mint`] creates tokens for `roster dev`, `roster token` and the tests.
+//! [`Authenticator`] takes the credential from the request headers and returns a [`Caller`]. It verifies an API key
+//! with [`api_keys`], and a bearer token with `jwt`, using the `keys` of the token's issuer. Each rejected credential
+//! has one `credential_error` reason. The log contains the reason; the caller receives only a general refusal, so that
+//! it cannot probe the checks. [`mint`] creates tokens for `roster dev`, `roster token` and the tests.
 
 pub mod api_keys;
 pub mod authenticator;

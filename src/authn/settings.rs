@@ -31,8 +31,8 @@ pub struct IssuerSettings {
     /// A file with the secret that the provider shares, at least 32 bytes. Trailing white space does not count.
     #[serde(default)]
     pub hs256_secret_file: Option<PathBuf>,
-    /// The roster scopes that its tokens may contain; empty by default. Many providers let any client request any scope,
-    /// and such a request must not create an operator.
+    /// The roster scopes that its tokens may contain; empty by default. Many providers let any client request any
+    /// scope, and such a request must not create an operator.
     #[serde(default)]
     pub scopes: Vec<Scope>,
     /// The prefix that turns a `sub` of this issuer into a user id; empty by default. Each issuer needs a different

@@ -77,8 +77,8 @@ impl Access {
     }
 }
 
-/// Decides whether a caller meets a requirement in an organization. A user who is not a member receives the same refusal
-/// whether the organization exists or not. Services and operators may know, so they receive
+/// Decides whether a caller meets a requirement in an organization. A user who is not a member receives the same
+/// refusal whether the organization exists or not. Services and operators may know, so they receive
 /// [`Refusal::OrganizationNotFound`].
 ///
 /// # Errors

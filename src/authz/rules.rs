@@ -1,5 +1,6 @@
-//! The access rules of the methods: a table that the build generates from the protos, and the first of the two decisions
-//! that use it. The first decision needs only the caller; the second one ([`super::decide`]) also needs the organization.
+//! The access rules of the methods: a table that the build generates from the protos, and the first of the two
+//! decisions that use it. The first decision needs only the caller; the second one ([`super::decide`]) also needs the
+//! organization.
 
 use crate::authn::{Caller, ServiceCaller};
 use crate::domain::{Permission, Refusal, Scope};
@@ -51,7 +52,8 @@ pub struct Rule {
     /// The scopes of which a service needs one, if `callers` is [`AllowedCallers::SignedIn`] or
     /// [`AllowedCallers::Services`].
     pub scopes: &'static [Scope],
-    /// Whether the method also accepts deleted organizations. Other methods show deleted organizations only to operators.
+    /// Whether the method also accepts deleted organizations. Other methods show deleted organizations only to
+    /// operators.
     pub deleted: bool,
 }
 
@@ -108,7 +110,8 @@ pub fn service_gate(permission: Permission, service: &ServiceCaller) -> Result<(
     require_any_scope(scopes, |scope| service.has(scope))
 }
 
-/// Checks that the caller has at least one of the scopes. The refusal lists them, and `operator`, which always suffices.
+/// Checks that the caller has at least one of the scopes. The refusal lists them, and `operator`, which always
+/// suffices.
 fn require_any_scope(scopes: impl Iterator<Item = Scope> + Clone, has: impl Fn(Scope) -> bool) -> Result<(), Refusal> {
     if scopes.clone().any(&has) {
         return Ok(());
