@@ -126,7 +126,7 @@ impl<C: OrganizationChange> Change for AuthorizedChange<C> {
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
         let locked = tx.lock(self.access.organization()).await?;
         let standing = standing(tx.connection, locked.as_ref(), self.access.caller().user()).await?;
-        let (_, grant) = decide::decide(self.access.need(), self.access.caller(), &standing)?;
+        let (_, grant) = decide::decide(self.access.requirement(), self.access.caller(), &standing)?;
         // An organization that is not there has been refused by the decision.
         let organization = locked.ok_or(Refusal::OrganizationNotFound)?;
         Ok((organization, grant))
