@@ -1,6 +1,6 @@
 //! Who is calling.
 
-use crate::domain::{DisplayName, EmailAddress, PermissionSet, Scope, UserId};
+use crate::domain::{ActorKind, DisplayName, EmailAddress, PermissionSet, Scope, UserId};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -83,8 +83,8 @@ pub struct OperatorCaller {
 /// What kind of caller, and which one, for the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
-    /// `user`, `service` or `operator`.
-    pub kind: &'static str,
+    /// The kind of the caller.
+    pub kind: ActorKind,
     /// The user's id, or the service's or operator's name.
     pub id: String,
     /// The service that acted for the user, if one did.
@@ -97,9 +97,9 @@ impl Caller {
     pub fn actor(&self) -> Option<Actor> {
         match self {
             Self::Anonymous => None,
-            Self::User(user) => Some(Actor { kind: "user", id: user.id.to_string(), via: user.via.clone() }),
-            Self::Service(service) => Some(Actor { kind: "service", id: service.name.clone(), via: None }),
-            Self::Operator(operator) => Some(Actor { kind: "operator", id: operator.name.clone(), via: None }),
+            Self::User(user) => Some(Actor { kind: ActorKind::User, id: user.id.to_string(), via: user.via.clone() }),
+            Self::Service(service) => Some(Actor { kind: ActorKind::Service, id: service.name.clone(), via: None }),
+            Self::Operator(operator) => Some(Actor { kind: ActorKind::Operator, id: operator.name.clone(), via: None }),
         }
     }
 

@@ -25,15 +25,6 @@ impl Attributes {
         }
     }
 
-    /// Takes what the datastore holds; anything but an object becomes the empty one.
-    #[must_use]
-    pub fn from_stored(value: Value) -> Self {
-        match value {
-            Value::Object(object) => Self(object),
-            _ => Self::default(),
-        }
-    }
-
     /// The object.
     #[must_use]
     pub fn as_map(&self) -> &Map<String, Value> {

@@ -1,6 +1,6 @@
 //! Invitations: who is asked in, and what may become of it.
 
-use super::{Attributes, EmailAddress, Invalid, OrganizationId, Role, UserId, limits};
+use super::{ActorKind, Attributes, EmailAddress, Invalid, OrganizationId, Role, UserId, limits};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use time::OffsetDateTime;
@@ -200,8 +200,8 @@ impl MailState {
 /// Who invited.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inviter {
-    /// `user`, `service` or `operator`.
-    pub kind: String,
+    /// The kind of the inviter; never [`ActorKind::System`].
+    pub kind: ActorKind,
     /// The user's id, or the name of the service or operator.
     pub id: String,
 }
@@ -210,7 +210,7 @@ impl Inviter {
     /// The user who invited, if a user did.
     #[must_use]
     pub fn user(&self) -> Option<UserId> {
-        if self.kind == "user" { UserId::parse(&self.id).ok() } else { None }
+        if self.kind == ActorKind::User { UserId::parse(&self.id).ok() } else { None }
     }
 }
 
@@ -260,6 +260,15 @@ mod tests {
         for (given, masked) in [("+44 20 7946 0018", "…18"), ("@ada", "…")] {
             assert_eq!(Recipient::parse_other(given).map(|other| other.masked()), Ok(masked.to_owned()));
         }
+    }
+
+    /// Answers are stored for 24 hours, so a new version reads inviters that the previous version wrote.
+    #[test]
+    fn a_stored_inviter_keeps_its_json_form() {
+        let inviter = Inviter { kind: ActorKind::Service, id: "billing".to_owned() };
+        let json = r#"{"kind":"service","id":"billing"}"#;
+        assert_eq!(serde_json::to_string(&inviter).ok().as_deref(), Some(json));
+        assert_eq!(serde_json::from_str(json).ok(), Some(inviter));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Pure: nothing here waits, reads a clock, or knows SQL or gRPC. A value that exists is valid; parsing is the only
 //! way to make one, and a parse error is a sentence that can be shown to the caller.
 
+pub mod actor;
 pub mod attributes;
 pub mod change;
 pub mod check;
@@ -12,7 +13,9 @@ pub mod ids;
 pub mod invitation;
 pub mod limits;
 pub mod model;
+mod named_enum;
 pub mod permission;
+pub mod quota;
 pub mod refusal;
 pub mod role;
 pub mod scope;
@@ -20,12 +23,14 @@ pub mod slug;
 pub mod state;
 pub mod text;
 
+pub use actor::ActorKind;
 pub use attributes::Attributes;
 pub use email::EmailAddress;
 pub use ids::{OrganizationId, OrganizationRef, UserId};
 pub use invitation::{Delivery, Invitation, InvitationId, InvitationState, Inviter, MailState, Recipient};
 pub use model::{BucketPosition, DeletionWindow, Member, Membership, Organization, OrganizationHead, Standing, User};
 pub use permission::{Permission, PermissionSet};
+pub use quota::Quota;
 pub use refusal::{Refusal, Violation};
 pub use role::Role;
 pub use scope::Scope;

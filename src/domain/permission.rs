@@ -1,31 +1,10 @@
 //! Permissions: what the interceptor asks for. Roles and scopes are sets of them.
 
-use super::Invalid;
-use serde::{Deserialize, Serialize};
+use super::named_enum::named_enum;
 
-/// Declares the enum, its names and the list of all from one table.
-macro_rules! permissions {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// A right in one organization, a dotted word on the wire.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "&'static str")]
-        #[repr(u8)]
-        pub enum Permission { $($(#[$doc])* $variant,)* }
-
-        impl Permission {
-            /// Every permission there is.
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
-
-            /// The dotted word.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-        }
-    };
-}
-
-permissions! {
+named_enum! {
+    /// A right in one organization, a dotted word on the wire.
+    Permission else "no such permission";
     /// Read the organization itself.
     OrganizationRead = "organization.read",
     /// Change its name, slug or attributes.
@@ -56,27 +35,6 @@ permissions! {
     InvitationsManage = "invitations.manage",
     /// Read the audit trail.
     EventsRead = "events.read",
-}
-
-impl Permission {
-    /// Finds a permission by its dotted word.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|permission| permission.as_str() == text)
-    }
-}
-
-impl From<Permission> for &'static str {
-    fn from(permission: Permission) -> Self {
-        permission.as_str()
-    }
-}
-
-impl TryFrom<String> for Permission {
-    type Error = Invalid;
-    fn try_from(word: String) -> Result<Self, Invalid> {
-        Self::parse(&word).ok_or_else(|| Invalid::new("no such permission"))
-    }
 }
 
 /// A set of permissions, one bit each.
@@ -125,8 +83,8 @@ mod tests {
     #[test]
     fn words_are_unique_and_parse_back() {
         for permission in Permission::ALL {
-            assert_eq!(Permission::parse(permission.as_str()), Some(*permission));
+            assert_eq!(Permission::parse(permission.as_str()), Ok(*permission));
         }
-        assert_eq!(Permission::parse("members.fly"), None);
+        assert!(Permission::parse("members.fly").is_err());
     }
 }

@@ -165,7 +165,7 @@ impl FieldReader {
             None => Ok(Question::Member),
             Some(QuestionText::Role(role)) => self.take("role", Role::parse(role)).map(Question::Role),
             Some(QuestionText::Permission(word)) => {
-                let known = Permission::parse(word).ok_or_else(|| Invalid::new("no such permission"));
+                let known = Permission::parse(word);
                 self.take("permission", known).map(Question::Permission)
             }
         };

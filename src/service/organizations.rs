@@ -9,6 +9,7 @@ use super::write::{Change, Meta, OrganizationChange, WriteResult, enter_as_calle
 use super::{Roster, ServiceError};
 use crate::authn::Caller;
 use crate::authz::decide::{self, Access, Grant};
+use crate::domain::event::EventType;
 use crate::domain::{
     Attributes, EmailAddress, Inviter, Kind, Name, Organization, OrganizationId, OrganizationState, Recipient, Refusal,
     Role, Slug, UserId,
@@ -316,7 +317,8 @@ impl OrganizationChange for UpdateOrganization {
             organization.attributes = attributes.clone();
         }
         if !new.is_empty() {
-            tx.save(&mut organization, DeletionMark::No, "organization.updated", old.into(), new.into()).await?;
+            tx.save(&mut organization, DeletionMark::No, EventType::OrganizationUpdated, old.into(), new.into())
+                .await?;
         }
         Ok(organization)
     }
@@ -339,10 +341,10 @@ impl OrganizationChange for SetActive {
             OrganizationState::Deleted => return Err(Refusal::OrganizationDeleted.into()),
             OrganizationState::Pending => return Err(Refusal::OrganizationPending.into()),
             OrganizationState::Active | OrganizationState::Inactive if self.active => {
-                (OrganizationState::Active, "organization.activated")
+                (OrganizationState::Active, EventType::OrganizationActivated)
             }
             OrganizationState::Active | OrganizationState::Inactive => {
-                (OrganizationState::Inactive, "organization.deactivated")
+                (OrganizationState::Inactive, EventType::OrganizationDeactivated)
             }
         };
         if self.active && organization.deactivated_by_operator && !tx.by_operator() {
@@ -382,7 +384,7 @@ impl OrganizationChange for DeleteOrganization {
             let old = json!({ "state": organization.state().as_str() });
             let new = json!({ "state": OrganizationState::Deleted.as_str() });
             revoke_all(tx, &mut organization, None).await?;
-            tx.save(&mut organization, DeletionMark::Deleted, "organization.deleted", old, new).await?;
+            tx.save(&mut organization, DeletionMark::Deleted, EventType::OrganizationDeleted, old, new).await?;
         }
         Ok(organization)
     }
@@ -407,7 +409,7 @@ impl OrganizationChange for Undelete {
             let old = json!({ "state": organization.state().as_str() });
             organization.deletion = None;
             let new = json!({ "state": organization.state().as_str() });
-            tx.save(&mut organization, DeletionMark::No, "organization.undeleted", old, new).await?;
+            tx.save(&mut organization, DeletionMark::No, EventType::OrganizationUndeleted, old, new).await?;
         }
         Ok(organization)
     }

@@ -9,6 +9,7 @@ use super::write::unit_of_work::UnitOfWork;
 use super::write::{Change, Meta};
 use super::{Roster, ServiceError};
 use crate::authn::Secret;
+use crate::domain::event::EventType;
 use crate::domain::{
     DisplayName, EmailAddress, InvitationState, Inviter, MailState, Name, Organization, OrganizationState, Recipient,
     Role, User, UserState,
@@ -226,7 +227,7 @@ impl Change for RecordAbandonedMail {
     async fn apply(&self, tx: &mut UnitOfWork<'_>, organization: Self::Place) -> Result<(), ServiceError> {
         if let Some(mut organization) = organization {
             let told = json!({ "invitation": self.0.subject.invitation(), "mail": self.0.id });
-            tx.note_invitation(&mut organization, "invitation.mail_failed", told);
+            tx.note_invitation(&mut organization, EventType::InvitationMailFailed, told);
         }
         Ok(())
     }

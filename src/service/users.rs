@@ -5,6 +5,7 @@ use super::write::unit_of_work::UnitOfWork;
 use super::write::{Change, Meta, WriteResult, enter_as_caller};
 use super::{Roster, ServiceError};
 use crate::authn::{Caller, Profile, UserCaller};
+use crate::domain::event::EventType;
 use crate::domain::{Organization, OrganizationId, Refusal, User, UserId, UserState};
 use crate::service::limits;
 use crate::store::{memberships, users};
@@ -132,7 +133,7 @@ async fn save_profile(
         *user = users::update(tx.connection, user).await?;
         return Ok(());
     }
-    tx.save_user(user, "user.updated", false, json!({ "changed": changed })).await
+    tx.save_user(user, EventType::UserUpdated, false, json!({ "changed": changed })).await
 }
 
 async fn lock_or_create(tx: &mut UnitOfWork<'_>, id: &UserId) -> Result<User, ServiceError> {
@@ -215,14 +216,14 @@ impl Change for SetUserActive {
             if user.deactivated_by_operator && !tx.by_operator() {
                 return Err(Refusal::OperatorRequired.into());
             }
-            (UserState::Active, "user.reactivated")
+            (UserState::Active, EventType::UserReactivated)
         } else {
             // Asked after the user's lock: who makes somebody an owner holds the user first.
             let owned = memberships::owned_by(tx.connection, &user.id, false).await?;
             if !owned.is_empty() {
                 return Err(ownership_required(&owned).into());
             }
-            (UserState::Inactive, "user.deactivated")
+            (UserState::Inactive, EventType::UserDeactivated)
         };
         let by_operator = !self.active && (tx.by_operator() || user.deactivated_by_operator);
         let state_changed = user.state != state;
@@ -289,7 +290,7 @@ impl Change for Delete {
         user.email_verified = false;
         user.display_name = None;
         let new = json!({ "state": UserState::Erased.as_str() });
-        tx.save_user(&mut user, "user.deleted", true, new).await?;
+        tx.save_user(&mut user, EventType::UserDeleted, true, new).await?;
         answer.user = user;
         Ok(answer)
     }

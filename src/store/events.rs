@@ -2,7 +2,7 @@
 
 use super::StoreError;
 use crate::domain::event::{EventRecord, EventType};
-use crate::domain::{OrganizationId, UserId};
+use crate::domain::{ActorKind, OrganizationId, UserId};
 use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -11,8 +11,8 @@ use uuid::Uuid;
 /// Who did it, why, and by which request: the same for every event of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
-    /// `user`, `service`, `operator`, or `system` for roster itself.
-    pub actor_kind: &'static str,
+    /// The kind of the actor; [`ActorKind::System`] for roster itself.
+    pub actor_kind: ActorKind,
     /// The user's id, or the name of the service or operator.
     pub actor_id: String,
     /// The service that acted for the user, if one did.
@@ -28,8 +28,8 @@ pub struct Cause {
 pub struct Event {
     /// The revision of the organization, or of the user, that it made.
     pub revision: i64,
-    /// A dotted word: `member.added`.
-    pub kind: &'static str,
+    /// The type.
+    pub kind: EventType,
     /// Whom it happened to, for events about members.
     pub user: Option<UserId>,
     /// What was before.
@@ -49,7 +49,7 @@ pub async fn insert(
     events: &[Event],
 ) -> Result<(), StoreError> {
     let revisions: Vec<i64> = events.iter().map(|event| event.revision).collect();
-    let kinds: Vec<String> = events.iter().map(|event| event.kind.to_owned()).collect();
+    let kinds: Vec<String> = events.iter().map(|event| event.kind.as_str().to_owned()).collect();
     let users: Vec<Option<String>> = events.iter().map(|event| event.user.as_ref().map(ToString::to_string)).collect();
     let old: Vec<Option<Value>> = events.iter().map(|event| event.old.clone()).collect();
     let new: Vec<Option<Value>> = events.iter().map(|event| event.new.clone()).collect();
@@ -61,7 +61,7 @@ pub async fn insert(
                 AS q (revision, type, user_id, old, new)"#,
         organization.bucket(),
         organization.as_uuid(),
-        cause.actor_kind,
+        cause.actor_kind.as_str(),
         cause.actor_id,
         cause.actor_via,
         cause.reason,
@@ -94,8 +94,8 @@ pub async fn insert_user(
         user.bucket(),
         user.as_str(),
         event.revision,
-        event.kind,
-        cause.actor_kind,
+        event.kind.as_str(),
+        cause.actor_kind.as_str(),
         cause.actor_id,
         cause.actor_via,
         event.old,
@@ -140,8 +140,8 @@ impl EventRow {
         Ok(EventRecord {
             organization: Some(organization),
             revision: self.revision,
-            event_type: self.event_type,
-            actor_kind: self.actor_kind,
+            event_type: EventType::parse(&self.event_type)?,
+            actor_kind: ActorKind::parse(&self.actor_kind)?,
             actor_id: self.actor_id,
             actor_via: self.actor_via,
             user: self.user_id.map(|id| UserId::parse(&id)).transpose()?,
@@ -301,8 +301,8 @@ async fn find_of_users(
             let recorded = EventRecord {
                 organization: None,
                 revision: row.revision,
-                event_type: row.event_type,
-                actor_kind: row.actor_kind,
+                event_type: EventType::parse(&row.event_type)?,
+                actor_kind: ActorKind::parse(&row.actor_kind)?,
                 actor_id: row.actor_id,
                 actor_via: row.actor_via,
                 user: Some(UserId::parse(&row.user_id)?),

@@ -2,7 +2,7 @@
 
 use super::StoreError;
 use super::invitations::interval;
-use crate::domain::{EmailAddress, InvitationId, Inviter, OrganizationId, UserId};
+use crate::domain::{ActorKind, EmailAddress, InvitationId, Inviter, OrganizationId, UserId};
 use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
@@ -89,7 +89,7 @@ pub async fn put(
         occasion,
         invitation,
         user,
-        sender.kind,
+        sender.kind.as_str(),
         sender.id,
     )
     .execute(connection)
@@ -119,7 +119,7 @@ pub async fn claim(connection: &mut PgConnection, lease: Duration) -> Result<Opt
             id: row.id,
             organization: OrganizationId::from_uuid(row.organization_id),
             subject: Subject::read(&row.occasion, row.invitation_id, row.user_id.as_deref())?,
-            sender: Inviter { kind: row.sender_kind, id: row.sender_id },
+            sender: Inviter { kind: ActorKind::parse(&row.sender_kind)?, id: row.sender_id },
             attempts: row.attempts - 1,
             age_seconds: row.age_seconds,
         })
@@ -145,7 +145,7 @@ pub async fn lock(connection: &mut PgConnection, id: Uuid) -> Result<Option<Queu
             id: row.id,
             organization: OrganizationId::from_uuid(row.organization_id),
             subject: Subject::read(&row.occasion, row.invitation_id, row.user_id.as_deref())?,
-            sender: Inviter { kind: row.sender_kind, id: row.sender_id },
+            sender: Inviter { kind: ActorKind::parse(&row.sender_kind)?, id: row.sender_id },
             attempts: row.attempts,
             age_seconds: row.age_seconds,
         })

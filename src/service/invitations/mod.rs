@@ -5,9 +5,10 @@ pub(super) mod tokens;
 
 use crate::authn::{Caller, Secret};
 use crate::authz::decide::{Access, Grant};
+use crate::domain::event::EventType;
 use crate::domain::{
     Attributes, Delivery, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Organization,
-    OrganizationId, Recipient, Refusal, Role,
+    OrganizationId, Quota, Recipient, Refusal, Role,
 };
 use crate::random;
 use crate::service::limits;
@@ -188,7 +189,7 @@ impl Roster {
 /// Who invites or adds, as it is written down.
 pub(super) fn inviter(caller: &Caller) -> Result<Inviter, Refusal> {
     let actor = caller.actor().ok_or(Refusal::CredentialMissing)?;
-    Ok(Inviter { kind: actor.kind.to_owned(), id: actor.id })
+    Ok(Inviter { kind: actor.kind, id: actor.id })
 }
 
 /// Whether a caller may be told a token: backends, which deliver it; not a person, who could answer with it.
@@ -231,8 +232,8 @@ pub(super) fn check_delivery<'r>(
     Ok(())
 }
 
-pub(super) fn quota(limit: &str, most: u32, wait: Duration) -> Refusal {
-    Refusal::QuotaExceeded { limit: limit.to_owned(), most: most.into(), retry_seconds: wait.as_secs() }
+pub(super) fn quota(limit: Quota, most: u32, wait: Duration) -> Refusal {
+    Refusal::QuotaExceeded { limit, most: most.into(), retry_seconds: wait.as_secs() }
 }
 
 const DAY: Duration = Duration::from_hours(24);
@@ -298,17 +299,17 @@ impl InviteAll {
             }
         }
         for id in invitations::expire(tx.connection, organization.id, &input.recipient).await? {
-            tx.note_invitation(organization, "invitation.expired", json!({ "invitation": id }));
+            tx.note_invitation(organization, EventType::InvitationExpired, json!({ "invitation": id }));
         }
         if let Some(id) = invitations::pending(tx.connection, organization.id, &input.recipient).await? {
             return Err(Refusal::InvitationPending { invitation_id: id.to_string() }.into());
         }
         let counts = invitations::counts(tx.connection, organization.id).await?;
         if counts.pending >= self.settings.pending_per_organization.into() {
-            return Err(quota("pending_per_organization", self.settings.pending_per_organization, DAY).into());
+            return Err(quota(Quota::PendingPerOrganization, self.settings.pending_per_organization, DAY).into());
         }
         if counts.today >= self.settings.per_organization_and_day.into() {
-            return Err(quota("per_organization_and_day", self.settings.per_organization_and_day, DAY).into());
+            return Err(quota(Quota::PerOrganizationAndDay, self.settings.per_organization_and_day, DAY).into());
         }
         let delivery = delivery(&self.terms, &input.recipient);
         if delivery == Delivery::Email {
@@ -327,7 +328,7 @@ impl InviteAll {
         };
         let invitation = invitations::insert(tx.connection, &new).await?.ok_or(Refusal::Conflict)?;
         let told = json!({ "invitation": invitation.id, "role": input.role, "makes_owner": self.makes_owner });
-        tx.note_invitation(organization, "invitation.created", told);
+        tx.note_invitation(organization, EventType::InvitationCreated, told);
         let subject = if self.makes_owner { Subject::OwnerActivation } else { Subject::Invitation };
         deliver(tx, &invitation, delivery, subject(invitation.id), &self.inviter, false, self.terms.dry_run).await
     }
@@ -344,7 +345,7 @@ async fn take_mail(
     if quotas::take(tx.connection, &subject, i32::try_from(most).unwrap_or(i32::MAX), DAY).await? {
         return Ok(());
     }
-    Err(quota("mails_per_recipient_and_day", most, DAY).into())
+    Err(quota(Quota::MailsPerRecipientAndDay, most, DAY).into())
 }
 
 /// The recipient, hashed, for counting mails: what stands behind a plus sign does not make another mailbox.
@@ -433,19 +434,19 @@ impl OrganizationChange for Remind {
         check_delivery(&self.caller, &self.terms, self.settings.mail, std::iter::once(&invitation.recipient))?;
         let delivery = delivery(&self.terms, &invitation.recipient);
         if invitation.sends >= i32::try_from(self.settings.sends_per_invitation).unwrap_or(i32::MAX) {
-            return Err(quota("sends_per_invitation", self.settings.sends_per_invitation, DAY).into());
+            return Err(quota(Quota::SendsPerInvitation, self.settings.sends_per_invitation, DAY).into());
         }
         let cooldown = self.settings.cooldown;
         let left = invitations::cooldown_left(tx.connection, organization.id, self.id, cooldown).await?;
         if invitation.sends > 0 && left > 0 {
-            return Err(quota("cooldown", 1, Duration::from_secs(left)).into());
+            return Err(quota(Quota::Cooldown, 1, Duration::from_secs(left)).into());
         }
         if delivery == Delivery::Email {
             take_mail(tx, &self.settings, &invitation.recipient).await?;
         }
         tx.note_invitation(
             &mut organization,
-            "invitation.reminded",
+            EventType::InvitationReminded,
             json!({ "invitation": self.id, "rotate": self.rotate }),
         );
         let subject =
@@ -490,10 +491,10 @@ pub(super) async fn settle(
         return Err(Refusal::InvitationNotPending { state: InvitationState::Expired.as_str().to_owned() }.into());
     }
     let kind = match to {
-        InvitationState::Accepted => "invitation.accepted",
-        InvitationState::Declined => "invitation.declined",
-        InvitationState::Revoked => "invitation.revoked",
-        InvitationState::Pending | InvitationState::Expired => "invitation.expired",
+        InvitationState::Accepted => EventType::InvitationAccepted,
+        InvitationState::Declined => EventType::InvitationDeclined,
+        InvitationState::Revoked => EventType::InvitationRevoked,
+        InvitationState::Pending | InvitationState::Expired => EventType::InvitationExpired,
     };
     tx.note_invitation(organization, kind, json!({ "invitation": invitation.id }));
     Ok(())
@@ -507,7 +508,7 @@ pub(super) async fn revoke_all(
 ) -> Result<(), ServiceError> {
     outbox::remove_pending(tx.connection, organization.id, address).await?;
     for id in invitations::revoke_all(tx.connection, organization.id, address).await? {
-        tx.note_invitation(organization, "invitation.revoked", json!({ "invitation": id }));
+        tx.note_invitation(organization, EventType::InvitationRevoked, json!({ "invitation": id }));
     }
     Ok(())
 }

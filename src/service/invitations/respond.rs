@@ -9,7 +9,7 @@ use crate::authn::{Actor, Caller};
 use crate::authz::decide;
 use crate::domain::{
     EmailAddress, Invitation, InvitationId, InvitationState, Member, Organization, OrganizationState, Permission,
-    Recipient, Refusal, Role, UserId, UserState,
+    Quota, Recipient, Refusal, Role, UserId, UserState,
 };
 use crate::service::members::{AddMember, AddOutcome, Person, add};
 use crate::service::write::unit_of_work::UnitOfWork;
@@ -137,7 +137,7 @@ impl Roster {
         if let Some(subject) = &subject {
             let most = self.invitations.failed_tokens_per_minute;
             if !quotas::take(&mut connection, subject, i32::try_from(most).unwrap_or(i32::MAX), MINUTE).await? {
-                return Err(quota("failed_tokens_per_minute", most, MINUTE).into());
+                return Err(quota(Quota::FailedTokensPerMinute, most, MINUTE).into());
             }
         }
         let good = invitation_tokens::good(&mut connection, &tokens::hash(token), caller.user()).await?;

@@ -2,6 +2,7 @@
 
 use super::{AddMember, BatchAddMembers, EnsuredMember, Person};
 use crate::authz::decide::Grant;
+use crate::domain::event::EventType;
 use crate::domain::{
     EmailAddress, Member, Organization, OrganizationId, OrganizationState, Refusal, Role, User, UserId,
 };
@@ -62,7 +63,7 @@ pub(in crate::service) async fn add(
         organization.stored_state = OrganizationState::Active;
         let old = json!({ "owner": null, "state": OrganizationState::Pending.as_str() });
         let new = json!({ "owner": user.id, "state": OrganizationState::Active.as_str() });
-        tx.save(organization, DeletionMark::No, "owner.changed", old, new).await?;
+        tx.save(organization, DeletionMark::No, EventType::OwnerChanged, old, new).await?;
         membership.role = Role::OWNER;
     }
     if let Some(sender) = &input.notify {

@@ -3,6 +3,7 @@
 use super::add::{check_person, find};
 use super::{RemoveMember, TransferOwnership, UpdateMember};
 use crate::authz::decide::Grant;
+use crate::domain::event::EventType;
 use crate::domain::{Member, Membership, Organization, OrganizationId, OrganizationState, Refusal, Role, User, UserId};
 use crate::service::ServiceError;
 use crate::service::invitations::revoke_all;
@@ -167,7 +168,7 @@ impl OrganizationChange for TransferOwnership {
         let old = json!({ "owner": organization.owner });
         let new = json!({ "owner": target });
         organization.owner = Some(target);
-        tx.save(&mut organization, DeletionMark::No, "owner.changed", old, new).await?;
+        tx.save(&mut organization, DeletionMark::No, EventType::OwnerChanged, old, new).await?;
         Ok(organization)
     }
 }
