@@ -136,12 +136,14 @@ async fn change(
     .fetch_one(&mut *transaction)
     .await?;
     if !ready.ours {
+        transaction.rollback().await?;
         return Ok(false);
     }
     let there = sqlx::query_scalar!(r#"SELECT to_regclass($1) IS NOT NULL AS "there!""#, partition)
         .fetch_one(&mut *transaction)
         .await?;
     if there != must_be_there {
+        transaction.rollback().await?;
         return Ok(false);
     }
     match sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *transaction).await {
