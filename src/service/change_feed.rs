@@ -126,7 +126,7 @@ async fn read_heads(connection: &mut PgConnection) -> Result<(Datastore, BTreeMa
 }
 
 fn cursor_too_narrow() -> Refusal {
-    Refusal::field("cursor", "it does not cover all that is to be watched: export, and watch from there")
+    Refusal::field("cursor", "it does not cover everything to be watched: export, and watch from that export's cursor")
 }
 
 impl ChangeFeed {
