@@ -252,7 +252,7 @@ mod tests {
     use crate::authn::caller::{Actor, Profile};
     use crate::authn::mint::ClaimSet;
     use crate::authn::testing::{AuthFixture, NOW, Outcome, claims, headers, issuer};
-    use crate::domain::{DisplayName, EmailAddress};
+    use crate::domain::{ActorKind, DisplayName, EmailAddress};
 
     /// Authenticates with a token of these claims and with other headers.
     async fn authenticate(
@@ -342,7 +342,7 @@ mod tests {
         let fixture = AuthFixture::new(&Scope::ALL)?;
         for scope in ["roster:act-as", "roster:operator"] {
             let caller = authenticate(&fixture, &service(scope), &[FOR_ADA]).await?;
-            let ada = Actor { kind: "user", id: "ada".to_owned(), via: Some("billing".to_owned()) };
+            let ada = Actor { kind: ActorKind::User, id: "ada".to_owned(), via: Some("billing".to_owned()) };
             assert_eq!(caller.actor(), Some(ada));
             assert!(matches!(caller, Caller::User(user) if user.claims.is_none()));
             for bad in [&[FOR_ADA, FOR_ADA][..], &[(ON_BEHALF_OF, "")], &[(ON_BEHALF_OF, "\u{e9}")]] {

@@ -1,6 +1,6 @@
 //! The caller of a request.
 
-use crate::domain::{DisplayName, EmailAddress, PermissionSet, Scope, UserId};
+use crate::domain::{ActorKind, DisplayName, EmailAddress, PermissionSet, Scope, UserId};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -85,8 +85,8 @@ pub struct OperatorCaller {
 /// The caller as recorded in the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
-    /// The kind of caller: `user`, `service` or `operator`.
-    pub kind: &'static str,
+    /// The kind of caller.
+    pub kind: ActorKind,
     /// The id of the user, or the name of the service or operator.
     pub id: String,
     /// The name of the service or operator that acted on the user's behalf, if any.
@@ -99,9 +99,9 @@ impl Caller {
     pub fn actor(&self) -> Option<Actor> {
         match self {
             Self::Anonymous => None,
-            Self::User(user) => Some(Actor { kind: "user", id: user.id.to_string(), via: user.via.clone() }),
-            Self::Service(service) => Some(Actor { kind: "service", id: service.name.clone(), via: None }),
-            Self::Operator(operator) => Some(Actor { kind: "operator", id: operator.name.clone(), via: None }),
+            Self::User(user) => Some(Actor { kind: ActorKind::User, id: user.id.to_string(), via: user.via.clone() }),
+            Self::Service(service) => Some(Actor { kind: ActorKind::Service, id: service.name.clone(), via: None }),
+            Self::Operator(operator) => Some(Actor { kind: ActorKind::Operator, id: operator.name.clone(), via: None }),
         }
     }
 

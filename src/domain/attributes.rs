@@ -1,18 +1,18 @@
-//! Attributes: a small JSON object that a deployment hangs on organizations and memberships.
+//! Attributes: a small JSON object that a deployment stores with an organization or a membership.
 
 use super::{Invalid, limits};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// A JSON object of at most 8 KiB (compact) and 8 levels, without NUL characters.
+/// A JSON object of at most 8 KiB as compact JSON and 8 levels, without NUL characters.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Attributes(Map<String, Value>);
 
 impl Attributes {
-    /// Takes an object.
+    /// Checks an object.
     ///
     /// # Errors
-    /// If it is too large, too deep, or holds a NUL character, which Postgres cannot store.
+    /// If the object is too large or too deep, or contains a NUL character, which Postgres cannot store.
     pub fn new(object: Map<String, Value>) -> Result<Self, Invalid> {
         let value = Value::Object(object);
         check(&value, 1)?;
@@ -25,22 +25,13 @@ impl Attributes {
         }
     }
 
-    /// Takes what the datastore holds; anything but an object becomes the empty one.
-    #[must_use]
-    pub fn from_stored(value: Value) -> Self {
-        match value {
-            Value::Object(object) => Self(object),
-            _ => Self::default(),
-        }
-    }
-
     /// The object.
     #[must_use]
     pub fn as_map(&self) -> &Map<String, Value> {
         &self.0
     }
 
-    /// The object as a JSON value, for the datastore.
+    /// The object as a JSON value, as it is stored.
     #[must_use]
     pub fn to_value(&self) -> Value {
         Value::Object(self.0.clone())

@@ -1,36 +1,36 @@
-//! What the change log says: the changes that copies of the memberships must know of.
+//! Entries of the change log: the changes that a replica of the memberships must apply.
 
 use super::{Kind, OrganizationId, OrganizationState, Role, Slug, UserId};
 
-/// A change of one thing in an organization.
+/// A change in one organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangeDetail {
-    /// A user's membership: the role as stored, or none any more.
+    /// A membership was added, changed or removed.
     Membership {
-        /// Who.
+        /// The user.
         user: UserId,
-        /// What they are now.
+        /// The role as stored after the change; `None` if the user is no longer a member.
         role: Option<Role>,
     },
-    /// The organization itself.
+    /// The organization was created, changed or purged.
     Organization {
-        /// Where it is now; none once it is purged.
+        /// The state after the change; `None` if the organization was purged.
         state: Option<OrganizationState>,
-        /// Who owns it.
+        /// The owner after the change.
         owner: Option<UserId>,
-        /// Its slug.
+        /// The slug after the change.
         slug: Slug,
     },
 }
 
-/// A change, and what it belongs to.
+/// A change, with the organization and the revision that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
     /// The organization.
     pub organization: OrganizationId,
-    /// What sort of organization that is.
+    /// The organization's kind.
     pub kind: Kind,
-    /// The organization's revision that this change made.
+    /// The revision of the organization that this change made.
     pub revision: i64,
     /// The change.
     pub entry: ChangeDetail,

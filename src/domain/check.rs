@@ -1,8 +1,8 @@
-//! The question that roster is for, and its answer.
+//! Checks: whether a user is a member of an organization, has a role there, or has a permission there.
 
 use super::{Invalid, OrganizationRef, OrganizationState, Permission, Role, Standing, UserId, UserState};
 
-/// What is asked about a user in an organization.
+/// The condition that a check tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
     /// Is the user a member at all?
@@ -13,67 +13,69 @@ pub enum Question {
     Permission(Permission),
 }
 
-/// One question.
+/// A check: one user, one organization, one question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// Where.
+    /// The organization, by id or slug.
     pub organization: OrganizationRef,
-    /// Who.
+    /// The user.
     pub user: UserId,
-    /// What.
+    /// The condition to test.
     pub question: Question,
 }
 
 impl Check {
-    /// Is the user a member of the organization, named by id or slug?
+    /// Tests whether the user is a member of the organization, which is named by id or slug.
     ///
     /// # Errors
-    /// If either is no name at all.
+    /// If the organization is neither an id nor a slug, or the user is not a user id.
     pub fn member(organization: &str, user: &str) -> Result<Self, Invalid> {
         let (organization, user) = (OrganizationRef::parse(organization)?, UserId::parse(user)?);
         Ok(Self { organization, user, question: Question::Member })
     }
 
-    /// Has the user at least this role there?
+    /// Tests whether the user has at least this role in the organization.
     ///
     /// # Errors
-    /// If either is no name at all.
+    /// If the organization is neither an id nor a slug, or the user is not a user id.
     pub fn role(organization: &str, user: &str, role: Role) -> Result<Self, Invalid> {
         Ok(Self { question: Question::Role(role), ..Self::member(organization, user)? })
     }
 
-    /// Has the user this permission there?
+    /// Tests whether the user has this permission in the organization.
     ///
     /// # Errors
-    /// If either is no name at all.
+    /// If the organization is neither an id nor a slug, or the user is not a user id.
     pub fn permission(organization: &str, user: &str, permission: Permission) -> Result<Self, Invalid> {
         Ok(Self { question: Question::Permission(permission), ..Self::member(organization, user)? })
     }
 }
 
-/// Why a check is answered as it is.
+/// The reason for the answer of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckReason {
-    /// Yes.
+    /// The answer is yes.
     Allowed,
-    /// The user is not in the organization.
+    /// The user is not a member of the organization.
     NotAMember,
-    /// No such organization, or a deleted one.
+    /// The organization does not exist or is deleted.
     OrganizationNotFound,
-    /// The organization is switched off.
+    /// The organization is inactive.
     OrganizationInactive,
     /// The organization has no owner yet.
     OrganizationPending,
-    /// The user is switched off.
+    /// The user is deactivated.
     UserInactive,
-    /// The user's role is smaller than the one asked for.
+    /// The user's role is lower than the role in the question.
     RoleTooLow,
-    /// The user's role does not hold the permission asked for.
+    /// The user's role does not include the permission in the question.
     RoleLacksPermission,
 }
 
-/// Answers a question from what is known of the user and the organization. What holds for the organization is said
-/// before what holds for the user, and both before what holds for the membership.
+/// Answers a question from a user's standing in an organization.
+///
+/// Reasons about the organization take precedence over reasons about the user, and both over reasons about the
+/// membership.
 #[must_use]
 pub fn answer(question: Question, standing: &Standing) -> CheckReason {
     match standing.organization.map(|organization| organization.state) {
@@ -87,18 +89,18 @@ pub fn answer(question: Question, standing: &Standing) -> CheckReason {
     }
     let Some(role) = standing.role else { return CheckReason::NotAMember };
     match question {
-        Question::Role(asked) if role < asked => CheckReason::RoleTooLow,
-        Question::Permission(asked) if !role.permissions().contains(asked) => CheckReason::RoleLacksPermission,
+        Question::Role(required) if role < required => CheckReason::RoleTooLow,
+        Question::Permission(required) if !role.permissions().contains(required) => CheckReason::RoleLacksPermission,
         Question::Member | Question::Role(_) | Question::Permission(_) => CheckReason::Allowed,
     }
 }
 
-/// What is said to a question beside the answer: the user's role, none for who is not a member, and the organization's
-/// revision, 0 for one that is not there.
+/// The user's role and the organization's revision, which go out with the answer. The role is `None` if the user is not
+/// a member; both are absent (`None`, 0) if the answer is [`CheckReason::OrganizationNotFound`].
 #[must_use]
-pub fn beside(reason: CheckReason, standing: &Standing) -> (Option<Role>, i64) {
-    let there = standing.organization.filter(|_| reason != CheckReason::OrganizationNotFound);
-    (there.and(standing.role), there.map_or(0, |organization| organization.revision))
+pub fn role_and_revision(reason: CheckReason, standing: &Standing) -> (Option<Role>, i64) {
+    let organization = standing.organization.filter(|_| reason != CheckReason::OrganizationNotFound);
+    (organization.and(standing.role), organization.map_or(0, |organization| organization.revision))
 }
 
 #[cfg(test)]
@@ -113,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn roles_include_smaller_ones_and_permissions_follow_the_table() {
+    fn roles_include_lower_ones_and_permissions_follow_the_table() {
         let admin = standing(OrganizationState::Active, Some(Role::ADMIN), None);
         assert_eq!(answer(Question::Member, &admin), CheckReason::Allowed);
         assert_eq!(answer(Question::Role(Role::MEMBER), &admin), CheckReason::Allowed);
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn states_come_before_roles() {
+    fn states_take_precedence_over_roles() {
         let owner = Some(Role::OWNER);
         for (state, reason) in [
             (OrganizationState::Deleted, CheckReason::OrganizationNotFound),
@@ -135,8 +137,8 @@ mod tests {
         ] {
             assert_eq!(answer(Question::Member, &standing(state, owner, Some(UserState::Inactive))), reason);
         }
-        let switched_off = standing(OrganizationState::Active, owner, Some(UserState::Inactive));
-        assert_eq!(answer(Question::Member, &switched_off), CheckReason::UserInactive);
+        let deactivated = standing(OrganizationState::Active, owner, Some(UserState::Inactive));
+        assert_eq!(answer(Question::Member, &deactivated), CheckReason::UserInactive);
         assert_eq!(answer(Question::Member, &standing(OrganizationState::Active, None, None)), CheckReason::NotAMember);
     }
 }

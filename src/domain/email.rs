@@ -1,10 +1,12 @@
-//! E-mail addresses and the one normal form by which they are compared.
+//! E-mail addresses and the normal form by which they are compared.
 
 use super::{Invalid, limits};
 use serde::{Deserialize, Serialize};
 
-/// An address as given, and its normal form: ASCII letters lowered, the domain by strict IDNA. Nothing lossy: dots and
-/// plus signs stay, and no Unicode case folding, which would merge different mailboxes.
+/// An address as the caller wrote it, and its normal form.
+///
+/// The normal form has lower-case ASCII letters and the domain in strict IDNA. It is not lossy: dots and plus signs
+/// stay, and Unicode letters are not case-folded, because that would merge different mailboxes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EmailAddress {
     given: String,
@@ -12,10 +14,11 @@ pub struct EmailAddress {
 }
 
 impl EmailAddress {
-    /// Reads an address.
+    /// Parses an address.
     ///
     /// # Errors
-    /// If it is not `local@domain` with a dot-atom on the left, a domain name on the right, and at most 254 bytes.
+    /// If the text is not `local@domain` with a dot-atom on the left, a domain name on the right, and at most 254
+    /// bytes.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let given = text.trim();
         if given.len() > limits::EMAIL_BYTES {
@@ -39,13 +42,13 @@ impl EmailAddress {
         Ok(Self { given: given.to_owned(), normal: format!("{}@{domain}", local.to_ascii_lowercase()) })
     }
 
-    /// As the caller wrote it, trimmed.
+    /// The address as the caller wrote it, trimmed.
     #[must_use]
     pub fn given(&self) -> &str {
         &self.given
     }
 
-    /// The form by which addresses are compared.
+    /// The normal form, by which addresses are compared.
     #[must_use]
     pub fn normal(&self) -> &str {
         &self.normal
@@ -61,17 +64,17 @@ mod tests {
     }
 
     #[test]
-    fn one_normal_form() {
+    fn addresses_have_one_normal_form() {
         assert_eq!(normal(" Ada@Example.COM "), Some("ada@example.com".to_owned()));
         assert_eq!(normal("ada@bücher.example"), Some("ada@xn--bcher-kva.example".to_owned()));
         assert_ne!(normal("a.b@x.example"), normal("ab@x.example"));
         assert_ne!(normal("a+b@x.example"), normal("a@x.example"));
-        // U+212A is the Kelvin sign: Unicode lower-casing would make it a k, and another mailbox.
+        // U+212A is the Kelvin sign: Unicode lower-casing would turn it into k, which is another mailbox.
         assert_ne!(normal("\u{212a}im@x.example"), normal("kim@x.example"));
     }
 
     #[test]
-    fn what_is_no_address() {
+    fn invalid_addresses_are_rejected() {
         for bad in [
             "",
             "ada",

@@ -1,86 +1,87 @@
-//! Events: what happened, to whom, and who did it.
+//! Events of the audit trail.
 
-use super::{Invalid, OrganizationId, UserId};
+use super::named_enum::named_enum;
+use super::{ActorKind, OrganizationId, UserId};
 use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Every type of event: what is not here is not written.
-const TYPES: [&str; 23] = [
-    "organization.created",
-    "organization.updated",
-    "organization.activated",
-    "organization.deactivated",
-    "organization.deleted",
-    "organization.undeleted",
-    "organization.purged",
-    "owner.changed",
-    "member.added",
-    "member.updated",
-    "member.removed",
-    "invitation.created",
-    "invitation.reminded",
-    "invitation.accepted",
-    "invitation.declined",
-    "invitation.revoked",
-    "invitation.expired",
-    "invitation.mail_failed",
-    "user.created",
-    "user.updated",
-    "user.deactivated",
-    "user.reactivated",
-    "user.deleted",
-];
-
-/// What sort of thing happened: a dotted word, as `member.added`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct EventType(&'static str);
-
-impl EventType {
-    /// How many there are.
-    pub const COUNT: usize = TYPES.len();
-
-    /// Finds one by its dotted word.
-    ///
-    /// # Errors
-    /// If there is none of that name.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let known = TYPES.into_iter().find(|known| *known == text);
-        known.map(Self).ok_or_else(|| Invalid::new("each is the type of an event, as member.added"))
-    }
-
-    /// The dotted word.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        self.0
-    }
+named_enum! {
+    /// The type of an event, a dotted word on the wire and in Postgres.
+    EventType else "each is the type of an event, as member.added";
+    /// An organization was created.
+    OrganizationCreated = "organization.created",
+    /// Its name, slug or attributes changed.
+    OrganizationUpdated = "organization.updated",
+    /// It was activated.
+    OrganizationActivated = "organization.activated",
+    /// It was deactivated.
+    OrganizationDeactivated = "organization.deactivated",
+    /// It was deleted and can be restored until it is purged.
+    OrganizationDeleted = "organization.deleted",
+    /// It was restored.
+    OrganizationUndeleted = "organization.undeleted",
+    /// It was removed for good, with its members and invitations.
+    OrganizationPurged = "organization.purged",
+    /// A member became its owner.
+    OwnerChanged = "owner.changed",
+    /// A user became a member.
+    MemberAdded = "member.added",
+    /// A member's role or attributes changed.
+    MemberUpdated = "member.updated",
+    /// A member was removed or left.
+    MemberRemoved = "member.removed",
+    /// An invitation was created.
+    InvitationCreated = "invitation.created",
+    /// A pending invitation was sent again.
+    InvitationReminded = "invitation.reminded",
+    /// Its recipient accepted it.
+    InvitationAccepted = "invitation.accepted",
+    /// Its recipient declined it.
+    InvitationDeclined = "invitation.declined",
+    /// The organization revoked it.
+    InvitationRevoked = "invitation.revoked",
+    /// It expired before an answer.
+    InvitationExpired = "invitation.expired",
+    /// The mail server did not take its mail, and delivery was given up.
+    InvitationMailFailed = "invitation.mail_failed",
+    /// A user was created.
+    UserCreated = "user.created",
+    /// A user's profile changed.
+    UserUpdated = "user.updated",
+    /// A user was deactivated.
+    UserDeactivated = "user.deactivated",
+    /// A user was reactivated.
+    UserReactivated = "user.reactivated",
+    /// A user was deleted: only the id is left.
+    UserDeleted = "user.deleted",
 }
 
-/// Something that happened, as it was written down.
+/// An event as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventRecord {
-    /// The organization that it happened to; none if it happened to a user and no organization.
+    /// The organization that the event belongs to; `None` for an event of a user.
     pub organization: Option<OrganizationId>,
-    /// The revision that it made.
+    /// The revision of the organization or user that the change made.
     pub revision: i64,
-    /// What happened. Not parsed: a later version may have written it.
-    pub event_type: String,
-    /// Who did it: `user`, `service`, `operator` or `system`.
-    pub actor_kind: String,
-    /// The user's id, or the name of the service or operator.
+    /// The type.
+    pub event_type: EventType,
+    /// The kind of the actor that made the change.
+    pub actor_kind: ActorKind,
+    /// The actor's user id, or the name of the service or operator.
     pub actor_id: String,
-    /// The service that acted for the user, if one did.
+    /// The service that acted on behalf of the user, if one did.
     pub actor_via: Option<String>,
-    /// Whom it happened to, for events about members and users.
+    /// The user that the event is about, for events about members and users.
     pub user: Option<UserId>,
-    /// What was before.
+    /// The changed fields before the change.
     pub old: Option<Value>,
-    /// What is now.
+    /// The changed fields after the change.
     pub new: Option<Value>,
-    /// The reason given.
+    /// The reason in the request, if it had one.
     pub reason: Option<String>,
-    /// The request id given.
+    /// The request id in the request, if it had one.
     pub request_id: Option<Uuid>,
-    /// When.
+    /// The time of the change.
     pub create_time: OffsetDateTime,
 }

@@ -1,4 +1,4 @@
-//! Who and which: users, organizations, and the two ways to name an organization.
+//! Ids of users and organizations, and references to organizations by id or slug.
 
 use super::{Invalid, Slug, limits};
 use serde::{Deserialize, Serialize};
@@ -6,24 +6,26 @@ use sha2::{Digest, Sha256};
 use std::fmt;
 use uuid::Uuid;
 
-/// How many buckets organizations are spread over. Fixed for the life of a datastore.
+/// The number of buckets that organizations are spread over. It cannot change once a datastore exists.
 pub const ORGANIZATION_BUCKETS: i16 = 256;
-/// How many buckets users are spread over. Fixed for the life of a datastore.
+/// The number of buckets that users are spread over. It cannot change once a datastore exists.
 pub const USER_BUCKETS: i16 = 32;
 
-/// An organization's id: a random (version 4) UUID. Random and not time-ordered, because its first byte is its bucket
-/// and because time-ordered keys behind a bucket double the index.
+/// An organization's id: a random (version 4) UUID.
+///
+/// It is not time-ordered, because its first byte is its bucket, and because time-ordered keys behind a bucket double
+/// the size of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OrganizationId(Uuid);
 
 impl OrganizationId {
-    /// Takes an id that came from the datastore or from the source of randomness.
+    /// Wraps an id from the datastore or from the random source.
     #[must_use]
     pub fn from_uuid(id: Uuid) -> Self {
         Self(id)
     }
 
-    /// The UUID itself.
+    /// The id as a UUID.
     #[must_use]
     pub fn as_uuid(self) -> Uuid {
         self.0
@@ -42,17 +44,18 @@ impl fmt::Display for OrganizationId {
     }
 }
 
-/// What callers write in field 1: an id or a slug. A slug is never shaped like a UUID, so the two never meet.
+/// A reference to an organization by id or slug, as callers write it in field 1 of a request. A slug never has the form
+/// of a UUID, so a reference is never ambiguous.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OrganizationRef {
-    /// By id.
+    /// The organization's id.
     Id(OrganizationId),
-    /// By slug.
+    /// The organization's slug.
     Slug(Slug),
 }
 
 impl OrganizationRef {
-    /// Reads an id or a slug.
+    /// Parses an id or a slug.
     ///
     /// # Errors
     /// If the text is neither.
@@ -78,21 +81,21 @@ impl fmt::Display for OrganizationRef {
     }
 }
 
-/// A UUID in its 36-character form, and in no other: one organization, one spelling.
+/// Parses a UUID in its 36-character form. Other forms are rejected, so that each id has one spelling.
 #[must_use]
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
     if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
 }
 
-/// A user's id, opaque: 1 to 255 bytes as the identity provider spells it. Compared byte for byte.
+/// A user's id: 1 to 255 bytes, exactly as the identity provider spells it. Opaque, and compared byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UserId(String);
 
 impl UserId {
-    /// Reads a user's id.
+    /// Parses a user's id.
     ///
     /// # Errors
-    /// If it is empty, longer than 255 bytes, or holds a control character.
+    /// If it is empty, longer than 255 bytes, or contains a control character.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         if text.is_empty() {
             return Err(Invalid::new("a user's id is needed"));
@@ -112,8 +115,8 @@ impl UserId {
         &self.0
     }
 
-    /// The bucket, `0..32`: the first byte of the SHA-256 of the id, modulo 32. A stable hash, because the bucket is
-    /// stored.
+    /// The bucket, `0..32`: the first byte of the SHA-256 of the id, modulo 32. The hash must be stable, because the
+    /// bucket is stored.
     #[must_use]
     pub fn bucket(&self) -> i16 {
         i16::from(Sha256::digest(self.0.as_bytes())[0]) % USER_BUCKETS
@@ -131,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_organization_is_named_by_id_or_slug() {
+    fn a_reference_is_an_id_or_a_slug() {
         let id = "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11";
         assert!(matches!(OrganizationRef::parse(id), Ok(OrganizationRef::Id(_))));
         assert!(matches!(OrganizationRef::parse("acme"), Ok(OrganizationRef::Slug(_))));

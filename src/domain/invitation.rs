@@ -1,6 +1,6 @@
-//! Invitations: who is asked in, and what may become of it.
+//! Invitations and their states.
 
-use super::{Attributes, EmailAddress, Invalid, OrganizationId, Role, UserId, limits};
+use super::{ActorKind, Attributes, EmailAddress, Invalid, OrganizationId, Role, UserId, limits};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use time::OffsetDateTime;
@@ -11,21 +11,21 @@ use uuid::Uuid;
 pub struct InvitationId(Uuid);
 
 impl InvitationId {
-    /// Takes an id that came from the datastore or from the source of randomness.
+    /// Wraps an id from the datastore or from the random source.
     #[must_use]
     pub fn from_uuid(id: Uuid) -> Self {
         Self(id)
     }
 
-    /// Reads an id.
+    /// Parses an id.
     ///
     /// # Errors
-    /// If it is not a UUID in its form of 36 characters.
+    /// If it is not a UUID in its 36-character form.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         super::ids::parse_uuid(text).map(Self).ok_or_else(|| Invalid::new("an invitation's id is a UUID with hyphens"))
     }
 
-    /// The UUID itself.
+    /// The id as a UUID.
     #[must_use]
     pub fn as_uuid(self) -> Uuid {
         self.0
@@ -38,20 +38,21 @@ impl fmt::Display for InvitationId {
     }
 }
 
-/// Whom an invitation is for.
+/// The recipient of an invitation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Recipient {
-    /// An e-mail address: only who has verified it may answer.
+    /// An e-mail address. Only a user with this verified address may answer.
     Email(EmailAddress),
-    /// Anything else that somebody else delivers to: a phone number, a handle. Whoever holds the token may answer.
+    /// Another identifier, such as a phone number or a handle, to which the calling service delivers. Any user with the
+    /// invitation token may answer.
     Other(String),
 }
 
 impl Recipient {
-    /// Reads an identifier that is not an address.
+    /// Parses an identifier that is not an e-mail address.
     ///
     /// # Errors
-    /// If it is empty, too long, or holds control characters.
+    /// If it is empty, longer than 1 000 characters, or contains control characters.
     pub fn parse_other(text: &str) -> Result<Self, Invalid> {
         let text = text.trim();
         if text.is_empty() {
@@ -66,7 +67,7 @@ impl Recipient {
         Ok(Self::Other(text.to_owned()))
     }
 
-    /// As given.
+    /// The recipient as the caller wrote it, trimmed.
     #[must_use]
     pub fn given(&self) -> &str {
         match self {
@@ -75,7 +76,7 @@ impl Recipient {
         }
     }
 
-    /// The form by which two are compared.
+    /// The normal form, by which recipients are compared.
     #[must_use]
     pub fn normal(&self) -> &str {
         match self {
@@ -84,7 +85,7 @@ impl Recipient {
         }
     }
 
-    /// The address, if it is one.
+    /// The e-mail address; `None` for another identifier.
     #[must_use]
     pub fn email(&self) -> Option<&EmailAddress> {
         match self {
@@ -93,8 +94,8 @@ impl Recipient {
         }
     }
 
-    /// Enough to recognize, too little to learn: the first character and the domain of an address, the last two
-    /// characters of anything else that is long enough.
+    /// A masked form that its owner recognizes and that reveals little to others: the first character and the domain of
+    /// an address, or the last two characters of another identifier with at least six.
     #[must_use]
     pub fn masked(&self) -> String {
         match self {
@@ -105,25 +106,25 @@ impl Recipient {
             }
             Self::Other(text) => {
                 let characters: Vec<char> = text.chars().collect();
-                let shown = if characters.len() >= 6 { &characters[characters.len() - 2..] } else { &[] };
-                format!("…{}", shown.iter().collect::<String>())
+                let suffix = if characters.len() >= 6 { &characters[characters.len() - 2..] } else { &[] };
+                format!("…{}", suffix.iter().collect::<String>())
             }
         }
     }
 }
 
-/// Where an invitation is in its life.
+/// The state of an invitation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum InvitationState {
-    /// Waiting for an answer.
+    /// Not answered yet.
     Pending,
-    /// Accepted.
+    /// Accepted: the user became a member.
     Accepted,
-    /// Declined by the one invited.
+    /// Declined by its recipient.
     Declined,
-    /// Taken back.
+    /// Revoked by the organization.
     Revoked,
-    /// Its time is over.
+    /// Past its expire time without an answer.
     Expired,
 }
 
@@ -131,7 +132,7 @@ impl InvitationState {
     /// Every state.
     pub const ALL: [Self; 5] = [Self::Pending, Self::Accepted, Self::Declined, Self::Revoked, Self::Expired];
 
-    /// As stored and as written in error metadata.
+    /// The name in Postgres and in error metadata.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -143,39 +144,39 @@ impl InvitationState {
         }
     }
 
-    /// Reads a stored state.
+    /// Parses a stored state.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If no state has this name.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| Invalid::new("no such state"))
     }
 }
 
-/// How a token gets to the one invited.
+/// The way an invitation token reaches the recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivery {
-    /// By e-mail.
+    /// roster sends it by e-mail.
     Email,
-    /// In the answer, once.
+    /// The response returns it, once, for the caller to deliver.
     Token,
-    /// Not at all.
+    /// No token is created.
     None,
 }
 
-/// Where the latest mail of an invitation is.
+/// The delivery state of the latest mail of an invitation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MailState {
-    /// Waiting to be sent, perhaps again.
+    /// In the outbox: not sent yet, or to be retried.
     Waiting,
-    /// Handed to the mail server.
+    /// Accepted by the mail server.
     Sent,
-    /// Given up.
+    /// Failed for good.
     Failed,
 }
 
 impl MailState {
-    /// As stored.
+    /// The name in Postgres.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -185,10 +186,10 @@ impl MailState {
         }
     }
 
-    /// Reads a stored state.
+    /// Parses a stored state.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If no state has this name.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         [Self::Waiting, Self::Sent, Self::Failed]
             .into_iter()
@@ -197,55 +198,55 @@ impl MailState {
     }
 }
 
-/// Who invited.
+/// The caller who created an invitation or added a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inviter {
-    /// `user`, `service` or `operator`.
-    pub kind: String,
-    /// The user's id, or the name of the service or operator.
+    /// The kind of the inviter; never [`ActorKind::System`].
+    pub kind: ActorKind,
+    /// The user id, or the name of the service or operator.
     pub id: String,
 }
 
 impl Inviter {
-    /// The user who invited, if a user did.
+    /// The user id; `None` if a service or an operator invited.
     #[must_use]
     pub fn user(&self) -> Option<UserId> {
-        if self.kind == "user" { UserId::parse(&self.id).ok() } else { None }
+        if self.kind == ActorKind::User { UserId::parse(&self.id).ok() } else { None }
     }
 }
 
-/// An invitation.
+/// An invitation to become a member of an organization.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Invitation {
-    /// Where.
+    /// The organization.
     pub organization: OrganizationId,
-    /// The id.
+    /// The invitation's id, unique over all organizations.
     pub id: InvitationId,
-    /// Whom.
+    /// The recipient.
     pub recipient: Recipient,
-    /// As what: a role that a membership may hold.
+    /// The role of the future member: one that a membership may hold.
     pub role: Role,
-    /// Whether it makes the owner of a pending organization.
+    /// Whether accepting it makes the user the owner of a pending organization.
     pub makes_owner: bool,
-    /// What the deployment will keep about the membership.
+    /// The attributes of the future membership.
     pub attributes: Attributes,
-    /// Where it is in its life: [`InvitationState::Expired`] as soon as its time is over, whatever is stored.
+    /// The state: [`InvitationState::Expired`] as soon as the expire time has passed, whatever state is stored.
     pub state: InvitationState,
-    /// Who invited.
+    /// The caller who created it.
     pub inviter: Inviter,
-    /// Who accepted it, if somebody has.
+    /// The user who accepted it; `None` unless accepted.
     pub accepted_by: Option<UserId>,
-    /// When its time is over.
+    /// The time from which it can no longer be accepted.
     pub expire_time: OffsetDateTime,
-    /// How often a token was sent or given out.
+    /// The number of deliveries: mails queued and invitation tokens returned.
     pub sends: i32,
-    /// Where its latest mail is; none if there is none.
+    /// The delivery state of its latest mail; `None` if it has no mail.
     pub mail_state: Option<MailState>,
-    /// Why the mail server did not take it.
+    /// The mail server's latest error, if it had one.
     pub mail_error: Option<String>,
-    /// When it was created.
+    /// The time of creation.
     pub create_time: OffsetDateTime,
-    /// When it last changed.
+    /// The time of the last change.
     pub update_time: OffsetDateTime,
 }
 
@@ -254,12 +255,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn masks_tell_too_little() {
+    fn masked_recipients_reveal_little() {
         let email = EmailAddress::parse("ada@example.com").map(Recipient::Email);
         assert_eq!(email.map(|email| email.masked()), Ok("a…@example.com".to_owned()));
         for (given, masked) in [("+44 20 7946 0018", "…18"), ("@ada", "…")] {
             assert_eq!(Recipient::parse_other(given).map(|other| other.masked()), Ok(masked.to_owned()));
         }
+    }
+
+    /// Answers are stored for 24 hours, so a new version reads inviters that the previous version wrote.
+    #[test]
+    fn a_stored_inviter_keeps_its_json_form() {
+        let inviter = Inviter { kind: ActorKind::Service, id: "billing".to_owned() };
+        let json = r#"{"kind":"service","id":"billing"}"#;
+        assert_eq!(serde_json::to_string(&inviter).ok().as_deref(), Some(json));
+        assert_eq!(serde_json::from_str(json).ok(), Some(inviter));
     }
 
     #[test]

@@ -1,29 +1,29 @@
-//! Limits of `domain`: name, value and the reason for the value.
+//! Limits of `domain`, each with the reason for its value.
 
-/// User ids: what an identity provider calls a subject. OpenID Connect Core §2 allows 255 ASCII characters; roster
-/// counts bytes, so that any text of that size fits.
+/// Bytes in a user id, which is the subject of an identity provider. OpenID Connect Core §2 allows 255 ASCII
+/// characters; roster counts bytes, so that any such subject fits.
 pub const USER_ID_BYTES: usize = 255;
-/// Organization names, in characters after trimming (the seed's `max_length`).
+/// Characters in an organization name after trimming: the `max_length` of django-organizations.
 pub const NAME_CHARACTERS: usize = 200;
-/// Organization slugs, in characters (the seed's `max_length`).
+/// Characters in an organization slug: the `max_length` of django-organizations.
 pub const SLUG_CHARACTERS: usize = 200;
-/// The shortest slug: one character is too easily a typing mistake to name an account.
+/// Minimum characters in a slug: a single character is too easily a typing mistake.
 pub const SLUG_CHARACTERS_MIN: usize = 2;
-/// Kinds are labels that a deployment picks a few of.
+/// Characters in a kind: a short label, of which a deployment defines a few.
 pub const KIND_CHARACTERS: usize = 64;
-/// What people are called, in characters.
+/// Characters in a user's display name.
 pub const DISPLAY_NAME_CHARACTERS: usize = 200;
-/// The reason given for a change, in characters: a sentence or a ticket, not a document.
+/// Characters in the reason for a change: a sentence or a ticket number, not a document.
 pub const REASON_CHARACTERS: usize = 500;
-/// An e-mail address: RFC 5321 §4.5.3.1.3 allows a path of 256 with its brackets.
+/// Bytes in an e-mail address: RFC 5321 §4.5.3.1.3 allows a path of 256 octets with its angle brackets.
 pub const EMAIL_BYTES: usize = 254;
-/// The local part of an address: RFC 5321 §4.5.3.1.1.
+/// Bytes in the local part of an e-mail address: RFC 5321 §4.5.3.1.1.
 pub const EMAIL_LOCAL_BYTES: usize = 64;
-/// Attributes as compact JSON. A label store, not a document store: a page of 100 members stays under 1 MiB.
+/// Bytes of attributes as compact JSON. Attributes hold labels, not documents: a page of 100 members stays under 1 MiB.
 pub const ATTRIBUTES_BYTES: usize = 8 * 1024;
-/// Attributes: how deep objects and lists may nest.
+/// Nesting levels of objects and lists in attributes.
 pub const ATTRIBUTES_DEPTH: usize = 8;
-/// Items in one batch of checks.
+/// Checks in one batch.
 pub const BATCH_CHECKS: usize = 10_000;
-/// An identifier that is not an address, in characters (the seed's `max_length`).
+/// Characters in a recipient that is not an e-mail address: the `max_length` of django-organizations.
 pub const IDENTIFIER_CHARACTERS: usize = 1_000;

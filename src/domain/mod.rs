@@ -1,8 +1,9 @@
-//! The words of roster as types: what an id, a slug, an address, a role is, and which values it may take.
+//! The domain types: ids, slugs, addresses, roles, permissions, states, and their valid values.
 //!
-//! Pure: nothing here waits, reads a clock, or knows SQL or gRPC. A value that exists is valid; parsing is the only
-//! way to make one, and a parse error is a sentence that can be shown to the caller.
+//! This module is pure: it does not wait or read a clock, and knows neither SQL nor gRPC. Parsing is the only way to
+//! construct a value from text, so every value is valid. A parse error is a sentence for the caller.
 
+pub mod actor;
 pub mod attributes;
 pub mod change;
 pub mod check;
@@ -12,7 +13,9 @@ pub mod ids;
 pub mod invitation;
 pub mod limits;
 pub mod model;
+mod named_enum;
 pub mod permission;
+pub mod quota;
 pub mod refusal;
 pub mod role;
 pub mod scope;
@@ -20,12 +23,14 @@ pub mod slug;
 pub mod state;
 pub mod text;
 
+pub use actor::ActorKind;
 pub use attributes::Attributes;
 pub use email::EmailAddress;
 pub use ids::{OrganizationId, OrganizationRef, UserId};
 pub use invitation::{Delivery, Invitation, InvitationId, InvitationState, Inviter, MailState, Recipient};
 pub use model::{BucketPosition, DeletionWindow, Member, Membership, Organization, OrganizationHead, Standing, User};
 pub use permission::{Permission, PermissionSet};
+pub use quota::Quota;
 pub use refusal::{Refusal, Violation};
 pub use role::Role;
 pub use scope::Scope;
@@ -33,13 +38,13 @@ pub use slug::Slug;
 pub use state::{OrganizationState, UserState};
 pub use text::{AuditReason, DisplayName, Kind, Name};
 
-/// Why a value was refused: a sentence for the caller that never repeats the value itself.
+/// A parse error: a sentence for the caller that never repeats the value itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub String);
 
 impl Invalid {
-    /// An error with this sentence.
+    /// Creates an error with this sentence.
     pub fn new(sentence: impl Into<String>) -> Self {
         Self(sentence.into())
     }

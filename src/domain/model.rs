@@ -1,97 +1,98 @@
-//! Organizations, memberships and users as they stand in the datastore.
+//! Organizations, memberships and users, as the datastore stores them.
 
 use super::{Attributes, EmailAddress, Kind, Name, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-/// What users belong to.
+/// An organization: the thing that users are members of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Organization {
     /// The id.
     pub id: OrganizationId,
-    /// The readable name, unique over all organizations.
+    /// The slug, unique over all organizations.
     pub slug: Slug,
-    /// What it is called.
+    /// The name; not unique.
     pub name: Name,
-    /// What sort it is; fixed at creation.
+    /// The kind, fixed at creation.
     pub kind: Kind,
-    /// What the deployment keeps here.
+    /// The deployment's own data about the organization.
     pub attributes: Attributes,
-    /// The state it is in, or was in when it was deleted: never [`OrganizationState::Deleted`]. See [`Self::state`].
+    /// The state, or the state at the time of deletion: never [`OrganizationState::Deleted`]. See [`Self::state`].
     pub stored_state: OrganizationState,
-    /// Whether an operator switched it off.
+    /// Whether an operator deactivated it; then only an operator activates it.
     pub deactivated_by_operator: bool,
-    /// The one owner; none only while pending.
+    /// The owner; `None` only while pending.
     pub owner: Option<UserId>,
-    /// How many changes it has seen, its members' included.
+    /// The number of changes so far, including changes of its members.
     pub revision: i64,
     /// The revision at which this row last changed: the etag.
     pub row_revision: i64,
-    /// When it was created.
+    /// The time of creation.
     pub create_time: OffsetDateTime,
-    /// When this row last changed.
+    /// The time of this row's last change.
     pub update_time: OffsetDateTime,
-    /// When it was deleted and when it will be purged; none unless deleted.
+    /// The times of deletion and purge; `None` unless deleted.
     pub deletion: Option<DeletionWindow>,
 }
 
-/// When an organization was deleted, and until when it can be restored.
+/// The time in which a deleted organization can be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletionWindow {
-    /// When it was deleted.
+    /// The time of deletion.
     pub delete_time: OffsetDateTime,
-    /// When it will be gone for good.
+    /// The time from which housekeeping purges the organization.
     pub purge_time: OffsetDateTime,
 }
 
 impl Organization {
-    /// Where it is in its life.
+    /// The state, [`OrganizationState::Deleted`] included.
     #[must_use]
     pub fn state(&self) -> OrganizationState {
         if self.deletion.is_some() { OrganizationState::Deleted } else { self.stored_state }
     }
 
-    /// The version of the row, as clients give it back.
+    /// The version of the row, which clients send back as the etag.
     #[must_use]
     pub fn etag(&self) -> String {
         etag(self.row_revision)
     }
 
-    /// The role of someone here: the owner's is a column of the organization and not of the membership.
+    /// A member's role, given the role in the membership's row. Ownership is a column of the organization and not of
+    /// the membership.
     #[must_use]
     pub fn role_of(&self, user: &UserId, stored: Role) -> Role {
         if self.owner.as_ref() == Some(user) { Role::OWNER } else { stored }
     }
 }
 
-/// A user × an organization.
+/// The membership of a user in an organization.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Membership {
-    /// Where.
+    /// The organization.
     pub organization: OrganizationId,
-    /// Who.
+    /// The user.
     pub user: UserId,
-    /// The role, [`Role::OWNER`] for the owner.
+    /// The role; [`Role::OWNER`] for the owner.
     pub role: Role,
-    /// What the deployment keeps here.
+    /// The deployment's own data about the membership.
     pub attributes: Attributes,
-    /// The organization's revision at which this last changed: the etag.
+    /// The organization's revision at which the membership last changed: the etag.
     pub revision: i64,
-    /// When the user joined.
+    /// The time when the user became a member.
     pub create_time: OffsetDateTime,
-    /// When the role or the attributes last changed.
+    /// The time of the last change of role or attributes.
     pub update_time: OffsetDateTime,
 }
 
 impl Membership {
-    /// The version, as clients give it back.
+    /// The version, which clients send back as the etag.
     #[must_use]
     pub fn etag(&self) -> String {
         etag(self.revision)
     }
 }
 
-/// A membership with what is shown of its user.
+/// A membership with its user.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     /// The membership.
@@ -100,63 +101,63 @@ pub struct Member {
     pub user: User,
 }
 
-/// What roster knows of a user.
+/// A user. Profiles come from the identity provider; roster stores the latest one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct User {
-    /// Who.
+    /// The id.
     pub id: UserId,
-    /// Where they are in their life.
+    /// The state.
     pub state: UserState,
-    /// Whether an operator switched them off.
+    /// Whether an operator deactivated the user; then only an operator reactivates the user.
     pub deactivated_by_operator: bool,
-    /// The address, if one is known.
+    /// The e-mail address, if known.
     pub email: Option<EmailAddress>,
-    /// Whether the identity provider has verified that address.
+    /// Whether the identity provider has verified the address.
     pub email_verified: bool,
-    /// The name, if one is known.
+    /// The display name, if known.
     pub display_name: Option<super::DisplayName>,
-    /// When the identity provider said so, in seconds since 1970; 0 if it has said nothing yet.
+    /// The time at which the identity provider issued this profile, in seconds since 1970; 0 without a profile.
     pub profile_issued_at: i64,
-    /// How many changes the user has seen.
+    /// The number of changes so far.
     pub revision: i64,
-    /// When roster first heard of them.
+    /// The time when roster first stored the user.
     pub create_time: OffsetDateTime,
-    /// When this last changed.
+    /// The time of the last change.
     pub update_time: OffsetDateTime,
 }
 
-/// What a check needs to know of one user in one organization, all from one state of the datastore.
+/// The facts from which a check of one user in one organization is answered, all from one state of the datastore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// The organization; none if there is no such one.
+    /// The organization; `None` if it does not exist.
     pub organization: Option<OrganizationHead>,
-    /// The user's role there, [`Role::OWNER`] for the owner; none for who is not a member.
+    /// The user's role in it, [`Role::OWNER`] for the owner; `None` if the user is not a member.
     pub role: Option<Role>,
-    /// The user's state, if that is not active; none for a user not heard of, who counts as active. (A write, which reads
-    /// it under a lock, also says active.)
+    /// The user's state if it is not active. `None` also for an unknown user, who counts as active. (A write reads the
+    /// state under a lock and also reports active.)
     pub user_state: Option<UserState>,
-    /// How far the log of the organization's bucket had come; none if the organization was named by a slug that nobody
-    /// has.
+    /// The position of the change log in the organization's bucket; `None` if the organization was named by an unknown
+    /// slug.
     pub position: Option<BucketPosition>,
-    /// How far the log of the user's bucket had come.
+    /// The position of the change log in the user's bucket.
     pub user_position: BucketPosition,
 }
 
-/// An organization, as far as checks look at it.
+/// The fields of an organization that checks read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrganizationHead {
     /// The id.
     pub id: OrganizationId,
-    /// Where it is in its life.
+    /// The state.
     pub state: OrganizationState,
-    /// How many changes it has seen.
+    /// The number of changes so far.
     pub revision: i64,
 }
 
-/// A place in the log of one bucket.
+/// A position in the change log of one bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketPosition {
-    /// The bucket: 0 to 255 of organizations, 0 to 31 of users.
+    /// The bucket: 0 to 255 for organizations, 0 to 31 for users.
     pub bucket: i16,
     /// The position: the number of rows before and including it.
     pub position: i64,

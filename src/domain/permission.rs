@@ -1,93 +1,51 @@
-//! Permissions: what the interceptor asks for. Roles and scopes are sets of them.
+//! Permissions: the rights that methods require of their callers. Roles and scopes are sets of permissions.
 
-use super::Invalid;
-use serde::{Deserialize, Serialize};
+use super::named_enum::named_enum;
 
-/// Declares the enum, its names and the list of all from one table.
-macro_rules! permissions {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// A right in one organization, a dotted word on the wire.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "&'static str")]
-        #[repr(u8)]
-        pub enum Permission { $($(#[$doc])* $variant,)* }
-
-        impl Permission {
-            /// Every permission there is.
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
-
-            /// The dotted word.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-        }
-    };
-}
-
-permissions! {
-    /// Read the organization itself.
+named_enum! {
+    /// A right in one organization, a dotted word on the wire.
+    Permission else "no such permission";
+    /// Read the organization.
     OrganizationRead = "organization.read",
     /// Change its name, slug or attributes.
     OrganizationUpdate = "organization.update",
-    /// Switch it on and off.
+    /// Activate and deactivate it.
     OrganizationActivate = "organization.activate",
     /// Delete and undelete it.
     OrganizationDelete = "organization.delete",
-    /// Hand it to another member.
+    /// Transfer the ownership to another member.
     OwnershipTransfer = "ownership.transfer",
-    /// See who is in it, by name.
+    /// List its members, with their names.
     MembersList = "members.list",
-    /// See members' addresses and attributes.
+    /// Read members' addresses and attributes.
     MembersRead = "members.read",
-    /// Add members.
+    /// Add users as members.
     MembersAdd = "members.add",
     /// Change members' roles and attributes.
     MembersUpdate = "members.update",
-    /// Remove members.
+    /// Remove members from it.
     MembersRemove = "members.remove",
-    /// Leave it.
+    /// Leave the organization.
     MembershipLeave = "membership.leave",
-    /// Invite people.
+    /// Create invitations.
     InvitationsCreate = "invitations.create",
-    /// See invitations.
+    /// Read invitations.
     InvitationsRead = "invitations.read",
-    /// Revoke and remind.
+    /// Revoke invitations and send reminders.
     InvitationsManage = "invitations.manage",
     /// Read the audit trail.
     EventsRead = "events.read",
 }
 
-impl Permission {
-    /// Finds a permission by its dotted word.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|permission| permission.as_str() == text)
-    }
-}
-
-impl From<Permission> for &'static str {
-    fn from(permission: Permission) -> Self {
-        permission.as_str()
-    }
-}
-
-impl TryFrom<String> for Permission {
-    type Error = Invalid;
-    fn try_from(word: String) -> Result<Self, Invalid> {
-        Self::parse(&word).ok_or_else(|| Invalid::new("no such permission"))
-    }
-}
-
-/// A set of permissions, one bit each.
+/// A set of permissions, one bit for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PermissionSet(u32);
 
 impl PermissionSet {
-    /// No permission.
+    /// The empty set.
     pub const NONE: Self = Self(0);
 
-    /// The set of these.
+    /// The set of these permissions.
     #[must_use]
     pub const fn of(permissions: &[Permission]) -> Self {
         let mut bits = 0;
@@ -99,19 +57,19 @@ impl PermissionSet {
         Self(bits)
     }
 
-    /// Both together.
+    /// The union of both sets.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether this one is in it.
+    /// Whether the set contains this permission.
     #[must_use]
     pub const fn contains(self, permission: Permission) -> bool {
         self.0 & (1 << permission as u32) != 0
     }
 
-    /// Whether all of the other are in it.
+    /// Whether the set contains every permission of the other set.
     #[must_use]
     pub const fn includes(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -123,10 +81,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_unique_and_parse_back() {
+    fn names_are_unique_and_parse_back() {
         for permission in Permission::ALL {
-            assert_eq!(Permission::parse(permission.as_str()), Some(*permission));
+            assert_eq!(Permission::parse(permission.as_str()), Ok(*permission));
         }
-        assert_eq!(Permission::parse("members.fly"), None);
+        assert!(Permission::parse("members.fly").is_err());
     }
 }

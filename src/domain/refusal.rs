@@ -1,7 +1,7 @@
 //! Every "no" that roster says for a reason of its own. Closed: the wire's `ErrorReason` has a name for each, and one
 //! exhaustive match (`grpc/status.rs`) joins the two. What goes wrong underneath (a datastore that is away) is not here.
 
-use super::{Permission, Role, Scope, UserId};
+use super::{Permission, Quota, Role, Scope, UserId};
 use serde::{Deserialize, Serialize};
 
 /// One thing wrong with one field.
@@ -160,7 +160,7 @@ pub enum Refusal {
     #[error("the limit {limit} is reached: at most {most}; try again in {retry_seconds} seconds")]
     QuotaExceeded {
         /// Its name.
-        limit: String,
+        limit: Quota,
         /// What it allows.
         most: u64,
         /// When it is worth trying again, in seconds.

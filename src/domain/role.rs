@@ -1,13 +1,13 @@
-//! The role table: the one place that knows which roles there are and what each may do.
+//! The role table: the only definition of the roles and their permissions.
 //!
-//! Elsewhere a role is a value with a rank and a set of permissions; no other code compares role names, so that
-//! organizations can one day define their own.
+//! Elsewhere a role is a value with a rank and a set of permissions. No other code compares role names, so that
+//! organizations can define their own roles one day.
 
 use super::permission::{Permission as P, PermissionSet};
 use super::{Invalid, Permission};
 use serde::{Deserialize, Serialize};
 
-/// One row of the table.
+/// One row of the role table.
 struct RoleDefinition {
     name: &'static str,
     permissions: PermissionSet,
@@ -27,7 +27,7 @@ const ADMIN: PermissionSet = MEMBER.union(PermissionSet::of(&[
 ]));
 const OWNER: PermissionSet = PermissionSet::of(Permission::ALL);
 
-/// Ascending: each role includes the ones before it.
+/// In ascending order: each role includes the roles before it.
 const TABLE: [RoleDefinition; 3] = [
     RoleDefinition { name: "member", permissions: MEMBER },
     RoleDefinition { name: "admin", permissions: ADMIN },
@@ -40,18 +40,18 @@ const TABLE: [RoleDefinition; 3] = [
 pub struct Role(u8);
 
 impl Role {
-    /// What everybody in an organization has.
+    /// The role of a plain member.
     pub const MEMBER: Self = Self(0);
-    /// What a first member gets, what a former owner keeps, and what the owner's own membership holds: the database
-    /// refuses an owner whose membership says anything else.
+    /// The role of an administrator. A former owner keeps it, and the owner's own membership stores it: the database
+    /// rejects an owner whose membership stores another role.
     pub const ADMIN: Self = Self(1);
-    /// The one owner. Never stored in a membership and never granted: ownership moves by transfer only.
+    /// The role of the owner. Never stored in a membership and never granted: ownership moves by transfer only.
     pub const OWNER: Self = Self(2);
 
     /// Finds a role by name.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If no role has this name.
     pub fn parse(name: &str) -> Result<Self, Invalid> {
         (0u8..)
             .zip(&TABLE)
@@ -60,10 +60,10 @@ impl Role {
             .ok_or_else(|| Invalid::new("no such role: one of owner, admin, member"))
     }
 
-    /// Finds a role that a membership may hold.
+    /// Finds a role that a membership may store.
     ///
     /// # Errors
-    /// If there is none of that name, or if it is `owner`.
+    /// If no role has this name, or the name is `owner`.
     pub fn parse_assignable(name: &str) -> Result<Self, Invalid> {
         match Self::parse(name) {
             Ok(Self::OWNER) => Err(Invalid::new("ownership is not a role to assign: use TransferOwnership")),
@@ -72,25 +72,25 @@ impl Role {
         }
     }
 
-    /// The role's name.
+    /// The name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         TABLE[usize::from(self.0)].name
     }
 
-    /// Its place in the table: what stands for it where bytes are counted. Good within one process only.
+    /// The index in the role table: a one-byte form for the replica's tables. Valid within one process only.
     #[must_use]
     pub fn index(self) -> u8 {
         self.0
     }
 
-    /// The role at this place of the table.
+    /// The role at this index of the role table.
     #[must_use]
     pub fn from_index(index: u8) -> Option<Self> {
         (usize::from(index) < TABLE.len()).then_some(Self(index))
     }
 
-    /// What it may do.
+    /// The permissions of the role.
     #[must_use]
     pub fn permissions(self) -> PermissionSet {
         TABLE[usize::from(self.0)].permissions
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_role_includes_the_smaller_ones() {
+    fn each_role_includes_the_lower_ones() {
         for pair in TABLE.windows(2) {
             assert!(pair[1].permissions.includes(pair[0].permissions));
             assert!(!pair[0].permissions.includes(pair[1].permissions));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn ownership_is_not_assigned() {
+    fn ownership_cannot_be_assigned() {
         assert!(Role::parse("owner").is_ok());
         assert!(Role::parse_assignable("owner").is_err());
         assert!(Role::parse_assignable("Admin").is_err());

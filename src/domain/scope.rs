@@ -1,28 +1,28 @@
-//! Scopes: what a service may do, in every organization at once.
+//! Scopes: the rights of a service, valid in every organization.
 
 use super::permission::{Permission as P, PermissionSet};
 use super::{Invalid, Role};
 use serde::{Deserialize, Serialize};
 
-/// What a service's credential allows. On a token, each is written `roster:<name>` in the `scope` claim.
+/// A right that a service's credential grants. A bearer token lists it as `roster:<name>` in its `scope` claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum Scope {
-    /// Ask every check, and read any organization, its members and any user.
+    /// Send any check, and read any organization, its members and any user.
     Check,
-    /// Act as an admin of every organization, create organizations for others, keep users' profiles.
+    /// Act as an admin of every organization, create organizations for others, and update users' profiles.
     Manage,
-    /// Be an operator: pass every rule.
+    /// Act as an operator: pass every rule.
     Operator,
-    /// Act for a user, named in the `roster-on-behalf-of` metadata.
+    /// Act on behalf of a user, who is named in the `roster-on-behalf-of` metadata.
     ActAs,
 }
 
 impl Scope {
-    /// Every scope there is.
+    /// Every scope.
     pub const ALL: [Self; 4] = [Self::Check, Self::Manage, Self::Operator, Self::ActAs];
 
-    /// The scope's name.
+    /// The name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -36,7 +36,7 @@ impl Scope {
     /// Finds a scope by name.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If no scope has this name.
     pub fn parse(name: &str) -> Result<Self, Invalid> {
         Self::ALL
             .into_iter()
@@ -44,7 +44,8 @@ impl Scope {
             .ok_or_else(|| Invalid::new("no such scope: one of check, manage, operator, act-as"))
     }
 
-    /// What it allows in any organization. (`operator` is not a set of permissions: it passes every rule.)
+    /// The permissions that the scope grants in every organization. (`operator` is more than a set of permissions: it
+    /// passes every rule.)
     #[must_use]
     pub fn permissions(self) -> PermissionSet {
         match self {

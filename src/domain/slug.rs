@@ -1,19 +1,19 @@
-//! Slugs: the readable names of organizations, unique over all kinds.
+//! Slugs: the readable names of organizations, unique over organizations of all kinds.
 
 use super::{Invalid, limits};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use uuid::Uuid;
 
-/// 2 to 200 characters of `a-z`, `0-9`, `-`; never shaped like a UUID.
+/// A slug: 2 to 200 characters of `a-z`, `0-9`, `-`, and never in the form of a UUID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Slug(String);
 
 impl Slug {
-    /// Reads a slug; capital ASCII letters are taken for small ones.
+    /// Parses a slug; upper-case ASCII letters become lower-case.
     ///
     /// # Errors
-    /// If a character, the length or the shape is wrong.
+    /// If a character or the length is invalid, or the text is a UUID.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let slug = text.to_ascii_lowercase();
         let length = limits::SLUG_CHARACTERS_MIN..=limits::SLUG_CHARACTERS;
@@ -27,7 +27,7 @@ impl Slug {
         Ok(Self(slug))
     }
 
-    /// Makes a slug from a name by transliteration; none if too little is left.
+    /// Derives a slug from a name by transliteration; `None` if too few characters are left.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         let mut slug = String::new();
@@ -42,18 +42,18 @@ impl Slug {
         Self::parse(slug.trim_end_matches('-')).ok()
     }
 
-    /// A short slug from random bits, for names of which nothing is left.
+    /// Creates a short slug from random bits, for names that have no slug of their own.
     #[must_use]
     pub fn random(bits: u64) -> Self {
         Self(format!("org-{:010x}", bits & 0xff_ffff_ffff))
     }
 
-    /// The slug with a number behind it, shortened so that it still fits.
+    /// The slug with a number appended, shortened to fit the length limit.
     #[must_use]
     pub fn numbered(&self, number: u32) -> Self {
         let suffix = format!("-{number}");
-        let room = limits::SLUG_CHARACTERS - suffix.len();
-        let stem = &self.0[..self.0.len().min(room)];
+        let stem_length = limits::SLUG_CHARACTERS - suffix.len();
+        let stem = &self.0[..self.0.len().min(stem_length)];
         Self(format!("{}{suffix}", stem.trim_end_matches('-')))
     }
 
@@ -74,31 +74,31 @@ impl fmt::Display for Slug {
 mod tests {
     use super::*;
 
-    fn made(name: &str) -> Option<String> {
+    fn derive(name: &str) -> Option<String> {
         Slug::from_name(name).map(|slug| slug.0)
     }
 
     #[test]
     fn names_become_slugs() {
-        assert_eq!(made("Acme, Inc."), Some("acme-inc".to_owned()));
-        assert_eq!(made("  Žluťoučký Kůň "), Some("zlutoucky-kun".to_owned()));
-        assert_eq!(made("株式会社"), Slug::from_name("株式会社").map(|slug| slug.0));
-        assert!(made("株式会社").is_some());
-        assert_eq!(made("!!!"), None);
-        assert_eq!(made("x"), None);
-        assert_eq!(made("7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11"), None);
-        assert_eq!(made(&"a".repeat(300)).map(|slug| slug.len()), Some(200));
+        assert_eq!(derive("Acme, Inc."), Some("acme-inc".to_owned()));
+        assert_eq!(derive("  Žluťoučký Kůň "), Some("zlutoucky-kun".to_owned()));
+        assert_eq!(derive("株式会社"), Slug::from_name("株式会社").map(|slug| slug.0));
+        assert!(derive("株式会社").is_some());
+        assert_eq!(derive("!!!"), None);
+        assert_eq!(derive("x"), None);
+        assert_eq!(derive("7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11"), None);
+        assert_eq!(derive(&"a".repeat(300)).map(|slug| slug.len()), Some(200));
     }
 
     #[test]
-    fn numbers_fit() {
+    fn numbered_slugs_fit_the_limit() {
         let long = Slug::from_name(&"a".repeat(300));
         assert_eq!(long.map(|slug| slug.numbered(12).0.len()), Some(200));
         assert_eq!(Slug::from_name("acme").map(|slug| slug.numbered(2).0), Some("acme-2".to_owned()));
     }
 
     #[test]
-    fn slugs_are_compared_without_case_and_never_look_like_ids() {
+    fn slugs_ignore_case_and_are_never_uuids() {
         assert_eq!(Slug::parse("AcMe"), Slug::parse("acme"));
         for bad in ["", "a", "a_b", "é2", "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11", "7b0c3a1e5a394d0c9a533a0f2c8f7a11"] {
             assert!(Slug::parse(bad).is_err(), "{bad:?}");
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn random_slugs_are_slugs() {
+    fn random_slugs_are_valid() {
         for bits in [0, 1, u64::MAX] {
             assert!(Slug::parse(Slug::random(bits).as_str()).is_ok());
         }

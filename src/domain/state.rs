@@ -1,26 +1,26 @@
-//! The states that organizations and users go through.
+//! The states of organizations and users.
 
 use super::Invalid;
 use serde::{Deserialize, Serialize};
 
-/// Where an organization is in its life.
+/// The state of an organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OrganizationState {
-    /// Made without an owner; its first member becomes owner and activates it.
+    /// Created without an owner. Its first member becomes the owner and activates it.
     Pending,
-    /// In use.
+    /// Active: checks are answered from memberships and roles.
     Active,
-    /// Switched off: readable by its members, every check answers no.
+    /// Deactivated: its members can read it, and every check answers no.
     Inactive,
-    /// Deleted softly: out of sight, restorable until it is purged.
+    /// Deleted: hidden from its members, and restorable until it is purged.
     Deleted,
 }
 
 impl OrganizationState {
-    /// Every state.
+    /// Every state, in the order of declaration.
     pub const ALL: [Self; 4] = [Self::Pending, Self::Active, Self::Inactive, Self::Deleted];
 
-    /// As stored and as written in error metadata.
+    /// The name in Postgres and in error metadata.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -31,31 +31,31 @@ impl OrganizationState {
         }
     }
 
-    /// Reads a stored state.
+    /// Parses a stored state.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If no state has this name.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| Invalid::new("no such state"))
     }
 }
 
-/// Where a user is in their life.
+/// The state of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UserState {
-    /// Known and active.
+    /// Active: checks are answered from memberships and roles.
     Active,
-    /// Switched off: every check answers no.
+    /// Deactivated: every check answers no.
     Inactive,
-    /// Deleted: only the id is left, and it is never taken again.
+    /// Deleted: only the id is left, and it is never reused.
     Erased,
 }
 
 impl UserState {
-    /// Every state.
+    /// Every state, in the order of declaration.
     pub const ALL: [Self; 3] = [Self::Active, Self::Inactive, Self::Erased];
 
-    /// As stored and as written in error metadata.
+    /// The name in Postgres and in error metadata.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,10 +65,10 @@ impl UserState {
         }
     }
 
-    /// Reads a stored state.
+    /// Parses a stored state.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If no state has this name.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| Invalid::new("no such state"))
     }

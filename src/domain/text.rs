@@ -3,7 +3,7 @@
 use super::{Invalid, limits};
 use serde::{Deserialize, Serialize};
 
-/// Declares a text type whose `parse` is the only way in.
+/// Declares a text type that only `parse` constructs.
 macro_rules! text {
     ($(#[$doc:meta])* $type:ident, $parse:ident) => {
         $(#[$doc])*
@@ -11,21 +11,21 @@ macro_rules! text {
         pub struct $type(String);
 
         impl $type {
-            /// Reads and checks the text.
+            /// Parses the text.
             ///
             /// # Errors
-            /// If it breaks a rule of this type; the sentence says which.
+            /// If it breaks a rule of this type; the sentence names the rule.
             pub fn parse(text: &str) -> Result<Self, Invalid> {
                 $parse(text).map(Self)
             }
 
-            /// The text.
+            /// The text as a slice.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
 
-            /// The text, owned.
+            /// The text as an owned string.
             #[must_use]
             pub fn into_string(self) -> String {
                 self.0
@@ -39,27 +39,28 @@ text! {
     Name, parse_name
 }
 text! {
-    /// What a person is called: 1 to 200 characters after trimming, no control characters.
+    /// A user's display name: 1 to 200 characters after trimming, no control characters.
     DisplayName, parse_display_name
 }
 text! {
-    /// An organization's kind: 1 to 64 of `a-z`, `0-9`, `-`, `_`, beginning with a letter. Fixed at creation.
+    /// An organization's kind: 1 to 64 of `a-z`, `0-9`, `-`, `_`, starting with a letter. Fixed at creation.
     Kind, parse_kind
 }
 text! {
-    /// Why a change was made, for the audit: 1 to 500 characters, no control characters but line breaks and tabs.
+    /// The reason for a change, for the audit trail: at most 500 characters, and no control characters except line
+    /// breaks and tabs.
     AuditReason, parse_reason
 }
 
 impl Kind {
-    /// The kind of an organization for which none was named.
+    /// The kind of an organization that is created without one.
     #[must_use]
     pub fn default_kind() -> Self {
         Self("organization".to_owned())
     }
 }
 
-/// Whether a character is one that shows nothing or reorders what is shown: these let one name pass for another.
+/// Whether a character is invisible or reorders the text around it: such characters let one name pass for another.
 #[must_use]
 pub fn is_invisible(c: char) -> bool {
     c.is_control()
@@ -77,7 +78,7 @@ fn bounded(text: &str, what: &str, most: usize) -> Result<String, Invalid> {
     if trimmed.chars().count() > most {
         return Err(Invalid::new(format!("{what} has at most {most} characters")));
     }
-    // U+200D joins emoji and Indic letters; it is the one invisible character that names do need.
+    // U+200D joins emoji and Indic letters; it is the only invisible character that names need.
     if trimmed.chars().any(|c| is_invisible(c) && c != '\u{200d}') {
         return Err(Invalid::new(format!("{what} holds no control, zero-width or direction characters")));
     }

@@ -205,7 +205,7 @@ pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
         attributes: Some(attributes(&invitation.attributes)),
         state: invitation_state(invitation.state).into(),
         inviter_id: invitation.inviter.id.clone(),
-        inviter_kind: invitation.inviter.kind.clone(),
+        inviter_kind: invitation.inviter.kind.to_string(),
         accepted_by_user_id: invitation.accepted_by.as_ref().map(ToString::to_string).unwrap_or_default(),
         create_time: Some(timestamp(invitation.create_time)),
         expire_time: Some(timestamp(invitation.expire_time)),
@@ -235,9 +235,9 @@ pub(super) fn event(event: &EventRecord) -> pb::Event {
     pb::Event {
         organization_id: event.organization.map(|id| id.to_string()).unwrap_or_default(),
         revision: event.revision,
-        r#type: event.event_type.clone(),
+        r#type: event.event_type.as_str().to_owned(),
         actor: Some(pb::Actor {
-            kind: event.actor_kind.clone(),
+            kind: event.actor_kind.as_str().to_owned(),
             id: event.actor_id.clone(),
             via: event.actor_via.clone().unwrap_or_default(),
         }),

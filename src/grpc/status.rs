@@ -152,7 +152,7 @@ pub fn refused(refusal: &Refusal) -> Status {
         }
     }
     if let Refusal::QuotaExceeded { limit, most, retry_seconds } = refusal {
-        details.add_quota_failure_violation(limit, format!("at most {most}"));
+        details.add_quota_failure_violation(limit.as_str(), format!("at most {most}"));
         details.set_retry_info(Some(Duration::from_secs(*retry_seconds)));
     }
     if code == Code::Unavailable {
@@ -222,7 +222,7 @@ fn metadata(refusal: &Refusal) -> HashMap<String, String> {
         }
         Refusal::InvitationPending { invitation_id } => vec![("invitation_id", invitation_id.clone())],
         Refusal::InvitationNotPending { state } => vec![("state", state.clone())],
-        Refusal::QuotaExceeded { limit, .. } => vec![("limit", limit.clone())],
+        Refusal::QuotaExceeded { limit, .. } => vec![("limit", limit.as_str().to_owned())],
         Refusal::UserInactive { user_id } | Refusal::UserDeleted { user_id } => vec![("user_id", user_id.to_string())],
         Refusal::CredentialMissing
         | Refusal::CredentialInvalid

@@ -1,17 +1,19 @@
-//! Following the log for a caller: from a cursor or from now, in each bucket without gaps.
+//! Change feeds: the changes of some buckets for one caller, from a cursor or from now, without gaps in any bucket.
 //!
-//! What has just been written comes from the follower's feed; what the feed cannot give, because it is older or because
-//! the follower passed over it, is read from the log itself. Positions tell which is which: nothing is told twice unless
-//! the caller asks again from an older cursor, and nothing is left out.
+//! Recent changes come from the follower's broadcast. Changes that the broadcast does not have, because they are older
+//! or because the follower skipped them, are read from the change log. Positions decide between the two, so every
+//! change is delivered exactly once, unless the caller resumes from an older cursor.
 
 use super::consistency_token::ConsistencyToken;
 use super::{Freshness, Roster, ServiceError};
 use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Refusal};
 use crate::replica::{Commits, Feed, Replica};
 use crate::service::limits;
+use crate::store::StoreError;
 use crate::store::datastore::{self, Datastore};
 use crate::store::log::{replay, tail};
 use crate::store::pool::Pool;
+use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -19,13 +21,13 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 pub use crate::store::log::tail::{LogChange, LogRow};
 
-/// Whole transactions of one bucket, in the order of its log.
+/// Whole transactions of one bucket, in the order of its change log.
 #[derive(Debug, Clone)]
 pub enum FeedRows {
-    /// From the feed: those from this place in it on.
-    Fed(Arc<Commits>, usize),
-    /// From the log.
-    Read(Vec<LogRow>),
+    /// From the broadcast: the rows of the commits from this index on.
+    Broadcast(Arc<Commits>, usize),
+    /// From the change log.
+    Replay(Vec<LogRow>),
 }
 
 impl Deref for FeedRows {
@@ -33,30 +35,31 @@ impl Deref for FeedRows {
 
     fn deref(&self) -> &[LogRow] {
         match self {
-            Self::Fed(commits, from) => commits.rows.get(*from..).unwrap_or_default(),
-            Self::Read(rows) => rows,
+            Self::Broadcast(commits, from) => commits.rows.get(*from..).unwrap_or_default(),
+            Self::Replay(rows) => rows,
         }
     }
 }
 
-/// A caller's way through the log.
+/// The state of one caller's way through the change log.
 pub struct ChangeFeed {
     pool: Pool,
     replica: Replica,
     feed: Feed,
     datastore: Datastore,
-    /// How far each bucket has been given out. Only these are followed.
-    places: BTreeMap<i16, i64>,
-    /// Buckets of which more stands in the log than the feed will give, and up to where.
-    behind: BTreeMap<i16, i64>,
-    /// Whether it is not known any more where the log ends: it has to be asked.
-    blind: bool,
-    /// Whether the feed may have run ahead for no fault of the caller's: while the log was read.
-    excused: bool,
+    /// The position in each bucket up to which rows were delivered. Other buckets are not part of the feed.
+    positions: BTreeMap<i16, i64>,
+    /// Buckets that must be read from the change log, each with the position up to which.
+    targets: BTreeMap<i16, i64>,
+    /// Whether the ends of the buckets' logs must be read first, because the broadcast lost messages.
+    heads_unknown: bool,
+    /// Whether a lag of the broadcast is not the caller's fault, because the feed was reading the change log.
+    lag_excused: bool,
 }
 
 impl Roster {
-    /// Follows these buckets (those of users stand behind those of organizations) from a cursor, or from now.
+    /// Opens a change feed of these buckets from a cursor, or from now. The numbers of users' buckets follow those of
+    /// organizations' buckets.
     ///
     /// # Errors
     /// `CURSOR_EXPIRED`; `INVALID_REQUEST` if the cursor does not cover all of the buckets; if the datastore does not
@@ -66,199 +69,220 @@ impl Roster {
         from: Option<&ConsistencyToken>,
         buckets: impl Iterator<Item = i16>,
     ) -> Result<ChangeFeed, ServiceError> {
-        // First the feed: what is committed after the heads are read is in it.
+        // Subscribe first: then every commit after the heads are read is in the broadcast.
         let feed = self.replica.feed();
         let mut connection = self.pool.acquire().await?;
-        let datastore = datastore::datastore(&mut connection).await?;
-        let heads: BTreeMap<i16, i64> =
-            (0..).zip(tail::heads(&mut connection).await?).map(|(bucket, head)| (bucket, head.position)).collect();
+        let outcome = read_heads(&mut connection).await;
+        let (datastore, heads) = connection.finish(outcome)?;
         if from.is_some_and(|from| !from.is_of(datastore)) {
             return Err(Refusal::CursorExpired.into());
         }
-        let covered: Option<BTreeMap<i16, i64>> =
+        let cursor: Option<BTreeMap<i16, i64>> =
             from.map(|from| from.positions().map(|at| (at.bucket, at.position)).collect());
-        let mut places = BTreeMap::new();
+        let mut positions = BTreeMap::new();
         for bucket in buckets {
-            let place = match &covered {
-                Some(covered) => covered.get(&bucket).copied().ok_or_else(too_narrow)?,
+            let position = match &cursor {
+                Some(cursor) => cursor.get(&bucket).copied().ok_or_else(cursor_too_narrow)?,
                 None => heads.get(&bucket).copied().unwrap_or_default(),
             };
-            places.insert(bucket, place);
+            positions.insert(bucket, position);
         }
-        let (pool, replica) = (self.pool.clone(), self.replica.clone());
-        let mut feed =
-            ChangeFeed { pool, replica, feed, datastore, places, behind: BTreeMap::new(), blind: false, excused: true };
+        let mut feed = ChangeFeed {
+            pool: self.pool.clone(),
+            replica: self.replica.clone(),
+            feed,
+            datastore,
+            positions,
+            targets: BTreeMap::new(),
+            heads_unknown: false,
+            lag_excused: true,
+        };
         feed.compare(&heads)?;
         Ok(feed)
     }
 
-    /// Finds an organization, a deleted one too; none if there is no such one.
+    /// Finds an organization, including a deleted one; `None` if it does not exist.
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn find_organization(&self, named: &OrganizationRef) -> Result<Option<OrganizationId>, ServiceError> {
-        let (standing, _) = self.replica.standing(named, None, &Freshness::Full).await?;
+    pub async fn find_organization(
+        &self,
+        organization: &OrganizationRef,
+    ) -> Result<Option<OrganizationId>, ServiceError> {
+        let (standing, _) = self.replica.standing(organization, None, &Freshness::Full).await?;
         Ok(standing.organization.map(|organization| organization.id))
     }
 
-    /// Waits until everything that is acknowledged now is in every feed.
+    /// Waits until every write that is acknowledged now is in every change feed.
     pub async fn caught_up(&self) {
         self.replica.caught_up().await;
     }
 }
 
-fn too_narrow() -> Refusal {
-    Refusal::field("cursor", "it does not cover all that is to be watched: export, and watch from there")
+/// Reads the id of the datastore, and the position at which each bucket's log ends.
+async fn read_heads(connection: &mut PgConnection) -> Result<(Datastore, BTreeMap<i16, i64>), StoreError> {
+    let datastore = datastore::datastore(connection).await?;
+    let heads = tail::heads(connection).await?;
+    Ok((datastore, (0..).zip(heads).map(|(bucket, head)| (bucket, head.position)).collect()))
+}
+
+fn cursor_too_narrow() -> Refusal {
+    Refusal::field("cursor", "it does not cover everything to be watched: export, and watch from that export's cursor")
 }
 
 impl ChangeFeed {
-    /// Compares where the caller is with where the log ends.
+    /// Compares the feed's positions with the ends of the logs, and plans to read the buckets that are behind.
     fn compare(&mut self, heads: &BTreeMap<i16, i64>) -> Result<(), Refusal> {
-        for (bucket, place) in &self.places {
+        for (bucket, position) in &self.positions {
             let head = heads.get(bucket).copied().unwrap_or_default();
-            if head < *place {
+            if head < *position {
                 return Err(Refusal::CursorExpired);
             }
-            if head > *place {
-                self.behind.insert(*bucket, head);
+            if head > *position {
+                self.targets.insert(*bucket, head);
             }
         }
         Ok(())
     }
 
-    /// Whether there is something to be read from the log before the feed goes on.
+    /// Whether rows must be read from the change log before the feed continues with the broadcast.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        self.blind || !self.behind.is_empty()
+        self.heads_unknown || !self.targets.is_empty()
     }
 
-    /// Reads the next rows that the feed does not give, if there are any.
+    /// Reads the next rows that the broadcast does not have; `None` if there are no such rows.
     ///
     /// # Errors
-    /// `CURSOR_EXPIRED` if the log does not hold them any more; if the datastore does not answer.
+    /// `CURSOR_EXPIRED` if the change log no longer has them; if the datastore does not answer.
     pub async fn catch_up(&mut self) -> Result<Option<FeedRows>, ServiceError> {
-        self.excused = true;
-        if self.blind {
-            let heads = tail::heads(&mut *self.pool.acquire().await?).await?;
+        self.lag_excused = true;
+        if self.heads_unknown {
+            let mut connection = self.pool.acquire().await?;
+            let outcome = tail::heads(&mut connection).await;
+            let heads = connection.finish(outcome)?;
             self.compare(&(0..).zip(heads).map(|(bucket, head)| (bucket, head.position)).collect())?;
-            self.blind = false;
+            self.heads_unknown = false;
         }
-        let Some((bucket, target)) = self.behind.first_key_value().map(|(bucket, target)| (*bucket, *target)) else {
+        let Some((bucket, target)) = self.targets.first_key_value().map(|(bucket, target)| (*bucket, *target)) else {
             return Ok(None);
         };
-        let place = self.places.get(&bucket).copied().unwrap_or_default();
-        let rows = self.read(bucket, place).await?;
-        let last = rows.last().map_or(place, |row| row.at.position);
-        self.places.insert(bucket, last);
+        let position = self.positions.get(&bucket).copied().unwrap_or_default();
+        let rows = self.read(bucket, position).await?;
+        let last = rows.last().map_or(position, |row| row.at.position);
+        self.positions.insert(bucket, last);
         if last >= target {
-            self.behind.remove(&bucket);
+            self.targets.remove(&bucket);
         }
-        Ok(Some(FeedRows::Read(rows)))
+        Ok(Some(FeedRows::Replay(rows)))
     }
 
-    /// Reads whole transactions behind a place, at least one.
-    async fn read(&self, bucket: i16, place: i64) -> Result<Vec<LogRow>, ServiceError> {
+    /// Reads whole transactions after a position, at least one.
+    async fn read(&self, bucket: i16, position: i64) -> Result<Vec<LogRow>, ServiceError> {
         let mut limit = limits::REPLAY_ROWS;
         loop {
-            let found = replay::after(&mut *self.pool.acquire().await?, bucket, place, limit).await?;
-            let next = found.rows.first().map(|row| row.at.position);
-            if found.datastore != self.datastore || found.head <= place || next != Some(place + 1) {
+            let mut connection = self.pool.acquire().await?;
+            let outcome = replay::after(&mut connection, bucket, position, limit).await;
+            let page = connection.finish(outcome)?;
+            let next = page.rows.first().map(|row| row.at.position);
+            if page.datastore != self.datastore || page.head <= position || next != Some(position + 1) {
                 return Err(Refusal::CursorExpired.into());
             }
-            let mut rows = found.rows;
-            let whole = rows.iter().rposition(|row| row.at.position == row.commit_position);
-            if let Some(whole) = whole {
-                rows.truncate(whole + 1);
+            let mut rows = page.rows;
+            let last_of_transaction = rows.iter().rposition(|row| row.at.position == row.commit_position);
+            if let Some(last) = last_of_transaction {
+                rows.truncate(last + 1);
                 return Ok(rows);
             }
-            // Not even one in so many rows.
+            // The first transaction has more rows than the limit.
             limit = limit.saturating_mul(4);
         }
     }
 
-    /// Waits for the next rows of the feed; none if the log has to be read first. Whoever stops waiting loses nothing.
+    /// Waits for the next rows of the broadcast; `None` if the change log must be read first. Safe to cancel: no rows
+    /// are lost.
     ///
     /// # Errors
-    /// `SLOW_READER` if the feed has run ahead; `CURSOR_EXPIRED` if writes were lost; if the server stops.
+    /// `SLOW_READER` if the caller is too slow for the broadcast; `CURSOR_EXPIRED` if the datastore lost writes.
     pub async fn next(&mut self) -> Result<Option<FeedRows>, ServiceError> {
         loop {
             match self.feed.recv().await {
                 Ok(commits) => {
-                    self.excused = false;
-                    let rows = self.take(commits)?;
+                    self.lag_excused = false;
+                    let rows = self.accept(commits)?;
                     if rows.is_some() || self.is_behind() {
                         return Ok(rows);
                     }
                 }
                 Err(RecvError::Lagged(_)) => {
-                    self.ran_ahead()?;
+                    self.record_lag()?;
                     return Ok(None);
                 }
-                // The index is held by this very one.
+                // Unreachable: this feed holds the replica, which holds the sender.
                 Err(RecvError::Closed) => return std::future::pending().await,
             }
         }
     }
 
-    /// The next rows of the feed, if there are any right now. None too if the log has to be read first.
+    /// The next rows of the broadcast that are there without waiting; `None` also if the change log must be read first.
     ///
     /// # Errors
-    /// Those of [`Self::next`].
+    /// The errors of [`Self::next`].
     pub fn try_next(&mut self) -> Result<Option<FeedRows>, ServiceError> {
         while !self.is_behind() {
             match self.feed.try_recv() {
                 Ok(commits) => {
-                    self.excused = false;
-                    if let Some(rows) = self.take(commits)? {
+                    self.lag_excused = false;
+                    if let Some(rows) = self.accept(commits)? {
                         return Ok(Some(rows));
                     }
                 }
-                Err(TryRecvError::Lagged(_)) => self.ran_ahead()?,
+                Err(TryRecvError::Lagged(_)) => self.record_lag()?,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return Ok(None),
             }
         }
         Ok(None)
     }
 
-    fn ran_ahead(&mut self) -> Result<(), Refusal> {
-        self.blind = true;
-        if self.excused { Ok(()) } else { Err(Refusal::SlowReader) }
+    fn record_lag(&mut self) -> Result<(), Refusal> {
+        self.heads_unknown = true;
+        if self.lag_excused { Ok(()) } else { Err(Refusal::SlowReader) }
     }
 
-    /// What of these commits is new here. Where they do not follow on what is known, nothing is, and the log is read.
-    fn take(&mut self, commits: Arc<Commits>) -> Result<Option<FeedRows>, Refusal> {
-        self.check()?;
-        let Some(place) = self.places.get_mut(&commits.bucket) else { return Ok(None) };
+    /// Takes the new rows of these commits. If rows are missing before them, it takes none and plans to read the log.
+    fn accept(&mut self, commits: Arc<Commits>) -> Result<Option<FeedRows>, Refusal> {
+        self.check_datastore()?;
+        let Some(position) = self.positions.get_mut(&commits.bucket) else { return Ok(None) };
         let (Some(first), Some(last)) = (commits.rows.first(), commits.rows.last()) else { return Ok(None) };
         let (first, last) = (first.at.position, last.at.position);
-        if last <= *place {
+        if last <= *position {
             return Ok(None);
         }
-        if first > *place + 1 {
-            self.behind.insert(commits.bucket, last);
+        if first > *position + 1 {
+            self.targets.insert(commits.bucket, last);
             return Ok(None);
         }
-        let known = usize::try_from(*place + 1 - first).unwrap_or(usize::MAX);
-        *place = last;
-        Ok(Some(FeedRows::Fed(commits, known)))
+        let delivered = usize::try_from(*position + 1 - first).unwrap_or(usize::MAX);
+        *position = last;
+        Ok(Some(FeedRows::Broadcast(commits, delivered)))
     }
 
-    /// Whether the log is still the one that the caller's cursors speak of.
-    fn check(&self) -> Result<(), Refusal> {
+    /// Checks that the datastore is still the one, in the same epoch, that this feed's cursors refer to.
+    fn check_datastore(&self) -> Result<(), Refusal> {
         match self.replica.datastore_now() {
             Some(datastore) if datastore != self.datastore => Err(Refusal::CursorExpired),
             Some(_) | None => Ok(()),
         }
     }
 
-    /// Where to go on after everything that has been given out.
+    /// The cursor from which to resume after the rows that were delivered.
     ///
     /// # Errors
-    /// `CURSOR_EXPIRED` if writes were lost: then there is no going on.
+    /// `CURSOR_EXPIRED` if the datastore lost writes: then the feed cannot be resumed.
     pub fn cursor(&self) -> Result<ConsistencyToken, ServiceError> {
-        self.check()?;
+        self.check_datastore()?;
         let mut token = ConsistencyToken::new(self.datastore);
-        for (bucket, position) in &self.places {
+        for (bucket, position) in &self.positions {
             token.cover(BucketPosition { bucket: *bucket, position: *position });
         }
         Ok(token)

@@ -1,4 +1,4 @@
-//! Checks: the question that roster is for.
+//! Checks: is a user a member of an organization, and with which role or permission?
 
 use super::consistency_token::ConsistencyToken;
 use super::{AnswerSource, Freshness, Roster, ServiceError};
@@ -8,23 +8,23 @@ use crate::replica::{CheckQuestion, StandingBatch};
 
 pub use crate::domain::check::Check;
 
-/// One answer.
+/// The answer of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckAnswer {
-    /// Why; [`CheckReason::Allowed`] is the only yes.
+    /// The reason. [`CheckReason::Allowed`] is the only positive answer.
     pub reason: CheckReason,
-    /// The user's role; none for who is not a member.
+    /// The user's role; `None` if the user is not a member.
     pub role: Option<Role>,
-    /// The organization's revision that the answer reflects; 0 for one that is not there.
+    /// The organization's revision that the answer reflects; 0 if the organization does not exist.
     pub revision: i64,
-    /// Who answered.
+    /// The replica or the primary, whichever answered.
     pub source: AnswerSource,
 }
 
 impl CheckAnswer {
     fn new(question: Question, standing: &Standing, source: AnswerSource) -> Self {
         let reason = check::answer(question, standing);
-        let (role, revision) = check::beside(reason, standing);
+        let (role, revision) = check::role_and_revision(reason, standing);
         Self { reason, role, revision, source }
     }
 }
@@ -36,8 +36,8 @@ impl CheckQuestion for Check {
 }
 
 impl Roster {
-    /// StandingBatch one question from memory and at once, with the token that covers what the answer reflects; none if memory
-    /// cannot say, or not as freshly as is asked.
+    /// Answers a check from the replica without waiting, with the consistency token that covers the answer. `None` if
+    /// the replica does not have the answer, or not as fresh as requested.
     #[must_use]
     pub fn check_now(&self, check: &Check, freshness: &Freshness) -> Option<(CheckAnswer, ConsistencyToken)> {
         let standing = self.replica.now(&check.organization, Some(&check.user), freshness)?;
@@ -46,17 +46,17 @@ impl Roster {
         Some((CheckAnswer::new(check.question, &standing, AnswerSource::Memory), token))
     }
 
-    /// StandingBatch one question, with the token that covers what the answer reflects.
+    /// Answers a check, with the consistency token that covers the answer.
     ///
     /// # Errors
-    /// If memory cannot say and the datastore does not answer.
+    /// If the replica cannot answer and the datastore does not.
     pub async fn check(
         &self,
         check: &Check,
         freshness: &Freshness,
     ) -> Result<(CheckAnswer, ConsistencyToken), ServiceError> {
-        if let Some(answered) = self.check_now(check, freshness) {
-            return Ok(answered);
+        if let Some(answer) = self.check_now(check, freshness) {
+            return Ok(answer);
         }
         let mut token = ConsistencyToken::new(self.replica.datastore().await?);
         let (standing, source) = self.replica.standing(&check.organization, Some(&check.user), freshness).await?;
@@ -64,11 +64,11 @@ impl Roster {
         Ok((CheckAnswer::new(check.question, &standing, source), token))
     }
 
-    /// StandingBatch many questions in their order, all about one organization from one state of it, with a token that covers
-    /// all.
+    /// Answers a batch of checks in their order, with a consistency token that covers all answers. All answers about
+    /// one organization reflect one state of it.
     ///
     /// # Errors
-    /// If memory cannot say and the datastore does not answer.
+    /// If the replica cannot answer and the datastore does not.
     pub async fn check_batch(
         &self,
         checks: &[Check],

@@ -1,24 +1,40 @@
-//! How a use case can fail.
+//! Errors of the use cases.
 
 use crate::domain::{Invalid, Refusal};
 
 pub use crate::store::StoreError;
 
-/// Why a use case has no answer.
+/// The outcome of one item of a batch: an item succeeds or is refused independently of the others.
+pub type ItemResult<T> = Result<T, Refusal>;
+
+/// An error of a use case.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// For a reason of roster's own, which the caller is told.
+    /// A rule refuses the request. The refusal goes to the caller.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Something went wrong between roster and Postgres.
+    /// Postgres failed, or a stored row is not readable.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The task that ran a write panicked: a fault in roster. Postgres rolled the write back.
     #[error("a write panicked")]
     Panicked,
-    /// An answer of roster's own could not be written down or read back: a fault in roster.
+    /// An answer could not be serialized for storage, or a stored answer could not be read: a fault in roster.
     #[error("a stored answer is not readable")]
     Answer(#[from] serde_json::Error),
+}
+
+impl ServiceError {
+    /// The refusal of one item of a batch.
+    ///
+    /// # Errors
+    /// The error itself, if it is not a refusal: then it fails the whole batch.
+    pub(super) fn into_refusal(self) -> Result<Refusal, Self> {
+        match self {
+            Self::Refused(refusal) => Ok(refusal),
+            error @ (Self::Store(_) | Self::Panicked | Self::Answer(_)) => Err(error),
+        }
+    }
 }
 
 impl From<sqlx::Error> for ServiceError {

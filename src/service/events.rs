@@ -1,4 +1,4 @@
-//! The audit trail, read.
+//! Reads of the audit trail.
 
 use super::change_feed::LogChange;
 use super::{Roster, ServiceError};
@@ -9,15 +9,17 @@ use crate::store::events;
 pub use crate::store::events::EventFilter;
 
 impl Roster {
-    /// Lists what happened to the organization that the caller has been let into, the newest first.
+    /// Lists the events of the organization, the newest first.
     ///
     /// # Errors
     /// If the datastore does not answer.
     pub async fn list_events(&self, access: &Access, filter: &EventFilter) -> Result<Vec<EventRecord>, ServiceError> {
-        Ok(events::list(&mut *self.pool.acquire().await?, access.organization(), filter).await?)
+        let mut connection = self.pool.acquire().await?;
+        let outcome = events::list(&mut connection, access.organization(), filter).await;
+        Ok(connection.finish(outcome)?)
     }
 
-    /// The events of these changes, of these types if any are named, in the order of the changes.
+    /// Reads the events of these changes, in the order of the changes. If types are given, only events of these types.
     ///
     /// # Errors
     /// If the datastore does not answer.
@@ -29,10 +31,12 @@ impl Roster {
         let keys: Vec<events::EventKey> = changes
             .iter()
             .map(|change| match change {
-                LogChange::Organization(line) => events::EventKey::Organization(line.organization, line.revision),
+                LogChange::Organization(entry) => events::EventKey::Organization(entry.organization, entry.revision),
                 LogChange::User { user, revision, .. } => events::EventKey::User(user.clone(), *revision),
             })
             .collect();
-        Ok(events::find(&mut *self.pool.acquire().await?, &keys, types).await?)
+        let mut connection = self.pool.acquire().await?;
+        let outcome = events::find(&mut connection, &keys, types).await;
+        Ok(connection.finish(outcome)?)
     }
 }

@@ -1,7 +1,7 @@
-//! Exports: everything that checks are answered from, and the place in the log from which to follow what changes.
+//! Exports: all facts from which checks are answered, and the position in the change log from which to follow changes.
 //!
-//! Bucket by bucket, each from one snapshot and with the position at which the log of that snapshot ends: from there on
-//! the log tells what has changed since, whatever the other buckets did meanwhile.
+//! An export reads bucket by bucket. Each bucket comes from one snapshot, with the position at which the change log of
+//! that snapshot ends. From this position on the log has every later change, whatever happened to the other buckets.
 
 use super::consistency_token::ConsistencyToken;
 use super::{Roster, ServiceError};
@@ -11,88 +11,109 @@ use crate::service::limits;
 use crate::store::datastore::{self, Datastore};
 use crate::store::export::ExportSnapshot;
 use futures_util::TryStreamExt;
+use sqlx::PgConnection;
 use std::future::Future;
 use tokio::time::timeout;
 
 pub use crate::store::export::{ExportHead, ExportRow};
 
-/// Whom an export is told to. It may make the export wait, but not for ever.
+/// The receiver of an export. It may delay the export, up to [`limits::EXPORT_BUCKET`] for each bucket.
 pub trait ExportSink: Send {
-    /// How listening can end.
+    /// The error that ends the export.
     type Error: From<ServiceError> + Send;
 
-    /// Takes a member of the organization before, or the first of the next one.
+    /// Receives a row of the current organization, or the first row of the next one.
     fn row(&mut self, row: ExportRow) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Takes a user who is not active.
+    /// Receives a user who is not active.
     fn user(&mut self, user: UserId, state: UserState) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
 impl Roster {
-    /// Tells everything, or the organizations of one kind and everything of users. The token covers exactly what was told.
+    /// Exports everything, or the organizations of one kind and all users. The token covers exactly what was exported.
     ///
     /// # Errors
-    /// What the listener fails with; `OVERLOADED` if there are too many exports already; `SLOW_READER` if the listener
-    /// holds a snapshot for too long; if the datastore does not answer.
-    pub async fn export<L: ExportSink>(
-        &self,
-        kind: Option<&Kind>,
-        listener: &mut L,
-    ) -> Result<ConsistencyToken, L::Error> {
-        let _place = self.exports.try_acquire().map_err(|_| ServiceError::from(Refusal::Overloaded))?;
-        let mut token = ConsistencyToken::new(self.present_datastore().await?);
+    /// The error of the sink; `OVERLOADED` if too many exports are running; `SLOW_READER` if the sink holds a snapshot
+    /// open for too long; `CURSOR_EXPIRED` if the datastore lost writes during the export; if the datastore does not
+    /// answer.
+    pub async fn export<S: ExportSink>(&self, kind: Option<&Kind>, sink: &mut S) -> Result<ConsistencyToken, S::Error> {
+        let _permit = self.exports.try_acquire().map_err(|_| ServiceError::from(Refusal::Overloaded))?;
+        let mut token = ConsistencyToken::new(self.read_datastore().await?);
         for bucket in 0..ORGANIZATION_BUCKETS {
-            let told = self.export_organizations(bucket, kind, &mut token, listener);
-            timeout(limits::EXPORT_BUCKET, told).await.map_err(|_| ServiceError::from(Refusal::SlowReader))??;
+            let export = self.export_organizations(bucket, kind, &mut token, sink);
+            timeout(limits::EXPORT_BUCKET, export).await.map_err(|_| ServiceError::from(Refusal::SlowReader))??;
         }
         for bucket in 0..USER_BUCKETS {
-            let told = self.export_users(bucket, &mut token, listener);
-            timeout(limits::EXPORT_BUCKET, told).await.map_err(|_| ServiceError::from(Refusal::SlowReader))??;
+            let export = self.export_users(bucket, &mut token, sink);
+            timeout(limits::EXPORT_BUCKET, export).await.map_err(|_| ServiceError::from(Refusal::SlowReader))??;
         }
-        // Of another epoch, what was told is of a history that may no longer be.
-        if token.is_of(self.present_datastore().await?) {
+        // After a change of the epoch, the exported rows may include writes that the datastore has lost.
+        if token.is_of(self.read_datastore().await?) {
             Ok(token)
         } else {
             Err(ServiceError::from(Refusal::CursorExpired).into())
         }
     }
 
-    async fn present_datastore(&self) -> Result<Datastore, ServiceError> {
-        Ok(datastore::datastore(&mut *self.pool.acquire().await?).await?)
+    async fn read_datastore(&self) -> Result<Datastore, ServiceError> {
+        let mut connection = self.pool.acquire().await?;
+        let outcome = datastore::datastore(&mut connection).await;
+        Ok(connection.finish(outcome)?)
     }
 
-    async fn export_organizations<L: ExportSink>(
+    async fn export_organizations<S: ExportSink>(
         &self,
         bucket: i16,
         kind: Option<&Kind>,
         token: &mut ConsistencyToken,
-        listener: &mut L,
-    ) -> Result<(), L::Error> {
+        sink: &mut S,
+    ) -> Result<(), S::Error> {
         let mut connection = self.pool.acquire().await.map_err(ServiceError::from)?;
-        let mut snapshot = ExportSnapshot::begin(&mut connection).await.map_err(ServiceError::from)?;
-        token.cover(snapshot.position(bucket).await.map_err(ServiceError::from)?);
-        let mut rows = snapshot.organizations(bucket, kind);
-        while let Some(row) = rows.try_next().await.map_err(ServiceError::from)? {
-            listener.row(row).await?;
-        }
-        drop(rows);
-        Ok(snapshot.end().await.map_err(ServiceError::from)?)
+        let outcome = send_organizations(&mut connection, bucket, kind, token, sink).await;
+        connection.finish(outcome)
     }
 
-    async fn export_users<L: ExportSink>(
+    async fn export_users<S: ExportSink>(
         &self,
         bucket: i16,
         token: &mut ConsistencyToken,
-        listener: &mut L,
-    ) -> Result<(), L::Error> {
+        sink: &mut S,
+    ) -> Result<(), S::Error> {
         let mut connection = self.pool.acquire().await.map_err(ServiceError::from)?;
-        let mut snapshot = ExportSnapshot::begin(&mut connection).await.map_err(ServiceError::from)?;
-        token.cover_user(snapshot.user_position(bucket).await.map_err(ServiceError::from)?);
-        let mut users = snapshot.users(bucket);
-        while let Some((user, state)) = users.try_next().await.map_err(ServiceError::from)? {
-            listener.user(user, state).await?;
-        }
-        drop(users);
-        Ok(snapshot.end().await.map_err(ServiceError::from)?)
+        let outcome = send_users(&mut connection, bucket, token, sink).await;
+        connection.finish(outcome)
     }
+}
+
+async fn send_organizations<S: ExportSink>(
+    connection: &mut PgConnection,
+    bucket: i16,
+    kind: Option<&Kind>,
+    token: &mut ConsistencyToken,
+    sink: &mut S,
+) -> Result<(), S::Error> {
+    let mut snapshot = ExportSnapshot::begin(connection).await.map_err(ServiceError::from)?;
+    token.cover(snapshot.position(bucket).await.map_err(ServiceError::from)?);
+    let mut rows = snapshot.organizations(bucket, kind);
+    while let Some(row) = rows.try_next().await.map_err(ServiceError::from)? {
+        sink.row(row).await?;
+    }
+    drop(rows);
+    Ok(snapshot.end().await.map_err(ServiceError::from)?)
+}
+
+async fn send_users<S: ExportSink>(
+    connection: &mut PgConnection,
+    bucket: i16,
+    token: &mut ConsistencyToken,
+    sink: &mut S,
+) -> Result<(), S::Error> {
+    let mut snapshot = ExportSnapshot::begin(connection).await.map_err(ServiceError::from)?;
+    token.cover_user(snapshot.user_position(bucket).await.map_err(ServiceError::from)?);
+    let mut users = snapshot.users(bucket);
+    while let Some((user, state)) = users.try_next().await.map_err(ServiceError::from)? {
+        sink.user(user, state).await?;
+    }
+    drop(users);
+    Ok(snapshot.end().await.map_err(ServiceError::from)?)
 }

@@ -1,82 +1,96 @@
-//! What must be done now and then: purging what was deleted long ago, forgetting old answers. Several processes may do it
-//! at once; nothing hangs on when it happens.
+//! Housekeeping: removes what has expired, and maintains the partitions of the change log. Several processes may run it
+//! at the same time, and nothing depends on when it runs.
 
 use super::organizations::PurgeIfDue;
 use super::write::Meta;
 use super::{Roster, ServiceError};
+use crate::domain::OrganizationId;
 use crate::service::limits;
 use crate::store::log::partitions::{self, PartitionedTable};
-use crate::store::{invitations, organizations, quotas, requests};
+use crate::store::{StoreError, invitations, organizations, quotas, requests};
+use sqlx::PgConnection;
+use std::time::Duration;
 use tokio::time::Instant;
 
-/// What one round did.
+/// The counters of one housekeeping round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TidyReport {
     /// Organizations purged.
     pub purged: u64,
-    /// Invitations forgotten that came to their end long ago.
+    /// Invitations deleted after their retention.
     pub invitations: u64,
-    /// Answers and used-up limits forgotten.
+    /// Stored answers and quota windows deleted.
     pub forgotten: u64,
-    /// Days of the change log dropped.
+    /// Daily partitions of the change log dropped.
     pub log_days: u64,
-    /// Rows of the change log forgotten that no day had taken.
+    /// Rows deleted from the change log's default partitions.
     pub log_rows: u64,
 }
 
 impl Roster {
-    /// Does one round, of bounded size.
+    /// Runs one round of bounded size.
     ///
     /// # Errors
     /// If the datastore does not answer.
     pub async fn tidy(&self) -> Result<TidyReport, ServiceError> {
-        let mut tidied = TidyReport::default();
-        let due = organizations::due_for_purge(&mut *self.pool.acquire().await?, limits::TIDY_ORGANIZATIONS).await?;
-        for id in due {
+        let mut report = TidyReport::default();
+        for id in self.organizations_due_for_purge().await? {
             let deadline = Instant::now() + crate::store::limits::STATEMENT;
             let meta = Meta::own(deadline);
             if self.write(None, meta, PurgeIfDue(id)).await?.answer {
-                tidied.purged += 1;
+                report.purged += 1;
             }
         }
-        tidied.invitations = invitations::forget_old(
-            &mut *self.pool.acquire().await?,
-            limits::INVITATION_RETENTION,
-            limits::TIDY_INVITATIONS,
-        )
-        .await?;
-        tidied.forgotten = requests::forget_old(&mut *self.pool.acquire().await?, limits::TIDY_REQUESTS).await?;
-        tidied.forgotten += quotas::forget_old(
-            &mut *self.pool.acquire().await?,
-            crate::store::limits::PURGE_AFTER,
-            limits::TIDY_REQUESTS,
-        )
-        .await?;
-        self.tend_log(&mut tidied).await?;
-        Ok(tidied)
+        let mut connection = self.pool.acquire().await?;
+        let outcome = delete_expired(&mut connection, &mut report).await;
+        connection.finish(outcome)?;
+        let mut connection = self.pool.acquire().await?;
+        let outcome = maintain_log(&mut connection, self.log_retention, &mut report).await;
+        connection.finish(outcome)?;
+        Ok(report)
     }
 
-    /// Makes the log's next days, and drops those that ended longer ago than it is kept.
-    async fn tend_log(&self, tidied: &mut TidyReport) -> Result<(), ServiceError> {
+    async fn organizations_due_for_purge(&self) -> Result<Vec<OrganizationId>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        // First what needs no ownership of the tables: without it, everything is in the default partition.
-        for log in PartitionedTable::ALL {
-            tidied.log_rows +=
-                partitions::forget(&mut connection, log, self.log_retention, limits::TIDY_LOG_ROWS).await?;
-        }
-        partitions::make_ahead(&mut connection).await?;
-        let oldest = partitions::now(&mut connection).await? - self.log_retention;
-        for log in PartitionedTable::ALL {
-            // A day ends where the next one begins.
-            for day in partitions::days(&mut connection, log).await?.into_iter().filter(|day| *day < oldest.date()) {
-                // Whoever is in the way of one is in the way of all: everybody would wait for each once more.
-                if !partitions::drop(&mut connection, log, day).await? {
-                    break;
-                }
-                tracing::info!(partition = log.partition(day), "dropped a day of the change log");
-                tidied.log_days += 1;
-            }
-        }
-        Ok(())
+        let outcome = organizations::due_for_purge(&mut connection, limits::TIDY_ORGANIZATIONS).await;
+        Ok(connection.finish(outcome)?)
     }
+}
+
+/// Deletes invitations, stored answers and quota windows that are older than their retention.
+async fn delete_expired(connection: &mut PgConnection, report: &mut TidyReport) -> Result<(), StoreError> {
+    report.invitations =
+        invitations::forget_old(connection, limits::INVITATION_RETENTION, limits::TIDY_INVITATIONS).await?;
+    report.forgotten = requests::forget_old(connection, limits::TIDY_REQUESTS).await?;
+    report.forgotten +=
+        quotas::forget_old(connection, crate::store::limits::PURGE_AFTER, limits::TIDY_REQUESTS).await?;
+    Ok(())
+}
+
+/// Creates the change log's next daily partitions, and drops those that ended before the retention began.
+async fn maintain_log(
+    connection: &mut PgConnection,
+    retention: Duration,
+    report: &mut TidyReport,
+) -> Result<(), StoreError> {
+    // Deleting rows needs no ownership of the tables. A role without ownership creates no partitions, and then the
+    // default partitions hold every row.
+    for log in PartitionedTable::ALL {
+        report.log_rows += partitions::forget(connection, log, retention, limits::TIDY_LOG_ROWS).await?;
+    }
+    partitions::make_ahead(connection).await?;
+    let oldest = partitions::now(connection).await? - retention;
+    for log in PartitionedTable::ALL {
+        // A day ends where the next one begins.
+        for day in partitions::days(connection, log).await?.into_iter().filter(|day| *day < oldest.date()) {
+            // A transaction that blocks one drop blocks all of them, and every reader of the log would wait for each
+            // further attempt.
+            if !partitions::drop(connection, log, day).await? {
+                break;
+            }
+            tracing::info!(partition = log.partition(day), "dropped a partition of the change log");
+            report.log_days += 1;
+        }
+    }
+    Ok(())
 }

@@ -1,8 +1,8 @@
 //! The use cases: one function for each rpc, one transaction for each write.
 //!
-//! [`Roster`] is the whole service without its wire. Reads are plain functions; a write is a [`write::Change`] that
-//! [`Roster::write`] runs, so that no path can forget the locks, the second decision, the event, the log or the
-//! request id.
+//! [`Roster`] is the whole service without its transport. Reads are plain functions. A write is a [`write::Change`]
+//! that [`Roster::write`] runs, so that no use case can forget the locks, the second decision, the event, the change
+//! log or the request id.
 
 pub mod change_feed;
 pub mod checks;
@@ -21,13 +21,12 @@ pub mod users;
 pub mod write;
 
 pub use crate::replica::{AnswerSource, Freshness, ReplicaSettings, ReplicaStatistics, consistency_token};
-pub use error::ServiceError;
+pub use error::{ItemResult, ServiceError};
 pub use invitations::InvitationSettings;
 pub use invitations::respond::InvitationReference;
 pub use permit::CallPermit;
 
 use crate::clock::Clock;
-use crate::domain::Refusal;
 use crate::replica::Replica;
 use crate::store::pool::Pool;
 use sqlx::PgPool;
@@ -37,10 +36,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
-/// The outcome of one item of a batch.
-pub type ItemResult<T> = Result<T, Refusal>;
-
-/// The service: what it stands on. Cheap to clone; clones are one service.
+/// The service. Cheap to clone: clones share one state.
 #[derive(Debug, Clone)]
 pub struct Roster {
     pool: Pool,
@@ -54,8 +50,8 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// A service over this datastore. What it does there runs in the runtime that this is called in, which has to be
-    /// one and has to outlive it.
+    /// Creates a service over this datastore. Its writes and its connections belong to the current Tokio runtime, which
+    /// must outlive it. Panics outside a runtime.
     #[must_use]
     pub fn new(pool: PgPool, clock: Clock) -> Self {
         let pool = Pool::new(pool);
@@ -72,52 +68,54 @@ impl Roster {
         }
     }
 
-    /// With these limits for invitations, and with or without mail. Without this call: the defaults, and no mail.
+    /// Sets the quotas for invitations, and whether mail is sent. Default: [`InvitationSettings::default`], without
+    /// mail.
     #[must_use]
     pub fn with_invitations(mut self, settings: InvitationSettings) -> Self {
         self.invitations = Arc::new(settings);
         self
     }
 
-    /// With a change log that is kept for so long at least. Without this call: seven days.
+    /// Sets the minimum retention of the change log. Default: seven days.
     #[must_use]
     pub fn with_log_retention(mut self, retention: Duration) -> Self {
         self.log_retention = retention;
         self
     }
 
-    /// With an index that works like this. Without this call: the defaults.
+    /// Sets the options of the replica. Default: [`ReplicaSettings::default`].
     #[must_use]
     pub fn with_replica(mut self, settings: ReplicaSettings) -> Self {
         self.replica = Replica::new(self.pool.clone(), settings);
         self
     }
 
-    /// Woken whenever this process has put a mail into the outbox. Other processes' mails are found by asking.
+    /// Notified when this process has put a mail into the outbox. Mails of other processes are found by polling.
     #[must_use]
     pub fn mail_due(&self) -> &Notify {
         &self.mail_due
     }
 
-    /// The look-up that decisions are made from.
+    /// The replica, from which checks and authorization decisions are answered.
     #[must_use]
     pub fn replica(&self) -> &Replica {
         &self.replica
     }
 
-    /// The datastore's pool.
+    /// The pool of connections to Postgres.
     #[must_use]
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// The runtime for what is long: writes, watches, exports. Those that serve connections are kept free for calls.
+    /// The runtime for long tasks: writes, watches and exports. The workers' runtimes stay free for short calls.
     #[must_use]
     pub fn runtime(&self) -> &Handle {
         self.pool.runtime()
     }
 
-    /// Waits until every write under way has ended, also those whose callers hung up. New writes may still begin.
+    /// Waits until every running write has ended, including writes whose callers disconnected. New writes may still
+    /// start.
     pub async fn drain(&self) {
         self.writes.close();
         self.writes.wait().await;

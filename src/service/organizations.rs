@@ -1,4 +1,4 @@
-//! Organizations: made, changed, switched on and off, handed over, deleted, restored, purged.
+//! Organizations: creation, updates, activation, deletion, restoration and purge.
 
 use super::invitations::{
     InvitationSettings, Invite, InviteAll, IssuedInvitation, Terms, check_delivery, inviter, revoke_all,
@@ -9,6 +9,7 @@ use super::write::{Change, Meta, OrganizationChange, WriteResult, enter_as_calle
 use super::{Roster, ServiceError};
 use crate::authn::Caller;
 use crate::authz::decide::{self, Access, Grant};
+use crate::domain::event::EventType;
 use crate::domain::{
     Attributes, EmailAddress, Inviter, Kind, Name, Organization, OrganizationId, OrganizationState, Recipient, Refusal,
     Role, Slug, UserId,
@@ -20,45 +21,46 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeSet;
 
-/// An organization to be made.
+/// The organization to create.
 #[derive(Debug, Clone)]
 pub struct CreateOrganization {
-    /// What it is called.
+    /// The name.
     pub name: Name,
-    /// Its slug; made from the name if none.
+    /// The slug; if `None`, it is derived from the name.
     pub slug: Option<Slug>,
-    /// What sort it is.
+    /// The kind.
     pub kind: Kind,
-    /// What the deployment keeps there.
+    /// The deployment's own data about the organization.
     pub attributes: Attributes,
-    /// The owner; if none, the calling user, or nobody where a service or an operator calls.
+    /// The owner. If `None`, the calling user; if a service or an operator calls, the organization has no owner and is
+    /// pending.
     pub owner: Option<Owner>,
-    /// What the deployment keeps about the owner's membership.
+    /// The deployment's own data about the owner's membership.
     pub owner_attributes: Attributes,
-    /// Make it switched off.
+    /// Whether to create it inactive. Requires an owner.
     pub inactive: bool,
 }
 
-/// Who is to own a new organization.
+/// The owner of a new organization.
 #[derive(Debug, Clone)]
 pub enum Owner {
-    /// A user, at once.
+    /// This user owns the organization from its creation.
     User(UserId),
-    /// Whoever has verified this address and accepts: until then the organization is pending. It makes no difference
-    /// whether somebody has.
+    /// The user with this verified address who accepts the owner's invitation. Until then the organization is pending,
+    /// whether or not a user with this address exists.
     Address(EmailAddress, Terms),
 }
 
-/// A new organization, and the invitation of its owner, if one was made.
+/// A new organization.
 #[derive(Serialize, Deserialize)]
 pub struct CreatedOrganization {
     /// The organization.
     pub organization: Organization,
-    /// The owner's invitation.
+    /// The owner's invitation, if the owner was named by address.
     pub owner: Option<IssuedInvitation>,
 }
 
-/// What to change about an organization; what is none stays.
+/// The changes of an organization. Fields that are `None` stay unchanged.
 #[derive(Debug, Clone)]
 pub struct UpdateOrganization {
     /// The new name.
@@ -67,24 +69,25 @@ pub struct UpdateOrganization {
     pub slug: Option<Slug>,
     /// The new attributes.
     pub attributes: Option<Attributes>,
-    /// The etag that was read, if the change hangs on it.
+    /// The expected etag; `None` to skip the check.
     pub etag: Option<String>,
 }
 
-/// Whether to delete, and how.
+/// The options of a deletion.
 #[derive(Debug, Clone)]
 pub struct DeleteOrganization {
-    /// For good, at once.
+    /// Whether to purge the organization at once, for good.
     pub purge: bool,
-    /// The etag that was read, if the change hangs on it.
+    /// The expected etag; `None` to skip the check.
     pub etag: Option<String>,
 }
 
 impl Roster {
-    /// Makes an organization.
+    /// Creates an organization.
     ///
     /// # Errors
-    /// `CALLER_NOT_ALLOWED` for a user who names another owner, `SLUG_TAKEN`, `USER_INACTIVE`, `USER_DELETED`.
+    /// `CALLER_NOT_ALLOWED` for a user who names another owner, `SLUG_TAKEN`, `USER_INACTIVE`, `USER_DELETED`,
+    /// `MAIL_OFF`.
     pub async fn create_organization(
         &self,
         caller: Caller,
@@ -102,7 +105,7 @@ impl Roster {
         written
     }
 
-    /// Changes name, slug or attributes.
+    /// Changes the name, the slug or the attributes.
     ///
     /// # Errors
     /// `SLUG_TAKEN`, `ETAG_MISMATCH`, `ORGANIZATION_INACTIVE`.
@@ -115,7 +118,7 @@ impl Roster {
         self.write_in(access, meta, input).await
     }
 
-    /// Switches an organization on or off.
+    /// Activates or deactivates an organization.
     ///
     /// # Errors
     /// `OPERATOR_REQUIRED`, `ORGANIZATION_PENDING`.
@@ -128,7 +131,7 @@ impl Roster {
         self.write_in(access, meta, SetActive { active }).await
     }
 
-    /// Deletes an organization, restorably or for good.
+    /// Deletes an organization, either restorably or for good.
     ///
     /// # Errors
     /// `ETAG_MISMATCH`, `OPERATOR_REQUIRED`.
@@ -144,7 +147,7 @@ impl Roster {
     /// Restores a deleted organization.
     ///
     /// # Errors
-    /// `USER_INACTIVE` if its owner was switched off meanwhile.
+    /// `USER_INACTIVE` if its owner was deactivated after the deletion.
     pub async fn undelete_organization(
         &self,
         access: Access,
@@ -180,7 +183,7 @@ impl Change for Create {
             (Some(_), true) => OrganizationState::Inactive,
         };
         let id = OrganizationId::from_uuid(random::uuid());
-        // Slugs before users, here and everywhere: one order of locks.
+        // The lock order is slugs before users, in every use case.
         let slug = claim(tx, input.slug.as_ref(), &input.name, id).await?;
         if let Some(owner) = &owner {
             hold_owner(tx, owner).await?;
@@ -199,13 +202,13 @@ impl Change for Create {
         if let Some(owner) = &owner {
             tx.add_member(&mut organization, owner, Role::ADMIN, &input.owner_attributes).await?;
         }
-        let invited = self.invite_owner(tx, &mut organization).await?;
-        Ok(CreatedOrganization { organization: organization, owner: invited })
+        let owner = self.invite_owner(tx, &mut organization).await?;
+        Ok(CreatedOrganization { organization, owner })
     }
 }
 
 impl Create {
-    /// The owner from the first moment, if there is one. Users make organizations for themselves.
+    /// The owner from creation on, if there is one. Users create organizations for themselves only.
     fn owner(&self, tx: &UnitOfWork<'_>) -> Result<Option<UserId>, Refusal> {
         match (tx.user(), &self.input.owner) {
             (Some(caller), None) => Ok(Some(caller.clone())),
@@ -238,14 +241,14 @@ impl Create {
             makes_owner: true,
         };
         let grant = Grant { permissions: Role::ADMIN.permissions(), role: None };
-        let invited = invite.invite(tx, organization, grant).await?.into_iter().next();
-        Ok(invited.transpose()?)
+        let invitation = invite.invite(tx, organization, grant).await?.into_iter().next();
+        Ok(invitation.transpose()?)
     }
 }
 
 async fn hold_owner(tx: &mut UnitOfWork<'_>, owner: &UserId) -> Result<(), ServiceError> {
     for user in tx.hold_users(&BTreeSet::from([owner.clone()])).await?.values() {
-        // Asked again now that they are held: the caller may have been switched off since.
+        // Checked again now that the user is held: the caller may have been deactivated since the first decision.
         if tx.user() == Some(&user.id) {
             decide::require_active(Some(user.state))?;
         }
@@ -254,28 +257,28 @@ async fn hold_owner(tx: &mut UnitOfWork<'_>, owner: &UserId) -> Result<(), Servi
     Ok(())
 }
 
-/// Claims the given slug, or one made from the name: with a number behind it when taken, a random one when nothing is
-/// left of the name or too many numbers are taken.
+/// Claims the requested slug, or one derived from the name. A derived slug that is taken gets a number. The slug is
+/// random if the name has no slug, or if too many numbers are taken.
 async fn claim(
     tx: &mut UnitOfWork<'_>,
-    given: Option<&Slug>,
+    requested: Option<&Slug>,
     name: &Name,
     id: OrganizationId,
 ) -> Result<Slug, ServiceError> {
-    if let Some(slug) = given {
+    if let Some(slug) = requested {
         let free = tx.claim_slug(slug, id).await?;
         return if free { Ok(slug.clone()) } else { Err(Refusal::SlugTaken { slug: slug.to_string() }.into()) };
     }
     if let Some(plain) = Slug::from_name(name.as_str()) {
         let mut candidates = vec![plain.clone()];
         candidates.extend((2..=limits::SLUG_SUFFIXES).map(|number| plain.numbered(number)));
-        // A free one may be gone a moment later: then the next one.
-        while let Some(replica) = slugs::first_free(tx.connection, &candidates).await? {
-            let slug = candidates[replica].clone();
+        // Another transaction may claim the free slug first: then try the next one.
+        while let Some(index) = slugs::first_free(tx.connection, &candidates).await? {
+            let slug = candidates[index].clone();
             if tx.claim_slug(&slug, id).await? {
                 return Ok(slug);
             }
-            candidates.drain(..=replica);
+            candidates.drain(..=index);
         }
     }
     let slug = Slug::random(random::bits());
@@ -316,7 +319,8 @@ impl OrganizationChange for UpdateOrganization {
             organization.attributes = attributes.clone();
         }
         if !new.is_empty() {
-            tx.save(&mut organization, DeletionMark::No, "organization.updated", old.into(), new.into()).await?;
+            tx.save(&mut organization, DeletionMark::No, EventType::OrganizationUpdated, old.into(), new.into())
+                .await?;
         }
         Ok(organization)
     }
@@ -339,16 +343,17 @@ impl OrganizationChange for SetActive {
             OrganizationState::Deleted => return Err(Refusal::OrganizationDeleted.into()),
             OrganizationState::Pending => return Err(Refusal::OrganizationPending.into()),
             OrganizationState::Active | OrganizationState::Inactive if self.active => {
-                (OrganizationState::Active, "organization.activated")
+                (OrganizationState::Active, EventType::OrganizationActivated)
             }
             OrganizationState::Active | OrganizationState::Inactive => {
-                (OrganizationState::Inactive, "organization.deactivated")
+                (OrganizationState::Inactive, EventType::OrganizationDeactivated)
             }
         };
         if self.active && organization.deactivated_by_operator && !tx.by_operator() {
             return Err(Refusal::OperatorRequired.into());
         }
-        // Switched off again by an operator, it becomes theirs to switch on; by somebody else, it stays whose it was.
+        // If an operator deactivates it again, only an operator may activate it. If another caller does, the former
+        // rule stays.
         let by_operator = !self.active && (tx.by_operator() || organization.deactivated_by_operator);
         if (organization.stored_state, organization.deactivated_by_operator) != (state, by_operator) {
             let old = json!({ "state": organization.stored_state.as_str(), "by_operator": organization.deactivated_by_operator });
@@ -374,7 +379,7 @@ impl OrganizationChange for DeleteOrganization {
             return Err(Refusal::OperatorRequired.into());
         }
         check_etag(self.etag.as_deref(), &organization.etag())?;
-        // Those who delete no longer see it, and could not repeat the request.
+        // After a deletion the caller no longer has access, and could not repeat the request.
         tx.revoke_own_access();
         if self.purge {
             tx.purge(&mut organization).await?;
@@ -382,7 +387,7 @@ impl OrganizationChange for DeleteOrganization {
             let old = json!({ "state": organization.state().as_str() });
             let new = json!({ "state": OrganizationState::Deleted.as_str() });
             revoke_all(tx, &mut organization, None).await?;
-            tx.save(&mut organization, DeletionMark::Deleted, "organization.deleted", old, new).await?;
+            tx.save(&mut organization, DeletionMark::Deleted, EventType::OrganizationDeleted, old, new).await?;
         }
         Ok(organization)
     }
@@ -401,19 +406,19 @@ impl OrganizationChange for Undelete {
     ) -> Result<Organization, ServiceError> {
         if organization.state() == OrganizationState::Deleted {
             if let Some(owner) = organization.owner.clone() {
-                // A deleted organization does not keep its owner from being switched off; a living one does.
+                // An owner can be deactivated while the organization is deleted, and not while it exists.
                 tx.hold_users(&BTreeSet::from([owner])).await?.values().try_for_each(check_user)?;
             }
             let old = json!({ "state": organization.state().as_str() });
             organization.deletion = None;
             let new = json!({ "state": organization.state().as_str() });
-            tx.save(&mut organization, DeletionMark::No, "organization.undeleted", old, new).await?;
+            tx.save(&mut organization, DeletionMark::No, EventType::OrganizationUndeleted, old, new).await?;
         }
         Ok(organization)
     }
 }
 
-/// Purges one organization whose time has come, if it still has.
+/// Purges an organization, if its purge is still due.
 pub(super) struct PurgeIfDue(pub(super) OrganizationId);
 
 impl Change for PurgeIfDue {
@@ -425,7 +430,7 @@ impl Change for PurgeIfDue {
     }
 
     async fn apply(&self, tx: &mut UnitOfWork<'_>, organization: Self::Place) -> Result<bool, ServiceError> {
-        // Asked again under the lock: it may have been restored, or purged by another process.
+        // Read again under the lock: it may have been restored, or purged by another process.
         match organization {
             Some(mut organization) if organizations::is_due(tx.connection, organization.id).await? => {
                 tx.purge(&mut organization).await?;

@@ -1,22 +1,23 @@
-//! The outbox: mails that wait, claimed one by one by whoever sends them.
+//! The outbox: queued mails, which mail workers claim one at a time.
 //!
-//! A letter is claimed, and its token minted, in one transaction that is committed before anything is sent: a process
-//! that dies after that leaves a lease that runs out, and the letter is sent again under the same Message-ID. None is
-//! lost; some are sent twice.
+//! One transaction claims a mail and mints its invitation token, and commits before the mail is sent. If the process
+//! dies after that, the lease runs out and the mail is sent again under the same Message-ID. No mail is lost; some are
+//! sent twice.
 
 use super::invitations::tokens;
 use super::write::unit_of_work::UnitOfWork;
 use super::write::{Change, Meta};
 use super::{Roster, ServiceError};
 use crate::authn::Secret;
+use crate::domain::event::EventType;
 use crate::domain::{
-    DisplayName, EmailAddress, InvitationState, Inviter, MailState, Name, Organization, OrganizationState, Recipient,
-    Role, User, UserState,
+    DisplayName, EmailAddress, InvitationId, InvitationState, MailState, Name, Organization, OrganizationState,
+    Recipient, Role, User, UserId, UserState,
 };
 use crate::service::limits;
 pub use crate::store::outbox::Backlog;
 use crate::store::outbox::{self, QueuedMail, Subject};
-use crate::store::{invitation_tokens, invitations, memberships, organizations, users};
+use crate::store::{StoreError, invitation_tokens, invitations, memberships, organizations, users};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use std::time::Duration;
@@ -24,175 +25,223 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// What a mail is for.
+/// The purpose of a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occasion {
-    /// Somebody is invited.
+    /// The recipient is invited.
     Invitation,
-    /// Once more.
+    /// The recipient is reminded of an invitation.
     Reminder,
-    /// Somebody was added.
+    /// The recipient was added as a member.
     Added,
-    /// Somebody is to become the owner of an organization that waits for them.
+    /// The recipient is invited to become the owner of a pending organization.
     OwnerActivation,
 }
 
-/// A mail to be sent, claimed from the outbox. It holds a token, so it cannot be printed.
+/// A mail to send, claimed from the outbox. It holds an invitation token, so it has no `Debug`.
 pub struct Letter {
-    /// The id of the outbox's row: the Message-ID is made from it, and stays the same over all tries.
+    /// The id of the outbox row. The Message-ID is derived from it and is the same in every attempt.
     pub id: Uuid,
-    /// What it is for.
+    /// The purpose.
     pub occasion: Occasion,
-    /// To whom.
+    /// The recipient's address.
     pub to: EmailAddress,
-    /// What the organization is called.
+    /// The organization's name.
     pub organization: Name,
-    /// Who invites or adds, by name.
+    /// The display name of the user who invites or adds, if known.
     pub sender: Option<DisplayName>,
-    /// The sender's verified address.
+    /// The sender's verified address, if the sender is an active user with one.
     pub reply_to: Option<EmailAddress>,
-    /// The role.
+    /// The role of the member, or of the future member.
     pub role: Role,
-    /// The token; none for [`Occasion::Added`].
+    /// The invitation token; `None` for [`Occasion::Added`].
     pub token: Option<Secret>,
-    /// When the invitation's time is over; none for [`Occasion::Added`].
+    /// The invitation's expire time; `None` for [`Occasion::Added`].
     pub expire_time: Option<OffsetDateTime>,
 }
 
-/// What became of a letter. The text is a sentence for operators: no addresses, no tokens.
+/// The outcome of an attempt to send a letter. The text is a sentence for operators, without addresses or tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryOutcome {
-    /// The mail server took it.
+    /// The mail server accepted the letter.
     Delivered,
-    /// It did not, and may the next time.
+    /// The attempt failed, and a later one may succeed.
     Transient(String),
-    /// It never will.
+    /// The mail server rejected the letter for good.
     Final(String),
 }
 
+impl DeliveryOutcome {
+    fn error(&self) -> Option<&str> {
+        match self {
+            Self::Delivered => None,
+            Self::Transient(error) | Self::Final(error) => Some(error),
+        }
+    }
+}
+
 impl Roster {
-    /// Claims the letter that is longest due; none if none is due. What is not worth sending any more is dropped on the
-    /// way: an invitation that is no longer pending, an organization that is gone.
+    /// Claims the letter that has been due for longest; `None` if no letter is due. Removes obsolete mails on the way:
+    /// their invitation is no longer pending, or their organization no longer active.
     ///
     /// # Errors
     /// If the datastore does not answer.
     pub async fn claim_letter(&self) -> Result<Option<Letter>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        loop {
-            let mut tx = connection.begin().await?;
-            let Some(waiting) = outbox::claim(&mut tx, limits::MAIL_LEASE).await? else { return Ok(None) };
-            let letter = letter(&mut tx, &waiting).await?;
-            if letter.is_none() {
-                outbox::remove(&mut tx, waiting.organization, waiting.id).await?;
-            }
-            tx.commit().await?;
-            if letter.is_some() {
-                return connection.finish(Ok(letter));
-            }
-        }
+        let outcome = claim(&mut connection).await;
+        Ok(connection.finish(outcome)?)
     }
 
-    /// Tells how much waits.
+    /// Reports the size and the age of the outbox.
     ///
     /// # Errors
     /// If the datastore does not answer.
     pub async fn outbox_backlog(&self) -> Result<Backlog, ServiceError> {
-        Ok(outbox::backlog(&mut *self.pool.acquire().await?).await?)
+        let mut connection = self.pool.acquire().await?;
+        let outcome = outbox::backlog(&mut connection).await;
+        Ok(connection.finish(outcome)?)
     }
 
-    /// Writes down what became of a letter: sent, or to be tried again later, or given up.
+    /// Records the outcome of a letter: sent, to be retried later, or given up.
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn settle_letter(&self, id: Uuid, sent: DeliveryOutcome) -> Result<(), ServiceError> {
+    pub async fn settle_letter(&self, id: Uuid, outcome: DeliveryOutcome) -> Result<(), ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let mut tx = connection.begin().await?;
-        // Gone: the invitation was answered or taken back meanwhile.
-        let Some(waiting) = outbox::lock(&mut tx, id).await? else { return Ok(()) };
-        let too_old = waiting.age_seconds >= i64::try_from(limits::MAIL_GIVE_UP.as_secs()).unwrap_or(i64::MAX);
-        let (state, error) = match &sent {
-            DeliveryOutcome::Delivered => (MailState::Sent, None),
-            DeliveryOutcome::Transient(why) if too_old => (MailState::Failed, Some(why.as_str())),
-            DeliveryOutcome::Transient(why) => (MailState::Waiting, Some(why.as_str())),
-            DeliveryOutcome::Final(why) => (MailState::Failed, Some(why.as_str())),
-        };
-        if state == MailState::Waiting {
-            outbox::delay(&mut tx, waiting.organization, id, pause(waiting.attempts)).await?;
-        } else {
-            outbox::remove(&mut tx, waiting.organization, id).await?;
-        }
-        if let Some(invitation) = waiting.subject.invitation() {
-            outbox::set_mail_state(&mut tx, waiting.organization, invitation, state, error).await?;
-        }
-        let committed = tx.commit().await;
-        connection.finish(committed)?;
-        if state == MailState::Failed {
-            tracing::warn!(mail = %id, error, "a mail was given up");
+        let settled = settle(&mut connection, id, &outcome).await;
+        if let Some(mail) = connection.finish(settled)? {
+            tracing::warn!(mail = %id, error = outcome.error(), "a mail was given up");
             let deadline = Instant::now() + crate::store::limits::STATEMENT;
-            self.write(None, Meta::own(deadline), RecordAbandonedMail(waiting)).await?;
+            self.write(None, Meta::own(deadline), RecordAbandonedMail(mail)).await?;
         }
         Ok(())
     }
 }
 
-/// How long to wait before the next try: half a minute, then twice as long each time, an hour at most.
-fn pause(attempts: i32) -> Duration {
-    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(7);
-    limits::MAIL_RETRY.saturating_mul(2_u32.pow(doublings)).min(limits::MAIL_RETRY_MOST)
-}
-
-/// Writes a letter; none if it is not worth sending any more.
-async fn letter(connection: &mut PgConnection, waiting: &QueuedMail) -> Result<Option<Letter>, ServiceError> {
-    let Some(organization) = organizations::get(connection, waiting.organization).await? else { return Ok(None) };
-    if !matches!(organization.state(), OrganizationState::Active | OrganizationState::Pending) {
-        return Ok(None);
-    }
-    let sender = sender(connection, &waiting.sender).await?;
-    match &waiting.subject {
-        Subject::Added(user) => added(connection, waiting, &organization, sender, user).await,
-        Subject::Invitation(id) | Subject::Reminder(id) | Subject::OwnerActivation(id) => {
-            let Some(invitation) = invitations::get(connection, organization.id, *id).await? else { return Ok(None) };
-            let Recipient::Email(to) = invitation.recipient else { return Ok(None) };
-            if invitation.state != InvitationState::Pending {
-                return Ok(None);
-            }
-            let (token, hash) = tokens::mint();
-            invitation_tokens::add_token(connection, organization.id, *id, &hash).await?;
-            Ok(Some(Letter {
-                id: waiting.id,
-                occasion: match waiting.subject {
-                    Subject::Reminder(_) => Occasion::Reminder,
-                    Subject::OwnerActivation(_) => Occasion::OwnerActivation,
-                    Subject::Invitation(_) | Subject::Added(_) => Occasion::Invitation,
-                },
-                to,
-                organization: organization.name,
-                reply_to: sender.as_ref().and_then(reply_to),
-                sender: sender.and_then(|sender| sender.display_name),
-                role: if invitation.makes_owner { Role::OWNER } else { invitation.role },
-                token: Some(token),
-                expire_time: Some(invitation.expire_time),
-            }))
+async fn claim(connection: &mut PgConnection) -> Result<Option<Letter>, StoreError> {
+    loop {
+        let mut tx = connection.begin().await?;
+        let Some(mail) = outbox::claim(&mut tx, limits::MAIL_LEASE).await? else {
+            tx.rollback().await?;
+            return Ok(None);
+        };
+        let letter = compose(&mut tx, &mail).await?;
+        if letter.is_none() {
+            outbox::remove(&mut tx, mail.organization, mail.id).await?;
+        }
+        tx.commit().await?;
+        if letter.is_some() {
+            return Ok(letter);
         }
     }
 }
 
-async fn added(
+/// Records the outcome of a mail. Returns the mail if it was given up.
+async fn settle(
     connection: &mut PgConnection,
-    waiting: &QueuedMail,
-    organization: &Organization,
+    id: Uuid,
+    outcome: &DeliveryOutcome,
+) -> Result<Option<QueuedMail>, StoreError> {
+    let mut tx = connection.begin().await?;
+    let Some(mail) = outbox::lock(&mut tx, id).await? else {
+        // The invitation was answered or revoked, and its mails were removed.
+        tx.rollback().await?;
+        return Ok(None);
+    };
+    let is_too_old = mail.age_seconds >= i64::try_from(limits::MAIL_GIVE_UP.as_secs()).unwrap_or(i64::MAX);
+    let state = match outcome {
+        DeliveryOutcome::Delivered => MailState::Sent,
+        DeliveryOutcome::Transient(_) if !is_too_old => MailState::Waiting,
+        DeliveryOutcome::Transient(_) | DeliveryOutcome::Final(_) => MailState::Failed,
+    };
+    if state == MailState::Waiting {
+        outbox::delay(&mut tx, mail.organization, id, retry_delay(mail.attempts)).await?;
+    } else {
+        outbox::remove(&mut tx, mail.organization, id).await?;
+    }
+    if let Some(invitation) = mail.subject.invitation() {
+        outbox::set_mail_state(&mut tx, mail.organization, invitation, state, outcome.error()).await?;
+    }
+    tx.commit().await?;
+    Ok((state == MailState::Failed).then_some(mail))
+}
+
+/// The delay before the next attempt: half a minute, doubled with each attempt, and at most an hour.
+fn retry_delay(attempts: i32) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(7);
+    limits::MAIL_RETRY.saturating_mul(2_u32.pow(doublings)).min(limits::MAIL_RETRY_MOST)
+}
+
+/// Composes the letter of a queued mail; `None` if the mail is obsolete.
+async fn compose(connection: &mut PgConnection, mail: &QueuedMail) -> Result<Option<Letter>, StoreError> {
+    let Some(organization) = organizations::get(connection, mail.organization).await? else { return Ok(None) };
+    if !matches!(organization.state(), OrganizationState::Active | OrganizationState::Pending) {
+        return Ok(None);
+    }
+    let sender = match mail.sender.user() {
+        Some(user) => users::get(connection, &user).await?,
+        None => None,
+    };
+    match &mail.subject {
+        Subject::Added(user) => compose_added(connection, mail.id, organization, sender, user).await,
+        Subject::Invitation(id) => {
+            compose_invitation(connection, mail.id, organization, sender, *id, Occasion::Invitation).await
+        }
+        Subject::Reminder(id) => {
+            compose_invitation(connection, mail.id, organization, sender, *id, Occasion::Reminder).await
+        }
+        Subject::OwnerActivation(id) => {
+            compose_invitation(connection, mail.id, organization, sender, *id, Occasion::OwnerActivation).await
+        }
+    }
+}
+
+/// Composes a letter about an invitation, with a new invitation token.
+async fn compose_invitation(
+    connection: &mut PgConnection,
+    mail: Uuid,
+    organization: Organization,
     sender: Option<User>,
-    user: &crate::domain::UserId,
-) -> Result<Option<Letter>, ServiceError> {
+    id: InvitationId,
+    occasion: Occasion,
+) -> Result<Option<Letter>, StoreError> {
+    let Some(invitation) = invitations::get(connection, organization.id, id).await? else { return Ok(None) };
+    let Recipient::Email(to) = invitation.recipient else { return Ok(None) };
+    if invitation.state != InvitationState::Pending {
+        return Ok(None);
+    }
+    let (token, hash) = tokens::mint();
+    invitation_tokens::add_token(connection, organization.id, id, &hash).await?;
+    Ok(Some(Letter {
+        id: mail,
+        occasion,
+        to,
+        organization: organization.name,
+        reply_to: sender.as_ref().and_then(reply_to),
+        sender: sender.and_then(|sender| sender.display_name),
+        role: if invitation.makes_owner { Role::OWNER } else { invitation.role },
+        token: Some(token),
+        expire_time: Some(invitation.expire_time),
+    }))
+}
+
+/// Composes a letter to a user who was added as a member.
+async fn compose_added(
+    connection: &mut PgConnection,
+    mail: Uuid,
+    organization: Organization,
+    sender: Option<User>,
+    user: &UserId,
+) -> Result<Option<Letter>, StoreError> {
     let membership = memberships::get(connection, organization.id, user).await?;
     let user =
         users::get(connection, user).await?.filter(|user| user.state == UserState::Active && user.email_verified);
     let (Some(membership), Some(to)) = (membership, user.and_then(|user| user.email)) else { return Ok(None) };
     Ok(Some(Letter {
-        id: waiting.id,
+        id: mail,
         occasion: Occasion::Added,
         to,
-        organization: organization.name.clone(),
+        organization: organization.name,
         reply_to: sender.as_ref().and_then(reply_to),
         sender: sender.and_then(|sender| sender.display_name),
         role: membership.role,
@@ -201,18 +250,11 @@ async fn added(
     }))
 }
 
-async fn sender(connection: &mut PgConnection, sender: &Inviter) -> Result<Option<User>, ServiceError> {
-    match sender.user() {
-        Some(user) => Ok(users::get(connection, &user).await?),
-        None => Ok(None),
-    }
-}
-
 fn reply_to(sender: &User) -> Option<EmailAddress> {
     sender.email.clone().filter(|_| sender.email_verified && sender.state == UserState::Active)
 }
 
-/// Says in the organization's history that a mail was given up.
+/// Records in the organization's history that a mail was given up.
 struct RecordAbandonedMail(QueuedMail);
 
 impl Change for RecordAbandonedMail {
@@ -225,8 +267,8 @@ impl Change for RecordAbandonedMail {
 
     async fn apply(&self, tx: &mut UnitOfWork<'_>, organization: Self::Place) -> Result<(), ServiceError> {
         if let Some(mut organization) = organization {
-            let told = json!({ "invitation": self.0.subject.invitation(), "mail": self.0.id });
-            tx.note_invitation(&mut organization, "invitation.mail_failed", told);
+            let details = json!({ "invitation": self.0.subject.invitation(), "mail": self.0.id });
+            tx.note_invitation(&mut organization, EventType::InvitationMailFailed, details);
         }
         Ok(())
     }

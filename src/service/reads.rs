@@ -10,15 +10,15 @@ pub use crate::store::memberships::MemberFilter;
 pub use crate::store::organizations::{OrganizationFilter, OrganizationPageKey, UserOrganizationFilter};
 
 impl Roster {
-    /// Reads the organization that the caller has been let into.
+    /// Reads the organization that the caller has access to.
     ///
     /// # Errors
-    /// If the datastore does not answer, or the organization was purged a moment ago.
+    /// `ORGANIZATION_NOT_FOUND` if it was purged a moment ago; if the datastore does not answer.
     pub async fn get_organization(&self, access: &Access) -> Result<Organization, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let outcome = organizations::get(&mut connection, access.organization()).await;
-        let found = connection.finish(outcome)?;
-        Ok(found.ok_or(Refusal::OrganizationNotFound)?)
+        let organization = connection.finish(outcome)?;
+        Ok(organization.ok_or(Refusal::OrganizationNotFound)?)
     }
 
     /// Lists organizations.
@@ -28,11 +28,10 @@ impl Roster {
     pub async fn list_organizations(&self, filter: &OrganizationFilter) -> Result<Vec<Organization>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let outcome = organizations::list(&mut connection, filter).await;
-        let listed = connection.finish(outcome)?;
-        Ok(listed)
+        Ok(connection.finish(outcome)?)
     }
 
-    /// Lists the organizations that a user is in.
+    /// Lists the organizations that a user is a member of, with the user's role in each.
     ///
     /// # Errors
     /// If the datastore does not answer.
@@ -43,14 +42,13 @@ impl Roster {
     ) -> Result<Vec<(Organization, Role)>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let outcome = organizations::list_of_user(&mut connection, user, filter).await;
-        let listed = connection.finish(outcome)?;
-        Ok(listed)
+        Ok(connection.finish(outcome)?)
     }
 
     /// Reads one member.
     ///
     /// # Errors
-    /// `MEMBER_NOT_FOUND`.
+    /// `MEMBER_NOT_FOUND`; if the datastore does not answer.
     pub async fn get_member(&self, access: &Access, user: &UserId) -> Result<Member, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let outcome = async {
@@ -64,14 +62,13 @@ impl Roster {
         Ok(Member { membership, user })
     }
 
-    /// Lists members.
+    /// Lists members of the organization.
     ///
     /// # Errors
     /// If the datastore does not answer.
     pub async fn list_members(&self, access: &Access, filter: &MemberFilter) -> Result<Vec<Member>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let outcome = memberships::list(&mut connection, access.organization(), filter).await;
-        let listed = connection.finish(outcome)?;
-        Ok(listed)
+        Ok(connection.finish(outcome)?)
     }
 }

@@ -1,10 +1,11 @@
-//! Users, as far as roster knows them.
+//! Users: profiles, deactivation, deletion.
 
 use super::members::{ownership_required, remove_deleted_user};
 use super::write::unit_of_work::UnitOfWork;
 use super::write::{Change, Meta, WriteResult, enter_as_caller};
 use super::{Roster, ServiceError};
 use crate::authn::{Caller, Profile, UserCaller};
+use crate::domain::event::EventType;
 use crate::domain::{Organization, OrganizationId, Refusal, User, UserId, UserState};
 use crate::service::limits;
 use crate::store::{memberships, users};
@@ -12,19 +13,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::atomic::Ordering;
 
-/// What became of a deletion, or would.
+/// The result of a deletion, or the forecast of one with `validate_only`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeletedUser {
-    /// The user as they are now.
+    /// The user after the deletion.
     pub user: User,
-    /// What they own and what stands in the way: only when asked what would happen.
+    /// The organizations that the user owns and that prevent the deletion; only with `validate_only`.
     pub owned: Vec<OrganizationId>,
-    /// How many organizations they were removed from, or would be.
+    /// The number of organizations that the user was, or would be, removed from.
     pub removed_memberships: usize,
 }
 
 impl Roster {
-    /// Writes down a whole profile, making the user if there is none.
+    /// Replaces a user's profile; creates the user if the id is unknown.
     ///
     /// # Errors
     /// `USER_DELETED`.
@@ -35,14 +36,14 @@ impl Roster {
         id: UserId,
         profile: Profile,
     ) -> Result<WriteResult<User>, ServiceError> {
-        let said_at = self.clock.unix_seconds();
-        self.write(Some(caller), meta, Put { id, profile, said_at }).await
+        let issued_at = self.clock.unix_seconds();
+        self.write(Some(caller), meta, Put { id, profile, issued_at }).await
     }
 
-    /// Switches a user on or off.
+    /// Reactivates or deactivates a user.
     ///
     /// # Errors
-    /// `USER_NOT_FOUND`, `USER_DELETED`, `OWNERSHIP_REQUIRED` (off), `OPERATOR_REQUIRED` (on).
+    /// `USER_NOT_FOUND`, `USER_DELETED`, `OWNERSHIP_REQUIRED` (deactivation), `OPERATOR_REQUIRED` (reactivation).
     pub async fn set_user_active(
         &self,
         caller: Caller,
@@ -56,7 +57,8 @@ impl Roster {
     /// Deletes a user.
     ///
     /// # Errors
-    /// `USER_NOT_FOUND`, `OWNERSHIP_REQUIRED` (not with `validate_only`: then the answer names what stands in the way).
+    /// `USER_NOT_FOUND`, `OWNERSHIP_REQUIRED` (without `validate_only`; with it, the answer names the owned
+    /// organizations).
     pub async fn delete_user(
         &self,
         caller: Caller,
@@ -70,13 +72,15 @@ impl Roster {
     /// Reads a user.
     ///
     /// # Errors
-    /// `USER_NOT_FOUND`.
+    /// `USER_NOT_FOUND`; if the datastore does not answer.
     pub async fn get_user(&self, id: &UserId) -> Result<User, ServiceError> {
-        Ok(users::get(&mut *self.pool.acquire().await?, id).await?.ok_or(Refusal::UserNotFound)?)
+        let mut connection = self.pool.acquire().await?;
+        let outcome = users::get(&mut connection, id).await;
+        Ok(connection.finish(outcome)?.ok_or(Refusal::UserNotFound)?)
     }
 
-    /// Brings the stored profile up to date with what the calling user's token says. Once for each token and process;
-    /// an older token never overwrites what a newer one said.
+    /// Updates the stored profile from the claims of the calling user's bearer token. Runs once for each token and
+    /// process; an older token never overwrites the profile of a newer one.
     ///
     /// # Errors
     /// If the datastore does not answer.
@@ -85,14 +89,17 @@ impl Roster {
         if claims.applied.load(Ordering::Acquire) {
             return Ok(());
         }
-        let stored = users::get(&mut *self.pool.acquire().await?, &caller.id).await?;
-        let news = stored.is_none_or(|stored| {
+        let mut connection = self.pool.acquire().await?;
+        let outcome = users::get(&mut connection, &caller.id).await;
+        let stored = connection.finish(outcome)?;
+        let is_outdated = stored.is_none_or(|stored| {
             stored.state != UserState::Erased
                 && stored.profile_issued_at <= claims.issued_at
                 && (profile(&stored) != claims.profile || stored.profile_issued_at < claims.issued_at)
         });
-        if news {
-            let change = Refresh { id: caller.id.clone(), profile: claims.profile.clone(), said_at: claims.issued_at };
+        if is_outdated {
+            let change =
+                Refresh { id: caller.id.clone(), profile: claims.profile.clone(), issued_at: claims.issued_at };
             self.write(Some(Caller::User(caller.clone())), meta(), change).await?;
         }
         claims.applied.store(true, Ordering::Release);
@@ -104,13 +111,13 @@ fn profile(user: &User) -> Profile {
     Profile { email: user.email.clone(), email_verified: user.email_verified, display_name: user.display_name.clone() }
 }
 
-/// Writes a profile, and the event that names the fields that changed: not their contents, which are erased with the
-/// user while events stay.
+/// Saves a profile, with an event that names the changed fields. The event does not hold their values: those are erased
+/// with the user, and events are kept.
 async fn save_profile(
     tx: &mut UnitOfWork<'_>,
     user: &mut User,
     new: &Profile,
-    said_at: i64,
+    issued_at: i64,
 ) -> Result<(), ServiceError> {
     let old = profile(user);
     let mut changed = Vec::new();
@@ -126,13 +133,13 @@ async fn save_profile(
     user.email.clone_from(&new.email);
     user.email_verified = new.email_verified;
     user.display_name.clone_from(&new.display_name);
-    user.profile_issued_at = said_at.max(user.profile_issued_at);
+    user.profile_issued_at = issued_at.max(user.profile_issued_at);
     if changed.is_empty() {
-        // Only when it was said is news: written down, but no change that anybody could see.
+        // Only the issue time is new: it is stored, but clients see no change, so there is no event.
         *user = users::update(tx.connection, user).await?;
         return Ok(());
     }
-    tx.save_user(user, "user.updated", false, json!({ "changed": changed })).await
+    tx.save_user(user, EventType::UserUpdated, false, json!({ "changed": changed })).await
 }
 
 async fn lock_or_create(tx: &mut UnitOfWork<'_>, id: &UserId) -> Result<User, ServiceError> {
@@ -146,7 +153,7 @@ async fn lock_or_create(tx: &mut UnitOfWork<'_>, id: &UserId) -> Result<User, Se
 struct Put {
     id: UserId,
     profile: Profile,
-    said_at: i64,
+    issued_at: i64,
 }
 
 impl Change for Put {
@@ -162,18 +169,18 @@ impl Change for Put {
         if user.state == UserState::Erased {
             return Err(Refusal::UserDeleted { user_id: user.id }.into());
         }
-        if profile(&user) != self.profile || user.profile_issued_at < self.said_at {
-            save_profile(tx, &mut user, &self.profile, self.said_at).await?;
+        if profile(&user) != self.profile || user.profile_issued_at < self.issued_at {
+            save_profile(tx, &mut user, &self.profile, self.issued_at).await?;
         }
         Ok(user)
     }
 }
 
-/// The calling user's own token says something new.
+/// Applies the profile in the calling user's own bearer token.
 struct Refresh {
     id: UserId,
     profile: Profile,
-    said_at: i64,
+    issued_at: i64,
 }
 
 impl Change for Refresh {
@@ -186,8 +193,8 @@ impl Change for Refresh {
 
     async fn apply(&self, tx: &mut UnitOfWork<'_>, (): ()) -> Result<(), ServiceError> {
         let mut user = lock_or_create(tx, &self.id).await?;
-        if user.state != UserState::Erased && user.profile_issued_at <= self.said_at {
-            save_profile(tx, &mut user, &self.profile, self.said_at).await?;
+        if user.state != UserState::Erased && user.profile_issued_at <= self.issued_at {
+            save_profile(tx, &mut user, &self.profile, self.issued_at).await?;
         }
         Ok(())
     }
@@ -215,14 +222,14 @@ impl Change for SetUserActive {
             if user.deactivated_by_operator && !tx.by_operator() {
                 return Err(Refusal::OperatorRequired.into());
             }
-            (UserState::Active, "user.reactivated")
+            (UserState::Active, EventType::UserReactivated)
         } else {
-            // Asked after the user's lock: who makes somebody an owner holds the user first.
+            // Read after the user is locked: a write that makes a user an owner holds that user first.
             let owned = memberships::owned_by(tx.connection, &user.id, false).await?;
             if !owned.is_empty() {
                 return Err(ownership_required(&owned).into());
             }
-            (UserState::Inactive, "user.deactivated")
+            (UserState::Inactive, EventType::UserDeactivated)
         };
         let by_operator = !self.active && (tx.by_operator() || user.deactivated_by_operator);
         let state_changed = user.state != state;
@@ -247,7 +254,8 @@ impl Change for Delete {
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
         enter_as_caller(tx).await?;
-        // Organizations before users, as everywhere; so which ones must be guessed before the user is locked.
+        // The lock order is organizations before users, so the user's organizations are read before the user is locked,
+        // and may have changed by then.
         let mut organizations = Vec::new();
         for id in memberships::organizations_of(tx.connection, &self.id).await? {
             organizations.extend(tx.lock(id).await?);
@@ -279,7 +287,8 @@ impl Change for Delete {
                 answer.removed_memberships += 1;
             }
         }
-        // Whoever added the user between the guess and the lock has won; nobody can now. Once more, then.
+        // Another write may have added the user to an organization before the user was locked. No write can do so now,
+        // so a new attempt succeeds.
         if !memberships::organizations_of(tx.connection, &user.id).await?.is_empty() {
             return Err(Refusal::Conflict.into());
         }
@@ -289,7 +298,7 @@ impl Change for Delete {
         user.email_verified = false;
         user.display_name = None;
         let new = json!({ "state": UserState::Erased.as_str() });
-        tx.save_user(&mut user, "user.deleted", true, new).await?;
+        tx.save_user(&mut user, EventType::UserDeleted, true, new).await?;
         answer.user = user;
         Ok(answer)
     }

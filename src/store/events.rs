@@ -2,7 +2,7 @@
 
 use super::StoreError;
 use crate::domain::event::{EventRecord, EventType};
-use crate::domain::{OrganizationId, UserId};
+use crate::domain::{ActorKind, OrganizationId, UserId};
 use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -11,8 +11,8 @@ use uuid::Uuid;
 /// The actor, reason and request of a write, the same for all events of its transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
-    /// `user`, `service` or `operator`; `system` for roster itself.
-    pub actor_kind: &'static str,
+    /// The kind of the actor; [`ActorKind::System`] for roster itself.
+    pub actor_kind: ActorKind,
     /// The id of the user, or the name of the service or operator.
     pub actor_id: String,
     /// The service that acted on behalf of the user, if any.
@@ -28,8 +28,8 @@ pub struct Cause {
 pub struct Event {
     /// The revision of the organization or user that the change made.
     pub revision: i64,
-    /// The dotted name of the type: `member.added`.
-    pub kind: &'static str,
+    /// The type.
+    pub kind: EventType,
     /// The member concerned, for events about members.
     pub user: Option<UserId>,
     /// The values before the change.
@@ -49,7 +49,7 @@ pub async fn insert(
     events: &[Event],
 ) -> Result<(), StoreError> {
     let revisions: Vec<i64> = events.iter().map(|event| event.revision).collect();
-    let kinds: Vec<String> = events.iter().map(|event| event.kind.to_owned()).collect();
+    let kinds: Vec<String> = events.iter().map(|event| event.kind.as_str().to_owned()).collect();
     let users: Vec<Option<String>> = events.iter().map(|event| event.user.as_ref().map(ToString::to_string)).collect();
     let old: Vec<Option<Value>> = events.iter().map(|event| event.old.clone()).collect();
     let new: Vec<Option<Value>> = events.iter().map(|event| event.new.clone()).collect();
@@ -61,7 +61,7 @@ pub async fn insert(
                 AS q (revision, type, user_id, old, new)"#,
         organization.bucket(),
         organization.as_uuid(),
-        cause.actor_kind,
+        cause.actor_kind.as_str(),
         cause.actor_id,
         cause.actor_via,
         cause.reason,
@@ -95,8 +95,8 @@ pub async fn insert_user(
         user.bucket(),
         user.as_str(),
         event.revision,
-        event.kind,
-        cause.actor_kind,
+        event.kind.as_str(),
+        cause.actor_kind.as_str(),
         cause.actor_id,
         cause.actor_via,
         event.old,
@@ -162,8 +162,8 @@ impl TryFrom<EventRow> for EventRecord {
         Ok(Self {
             organization: row.organization_id.map(OrganizationId::from_uuid),
             revision: row.revision,
-            event_type: row.event_type,
-            actor_kind: row.actor_kind,
+            event_type: EventType::parse(&row.event_type)?,
+            actor_kind: ActorKind::parse(&row.actor_kind)?,
             actor_id: row.actor_id,
             actor_via: row.actor_via,
             user: row.user_id.map(|id| UserId::parse(&id)).transpose()?,

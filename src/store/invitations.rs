@@ -6,8 +6,8 @@
 
 use super::StoreError;
 use crate::domain::{
-    Attributes, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, MailState, OrganizationId, Recipient,
-    Role, UserId,
+    ActorKind, Attributes, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, MailState, OrganizationId,
+    Recipient, Role, UserId,
 };
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
@@ -83,7 +83,7 @@ impl TryFrom<InvitationRow> for Invitation {
             makes_owner: row.makes_owner,
             attributes: row.attributes.0,
             state: InvitationState::parse(row.state.as_deref().unwrap_or_default())?,
-            inviter: Inviter { kind: row.inviter_kind, id: row.inviter_id },
+            inviter: Inviter { kind: ActorKind::parse(&row.inviter_kind)?, id: row.inviter_id },
             accepted_by: row.accepted_by.as_deref().map(UserId::parse).transpose()?,
             expire_time: row.expire_time,
             sends: row.sends,
@@ -148,7 +148,7 @@ pub async fn insert(connection: &mut PgConnection, new: &NewInvitation) -> Resul
         new.role.as_str(),
         new.makes_owner,
         new.attributes.to_value(),
-        new.inviter.kind,
+        new.inviter.kind.as_str(),
         new.inviter.id,
         interval(new.life)?,
         new.mail,

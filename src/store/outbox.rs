@@ -3,7 +3,7 @@
 
 use super::StoreError;
 use super::invitations::interval;
-use crate::domain::{EmailAddress, InvitationId, Inviter, OrganizationId, UserId};
+use crate::domain::{ActorKind, EmailAddress, InvitationId, Inviter, OrganizationId, UserId};
 use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
@@ -102,7 +102,7 @@ impl TryFrom<QueuedMailRow> for QueuedMail {
             id: row.id,
             organization: OrganizationId::from_uuid(row.organization_id),
             subject: Subject::read(&row.occasion, row.invitation_id, row.user_id.as_deref())?,
-            sender: Inviter { kind: row.sender_kind, id: row.sender_id },
+            sender: Inviter { kind: ActorKind::parse(&row.sender_kind)?, id: row.sender_id },
             attempts: row.attempts,
             age_seconds: row.age_seconds,
         })
@@ -131,7 +131,7 @@ pub async fn put(
         occasion,
         invitation,
         user,
-        sender.kind,
+        sender.kind.as_str(),
         sender.id,
     )
     .execute(connection)

@@ -16,7 +16,7 @@ pub use statistics::Statistics;
 
 use super::{Answer, Check, Client, Consistency, Error, Source};
 use crate::client::limits;
-use crate::domain::check::{answer, beside};
+use crate::domain::check::{answer, role_and_revision};
 use crate::domain::{Kind, Standing};
 use replica::ClientReplica;
 use statistics::CacheCounters;
@@ -170,7 +170,7 @@ impl MembershipCache {
 
 fn told(check: &Check, standing: &Standing) -> Answer {
     let reason = answer(check.question, standing);
-    let (role, revision) = beside(reason, standing);
+    let (role, revision) = role_and_revision(reason, standing);
     Answer { reason, role, revision, source: Source::Cache, consistency_token: String::new() }
 }
 

@@ -29,7 +29,7 @@ fn question(
         None => Ok(Question::Member),
         Some(QuestionText::Role(role)) => fields.take("role", Role::parse(role)).map(Question::Role),
         Some(QuestionText::Permission(word)) => {
-            let permission = Permission::parse(word).ok_or_else(|| Invalid::new("no such permission"));
+            let permission = Permission::parse(word);
             fields.take("permission", permission).map(Question::Permission)
         }
     };

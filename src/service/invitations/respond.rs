@@ -1,43 +1,45 @@
-//! What the one invited does: looks, accepts, declines.
+//! The recipient's side of invitations: preview, accept, decline.
 //!
-//! Whoever holds a token, or names an invitation, is told nothing before it is clear that it is good and theirs: tokens
-//! that are unknown, foreign, used, revoked or expired all take one statement and get one answer.
+//! A caller learns nothing about an invitation before the token is known to be valid or the invitation to be addressed
+//! to the caller. Callers cannot distinguish unknown, foreign, used, revoked and expired tokens: all of them take one
+//! statement and get one answer.
 
-use super::tokens;
-use super::{InvitationKey, InvitationPreview, check_pending, quota, settle};
+use super::manage::{check_pending, quota, settle};
+use super::{InvitationKey, InvitationPageKey, InvitationPreview, tokens};
 use crate::authn::{Actor, Caller};
 use crate::authz::decide;
 use crate::domain::{
     EmailAddress, Invitation, InvitationId, InvitationState, Member, Organization, OrganizationState, Permission,
-    Recipient, Refusal, Role, UserId, UserState,
+    Quota, Recipient, Refusal, Role, User, UserId, UserState,
 };
 use crate::service::members::{AddMember, AddOutcome, Person, add};
 use crate::service::write::unit_of_work::UnitOfWork;
 use crate::service::write::{Change, Meta, WriteResult};
 use crate::service::{Roster, ServiceError};
-use crate::store::{invitation_tokens, invitations, memberships, quotas, users};
+use crate::store::{StoreError, invitation_tokens, invitations, memberships, quotas, users};
 use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// How an invitation is named by the one invited.
+/// A reference to an invitation, as its recipient sends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InvitationReference {
-    /// By its token, as the caller brings it: it may be anything.
+    /// The invitation token, unchecked: any text.
     Token(String),
-    /// By its id, where it is to an address.
+    /// The invitation's id; only for an invitation to an e-mail address.
     Id(InvitationId),
 }
 
 impl Roster {
-    /// Tells whoever holds a token what it is for.
+    /// Describes the invitation of a token, before the caller decides about it.
     ///
     /// # Errors
     /// `INVITATION_NOT_FOUND`, `QUOTA_EXCEEDED`.
     pub async fn preview(&self, caller: &Caller, token: &str) -> Result<InvitationPreview, ServiceError> {
-        self.good_token(caller, token).await
+        self.find_by_token(caller, token).await
     }
 
     /// Lists the pending invitations to the calling user's verified address.
@@ -47,17 +49,15 @@ impl Roster {
     pub async fn received_invitations(
         &self,
         user: &UserId,
-        after: Option<invitations::InvitationPageKey>,
+        after: Option<InvitationPageKey>,
         limit: i64,
     ) -> Result<Vec<InvitationPreview>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        match verified_address(users::get(&mut connection, user).await?) {
-            Some(address) => Ok(invitation_tokens::received(&mut connection, &address, after, limit).await?),
-            None => Ok(Vec::new()),
-        }
+        let outcome = list_received(&mut connection, user, after, limit).await;
+        Ok(connection.finish(outcome)?)
     }
 
-    /// Accepts: the calling user becomes a member.
+    /// Accepts an invitation: the calling user becomes a member.
     ///
     /// # Errors
     /// `INVITATION_NOT_FOUND`, `NOT_YOUR_INVITATION`, `INVITATION_NOT_PENDING`, `INVITER_NOT_ALLOWED`,
@@ -67,13 +67,13 @@ impl Roster {
         caller: Caller,
         user: UserId,
         meta: Meta,
-        named: InvitationReference,
+        reference: InvitationReference,
     ) -> Result<WriteResult<Member>, ServiceError> {
-        let place = self.find(&caller, &user, &named).await?;
-        self.write(Some(caller), meta, Accept { place, user, token: token_hash(&named) }).await
+        let key = self.find(&caller, &user, &reference).await?;
+        self.write(Some(caller), meta, Accept { key, user, token: token_hash(&reference) }).await
     }
 
-    /// Declines.
+    /// Declines an invitation.
     ///
     /// # Errors
     /// `INVITATION_NOT_FOUND`, `NOT_YOUR_INVITATION`, `INVITATION_NOT_PENDING`, `QUOTA_EXCEEDED`.
@@ -82,110 +82,138 @@ impl Roster {
         caller: Caller,
         user: UserId,
         meta: Meta,
-        named: InvitationReference,
+        reference: InvitationReference,
     ) -> Result<WriteResult<()>, ServiceError> {
-        // Declined, a token is no good any more: who did not hear that they had declined could not ask again. Looked for
-        // first, so that it is no try in vain; and once more, for it may have happened in between.
-        if let Some(missed) = self.replayed_answer(&caller, &meta).await? {
-            return Ok(missed);
+        // The token of a declined invitation is invalid, so a caller that lost the response could not repeat the
+        // request. The stored answer is looked up first, so that a repetition does not count as a failed token; and
+        // again if the invitation is not found, because the first request may have finished in between.
+        if let Some(stored) = self.replayed_answer(&caller, &meta).await? {
+            return Ok(stored);
         }
-        let place = match self.find(&caller, &user, &named).await {
+        let key = match self.find(&caller, &user, &reference).await {
             Err(ServiceError::Refused(Refusal::InvitationNotFound)) => {
-                let missed = self.replayed_answer(&caller, &meta).await?;
-                return missed.ok_or_else(|| Refusal::InvitationNotFound.into());
+                let stored = self.replayed_answer(&caller, &meta).await?;
+                return stored.ok_or_else(|| Refusal::InvitationNotFound.into());
             }
             found => found?,
         };
-        self.write(Some(caller), meta, Decline { place, user, token: token_hash(&named) }).await
+        self.write(Some(caller), meta, Decline { key, user, token: token_hash(&reference) }).await
     }
 
-    /// Finds the invitation that a caller names, if they may know of it.
+    /// Finds the invitation of a reference, if the caller may know that it exists.
     async fn find(
         &self,
         caller: &Caller,
         user: &UserId,
-        named: &InvitationReference,
+        reference: &InvitationReference,
     ) -> Result<InvitationKey, ServiceError> {
-        match named {
+        match reference {
             InvitationReference::Token(token) => {
-                let found = self.good_token(caller, token).await?.invitation;
-                Ok((found.organization, found.id))
+                let invitation = self.find_by_token(caller, token).await?.invitation;
+                Ok((invitation.organization, invitation.id))
             }
             InvitationReference::Id(id) => {
                 let mut connection = self.pool.acquire().await?;
-                let organization = invitations::organization_of(&mut connection, *id).await?;
-                let organization = organization.ok_or(Refusal::InvitationNotFound)?;
-                let found = invitations::get(&mut connection, organization, *id).await?;
-                let found = found.ok_or(Refusal::InvitationNotFound)?;
-                // The id proves nothing; the address does.
-                let own = verified_address(users::get(&mut connection, user).await?);
-                match (&found.recipient, own) {
-                    (Recipient::Email(invited), Some(own)) if invited.normal() == own.normal() => {
-                        Ok((organization, *id))
-                    }
-                    _ => Err(Refusal::InvitationNotFound.into()),
-                }
+                let outcome = find_by_id(&mut connection, *id, user).await;
+                Ok(connection.finish(outcome)?.ok_or(Refusal::InvitationNotFound)?)
             }
         }
     }
 
-    /// Finds the invitation of a token that is good: pending, or accepted by this very caller. One of the caller's tries
-    /// of this minute is taken first and given back if it was not in vain, so that many at once cannot take more.
-    async fn good_token(&self, caller: &Caller, token: &str) -> Result<InvitationPreview, ServiceError> {
+    /// Finds the invitation of a valid token: one that is pending, or that the calling user has accepted.
+    ///
+    /// Takes one attempt from the caller's quota first and returns it if the token is valid, so that concurrent calls
+    /// cannot exceed the quota.
+    async fn find_by_token(&self, caller: &Caller, token: &str) -> Result<InvitationPreview, ServiceError> {
+        let most = self.invitations.failed_tokens_per_minute;
+        let subject = caller.actor().map(|actor| attempt_subject(&actor));
         let mut connection = self.pool.acquire().await?;
-        let subject = caller.actor().map(|actor| try_subject(&actor));
-        if let Some(subject) = &subject {
-            let most = self.invitations.failed_tokens_per_minute;
-            if !quotas::take(&mut connection, subject, i32::try_from(most).unwrap_or(i32::MAX), MINUTE).await? {
-                return Err(quota("failed_tokens_per_minute", most, MINUTE).into());
+        let lookup = async {
+            if let Some(subject) = &subject
+                && !quotas::take(&mut connection, subject, i32::try_from(most).unwrap_or(i32::MAX), MINUTE).await?
+            {
+                return Ok::<_, StoreError>((false, None));
             }
+            let preview = invitation_tokens::find_valid(&mut connection, &tokens::hash(token), caller.user()).await?;
+            if let (Some(subject), Some(_)) = (&subject, &preview) {
+                quotas::give_back(&mut connection, subject).await?;
+            }
+            Ok((true, preview))
+        };
+        let outcome = lookup.await;
+        let (within_quota, preview) = connection.finish(outcome)?;
+        if !within_quota {
+            return Err(quota(Quota::FailedTokensPerMinute, most, MINUTE).into());
         }
-        let good = invitation_tokens::find_valid(&mut connection, &tokens::hash(token), caller.user()).await?;
-        let shown = good.ok_or(Refusal::InvitationNotFound)?;
-        if let Some(subject) = &subject {
-            quotas::give_back(&mut connection, subject).await?;
-        }
-        Ok(shown)
+        Ok(preview.ok_or(Refusal::InvitationNotFound)?)
     }
 }
 
-/// The caller, hashed, for counting tries.
-fn try_subject(actor: &Actor) -> [u8; 32] {
-    Sha256::digest(format!("token\0{}\0{}\0{}", actor.kind, actor.id, actor.via.as_deref().unwrap_or_default())).into()
+async fn list_received(
+    connection: &mut PgConnection,
+    user: &UserId,
+    after: Option<InvitationPageKey>,
+    limit: i64,
+) -> Result<Vec<InvitationPreview>, StoreError> {
+    match verified_address(users::get(connection, user).await?) {
+        Some(address) => invitation_tokens::received(connection, &address, after, limit).await,
+        None => Ok(Vec::new()),
+    }
 }
 
-fn token_hash(named: &InvitationReference) -> Option<[u8; 32]> {
-    match named {
+/// Finds an invitation to the user's verified address. The id proves nothing; the address does.
+async fn find_by_id(
+    connection: &mut PgConnection,
+    id: InvitationId,
+    user: &UserId,
+) -> Result<Option<InvitationKey>, StoreError> {
+    let Some(organization) = invitations::organization_of(connection, id).await? else { return Ok(None) };
+    let Some(invitation) = invitations::get(connection, organization, id).await? else { return Ok(None) };
+    let address = verified_address(users::get(connection, user).await?);
+    Ok(match (&invitation.recipient, address) {
+        (Recipient::Email(invited), Some(own)) if invited.normal() == own.normal() => Some((organization, id)),
+        _ => None,
+    })
+}
+
+/// The subject of the quota of failed tokens: a hash of the caller.
+fn attempt_subject(actor: &Actor) -> [u8; 32] {
+    let via = actor.via.as_deref().unwrap_or_default();
+    Sha256::digest(format!("token\0{}\0{}\0{via}", actor.kind, actor.id)).into()
+}
+
+fn token_hash(reference: &InvitationReference) -> Option<[u8; 32]> {
+    match reference {
         InvitationReference::Token(token) => Some(tokens::hash(token)),
         InvitationReference::Id(_) => None,
     }
 }
 
-fn verified_address(user: Option<crate::domain::User>) -> Option<EmailAddress> {
+fn verified_address(user: Option<User>) -> Option<EmailAddress> {
     user.filter(|user| user.email_verified && user.state == UserState::Active).and_then(|user| user.email)
 }
 
-/// The organization and its invitation, both locked by the organization's lock.
+/// An invitation and its organization. The organization's lock protects both.
 struct LockedInvitation {
     organization: Organization,
     invitation: Invitation,
 }
 
-/// Locks the organization and reads the invitation again; the caller may not have lost their right to it meanwhile.
+/// Locks the organization and reads the invitation again: the caller may have lost the right to it since it was found.
 async fn enter(
     tx: &mut UnitOfWork<'_>,
-    place: InvitationKey,
+    key: InvitationKey,
     user: &UserId,
     token: Option<&[u8; 32]>,
 ) -> Result<LockedInvitation, ServiceError> {
-    let (organization_id, id) = place;
+    let (organization_id, id) = key;
     let organization = tx.lock(organization_id).await?.ok_or(Refusal::InvitationNotFound)?;
     decide::require_active(users::hold_state(tx.connection, user).await?)?;
     let invitation = invitations::get(tx.connection, organization.id, id).await?.ok_or(Refusal::InvitationNotFound)?;
     if let Some(hash) = token
         && invitation_tokens::invitation_of(tx.connection, hash).await? != Some(id)
     {
-        // Rotated away since.
+        // A reminder with `rotate` has replaced the token since.
         return Err(Refusal::InvitationNotFound.into());
     }
     match organization.state() {
@@ -193,12 +221,13 @@ async fn enter(
         OrganizationState::Inactive => return Err(Refusal::OrganizationInactive.into()),
         OrganizationState::Active | OrganizationState::Pending => {}
     }
-    check_theirs(tx, &invitation, user).await?;
+    check_recipient(tx, &invitation, user).await?;
     Ok(LockedInvitation { organization, invitation })
 }
 
-/// Whether an invitation is for this user: for an address, who has verified it; and never for who has made it.
-async fn check_theirs(tx: &mut UnitOfWork<'_>, invitation: &Invitation, user: &UserId) -> Result<(), ServiceError> {
+/// Checks that the user may answer the invitation: the user has verified the invited address, if it is to an address,
+/// and is not the inviter.
+async fn check_recipient(tx: &mut UnitOfWork<'_>, invitation: &Invitation, user: &UserId) -> Result<(), ServiceError> {
     if let Some(address) = invitation.recipient.email() {
         let own = verified_address(users::get(tx.connection, user).await?);
         if own.is_none_or(|own| own.normal() != address.normal()) {
@@ -212,7 +241,7 @@ async fn check_theirs(tx: &mut UnitOfWork<'_>, invitation: &Invitation, user: &U
 }
 
 struct Accept {
-    place: InvitationKey,
+    key: InvitationKey,
     user: UserId,
     token: Option<[u8; 32]>,
 }
@@ -222,18 +251,18 @@ impl Change for Accept {
     type Answer = Member;
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<LockedInvitation, ServiceError> {
-        enter(tx, self.place, &self.user, self.token.as_ref()).await
+        enter(tx, self.key, &self.user, self.token.as_ref()).await
     }
 
     async fn apply(&self, tx: &mut UnitOfWork<'_>, locked: LockedInvitation) -> Result<Member, ServiceError> {
         let LockedInvitation { mut organization, invitation } = locked;
-        let held = tx.hold_users(&BTreeSet::from([self.user.clone()])).await?;
-        let user = held.into_values().next().ok_or(Refusal::UserNotFound)?;
-        let present = memberships::get(tx.connection, organization.id, &self.user).await?;
+        let users = tx.hold_users(&BTreeSet::from([self.user.clone()])).await?;
+        let user = users.into_values().next().ok_or(Refusal::UserNotFound)?;
+        let membership = memberships::get(tx.connection, organization.id, &self.user).await?;
         if invitation.accepted_by.as_ref() == Some(&self.user)
-            && let Some(membership) = present
+            && let Some(membership) = membership
         {
-            // Once more by the same user: the same answer.
+            // Accepted by the same user before: the answer is the same.
             return Ok(Member { membership, user });
         }
         check_pending(&invitation)?;
@@ -245,31 +274,35 @@ impl Change for Accept {
             attributes: invitation.attributes.clone(),
             notify: None,
         };
-        match add(tx, &mut organization, &input, &user).await?? {
+        match add(tx, &mut organization, &input, &user).await? {
             AddOutcome::Added(member) | AddOutcome::Present(member) => Ok(member),
         }
     }
 }
 
-/// Whether the one who invited may still do so, and still give this role. What services and operators may does not
-/// depend on an organization.
+/// Checks that a user who invited may still do so, and may still give this role. The rights of services and operators
+/// do not depend on an organization, so they are not checked.
 async fn check_inviter(
     tx: &mut UnitOfWork<'_>,
     organization: &Organization,
     invitation: &Invitation,
 ) -> Result<(), ServiceError> {
     let Some(inviter) = invitation.inviter.user() else { return Ok(()) };
-    let role: Option<Role> = memberships::get(tx.connection, organization.id, &inviter).await?.map(|found| found.role);
-    let active = users::state(tx.connection, &inviter).await? == Some(UserState::Active);
-    let may = role.is_some_and(|role| {
+    let membership = memberships::get(tx.connection, organization.id, &inviter).await?;
+    let is_active = users::state(tx.connection, &inviter).await? == Some(UserState::Active);
+    let may_invite = |role: Role| {
         let permissions = role.permissions();
         permissions.contains(Permission::InvitationsCreate) && permissions.includes(invitation.role.permissions())
-    });
-    if may && active { Ok(()) } else { Err(Refusal::InviterNotAllowed.into()) }
+    };
+    if is_active && membership.is_some_and(|membership| may_invite(membership.role)) {
+        Ok(())
+    } else {
+        Err(Refusal::InviterNotAllowed.into())
+    }
 }
 
 struct Decline {
-    place: InvitationKey,
+    key: InvitationKey,
     user: UserId,
     token: Option<[u8; 32]>,
 }
@@ -279,7 +312,7 @@ impl Change for Decline {
     type Answer = ();
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<LockedInvitation, ServiceError> {
-        enter(tx, self.place, &self.user, self.token.as_ref()).await
+        enter(tx, self.key, &self.user, self.token.as_ref()).await
     }
 
     async fn apply(&self, tx: &mut UnitOfWork<'_>, locked: LockedInvitation) -> Result<(), ServiceError> {

@@ -1,105 +1,110 @@
-//! Adding members, one or many.
+//! Adding members, one or a batch.
 
 use super::{AddMember, BatchAddMembers, EnsuredMember, Person};
 use crate::authz::decide::Grant;
+use crate::domain::event::EventType;
 use crate::domain::{
     EmailAddress, Member, Organization, OrganizationId, OrganizationState, Refusal, Role, User, UserId,
 };
 use crate::random;
-use crate::service::ServiceError;
 use crate::service::write::OrganizationChange;
 use crate::service::write::preconditions::{check_user, check_writable};
 use crate::service::write::unit_of_work::{DeletionMark, UnitOfWork};
+use crate::service::{ItemResult, ServiceError};
 use crate::store::outbox::{self, Subject};
 use crate::store::{memberships, users};
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-/// Finds whom a request names by address; who is named by id need not be known yet.
-pub(super) async fn find(tx: &mut UnitOfWork<'_>, person: &Person) -> Result<Result<UserId, Refusal>, ServiceError> {
-    Ok(match person {
+/// Finds the id of a user. A user named by id need not exist yet.
+pub(super) async fn find(tx: &mut UnitOfWork<'_>, person: &Person) -> Result<UserId, ServiceError> {
+    match person {
         Person::Id(id) => Ok(id.clone()),
         Person::Email(email) => {
-            let mut found = users::by_verified_email(tx.connection, email).await?;
-            match (found.pop(), found.pop()) {
+            let mut users = users::by_verified_email(tx.connection, email).await?;
+            match (users.pop(), users.pop()) {
                 (Some(id), None) => Ok(id),
-                (None, _) => Err(Refusal::UserNotFound),
-                (Some(_), Some(_)) => Err(Refusal::EmailAmbiguous),
+                (None, _) => Err(Refusal::UserNotFound.into()),
+                (Some(_), Some(_)) => Err(Refusal::EmailAmbiguous.into()),
             }
         }
-    })
+    }
 }
 
-/// What became of one wish to add somebody.
+/// The outcome of adding a user.
 pub(in crate::service) enum AddOutcome {
-    /// They are a member now.
+    /// The user became a member.
     Added(Member),
-    /// They were one already.
+    /// The user was a member already.
     Present(Member),
 }
 
-/// Adds one user to the locked organization. The users are held already. The first member of a pending organization
-/// becomes its owner, whatever role was wished for, and activates it.
+/// Adds one user, who is held, to the locked organization. The first member of a pending organization becomes its
+/// owner, whatever role the input has, and activates it.
 pub(in crate::service) async fn add(
     tx: &mut UnitOfWork<'_>,
     organization: &mut Organization,
     input: &AddMember,
     user: &User,
-) -> Result<Result<AddOutcome, Refusal>, ServiceError> {
+) -> Result<AddOutcome, ServiceError> {
     if let Some(membership) = memberships::get(tx.connection, organization.id, &user.id).await? {
-        return Ok(Ok(AddOutcome::Present(Member { membership, user: user.clone() })));
+        return Ok(AddOutcome::Present(Member { membership, user: user.clone() }));
     }
-    if let Err(refusal) = check_user(user) {
-        return Ok(Err(refusal));
-    }
-    let first = organization.state() == OrganizationState::Pending;
-    let role = if first { Role::ADMIN } else { input.role };
+    check_user(user)?;
+    let is_first = organization.state() == OrganizationState::Pending;
+    let role = if is_first { Role::ADMIN } else { input.role };
     let Some(mut membership) = tx.add_member(organization, &user.id, role, &input.attributes).await? else {
-        return Ok(Err(Refusal::Conflict));
+        return Err(Refusal::Conflict.into());
     };
-    if first {
+    if is_first {
         organization.owner = Some(user.id.clone());
         organization.stored_state = OrganizationState::Active;
         let old = json!({ "owner": null, "state": OrganizationState::Pending.as_str() });
         let new = json!({ "owner": user.id, "state": OrganizationState::Active.as_str() });
-        tx.save(organization, DeletionMark::No, "owner.changed", old, new).await?;
+        tx.save(organization, DeletionMark::No, EventType::OwnerChanged, old, new).await?;
         membership.role = Role::OWNER;
     }
     if let Some(sender) = &input.notify {
         let subject = Subject::Added(user.id.clone());
         outbox::put(tx.connection, organization.id, random::uuid(), &subject, sender).await?;
     }
-    Ok(Ok(AddOutcome::Added(Member { membership, user: user.clone() })))
+    Ok(AddOutcome::Added(Member { membership, user: user.clone() }))
 }
 
-/// Finds and holds everybody whom the wishes name. By address, only who still has verified it once held.
+/// Finds and holds the users of all inputs. A user named by address must still have that verified address once held.
 async fn hold(
     tx: &mut UnitOfWork<'_>,
     inputs: &[AddMember],
     grant: Grant,
-) -> Result<Vec<Result<User, Refusal>>, ServiceError> {
-    let mut found = Vec::with_capacity(inputs.len());
+) -> Result<Vec<ItemResult<User>>, ServiceError> {
+    let mut ids = Vec::with_capacity(inputs.len());
     for input in inputs {
-        found.push(match grant.reaches(input.role) {
-            Ok(()) => find(tx, &input.person).await?,
-            Err(refusal) => Err(refusal),
+        ids.push(match find_allowed(tx, input, grant).await {
+            Ok(id) => Ok(id),
+            Err(error) => Err(error.into_refusal()?),
         });
     }
-    let ids: BTreeSet<UserId> = found.iter().filter_map(|found| found.as_ref().ok()).cloned().collect();
-    let held = tx.hold_users(&ids).await?;
-    let pick = |found: Result<UserId, Refusal>, input: &AddMember| {
-        let user = held.get(&found?).cloned().ok_or(Refusal::UserNotFound)?;
+    let found: BTreeSet<UserId> = ids.iter().filter_map(|id| id.as_ref().ok()).cloned().collect();
+    let users = tx.hold_users(&found).await?;
+    let pick = |id: ItemResult<UserId>, input: &AddMember| {
+        let user = users.get(&id?).cloned().ok_or(Refusal::UserNotFound)?;
         check_person(&input.person, &user)?;
         Ok(user)
     };
-    Ok(found.into_iter().zip(inputs).map(|(found, input)| pick(found, input)).collect())
+    Ok(ids.into_iter().zip(inputs).map(|(id, input)| pick(id, input)).collect())
 }
 
-/// Whether a user, once held, still is the one whom the request named by address.
+/// Finds the user of an input whose role the caller may give.
+async fn find_allowed(tx: &mut UnitOfWork<'_>, input: &AddMember, grant: Grant) -> Result<UserId, ServiceError> {
+    grant.reaches(input.role)?;
+    find(tx, &input.person).await
+}
+
+/// Checks that a held user still has the address by which the request names them.
 pub(super) fn check_person(person: &Person, user: &User) -> Result<(), Refusal> {
-    let same = |email: &EmailAddress| user.email.as_ref().is_some_and(|own| own.normal() == email.normal());
+    let matches = |email: &EmailAddress| user.email.as_ref().is_some_and(|own| own.normal() == email.normal());
     match person {
-        Person::Email(email) if !(user.email_verified && same(email)) => Err(Refusal::UserNotFound),
+        Person::Email(email) if !(user.email_verified && matches(email)) => Err(Refusal::UserNotFound),
         Person::Id(_) | Person::Email(_) => Ok(()),
     }
 }
@@ -112,9 +117,9 @@ async fn add_one(
 ) -> Result<AddOutcome, ServiceError> {
     check_writable(&organization)?;
     grant.reaches(input.role)?;
-    let held = hold(tx, std::slice::from_ref(input), grant).await?;
-    let user = held.into_iter().next().ok_or(Refusal::UserNotFound)??;
-    Ok(add(tx, &mut organization, input, &user).await??)
+    let users = hold(tx, std::slice::from_ref(input), grant).await?;
+    let user = users.into_iter().next().ok_or(Refusal::UserNotFound)??;
+    add(tx, &mut organization, input, &user).await
 }
 
 impl OrganizationChange for AddMember {
@@ -152,7 +157,7 @@ impl OrganizationChange for Ensure {
 }
 
 impl OrganizationChange for BatchAddMembers {
-    type Answer = Vec<Result<Member, Refusal>>;
+    type Answer = Vec<ItemResult<Member>>;
 
     async fn apply(
         &self,
@@ -161,46 +166,46 @@ impl OrganizationChange for BatchAddMembers {
         grant: Grant,
     ) -> Result<Self::Answer, ServiceError> {
         check_writable(&organization)?;
-        let mut held = hold(tx, &self.items, grant).await?;
+        let mut users = hold(tx, &self.items, grant).await?;
         if self.all_or_nothing {
-            refuse_all(tx, organization.id, &mut held).await?;
+            abort_on_refusal(tx, organization.id, &mut users).await?;
         }
-        let mut results = Vec::with_capacity(held.len());
-        for (user, input) in held.into_iter().zip(&self.items) {
+        let mut results = Vec::with_capacity(users.len());
+        for (user, input) in users.into_iter().zip(&self.items) {
             results.push(match user {
                 Err(refusal) => Err(refusal),
-                Ok(user) => match add(tx, &mut organization, input, &user).await? {
+                Ok(user) => match add(tx, &mut organization, input, &user).await {
                     Ok(AddOutcome::Added(member)) => Ok(member),
                     Ok(AddOutcome::Present(_)) => Err(Refusal::AlreadyMember),
-                    Err(refusal) => Err(refusal),
+                    Err(error) => Err(error.into_refusal()?),
                 },
             });
         }
-        // The first of a pending organization has become its owner; the row has the last word on the etags.
+        // In a pending organization, the first user added is the owner now.
         Ok(results)
     }
 }
 
-/// Where one item would fail, fails all the others with it, before anything is written. Under the organization's lock and
-/// with the users held, nothing else can make an item fail later.
-async fn refuse_all(
+/// Refuses every item of a batch if one item would be refused, before anything is written. The organization is locked
+/// and the users are held, so no item can be refused later.
+async fn abort_on_refusal(
     tx: &mut UnitOfWork<'_>,
     organization: OrganizationId,
-    held: &mut [Result<User, Refusal>],
+    users: &mut [ItemResult<User>],
 ) -> Result<(), ServiceError> {
-    let mut named = BTreeMap::new();
-    for (replica, item) in held.iter_mut().enumerate() {
+    let mut named = BTreeSet::new();
+    for item in users.iter_mut() {
         let Ok(user) = item else { continue };
-        let present = memberships::get(tx.connection, organization, &user.id).await?.is_some();
-        let again = named.insert(user.id.clone(), replica).is_some();
-        if present || again {
+        let is_member = memberships::get(tx.connection, organization, &user.id).await?.is_some();
+        let is_repeated = !named.insert(user.id.clone());
+        if is_member || is_repeated {
             *item = Err(Refusal::AlreadyMember);
         } else if let Err(refusal) = check_user(user) {
             *item = Err(refusal);
         }
     }
-    if held.iter().any(Result::is_err) {
-        for item in held.iter_mut().filter(|item| item.is_ok()) {
+    if users.iter().any(Result::is_err) {
+        for item in users.iter_mut().filter(|item| item.is_ok()) {
             *item = Err(Refusal::BatchAborted);
         }
     }

@@ -1,8 +1,9 @@
-//! Changing and removing members, and handing the organization over.
+//! Changes and removals of members, and the transfer of ownership.
 
 use super::add::{check_person, find};
 use super::{RemoveMember, TransferOwnership, UpdateMember};
 use crate::authz::decide::Grant;
+use crate::domain::event::EventType;
 use crate::domain::{Member, Membership, Organization, OrganizationId, OrganizationState, Refusal, Role, User, UserId};
 use crate::service::ServiceError;
 use crate::service::invitations::revoke_all;
@@ -23,13 +24,13 @@ async fn member(
     Ok(memberships::get(tx.connection, organization.id, user).await?.ok_or(Refusal::MemberNotFound)?)
 }
 
-/// The membership with what is shown of its user.
+/// Reads the user of a membership.
 async fn with_user(tx: &mut UnitOfWork<'_>, membership: Membership) -> Result<Member, ServiceError> {
     let user = users::get(tx.connection, &membership.user).await?.ok_or(Refusal::UserNotFound)?;
     Ok(Member { membership, user })
 }
 
-/// The one rule that no path breaks: the owner stays until ownership moves.
+/// Refuses a change that would take the membership or the role from the owner. Ownership must be transferred first.
 fn check_not_owner(organization: &Organization, user: &UserId) -> Result<(), Refusal> {
     if organization.owner.as_ref() == Some(user) {
         return Err(Refusal::OwnershipRequired { organizations: vec![organization.id.to_string()], count: 1 });
@@ -80,12 +81,12 @@ async fn remove(
     }
     tx.remove_member(&mut organization, &membership).await?;
     let member = with_user(tx, membership).await?;
-    revoke_theirs(tx, &mut organization, &member.user).await?;
+    revoke_invitations_to(tx, &mut organization, &member.user).await?;
     Ok(member)
 }
 
-/// Who is removed is not let in again by an invitation that was still on its way.
-async fn revoke_theirs(
+/// Revokes the pending invitations to a removed user's address: the user must not become a member again through one.
+async fn revoke_invitations_to(
     tx: &mut UnitOfWork<'_>,
     organization: &mut Organization,
     user: &User,
@@ -149,7 +150,7 @@ impl OrganizationChange for TransferOwnership {
             OrganizationState::Deleted => return Err(Refusal::OrganizationDeleted.into()),
         }
         check_etag(self.etag.as_deref(), &organization.etag())?;
-        let target = find(tx, &self.person).await??;
+        let target = find(tx, &self.person).await?;
         if organization.owner.as_ref() == Some(&target) {
             return Ok(organization);
         }
@@ -162,17 +163,17 @@ impl OrganizationChange for TransferOwnership {
         if membership.role != Role::ADMIN {
             tx.update_member(&mut organization, &membership, Role::ADMIN, &membership.attributes).await?;
         }
-        // The owner who hands it over is an admin from now on, and could not repeat the request.
+        // The former owner is an admin from now on, and could not repeat the request.
         tx.revoke_own_access();
         let old = json!({ "owner": organization.owner });
         let new = json!({ "owner": target });
         organization.owner = Some(target);
-        tx.save(&mut organization, DeletionMark::No, "owner.changed", old, new).await?;
+        tx.save(&mut organization, DeletionMark::No, EventType::OwnerChanged, old, new).await?;
         Ok(organization)
     }
 }
 
-/// Removes a user from one locked organization, where they are a member and not the owner.
+/// Removes a user from a locked organization that the user does not own. Returns false if the user is not a member.
 pub(in crate::service) async fn remove_deleted_user(
     tx: &mut UnitOfWork<'_>,
     organization: &mut Organization,
@@ -180,11 +181,11 @@ pub(in crate::service) async fn remove_deleted_user(
 ) -> Result<bool, ServiceError> {
     let Some(membership) = memberships::get(tx.connection, organization.id, &user.id).await? else { return Ok(false) };
     tx.remove_member(organization, &membership).await?;
-    revoke_theirs(tx, organization, user).await?;
+    revoke_invitations_to(tx, organization, user).await?;
     Ok(true)
 }
 
-/// Names at most as many organizations as an error may.
+/// The refusal that names the owned organizations, up to [`limits::NAMED_ORGANIZATIONS`].
 pub(in crate::service) fn ownership_required(owned: &[OrganizationId]) -> Refusal {
     Refusal::OwnershipRequired {
         organizations: owned.iter().take(limits::NAMED_ORGANIZATIONS).map(ToString::to_string).collect(),

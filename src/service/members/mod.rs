@@ -1,4 +1,5 @@
-//! Members: added (`add`), changed, removed, leaving, and the owner among them (`change`). Here is what can be asked for.
+//! Members. `add` adds them; `change` updates and removes them, and transfers ownership. This module has the inputs and
+//! the methods of [`Roster`].
 
 mod add;
 mod change;
@@ -8,7 +9,7 @@ pub(super) use change::{ownership_required, remove_deleted_user};
 
 use super::invitations::inviter;
 use super::write::{Meta, WriteResult};
-use super::{Roster, ServiceError};
+use super::{ItemResult, Roster, ServiceError};
 use crate::authn::Caller;
 use crate::authz::decide::Access;
 use crate::domain::{Attributes, EmailAddress, Inviter, Member, Organization, Refusal, Role, UserId};
@@ -16,79 +17,79 @@ use add::Ensure;
 use change::Leave;
 use serde::{Deserialize, Serialize};
 
-/// A user, as a request names them.
+/// A user as a request names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Person {
-    /// By id.
+    /// The user's id; an unknown id creates a user without a profile.
     Id(UserId),
-    /// By an address that one active user has verified.
+    /// An address that exactly one active user has verified.
     Email(EmailAddress),
 }
 
-/// Somebody to add.
+/// The member to add.
 #[derive(Debug, Clone)]
 pub struct AddMember {
-    /// Who.
+    /// The user to add.
     pub person: Person,
-    /// As what.
+    /// The role; ignored for the first member of a pending organization, who becomes the owner.
     pub role: Role,
-    /// What the deployment keeps about the membership.
+    /// The deployment's own data about the membership.
     pub attributes: Attributes,
-    /// Who tells them by mail, if anybody does.
+    /// The sender of the mail to the new member; `None` to send no mail.
     pub notify: Option<Inviter>,
 }
 
-/// Whom to add, many at once.
+/// The members to add in one batch.
 #[derive(Debug, Clone)]
 pub struct BatchAddMembers {
-    /// Whom: at most 100.
+    /// The members, at most 100.
     pub items: Vec<AddMember>,
-    /// All of them or none.
+    /// Whether one refused item refuses all of them.
     pub all_or_nothing: bool,
 }
 
-/// A member, and whether this call made them one.
+/// A member, and whether this call added the user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EnsuredMember {
     /// The member.
     pub member: Member,
-    /// Whether this call added them.
+    /// Whether this call added the user.
     pub created: bool,
 }
 
-/// What to change about a member; what is none stays.
+/// The changes of a member. Fields that are `None` stay unchanged.
 #[derive(Debug, Clone)]
 pub struct UpdateMember {
-    /// Whom.
+    /// The member.
     pub user: UserId,
     /// The new role.
     pub role: Option<Role>,
     /// The new attributes.
     pub attributes: Option<Attributes>,
-    /// The etag that was read, if the change hangs on it.
+    /// The expected etag of the membership; `None` to skip the check.
     pub etag: Option<String>,
 }
 
-/// Whom to remove.
+/// The member to remove.
 #[derive(Debug, Clone)]
 pub struct RemoveMember {
-    /// Whom.
+    /// The member.
     pub user: UserId,
-    /// The etag that was read, if the change hangs on it.
+    /// The expected etag of the membership; `None` to skip the check.
     pub etag: Option<String>,
 }
 
-/// Whom to hand the organization to.
+/// The new owner of an organization.
 #[derive(Debug, Clone)]
 pub struct TransferOwnership {
-    /// To whom.
+    /// The new owner: a member of the organization.
     pub person: Person,
-    /// The etag of the organization that was read, if the change hangs on it.
+    /// The expected etag of the organization; `None` to skip the check.
     pub etag: Option<String>,
 }
 
 impl Roster {
-    /// Adds a user.
+    /// Adds a user as a member.
     ///
     /// # Errors
     /// `ALREADY_MEMBER`, `ROLE_ABOVE_CALLER`, `USER_NOT_FOUND`, `USER_INACTIVE`, `USER_DELETED`, `EMAIL_AMBIGUOUS`,
@@ -99,46 +100,48 @@ impl Roster {
         meta: Meta,
         input: AddMember,
     ) -> Result<WriteResult<Member>, ServiceError> {
-        let input = self.with_notice(&access, input)?;
+        let input = self.with_notification(&access, input)?;
         let written = self.write_in(access, meta, input).await;
         self.mail_due.notify_one();
         written
     }
 
-    /// Who is added by address is told by mail, where mail is sent.
-    fn with_notice(&self, access: &Access, input: AddMember) -> Result<AddMember, Refusal> {
+    /// Sets the sender of the mail to the new member. Only users named by address get a mail, and only if mail is on.
+    fn with_notification(&self, access: &Access, input: AddMember) -> Result<AddMember, Refusal> {
         let by_address = matches!(input.person, Person::Email(_));
         let notify = if self.invitations.mail && by_address { Some(inviter(access.caller())?) } else { None };
         Ok(AddMember { notify, ..input })
     }
 
-    /// Adds a user, or finds them there.
+    /// Adds a user as a member, or finds the existing membership.
     ///
     /// # Errors
-    /// As [`Self::add_member`], but never `ALREADY_MEMBER`.
+    /// The errors of [`Self::add_member`], except `ALREADY_MEMBER`.
     pub async fn ensure_member(
         &self,
         access: Access,
         meta: Meta,
         input: AddMember,
     ) -> Result<WriteResult<EnsuredMember>, ServiceError> {
-        let input = self.with_notice(&access, input)?;
+        let input = self.with_notification(&access, input)?;
         let written = self.write_in(access, meta, Ensure(input)).await;
         self.mail_due.notify_one();
         written
     }
 
-    /// Adds many users: one outcome for each, in their order.
+    /// Adds a batch of users. The answer has one result for each item, in the order of the items.
     ///
     /// # Errors
-    /// `ORGANIZATION_INACTIVE`; each item fails for itself with the reasons of [`Self::add_member`].
+    /// `ORGANIZATION_INACTIVE`; an item is refused on its own with the other errors of [`Self::add_member`], or with
+    /// `BATCH_ABORTED`.
     pub async fn batch_add_members(
         &self,
         access: Access,
         meta: Meta,
         input: BatchAddMembers,
-    ) -> Result<WriteResult<Vec<Result<Member, Refusal>>>, ServiceError> {
-        let items: Result<_, Refusal> = input.items.into_iter().map(|item| self.with_notice(&access, item)).collect();
+    ) -> Result<WriteResult<Vec<ItemResult<Member>>>, ServiceError> {
+        let items: Result<_, Refusal> =
+            input.items.into_iter().map(|item| self.with_notification(&access, item)).collect();
         let written = self.write_in(access, meta, BatchAddMembers { items: items?, ..input }).await;
         self.mail_due.notify_one();
         written
@@ -170,13 +173,13 @@ impl Roster {
         self.write_in(access, meta, input).await
     }
 
-    /// Lets the calling user leave.
+    /// Removes the calling user from the organization.
     ///
     /// # Errors
-    /// `CALLER_NOT_ALLOWED` for who is not a user, `OWNERSHIP_REQUIRED`, `ORGANIZATION_INACTIVE`.
+    /// `CALLER_NOT_ALLOWED` if the caller is not a user, `OWNERSHIP_REQUIRED`, `ORGANIZATION_INACTIVE`.
     pub async fn leave_organization(&self, access: Access, meta: Meta) -> Result<WriteResult<Member>, ServiceError> {
         let Caller::User(user) = access.caller() else {
-            let caller = access.caller().actor().map_or("nobody", |actor| actor.kind).to_owned();
+            let caller = access.caller().actor().map_or("nobody", |actor| actor.kind.as_str()).to_owned();
             let advice = "only users leave; use RemoveMember, or act on behalf of the user".to_owned();
             return Err(Refusal::CallerNotAllowed { caller, advice }.into());
         };
@@ -184,7 +187,7 @@ impl Roster {
         self.write_in(access, meta, Leave { user }).await
     }
 
-    /// Hands an organization to another member.
+    /// Transfers the ownership of an organization to another member.
     ///
     /// # Errors
     /// `TARGET_NOT_MEMBER`, `USER_INACTIVE`, `USER_NOT_FOUND`, `EMAIL_AMBIGUOUS`, `ETAG_MISMATCH`,

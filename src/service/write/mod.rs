@@ -10,7 +10,9 @@ pub(super) mod unit_of_work;
 use super::{CallPermit, Roster, ServiceError};
 use crate::authn::{Actor, Caller};
 use crate::authz::decide::{self, Access, Grant};
-use crate::domain::{AuditReason, BucketPosition, Organization, OrganizationHead, Refusal, Standing, UserId};
+use crate::domain::{
+    ActorKind, AuditReason, BucketPosition, Organization, OrganizationHead, Refusal, Standing, UserId,
+};
 use crate::service::consistency_token::ConsistencyToken;
 use crate::service::limits;
 use crate::store::events::Cause;
@@ -54,7 +56,7 @@ impl Meta {
         let request_id = self.request_id.filter(|_| !self.validate_only)?;
         let Actor { kind, id, via } = caller.actor()?;
         let mut hasher = Sha256::new();
-        for part in [kind, &id, via.as_deref().unwrap_or_default()] {
+        for part in [kind.as_str(), &id, via.as_deref().unwrap_or_default()] {
             hasher.update(part.len().to_be_bytes());
             hasher.update(part);
         }
@@ -66,7 +68,7 @@ impl Meta {
     }
 
     fn cause(&self, caller: Option<&Caller>) -> Cause {
-        let system = || Actor { kind: "system", id: "roster".to_owned(), via: None };
+        let system = || Actor { kind: ActorKind::System, id: "roster".to_owned(), via: None };
         let Actor { kind, id, via } = caller.and_then(Caller::actor).unwrap_or_else(system);
         let reason = self.reason.as_ref().map(|reason| reason.as_str().to_owned());
         Cause { actor_kind: kind, actor_id: id, actor_via: via, reason, request_id: self.request_id }

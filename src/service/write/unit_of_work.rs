@@ -5,6 +5,7 @@
 
 use crate::authn::{Caller, UserCaller};
 use crate::domain::change::{ChangeDetail, LogEntry};
+use crate::domain::event::EventType;
 use crate::domain::{Attributes, BucketPosition, Membership, Organization, OrganizationId, Role, Slug, User, UserId};
 use crate::service::ServiceError;
 use crate::service::consistency_token::ConsistencyToken;
@@ -101,7 +102,7 @@ impl<'t> UnitOfWork<'t> {
         let what = json!({
             "slug": organization.slug, "name": organization.name, "kind": organization.kind, "state": organization.state().as_str(), "owner": organization.owner,
         });
-        self.note_organization(&organization, "organization.created", None, Some(what));
+        self.note_organization(&organization, EventType::OrganizationCreated, None, Some(what));
         Ok(organization)
     }
 
@@ -110,7 +111,7 @@ impl<'t> UnitOfWork<'t> {
         &mut self,
         organization: &mut Organization,
         deletion: DeletionMark,
-        kind: &'static str,
+        kind: EventType,
         old: Value,
         new: Value,
     ) -> Result<(), ServiceError> {
@@ -125,7 +126,7 @@ impl<'t> UnitOfWork<'t> {
     fn note_organization(
         &mut self,
         organization: &Organization,
-        kind: &'static str,
+        kind: EventType,
         old: Option<Value>,
         new: Option<Value>,
     ) {
@@ -139,12 +140,7 @@ impl<'t> UnitOfWork<'t> {
     }
 
     /// Notes what happened to an invitation. Copies of the memberships need not know of it, but of the revision.
-    pub(in crate::service) fn note_invitation(
-        &mut self,
-        organization: &mut Organization,
-        kind: &'static str,
-        new: Value,
-    ) {
+    pub(in crate::service) fn note_invitation(&mut self, organization: &mut Organization, kind: EventType, new: Value) {
         organization.revision += 1;
         self.revisions.insert(organization.id, organization.revision);
         self.note_organization(organization, kind, None, Some(new));
@@ -160,7 +156,7 @@ impl<'t> UnitOfWork<'t> {
         let old = json!({ "slug": organization.slug, "name": organization.name, "kind": organization.kind, "owner": organization.owner });
         let event = Event {
             revision: organization.revision,
-            kind: "organization.purged",
+            kind: EventType::OrganizationPurged,
             user: None,
             old: Some(old),
             new: None,
@@ -196,7 +192,7 @@ impl<'t> UnitOfWork<'t> {
             return Ok(None);
         };
         let new = json!({ "role": role, "attributes": attributes });
-        self.note_member(organization, "member.added", user, None, Some(new), Some(role));
+        self.note_member(organization, EventType::MemberAdded, user, None, Some(new), Some(role));
         Ok(Some(membership))
     }
 
@@ -213,7 +209,7 @@ impl<'t> UnitOfWork<'t> {
         let describe =
             |membership: &Membership| json!({ "role": membership.role, "attributes": membership.attributes });
         let (old, new) = (Some(describe(before)), Some(describe(&after)));
-        self.note_member(organization, "member.updated", &before.user, old, new, Some(role));
+        self.note_member(organization, EventType::MemberUpdated, &before.user, old, new, Some(role));
         Ok(after)
     }
 
@@ -226,14 +222,14 @@ impl<'t> UnitOfWork<'t> {
         organization.revision += 1;
         memberships::delete(self.connection, organization.id, &member.user).await?;
         let old = json!({ "role": member.role });
-        self.note_member(organization, "member.removed", &member.user, Some(old), None, None);
+        self.note_member(organization, EventType::MemberRemoved, &member.user, Some(old), None, None);
         Ok(())
     }
 
     fn note_member(
         &mut self,
         organization: &Organization,
-        kind: &'static str,
+        kind: EventType,
         user: &UserId,
         old: Option<Value>,
         new: Option<Value>,
@@ -278,7 +274,7 @@ impl<'t> UnitOfWork<'t> {
     }
 
     async fn note_new_user(&mut self, id: &UserId) -> Result<(), ServiceError> {
-        let event = Event { revision: 1, kind: "user.created", user: None, old: None, new: None };
+        let event = Event { revision: 1, kind: EventType::UserCreated, user: None, old: None, new: None };
         Ok(events::insert_user(self.connection, id, &self.cause, &event).await?)
     }
 
@@ -286,7 +282,7 @@ impl<'t> UnitOfWork<'t> {
     pub(in crate::service) async fn save_user(
         &mut self,
         user: &mut User,
-        kind: &'static str,
+        kind: EventType,
         state_changed: bool,
         new: Value,
     ) -> Result<(), ServiceError> {

@@ -1,0 +1,352 @@
+//! The organization's side of invitations: create, deliver again, revoke.
+
+use super::{InvitationSettings, Invite, IssuedInvitation, Terms, tokens};
+use crate::authn::Caller;
+use crate::authz::decide::Grant;
+use crate::domain::event::EventType;
+use crate::domain::{
+    Delivery, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Organization, Quota, Recipient,
+    Refusal, UserId,
+};
+use crate::random;
+use crate::service::write::OrganizationChange;
+use crate::service::write::preconditions::check_writable;
+use crate::service::write::unit_of_work::UnitOfWork;
+use crate::service::{ItemResult, ServiceError};
+use crate::store::outbox::{self, Subject};
+use crate::store::{invitation_tokens, invitations, memberships, quotas, users};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// The caller as the inviter, as it is stored with an invitation or a queued mail.
+pub(in crate::service) fn inviter(caller: &Caller) -> Result<Inviter, Refusal> {
+    let actor = caller.actor().ok_or(Refusal::CredentialMissing)?;
+    Ok(Inviter { kind: actor.kind, id: actor.id })
+}
+
+/// Whether a caller may receive invitation tokens. Services may, to deliver them; users may not, because a user could
+/// accept the invitation with one.
+fn may_receive_token(caller: &Caller) -> bool {
+    match caller {
+        Caller::Service(_) | Caller::Operator(_) => true,
+        Caller::User(user) => user.via.is_some(),
+        Caller::Anonymous => false,
+    }
+}
+
+/// The delivery to this recipient.
+fn delivery(terms: &Terms, recipient: &Recipient) -> Delivery {
+    match (terms.delivery, recipient) {
+        (Some(delivery), _) => delivery,
+        (None, Recipient::Email(_)) => Delivery::Email,
+        (None, Recipient::Other(_)) => Delivery::None,
+    }
+}
+
+/// Checks that every recipient can be reached by the requested delivery, and that the caller may request it.
+pub(in crate::service) fn check_delivery<'r>(
+    caller: &Caller,
+    terms: &Terms,
+    mail: bool,
+    recipients: impl Iterator<Item = &'r Recipient>,
+) -> Result<(), Refusal> {
+    for recipient in recipients {
+        match (delivery(terms, recipient), recipient) {
+            (Delivery::Token, _) if !may_receive_token(caller) => {
+                let advice = "invitation tokens are returned to services only; ask for delivery by e-mail".to_owned();
+                return Err(Refusal::CallerNotAllowed { caller: "user".to_owned(), advice });
+            }
+            (Delivery::Email, Recipient::Other(_)) => {
+                return Err(Refusal::field("delivery", "by e-mail only to an address"));
+            }
+            (Delivery::Email, Recipient::Email(_)) if !mail => return Err(Refusal::MailOff),
+            (Delivery::Email | Delivery::Token | Delivery::None, _) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The refusal of an exceeded quota.
+pub(super) fn quota(limit: Quota, most: u32, wait: Duration) -> Refusal {
+    Refusal::QuotaExceeded { limit, most: most.into(), retry_seconds: wait.as_secs() }
+}
+
+/// Creates the invitations of one call.
+pub(in crate::service) struct InviteAll {
+    pub(in crate::service) inputs: Vec<Invite>,
+    pub(in crate::service) terms: Terms,
+    pub(in crate::service) inviter: Inviter,
+    pub(in crate::service) settings: InvitationSettings,
+    pub(in crate::service) makes_owner: bool,
+}
+
+impl OrganizationChange for InviteAll {
+    type Answer = Vec<ItemResult<IssuedInvitation>>;
+
+    async fn apply(
+        &self,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
+        grant: Grant,
+    ) -> Result<Self::Answer, ServiceError> {
+        check_writable(&organization)?;
+        self.invite(tx, &mut organization, grant).await
+    }
+}
+
+impl InviteAll {
+    /// Creates the invitations in the locked organization. The results are in the order of the inputs.
+    pub(in crate::service) async fn invite(
+        &self,
+        tx: &mut UnitOfWork<'_>,
+        organization: &mut Organization,
+        grant: Grant,
+    ) -> Result<Vec<ItemResult<IssuedInvitation>>, ServiceError> {
+        let mut results: Vec<Option<ItemResult<IssuedInvitation>>> = self.inputs.iter().map(|_| None).collect();
+        // In the order of the quota rows, one for each mailbox: two calls must not deadlock.
+        let mut order: Vec<usize> = (0..self.inputs.len()).collect();
+        order.sort_by_cached_key(|index| mail_subject(&self.inputs[*index].recipient));
+        for index in order {
+            results[index] = Some(match self.invite_one(tx, organization, grant, &self.inputs[index]).await {
+                Ok(issued) => Ok(issued),
+                Err(error) => Err(error.into_refusal()?),
+            });
+        }
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    async fn invite_one(
+        &self,
+        tx: &mut UnitOfWork<'_>,
+        organization: &mut Organization,
+        grant: Grant,
+        input: &Invite,
+    ) -> Result<IssuedInvitation, ServiceError> {
+        grant.reaches(input.role)?;
+        if let Some(email) = input.recipient.email() {
+            for user in users::by_verified_email(tx.connection, email).await? {
+                if memberships::get(tx.connection, organization.id, &user).await?.is_some() {
+                    return Err(Refusal::AlreadyMember.into());
+                }
+            }
+        }
+        for id in invitations::expire(tx.connection, organization.id, &input.recipient).await? {
+            tx.note_invitation(organization, EventType::InvitationExpired, json!({ "invitation": id }));
+        }
+        if let Some(id) = invitations::pending(tx.connection, organization.id, &input.recipient).await? {
+            return Err(Refusal::InvitationPending { invitation_id: id.to_string() }.into());
+        }
+        let counts = invitations::counts(tx.connection, organization.id).await?;
+        if counts.pending >= self.settings.pending_per_organization.into() {
+            return Err(quota(Quota::PendingPerOrganization, self.settings.pending_per_organization, DAY).into());
+        }
+        if counts.today >= self.settings.per_organization_and_day.into() {
+            return Err(quota(Quota::PerOrganizationAndDay, self.settings.per_organization_and_day, DAY).into());
+        }
+        let delivery = delivery(&self.terms, &input.recipient);
+        if delivery == Delivery::Email {
+            take_mail(tx, &self.settings, &input.recipient).await?;
+        }
+        let new = invitations::NewInvitation {
+            organization: organization.id,
+            id: InvitationId::from_uuid(random::uuid()),
+            recipient: input.recipient.clone(),
+            role: input.role,
+            makes_owner: self.makes_owner,
+            attributes: input.attributes.clone(),
+            inviter: self.inviter.clone(),
+            life: self.terms.life,
+            mail: delivery == Delivery::Email,
+        };
+        let invitation = invitations::insert(tx.connection, &new).await?.ok_or(Refusal::Conflict)?;
+        let details = json!({ "invitation": invitation.id, "role": input.role, "makes_owner": self.makes_owner });
+        tx.note_invitation(organization, EventType::InvitationCreated, details);
+        let subject = if self.makes_owner { Subject::OwnerActivation } else { Subject::Invitation };
+        deliver(tx, &invitation, delivery, subject(invitation.id), &self.inviter, false, self.terms.dry_run).await
+    }
+}
+
+/// Takes one mail from the recipient's daily quota.
+async fn take_mail(
+    tx: &mut UnitOfWork<'_>,
+    settings: &InvitationSettings,
+    recipient: &Recipient,
+) -> Result<(), ServiceError> {
+    let most = settings.mails_per_recipient_and_day;
+    let subject = mail_subject(recipient);
+    if quotas::take(tx.connection, &subject, i32::try_from(most).unwrap_or(i32::MAX), DAY).await? {
+        return Ok(());
+    }
+    Err(quota(Quota::MailsPerRecipientAndDay, most, DAY).into())
+}
+
+/// The subject of the mail quota: a hash of the recipient's mailbox, without the part after a plus sign.
+fn mail_subject(recipient: &Recipient) -> [u8; 32] {
+    let normal = recipient.normal();
+    let (local, domain) = normal.rsplit_once('@').unwrap_or((normal, ""));
+    let local = local.split_once('+').map_or(local, |(mailbox, _)| mailbox);
+    Sha256::digest(format!("mail\0{local}@{domain}")).into()
+}
+
+/// Delivers an invitation token: queues a mail, for which the token is minted when it is sent, or mints a token for the
+/// answer.
+async fn deliver(
+    tx: &mut UnitOfWork<'_>,
+    invitation: &Invitation,
+    delivery: Delivery,
+    subject: Subject,
+    sender: &Inviter,
+    rotate: bool,
+    dry_run: bool,
+) -> Result<IssuedInvitation, ServiceError> {
+    let (organization, id) = (invitation.organization, invitation.id);
+    if rotate {
+        // Mails before tokens: this waits for a mail that is being claimed, and then deletes its token with the others.
+        outbox::remove_about(tx.connection, organization, id).await?;
+        invitation_tokens::drop_tokens(tx.connection, organization, id).await?;
+    }
+    let mut token = None;
+    match delivery {
+        Delivery::Email => {
+            outbox::put(tx.connection, organization, random::uuid(), &subject, sender).await?;
+        }
+        Delivery::Token => {
+            let (secret, hash) = tokens::mint();
+            invitation_tokens::add_token(tx.connection, organization, id, &hash).await?;
+            token = Some(secret).filter(|_| !dry_run);
+        }
+        Delivery::None => {}
+    }
+    if delivery != Delivery::None {
+        invitations::count_send(tx.connection, organization, id, delivery == Delivery::Email).await?;
+    }
+    let invitation = invitations::get(tx.connection, organization, id).await?.ok_or(Refusal::Conflict)?;
+    Ok(IssuedInvitation { invitation, token })
+}
+
+/// Reads a pending invitation of the locked organization.
+async fn pending(
+    tx: &mut UnitOfWork<'_>,
+    organization: &Organization,
+    id: InvitationId,
+) -> Result<Invitation, ServiceError> {
+    let invitation = invitations::get(tx.connection, organization.id, id).await?.ok_or(Refusal::InvitationNotFound)?;
+    check_pending(&invitation)?;
+    Ok(invitation)
+}
+
+/// Refuses an invitation that is not pending; the refusal names its state.
+pub(super) fn check_pending(invitation: &Invitation) -> Result<(), Refusal> {
+    match invitation.state {
+        InvitationState::Pending => Ok(()),
+        other => Err(Refusal::InvitationNotPending { state: other.as_str().to_owned() }),
+    }
+}
+
+/// Delivers a pending invitation again.
+pub(super) struct Remind {
+    pub(super) id: InvitationId,
+    pub(super) terms: Terms,
+    pub(super) rotate: bool,
+    pub(super) caller: Caller,
+    pub(super) inviter: Inviter,
+    pub(super) settings: InvitationSettings,
+}
+
+impl OrganizationChange for Remind {
+    type Answer = IssuedInvitation;
+
+    async fn apply(
+        &self,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
+        grant: Grant,
+    ) -> Result<IssuedInvitation, ServiceError> {
+        check_writable(&organization)?;
+        let invitation = pending(tx, &organization, self.id).await?;
+        grant.reaches(invitation.role)?;
+        check_delivery(&self.caller, &self.terms, self.settings.mail, std::iter::once(&invitation.recipient))?;
+        let delivery = delivery(&self.terms, &invitation.recipient);
+        if invitation.sends >= i32::try_from(self.settings.sends_per_invitation).unwrap_or(i32::MAX) {
+            return Err(quota(Quota::SendsPerInvitation, self.settings.sends_per_invitation, DAY).into());
+        }
+        let cooldown = self.settings.cooldown;
+        let seconds_left = invitations::cooldown_left(tx.connection, organization.id, self.id, cooldown).await?;
+        if invitation.sends > 0 && seconds_left > 0 {
+            return Err(quota(Quota::Cooldown, 1, Duration::from_secs(seconds_left)).into());
+        }
+        if delivery == Delivery::Email {
+            take_mail(tx, &self.settings, &invitation.recipient).await?;
+        }
+        tx.note_invitation(
+            &mut organization,
+            EventType::InvitationReminded,
+            json!({ "invitation": self.id, "rotate": self.rotate }),
+        );
+        let subject =
+            if invitation.makes_owner { Subject::OwnerActivation(self.id) } else { Subject::Reminder(self.id) };
+        deliver(tx, &invitation, delivery, subject, &self.inviter, self.rotate, self.terms.dry_run).await
+    }
+}
+
+/// Revokes a pending invitation.
+pub(super) struct Revoke {
+    pub(super) id: InvitationId,
+}
+
+impl OrganizationChange for Revoke {
+    type Answer = Invitation;
+
+    async fn apply(
+        &self,
+        tx: &mut UnitOfWork<'_>,
+        mut organization: Organization,
+        _: Grant,
+    ) -> Result<Invitation, ServiceError> {
+        check_writable(&organization)?;
+        let invitation = pending(tx, &organization, self.id).await?;
+        settle(tx, &mut organization, &invitation, InvitationState::Revoked, None).await?;
+        let revoked = invitations::get(tx.connection, organization.id, self.id).await?;
+        Ok(revoked.ok_or(Refusal::InvitationNotFound)?)
+    }
+}
+
+/// Moves a pending invitation to its final state, with the event, and removes its queued mails.
+pub(super) async fn settle(
+    tx: &mut UnitOfWork<'_>,
+    organization: &mut Organization,
+    invitation: &Invitation,
+    to: InvitationState,
+    accepted_by: Option<&UserId>,
+) -> Result<(), ServiceError> {
+    // The lock order is mails before invitations, in every use case and in the outbox.
+    outbox::remove_about(tx.connection, organization.id, invitation.id).await?;
+    if !invitations::settle(tx.connection, invitation, to, accepted_by).await? {
+        // The organization is locked, so the invitation can only have expired.
+        return Err(Refusal::InvitationNotPending { state: InvitationState::Expired.as_str().to_owned() }.into());
+    }
+    let kind = match to {
+        InvitationState::Accepted => EventType::InvitationAccepted,
+        InvitationState::Declined => EventType::InvitationDeclined,
+        InvitationState::Revoked => EventType::InvitationRevoked,
+        InvitationState::Pending | InvitationState::Expired => EventType::InvitationExpired,
+    };
+    tx.note_invitation(organization, kind, json!({ "invitation": invitation.id }));
+    Ok(())
+}
+
+/// Revokes the pending invitations of the locked organization: all of them, or those to one address.
+pub(in crate::service) async fn revoke_all(
+    tx: &mut UnitOfWork<'_>,
+    organization: &mut Organization,
+    address: Option<&EmailAddress>,
+) -> Result<(), ServiceError> {
+    outbox::remove_pending(tx.connection, organization.id, address).await?;
+    for id in invitations::revoke_all(tx.connection, organization.id, address).await? {
+        tx.note_invitation(organization, EventType::InvitationRevoked, json!({ "invitation": id }));
+    }
+    Ok(())
+}
