@@ -72,7 +72,7 @@ fn has_word(text: &str, words: &str) -> bool {
     })
 }
 
-/// Whether a text uses `whoever`, or begins a clause or the line with `who` and a verb.
+/// Whether the subject of a clause is one of the two pronouns: the long one anywhere, the short one before a verb.
 fn is_subject_who(text: &str) -> bool {
     let begins_clause = |at: usize| text[..at].chars().next_back().is_none_or(|before| ".;:,( ".contains(before));
     let has_verb = |at: usize| {
