@@ -1,4 +1,4 @@
-//! Everything that is tested from outside, in one binary: a file per subject.
+//! The tests from outside the crate, in one binary: a file or a folder per subject.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by them")]
 #![expect(unreachable_pub, reason = "nothing is reached from outside a test binary")]

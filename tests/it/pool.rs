@@ -59,9 +59,9 @@ async fn the_limit_holds_and_a_waiting_borrower_gets_the_first_free_connection()
             let mut connection = pool.acquire().await.unwrap();
             pid(&mut connection).await;
             if number.is_multiple_of(2) {
-                connection.finish(Ok::<_, sqlx::Error>(())).unwrap()
+                connection.finish(Ok::<_, sqlx::Error>(())).unwrap();
             } else {
-                drop(connection)
+                drop(connection);
             }
         }
     };

@@ -138,7 +138,7 @@ fn item_name(tokens: &[Token], mut at: usize) -> Option<&str> {
         let next = tokens.get(at + 1)?.word();
         match word {
             "const" | "async" | "unsafe" if next.is_some_and(|next| ["fn", "async", "unsafe"].contains(&next)) => {
-                at += 1
+                at += 1;
             }
             "const" => return next,
             word if ITEMS.contains(&word) => return next,
