@@ -197,7 +197,7 @@ fn text(token: Option<&Secret>) -> String {
 /// The user who asks: only people receive and answer invitations.
 fn person(caller: &Caller) -> Result<UserId, Refusal> {
     caller.user().cloned().ok_or_else(|| {
-        let caller = caller.actor().map_or("nobody", |actor| actor.kind.as_str()).to_owned();
+        let caller = caller.actor().map_or("anonymous", |actor| actor.kind.as_str()).to_owned();
         let advice = "only users answer invitations; act on behalf of the user".to_owned();
         Refusal::CallerNotAllowed { caller, advice }
     })
