@@ -1,10 +1,10 @@
-# make dev    a server with a Postgres of its own; flags for it in ARGS, as make dev ARGS="--listen 127.0.0.1:50052"
-# make test   every test
-# make check  what CI runs: the tests, formatting, lints, protos, docs, .sqlx
-# make sqlx   bring .sqlx up to date after a change of a query or a migration
-# make bench  measure what things cost; ARGS names some of them, as make bench ARGS="check batch"
+# make dev    run a server with a private Postgres; pass flags in ARGS: make dev ARGS="--listen 127.0.0.1:50052"
+# make test   run every test
+# make check  run what CI runs: tests, formatting, lints, protos, documentation, .sqlx
+# make sqlx   update .sqlx after a change of a query or a migration
+# make bench  measure the performance; select figures in ARGS: make bench ARGS="check batch"
 
-# The build asks .sqlx about queries, and no database that may be in the environment.
+# The build checks queries with .sqlx, and ignores a database that the environment may name.
 export SQLX_OFFLINE = true
 
 .PHONY: dev test check lint format sqlx bench setup

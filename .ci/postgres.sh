@@ -1,4 +1,5 @@
-# Sourced. Where the programs of the Postgres server are, as src/postgres/binaries.rs looks for them.
+# To be sourced. Defines postgres_bin, which prints the directory of the Postgres server programs. It searches the same
+# directories as src/postgres/binaries.rs.
 postgres_bin() {
     local directory
     for directory in "${ROSTER_POSTGRES_BIN:-}" "$(dirname "$(command -v initdb || echo /none/x)")" \

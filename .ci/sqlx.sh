@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Checks that .sqlx, from which the SQL in src/ is checked when there is no database, is what a database with our
-# migrations says today. With --write, makes it so.
+# Checks that .sqlx is up to date. The build uses .sqlx to check the SQL in src/ without a database; this script
+# compares it with the result for a new database with the present migrations. With --write, the script updates .sqlx.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source .ci/postgres.sh
 
-bin=$(postgres_bin) || { echo "no Postgres server: run .ci/setup.sh" >&2; exit 1; }
+bin=$(postgres_bin) || { echo "no Postgres server found: run .ci/setup.sh" >&2; exit 1; }
 PATH=$bin:$PATH
 work=$(mktemp -d)
 as_postgres=()
@@ -14,7 +14,8 @@ if ((EUID == 0)); then
     as_postgres=(runuser -u "${ROSTER_POSTGRES_USER:-postgres}" --)
     chown "${ROSTER_POSTGRES_USER:-postgres}" "$work"
 fi
-# Quiet, unless it fails; in a directory that every account may enter.
+# Runs a command of the server, and prints its output only if it fails. The working directory is one that every account
+# may enter.
 server() {
     (cd / && ${as_postgres[@]+"${as_postgres[@]}"} env LC_ALL=C "$@") >"$work/output" 2>&1 || {
         cat "$work/output" >&2
@@ -30,7 +31,7 @@ for migration in migrations/*.sql; do
 done
 
 mkdir "$work/sqlx"
-# The macros are expanded again, and nothing else is built again.
+# Makes cargo expand the macros again, without a rebuild of the dependencies.
 touch src/lib.rs
 DATABASE_URL="postgres://postgres@${work//\//%2F}:5432/postgres" SQLX_OFFLINE=false SQLX_OFFLINE_DIR="$work/sqlx" \
     cargo check --quiet --lib
@@ -39,6 +40,6 @@ if [[ ${1:-} == --write ]]; then
     rm -rf .sqlx
     cp -R "$work/sqlx" .sqlx
 elif ! diff -r .sqlx "$work/sqlx"; then
-    echo "the SQL or the migrations have changed and .sqlx has not: run make sqlx" >&2
+    echo ".sqlx does not match the SQL and the migrations: run make sqlx" >&2
     exit 1
 fi

@@ -1,15 +1,15 @@
-//! What roster costs: every figure beside a bare tonic echo, or beside pgbench on the same tables, in one run and one
-//! table.
+//! The cost of roster: one table of figures, each measured in the same run as a reference, which is a bare tonic echo or
+//! pgbench on the same tables.
 //!
-//! `make bench` runs all of it; names after `--` run some (`cargo bench --bench figures -- check batch`). The server is
-//! pinned to core 0, the generator to core 1; Postgres goes where it likes. Absolute figures depend on the machine and
-//! the minute: believe the ratios.
+//! `make bench` measures everything; names after `--` select figures (`cargo bench --bench figures -- check batch`). The
+//! server is pinned to core 0, the load generator to core 1; Postgres is not pinned. Absolute figures depend on the machine
+//! and its load at the time: compare the ratios.
 //!
-//! `ROSTER_BENCH_MEMBERSHIPS` says how many memberships there are, `ROSTER_BENCH_SECONDS` how long one measurement takes,
-//! `ROSTER_BENCH_ROUNDS` how often each is made.
+//! `ROSTER_BENCH_MEMBERSHIPS` sets the number of memberships, `ROSTER_BENCH_SECONDS` the duration of one measurement,
+//! `ROSTER_BENCH_ROUNDS` the number of rounds.
 //!
-//! The program is several: the bench itself (no role) starts Postgres, loads the memberships, and starts the program
-//! `roster`, and itself again as an echo and as the generator, each pinned.
+//! The program runs in several roles. Without a role it starts Postgres and loads the memberships. Then it starts the program
+//! `roster`, and itself as an echo server and as the load generator, each pinned.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a bench that cannot measure fails")]
 
@@ -35,12 +35,12 @@ mod writes;
 use tool::report::Row;
 use tool::stage::Stage;
 
-/// The one of the program: an echo that allocates otherwise would be another echo.
+/// The allocator of the program `roster`: with another one, the echo would not be comparable.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    // The fastest shape for the echoes, and as good as any for the rest.
+    // The fastest runtime for the echo servers. The other roles do not depend on it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     match std::env::var("ROSTER_BENCH_ROLE").unwrap_or_default().as_str() {
         "echo-tonic" => runtime.block_on(tool::echo::serve_by_tonic()),
@@ -51,44 +51,44 @@ fn main() {
 }
 
 async fn bench() {
-    // `cargo bench` hands its own flags on; and `cargo test --benches` only wants to know that it builds and starts.
+    // `cargo bench` passes flags on, which are ignored. `cargo test --benches` only checks that the program starts.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    let wanted = |name: &str| named.is_empty() || named.iter().any(|wanted| wanted == name);
+    let selected: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let is_selected = |name: &str| selected.is_empty() || selected.iter().any(|selected| selected == name);
     let mut rows: Vec<Row> = Vec::new();
-    let stage = Stage::set(tool::number("ROSTER_BENCH_MEMBERSHIPS", 1_000_000)).await;
-    if wanted("scale") {
+    let stage = Stage::new(tool::number("ROSTER_BENCH_MEMBERSHIPS", 1_000_000)).await;
+    if is_selected("scale") {
         rows.extend(scale::rows(&stage).await);
     }
     {
         let server = stage.start();
         server.until_loaded(stage.size).await;
-        if wanted("check") {
-            rows.extend(echo::rows("CheckMembership from memory", &echo::beside(&stage, &server)));
+        if is_selected("check") {
+            rows.extend(echo::rows("CheckMembership from the replica", &echo::compare(&stage, &server)));
         }
-        if wanted("open-loop") {
+        if is_selected("open-loop") {
             rows.extend(open_loop::rows(&stage, &server));
         }
-        if wanted("batch") {
+        if is_selected("batch") {
             rows.extend(batch::rows(&stage, &server));
         }
-        if wanted("stream") {
+        if is_selected("stream") {
             rows.extend(batch::streams(&stage, &server));
         }
-        if wanted("lag") {
+        if is_selected("lag") {
             rows.extend(lag::rows(&stage, &server).await);
         }
-        if wanted("pages") {
+        if is_selected("pages") {
             rows.extend(pages::rows(&stage, &server).await);
         }
     }
-    if wanted("primary") {
+    if is_selected("primary") {
         rows.extend(primary::rows(&stage));
     }
-    if wanted("writes") {
+    if is_selected("writes") {
         rows.extend(writes::rows(&stage));
     }
-    tool::report::tell(&rows);
+    tool::report::print(&rows);
 }

@@ -1,28 +1,31 @@
-//! roster: who belongs to which organization, and what may they do there?
+//! roster, a membership service: which users belong to which organization, and what may they do there?
 //!
-//! This is the map of the house. A call comes in at the top and goes down:
+//! A module uses only modules further down in this list. An architecture test reads the sources and enforces this.
 //!
-//! * [`server`] takes the connection and puts every request through the same steps, in one order: gate, deadline, load,
-//!   authentication, method gate.
-//! * [`auth`] says who is calling (credentials → [`auth::Caller`]) and what they may do (a rule and a standing →
-//!   [`authz::decide::Access`]). Pure decisions; no SQL and no wire.
-//! * [`grpc`] is the wire: [`grpc::admit`] opens a request only for a caller who may make it, then the handlers decode,
-//!   call and encode. The one match from refusals to statuses is [`grpc::status`].
-//! * [`service`] holds the use cases, one function for each rpc. Every write is a change that
-//!   [`service::write`] runs: lock, decide again, change, event, log, commit.
-//! * [`mail`] takes letters from the outbox, renders them and hands them to a relay.
-//! * [`index`] looks up who stands where: in a copy that it keeps by following the change log, or at the primary.
-//! * [`memory`] is that copy as a thing: tables and fingerprints, and how a line of the log changes them. Pure.
-//! * [`store`] is the only room with SQL. Free functions over a connection.
-//! * [`domain`] has the words: ids, slugs, addresses, roles, permissions, refusals, and every limit. Pure.
+//! * [`cli`] implements the commands of the program, [`config`] reads its settings.
+//! * [`server`] accepts connections and runs every request through one pipeline: gate, deadline, load limits,
+//!   authentication, method gate. Checks take the fast path if they can.
+//! * [`grpc`] contains the gRPC layer. [`grpc::admit`] opens a request only for a caller that may send it; then the
+//!   handlers decode, call the service and encode. [`grpc::status`] maps every refusal to a status, in one `match`.
+//! * [`mail`] takes messages from the outbox, renders them and delivers them to a relay.
+//! * [`service`] contains the use cases, one function per rpc. Every write is a change that [`service::write`]
+//!   executes: lock, authorize again, change, event, change log, commit.
+//! * [`replica`] looks up standings, either in a replica of all memberships in memory, which it updates from the change
+//!   log, or at the primary.
+//! * [`store`] contains all SQL, as free functions that take a connection.
+//! * [`replica_tables`] contains the tables and fingerprints of the replica, and applies entries of the change log to
+//!   them. Pure: no await, no SQL, no clock.
+//! * [`authz`] decides what a caller may do: from a rule and a standing to an [`authz::decide::Access`]. Pure as well.
+//! * [`authn`] identifies the caller: from a credential to an [`authn::Caller`].
+//! * [`domain`] defines the types of the domain (ids, slugs, email addresses, roles, permissions, refusals) and the
+//!   limits of their values. Pure as well.
 //!
-//! Beside them: [`world`] is the door through which time and randomness come in, [`postgres`] supervises a private
-//! Postgres for development and for the tests, [`config`], [`telemetry`], [`lifecycle`] and [`cli`] make a program of it.
+//! [`clock`] and [`random`] are the only sources of time and randomness. [`postgres`] runs a private Postgres for
+//! development and for the tests. [`telemetry`] and [`lifecycle`] set up logging and shutdown signals for [`cli`].
 //!
-//! What a backend needs to ask roster is in this crate too: [`client`], over [`domain`], [`memory`] and [`pb`] (the messages,
-//! and tonic's clients). With the feature `client` alone nothing else is built.
-//!
-//! Arrows point down only; a test reads the sources and says so.
+//! [`client`] is the library for backends that send checks. It uses only [`domain`], [`replica_tables`], [`clock`],
+//! [`random`] and [`pb`] (the generated messages and clients). With only the feature `client`, no other module is
+//! compiled.
 
 // Shared by the server and its clients.
 pub mod clock;

@@ -1,4 +1,4 @@
-//! How long after a revocation was acknowledged by one process another one still says yes.
+//! The replication lag of a revocation: the time from its acknowledgement by one process until another process denies.
 
 use crate::tool::report::{Row, row};
 use crate::tool::stage::{Server, Stage, with};
@@ -8,11 +8,11 @@ use roster::grpc::pb::check_service_client::CheckServiceClient;
 use roster::grpc::pb::organization_service_client::OrganizationServiceClient;
 use std::time::Instant;
 
-pub(crate) async fn rows(stage: &Stage, one: &Server) -> Vec<Row> {
+pub(crate) async fn rows(stage: &Stage, server: &Server) -> Vec<Row> {
     let other = stage.start_on(crate::tool::server::LOAD_CORE);
     other.until_loaded(stage.size).await;
     let token = stage.token("roster:check roster:manage");
-    let mut organizations = OrganizationServiceClient::new(one.channel().await);
+    let mut organizations = OrganizationServiceClient::new(server.channel().await);
     let mut checks = CheckServiceClient::new(other.channel().await);
     let mut lags = Vec::new();
     for round in 0..number("ROSTER_BENCH_REVOCATIONS", 500) {
@@ -42,10 +42,10 @@ pub(crate) async fn rows(stage: &Stage, one: &Server) -> Vec<Row> {
         lags.push(acknowledged.elapsed().as_secs_f64() * 1e3);
     }
     lags.sort_by(f64::total_cmp);
-    let at = |part: usize| lags[(lags.len() - 1) * part / 100];
+    let percentile = |part: usize| lags[(lags.len() - 1) * part / 100];
     vec![row(
         "revocation acknowledged on one process to denied on another",
-        format!("p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms", at(50), at(99), at(100)),
+        format!("p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms", percentile(50), percentile(99), percentile(100)),
         format!("{:.0} revocations", float(lags.len())),
         None,
         "≤ 5 ms, ≤ 50 ms, ≤ 1 s",

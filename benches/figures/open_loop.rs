@@ -1,7 +1,7 @@
-//! What a caller waits in an open loop: so many calls a second, at random moments, whatever comes back; each counted from
-//! the moment at which it was due. Once at the rate that keeps the core of the fastest echo half busy, and once at half of
-//! what it can do in a closed loop. That is nearly all that it can do in an open one, where calls come one by one and are
-//! read and answered one by one.
+//! Latency in an open loop: a fixed rate of calls at random moments, independent of the answers. Each latency counts from the
+//! moment at which the call was due. One rate keeps the core of the fastest echo half busy, the other is half of the echo's
+//! rate in a closed loop. The latter is close to the echo's limit in an open loop, where calls arrive, are read and are
+//! answered one by one.
 
 use crate::echo::medians;
 use crate::tool::load::Load;
@@ -22,16 +22,16 @@ pub(crate) fn rows(stage: &Stage, roster: &Server) -> Vec<Row> {
     let rates =
         [("keeps the echo's core half busy", 0.5e6 / alone.cpu), ("is half of a closed loop's", closed.rate / 2.0)];
     let rows = rates.map(|(name, rate)| {
-        let mut seen = [Vec::new(), Vec::new()];
+        let mut figures = [Vec::new(), Vec::new()];
         for _ in 0..rounds() {
-            seen[0].push(measure(&echo.process, &load(&echo, "", rate)));
-            seen[1].push(measure(&roster.process, &load(roster, &token, rate)));
+            figures[0].push(measure(&echo.process, &load(&echo, "", rate)));
+            figures[1].push(measure(&roster.process, &load(roster, &token, rate)));
         }
-        let [echo, check] = seen.map(|seen| medians(&seen));
+        let [echo, check] = figures.map(|figures| medians(&figures));
         row(
             &format!("CheckMembership, open loop at {rate:.0} calls/s, which {name}: p99"),
-            words(&check),
-            format!("echo: {}", words(&echo)),
+            format_figures(&check),
+            format!("echo: {}", format_figures(&echo)),
             Some(check.p99 / echo.p99),
             "≤ 1.3",
         )
@@ -39,7 +39,7 @@ pub(crate) fn rows(stage: &Stage, roster: &Server) -> Vec<Row> {
     rows.into()
 }
 
-fn words(figures: &Figures) -> String {
+fn format_figures(figures: &Figures) -> String {
     let Figures { p50, p99, server_core, .. } = figures;
     format!("p50 {p50:.0} µs, p99 {p99:.0} µs, server's core {:.0} % busy", server_core * 100.0)
 }

@@ -1,4 +1,5 @@
-//! First pages: of the members of a large organization, of the organizations of a busy user, beside small ones.
+//! First pages of the members of a large organization and of the organizations of a user with many, in comparison with small
+//! lists.
 
 use crate::tool::load::Load;
 use crate::tool::median;
@@ -26,13 +27,13 @@ pub(crate) async fn rows(stage: &Stage, server: &Server) -> Vec<Row> {
     for (name, loads, [few, many]) in [("ListMembers", large, MEMBERS), ("ListUserOrganizations", busy, ORGANIZATIONS)]
     {
         let loads = loads.into_iter().map(|load| Load { connections: 1, streams: 1, ..load }).collect::<Vec<_>>();
-        let mut seen = [Vec::new(), Vec::new()];
+        let mut latencies = [Vec::new(), Vec::new()];
         for _ in 0..rounds() {
-            for (load, seen) in loads.iter().zip(&mut seen) {
-                seen.push(measure(&server.process, load).p50);
+            for (load, latencies) in loads.iter().zip(&mut latencies) {
+                latencies.push(measure(&server.process, load).p50);
             }
         }
-        let [small, large] = seen.map(median);
+        let [small, large] = latencies.map(median);
         rows.push(row(
             &format!("{name}, first page of {many} (p50)"),
             format!("{large:.0} µs"),

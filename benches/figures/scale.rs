@@ -1,5 +1,5 @@
-//! What size costs: memory for each membership, the time until all are in memory, and a check's latency beside that with
-//! 10 000 memberships.
+//! The cost of size: memory for each membership, the time until the replica has loaded, and the latency of a check in
+//! comparison with 10 000 memberships.
 
 use crate::echo::medians;
 use crate::tool::median;
@@ -13,31 +13,31 @@ use roster::grpc::pb;
 const FEW: u32 = 10_000;
 
 pub(crate) async fn rows(stage: &Stage) -> Vec<Row> {
-    let small = Stage::set(FEW).await;
+    let small = Stage::new(FEW).await;
     let (few, many) = (small.start(), stage.start());
     let first = first_answer(stage, &many).await;
     let loaded = many.until_loaded(stage.size).await;
     few.until_loaded(small.size).await;
     let more = f64::from(stage.size.memberships - FEW);
-    let (resident, own) = (
+    let (resident, counted) = (
         (many.process.resident() - few.process.resident()) / more,
-        many.told("index_bytes") / f64::from(stage.size.memberships),
+        many.metric("index_bytes") / f64::from(stage.size.memberships),
     );
-    let mut seen = [Vec::new(), Vec::new()];
+    let mut figures = [Vec::new(), Vec::new()];
     for _ in 0..rounds() {
         for (index, (stage, server)) in [(&small, &few), (stage, &many)].into_iter().enumerate() {
             let load =
                 stage.load(&server.address, &stage.token("roster:check"), Kind::Check { fully_consistent: false });
-            seen[index].push(measure(&server.process, &load));
+            figures[index].push(measure(&server.process, &load));
         }
     }
-    let ratio = median(seen[0].iter().zip(&seen[1]).map(|(few, many)| many.p50 / few.p50));
-    let [few, many] = seen.map(|seen| medians(&seen));
+    let ratio = median(figures[0].iter().zip(&figures[1]).map(|(few, many)| many.p50 / few.p50));
+    let [few, many] = figures.map(|figures| medians(&figures));
     let Size { memberships, users } = stage.size;
-    let of = format!("{memberships} memberships of {users} users in {} organizations", stage.size.organizations());
+    let table = format!("{memberships} memberships of {users} users in {} organizations", stage.size.organizations());
     vec![
         row(
-            &format!("latency (p50, 128 under way) with {memberships} memberships"),
+            &format!("latency (p50, 128 concurrent) with {memberships} memberships"),
             format!("{:.0} µs", many.p50),
             format!("with {FEW}: {:.0} µs", few.p50),
             Some(ratio),
@@ -46,12 +46,12 @@ pub(crate) async fn rows(stage: &Stage) -> Vec<Row> {
         row(
             "memory per membership",
             format!("{resident:.1} bytes of resident memory"),
-            format!("by the index's own count {own:.1}; {of}"),
+            format!("by the replica's count {counted:.1}; {table}"),
             None,
             "≤ 64 bytes",
         ),
         row(
-            "from the start until all is in memory",
+            "from the start until the replica has loaded",
             format!("{:.1} s", loaded.as_secs_f64()),
             format!("first answer, by the primary, after {first:.2} s"),
             None,
@@ -60,7 +60,7 @@ pub(crate) async fn rows(stage: &Stage) -> Vec<Row> {
     ]
 }
 
-/// When a server answers for the first time, in seconds from its start.
+/// The seconds from a server's start to its first answer.
 async fn first_answer(stage: &Stage, server: &crate::tool::stage::Server) -> f64 {
     let token = stage.token("roster:check");
     let mut client = pb::check_service_client::CheckServiceClient::new(server.channel().await);

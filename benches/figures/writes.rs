@@ -1,5 +1,5 @@
-//! Members added over many organizations by many callers, beside a pgbench script of the statements of that transaction
-//! with as many connections. Everybody has both cores.
+//! Members added to many organizations by many callers, in comparison with a pgbench script of the same statements on the
+//! same number of connections. All processes run on both cores.
 
 use crate::echo::medians;
 use crate::tool::median;
@@ -8,12 +8,12 @@ use crate::tool::report::{Row, row};
 use crate::tool::server::measure_on;
 use crate::tool::stage::{Stage, both, rounds};
 
-/// As many as the server has by default.
+/// Connections of pgbench: the default of the server's pool.
 const CONNECTIONS: u32 = 16;
 
-/// The transaction of `AddMember` for a user who is known, statement by statement as the service sends them, with ids that
-/// SQL makes from numbers. (Save that the service bounds the transaction's time and plans along with its `BEGIN`.) Its
-/// users are others than those of [`crate::tool::table::not_a_member`], so that neither adds whom the other has added.
+/// The transaction of `AddMember` for a known user: the statements of the service, with ids that SQL makes from numbers. Only
+/// the settings for time limit and plans, which the service sends with `BEGIN`, are missing. The users differ from those of
+/// [`crate::tool::table::not_a_member`], so that script and service never add the same member.
 const SCRIPT: &str = "
 \\set o random(0, :organizations - 1)
 \\set u (:o * 10 + 10 + random(:users / 2, :users - 30)) % :users
@@ -28,7 +28,7 @@ WITH head AS (UPDATE log_heads SET position = position + cardinality(ARRAY[{orga
 COMMIT;
 ";
 
-/// How the script names things.
+/// The placeholders of the script, with their SQL.
 const NAMES: [(&str, &str); 3] = [
     ("{bucket}", "organization_bucket_of({organization})"),
     ("{organization}", "md5('o' || (:o)::int)::uuid"),
@@ -38,24 +38,24 @@ const NAMES: [(&str, &str); 3] = [
 pub(crate) fn rows(stage: &Stage) -> Vec<Row> {
     let script = stage.directory.path().join("add.sql");
     let organizations = stage.size.organizations();
-    let text = NAMES.iter().fold(SCRIPT.to_owned(), |text, (name, meaning)| text.replace(name, meaning));
+    let text = NAMES.iter().fold(SCRIPT.to_owned(), |text, (name, sql)| text.replace(name, sql));
     let text = text.replace(":organizations", &organizations.to_string());
     let text = text.replace(":users", &stage.size.users.to_string());
     std::fs::write(&script, text).unwrap();
     let server = stage.start_on(&both());
     let token = stage.token("roster:manage");
-    let (mut added, mut asked) = (Vec::new(), Vec::new());
+    let (mut added, mut reference) = (Vec::new(), Vec::new());
     for salt in 0..rounds() {
         let load = stage.load(&server.address, &token, Kind::Add { salt, table: stage.size });
         added.push(measure_on(&server.process, &load, &both()));
-        asked.push(stage.pgbench(&script, CONNECTIONS));
+        reference.push(stage.pgbench(&script, CONNECTIONS));
     }
-    let (added, asked) = (medians(&added), median(asked));
+    let (added, reference) = (medians(&added), median(reference));
     vec![row(
         &format!("AddMember over {organizations} organizations, 128 callers"),
         format!("{:.0}/s, p50 {:.1} ms, p99 {:.1} ms", added.rate, added.p50 / 1e3, added.p99 / 1e3),
-        format!("pgbench -M prepared -c {CONNECTIONS}, the same statements: {asked:.0}/s"),
-        Some(added.rate / asked),
+        format!("pgbench -M prepared -c {CONNECTIONS}, the same statements: {reference:.0}/s"),
+        Some(added.rate / reference),
         "≥ 0.7",
     )]
 }

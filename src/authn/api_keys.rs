@@ -1,7 +1,7 @@
-//! API keys: long random texts that a service sends as its bearer credential.
+//! API keys: random texts that a service sends as its bearer credential.
 //!
-//! Only their SHA-256 is configured. A key has 256 random bits, so a fast hash hides it well, and looking the digest up
-//! in a map tells a listener nothing of use about the time it takes.
+//! The settings contain only the SHA-256 of a key. A key has 256 random bits, so a fast hash protects it sufficiently,
+//! and the duration of the digest lookup reveals nothing useful to an attacker.
 
 use super::caller::{Caller, OperatorCaller, ServiceCaller};
 use super::secret::Secret;
@@ -14,18 +14,18 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// What every key begins with: it tells keys from tokens, and lets scanners find one that leaked.
+/// The prefix of every key. It distinguishes keys from tokens, and lets secret scanners find leaked keys.
 pub(super) const PREFIX: &str = "roster_";
 
-/// A key that was just made.
+/// A newly generated key.
 pub struct GeneratedApiKey {
-    /// The key, for its owner. It cannot be had again.
+    /// The key, for its owner. It cannot be recovered from the digest.
     pub secret: Secret,
-    /// What to configure as `sha256`.
+    /// The digest for the setting `sha256`, in hexadecimal.
     pub sha256: String,
 }
 
-/// Makes a key.
+/// Generates a key.
 #[must_use]
 pub fn generate() -> GeneratedApiKey {
     let text = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random::secret()));
@@ -34,41 +34,41 @@ pub fn generate() -> GeneratedApiKey {
     GeneratedApiKey { secret: Secret::new(text), sha256 }
 }
 
-/// The configured keys.
+/// The configured keys: the caller of each, by the SHA-256 of the key.
 pub(super) struct ApiKeys(HashMap<[u8; 32], Caller>);
 
 impl ApiKeys {
-    /// Takes the configured keys; what is wrong with them is added to `mistakes`.
+    /// Reads the configured keys, and adds every error in the settings to `mistakes`.
     pub(super) fn new(settings: &[ApiKeySettings], mistakes: &mut Vec<String>) -> Self {
         let mut keys = HashMap::new();
         for (index, key) in settings.iter().enumerate() {
-            let mut wrong =
+            let mut reject =
                 |field: &str, sentence: &str| mistakes.push(format!("api_keys[{index}].{field}: {sentence}"));
             if UserId::parse(&key.name).is_err() {
-                wrong("name", "a name has 1 to 255 bytes and no control characters");
+                reject("name", "a name has 1 to 255 bytes and no control characters");
             }
             if key.scopes.is_empty() {
-                wrong("scopes", "a key without a scope can do nothing: name at least one");
+                reject("scopes", "a key without a scope can do nothing: name at least one");
             }
             match parse_digest(&key.sha256).map(|digest| keys.entry(digest)) {
-                None => wrong("sha256", "the SHA-256 of the key is needed, as 64 hexadecimal digits"),
-                Some(Entry::Occupied(_)) => wrong("sha256", "another entry has the same key"),
-                Some(Entry::Vacant(free)) => {
-                    free.insert(service(key.name.clone(), key.scopes.clone()));
+                None => reject("sha256", "the SHA-256 of the key is needed, as 64 hexadecimal digits"),
+                Some(Entry::Occupied(_)) => reject("sha256", "another entry has the same key"),
+                Some(Entry::Vacant(entry)) => {
+                    entry.insert(caller_with_scopes(key.name.clone(), key.scopes.clone()));
                 }
             }
         }
         Self(keys)
     }
 
-    /// Whose key this is.
+    /// Returns the caller that a key identifies.
     pub(super) fn find(&self, text: &str) -> Option<Caller> {
         self.0.get::<[u8; 32]>(&Sha256::digest(text).into()).cloned()
     }
 }
 
-/// The caller that has these scopes: an operator, or a service.
-pub(super) fn service(name: String, mut scopes: Vec<Scope>) -> Caller {
+/// Returns the caller with these scopes: an operator if they contain [`Scope::Operator`], otherwise a service.
+pub(super) fn caller_with_scopes(name: String, mut scopes: Vec<Scope>) -> Caller {
     if scopes.contains(&Scope::Operator) {
         return Caller::Operator(OperatorCaller { name });
     }
@@ -78,7 +78,7 @@ pub(super) fn service(name: String, mut scopes: Vec<Scope>) -> Caller {
 }
 
 fn parse_digest(text: &str) -> Option<[u8; 32]> {
-    // `from_str_radix` takes a sign too.
+    // Checks the digits first, because `from_str_radix` also accepts a sign.
     if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
@@ -116,18 +116,18 @@ mod tests {
         };
         assert_eq!(scopes(&old), [Scope::Check]);
         assert_eq!(scopes(&new), [Scope::Check, Scope::Manage]);
-        assert!(matches!(keys.find(root.secret.expose()), Some(Caller::Operator(who)) if who.name == "root"));
+        assert!(matches!(keys.find(root.secret.expose()), Some(Caller::Operator(operator)) if operator.name == "root"));
         assert!(keys.find(generate().secret.expose()).is_none());
         assert!(keys.find(&old.sha256).is_none());
     }
 
     #[test]
-    fn all_mistakes_at_once() {
-        let twin = generate().sha256;
+    fn every_mistake_is_reported_at_once() {
+        let shared = generate().sha256;
         let settings = [
-            entry("a", &[Scope::Check], &twin),
-            entry("", &[], &twin),
-            entry("b", &[Scope::Check], &format!("+{}", &twin[1..])),
+            entry("a", &[Scope::Check], &shared),
+            entry("", &[], &shared),
+            entry("b", &[Scope::Check], &format!("+{}", &shared[1..])),
         ];
         let mut mistakes = Vec::new();
         ApiKeys::new(&settings, &mut mistakes);

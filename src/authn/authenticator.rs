@@ -1,4 +1,4 @@
-//! From headers to the caller.
+//! Authenticates a request: from its headers to its caller.
 
 use super::api_keys::{self, ApiKeys};
 use super::caller::{Caller, UserCaller};
@@ -15,220 +15,225 @@ use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Tells who is calling. One for the whole server. Cheap to clone; clones are one authenticator.
+const NO_CALLERS: &str = "no issuer and no api key is configured: configure one, or no caller can authenticate";
+
+/// Identifies the caller of a request. The server has one. Clones are cheap and share the same state.
 #[derive(Clone)]
 pub struct Authenticator {
     issuers: Arc<[Issuer]>,
     api_keys: Arc<ApiKeys>,
-    /// Tokens that were good, by their SHA-256: one nobody can choose two tokens for.
+    /// Verified tokens by their SHA-256, a hash without known collisions: no attacker can create a token that matches
+    /// the entry of another.
     cache: Arc<Cache<[u8; 32], Arc<CacheEntry>>>,
     clock: Clock,
 }
 
-/// A token that was good. A refusal is never remembered.
+/// A verified token in the cache. Rejections are never cached.
 struct CacheEntry {
     verified: VerifiedToken,
-    /// The issuer, by its place in the list.
+    /// The index of the issuer in [`Authenticator::issuers`].
     issuer: usize,
 }
 
 impl CacheEntry {
-    /// Whether it still is good, by keys of this generation.
-    fn is_good(&self, now: i64, generation: u64) -> bool {
+    /// Returns whether the token is still valid, with keys of this generation.
+    fn is_valid(&self, now: i64, generation: u64) -> bool {
         now < self.verified.expires_at && generation == self.verified.generation
     }
 }
 
-/// A caller who was met before.
+/// A caller whose token is in the cache.
 pub struct CachedCaller(Arc<CacheEntry>);
 
 impl CachedCaller {
-    /// Who.
+    /// Returns the caller.
     #[must_use]
     pub fn caller(&self) -> &Caller {
         &self.0.verified.caller
     }
 }
 
-/// The credential that a connection has shown last.
+/// The last credential that a connection sent, with its cache entry.
 ///
-/// The next call mostly shows it again, and then its header is not only alike but the same place in memory, in the
-/// connection's table of headers (HPACK's): that is asked, and nothing is hashed. Bytes are not compared: how long that
-/// takes would tell others on a shared connection how much of a guess is right.
+/// The next call on the connection usually sends the same credential. Its header value is then not only equal: it is
+/// the same memory, in the HPACK table of the connection. A comparison of the two addresses avoids hashing the token.
+/// The bytes are never compared, because the duration of that comparison would reveal to another caller on a shared
+/// connection how much of a guess is correct.
 #[derive(Default)]
 pub struct LastCredential(Mutex<Option<(HeaderValue, Arc<CacheEntry>)>>);
 
 impl LastCredential {
     fn find(&self, value: &HeaderValue) -> Option<Arc<CacheEntry>> {
-        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // It is kept here, so nothing else can have come to stand in its place.
-        let same = |(kept, _): &&(HeaderValue, _)| std::ptr::eq(kept.as_bytes(), value.as_bytes());
-        shown.as_ref().filter(same).map(|(_, hit)| hit.clone())
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The stored value keeps its memory allocated, so no other value can have this address.
+        let same = |(stored, _): &&(HeaderValue, _)| std::ptr::eq(stored.as_bytes(), value.as_bytes());
+        last.as_ref().filter(same).map(|(_, entry)| entry.clone())
     }
 
-    fn keep(&self, value: &HeaderValue, hit: &Arc<CacheEntry>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((value.clone(), hit.clone()));
+    fn set(&self, value: &HeaderValue, entry: &Arc<CacheEntry>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((value.clone(), entry.clone()));
     }
 }
 
-/// Why the caller is refused, and by whose keys, as far as that is known.
+/// A rejected credential: the reason, and the issuer of the token if it is known.
 pub(super) struct Rejection<'a> {
-    pub(super) fault: CredentialError,
+    pub(super) error: CredentialError,
     issuer: Option<&'a str>,
 }
 
 impl From<CredentialError> for Rejection<'_> {
-    fn from(fault: CredentialError) -> Self {
-        Self { fault, issuer: None }
+    fn from(error: CredentialError) -> Self {
+        Self { error, issuer: None }
     }
 }
 
 impl Authenticator {
-    /// Reads the keys that the settings name.
+    /// Creates an authenticator and reads the keys that the settings name.
     ///
     /// # Errors
-    /// Everything that is wrong with the settings, one sentence each, which begins with the setting's name.
+    /// Every error in the settings, as one sentence each. A sentence begins with the name of its setting.
     pub fn new(settings: &AuthSettings, clock: Clock) -> Result<Self, Vec<String>> {
         if settings.issuers.is_empty() && settings.api_keys.is_empty() {
-            return Err(vec!["no issuer and no api key is configured: nobody could call".to_owned()]);
+            return Err(vec![NO_CALLERS.to_owned()]);
         }
         let mut mistakes = Vec::new();
         let issuers = read_issuers(&settings.issuers, &clock, &mut mistakes);
         let api_keys = ApiKeys::new(&settings.api_keys, &mut mistakes);
         if mistakes.is_empty() {
-            let cache = Arc::new(Cache::new(limits::REMEMBERED_TOKENS));
+            let cache = Arc::new(Cache::new(limits::CACHED_TOKENS));
             Ok(Self { issuers: issuers.into(), api_keys: Arc::new(api_keys), cache, clock })
         } else {
             Err(mistakes)
         }
     }
 
-    /// Who is calling. A bad credential is refused, never taken for none.
+    /// Identifies the caller. An invalid credential is rejected and never treated as absent.
     ///
     /// # Errors
     /// - [`Refusal::CredentialInvalid`] or [`Refusal::CredentialExpired`] for a credential that is not accepted,
-    /// - [`Refusal::CredentialMissing`] for `roster-on-behalf-of` without a credential: one is what it needs,
-    /// - [`Refusal::OnBehalfOfNotAllowed`] for it from a user, or from a service without the scope `act-as`,
-    /// - [`Refusal::Invalid`] if it is there twice or is not a user's id.
+    /// - [`Refusal::CredentialMissing`] for `roster-on-behalf-of` without a credential, which that header requires,
+    /// - [`Refusal::OnBehalfOfNotAllowed`] for `roster-on-behalf-of` from a user, or from a service without the scope
+    ///   `act-as`,
+    /// - [`Refusal::Invalid`] if `roster-on-behalf-of` occurs twice or is not a valid user id.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
-        self.recognize(headers).await.map_err(|Rejection { fault, issuer }| {
-            tracing::info!(issuer, why = %fault, "credential refused");
-            fault.refusal()
+        self.identify(headers).await.map_err(|Rejection { error, issuer }| {
+            tracing::info!(issuer, reason = %error, "credential refused");
+            error.to_refusal()
         })
     }
 
-    /// Who is calling, if that is known at once: one whose token is remembered, and who acts for nobody else. None says
-    /// nothing about the credential.
+    /// Returns the caller without waiting, if its token is in the cache and the request has no `roster-on-behalf-of`.
+    /// `None` does not mean that the credential is invalid: use [`Self::authenticate`] then.
     #[must_use]
-    pub fn recall(&self, headers: &HeaderMap, shown: &LastCredential) -> Option<CachedCaller> {
-        let value = the_one(headers).ok()?.filter(|_| !headers.contains_key(ON_BEHALF_OF))?;
-        let hit = shown.find(value).or_else(|| {
-            let hit = self.cache.get::<[u8; 32]>(&Sha256::digest(bearer(value).ok()?).into())?;
-            shown.keep(value, &hit);
-            Some(hit)
+    pub fn recall(&self, headers: &HeaderMap, last: &LastCredential) -> Option<CachedCaller> {
+        let value = authorization_header(headers).ok()?.filter(|_| !headers.contains_key(ON_BEHALF_OF))?;
+        let entry = last.find(value).or_else(|| {
+            let entry = self.cache.get::<[u8; 32]>(&Sha256::digest(bearer(value).ok()?).into())?;
+            last.set(value, &entry);
+            Some(entry)
         })?;
         let now = self.clock.unix_seconds();
-        let keys = self.issuers[hit.issuer].keys.present_now(now)?;
-        hit.is_good(now, keys.generation).then_some(CachedCaller(hit))
+        let keys = self.issuers[entry.issuer].keys.current_if_fresh(now)?;
+        entry.is_valid(now, keys.generation).then_some(CachedCaller(entry))
     }
 
-    /// Number of verified tokens in the cache.
+    /// Returns the number of verified tokens in the cache.
     #[must_use]
     pub fn cached_tokens(&self) -> usize {
         self.cache.len()
     }
 
-    /// Who is calling, or why that is not believed.
-    pub(super) async fn recognize(&self, headers: &HeaderMap) -> Result<Caller, Rejection<'_>> {
-        let caller = match the_one(headers)?.map(bearer).transpose()? {
+    /// Identifies the caller; the error keeps the reason for the log.
+    pub(super) async fn identify(&self, headers: &HeaderMap) -> Result<Caller, Rejection<'_>> {
+        let caller = match authorization_header(headers)?.map(bearer).transpose()? {
             None => Caller::Anonymous,
             Some(text) if text.starts_with(api_keys::PREFIX) => {
                 self.api_keys.find(text).ok_or(CredentialError::UnknownApiKey)?
             }
-            Some(text) => self.token(text).await?,
+            Some(text) => self.authenticate_token(text).await?,
         };
-        Ok(on_behalf(caller, headers)?)
+        Ok(apply_on_behalf_of(caller, headers)?)
     }
 
-    /// Whose token this is.
-    async fn token(&self, text: &str) -> Result<Caller, Rejection<'_>> {
+    /// Returns the caller that a token identifies, from the cache or after verification.
+    async fn authenticate_token(&self, text: &str) -> Result<Caller, Rejection<'_>> {
         let now = self.clock.unix_seconds();
         let digest: [u8; 32] = Sha256::digest(text).into();
-        if let Some(hit) = self.cache.get(&digest) {
-            let generation = self.issuers[hit.issuer].keys.present(now).await.generation;
-            if hit.is_good(now, generation) {
-                return Ok(hit.verified.caller.clone());
+        if let Some(entry) = self.cache.get(&digest) {
+            let generation = self.issuers[entry.issuer].keys.current(now).await.generation;
+            if entry.is_valid(now, generation) {
+                return Ok(entry.verified.caller.clone());
             }
             self.cache.remove(&digest);
         }
         let token = UnverifiedToken::parse(text)?;
-        let (place, issuer) = (self.issuers.iter().enumerate())
+        let (index, issuer) = (self.issuers.iter().enumerate())
             .find(|(_, issuer)| issuer.name == token.issuer())
             .ok_or(CredentialError::UnknownIssuer)?;
         let verified =
-            issuer.verify(&token, now).await.map_err(|fault| Rejection { fault, issuer: Some(&issuer.name) })?;
+            issuer.verify(&token, now).await.map_err(|error| Rejection { error, issuer: Some(&issuer.name) })?;
         let caller = verified.caller.clone();
-        self.cache.insert(digest, Arc::new(CacheEntry { verified, issuer: place }));
+        self.cache.insert(digest, Arc::new(CacheEntry { verified, issuer: index }));
         Ok(caller)
     }
 }
 
 fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<String>) -> Vec<Issuer> {
     let mut issuers: Vec<Issuer> = Vec::with_capacity(settings.len());
-    for (index, one) in settings.iter().enumerate() {
-        let mut wrong = |sentence: &str| mistakes.push(format!("issuers[{index}].{sentence}"));
-        if one.issuer.is_empty() {
-            wrong("issuer: the iss of its tokens is needed");
+    for (index, setting) in settings.iter().enumerate() {
+        let mut reject = |sentence: &str| mistakes.push(format!("issuers[{index}].{sentence}"));
+        if setting.issuer.is_empty() {
+            reject("issuer: the iss of its tokens is needed");
         }
-        if settings[..index].iter().any(|earlier| earlier.issuer == one.issuer) {
-            wrong("issuer: another entry has the same");
+        if settings[..index].iter().any(|earlier| earlier.issuer == setting.issuer) {
+            reject("issuer: another entry has the same");
         }
-        if one.audience.is_empty() {
-            wrong("audience: the aud of tokens for this server is needed");
+        if setting.audience.is_empty() {
+            reject("audience: the aud of tokens for this server is needed");
         }
-        if settings[..index].iter().any(|earlier| earlier.user_id_prefix == one.user_id_prefix) {
-            wrong("user_id_prefix: another entry has the same, so that one issuer could name the other's users");
+        if settings[..index].iter().any(|earlier| earlier.user_id_prefix == setting.user_id_prefix) {
+            reject("user_id_prefix: another entry has the same, so that one issuer could name the other's users");
         }
-        match Keys::new(one, clock) {
+        match Keys::new(setting, clock) {
             Ok(keys) => issuers.push(Issuer {
-                name: one.issuer.clone(),
-                audience: one.audience.clone(),
-                scopes: one.scopes.clone(),
-                user_id_prefix: one.user_id_prefix.clone(),
+                name: setting.issuer.clone(),
+                audience: setting.audience.clone(),
+                scopes: setting.scopes.clone(),
+                user_id_prefix: setting.user_id_prefix.clone(),
                 keys,
             }),
-            Err(sentence) => wrong(&sentence),
+            Err(sentence) => reject(&sentence),
         }
     }
     issuers
 }
 
-/// The header of the credential, if there is one; once.
-fn the_one(headers: &HeaderMap) -> Result<Option<&HeaderValue>, CredentialError> {
+/// Returns the only `authorization` header, if the request has one.
+fn authorization_header(headers: &HeaderMap) -> Result<Option<&HeaderValue>, CredentialError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next();
-    if values.next().is_some() { Err(CredentialError::Repeated) } else { Ok(value) }
+    if values.next().is_some() { Err(CredentialError::DuplicateHeader) } else { Ok(value) }
 }
 
-/// The credential in `authorization: Bearer …`.
+/// Returns the credential in `authorization: Bearer …`.
 fn bearer(value: &HeaderValue) -> Result<&str, CredentialError> {
     let (scheme, text) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(CredentialError::NotBearer)?;
     let text = text.trim_start_matches(' ');
     if !scheme.eq_ignore_ascii_case("bearer") || text.is_empty() {
         return Err(CredentialError::NotBearer);
     }
-    if text.len() > limits::TOKEN_BYTES {
+    if text.len() > limits::CREDENTIAL_BYTES {
         return Err(CredentialError::TooLong);
     }
     Ok(text)
 }
 
-/// The user for whom a service or an operator acts, if the headers name one.
-fn on_behalf(caller: Caller, headers: &HeaderMap) -> Result<Caller, CredentialError> {
+/// Returns the user whom the header `roster-on-behalf-of` names, or the caller itself without that header.
+fn apply_on_behalf_of(caller: Caller, headers: &HeaderMap) -> Result<Caller, CredentialError> {
     let mut values = headers.get_all(ON_BEHALF_OF).iter();
     let Some(value) = values.next() else { return Ok(caller) };
     let via = match caller {
-        Caller::Anonymous => return Err(CredentialError::OnBehalfOfByNobody),
+        Caller::Anonymous => return Err(CredentialError::OnBehalfOfWithoutCredential),
         Caller::Service(service) if service.has(Scope::ActAs) => service.name,
         Caller::Operator(operator) => operator.name,
         Caller::User(_) | Caller::Service(_) => return Err(CredentialError::OnBehalfOfNotAllowed),
@@ -236,7 +241,7 @@ fn on_behalf(caller: Caller, headers: &HeaderMap) -> Result<Caller, CredentialEr
     let id = value.to_str().ok().and_then(|text| UserId::parse(text).ok());
     match (id, values.next()) {
         (Some(id), None) => Ok(Caller::User(UserCaller { id, via: Some(via), claims: None })),
-        _ => Err(CredentialError::OnBehalfOfWhom),
+        _ => Err(CredentialError::InvalidOnBehalfOf),
     }
 }
 
@@ -249,12 +254,16 @@ mod tests {
     use crate::authn::testing::{AuthFixture, NOW, Outcome, claims, headers, issuer};
     use crate::domain::{ActorKind, DisplayName, EmailAddress};
 
-    /// Who a token with these claims is, and with these further headers.
-    async fn ask(bench: &AuthFixture, claims: &ClaimSet, others: &[(&'static str, &str)]) -> Result<Caller, Refusal> {
-        let token = bench.key.mint(claims).map_err(|_| Refusal::CredentialMissing)?;
+    /// Authenticates with a token of these claims and with other headers.
+    async fn authenticate(
+        fixture: &AuthFixture,
+        claims: &ClaimSet,
+        others: &[(&'static str, &str)],
+    ) -> Result<Caller, Refusal> {
+        let token = fixture.key.mint(claims).map_err(|_| Refusal::CredentialMissing)?;
         let headers =
             headers(&format!("bEARER  {}", token.expose()), others).map_err(|_| Refusal::CredentialMissing)?;
-        bench.auth.authenticate(&headers).await
+        fixture.auth.authenticate(&headers).await
     }
 
     fn service(scope: &str) -> ClaimSet {
@@ -262,8 +271,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_without_scopes_of_rosters_is_a_users() -> Outcome {
-        let bench = AuthFixture::new(&Scope::ALL)?;
+    async fn a_token_without_roster_scopes_identifies_a_user() -> Outcome {
+        let fixture = AuthFixture::new(&Scope::ALL)?;
         for (email, verified, name, expected) in [
             (Some("Ada@X.example"), Some(true), Some(" Ada "), (Some("ada@x.example"), true, Some("Ada"))),
             (Some("ada@x.example"), None, None, (Some("ada@x.example"), false, None)),
@@ -277,7 +286,9 @@ mod tests {
                 scope: Some("openid rosters:check ROSTER:operator".to_owned()),
                 ..claims("ada")
             };
-            let Caller::User(user) = ask(&bench, &claims, &[]).await? else { return Err("not a user".into()) };
+            let Caller::User(user) = authenticate(&fixture, &claims, &[]).await? else {
+                return Err("not a user".into());
+            };
             let claims = user.claims.ok_or("no claims")?;
             let Profile { email, email_verified, display_name } = &claims.profile;
             let email = email.as_ref().map(EmailAddress::normal);
@@ -288,9 +299,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strange_profile_claims_are_ignored() -> Outcome {
-        let bench = AuthFixture::new(&[])?;
-        let header = format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, bench.key.id());
+    async fn malformed_profile_claims_are_ignored() -> Outcome {
+        let fixture = AuthFixture::new(&[])?;
+        let header = format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, fixture.key.id());
         for (claims, address, verified) in [
             (r#""email":"a@x.example","email_verified":"true","name":["a"]"#, true, true),
             (r#""email":"a@x.example","email_verified":"false""#, true, false),
@@ -299,8 +310,10 @@ mod tests {
         ] {
             let claims =
                 format!(r#"{{"iss":"https://id.example","aud":"roster","sub":"a","exp":1800000001.5,{claims}}}"#);
-            let headers = headers(&format!("Bearer {}", bench.key.sign(&header, &claims)), &[])?;
-            let Caller::User(user) = bench.auth.authenticate(&headers).await? else { return Err("not a user".into()) };
+            let headers = headers(&format!("Bearer {}", fixture.key.sign(&header, &claims)), &[])?;
+            let Caller::User(user) = fixture.auth.authenticate(&headers).await? else {
+                return Err("not a user".into());
+            };
             let claims = user.claims.ok_or("no claims")?;
             assert_eq!((claims.profile.email.is_some(), claims.profile.email_verified), (address, verified));
             assert_eq!((&claims.profile.display_name, claims.issued_at), (&None, 0));
@@ -309,109 +322,111 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn scopes_make_services_and_operators() -> Outcome {
-        let bench = AuthFixture::new(&Scope::ALL)?;
+    async fn roster_scopes_identify_services_and_operators() -> Outcome {
+        let fixture = AuthFixture::new(&Scope::ALL)?;
         let Caller::Service(billing) =
-            ask(&bench, &service("openid roster:manage roster:check roster:check"), &[]).await?
+            authenticate(&fixture, &service("openid roster:manage roster:check roster:check"), &[]).await?
         else {
             return Err("not a service".into());
         };
         assert_eq!((billing.name.as_str(), &*billing.scopes), ("billing", &[Scope::Check, Scope::Manage][..]));
-        let root = ask(&bench, &service("roster:check roster:operator"), &[]).await?;
+        let root = authenticate(&fixture, &service("roster:check roster:operator"), &[]).await?;
         assert!(matches!(root, Caller::Operator(operator) if operator.name == "billing"));
-        assert!(matches!(bench.auth.authenticate(&HeaderMap::new()).await?, Caller::Anonymous));
+        assert!(matches!(fixture.auth.authenticate(&HeaderMap::new()).await?, Caller::Anonymous));
         Ok(())
     }
 
     #[tokio::test]
-    async fn who_may_act_for_a_user() -> Outcome {
+    async fn only_operators_and_services_with_act_as_act_on_behalf_of_a_user() -> Outcome {
         const FOR_ADA: (&str, &str) = (ON_BEHALF_OF, "ada");
-        let bench = AuthFixture::new(&Scope::ALL)?;
+        let fixture = AuthFixture::new(&Scope::ALL)?;
         for scope in ["roster:act-as", "roster:operator"] {
-            let caller = ask(&bench, &service(scope), &[FOR_ADA]).await?;
+            let caller = authenticate(&fixture, &service(scope), &[FOR_ADA]).await?;
             let ada = Actor { kind: ActorKind::User, id: "ada".to_owned(), via: Some("billing".to_owned()) };
             assert_eq!(caller.actor(), Some(ada));
             assert!(matches!(caller, Caller::User(user) if user.claims.is_none()));
             for bad in [&[FOR_ADA, FOR_ADA][..], &[(ON_BEHALF_OF, "")], &[(ON_BEHALF_OF, "\u{e9}")]] {
-                let refusal = ask(&bench, &service(scope), bad).await.err();
+                let refusal = authenticate(&fixture, &service(scope), bad).await.err();
                 assert!(matches!(refusal, Some(Refusal::Invalid(fields)) if fields[0].field == ON_BEHALF_OF));
             }
         }
         for claims in [service("roster:check roster:manage"), claims("ada")] {
-            assert_eq!(ask(&bench, &claims, &[FOR_ADA]).await.err(), Some(Refusal::OnBehalfOfNotAllowed));
+            assert_eq!(authenticate(&fixture, &claims, &[FOR_ADA]).await.err(), Some(Refusal::OnBehalfOfNotAllowed));
         }
-        let mut nobody = HeaderMap::new();
-        nobody.insert(ON_BEHALF_OF, http::HeaderValue::from_static("ada"));
-        assert_eq!(bench.auth.authenticate(&nobody).await.err(), Some(Refusal::CredentialMissing));
+        let mut anonymous = HeaderMap::new();
+        anonymous.insert(ON_BEHALF_OF, http::HeaderValue::from_static("ada"));
+        assert_eq!(fixture.auth.authenticate(&anonymous).await.err(), Some(Refusal::CredentialMissing));
         Ok(())
     }
 
     #[tokio::test]
-    async fn a_remembered_token_ends_like_any_other() -> Outcome {
-        let bench = AuthFixture::new(&[])?;
+    async fn a_cached_token_expires_like_any_other() -> Outcome {
+        let fixture = AuthFixture::new(&[])?;
         let claims = ClaimSet { exp: NOW + 10, ..claims("ada") };
-        let mut marks = Vec::new();
+        let mut user_claims = Vec::new();
         for seconds in [0, 39] {
-            bench.wait(seconds);
-            let Caller::User(user) = ask(&bench, &claims, &[]).await? else { return Err("not a user".into()) };
-            marks.push(user.claims.ok_or("no claims")?);
+            fixture.advance(seconds);
+            let Caller::User(user) = authenticate(&fixture, &claims, &[]).await? else {
+                return Err("not a user".into());
+            };
+            user_claims.push(user.claims.ok_or("no claims")?);
         }
-        // The second time it was the remembered one, and what was noted on the first is still there.
-        assert!(Arc::ptr_eq(&marks[0], &marks[1]));
-        bench.wait(1);
-        assert_eq!(ask(&bench, &claims, &[]).await.err(), Some(Refusal::CredentialExpired));
-        assert_eq!(bench.auth.cached_tokens(), 0);
+        // The second call used the cached token, so it sees the `applied` flag of the first.
+        assert!(Arc::ptr_eq(&user_claims[0], &user_claims[1]));
+        fixture.advance(1);
+        assert_eq!(authenticate(&fixture, &claims, &[]).await.err(), Some(Refusal::CredentialExpired));
+        assert_eq!(fixture.auth.cached_tokens(), 0);
         Ok(())
     }
 
     #[tokio::test]
-    async fn only_who_was_met_and_still_is_good_is_recalled() -> Outcome {
-        let bench = AuthFixture::new(&[Scope::Check, Scope::ActAs])?;
+    async fn recall_returns_only_callers_with_a_valid_cached_token() -> Outcome {
+        let fixture = AuthFixture::new(&[Scope::Check, Scope::ActAs])?;
         let claims = ClaimSet { exp: NOW + 10, ..service("roster:check roster:act-as") };
-        let token = format!("Bearer {}", bench.key.mint(&claims)?.expose());
+        let token = format!("Bearer {}", fixture.key.mint(&claims)?.expose());
         let once = headers(&token, &[])?;
-        let shown = LastCredential::default();
-        assert!(bench.auth.recall(&once, &shown).is_none());
-        bench.auth.authenticate(&once).await?;
-        assert!(shown.find(&once[AUTHORIZATION]).is_none());
-        let recalled = bench.auth.recall(&once, &shown).ok_or("forgotten")?;
-        // From now on by its place; what only looks alike is looked up.
-        assert!(shown.find(&once[AUTHORIZATION]).is_some());
-        assert!(shown.find(&headers(&token, &[])?[AUTHORIZATION]).is_none());
+        let last = LastCredential::default();
+        assert!(fixture.auth.recall(&once, &last).is_none());
+        fixture.auth.authenticate(&once).await?;
+        assert!(last.find(&once[AUTHORIZATION]).is_none());
+        let recalled = fixture.auth.recall(&once, &last).ok_or("not in the cache")?;
+        // The same header value is found by its address; an equal value elsewhere in memory is not.
+        assert!(last.find(&once[AUTHORIZATION]).is_some());
+        assert!(last.find(&headers(&token, &[])?[AUTHORIZATION]).is_none());
         assert!(matches!(recalled.caller(), Caller::Service(service) if service.name == "billing"));
         for others in [&[(ON_BEHALF_OF, "ada")][..], &[("authorization", "Bearer x")], &[("authorization", &token)]] {
-            assert!(bench.auth.recall(&headers(&token, others)?, &shown).is_none());
+            assert!(fixture.auth.recall(&headers(&token, others)?, &last).is_none());
         }
-        assert!(bench.auth.recall(&HeaderMap::new(), &shown).is_none());
-        assert!(bench.auth.recall(&headers(&format!("{token}x"), &[])?, &shown).is_none());
-        bench.wait(39);
-        assert!(bench.auth.recall(&once, &shown).is_some());
-        bench.wait(1);
-        assert!(bench.auth.recall(&once, &shown).is_none());
+        assert!(fixture.auth.recall(&HeaderMap::new(), &last).is_none());
+        assert!(fixture.auth.recall(&headers(&format!("{token}x"), &[])?, &last).is_none());
+        fixture.advance(39);
+        assert!(fixture.auth.recall(&once, &last).is_some());
+        fixture.advance(1);
+        assert!(fixture.auth.recall(&once, &last).is_none());
         Ok(())
     }
 
     #[tokio::test]
-    async fn nobody_is_recalled_by_keys_that_are_gone_or_due_to_be_read() -> Outcome {
-        let bench = AuthFixture::new(&[])?;
+    async fn recall_returns_no_caller_if_the_key_is_removed_or_the_file_is_due_for_a_reload() -> Outcome {
+        let fixture = AuthFixture::new(&[])?;
         let claims = ClaimSet { exp: NOW + 86_400, ..claims("ada") };
-        let headers = headers(&format!("Bearer {}", bench.key.mint(&claims)?.expose()), &[])?;
-        let shown = LastCredential::default();
-        bench.auth.authenticate(&headers).await?;
-        assert!(bench.auth.recall(&headers, &shown).is_some());
-        bench.wait(limits::JWKS_AGE_SECONDS);
-        assert!(bench.auth.recall(&headers, &shown).is_none());
-        bench.auth.authenticate(&headers).await?;
-        assert!(bench.auth.recall(&headers, &shown).is_some());
-        std::fs::write(bench.jwks_file(), crate::authn::mint::SigningKey::generate().public_jwks().to_string())?;
-        bench.wait(limits::JWKS_AGE_SECONDS);
-        assert!(bench.auth.authenticate(&headers).await.is_err());
-        assert!(bench.auth.recall(&headers, &shown).is_none());
+        let headers = headers(&format!("Bearer {}", fixture.key.mint(&claims)?.expose()), &[])?;
+        let last = LastCredential::default();
+        fixture.auth.authenticate(&headers).await?;
+        assert!(fixture.auth.recall(&headers, &last).is_some());
+        fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
+        assert!(fixture.auth.recall(&headers, &last).is_none());
+        fixture.auth.authenticate(&headers).await?;
+        assert!(fixture.auth.recall(&headers, &last).is_some());
+        std::fs::write(fixture.jwks_file(), crate::authn::mint::SigningKey::generate().public_jwks().to_string())?;
+        fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
+        assert!(fixture.auth.authenticate(&headers).await.is_err());
+        assert!(fixture.auth.recall(&headers, &last).is_none());
         Ok(())
     }
 
     #[tokio::test]
-    async fn a_shared_secret_verifies_hs256_and_an_api_key_is_a_credential() -> Outcome {
+    async fn hs256_tokens_and_api_keys_identify_callers() -> Outcome {
         let directory = tempfile::tempdir()?;
         let (path, secret, key) = (directory.path().join("secret"), "0123456789abcdef0123456789abcdef", generate());
         std::fs::write(&path, format!("{secret}\n"))?;
@@ -434,7 +449,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_issuer_names_only_its_own_users() -> Outcome {
+    async fn user_id_prefixes_separate_the_users_of_issuers() -> Outcome {
         let directory = tempfile::tempdir()?;
         let jwks = directory.path().join("jwks.json");
         let key = crate::authn::mint::SigningKey::generate();
@@ -456,11 +471,10 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_checked_all_at_once() {
+    fn every_mistake_in_the_settings_is_reported_at_once() {
         let mistakes =
             |settings: &AuthSettings| Authenticator::new(settings, Clock::system()).err().unwrap_or_default();
-        let nobody = "no issuer and no api key is configured: nobody could call";
-        assert_eq!(mistakes(&AuthSettings::default()), [nobody]);
+        assert_eq!(mistakes(&AuthSettings::default()), [NO_CALLERS]);
 
         let absent = || std::path::PathBuf::from("absent.json");
         let two_sources = IssuerSettings { hs256_secret_file: Some(absent()), ..issuer("b", absent(), &[]) };

@@ -1,98 +1,100 @@
-//! Who is calling.
+//! The caller of a request.
 
 use crate::domain::{ActorKind, DisplayName, EmailAddress, PermissionSet, Scope, UserId};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// The one who asks, as their credential shows it.
+/// The caller, as identified by its credential.
 #[derive(Debug, Clone)]
 pub enum Caller {
-    /// No credential at all. (A bad one is refused, never taken for none.)
+    /// A caller without a credential. An invalid credential is rejected and never treated as absent.
     Anonymous,
-    /// A signed-in person, or a service acting for one.
+    /// A user, signed in directly or represented by a service that acts on the user's behalf.
     User(UserCaller),
-    /// A backend.
+    /// A backend service.
     Service(ServiceCaller),
-    /// The superuser: passes every rule, and is a member of nothing by that.
+    /// An operator: passes every rule. This makes the operator a member of no organization.
     Operator(OperatorCaller),
 }
 
-/// A person.
+/// A user who calls.
 #[derive(Debug, Clone)]
 pub struct UserCaller {
-    /// Who.
+    /// The user's id.
     pub id: UserId,
-    /// The service that acts for this person, if one does.
+    /// The name of the service or operator that acts on the user's behalf; `None` if the user calls directly.
     pub via: Option<String>,
-    /// What the person's own credential says of them; none when a service acts for them.
+    /// The claims of the user's own token; `None` if a service or operator acts on the user's behalf.
     pub claims: Option<Arc<UserClaims>>,
 }
 
-/// What an identity provider's token says of its user.
+/// The claims about the user in an identity provider's token.
 #[derive(Debug)]
 pub struct UserClaims {
-    /// The profile.
+    /// The user's profile.
     pub profile: Profile,
-    /// When the token was issued, in seconds since 1970: an older token never overwrites what a newer one said.
+    /// When the token was issued, in seconds since 1970; 0 if the token has no `iat`. A profile from an older token
+    /// never overwrites one from a newer token.
     pub issued_at: i64,
-    /// Whether the stored profile has been brought up to date with this token by this process.
+    /// Whether this process has already updated the stored profile from this token.
     pub applied: AtomicBool,
 }
 
-/// A profile as an identity provider tells it.
+/// A user's profile in a token of the identity provider.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Profile {
-    /// The address, if there is a well-formed one.
+    /// The email address; `None` if the token has no well-formed one.
     pub email: Option<EmailAddress>,
-    /// Whether the provider has verified that address.
+    /// Whether the provider has verified the address.
     pub email_verified: bool,
-    /// The name.
+    /// The display name; `None` if the token has no valid one.
     pub display_name: Option<DisplayName>,
 }
 
-/// A backend.
+/// A backend service that calls.
 #[derive(Debug, Clone)]
 pub struct ServiceCaller {
-    /// Its name: the subject of its token, or the name on its key.
+    /// The name: the subject of the token, or the configured name of the API key.
     pub name: String,
-    /// What it may do. Never holds [`Scope::Operator`]: who has that is an [`OperatorCaller`].
+    /// The granted scopes, sorted and unique. They never contain [`Scope::Operator`]: a credential with that scope
+    /// identifies an [`OperatorCaller`].
     pub scopes: Arc<[Scope]>,
 }
 
 impl ServiceCaller {
-    /// Whether it has this scope.
+    /// Returns whether the service has a scope.
     #[must_use]
     pub fn has(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
     }
 
-    /// What its scopes allow in any organization.
+    /// Returns the permissions that the scopes include, in any organization.
     #[must_use]
     pub fn permissions(&self) -> PermissionSet {
         self.scopes.iter().fold(PermissionSet::NONE, |set, scope| set.union(scope.permissions()))
     }
 }
 
-/// The superuser.
+/// An operator who calls.
 #[derive(Debug, Clone)]
 pub struct OperatorCaller {
-    /// Its name: the subject of its token, or the name on its key.
+    /// The name: the subject of the token, or the configured name of the API key.
     pub name: String,
 }
 
-/// What kind of caller, and which one, for the audit trail.
+/// The caller as recorded in the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
-    /// The kind of the caller.
+    /// The kind of caller.
     pub kind: ActorKind,
-    /// The user's id, or the service's or operator's name.
+    /// The id of the user, or the name of the service or operator.
     pub id: String,
-    /// The service that acted for the user, if one did.
+    /// The name of the service or operator that acted on the user's behalf, if any.
     pub via: Option<String>,
 }
 
 impl Caller {
-    /// The caller for the audit trail; none for nobody.
+    /// Returns the caller for the audit trail; `None` for an anonymous caller.
     #[must_use]
     pub fn actor(&self) -> Option<Actor> {
         match self {
@@ -103,7 +105,7 @@ impl Caller {
         }
     }
 
-    /// The user who asks, if a user does.
+    /// Returns the id of the calling user; `None` if the caller is not a user.
     #[must_use]
     pub fn user(&self) -> Option<&UserId> {
         match self {
@@ -112,7 +114,7 @@ impl Caller {
         }
     }
 
-    /// Whether the superuser asks.
+    /// Returns whether the caller is an operator.
     #[must_use]
     pub fn is_operator(&self) -> bool {
         matches!(self, Self::Operator(_))

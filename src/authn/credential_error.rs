@@ -1,90 +1,90 @@
-//! Why a credential is refused.
+//! Reasons for which authentication rejects a credential.
 
 use crate::domain::Refusal;
 
-/// The header by which a service acts for a user.
+/// The metadata header that names the user for whom a service acts.
 pub(super) const ON_BEHALF_OF: &str = "roster-on-behalf-of";
 
-/// The reason, for the log. It carries nothing that came with the request (and no parser's message, which might quote
-/// it): neither tokens nor what they say of a person belong in a log.
+/// The reason of a rejection, for the log. It contains no data from the request, and no parser message either, because
+/// a parser message can quote the request: tokens and personal data do not belong in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum CredentialError {
     #[error("more than one authorization header")]
-    Repeated,
-    #[error("the authorization header is not ASCII, not of the scheme Bearer, or empty")]
+    DuplicateHeader,
+    #[error("the authorization header is not ASCII, does not use the scheme Bearer, or is empty")]
     NotBearer,
-    #[error("the credential is too long")]
+    #[error("the credential is longer than {} bytes", super::limits::CREDENTIAL_BYTES)]
     TooLong,
-    #[error("no such API key")]
+    #[error("unknown API key")]
     UnknownApiKey,
-    #[error("not a JWT: three parts of base64url, the first two of them JSON objects")]
-    NotAToken,
-    #[error("the token's header lacks alg, or has alg or kid twice or of the wrong type")]
-    Header,
-    #[error("the token demands an extension (crit)")]
-    Critical,
-    #[error("the token's alg is none of RS256, ES256, EdDSA and HS256")]
-    UnknownAlgorithm,
-    #[error("a claim that roster reads is missing (iss, aud, sub, exp), of the wrong type, or there twice")]
-    Claims,
-    #[error("no such issuer is configured")]
+    #[error("not a JWT: expected three parts of base64url, the first two of them JSON objects")]
+    MalformedToken,
+    #[error("the token header lacks alg, or contains alg or kid twice or with the wrong type")]
+    InvalidHeader,
+    #[error("the token requires an extension (crit)")]
+    CriticalExtension,
+    #[error("the token's alg is not RS256, ES256, EdDSA or HS256")]
+    UnsupportedAlgorithm,
+    #[error("a required claim (iss, aud, sub, exp) is missing, or a claim has the wrong type or occurs twice")]
+    InvalidClaims,
+    #[error("the token's issuer is not configured")]
     UnknownIssuer,
-    #[error("the issuer has no key of this id and algorithm, or the token names none of several")]
+    #[error("the issuer has no key with this id and algorithm, or several keys match a token without a key id")]
     UnknownKey,
-    #[error("the token's alg is not its key's")]
-    WrongAlgorithm,
-    #[error("the signature is wrong")]
-    Signature,
+    #[error("the token's alg differs from the algorithm of its key")]
+    AlgorithmMismatch,
+    #[error("the signature is invalid")]
+    InvalidSignature,
     #[error("the token is for another audience")]
-    Audience,
-    #[error("the subject cannot be a user's id")]
-    Subject,
+    WrongAudience,
+    #[error("the subject is not a valid user id")]
+    InvalidSubject,
     #[error("the token is not valid yet (nbf)")]
     NotYetValid,
     #[error("the token was issued in the future (iat)")]
     IssuedInFuture,
     #[error("the token has expired")]
     Expired,
-    #[error("the token has a scope beginning with roster: that there is not")]
+    #[error("the token has an unknown scope with the prefix roster:")]
     UnknownScope,
     #[error("the token has a scope that its issuer may not grant")]
     ScopeNotGranted,
     #[error("{ON_BEHALF_OF} without a credential")]
-    OnBehalfOfByNobody,
+    OnBehalfOfWithoutCredential,
     #[error("{ON_BEHALF_OF} from a caller without the scope act-as")]
     OnBehalfOfNotAllowed,
-    #[error("{ON_BEHALF_OF} is there twice or is not a user's id")]
-    OnBehalfOfWhom,
+    #[error("{ON_BEHALF_OF} occurs twice or is not a valid user id")]
+    InvalidOnBehalfOf,
 }
 
 impl CredentialError {
-    /// What the caller hears. Of a bad credential no more than that it is bad, save that it has run out: only a good
-    /// signature comes so far.
-    pub(super) fn refusal(self) -> Refusal {
+    /// The refusal that the caller receives. It hides the reason, except for an expired token: the expiry is checked
+    /// last, so only a token with a valid signature reaches that check.
+    pub(super) fn to_refusal(self) -> Refusal {
         match self {
-            Self::Repeated
+            Self::DuplicateHeader
             | Self::NotBearer
             | Self::TooLong
             | Self::UnknownApiKey
-            | Self::NotAToken
-            | Self::Header
-            | Self::Critical
-            | Self::UnknownAlgorithm
-            | Self::Claims
+            | Self::MalformedToken
+            | Self::InvalidHeader
+            | Self::CriticalExtension
+            | Self::UnsupportedAlgorithm
+            | Self::InvalidClaims
             | Self::UnknownIssuer
             | Self::UnknownKey
-            | Self::WrongAlgorithm
-            | Self::Signature
-            | Self::Audience
-            | Self::Subject
+            | Self::AlgorithmMismatch
+            | Self::InvalidSignature
+            | Self::WrongAudience
+            | Self::InvalidSubject
             | Self::NotYetValid
             | Self::IssuedInFuture
             | Self::UnknownScope
             | Self::ScopeNotGranted => Refusal::CredentialInvalid,
             Self::Expired => Refusal::CredentialExpired,
-            Self::OnBehalfOfByNobody => Refusal::CredentialMissing,
+            Self::OnBehalfOfWithoutCredential => Refusal::CredentialMissing,
             Self::OnBehalfOfNotAllowed => Refusal::OnBehalfOfNotAllowed,
-            Self::OnBehalfOfWhom => {
+            Self::InvalidOnBehalfOf => {
                 Refusal::field(ON_BEHALF_OF, "one user's id is needed: 1 to 255 bytes of printable ASCII")
             }
         }

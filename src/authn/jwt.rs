@@ -1,8 +1,8 @@
-//! Tokens: whether one is good, and who it says is calling.
+//! Verification of bearer tokens (JWT).
 //!
-//! The library does the signature and nothing else. Its checks of `aud` and `iss` let a token pass that lacks the claim
-//! or carries it in another type, and it reads the time from the machine; so what a token may look like stands here,
-//! in two types that refuse everything else.
+//! The library verifies only the signature. Its checks of `aud` and `iss` accept a token that lacks the claim or has it
+//! in another type, and it reads the time from the machine. This module therefore defines the accepted header and
+//! claims itself, in two types that reject everything else.
 
 use super::api_keys;
 use super::caller::{Caller, Profile, UserCaller, UserClaims};
@@ -20,18 +20,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-/// One identity provider.
+/// An identity provider and its keys.
 pub(super) struct Issuer {
     pub(super) name: String,
     pub(super) audience: String,
-    /// The scopes that it may grant.
+    /// The scopes that its tokens may contain.
     pub(super) scopes: Vec<Scope>,
-    /// What stands before each `sub` in the ids of its users.
+    /// The prefix that turns a `sub` into a user id.
     pub(super) user_id_prefix: String,
     pub(super) keys: Keys,
 }
 
-/// A token that was read, and nothing of it believed.
+/// A parsed token. Nothing in it is verified.
 pub(super) struct UnverifiedToken<'a> {
     header: TokenHeader,
     claims: TokenClaims,
@@ -39,39 +39,39 @@ pub(super) struct UnverifiedToken<'a> {
     signature: &'a str,
 }
 
-/// A token that is good.
+/// A token with a valid signature and valid claims.
 pub(super) struct VerifiedToken {
     pub(super) caller: Caller,
-    /// Until when, in seconds since 1970, the leeway included: at this second it no longer is.
+    /// When the token becomes invalid, in seconds since 1970, including the leeway. The bound is exclusive.
     pub(super) expires_at: i64,
     /// The generation of the keys that verified it.
     pub(super) generation: u64,
 }
 
-/// What is read of a token's header. Keys and addresses of keys in it (`jwk`, `jku`, `x5c`, `x5u`) are not.
+/// The header parameters of a token. Keys and key addresses in a header (`jwk`, `jku`, `x5c`, `x5u`) are ignored.
 #[derive(Deserialize)]
 struct TokenHeader {
     alg: String,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     kid: Option<String>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     crit: Option<IgnoredAny>,
 }
 
-/// The claims that are read. One of them twice is an error; others may be what they like.
+/// The claims that roster reads. A repeated one is an error; all other claims are ignored.
 #[derive(Deserialize)]
 struct TokenClaims {
     iss: String,
     aud: OneOrMany,
     sub: String,
     exp: Seconds,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     nbf: Option<Seconds>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     iat: Option<Seconds>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     scope: Option<OneOrMany>,
-    // What is said of a person decides nothing about the token, so a strange value is no more than ignored.
+    // Profile claims do not affect the validity of the token, so a malformed value is ignored.
     #[serde(default)]
     email: Value,
     #[serde(default)]
@@ -87,7 +87,7 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// Seconds since 1970. RFC 7519 allows fractions; they are cut off.
+/// A time in seconds since 1970. RFC 7519 allows fractions; they are truncated.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "serde_json::Number")]
 struct Seconds(i64);
@@ -100,8 +100,8 @@ impl TryFrom<serde_json::Number> for Seconds {
     }
 }
 
-/// Reads a value that is there: `null` is a value of the wrong type, not an absent one.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+/// Deserializes a field that is present: `null` is a value of the wrong type, not an absent field.
+fn deserialize_some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
@@ -115,43 +115,43 @@ impl OneOrMany {
 }
 
 impl<'a> UnverifiedToken<'a> {
-    /// Reads a token.
+    /// Parses a token without verifying it.
     pub(super) fn parse(text: &'a str) -> Result<Self, CredentialError> {
-        let (message, signature) = text.rsplit_once('.').ok_or(CredentialError::NotAToken)?;
-        let (header, claims) = message.split_once('.').ok_or(CredentialError::NotAToken)?;
-        let header = parse_object(header, CredentialError::Header)?;
-        let claims = parse_object(claims, CredentialError::Claims)?;
+        let (message, signature) = text.rsplit_once('.').ok_or(CredentialError::MalformedToken)?;
+        let (header, claims) = message.split_once('.').ok_or(CredentialError::MalformedToken)?;
+        let header = parse_object(header, CredentialError::InvalidHeader)?;
+        let claims = parse_object(claims, CredentialError::InvalidClaims)?;
         Ok(Self { header, claims, message, signature })
     }
 
-    /// Who it claims to be from.
+    /// Returns the issuer that the token claims to be from.
     pub(super) fn issuer(&self) -> &str {
         &self.claims.iss
     }
 }
 
-fn parse_object<T: DeserializeOwned>(part: &str, fault: CredentialError) -> Result<T, CredentialError> {
-    let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| CredentialError::NotAToken)?;
-    // Serde would fill a struct from a list as well.
+fn parse_object<T: DeserializeOwned>(part: &str, error: CredentialError) -> Result<T, CredentialError> {
+    let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| CredentialError::MalformedToken)?;
+    // Serde also deserializes a struct from an array.
     if !json.trim_ascii_start().starts_with(b"{") {
-        return Err(CredentialError::NotAToken);
+        return Err(CredentialError::MalformedToken);
     }
-    serde_json::from_slice(&json).map_err(|_| fault)
+    serde_json::from_slice(&json).map_err(|_| error)
 }
 
 impl Issuer {
-    /// Checks a token that claims to be of this issuer.
+    /// Verifies a token that claims to be from this issuer.
     pub(super) async fn verify(&self, token: &UnverifiedToken<'_>, now: i64) -> Result<VerifiedToken, CredentialError> {
         let UnverifiedToken { header, claims, message, signature } = token;
         if header.crit.is_some() {
-            return Err(CredentialError::Critical);
+            return Err(CredentialError::CriticalExtension);
         }
-        let algorithm = Algorithm::parse(&header.alg).ok_or(CredentialError::UnknownAlgorithm)?;
+        let algorithm = Algorithm::parse(&header.alg).ok_or(CredentialError::UnsupportedAlgorithm)?;
         let id = header.kid.as_deref();
-        let keys = self.keys.for_token(id, algorithm, now).await;
+        let keys = self.keys.current_for_token(id, algorithm, now).await;
         keys.verify(id, algorithm, message, signature)?;
         if !claims.aud.as_slice().contains(&self.audience) {
-            return Err(CredentialError::Audience);
+            return Err(CredentialError::WrongAudience);
         }
         let caller = self.caller(claims)?;
         let latest = now.saturating_add(LEEWAY_SECONDS);
@@ -168,9 +168,9 @@ impl Issuer {
         Ok(VerifiedToken { caller, expires_at, generation: keys.generation })
     }
 
-    /// A service or an operator if there is a scope of roster's on the token, else a user.
+    /// Returns the caller: a service or an operator if the token has a roster scope, otherwise a user.
     fn caller(&self, claims: &TokenClaims) -> Result<Caller, CredentialError> {
-        UserId::parse(&claims.sub).map_err(|_| CredentialError::Subject)?;
+        UserId::parse(&claims.sub).map_err(|_| CredentialError::InvalidSubject)?;
         let texts = claims.scope.as_ref().map_or(&[][..], OneOrMany::as_slice);
         let words = texts.iter().flat_map(|text| text.split_ascii_whitespace());
         let mut scopes = Vec::new();
@@ -183,19 +183,19 @@ impl Issuer {
         }
         if scopes.is_empty() {
             let id = UserId::parse(&format!("{}{}", self.user_id_prefix, claims.sub))
-                .map_err(|_| CredentialError::Subject)?;
+                .map_err(|_| CredentialError::InvalidSubject)?;
             let issued_at = claims.iat.map_or(0, |Seconds(at)| at);
             let claims = UserClaims { profile: claims.profile(), issued_at, applied: AtomicBool::new(false) };
             return Ok(Caller::User(UserCaller { id, via: None, claims: Some(Arc::new(claims)) }));
         }
-        Ok(api_keys::service(claims.sub.clone(), scopes))
+        Ok(api_keys::caller_with_scopes(claims.sub.clone(), scopes))
     }
 }
 
 impl TokenClaims {
     fn profile(&self) -> Profile {
         let email = self.email.as_str().and_then(|text| EmailAddress::parse(text).ok());
-        // Some providers write it as a text.
+        // Some providers send this claim as a string.
         let verified = self.email_verified == true || self.email_verified == "true";
         Profile {
             email_verified: email.is_some() && verified,

@@ -1,4 +1,4 @@
-//! Reading keys from files, and refusing those that cannot be used.
+//! Reads keys from files and rejects unusable keys.
 
 use super::limits;
 use super::settings::{Algorithm, PemKey};
@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use std::io::Read;
 use std::path::Path;
 
-/// One key, and the one algorithm that it is used with.
+/// A key that verifies signatures, with its only algorithm.
 pub(super) struct VerificationKey {
     pub(super) id: Option<String>,
     pub(super) algorithm: Algorithm,
@@ -17,8 +17,8 @@ pub(super) struct VerificationKey {
 }
 
 impl VerificationKey {
-    /// Takes a key if it is one that its algorithm can work with: the library itself looks no sooner than at the first
-    /// token, and slices an Ed25519 key without asking for its length.
+    /// Creates a key after checking that it fits its algorithm. The library itself checks a key only when it verifies
+    /// the first token, and it slices an Ed25519 key without checking its length.
     fn new(id: Option<String>, algorithm: Algorithm, material: DecodingKey) -> Result<Self, String> {
         let problem = match algorithm {
             Algorithm::Rs256 => {
@@ -31,13 +31,13 @@ impl VerificationKey {
             Algorithm::EdDsa => (!is_ed25519(&material)).then_some("not an Ed25519 public key, or a weak one"),
             Algorithm::Hs256 => {
                 let bytes = material.try_get_as_bytes().map_or(0, <[u8]>::len);
-                (bytes < limits::HS256_SECRET_BYTES).then_some("a secret needs at least 32 bytes")
+                (bytes < limits::HS256_SECRET_MIN_BYTES).then_some("a secret needs at least 32 bytes")
             }
         };
         problem.map_or(Ok(Self { id, algorithm, material }), |problem| Err(problem.to_owned()))
     }
 
-    /// Whether this key made this signature (in base64url) of this message.
+    /// Returns whether the signature (in base64url) of the message was made with this key.
     pub(super) fn verifies(&self, message: &str, signature: &str) -> bool {
         let algorithm = match self.algorithm {
             Algorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
@@ -65,8 +65,8 @@ fn is_ed25519(key: &DecodingKey) -> bool {
     bytes.and_then(|bytes| ed25519_dalek::VerifyingKey::from_bytes(bytes).ok()).is_some_and(|key| !key.is_weak())
 }
 
-/// Reads a file of keys.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+/// Reads a key file of at most [`limits::KEY_FILE_BYTES`].
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(limits::KEY_FILE_BYTES + 1).read_to_end(&mut bytes))
@@ -78,35 +78,35 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Reads the secret that is shared with an issuer.
-pub(super) fn read_secret(path: &Path) -> Result<VerificationKey, String> {
-    let bytes = read(path)?;
+/// Reads the secret that an issuer shares.
+pub(super) fn load_secret(path: &Path) -> Result<VerificationKey, String> {
+    let bytes = read_file(path)?;
     if bytes.starts_with(b"-----BEGIN") {
-        return Err("holds a PEM key, which is no shared secret; a public key belongs into `keys`".to_owned());
+        return Err("contains a PEM key, not a shared secret; configure a public key in `keys`".to_owned());
     }
     VerificationKey::new(None, Algorithm::Hs256, DecodingKey::from_secret(bytes.trim_ascii_end()))
 }
 
-/// Reads public keys, each from its PEM file. An error names the setting.
-pub(super) fn parse_pems(settings: &[PemKey]) -> Result<Vec<VerificationKey>, String> {
+/// Reads public keys, each from its PEM file. The error names the setting.
+pub(super) fn load_pems(settings: &[PemKey]) -> Result<Vec<VerificationKey>, String> {
     let mut keys = Vec::with_capacity(settings.len());
     for (index, setting) in settings.iter().enumerate() {
-        keys.push(parse_pem(setting).map_err(|why| format!("keys[{index}].file: {why}"))?);
+        keys.push(load_pem(setting).map_err(|error| format!("keys[{index}].file: {error}"))?);
     }
-    unambiguous(keys)
+    require_unique_ids(keys)
 }
 
-fn parse_pem(setting: &PemKey) -> Result<VerificationKey, String> {
-    let bytes = read(&setting.file)?;
-    // The library takes certificates and private keys too, and then the first bit string that it finds in them.
+fn load_pem(setting: &PemKey) -> Result<VerificationKey, String> {
+    let bytes = read_file(&setting.file)?;
+    // The library also accepts certificates and private keys, and uses the first bit string that it finds in them.
     if !bytes.trim_ascii_start().starts_with(b"-----BEGIN PUBLIC KEY-----") {
-        return Err("a PEM file that begins with -----BEGIN PUBLIC KEY----- is needed".to_owned());
+        return Err("must be a PEM file that begins with -----BEGIN PUBLIC KEY-----".to_owned());
     }
     let key = match setting.algorithm {
         Algorithm::Rs256 => DecodingKey::from_rsa_pem(&bytes),
         Algorithm::Es256 => DecodingKey::from_ec_pem(&bytes),
         Algorithm::EdDsa => DecodingKey::from_ed_pem(&bytes),
-        Algorithm::Hs256 => return Err("a public key is not used with HS256".to_owned()),
+        Algorithm::Hs256 => return Err("HS256 needs a shared secret, not a public key".to_owned()),
     };
     VerificationKey::new(
         setting.kid.clone(),
@@ -115,7 +115,7 @@ fn parse_pem(setting: &PemKey) -> Result<VerificationKey, String> {
     )
 }
 
-/// A JWKS (RFC 7517), as much of it as matters here.
+/// A JWKS (RFC 7517), with the members that roster reads.
 #[derive(Deserialize)]
 struct Jwks {
     keys: Vec<Jwk>,
@@ -140,25 +140,25 @@ struct Jwk {
     d: Option<IgnoredAny>,
 }
 
-/// Reads the keys of a JWKS: at least one.
+/// Parses the keys of a JWKS, at least one.
 pub(super) fn parse_jwks(bytes: &[u8]) -> Result<Vec<VerificationKey>, String> {
-    // Only where, not what: should a private key stand there, the message must not quote it.
+    // The message contains only the position: the file may contain a private key, which the message must not quote.
     let jwks: Jwks = serde_json::from_slice(bytes)
-        .map_err(|error| format!("not a JWKS: see line {}, column {}", error.line(), error.column()))?;
+        .map_err(|error| format!("not a JWKS: error at line {}, column {}", error.line(), error.column()))?;
     let mut keys = Vec::with_capacity(jwks.keys.len());
     for (index, jwk) in jwks.keys.into_iter().enumerate() {
-        keys.extend(parse_jwk(jwk).map_err(|why| format!("its key {index}: {why}"))?);
+        keys.extend(parse_jwk(jwk).map_err(|error| format!("key {index}: {error}"))?);
     }
     if keys.is_empty() {
-        return Err("holds no RS256, ES256 or EdDSA key for signatures".to_owned());
+        return Err("contains no RS256, ES256 or EdDSA key for signatures".to_owned());
     }
-    unambiguous(keys)
+    require_unique_ids(keys)
 }
 
-/// One key of a JWKS; none if it is for another purpose or an algorithm that roster does not know.
+/// Parses one key of a JWKS; `None` if it is for another purpose or an algorithm that roster does not support.
 fn parse_jwk(jwk: Jwk) -> Result<Option<VerificationKey>, String> {
     if jwk.kty == "oct" || jwk.d.is_some() {
-        return Err("a symmetric or private key: a JWKS file is for public keys".to_owned());
+        return Err("symmetric or private key: a JWKS file may contain only public keys".to_owned());
     }
     if jwk.usage.is_some_and(|usage| usage != "sig") {
         return Ok(None);
@@ -174,11 +174,12 @@ fn parse_jwk(jwk: Jwk) -> Result<Option<VerificationKey>, String> {
     VerificationKey::new(jwk.kid, algorithm, key.map_err(|_| "not base64url".to_owned())?).map(Some)
 }
 
-fn unambiguous(keys: Vec<VerificationKey>) -> Result<Vec<VerificationKey>, String> {
+/// Rejects a set of keys in which two keys have the same id.
+fn require_unique_ids(keys: Vec<VerificationKey>) -> Result<Vec<VerificationKey>, String> {
     let mut ids: Vec<_> = keys.iter().filter_map(|key| key.id.as_deref()).collect();
     ids.sort_unstable();
     if ids.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err("two keys have one key id".to_owned());
+        return Err("two keys have the same key id".to_owned());
     }
     Ok(keys)
 }
@@ -189,26 +190,27 @@ mod tests {
     use crate::authn::mint::SigningKey;
     use std::path::PathBuf;
 
-    /// The files in `tests/keys`.
+    /// Returns the path of a file in `tests/keys`.
     fn file(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys").join(name)
     }
 
     fn pem(algorithm: Algorithm, file: PathBuf) -> Result<VerificationKey, String> {
-        parse_pem(&PemKey { algorithm, kid: None, file })
+        load_pem(&PemKey { algorithm, kid: None, file })
     }
 
-    /// Why a JWKS with these keys is refused; else how many of them are used.
+    /// Parses a JWKS with these keys and returns the number of usable keys.
     fn jwks(keys: &[&str]) -> Result<usize, String> {
         parse_jwks(format!("{{\"keys\":[{}]}}", keys.join(",")).as_bytes()).map(|keys| keys.len())
     }
 
     #[test]
-    fn openssl_and_this_agree() -> Result<(), String> {
+    fn keys_verify_tokens_that_openssl_signed() -> Result<(), String> {
         for (name, algorithm) in [("rs256", Algorithm::Rs256), ("es256", Algorithm::Es256)] {
-            let jwt = String::from_utf8(read(&file(&format!("{name}.jwt")))?).map_err(|error| error.to_string())?;
+            let jwt =
+                String::from_utf8(read_file(&file(&format!("{name}.jwt")))?).map_err(|error| error.to_string())?;
             let (message, signature) = jwt.rsplit_once('.').ok_or("no token")?;
-            let mut keys = parse_jwks(&read(&file(&format!("{name}.jwks.json")))?)?;
+            let mut keys = parse_jwks(&read_file(&file(&format!("{name}.jwks.json")))?)?;
             keys.push(pem(algorithm, file(&format!("{name}.pem")))?);
             for key in keys {
                 assert_eq!(key.algorithm, algorithm);
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_cannot_be_used_are_refused_when_they_are_read() -> std::io::Result<()> {
+    fn unusable_keys_are_rejected_when_they_are_read() -> std::io::Result<()> {
         for (algorithm, name) in [
             (Algorithm::Rs256, "rsa-1024.pem"),
             (Algorithm::Rs256, "es256.pem"),
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jwks_is_read_with_care() {
+    fn a_jwks_skips_foreign_keys_and_rejects_unsafe_ones() {
         let good = r#"{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
         assert_eq!(jwks(&[good]), Ok(1));
         for other in [
@@ -264,7 +266,7 @@ mod tests {
             r#"{"kty":"oct","k":"c2VjcmV0"}"#,
             r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","d":"c2VjcmV0"}"#,
             r#"{"kty":"OKP","crv":"Ed25519","x":"AQAB"}"#,
-            // The neutral element: with it, anybody can sign.
+            // The neutral element: a signature for this key needs no private key.
             r#"{"kty":"OKP","crv":"Ed25519","x":"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}"#,
             r#"{"kty":"OKP","crv":"Ed25519"}"#,
             r#"{"kty":"EC","crv":"P-256","x":"AQAB","y":"AQAB"}"#,
@@ -274,22 +276,22 @@ mod tests {
         ] {
             assert!(jwks(&[good, bad]).is_err(), "{bad}");
         }
-        assert!(jwks(&[r#"{"kty":"oct","k":7,"kid":"c2VjcmV0"}"#]).is_err_and(|why| !why.contains("c2VjcmV0")));
+        assert!(jwks(&[r#"{"kty":"oct","k":7,"kid":"c2VjcmV0"}"#]).is_err_and(|error| !error.contains("c2VjcmV0")));
     }
 
     #[test]
-    fn a_shared_secret_is_long_and_no_public_key() -> Result<(), Box<dyn std::error::Error>> {
+    fn a_shared_secret_is_long_enough_and_not_a_public_key() -> Result<(), Box<dyn std::error::Error>> {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("secret");
         for (text, good) in [
             ("x".repeat(32), true),
             (format!("{}\n", "x".repeat(32)), true),
             (format!("{}\n", "x".repeat(31)), false),
-            (String::from_utf8(read(&file("rs256.pem"))?)?, false),
+            (String::from_utf8(read_file(&file("rs256.pem"))?)?, false),
             ("x".repeat(300_000), false),
         ] {
             std::fs::write(&path, &text)?;
-            assert_eq!(read_secret(&path).is_ok(), good, "{} bytes", text.len());
+            assert_eq!(load_secret(&path).is_ok(), good, "{} bytes", text.len());
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! The keys that verify one issuer's tokens.
+//! The keys that verify the tokens of one issuer.
 
 use super::credential_error::CredentialError;
-use super::key_files::{VerificationKey, parse_jwks, parse_pems, read, read_secret};
+use super::key_files::{VerificationKey, load_pems, load_secret, parse_jwks, read_file};
 use super::limits;
 use super::settings::{Algorithm, IssuerSettings};
 use crate::clock::Clock;
@@ -9,31 +9,32 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// An issuer's keys as they stood at one reading.
+/// The keys of an issuer, as read at one time.
 pub(super) struct KeySet {
     keys: Vec<VerificationKey>,
-    /// The bytes of the JWKS file; empty for other keys.
+    /// The bytes of the JWKS file; empty if the keys come from another source.
     source: Vec<u8>,
-    /// Counts the changes of the keys: what was verified with another generation is verified again.
+    /// The number of changes of the keys so far. A cached token that was verified with another generation is verified
+    /// again.
     pub(super) generation: u64,
 }
 
-/// An issuer's keys, kept up to date with their file.
+/// The keys of an issuer, reloaded when their file changes.
 pub(super) struct Keys {
-    present: RwLock<Arc<KeySet>>,
+    current: RwLock<Arc<KeySet>>,
     file: Option<JwksFile>,
 }
 
 struct JwksFile {
     path: PathBuf,
-    /// When it was last read, in seconds since 1970.
+    /// When the file was last read, in seconds since 1970.
     read_at: AtomicI64,
-    /// Held while it is read, so that there is one reader.
-    reading: tokio::sync::Mutex<()>,
+    /// Locked during a reload, so that only one task reloads.
+    reload_lock: tokio::sync::Mutex<()>,
 }
 
 impl KeySet {
-    /// Whether the key that a token with this `kid` and `alg` has to be signed with did sign it.
+    /// Verifies the signature of a token with the key that its `kid` and `alg` select.
     pub(super) fn verify(
         &self,
         id: Option<&str>,
@@ -41,18 +42,22 @@ impl KeySet {
         message: &str,
         signature: &str,
     ) -> Result<(), CredentialError> {
-        if self.find(id, algorithm)?.verifies(message, signature) { Ok(()) } else { Err(CredentialError::Signature) }
+        if self.find(id, algorithm)?.verifies(message, signature) {
+            Ok(())
+        } else {
+            Err(CredentialError::InvalidSignature)
+        }
     }
 
     fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&VerificationKey, CredentialError> {
-        let named = id.and_then(|id| self.keys.iter().find(|key| key.id.as_deref() == Some(id)));
-        if let Some(key) = named {
-            return if key.algorithm == algorithm { Ok(key) } else { Err(CredentialError::WrongAlgorithm) };
+        let with_id = id.and_then(|id| self.keys.iter().find(|key| key.id.as_deref() == Some(id)));
+        if let Some(key) = with_id {
+            return if key.algorithm == algorithm { Ok(key) } else { Err(CredentialError::AlgorithmMismatch) };
         }
-        // A token without an id must leave no choice; a key without one answers to any.
-        let mut fitting =
+        // A token without a key id must match exactly one key. A key without an id matches every key id.
+        let mut candidates =
             self.keys.iter().filter(|key| key.algorithm == algorithm && (id.is_none() || key.id.is_none()));
-        match (fitting.next(), fitting.next()) {
+        match (candidates.next(), candidates.next()) {
             (Some(key), None) => Ok(key),
             _ => Err(CredentialError::UnknownKey),
         }
@@ -60,89 +65,94 @@ impl KeySet {
 }
 
 impl Keys {
-    /// Reads the keys that an issuer is configured with. An error names the setting.
+    /// Reads the configured keys of an issuer. The error names the setting.
     pub(super) fn new(settings: &IssuerSettings, clock: &Clock) -> Result<Self, String> {
         let mut file = None;
         let (keys, source) = match (&settings.jwks_file, settings.keys.as_slice(), &settings.hs256_secret_file) {
             (Some(path), [], None) => {
-                // As if read long enough ago: the first unknown key id may ask for a reading at once.
-                let read_at = clock.unix_seconds().saturating_sub_unsigned(limits::JWKS_REREAD_SECONDS);
+                // In the past, so that the first unknown key id reloads the file without a delay.
+                let read_at = clock.unix_seconds().saturating_sub_unsigned(limits::JWKS_RELOAD_SECONDS);
                 file = Some(JwksFile {
                     path: path.clone(),
                     read_at: read_at.into(),
-                    reading: tokio::sync::Mutex::default(),
+                    reload_lock: tokio::sync::Mutex::default(),
                 });
-                read(path)
+                read_file(path)
                     .and_then(|bytes| Ok((parse_jwks(&bytes)?, bytes)))
-                    .map_err(|why| format!("jwks_file: {why}"))?
+                    .map_err(|error| format!("jwks_file: {error}"))?
             }
-            (None, keys @ [_, ..], None) => (parse_pems(keys)?, Vec::new()),
+            (None, keys @ [_, ..], None) => (load_pems(keys)?, Vec::new()),
             (None, [], Some(path)) => {
-                (vec![read_secret(path).map_err(|why| format!("hs256_secret_file: {why}"))?], Vec::new())
+                (vec![load_secret(path).map_err(|error| format!("hs256_secret_file: {error}"))?], Vec::new())
             }
             _ => return Err("jwks_file: exactly one of jwks_file, keys and hs256_secret_file is needed".to_owned()),
         };
-        Ok(Self { present: RwLock::new(Arc::new(KeySet { keys, source, generation: 0 })), file })
+        Ok(Self { current: RwLock::new(Arc::new(KeySet { keys, source, generation: 0 })), file })
     }
 
-    /// The present keys, from a file that was read not long ago.
-    pub(super) async fn present(&self, now: i64) -> Arc<KeySet> {
+    /// Returns the current keys, after a reload if their file is older than [`limits::JWKS_MAX_AGE_SECONDS`].
+    pub(super) async fn current(&self, now: i64) -> Arc<KeySet> {
         if let Some(file) = &self.file
-            && file.is_older(limits::JWKS_AGE_SECONDS, now)
-            // Whoever comes while another reads does with the keys there are.
-            && let Ok(_reading) = file.reading.try_lock()
+            && file.is_older(limits::JWKS_MAX_AGE_SECONDS, now)
+            // Calls during a reload use the current keys and do not wait.
+            && let Ok(_guard) = file.reload_lock.try_lock()
         {
-            self.read_again(file, now).await;
+            self.reload(file, now).await;
         }
         self.load()
     }
 
-    /// The present keys, if their file was read not long ago.
-    pub(super) fn present_now(&self, now: i64) -> Option<Arc<KeySet>> {
-        let due = self.file.as_ref().is_some_and(|file| file.is_older(limits::JWKS_AGE_SECONDS, now));
+    /// Returns the current keys without waiting; `None` if their file is due for a reload.
+    pub(super) fn current_if_fresh(&self, now: i64) -> Option<Arc<KeySet>> {
+        let due = self.file.as_ref().is_some_and(|file| file.is_older(limits::JWKS_MAX_AGE_SECONDS, now));
         (!due).then(|| self.load())
     }
 
-    /// The present keys, read again if none is for a token with this `kid` and `alg`.
-    pub(super) async fn for_token(&self, id: Option<&str>, algorithm: Algorithm, now: i64) -> Arc<KeySet> {
-        let keys = self.present(now).await;
+    /// Returns the current keys, after a reload if no key matches a token with this `kid` and `alg`.
+    pub(super) async fn current_for_token(&self, id: Option<&str>, algorithm: Algorithm, now: i64) -> Arc<KeySet> {
+        let keys = self.current(now).await;
         let Some(file) = &self.file else { return keys };
         if !matches!(keys.find(id, algorithm), Err(CredentialError::UnknownKey)) {
             return keys;
         }
-        let _reading = file.reading.lock().await;
-        // Not so for who has waited here while another read.
-        if file.is_older(limits::JWKS_REREAD_SECONDS, now) {
-            self.read_again(file, now).await;
+        let _guard = file.reload_lock.lock().await;
+        // A call that waited for the lock usually finds the file reloaded.
+        if file.is_older(limits::JWKS_RELOAD_SECONDS, now) {
+            self.reload(file, now).await;
         }
         self.load()
     }
 
     fn load(&self) -> Arc<KeySet> {
-        Arc::clone(&self.present.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the file. If something is wrong with it, the keys stay: better old ones than nobody let in.
-    async fn read_again(&self, file: &JwksFile, now: i64) {
+    /// Reloads the file. If the file is invalid, the old keys stay in use: with no keys, no caller of this issuer could
+    /// authenticate.
+    async fn reload(&self, file: &JwksFile, now: i64) {
         let path = file.path.clone();
-        let bytes = tokio::task::spawn_blocking(move || read(&path)).await.unwrap_or_else(|lost| Err(lost.to_string()));
-        // Set at the end, so that a request that is given up while it reads does not use up the turn.
+        let bytes =
+            tokio::task::spawn_blocking(move || read_file(&path)).await.unwrap_or_else(|error| Err(error.to_string()));
+        // Set after the read: a request that is cancelled during the read must not delay the next reload.
         file.read_at.store(now, Ordering::Relaxed);
         let before = self.load();
         match bytes.and_then(|bytes| Ok((parse_jwks(&bytes)?, bytes))) {
             Ok((_, source)) if source == before.source => {}
             Ok((keys, source)) => {
-                tracing::info!(file = %file.path.display(), keys = keys.len(), "the JWKS file has changed");
+                tracing::info!(file = %file.path.display(), keys = keys.len(), "reloaded the changed JWKS file");
                 let next = Arc::new(KeySet { keys, source, generation: before.generation + 1 });
-                *self.present.write().unwrap_or_else(PoisonError::into_inner) = next;
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
             }
-            Err(why) => tracing::warn!(file = %file.path.display(), why, "the JWKS file is broken, its old keys stay"),
+            Err(error) => {
+                tracing::warn!(file = %file.path.display(), error, "cannot read the JWKS file: its old keys stay");
+            }
         }
     }
 }
 
 impl JwksFile {
-    /// Whether the last reading is so long ago. (Or so far ahead: a clock that was set back must not stop the readings.)
+    /// Returns whether the last read was at least `seconds` ago, or at least `seconds` in the future: a clock that was
+    /// set back must not stop the reloads.
     fn is_older(&self, seconds: u64, now: i64) -> bool {
         now.abs_diff(self.read_at.load(Ordering::Relaxed)) >= seconds
     }
@@ -164,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_and_its_key_must_find_each_other() -> Outcome {
+    fn key_id_and_algorithm_select_at_most_one_key() -> Outcome {
         let mut keys = parse_jwks(include_bytes!("../../tests/keys/rs256.jwks.json"))?;
         keys.extend(parse_jwks(include_bytes!("../../tests/keys/es256.jwks.json"))?);
         keys[1].id = None;
@@ -172,7 +182,7 @@ mod tests {
         let find = |set: &KeySet, id, algorithm| set.find(id, algorithm).map(|key| key.algorithm);
 
         assert_eq!(find(&set, Some("k1"), Algorithm::Rs256), Ok(Algorithm::Rs256));
-        assert_eq!(find(&set, Some("k1"), Algorithm::Es256), Err(CredentialError::WrongAlgorithm));
+        assert_eq!(find(&set, Some("k1"), Algorithm::Es256), Err(CredentialError::AlgorithmMismatch));
         assert_eq!(find(&set, Some("k2"), Algorithm::Rs256), Err(CredentialError::UnknownKey));
         assert_eq!(find(&set, Some("k2"), Algorithm::Es256), Ok(Algorithm::Es256));
         assert_eq!(find(&set, None, Algorithm::Rs256), Ok(Algorithm::Rs256));
@@ -183,55 +193,55 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unknown_key_id_has_the_file_read_again_but_not_often() -> Outcome {
-        let bench = AuthFixture::new(&[])?;
-        let (old, next) = (request(&bench.key)?, SigningKey::generate());
-        bench.auth.authenticate(&old).await?;
+    async fn an_unknown_key_id_reloads_the_file_at_a_limited_rate() -> Outcome {
+        let fixture = AuthFixture::new(&[])?;
+        let (old, next) = (request(&fixture.key)?, SigningKey::generate());
+        fixture.auth.authenticate(&old).await?;
 
-        // At once after the start, and then not for ten seconds.
-        std::fs::write(bench.jwks_file(), next.public_jwks().to_string())?;
+        // The first reload needs no delay, the next one needs ten seconds.
+        std::fs::write(fixture.jwks_file(), next.public_jwks().to_string())?;
         let request_next = request(&next)?;
-        // All at once: one of them reads, and the others find what it has read.
-        for answer in join_all((0..20).map(|_| bench.auth.authenticate(&request_next))).await {
+        // Concurrent calls: one reloads the file, and the others use the result.
+        for answer in join_all((0..20).map(|_| fixture.auth.authenticate(&request_next))).await {
             answer?;
         }
         let last = SigningKey::generate();
-        std::fs::write(bench.jwks_file(), last.public_jwks().to_string())?;
-        bench.wait(limits::JWKS_REREAD_SECONDS - 1);
-        assert_eq!(bench.auth.authenticate(&request(&last)?).await.err(), Some(Refusal::CredentialInvalid));
-        bench.wait(1);
-        bench.auth.authenticate(&request(&last)?).await?;
+        std::fs::write(fixture.jwks_file(), last.public_jwks().to_string())?;
+        fixture.advance(limits::JWKS_RELOAD_SECONDS - 1);
+        assert_eq!(fixture.auth.authenticate(&request(&last)?).await.err(), Some(Refusal::CredentialInvalid));
+        fixture.advance(1);
+        fixture.auth.authenticate(&request(&last)?).await?;
 
-        // The token was remembered, but its key is gone.
-        assert_eq!(bench.auth.authenticate(&old).await.err(), Some(Refusal::CredentialInvalid));
+        // The token is in the cache, but its key has been removed.
+        assert_eq!(fixture.auth.authenticate(&old).await.err(), Some(Refusal::CredentialInvalid));
         Ok(())
     }
 
     #[tokio::test]
-    async fn a_key_that_was_taken_out_stops_working_though_nobody_asks_for_another() -> Outcome {
-        let bench = AuthFixture::new(&[])?;
-        let request = request(&bench.key)?;
-        bench.auth.authenticate(&request).await?;
-        std::fs::write(bench.jwks_file(), SigningKey::generate().public_jwks().to_string())?;
-        bench.auth.authenticate(&request).await?;
-        bench.wait(limits::JWKS_AGE_SECONDS);
-        assert_eq!(bench.auth.authenticate(&request).await.err(), Some(Refusal::CredentialInvalid));
-        assert_eq!(bench.auth.cached_tokens(), 0);
+    async fn a_removed_key_stops_working_without_an_unknown_key_id() -> Outcome {
+        let fixture = AuthFixture::new(&[])?;
+        let request = request(&fixture.key)?;
+        fixture.auth.authenticate(&request).await?;
+        std::fs::write(fixture.jwks_file(), SigningKey::generate().public_jwks().to_string())?;
+        fixture.auth.authenticate(&request).await?;
+        fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
+        assert_eq!(fixture.auth.authenticate(&request).await.err(), Some(Refusal::CredentialInvalid));
+        assert_eq!(fixture.auth.cached_tokens(), 0);
         Ok(())
     }
 
     #[tokio::test]
-    async fn a_broken_file_changes_nothing() -> Outcome {
-        let bench = AuthFixture::new(&[])?;
-        let request = request(&bench.key)?;
+    async fn an_invalid_file_leaves_the_keys_unchanged() -> Outcome {
+        let fixture = AuthFixture::new(&[])?;
+        let request = request(&fixture.key)?;
         for broken in ["", "{", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#] {
-            std::fs::write(bench.jwks_file(), broken)?;
-            bench.wait(limits::JWKS_AGE_SECONDS);
-            bench.auth.authenticate(&request).await?;
+            std::fs::write(fixture.jwks_file(), broken)?;
+            fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
+            fixture.auth.authenticate(&request).await?;
         }
-        std::fs::remove_file(bench.jwks_file())?;
-        bench.wait(limits::JWKS_AGE_SECONDS);
-        bench.auth.authenticate(&request).await?;
+        std::fs::remove_file(fixture.jwks_file())?;
+        fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
+        fixture.auth.authenticate(&request).await?;
         Ok(())
     }
 }

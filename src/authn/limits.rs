@@ -1,19 +1,23 @@
-//! Every limit of authentication: its name, its value and why it is this one.
+//! Limits of authentication, each with its unit and its reason.
 
-/// A credential, in bytes. HTTP/2 servers accept header lists of 16 KiB; half of it is more than any provider needs.
-pub const TOKEN_BYTES: usize = 8 * 1024;
-/// How far the clocks of an issuer and of this machine may differ, in seconds. It lengthens the life of each token.
+/// Maximum size of a credential, in bytes. HTTP/2 servers accept header lists of 16 KiB; half of that is more than any
+/// identity provider needs.
+pub const CREDENTIAL_BYTES: usize = 8 * 1024;
+/// Maximum difference between the clocks of an issuer and of this machine, in seconds. It extends the validity of each
+/// token by the same time.
 pub const LEEWAY_SECONDS: i64 = 30;
-/// Verified tokens that are remembered. A few hundred bytes each; the least used go first.
-pub const REMEMBERED_TOKENS: usize = 10_000;
-/// Between two readings of a JWKS file that unknown key ids ask for, in seconds: anybody can make up key ids.
-pub const JWKS_REREAD_SECONDS: u64 = 10;
-/// After so many seconds a JWKS file is read again though nothing asks for it: a key that was taken out of the file
-/// stops working within this time.
-pub const JWKS_AGE_SECONDS: u64 = 60;
-/// A file of keys, in bytes. The largest published JWKS are a tenth of this.
+/// Maximum number of verified tokens in the cache. An entry takes a few hundred bytes; the cache evicts the least used
+/// entries first.
+pub const CACHED_TOKENS: usize = 10_000;
+/// Minimum time between two reloads of a JWKS file that unknown key ids cause, in seconds. Any client can invent key
+/// ids, so the rate needs a bound.
+pub const JWKS_RELOAD_SECONDS: u64 = 10;
+/// Age at which a JWKS file is reloaded even if no token has an unknown key id, in seconds. A key that was removed from
+/// the file stops working within this time.
+pub const JWKS_MAX_AGE_SECONDS: u64 = 60;
+/// Maximum size of a key file, in bytes. The largest published JWKS are a tenth of this.
 pub const KEY_FILE_BYTES: u64 = 256 * 1024;
-/// An RSA modulus, in bits: RFC 7518 §3.3 asks for 2048, and more than 4096 the library does not verify.
+/// Size of an RSA modulus, in bits. RFC 7518 §3.3 requires at least 2048; the library verifies at most 4096.
 pub const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
-/// An HS256 secret at least, in bytes: RFC 7518 §3.2.
-pub const HS256_SECRET_BYTES: usize = 32;
+/// Minimum size of an HS256 secret, in bytes (RFC 7518 §3.2).
+pub const HS256_SECRET_MIN_BYTES: usize = 32;

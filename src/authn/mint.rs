@@ -1,4 +1,5 @@
-//! Making tokens: for `roster dev`, `roster token` and tests. A deployment's tokens come from its identity provider.
+//! Token creation for `roster dev`, `roster token` and the tests. In a deployment, the identity provider issues the
+//! tokens.
 
 use super::secret::Secret;
 use crate::random;
@@ -16,7 +17,7 @@ use std::path::Path;
 /// An Ed25519 key that signs tokens.
 pub struct SigningKey(ed25519_dalek::SigningKey);
 
-/// What a token says. Times are in seconds since 1970.
+/// The claims of a token. Times are in seconds since 1970.
 #[derive(Clone, Default, Serialize)]
 pub struct ClaimSet {
     /// The issuer.
@@ -25,26 +26,26 @@ pub struct ClaimSet {
     pub aud: String,
     /// The user's id, or the service's name.
     pub sub: String,
-    /// When it ends.
+    /// The expiry time.
     pub exp: i64,
-    /// When it was issued.
+    /// The time of issue.
     pub iat: i64,
-    /// Scopes, with spaces between: `roster:check roster:manage`. None makes a user's token.
+    /// The scopes, separated by spaces: `roster:check roster:manage`. A token without scopes identifies a user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
-    /// The user's address.
+    /// The user's email address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
     /// Whether the address is verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email_verified: Option<bool>,
-    /// What the user is called.
+    /// The user's display name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
 
 impl SigningKey {
-    /// A new key.
+    /// Generates a key.
     #[must_use]
     pub fn generate() -> Self {
         Self(ed25519_dalek::SigningKey::from_bytes(&random::secret()))
@@ -53,7 +54,7 @@ impl SigningKey {
     /// Writes the key as PKCS#8 PEM to a new file that only its owner can read.
     ///
     /// # Errors
-    /// If the file is there already or cannot be written.
+    /// If the file exists already or cannot be written.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let pem = self.0.to_pkcs8_pem(LineEnding::LF).map_err(io::Error::other)?;
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
@@ -64,7 +65,7 @@ impl SigningKey {
     /// Reads a key that [`SigningKey::save`] wrote.
     ///
     /// # Errors
-    /// If the file cannot be read or holds no such key.
+    /// If the file cannot be read or does not contain such a key.
     pub fn load(path: &Path) -> io::Result<Self> {
         let pem = std::fs::read_to_string(path)?;
         ed25519_dalek::SigningKey::from_pkcs8_pem(&pem)
@@ -72,7 +73,7 @@ impl SigningKey {
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not an Ed25519 key in PKCS#8 PEM"))
     }
 
-    /// The JWKS with the public half: what a server that is to accept the tokens has as `jwks_file`.
+    /// Returns a JWKS with the public key, for the setting `jwks_file` of a server that accepts the tokens.
     #[must_use]
     pub fn public_jwks(&self) -> serde_json::Value {
         serde_json::json!({ "keys": [{
@@ -80,34 +81,34 @@ impl SigningKey {
         }] })
     }
 
-    /// Makes a token.
+    /// Creates a token with these claims.
     ///
     /// # Errors
-    /// If the claims cannot be written as JSON.
+    /// If the claims cannot be serialized to JSON.
     pub fn mint(&self, claims: &ClaimSet) -> Result<Secret, serde_json::Error> {
         let header = serde_json::json!({ "alg": "EdDSA", "typ": "JWT", "kid": self.id() });
         Ok(Secret::new(self.sign(&header.to_string(), &serde_json::to_string(claims)?)))
     }
 
-    /// Signs a header and claims as they stand.
+    /// Signs a header and claims without changing them.
     pub(super) fn sign(&self, header: &str, claims: &str) -> String {
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
         let signature = self.0.sign(message.as_bytes()).to_bytes();
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// The key id: the thumbprint of RFC 7638.
+    /// Returns the key id: the thumbprint of RFC 7638.
     pub(super) fn id(&self) -> String {
         let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, self.public());
         URL_SAFE_NO_PAD.encode(Sha256::digest(members))
     }
 
-    /// The public key, as the `x` of a JWK.
+    /// Returns the public key as the `x` of a JWK.
     fn public(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.0.verifying_key().as_bytes())
     }
 
-    /// The public key as PEM.
+    /// Returns the public key in PEM.
     #[cfg(test)]
     pub(super) fn public_pem(&self) -> String {
         use ed25519_dalek::pkcs8::EncodePublicKey;
@@ -121,7 +122,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_key_outlives_its_process() -> io::Result<()> {
+    fn a_saved_key_is_private_and_loads_unchanged() -> io::Result<()> {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("key.pem");
         let key = SigningKey::generate();

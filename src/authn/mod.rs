@@ -1,8 +1,9 @@
-//! Who is calling, and what may they do.
+//! Authentication: identifies the caller of a request.
 //!
-//! From headers to [`Caller`]: [`Authenticator`] takes the credential out of the headers and asks [`api_keys`] or, for
-//! a token, `jwt`, which checks it with the `keys` of its issuer. Every way to be refused is one `fault`, told to the
-//! log; the caller hears less. [`mint`] is the other side, for `roster dev` and for tests.
+//! [`Authenticator`] takes the credential from the request headers and returns a [`Caller`]. It verifies an API key
+//! with [`api_keys`], and a bearer token with `jwt`, using the `keys` of the token's issuer. Each rejected credential
+//! has one `credential_error` reason. The log contains the reason; the caller receives only a general refusal, so that
+//! it cannot probe the checks. [`mint`] creates tokens for `roster dev`, `roster token` and the tests.
 
 pub mod api_keys;
 pub mod authenticator;

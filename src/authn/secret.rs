@@ -1,17 +1,17 @@
-//! Secrets that roster makes.
+//! Secrets that roster generates.
 
-/// A secret text. It has no `Debug` and no `Display`, so that it reaches an output only where [`Secret::expose`] is
-/// written.
+/// A secret text. It implements neither `Debug` nor `Display`, so it reaches an output only through an explicit
+/// [`Secret::expose`].
 pub struct Secret(String);
 
 impl Secret {
-    /// Makes a secret of this text.
+    /// Wraps a text as a secret.
     #[must_use]
     pub fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// The text: for the one place that hands it to its owner.
+    /// Returns the text, for the one place that delivers it to its owner.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -1,16 +1,16 @@
-//! How callers are recognized, as a deployment configures it.
+//! Settings of authentication.
 
 use crate::domain::Scope;
 use serde::Deserialize;
 use std::path::PathBuf;
 
-/// Whose tokens and which API keys are accepted.
+/// The accepted issuers and API keys.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthSettings {
     /// The identity providers whose tokens are accepted.
     pub issuers: Vec<IssuerSettings>,
-    /// The API keys of services. Several may carry one name, for rotation.
+    /// The API keys of services. Several keys may have the same name, for rotation.
     pub api_keys: Vec<ApiKeySettings>,
 }
 
@@ -20,23 +20,23 @@ pub struct AuthSettings {
 pub struct IssuerSettings {
     /// The `iss` of its tokens, compared byte for byte.
     pub issuer: String,
-    /// What `aud` must be, or hold.
+    /// The required audience: `aud` equals it or contains it.
     pub audience: String,
-    /// A JWKS file with RSA, P-256 or Ed25519 keys. Read again when it changes.
+    /// A JWKS file with RSA, P-256 or Ed25519 keys. The server reloads it when it changes.
     #[serde(default)]
     pub jwks_file: Option<PathBuf>,
-    /// Public keys, each in a PEM file. Read at the start only.
+    /// Public keys, each in a PEM file. The server reads them at startup only.
     #[serde(default)]
     pub keys: Vec<PemKey>,
-    /// A file with the text shared with the provider, at least 32 bytes without the white space at its end.
+    /// A file with the secret that the provider shares, at least 32 bytes. Trailing white space does not count.
     #[serde(default)]
     pub hs256_secret_file: Option<PathBuf>,
-    /// The scopes that its tokens may carry. None unless listed: many providers let anybody ask for any scope, and
-    /// must not make operators by that.
+    /// The roster scopes that its tokens may contain; empty by default. Many providers let any client request any
+    /// scope, and such a request must not create an operator.
     #[serde(default)]
     pub scopes: Vec<Scope>,
-    /// What stands before each `sub` in the ids of its users. Nothing, unless said. No two issuers may have the same:
-    /// each names its subjects as it likes, and one could name another's.
+    /// The prefix that turns a `sub` of this issuer into a user id; empty by default. Each issuer needs a different
+    /// prefix: an issuer chooses its subjects freely, so it could otherwise name the users of another issuer.
     #[serde(default)]
     pub user_id_prefix: String,
 }
@@ -45,28 +45,28 @@ pub struct IssuerSettings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PemKey {
-    /// The one algorithm that it is used with.
+    /// The only algorithm that the key verifies.
     pub algorithm: Algorithm,
-    /// Its id, the `kid` of tokens. A key without one answers to every id.
+    /// The key id, compared with the `kid` of a token. A key without an id matches every `kid`.
     #[serde(default)]
     pub kid: Option<String>,
-    /// The file: PEM, beginning with `-----BEGIN PUBLIC KEY-----`.
+    /// The PEM file; it begins with `-----BEGIN PUBLIC KEY-----`.
     pub file: PathBuf,
 }
 
-/// A service's key. `roster api-key` makes one.
+/// The API key of a service. `roster api-key` generates one.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKeySettings {
     /// The service's name, for the audit trail.
     pub name: String,
-    /// What it may do.
+    /// The scopes of the service.
     pub scopes: Vec<Scope>,
     /// The SHA-256 of the whole key, in hexadecimal.
     pub sha256: String,
 }
 
-/// How tokens are signed. A key has one algorithm, and a token that names another is refused.
+/// A signature algorithm. A key has one algorithm; a token that names another is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Algorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
@@ -78,13 +78,13 @@ pub enum Algorithm {
     /// Ed25519.
     #[serde(rename = "EdDSA")]
     EdDsa,
-    /// HMAC with SHA-256. Not for a public key, so no setting can name it.
+    /// HMAC with SHA-256. It does not apply to a public key, so no setting can name it.
     #[serde(skip)]
     Hs256,
 }
 
 impl Algorithm {
-    /// Reads the `alg` of a token.
+    /// Parses the `alg` of a token; `None` if roster does not support it.
     pub(super) fn parse(name: &str) -> Option<Self> {
         match name {
             "RS256" => Some(Self::Rs256),

@@ -1,4 +1,4 @@
-//! Credentials of calls that last: kept, to be verified again while a stream lives.
+//! The credential of a streaming call, verified again while the stream is open.
 
 use super::credential_error::ON_BEHALF_OF;
 use super::{Authenticator, Caller};
@@ -6,7 +6,8 @@ use crate::domain::Refusal;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 
-/// What a caller has shown, and who judges it. It holds a secret: nothing here can be printed.
+/// The credential headers of a call and the authenticator that verifies them. It holds a secret, so it does not
+/// implement `Debug`.
 #[derive(Clone)]
 pub struct StreamCredential {
     authenticator: Authenticator,
@@ -14,19 +15,19 @@ pub struct StreamCredential {
 }
 
 impl StreamCredential {
-    /// Keeps what these headers show of their caller, and nothing else of them.
+    /// Copies the credential headers (`authorization` and `roster-on-behalf-of`) and no other header.
     #[must_use]
     pub fn new(authenticator: Authenticator, headers: &HeaderMap) -> Self {
-        let mut kept = HeaderMap::new();
+        let mut credential = HeaderMap::new();
         for name in [AUTHORIZATION, HeaderName::from_static(ON_BEHALF_OF)] {
             for value in headers.get_all(&name) {
-                kept.append(name.clone(), value.clone());
+                credential.append(name.clone(), value.clone());
             }
         }
-        Self { authenticator, headers: kept }
+        Self { authenticator, headers: credential }
     }
 
-    /// Who is calling, as of now: tokens expire, and keys are taken away.
+    /// Authenticates the caller again, because a token can expire and a key can be removed while the stream is open.
     ///
     /// # Errors
     /// Those of [`Authenticator::authenticate`].

@@ -1,4 +1,5 @@
-//! An issuer to test with: its key, its JWKS file, a server that accepts its tokens, and a clock to turn.
+//! A fixture for the tests of authentication: an issuer with its key and JWKS file, an authenticator that accepts its
+//! tokens, and an adjustable clock.
 
 use super::mint::{ClaimSet, SigningKey};
 use super::settings::IssuerSettings;
@@ -11,24 +12,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// What a test returns.
+/// The result of a test.
 pub(super) type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// When every test begins, in seconds since 1970.
+/// The time at the start of every test, in seconds since 1970.
 pub(super) const NOW: i64 = 1_800_000_000;
-/// The issuer.
+/// The name of the fixture's issuer.
 pub(super) const ISSUER: &str = "https://id.example";
 
+/// An issuer and an authenticator that accepts its tokens.
 pub(super) struct AuthFixture {
     pub(super) key: SigningKey,
     pub(super) auth: Authenticator,
-    /// The server's time, in seconds since 1970.
+    /// The authenticator's time, in seconds since 1970.
     pub(super) now: Arc<AtomicU64>,
     directory: tempfile::TempDir,
 }
 
 impl AuthFixture {
-    /// A server with one issuer, which may grant these scopes.
+    /// Creates an authenticator with one issuer, which may grant these scopes.
     pub(super) fn new(scopes: &[Scope]) -> Result<Self, Box<dyn std::error::Error>> {
         let directory = tempfile::tempdir()?;
         let key = SigningKey::generate();
@@ -38,23 +40,24 @@ impl AuthFixture {
             issuers: vec![issuer(ISSUER, directory.path().join("jwks.json"), scopes)],
             ..AuthSettings::default()
         };
-        let hand = Arc::clone(&now);
-        let clock = Clock::from_fn(move || UNIX_EPOCH + Duration::from_secs(hand.load(Ordering::Relaxed)));
+        let seconds = Arc::clone(&now);
+        let clock = Clock::from_fn(move || UNIX_EPOCH + Duration::from_secs(seconds.load(Ordering::Relaxed)));
         let auth = Authenticator::new(&settings, clock).map_err(|mistakes| mistakes.join("; "))?;
         Ok(Self { key, auth, now, directory })
     }
 
-    /// The issuer's JWKS file.
+    /// Returns the path of the issuer's JWKS file.
     pub(super) fn jwks_file(&self) -> PathBuf {
         self.directory.path().join("jwks.json")
     }
 
-    pub(super) fn wait(&self, seconds: u64) {
+    /// Advances the clock.
+    pub(super) fn advance(&self, seconds: u64) {
         self.now.fetch_add(seconds, Ordering::Relaxed);
     }
 }
 
-/// An issuer with a JWKS file.
+/// Returns the settings of an issuer with a JWKS file.
 pub(super) fn issuer(name: &str, jwks_file: PathBuf, scopes: &[Scope]) -> IssuerSettings {
     IssuerSettings {
         issuer: name.to_owned(),
@@ -67,7 +70,7 @@ pub(super) fn issuer(name: &str, jwks_file: PathBuf, scopes: &[Scope]) -> Issuer
     }
 }
 
-/// The claims of a good token that lives an hour.
+/// Returns the claims of a valid token that expires after an hour.
 pub(super) fn claims(subject: &str) -> ClaimSet {
     ClaimSet {
         iss: ISSUER.to_owned(),
@@ -79,7 +82,7 @@ pub(super) fn claims(subject: &str) -> ClaimSet {
     }
 }
 
-/// The headers with this `authorization`, and others.
+/// Returns headers with this `authorization` and others.
 pub(super) fn headers(authorization: &str, others: &[(&'static str, &str)]) -> Result<HeaderMap, http::Error> {
     let mut headers = HeaderMap::new();
     headers.append("authorization", HeaderValue::from_str(authorization)?);

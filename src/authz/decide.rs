@@ -1,29 +1,29 @@
-//! What a caller may do in one organization: one pure function, asked when a request comes in and again, on locked rows,
-//! inside each write.
+//! The decision about a caller in one organization. A pure function makes it: once when a request arrives and again, on
+//! locked rows, inside each write.
 
 use crate::authn::Caller;
 use crate::domain::{OrganizationId, OrganizationState, Permission, PermissionSet, Refusal, Role, Standing, UserState};
 
-/// What a method needs of its caller in the organization it names.
+/// The requirement that a method makes of its caller in the organization of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Requirement {
-    /// The permission.
+    /// The permission that the caller needs.
     pub permission: Permission,
-    /// Whether the method also serves those who hold the permission in a deleted organization.
+    /// Whether the method also accepts members of a deleted organization. Their role must hold the permission.
     pub deleted: bool,
 }
 
-/// What the caller may do here.
+/// The rights of a caller in one organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grant {
-    /// Everything they may do.
+    /// The permissions of the caller.
     pub permissions: PermissionSet,
-    /// The role by which they may, if they are a member. Operators and services are members of nothing.
+    /// The role of a member; `None` for operators and services, which are members of no organization.
     pub role: Option<Role>,
 }
 
 impl Grant {
-    /// The ceiling rule: nobody gives, takes or changes a role that holds what they do not have.
+    /// Checks the ceiling rule: a caller cannot grant, revoke or change a role with permissions that the caller lacks.
     ///
     /// # Errors
     /// [`Refusal::RoleAboveCaller`].
@@ -32,59 +32,64 @@ impl Grant {
     }
 }
 
-/// A caller who has been let into one organization. Everything behind the door works with the organization in here; the
-/// name in the message is not used again.
+/// The authorization of a caller in one organization. All code after the decision uses the organization id in here, and
+/// never the organization reference in the message again.
 #[derive(Debug, Clone)]
 pub struct Access {
     caller: Caller,
-    need: Requirement,
+    requirement: Requirement,
     organization: OrganizationId,
     grant: Grant,
 }
 
 impl Access {
-    /// Lets a caller in, or says why not. The only way to make an access.
+    /// Authorizes a caller. This is the only constructor.
     ///
     /// # Errors
     /// The refusals of [`decide`].
-    pub fn decide(need: Requirement, caller: Caller, standing: &Standing) -> Result<Self, Refusal> {
-        let (organization, grant) = decide(need, &caller, standing)?;
-        Ok(Self { caller, need, organization, grant })
+    pub fn decide(requirement: Requirement, caller: Caller, standing: &Standing) -> Result<Self, Refusal> {
+        let (organization, grant) = decide(requirement, &caller, standing)?;
+        Ok(Self { caller, requirement, organization, grant })
     }
 
-    /// Who was let in.
+    /// Returns the authorized caller.
     #[must_use]
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
 
-    /// For what.
+    /// Returns the requirement that the caller met.
     #[must_use]
-    pub fn need(&self) -> Requirement {
-        self.need
+    pub fn requirement(&self) -> Requirement {
+        self.requirement
     }
 
-    /// Where.
+    /// Returns the id of the organization.
     #[must_use]
     pub fn organization(&self) -> OrganizationId {
         self.organization
     }
 
-    /// What they may do there, as it was when they were let in: for reads. Writes decide again.
+    /// Returns the rights of the caller at the time of the decision, for reads. A write decides again on locked rows.
     #[must_use]
     pub fn grant(&self) -> Grant {
         self.grant
     }
 }
 
-/// Decides. Strangers are told the same whether there is such an organization or not; services and operators, who may
-/// know, are told.
+/// Decides whether a caller meets a requirement in an organization. A user who is not a member receives the same
+/// refusal whether the organization exists or not. Services and operators may know, so they receive
+/// [`Refusal::OrganizationNotFound`].
 ///
 /// # Errors
 /// [`Refusal::CredentialMissing`], [`Refusal::CallerInactive`], [`Refusal::PermissionDenied`],
 /// [`Refusal::RoleLacksPermission`], [`Refusal::ScopeMissing`] or [`Refusal::OrganizationNotFound`].
-pub fn decide(need: Requirement, caller: &Caller, standing: &Standing) -> Result<(OrganizationId, Grant), Refusal> {
-    let permission = need.permission;
+pub fn decide(
+    requirement: Requirement,
+    caller: &Caller,
+    standing: &Standing,
+) -> Result<(OrganizationId, Grant), Refusal> {
+    let permission = requirement.permission;
     match caller {
         Caller::Anonymous => Err(Refusal::CredentialMissing),
         Caller::Operator(_) => {
@@ -110,7 +115,7 @@ pub fn decide(need: Requirement, caller: &Caller, standing: &Standing) -> Result
             let permissions = role.permissions();
             match (deleted, permissions.contains(permission)) {
                 (false, true) => Ok((organization.id, Grant { permissions, role: Some(role) })),
-                (true, true) if need.deleted => Ok((organization.id, Grant { permissions, role: Some(role) })),
+                (true, true) if requirement.deleted => Ok((organization.id, Grant { permissions, role: Some(role) })),
                 (true, _) => Err(Refusal::PermissionDenied { permission }),
                 (false, false) => Err(Refusal::RoleLacksPermission { permission, role }),
             }
@@ -118,7 +123,7 @@ pub fn decide(need: Requirement, caller: &Caller, standing: &Standing) -> Result
     }
 }
 
-/// A calling user must not be switched off or deleted. One not heard of yet is active.
+/// Checks that a calling user is neither deactivated nor deleted. A user without a record (`None`) is active.
 ///
 /// # Errors
 /// [`Refusal::CallerInactive`].

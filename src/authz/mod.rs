@@ -1,6 +1,7 @@
-//! What a caller may do: the rule of each method ([`rules`]), and the decision in one organization ([`decide`]).
+//! Authorization: what a caller may do.
 //!
-//! Pure: no SQL, no wire types, no clock. Who is calling is [`crate::authn`]'s answer.
+//! [`rules`] contains the access rule of each method; [`decide`] decides about a caller in one organization. Both are
+//! pure: no SQL, no wire types, no clock. [`crate::authn`] identifies the caller.
 
 pub mod decide;
 pub mod rules;

@@ -1,5 +1,6 @@
-//! Who may call which method: the rules that stand in the protos, as a table, and the first of the two decisions made
-//! with them, the one that needs only the caller.
+//! The access rules of the methods: a table that the build generates from the protos, and the first of the two
+//! decisions that use it. The first decision needs only the caller; the second one ([`super::decide`]) also needs the
+//! organization.
 
 use crate::authn::{Caller, ServiceCaller};
 use crate::domain::{Permission, Refusal, Scope};
@@ -9,76 +10,78 @@ include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 /// A method that roster serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Method {
-    /// The path of its calls, such as `/roster.v1.OrganizationService/AddMember`.
+    /// The request path, such as `/roster.v1.OrganizationService/AddMember`.
     pub path: &'static str,
     /// The full name of its service, such as `roster.v1.OrganizationService`.
     pub service: &'static str,
-    /// Its own name, such as `AddMember`.
+    /// The name of the method, such as `AddMember`.
     pub name: &'static str,
-    /// Who may call it.
+    /// The access rule.
     pub rule: Rule,
-    /// Whether it may change something.
+    /// Whether the method can change data.
     pub write: bool,
-    /// Whether it takes many things at once, and so larger messages.
+    /// Whether the method takes many items in one request, and therefore accepts larger messages.
     pub bulk: bool,
-    /// Which sides of it are streams.
+    /// The sides that are streams.
     pub streaming: StreamSides,
 }
 
-/// Which sides of a method are streams of messages.
+/// The sides of a method that are streams of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamSides {
-    /// The caller's.
+    /// Whether the caller sends a stream.
     pub client: bool,
-    /// The server's.
+    /// Whether the server sends a stream.
     pub server: bool,
 }
 
 impl StreamSides {
-    /// Whether the call lives on after it has begun to be answered, or its request after it has begun to be read.
+    /// Returns whether either side is a stream: the call then continues after the start of its response, or its request
+    /// after the first message.
     #[must_use]
     pub fn any(self) -> bool {
         self.client || self.server
     }
 }
 
-/// Who may call a method. The proto's `AccessRule`, which the build has checked.
+/// The access rule of a method: the `AccessRule` of the proto, checked by the build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// The callers that are let in. Operators always are.
+    /// The callers that may call the method. Operators always may.
     pub callers: AllowedCallers,
-    /// The scopes of which a service needs one, where `callers` is [`AllowedCallers::SignedIn`] or [`AllowedCallers::Services`].
+    /// The scopes of which a service needs one, if `callers` is [`AllowedCallers::SignedIn`] or
+    /// [`AllowedCallers::Services`].
     pub scopes: &'static [Scope],
-    /// Whether the method is for deleted organizations too, which are otherwise out of everybody's sight but the
-    /// operators'.
+    /// Whether the method also accepts deleted organizations. Other methods show deleted organizations only to
+    /// operators.
     pub deleted: bool,
 }
 
-/// The callers that a rule lets in.
+/// The callers that a rule accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllowedCallers {
-    /// Anybody, with no credential too.
+    /// Any caller, including anonymous callers.
     Public,
     /// Any user, and services with one of the rule's scopes.
     SignedIn,
-    /// Users who hold this permission in the organization that the request names, and services with a scope that
-    /// includes it.
+    /// Users who hold this permission in the organization of the request, and services with a scope that includes the
+    /// permission.
     Permission(Permission),
     /// Services with one of the rule's scopes.
     Services,
 }
 
-/// Finds the method that a path calls.
+/// Returns the method with a request path.
 #[must_use]
 pub fn method(path: &str) -> Option<&'static Method> {
     METHODS.binary_search_by(|method| method.path.cmp(path)).ok().map(|index| &METHODS[index])
 }
 
-/// Whether this kind of caller may call the method at all. Said before the request is read: whether a user holds a
-/// permission depends on the organization, and is decided when that is known.
+/// Checks whether this kind of caller may call the method at all, before the server reads the request. Whether a user
+/// holds a permission depends on the organization, so [`super::decide`] checks it when the organization is known.
 ///
 /// # Errors
-/// Why not.
+/// [`Refusal::CredentialMissing`], [`Refusal::CallerNotAllowed`] or [`Refusal::ScopeMissing`].
 pub fn method_gate(rule: &Rule, caller: &Caller) -> Result<(), Refusal> {
     match (rule.callers, caller) {
         (AllowedCallers::Public, _)
@@ -92,23 +95,24 @@ pub fn method_gate(rule: &Rule, caller: &Caller) -> Result<(), Refusal> {
             advice: "it is for services and operators".to_owned(),
         }),
         (AllowedCallers::SignedIn | AllowedCallers::Services, Caller::Service(service)) => {
-            need_one(rule.scopes.iter().copied(), |scope| service.has(scope))
+            require_any_scope(rule.scopes.iter().copied(), |scope| service.has(scope))
         }
         (AllowedCallers::Permission(permission), Caller::Service(service)) => service_gate(permission, service),
     }
 }
 
-/// Whether a service may do, in any organization, what needs this permission.
+/// Checks whether the scopes of a service include a permission, in any organization.
 ///
 /// # Errors
-/// [`Refusal::ScopeMissing`], naming the scopes that would do.
+/// [`Refusal::ScopeMissing`], with the scopes that include the permission.
 pub fn service_gate(permission: Permission, service: &ServiceCaller) -> Result<(), Refusal> {
     let scopes = Scope::ALL.into_iter().filter(|scope| scope.permissions().contains(permission));
-    need_one(scopes, |scope| service.has(scope))
+    require_any_scope(scopes, |scope| service.has(scope))
 }
 
-/// Refuses whoever has none of these scopes, and names those that would do. `operator` always would.
-fn need_one(scopes: impl Iterator<Item = Scope> + Clone, has: impl Fn(Scope) -> bool) -> Result<(), Refusal> {
+/// Checks that the caller has at least one of the scopes. The refusal lists them, and `operator`, which always
+/// suffices.
+fn require_any_scope(scopes: impl Iterator<Item = Scope> + Clone, has: impl Fn(Scope) -> bool) -> Result<(), Refusal> {
     if scopes.clone().any(&has) {
         return Ok(());
     }
@@ -149,14 +153,14 @@ mod tests {
         [AllowedCallers::SignedIn, AllowedCallers::Permission(Permission::MembersAdd), AllowedCallers::Services];
 
     #[test]
-    fn public_is_for_everybody() {
+    fn public_methods_accept_every_caller() {
         for caller in [Caller::Anonymous, user(), service(&[]), operator()] {
             assert_eq!(gate(AllowedCallers::Public, &caller), Ok(()));
         }
     }
 
     #[test]
-    fn nothing_else_is_for_nobody_and_everything_is_for_operators() {
+    fn restricted_methods_reject_anonymous_callers_and_accept_operators() {
         for callers in RESTRICTED {
             assert_eq!(gate(callers, &Caller::Anonymous), Err(Refusal::CredentialMissing));
             assert_eq!(gate(callers, &operator()), Ok(()));
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn users_are_stopped_only_by_methods_for_services() {
+    fn users_are_rejected_only_by_methods_for_services() {
         assert_eq!(gate(AllowedCallers::SignedIn, &user()), Ok(()));
         assert_eq!(gate(AllowedCallers::Permission(Permission::OrganizationDelete), &user()), Ok(()));
         let refusal = gate(AllowedCallers::Services, &user());
@@ -175,9 +179,9 @@ mod tests {
     fn services_need_one_of_the_scopes() {
         for callers in [AllowedCallers::SignedIn, AllowedCallers::Services] {
             assert_eq!(gate(callers, &service(&[Scope::ActAs, Scope::Check])), Ok(()));
-            let refused = missing(&[Scope::Check, Scope::Manage, Scope::Operator]);
-            assert_eq!(gate(callers, &service(&[Scope::ActAs])), refused);
-            assert_eq!(gate(callers, &service(&[])), refused);
+            let refusal = missing(&[Scope::Check, Scope::Manage, Scope::Operator]);
+            assert_eq!(gate(callers, &service(&[Scope::ActAs])), refusal);
+            assert_eq!(gate(callers, &service(&[])), refusal);
         }
     }
 
@@ -195,9 +199,9 @@ mod tests {
     #[test]
     fn paths_find_their_methods() {
         assert!(METHODS.is_sorted_by(|a, b| a.path < b.path));
-        for served in &METHODS {
-            assert_eq!(served.path, format!("/{}/{}", served.service, served.name));
-            assert_eq!(method(served.path), Some(served));
+        for entry in &METHODS {
+            assert_eq!(entry.path, format!("/{}/{}", entry.service, entry.name));
+            assert_eq!(method(entry.path), Some(entry));
         }
         for path in ["", "/", "/roster.v1.OrganizationService", "/roster.v1.OrganizationService/AddMember?x=1"] {
             assert_eq!(method(path), None);
@@ -205,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_protos_say_who_adds_members() {
+    fn add_member_has_the_rule_of_its_proto() {
         let rule = Rule { callers: AllowedCallers::Permission(Permission::MembersAdd), scopes: &[], deleted: false };
         let add = method("/roster.v1.OrganizationService/AddMember").unwrap();
         assert_eq!((add.rule, add.write), (rule, true));

@@ -10,7 +10,7 @@ use crate::mail::Mailer;
 use crate::postgres::{Binaries, Cluster, Options, Stop};
 use crate::server::{self, ServerParts, ServerSettings};
 use crate::service::{InvitationSettings, Roster};
-use crate::store::pool;
+use crate::store::{migrations, pool};
 use crate::{lifecycle, telemetry};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -72,7 +72,7 @@ async fn prepare(
     let cluster = Cluster::start(&binaries, Options::kept(runtime.postgres())).await?;
     cluster.create_database(DATABASE).await?;
     let database = pool::parse_url(&cluster.url(DATABASE)).map_err(|invalid| Mistakes(vec![invalid.0]))?;
-    pool::migrate(&database).await?;
+    migrations::migrate(&database).await?;
 
     let address = listener.local_addr().map_err(|source| CliError::Listen { address: flags.listen, source })?;
     super::answer(&welcome(runtime.path(), &key, address)?)?;

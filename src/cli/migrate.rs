@@ -2,10 +2,10 @@
 
 use super::CliError;
 use crate::config::{self, DatastoreFlags};
-use crate::store::pool;
+use crate::store::migrations;
 
 pub(super) fn run(flags: &DatastoreFlags) -> Result<(), CliError> {
     let datastore = config::read_datastore(flags, &config::environment)?;
-    super::run_to_end(async { Ok(pool::migrate(&datastore).await?) })?;
+    super::run_to_end(async { Ok(migrations::migrate(&datastore).await?) })?;
     super::answer("The schema is up to date.")
 }

@@ -167,7 +167,7 @@ fn without_a_datastore_or_anybody_to_let_in_it_does_not_start() {
         mistakes(&[], &[], ""),
         [
             "database_url is needed: give --database-url, ROSTER_DATABASE_URL, or database_url in the settings file",
-            "no issuer and no api key is configured: nobody could call (in FILE)",
+            "no issuer and no api key is configured: configure one, or no caller can authenticate (in FILE)",
             "mail.kind is needed: off, directory or smtp, in a table [mail] (in FILE)",
         ]
     );

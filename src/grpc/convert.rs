@@ -1,4 +1,4 @@
-//! From what the use cases answer to messages.
+//! The answers of the service to response messages.
 
 use super::pb;
 use crate::authn::Caller;
@@ -15,7 +15,8 @@ use crate::service::invitations::InvitationPreview;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-/// Who looks at a member: members see each other's names, the rest is for `members.read` and for oneself.
+/// The caller as the viewer of members. Members see each other's names; the rest needs `members.read`, or is about the
+/// viewer.
 #[derive(Debug, Clone)]
 pub(super) struct Viewer {
     user: Option<UserId>,
@@ -23,7 +24,7 @@ pub(super) struct Viewer {
 }
 
 impl Viewer {
-    /// A caller with what they may do; without a grant, they see their own and no more.
+    /// The viewer of a caller with this grant; without a grant, a viewer of the caller's own data only.
     pub(super) fn new(caller: &Caller, grant: Option<Grant>) -> Self {
         let reads_members = grant.is_some_and(|grant| grant.permissions.contains(Permission::MembersRead));
         Self { user: caller.user().cloned(), reads_members }
@@ -34,7 +35,7 @@ impl Viewer {
     }
 }
 
-/// A time, to the nanosecond.
+/// A timestamp, to the nanosecond.
 pub(super) fn timestamp(time: OffsetDateTime) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.unix_timestamp(), nanos: i32::try_from(time.nanosecond()).unwrap_or(0) }
 }
@@ -65,7 +66,7 @@ fn value(json: &Value) -> prost_types::Value {
     prost_types::Value { kind: Some(kind) }
 }
 
-/// Where an organization is in its life.
+/// The state of an organization.
 pub(super) fn organization_state(state: OrganizationState) -> pb::OrganizationState {
     match state {
         OrganizationState::Pending => pb::OrganizationState::Pending,
@@ -75,7 +76,7 @@ pub(super) fn organization_state(state: OrganizationState) -> pb::OrganizationSt
     }
 }
 
-/// An organization.
+/// An organization message.
 pub(super) fn organization(organization: &Organization) -> pb::Organization {
     let state = organization_state(organization.state());
     pb::Organization {
@@ -96,7 +97,7 @@ pub(super) fn organization(organization: &Organization) -> pb::Organization {
     }
 }
 
-/// Where a user is in their life.
+/// The state of a user.
 pub(super) fn user_state(state: UserState) -> pb::UserState {
     match state {
         UserState::Active => pb::UserState::Active,
@@ -105,12 +106,12 @@ pub(super) fn user_state(state: UserState) -> pb::UserState {
     }
 }
 
-/// A member, as far as the viewer may see them. The display name is never empty: the name, else the address where it may
-/// be seen, else the id.
+/// A member, as the viewer may see it. The display name is never empty: the name, else the e-mail address if the viewer
+/// may see it, else the id.
 pub(super) fn member(viewer: &Viewer, member: &Member) -> pb::Member {
     let Member { membership, user } = member;
-    let seen = viewer.sees(&user.id);
-    let email = if seen { text(user.email.as_ref()) } else { String::new() };
+    let visible = viewer.sees(&user.id);
+    let email = if visible { text(user.email.as_ref()) } else { String::new() };
     let display_name = match &user.display_name {
         Some(name) => name.as_str().to_owned(),
         None if !email.is_empty() => email.clone(),
@@ -122,7 +123,7 @@ pub(super) fn member(viewer: &Viewer, member: &Member) -> pb::Member {
         role: membership.role.as_str().to_owned(),
         display_name,
         email,
-        attributes: seen.then(|| attributes(&membership.attributes)),
+        attributes: visible.then(|| attributes(&membership.attributes)),
         user_state: user_state(user.state).into(),
         create_time: Some(timestamp(membership.create_time)),
         update_time: Some(timestamp(membership.update_time)),
@@ -130,7 +131,7 @@ pub(super) fn member(viewer: &Viewer, member: &Member) -> pb::Member {
     }
 }
 
-/// A user.
+/// A user message.
 pub(super) fn user(user: &User) -> pb::User {
     pb::User {
         user_id: user.id.to_string(),
@@ -144,7 +145,7 @@ pub(super) fn user(user: &User) -> pb::User {
     }
 }
 
-/// An answer to a check.
+/// The result of a check.
 pub(super) fn check_result(answer: &CheckAnswer, token: String) -> pb::CheckResult {
     let reason = match answer.reason {
         CheckReason::Allowed => pb::CheckReason::Allowed,
@@ -171,15 +172,19 @@ pub(super) fn check_result(answer: &CheckAnswer, token: String) -> pb::CheckResu
     }
 }
 
-/// An invitation, for those who may read it.
-pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
-    let state = match invitation.state {
+/// The state of an invitation.
+pub(super) fn invitation_state(state: InvitationState) -> pb::InvitationState {
+    match state {
         InvitationState::Pending => pb::InvitationState::Pending,
         InvitationState::Accepted => pb::InvitationState::Accepted,
         InvitationState::Declined => pb::InvitationState::Declined,
         InvitationState::Revoked => pb::InvitationState::Revoked,
         InvitationState::Expired => pb::InvitationState::Expired,
-    };
+    }
+}
+
+/// An invitation, for callers who may read the organization's invitations.
+pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
     let mail_state = match invitation.mail_state {
         None => pb::MailState::Unspecified,
         Some(MailState::Waiting) => pb::MailState::Waiting,
@@ -198,7 +203,7 @@ pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
         role: invitation.role.as_str().to_owned(),
         makes_owner: invitation.makes_owner,
         attributes: Some(attributes(&invitation.attributes)),
-        state: state.into(),
+        state: invitation_state(invitation.state).into(),
         inviter_id: invitation.inviter.id.clone(),
         inviter_kind: invitation.inviter.kind.to_string(),
         accepted_by_user_id: invitation.accepted_by.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -211,9 +216,9 @@ pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
     }
 }
 
-/// An invitation, for the one invited: what the organization is called, and no more of it.
-pub(super) fn received(shown: &InvitationPreview) -> pb::ReceivedInvitation {
-    let InvitationPreview { invitation, organization_name, inviter_name, .. } = shown;
+/// An invitation, for its recipient: of the organization it shows the name only.
+pub(super) fn received(preview: &InvitationPreview) -> pb::ReceivedInvitation {
+    let InvitationPreview { invitation, organization_name, inviter_name, .. } = preview;
     pb::ReceivedInvitation {
         invitation_id: invitation.id.to_string(),
         organization_name: organization_name.clone(),
@@ -224,9 +229,9 @@ pub(super) fn received(shown: &InvitationPreview) -> pb::ReceivedInvitation {
     }
 }
 
-/// An event.
+/// An event message.
 pub(super) fn event(event: &EventRecord) -> pb::Event {
-    let told = |what: Option<&Value>| what.and_then(Value::as_object).map(structure);
+    let object = |value: Option<&Value>| value.and_then(Value::as_object).map(structure);
     pb::Event {
         organization_id: event.organization.map(|id| id.to_string()).unwrap_or_default(),
         revision: event.revision,
@@ -237,8 +242,8 @@ pub(super) fn event(event: &EventRecord) -> pb::Event {
             via: event.actor_via.clone().unwrap_or_default(),
         }),
         user_id: event.user.as_ref().map(ToString::to_string).unwrap_or_default(),
-        old: told(event.old.as_ref()),
-        new: told(event.new.as_ref()),
+        old: object(event.old.as_ref()),
+        new: object(event.new.as_ref()),
         reason: event.reason.clone().unwrap_or_default(),
         request_id: event.request_id.map(|id| id.to_string()).unwrap_or_default(),
         create_time: Some(timestamp(event.create_time)),

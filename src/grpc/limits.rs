@@ -1,33 +1,34 @@
-//! Limits of `grpc`: name, value and the reason for the value.
+//! Limits of the gRPC services: name, value and the reason for the value.
 
 use std::time::Duration;
 
-/// Items in one batch of writes: one organization's lock is held for all of them.
+/// Items in a batch of writes. One organization's lock is held for all of them.
 pub const BATCH_WRITES: usize = 100;
-/// Types that a filter of events names at most: nearly all there are.
+/// Event types in one filter: nearly all types that exist.
 pub const EVENT_TYPES: usize = 20;
-/// Items in a page when the caller names no size.
+/// Items on a page when the request names no size.
 pub const PAGE_SIZE_DEFAULT: u32 = 50;
-/// Items in a page at most; a larger wish is served with this (AIP-158).
+/// Items on a page at most; a request for more gets this many (AIP-158).
 pub const PAGE_SIZE_MAX: u32 = 1_000;
-/// A page, in bytes as encoded: it ends early rather than be larger. Most clients take 4 MiB and no more.
+/// The encoded size of a page, in bytes. A page ends early rather than exceed it: most clients receive at most 4 MiB.
 pub const PAGE_BYTES: usize = 3 * 1024 * 1024;
-/// Violations in one answer. More than 150 no longer fit the HTTP/2 header list of common clients; nobody reads more
+/// Violations in one error. More than 150 no longer fit the HTTP/2 header list of common clients; a reader needs no more
 /// than twenty.
 pub const VIOLATIONS: usize = 20;
-/// How long a request may take that names no deadline.
+/// The time that a request without a deadline may take.
 pub const DEADLINE: Duration = Duration::from_secs(5);
-/// Messages of methods that take one thing. Protobuf can grow forty-fold when decoded.
+/// The size of a message, in bytes. A protobuf message can take forty times its size when decoded.
 pub const MESSAGE_BYTES: usize = 256 * 1024;
-/// Messages of methods that take many things at once.
+/// The size of a message that carries a list of messages, in bytes.
 pub const BULK_MESSAGE_BYTES: usize = 1024 * 1024;
-/// How often whoever keeps a stream open is decided about again, and a watch tells how far it has come.
+/// The time between two authorization decisions about an open stream, and between two checkpoints of a watch.
 pub const CHECKPOINT: Duration = Duration::from_secs(1);
-/// Messages that wait for a caller who does not read. With [`CHUNK_BYTES`] this bounds what a stream holds.
+/// Messages that wait for a caller who does not read. With [`CHUNK_BYTES`] this bounds the memory of a stream.
 pub const STREAM_MESSAGES: usize = 2;
-/// One message of an export or a watch, in bytes or a little more: large enough that messages do not count.
+/// The size at which a message of an export or a watch is sent, in bytes: large enough that the cost per message does not
+/// matter.
 pub const CHUNK_BYTES: usize = 1024 * 1024;
-/// Questions of a stream of checks taken in before their answers are read.
+/// Questions of one `StreamChecks` call that are read before their answers are taken.
 pub const QUESTIONS_IN_FLIGHT: usize = 1024;
-/// Rows that a watch looks at before it sees whether its message is full.
+/// Rows that a watch converts before it compares its message with [`CHUNK_BYTES`].
 pub const WATCH_ROWS: usize = 256;

@@ -1,4 +1,7 @@
-//! The wire: what the protos generate, and what stands between it and the use cases.
+//! The gRPC services: generated code, admission of calls, decoding, handlers, encoding, statuses.
+//!
+//! A handler admits its call ([`admit`]), decodes the message, calls [`crate::service::Roster`] and encodes the answer. The
+//! mapping from refusals to statuses is [`status`].
 
 pub mod admit;
 mod check;
@@ -16,8 +19,7 @@ mod watch;
 
 pub use check::{AdmittedCheck, CHECK};
 
-/// Messages and clients of `roster.v1` ([`crate::pb`]), and its servers, generated from the protos; their comments are
-/// there.
+/// Messages and clients of `roster.v1` ([`crate::pb`]), and its servers. Generated from the protos, which document them.
 #[expect(clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated code")]
 pub mod pb {
     pub use crate::pb::*;
@@ -25,5 +27,5 @@ pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/servers.rs"));
 }
 
-/// Descriptors of everything above and of `google.rpc`, with comments and rules, for server reflection.
+/// Descriptors of `roster.v1` and `google.rpc`, with comments and access rules, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

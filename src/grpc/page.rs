@@ -1,5 +1,7 @@
-//! Pages (AIP-158): how many, and where to go on. A page token is opaque: a version byte, a hash of the request that it
-//! belongs to, and the key of the last row shown; base64url. It grants nothing: it only says where to go on.
+//! Pages (AIP-158): the page size, and the position after which a list continues.
+//!
+//! A page token is opaque: a version byte, a hash of the request that it belongs to, and the key of the last row of the
+//! page; base64url. It grants nothing: it only says where to continue.
 
 use super::decode::{FieldReader, InvalidFields};
 use crate::domain::Invalid;
@@ -11,20 +13,21 @@ use sha2::{Digest, Sha256};
 
 const VERSION: u8 = 1;
 const HASH_BYTES: usize = 8;
-/// A name of 200 characters of four bytes, an id, the header.
+/// A page token before base64url, in bytes: a name of 200 characters of four bytes each, an id and the header fit.
 const TOKEN_BYTES: usize = 1024;
 
-/// A page to be shown.
+/// The page that a list request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Page {
     size: usize,
     filter: [u8; HASH_BYTES],
-    /// The key behind which to go on; none for the first page.
-    pub(super) after: Option<Vec<u8>>,
+    /// The key of the last row of the page before; `None` for the first page.
+    after: Option<Vec<u8>>,
 }
 
 impl Page {
-    /// Reads the size and the token of a request; `filter` is everything else that the request says.
+    /// Reads the page size and the page token of a request. `filter` is everything else that the request asks for: a
+    /// page token of another request is refused.
     pub(super) fn read(
         fields: &mut FieldReader,
         size: i32,
@@ -48,31 +51,44 @@ impl Page {
         Ok(Self { size: usize::try_from(size?).unwrap_or(usize::MAX), filter: hash, after: after? })
     }
 
-    /// How many rows to ask for: one more than are shown tells whether there is a next page.
+    /// The key after which the page starts, parsed from its bytes; `None` for the first page. A key that this list cannot
+    /// have written is refused.
+    pub(super) fn key<K>(
+        &self,
+        fields: &mut FieldReader,
+        parse: impl FnOnce(&[u8]) -> Option<K>,
+    ) -> Result<Option<K>, InvalidFields> {
+        let Some(bytes) = &self.after else { return Ok(None) };
+        fields
+            .take("page_token", parse(bytes).ok_or_else(|| Invalid::new("not a page_token of this request")))
+            .map(Some)
+    }
+
+    /// The number of rows to select: one more than the page shows, which tells whether a next page exists.
     pub(super) fn limit(&self) -> i64 {
         i64::try_from(self.size + 1).unwrap_or(i64::MAX)
     }
 
-    /// Shows as many rows as fit on the page, in number and in bytes, and makes the token of the next one; empty on the
-    /// last. At least one row is shown.
-    pub(super) fn show<T, M: Message>(
+    /// Converts the rows that fit on the page, in number and in bytes, and makes the next page token; empty on the last
+    /// page. A page has at least one row.
+    pub(super) fn convert<T, M: Message>(
         &self,
         rows: &[T],
-        show: impl Fn(&T) -> M,
+        convert: impl Fn(&T) -> M,
         key: impl FnOnce(&T) -> Vec<u8>,
     ) -> (Vec<M>, String) {
         let mut bytes = 0;
-        let mut shown = Vec::with_capacity(rows.len().min(self.size));
+        let mut messages = Vec::with_capacity(rows.len().min(self.size));
         for row in rows.iter().take(self.size) {
-            let message = show(row);
+            let message = convert(row);
             bytes += message.encoded_len();
-            if bytes > limits::PAGE_BYTES && !shown.is_empty() {
+            if bytes > limits::PAGE_BYTES && !messages.is_empty() {
                 break;
             }
-            shown.push(message);
+            messages.push(message);
         }
-        let next = match shown.len().checked_sub(1).and_then(|last| rows.get(last)) {
-            Some(last) if shown.len() < rows.len() => {
+        let next = match messages.len().checked_sub(1).and_then(|last| rows.get(last)) {
+            Some(last) if messages.len() < rows.len() => {
                 let mut bytes = vec![VERSION];
                 bytes.extend_from_slice(&self.filter);
                 bytes.extend(key(last));
@@ -80,7 +96,7 @@ impl Page {
             }
             _ => String::new(),
         };
-        (shown, next)
+        (messages, next)
     }
 }
 

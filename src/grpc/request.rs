@@ -1,33 +1,32 @@
-//! What each request type says of itself. The build implements these traits from the protos' rules, so that no handler
-//! chooses which rule it is under.
+//! Traits of request types. The build implements them from the access rules in the protos, so no handler chooses its rule.
 
 use crate::authz::rules::Method;
 
-/// The request of a method: the type alone says which one.
+/// The request of a method. Each request type belongs to one method.
 pub trait Request: prost::Message {
-    /// The method, and with it the rule.
+    /// The method, with its access rule.
     const METHOD: &'static Method;
 }
 
-/// A request that is ruled by a permission in the organization it names.
+/// A request whose access rule is a permission in the organization that the message names.
 pub trait OrganizationRequest: Request {
-    /// The organization as the caller wrote it: an id, a slug, or neither.
+    /// The organization as the caller wrote it: an id, a slug, or an invalid text.
     fn organization(&self) -> &str;
 }
 
-/// A request that is ruled by the caller alone.
+/// A request whose access rule depends on the caller only.
 pub trait CallerRequest: Request {}
 
-/// A request of a method that is a stream on one side or on both. It is ruled by the caller alone, and decided again for
-/// as long as the stream lives.
+/// A request of a method that streams on one side or on both. Its access rule depends on the caller only, and is applied
+/// again while the stream is open.
 pub trait StreamRequest: Request {}
 
-/// A request that may change something.
+/// A request of a write.
 pub trait WriteRequest: Request {
-    /// Why the change is made, as the caller wrote it. Empty: no reason.
+    /// The reason for the change, as the caller wrote it. Empty: no reason.
     fn reason(&self) -> &str;
-    /// The name of the request, as the caller wrote it. Empty: none.
+    /// The request id, as the caller wrote it. Empty: none.
     fn request_id(&self) -> &str;
-    /// Whether everything is to be checked and nothing to be changed.
+    /// Whether the write is only validated.
     fn validate_only(&self) -> bool;
 }

@@ -261,6 +261,12 @@ pub fn item(refusal: &Refusal) -> tonic_types::pb::Status {
     beside(&refused(refusal))
 }
 
+/// The status of one item of a batch: OK, or the refusal.
+#[must_use]
+pub fn of_item<T>(item: &Result<T, Refusal>) -> tonic_types::pb::Status {
+    item.as_ref().err().map_or_else(tonic_types::pb::Status::default, self::item)
+}
+
 /// An error as it stands in the place of one answer of many.
 #[must_use]
 pub fn beside(status: &Status) -> tonic_types::pb::Status {

@@ -1,25 +1,14 @@
-//! `UserService`: decode, call, encode.
+//! The handlers of `UserService`: admit, decode, call, encode.
 
 use super::admit::sealed::Sealed;
-use super::admit::{Api, answer, read};
-use super::decode::{FieldReader, InvalidFields};
+use super::admit::{Api, read, respond};
+use super::decode::user as decode;
 use super::pb::user_service_server::UserService;
 use super::{convert, pb, status};
-use crate::authn::{Caller, Profile};
-use crate::domain::{DisplayName, EmailAddress, Invalid, Refusal, Scope, UserId};
-use crate::service::Roster;
+use crate::authn::Caller;
+use crate::domain::{Refusal, Scope, UserId};
+use crate::service::ServiceError;
 use tonic::{Request, Response, Status, async_trait};
-
-fn put(message: &pb::PutUserRequest, fields: &mut FieldReader) -> Result<(UserId, Profile), InvalidFields> {
-    let user = fields.take("user_id", UserId::parse(&message.user_id));
-    let email = fields.optional("email", &message.email, EmailAddress::parse);
-    let display_name = fields.optional("display_name", &message.display_name, DisplayName::parse);
-    if message.email_verified && message.email.is_empty() {
-        return Err(fields.wrong("email_verified", Invalid::new("needs an email")));
-    }
-    let profile = Profile { email: email?, email_verified: message.email_verified, display_name: display_name? };
-    Ok((user?, profile))
-}
 
 #[async_trait]
 impl UserService for Api {
@@ -36,9 +25,9 @@ impl UserService for Api {
         }
         match &caller {
             Caller::User(user) => match self.roster().get_user(&user.id).await {
-                Ok(known) => message.user = Some(convert::user(&known)),
-                // A service may act for a user whom nobody has mentioned yet.
-                Err(crate::service::ServiceError::Refused(Refusal::UserNotFound)) => {}
+                Ok(user) => message.user = Some(convert::user(&user)),
+                // A service may act for a user that no request has mentioned yet.
+                Err(ServiceError::Refused(Refusal::UserNotFound)) => {}
                 Err(error) => return Err(error.into()),
             },
             Caller::Service(service) => {
@@ -46,18 +35,18 @@ impl UserService for Api {
             }
             Caller::Anonymous | Caller::Operator(_) => {}
         }
-        answer(message)
+        respond(message)
     }
 
     async fn put_user(
         &self,
         request: Request<Sealed<pb::PutUserRequest>>,
     ) -> Result<Response<pb::PutUserResponse>, Status> {
-        let run = |roster: Roster, caller, meta, (id, profile)| async move {
-            roster.put_user(caller, meta, id, profile).await
-        };
-        let written = self.write_as(request, put, run).await?;
-        answer(pb::PutUserResponse { user: Some(convert::user(&written.answer)), consistency_token: written.token })
+        let call = self.admit_caller_write(request).await?;
+        let ((id, profile), meta) = call.read(decode::put)?;
+        let result = self.roster().put_user(call.caller, meta, id, profile).await?;
+        let user = Some(convert::user(&result.answer));
+        respond(pb::PutUserResponse { user, consistency_token: result.token })
     }
 
     async fn get_user(
@@ -73,51 +62,43 @@ impl UserService for Api {
             return Err(status::refused(&Refusal::CallerNotAllowed { caller: "user".to_owned(), advice }));
         }
         let user = self.roster().get_user(&id).await?;
-        answer(pb::GetUserResponse { user: Some(convert::user(&user)) })
+        respond(pb::GetUserResponse { user: Some(convert::user(&user)) })
     }
 
     async fn deactivate_user(
         &self,
         request: Request<Sealed<pb::DeactivateUserRequest>>,
     ) -> Result<Response<pb::DeactivateUserResponse>, Status> {
-        let run =
-            |roster: Roster, caller, meta, id| async move { roster.set_user_active(caller, meta, id, false).await };
-        let read = |message: &pb::DeactivateUserRequest, fields: &mut FieldReader| {
-            fields.take("user_id", UserId::parse(&message.user_id))
-        };
-        let written = self.write_as(request, read, run).await?;
-        let user = Some(convert::user(&written.answer));
-        answer(pb::DeactivateUserResponse { user, consistency_token: written.token })
+        let call = self.admit_caller_write(request).await?;
+        let (id, meta) = call.read(|message, fields| fields.take("user_id", UserId::parse(&message.user_id)))?;
+        let result = self.roster().set_user_active(call.caller, meta, id, false).await?;
+        let user = Some(convert::user(&result.answer));
+        respond(pb::DeactivateUserResponse { user, consistency_token: result.token })
     }
 
     async fn reactivate_user(
         &self,
         request: Request<Sealed<pb::ReactivateUserRequest>>,
     ) -> Result<Response<pb::ReactivateUserResponse>, Status> {
-        let run =
-            |roster: Roster, caller, meta, id| async move { roster.set_user_active(caller, meta, id, true).await };
-        let read = |message: &pb::ReactivateUserRequest, fields: &mut FieldReader| {
-            fields.take("user_id", UserId::parse(&message.user_id))
-        };
-        let written = self.write_as(request, read, run).await?;
-        let user = Some(convert::user(&written.answer));
-        answer(pb::ReactivateUserResponse { user, consistency_token: written.token })
+        let call = self.admit_caller_write(request).await?;
+        let (id, meta) = call.read(|message, fields| fields.take("user_id", UserId::parse(&message.user_id)))?;
+        let result = self.roster().set_user_active(call.caller, meta, id, true).await?;
+        let user = Some(convert::user(&result.answer));
+        respond(pb::ReactivateUserResponse { user, consistency_token: result.token })
     }
 
     async fn delete_user(
         &self,
         request: Request<Sealed<pb::DeleteUserRequest>>,
     ) -> Result<Response<pb::DeleteUserResponse>, Status> {
-        let run = |roster: Roster, caller, meta, id| async move { roster.delete_user(caller, meta, id).await };
-        let read = |message: &pb::DeleteUserRequest, fields: &mut FieldReader| {
-            fields.take("user_id", UserId::parse(&message.user_id))
-        };
-        let written = self.write_as(request, read, run).await?;
-        answer(pb::DeleteUserResponse {
-            user: Some(convert::user(&written.answer.user)),
-            consistency_token: written.token,
-            owned_organizations: written.answer.owned.iter().map(ToString::to_string).collect(),
-            removed_memberships: i32::try_from(written.answer.removed_memberships).unwrap_or(i32::MAX),
+        let call = self.admit_caller_write(request).await?;
+        let (id, meta) = call.read(|message, fields| fields.take("user_id", UserId::parse(&message.user_id)))?;
+        let result = self.roster().delete_user(call.caller, meta, id).await?;
+        respond(pb::DeleteUserResponse {
+            user: Some(convert::user(&result.answer.user)),
+            consistency_token: result.token,
+            owned_organizations: result.answer.owned.iter().map(ToString::to_string).collect(),
+            removed_memberships: i32::try_from(result.answer.removed_memberships).unwrap_or(i32::MAX),
         })
     }
 }

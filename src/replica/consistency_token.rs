@@ -5,7 +5,7 @@
 
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{BucketPosition, Invalid, Standing};
-use crate::store::pool::Datastore;
+use crate::store::datastore::Datastore;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::collections::BTreeMap;

@@ -13,9 +13,10 @@ use crate::domain::{UserId, UserState};
 use crate::replica::limits;
 use crate::replica_tables::Bucket;
 use crate::store::StoreError;
+use crate::store::datastore::Datastore;
 use crate::store::log::snapshot;
 use crate::store::log::tail::{self, LogChange, LogPosition, LogRow, PollResult};
-use crate::store::pool::{Datastore, PooledConnection};
+use crate::store::pool::PooledConnection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -101,7 +102,7 @@ impl<'a> Follower<'a> {
     async fn begin(shared: &'a Arc<ReplicaState>, lost: bool) -> Result<Self, StoreError> {
         let mut connection = shared.own.acquire().await?;
         let begun = async {
-            let mut datastore = crate::store::pool::datastore(&mut connection).await?;
+            let mut datastore = crate::store::datastore::datastore(&mut connection).await?;
             if lost && let Some(before) = shared.datastore().filter(|before| before.id == datastore.id) {
                 datastore.epoch = tail::begin_epoch(&mut connection, before.epoch).await?;
             }
@@ -234,7 +235,7 @@ impl<'a> Follower<'a> {
     /// Reads who is not active. What the log says since then is applied by the poll that follows.
     async fn load_users(&mut self) -> Result<(), StoreError> {
         let connection = self.connection().await?;
-        let read = timeout(limits::LOAD_TIMEOUT, snapshot::absent_users(connection)).await;
+        let read = timeout(limits::LOAD_TIMEOUT, snapshot::inactive_users(connection)).await;
         for absent in read.unwrap_or(Err(StoreError::Timeout(None)))? {
             self.shared.tables.put_users(absent.bucket, absent.at.position, &absent.states);
             self.rewind(of_users(absent.bucket), absent.at);

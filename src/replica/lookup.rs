@@ -8,7 +8,7 @@ use crate::replica::AnswerSource;
 use crate::replica::limits;
 use crate::replica_tables::Bucket;
 use crate::store::StoreError;
-use crate::store::pool::Datastore;
+use crate::store::datastore::Datastore;
 use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;

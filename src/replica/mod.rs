@@ -27,7 +27,8 @@ use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{OrganizationRef, Standing, UserId, UserState};
 use crate::replica_tables::ReplicaTables;
 use crate::store::StoreError;
-use crate::store::pool::{self, Datastore, Pool};
+use crate::store::datastore::{self, Datastore};
+use crate::store::pool::{self, Pool};
 use crate::store::users;
 use consistency_token::ConsistencyToken;
 use primary::Primary;
@@ -183,7 +184,7 @@ impl Replica {
         if let Some(datastore) = self.0.datastore() {
             return Ok(datastore);
         }
-        let asked = pool::datastore(&mut *self.0.pool.acquire().await?).await?;
+        let asked = datastore::datastore(&mut *self.0.pool.acquire().await?).await?;
         let mut known = self.0.datastore.write().unwrap_or_else(PoisonError::into_inner);
         Ok(*known.get_or_insert(asked))
     }

@@ -1,31 +1,32 @@
-//! Limits of `server`: name, value and the reason for the value.
+//! Limits of the server: name, value and the reason for the value.
 
 use std::time::Duration;
 
-/// How often old things are tidied away.
+/// The time between two rounds of housekeeping.
 pub const TIDY_EVERY: Duration = Duration::from_mins(1);
-/// A request's id as its caller gives it, in the log and in the answer.
+/// The length of a caller's `x-request-id`, in bytes. It is logged and returned.
 pub const REQUEST_ID_BYTES: usize = 64;
-/// Calls under way at once on one connection; more wait for the client's own flow control.
+/// Calls under way at once on one connection; HTTP/2 flow control holds more back at the client.
 pub const STREAMS_PER_CONNECTION: u32 = 256;
-/// What a caller may send on one stream before it is read. Small, because what is held back of a stream of checks may be
-/// many small frames: see the next one.
+/// Bytes that a caller may send on one HTTP/2 stream before the server reads them. Small, because the unread part of a
+/// `StreamChecks` call may be many small frames: see [`CONNECTION_WINDOW`].
 pub const STREAM_WINDOW: u32 = 128 * 1024;
-/// What a caller may send on one connection before it is read. Not more memory than the streams make of it, but the HTTP/2
-/// library closes a connection on which small frames (under 256 bytes) pile up whose shortness adds up to half of this: as
-/// questions do that are sent one by one and wait for the datastore. So it is large, and a stream's share of it small.
+/// Bytes that a caller may send on one connection before the server reads them. A large window takes no more memory than
+/// the windows of its streams. But the HTTP/2 library closes a connection on which small frames (under 256 bytes) pile up
+/// when the sum of what they lack reaches half of this window, and the questions of a `StreamChecks` call are such frames
+/// when they are sent one by one and wait for the datastore. So this window is large, and a stream's share of it small.
 pub const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-/// All headers of a request together. A token may have 8 KiB.
+/// The size of all headers of a request together, in bytes. A bearer token may take 8 KiB of it.
 pub const HEADER_LIST_BYTES: u32 = 16 * 1024;
-/// How often a silent peer is asked whether it is there, and how long it may take to say so.
+/// The time after which the server pings a silent peer, and the time that the peer has to answer.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// How long to wait after a connection could not be accepted: file descriptors do not come back at once.
+/// The pause after a connection could not be accepted. File descriptors do not come back at once.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-/// How often Postgres is asked whether it answers.
+/// The time between two health queries to Postgres.
 pub const HEALTH_EVERY: Duration = Duration::from_millis(500);
-/// How long it may take to say so.
+/// The time that a health query may take.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Streams open at once, unless told otherwise. They are idle mostly, so they may be many; each holds buffers.
+/// The default number of streams open at once. Most are idle, so there may be many; each holds buffers.
 pub const STREAMS: usize = 1024;
-/// How long a stream waits for a caller who does not read, unless told otherwise.
+/// The default time that a stream waits for a caller who does not read.
 pub const SLOW_READER: Duration = Duration::from_secs(10);

@@ -1,11 +1,15 @@
-//! The server: how serving begins and ends. What every request goes through is [`pipeline`], and
-//! what the plainest goes through is [`fast_path`]; the threads that serve are
-//! [`workers`]; what goes on beside the calls is [`upkeep`]; what is counted is [`metrics`].
+//! The server: start, serve, stop.
+//!
+//! A connection is served by one of the [`workers`]. Each of its requests passes the [`preflight`], then takes the
+//! [`fast_path`] or the [`pipeline`] ([`connection`]). Health, housekeeping and mail run beside the calls ([`upkeep`]);
+//! [`metrics`] counts them all.
 
+mod connection;
 mod fast_path;
 pub mod limits;
 pub mod metrics;
 mod pipeline;
+mod preflight;
 mod upkeep;
 mod workers;
 
@@ -32,26 +36,26 @@ use tonic_health::ServingStatus;
 use upkeep::{send_mail, set_health, tidy, watch_health};
 use workers::Workers;
 
-/// How a server serves.
+/// The settings of a server.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
-    /// How long a request may take that names no deadline.
+    /// The deadline of a request that names none.
     pub default_deadline: Duration,
-    /// How long any request may take, whatever it says.
+    /// The longest deadline that a request may have.
     pub max_deadline: Duration,
-    /// Calls under way at once; what is more is shed with `OVERLOADED`.
+    /// The number of calls under way at once; further calls are refused with `OVERLOADED`.
     pub max_concurrent_requests: usize,
-    /// Streams open at once; what is more is shed with `OVERLOADED`.
+    /// The number of streams open at once; further streams are refused with `OVERLOADED`.
     pub max_streams: usize,
-    /// How long a stream waits for a caller who does not read.
+    /// The time that a stream waits for a caller who does not read.
     pub slow_reader: Duration,
-    /// Connections open at once; what is more waits to be accepted.
+    /// The number of connections open at once; further connections wait to be accepted.
     pub max_connections: usize,
-    /// Threads that serve connections.
+    /// The number of threads that serve connections.
     pub workers: usize,
-    /// How long a stop waits for what is under way.
+    /// The time that a stop waits for calls under way.
     pub drain: Duration,
-    /// Whether server reflection is served. It tells what the protos say, to anybody.
+    /// Whether server reflection is served. It shows the protos to every caller, anonymous ones included.
     pub reflection: bool,
 }
 
@@ -64,7 +68,7 @@ impl Default for ServerSettings {
             max_streams: limits::STREAMS,
             slow_reader: limits::SLOW_READER,
             max_connections: 4096,
-            // One for each core that this process may use; one where that cannot be told.
+            // One for each core that this process may use; one where the number is unknown.
             workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             drain: Duration::from_secs(10),
             reflection: true,
@@ -72,42 +76,42 @@ impl Default for ServerSettings {
     }
 }
 
-/// Why a server cannot serve.
+/// The reason why a server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The descriptors for reflection are broken, which no build of ours has.
+    /// The descriptors for reflection cannot be read: a fault in the build.
     #[error("the descriptors of the protos cannot be read")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The system gives no threads.
+    /// The system refused to start a thread.
     #[error("the threads that serve connections cannot be started")]
     Workers(#[source] std::io::Error),
 }
 
-/// Everything that a server needs to begin.
+/// Everything that a server needs to start.
 pub struct ServerParts {
-    /// Where it listens.
+    /// The listener of the gRPC services.
     pub listener: TcpListener,
-    /// How it serves.
+    /// The settings.
     pub settings: ServerSettings,
-    /// What it serves.
+    /// The service that the handlers call.
     pub roster: Roster,
-    /// Whom it lets in.
+    /// Authenticates the callers.
     pub authenticator: Authenticator,
-    /// What sends its mail; none where that is switched off.
+    /// Sends mail; `None` if mail is switched off.
     pub mailer: Option<Mailer>,
-    /// Where it tells its metrics, by HTTP; none to tell nobody.
+    /// The listener of the metrics endpoint (HTTP); `None` for no endpoint.
     pub metrics: Option<TcpListener>,
 }
 
-/// Serves until told to stop, then lets what is under way end, for a bounded time.
+/// Serves until `stop` is cancelled, then waits for calls under way to end, for a bounded time.
 ///
-/// Health says `NOT_SERVING` until the schema is there and Postgres answers, while it does not, and as the first act of a
-/// stop.
+/// Health reports `NOT_SERVING` until the schema is present and Postgres answers, while Postgres does not answer, and from
+/// the first step of a stop.
 ///
-/// Connections are served by threads of their own; writes and upkeep run in the runtime that this is called in.
+/// Worker threads serve the connections; writes and upkeep run in the runtime that calls this function.
 ///
 /// # Errors
-/// As [`ServerError`] says.
+/// See [`ServerError`].
 pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), ServerError> {
     let ServerParts { listener, settings, roster, authenticator, mailer, metrics: metrics_listener } = parts;
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -127,16 +131,16 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
 
     let (drain, workers) = (settings.drain, settings.workers);
-    let in_hand = Arc::new(Semaphore::new(settings.max_concurrent_requests));
+    let calls = Arc::new(Semaphore::new(settings.max_concurrent_requests));
     let connections = Arc::new(Semaphore::new(settings.max_connections));
     let streams = Arc::new(Semaphore::new(settings.max_streams));
     let metrics = Arc::new(Metrics::new(roster.clone(), streams.clone(), settings.max_streams));
     let stopping = CancellationToken::new();
-    let shared =
-        ServerState { authenticator, settings, in_hand, streams, stopping: stopping.clone(), metrics: metrics.clone() };
-    let pipeline = Pipeline { routes: routes.routes().prepare(), api, shared: Arc::new(shared) };
+    let state =
+        ServerState { authenticator, settings, calls, streams, stopping: stopping.clone(), metrics: metrics.clone() };
+    let pipeline = Pipeline { routes: routes.routes().prepare(), api, state: Arc::new(state) };
 
-    // Ends with this function, and with it every connection that is still open.
+    // Cancelled when this function returns: that closes every connection that is still open.
     let cut = CancellationToken::new();
     let _cut = cut.clone().drop_guard();
     let workers = Workers::start(workers, &pipeline, &cut).map_err(ServerError::Workers)?;
@@ -152,10 +156,10 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
         () = stop.cancelled() => {}
     }
     upkeep.cancel();
-    // The watcher first, so that it does not set back what is set here.
+    // The health watcher ends first, so that it does not overwrite the status set here.
     let _ = watch.await;
     set_health(&health, ServingStatus::NotServing).await;
-    tracing::info!("stopping: no new connections, what is under way may end");
+    tracing::info!("stopping: no new connections, waiting for calls under way");
     drop(listener);
     stopping.cancel();
     let ended = async {
@@ -163,7 +167,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
         roster.drain().await;
     };
     if tokio::time::timeout(drain, ended).await.is_err() {
-        tracing::warn!("stopping: some calls did not end in time and are cut off");
+        tracing::warn!("stopping: some calls did not end in time, closing their connections");
     }
     followed.abort();
     tidy.abort();
@@ -183,8 +187,8 @@ async fn accept(listener: &TcpListener, workers: &Workers, connections: &Arc<Sem
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
         let accepted = listener.accept().await.and_then(|(stream, _)| workers.serve(stream, permit));
         if let Err(error) = accepted {
-            // Out of file descriptors, or a peer that was gone at once: neither is a reason to stop serving.
-            tracing::warn!(error = &error as &dyn std::error::Error, "a connection was not accepted");
+            // Out of file descriptors, or a peer that closed at once: the server goes on.
+            tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be accepted");
             tokio::time::sleep(limits::ACCEPT_PAUSE).await;
         }
     }

@@ -1,27 +1,25 @@
-//! The pipeline: what every request goes through before a handler sees it.
+//! The pipeline: every step from a request that passed the [preflight](super::preflight) to its response.
 //!
-//! A request goes through `Pipeline::enter` from top to bottom. The order is the point, so it is one function: nothing is
-//! authenticated before the gate, no body is read before the caller is known. A test holds each step to its place.
-//!
-//! A check takes the same steps in a [lane](super::fast_path) of its own, where it can. Its answer has no `x-request-id` then,
-//! unless it is an error: there is no log line to join it with. Every other answer has one.
+//! A test holds the order of the steps: nothing is authenticated before the gate, no body is read before the caller is
+//! known. A check may take the [fast path](super::fast_path) instead, after the same preflight. A response of the fast path
+//! has no `x-request-id`, because no log line belongs to it; every other response, errors included, has one.
 
 use super::ServerSettings;
 use super::metrics::Metrics;
+use super::preflight::{AdmittedCall, Preflight, Rejection, requested_timeout};
 use crate::authn::{Authenticator, Caller, StreamCredential};
 use crate::authz::rules::{self, Method};
 use crate::grpc::admit::stream::StreamContext;
-use crate::grpc::admit::{Api, CallPermit, Deadline};
-use crate::grpc::{pb, status};
+use crate::grpc::admit::{Api, Deadline};
+use crate::grpc::status;
 use crate::random;
 use crate::server::limits;
+use crate::service::CallPermit;
 use futures_util::FutureExt;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Method as Verb, StatusCode};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -31,30 +29,27 @@ use tower::Service;
 use tracing::{Instrument, Span};
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
-/// Services that are not roster's own. They are public: they tell whether roster runs and what its protos say.
-const STANDARD: [&str; 3] =
-    ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
-
 pub(super) type PipelineResponse = http::Response<Body>;
 
-/// What every request goes through before a handler sees it.
+/// The steps of every request, and the handlers behind them.
 #[derive(Clone)]
 pub(super) struct Pipeline {
     pub(super) routes: Routes,
-    /// The calls themselves, for the lane.
+    /// The handlers, for the fast path.
     pub(super) api: Api,
-    pub(super) shared: Arc<ServerState>,
+    pub(super) state: Arc<ServerState>,
 }
 
-/// What all requests share.
+/// The state that all requests share.
 pub(super) struct ServerState {
     pub(super) authenticator: Authenticator,
     pub(super) settings: ServerSettings,
-    pub(super) in_hand: Arc<Semaphore>,
+    /// Places for calls under way.
+    pub(super) calls: Arc<Semaphore>,
+    /// Places for open streams.
     pub(super) streams: Arc<Semaphore>,
     /// Cancelled when the server stops: streams end then.
     pub(super) stopping: CancellationToken,
@@ -62,54 +57,61 @@ pub(super) struct ServerState {
 }
 
 impl Pipeline {
-    /// Answers a request: the steps, in order.
-    pub(super) async fn enter(self, request: http::Request<Body>, begin: Instant) -> PipelineResponse {
-        // 1. A name for the request.
-        let named = RequestName::new(request_id(request.headers()), request.uri().path());
-        // 2. What became of it, and how long it took.
-        let called = rules::method(request.uri().path());
-        let shared = self.shared.clone();
-        // 3. A panic is a fault like any other.
-        let answered = AssertUnwindSafe(self.admit(request, begin)).catch_unwind().instrument(named.span.clone()).await;
-        shared.finish(&named, called, begin, || answered.unwrap_or_else(|_| Err(Box::new(panicked()))))
+    /// Responds to a request with this outcome of the preflight.
+    pub(super) async fn run(
+        self,
+        request: http::Request<Body>,
+        preflight: Result<Preflight<CallPermit>, Rejection>,
+        start: Instant,
+    ) -> PipelineResponse {
+        // The name of the request, in the log and in the response.
+        let name = RequestName::new(request_id(request.headers()), request.uri().path());
+        let method = rules::method(request.uri().path());
+        let state = self.state.clone();
+        // The panic guard: a panic is answered like any other fault.
+        let outcome = async {
+            match preflight {
+                Ok(preflight) => self.dispatch(request, preflight, start).await,
+                Err(rejection) => Ok(*rejection),
+            }
+        };
+        let outcome = AssertUnwindSafe(outcome).catch_unwind().instrument(name.span.clone()).await;
+        // Metrics, the log line, the request's name.
+        state.finish(&name, method, start, || outcome.unwrap_or_else(|_| Err(Box::new(panicked()))))
     }
 
-    async fn admit(
+    async fn dispatch(
         mut self,
         mut request: http::Request<Body>,
-        begin: Instant,
+        preflight: Preflight<CallPermit>,
+        start: Instant,
     ) -> Result<PipelineResponse, Box<Status>> {
-        // 4. The gate: gRPC, a path that we serve, nothing behind it.
-        let method = match gate(&request) {
-            GateOutcome::Roster(method) => method,
-            GateOutcome::Standard => {
-                self.shared.authenticate(request.headers()).await?;
+        let AdmittedCall { method, deadline, place, caller } = match preflight {
+            Preflight::Call(call) => call,
+            Preflight::Standard => {
+                self.state.authenticate(request.headers()).await?;
                 return Ok(self.handle(request).await);
             }
-            GateOutcome::Answered(response) => return Ok(response),
         };
-        // 5. The deadline: from here on, nothing takes longer. (Of a stream, its beginning.)
-        let deadline = deadline(request.headers(), &self.shared.settings, begin)?;
-        // 6. More than this many at once are shed.
-        let places = if method.streaming.any() { &self.shared.streams } else { &self.shared.in_hand };
-        let Ok(permit) = places.clone().try_acquire_owned() else {
-            let message = "the server has more calls in hand than it takes: repeat";
-            return Err(Box::new(status::unavailable(pb::ErrorReason::Overloaded, message)));
-        };
-        let place = Arc::new(permit);
         let rest = async {
-            // 7. Who is calling, from the headers alone.
-            let caller = self.shared.authenticate(request.headers()).await?;
-            // 8. Whether this kind of caller may call this method at all.
-            rules::method_gate(&method.rule, &caller).map_err(|refusal| Box::new(status::refused(&refusal)))?;
-            // 9. The handler, whose first act is the other half: the role in the organization that the message names.
+            let caller = match caller {
+                Some(cached) => cached.caller().clone(),
+                None => {
+                    // Authentication, from the headers alone; then the method gate.
+                    let caller = self.state.authenticate(request.headers()).await?;
+                    rules::method_gate(&method.rule, &caller).map_err(|refusal| Box::new(status::refused(&refusal)))?;
+                    caller
+                }
+            };
+            // The handler. It starts with the other half of authorization: the role in the organization that the message
+            // names.
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(Deadline(deadline));
             if method.streaming.any() {
-                let stream = self.shared.stream(request.headers(), place, begin)?;
-                request.extensions_mut().insert(stream);
+                let context = self.state.stream_context(request.headers(), place, start)?;
+                request.extensions_mut().insert(context);
             } else {
-                request.extensions_mut().insert(CallPermit(place));
+                request.extensions_mut().insert(place);
             }
             Ok(self.handle(request).await)
         };
@@ -122,7 +124,7 @@ impl Pipeline {
     }
 }
 
-/// What a request is called, on every line that is logged about it and on its answer.
+/// The name of a request: on every line that is logged about it, and on its response.
 pub(super) struct RequestName {
     id: String,
     span: Span,
@@ -134,62 +136,61 @@ impl RequestName {
         Self { id, span }
     }
 
-    /// A request that its caller has not named.
+    /// A random name, for a request whose caller has not named it.
     pub(super) fn at_random(path: &str) -> Self {
         Self::new(random::uuid().to_string(), path)
     }
 }
 
 impl ServerState {
-    /// The end of every request that took the steps: its answer, counted and logged.
+    /// The last step of every request outside the fast path: completes the response, counts it and logs it.
     pub(super) fn finish(
         &self,
-        named: &RequestName,
-        called: Option<&'static Method>,
-        begin: Instant,
-        answered: impl FnOnce() -> Result<PipelineResponse, Box<Status>>,
+        name: &RequestName,
+        method: Option<&'static Method>,
+        start: Instant,
+        outcome: impl FnOnce() -> Result<PipelineResponse, Box<Status>>,
     ) -> PipelineResponse {
-        let mut response = named.span.in_scope(|| {
-            let response = answered().map(|response| complete(response, message_limit(called)));
+        let mut response = name.span.in_scope(|| {
+            let response = outcome().map(|response| complete(response, message_limit(method)));
             response.unwrap_or_else(|status| status.into_http())
         });
         let code = grpc_code(response.headers());
-        self.metrics.count(called, code, begin.elapsed());
-        named.span.in_scope(|| tracing::debug!(?code, micros = begin.elapsed().as_micros(), "answered"));
-        if let Ok(value) = HeaderValue::from_str(&named.id) {
+        self.metrics.count(method, code, start.elapsed());
+        name.span.in_scope(|| tracing::debug!(?code, micros = start.elapsed().as_micros(), "answered"));
+        if let Ok(value) = HeaderValue::from_str(&name.id) {
             response.headers_mut().insert(REQUEST_ID, value);
         }
         response
     }
 
-    /// What a stream with these headers lives on.
-    fn stream(
+    /// What a stream with these headers needs while it is open.
+    fn stream_context(
         &self,
         headers: &HeaderMap,
-        place: Arc<OwnedSemaphorePermit>,
-        begin: Instant,
+        permit: CallPermit,
+        start: Instant,
     ) -> Result<StreamContext, Box<Status>> {
         Ok(StreamContext {
-            place,
+            permit,
             credential: StreamCredential::new(self.authenticator.clone(), headers),
-            until: given_timeout(headers)?.and_then(|timeout| begin.checked_add(timeout)),
-            patience: self.settings.slow_reader,
+            until: requested_timeout(headers)?.and_then(|timeout| start.checked_add(timeout)),
+            slow_reader: self.settings.slow_reader,
             stopping: self.stopping.clone(),
         })
     }
 
     async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Box<Status>> {
-        let refused = |refusal| Box::new(status::refused(&refusal));
-        self.authenticator.authenticate(headers).await.map_err(refused)
+        self.authenticator.authenticate(headers).await.map_err(|refusal| Box::new(status::refused(&refusal)))
     }
 }
 
-/// What is told of a panic. Says it in the log, with the request's name.
+/// The status of a panic. Logs it, with the request's name.
 pub(super) fn panicked() -> Status {
     #[derive(Debug, thiserror::Error)]
     #[error("a handler panicked")]
-    struct Panicked;
-    status::internal(&Panicked)
+    struct HandlerPanic;
+    status::internal(&HandlerPanic)
 }
 
 /// The caller's own id for the request, if it is short and plain; else a random one.
@@ -198,82 +199,15 @@ fn request_id(headers: &HeaderMap) -> String {
         (1..=limits::REQUEST_ID_BYTES).contains(&id.len())
             && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
     };
-    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(plain);
-    given.map_or_else(|| random::uuid().to_string(), str::to_owned)
-}
-
-pub(super) enum GateOutcome {
-    Roster(&'static Method),
-    Standard,
-    Answered(PipelineResponse),
-}
-
-pub(super) fn gate<B>(request: &http::Request<B>) -> GateOutcome {
-    let refuse = |code: StatusCode| {
-        let mut response = http::Response::new(Body::default());
-        *response.status_mut() = code;
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-        GateOutcome::Answered(response)
-    };
-    if request.method() != Verb::POST {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED);
-    }
-    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !matches!(content_type, "application/grpc" | "application/grpc+proto") {
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE);
-    }
-    let path = request.uri().path();
-    match rules::method(path) {
-        _ if request.uri().query().is_some() => GateOutcome::Answered(status::unknown_method().into_http()),
-        Some(method) => GateOutcome::Roster(method),
-        None if STANDARD.iter().any(|service| path.starts_with(service)) => GateOutcome::Standard,
-        None => GateOutcome::Answered(status::unknown_method().into_http()),
-    }
-}
-
-/// When the caller stops waiting: `grpc-timeout`, within what the settings allow.
-pub(super) fn deadline(headers: &HeaderMap, settings: &ServerSettings, begin: Instant) -> Result<Instant, Box<Status>> {
-    let timeout = given_timeout(headers)?.unwrap_or(settings.default_deadline);
-    Ok(begin + timeout.min(settings.max_deadline))
-}
-
-fn given_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Box<Status>> {
-    let mut given = headers.get_all(GRPC_TIMEOUT).iter();
-    match (given.next(), given.next()) {
-        (None, _) => Ok(None),
-        (Some(value), None) => Ok(Some(value.to_str().ok().and_then(parse_timeout).ok_or_else(bad_timeout)?)),
-        (Some(_), Some(_)) => Err(Box::new(bad_timeout())),
-    }
-}
-
-fn bad_timeout() -> Status {
-    let sentence = "at most 8 digits and one of H, M, S, m, u, n, as in 500m";
-    status::refused(&crate::domain::Refusal::field("grpc-timeout", sentence))
-}
-
-/// A `TimeoutValue TimeoutUnit` of the gRPC protocol over HTTP/2.
-fn parse_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(number * 3600)),
-        "M" => Some(Duration::from_secs(number * 60)),
-        "S" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_millis(number)),
-        "u" => Some(Duration::from_micros(number)),
-        "n" => Some(Duration::from_nanos(number)),
-        _ => None,
-    }
+    let id = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(plain);
+    id.map_or_else(|| random::uuid().to_string(), str::to_owned)
 }
 
 fn grpc_code(headers: &HeaderMap) -> Option<Code> {
     headers.get(GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
-/// How large a message a method takes.
+/// The largest message that a method takes, in bytes.
 fn message_limit(method: Option<&Method>) -> usize {
     match method {
         Some(method) if !method.bulk => crate::grpc::limits::MESSAGE_BYTES,
@@ -281,7 +215,7 @@ fn message_limit(method: Option<&Method>) -> usize {
     }
 }
 
-/// Errors that tonic makes itself, before a handler is called, have no details: they get the reason that they stand for.
+/// Adds the reason to an error that tonic made itself, before a handler was called: such an error has no details.
 fn complete(response: PipelineResponse, limit: usize) -> PipelineResponse {
     let Some(code) = grpc_code(response.headers()).filter(|code| *code != Code::Ok) else { return response };
     if response.headers().contains_key(GRPC_DETAILS) {
@@ -291,9 +225,9 @@ fn complete(response: PipelineResponse, limit: usize) -> PipelineResponse {
         Code::OutOfRange | Code::ResourceExhausted => status::too_large(limit),
         Code::Unimplemented => status::unknown_method(),
         Code::Cancelled | Code::DeadlineExceeded => status::deadline_exceeded(),
-        // Health, of a service that it does not know: its protocol says so, and roster's own errors are not meant.
+        // Health, about an unknown service: the health protocol defines this error, so it stays as it is.
         Code::NotFound => return response,
-        // What tonic calls internal here is a body that breaks off or is no gRPC frame.
+        // tonic answers INTERNAL to a body that breaks off or is no gRPC frame.
         _ => status::malformed(),
     };
     status.into_http()

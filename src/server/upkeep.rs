@@ -57,12 +57,12 @@ fn tell(asked: &PingOutcome, now: ServingStatus) {
 }
 
 async fn ask(roster: &Roster, migrated: &mut bool) -> Result<bool, crate::store::StoreError> {
-    use crate::store::pool;
+    use crate::store::{datastore, migrations};
     let mut connection = roster.pool().acquire().await?;
     let outcome = if *migrated {
-        pool::ping(&mut connection).await.map(|()| true)
+        datastore::ping(&mut connection).await.map(|()| true)
     } else {
-        pool::is_migrated(&mut connection).await
+        migrations::is_migrated(&mut connection).await
     };
     *migrated = connection.finish(outcome)?;
     Ok(*migrated)

@@ -1,11 +1,11 @@
-//! The threads that serve connections.
+//! The workers: threads that serve connections.
 //!
-//! Each has a runtime of its own, of one thread. A connection stays where it was put, and so do its calls, so that
-//! nothing is handed from core to core, and the answers of one wake-up leave in one write. (On one runtime of many
-//! threads each answer is a write of its own: a bare call costs nearly twice as much there.) What waits for Postgres for
-//! longer, writes and upkeep, runs in the runtime that the server was started in.
+//! Each worker has a single-threaded runtime. A connection stays on its worker, and so do its calls: nothing moves between
+//! cores, and the responses of one wake-up leave in one write. (On one multi-threaded runtime each response is a separate
+//! write, and an empty call costs nearly twice as much.) Writes and upkeep, which wait for Postgres for longer, run in the
+//! runtime that started the server.
 
-use super::fast_path::{ConnectionState, ResponseFuture};
+use super::connection::{ConnectionState, ResponseFuture};
 use super::pipeline::Pipeline;
 use crate::server::limits;
 use hyper::server::conn::http2;
@@ -20,27 +20,27 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::dispatcher::{self, Dispatch};
 
-/// All of them.
+/// All workers of a server.
 pub(super) struct Workers(Vec<Worker>);
 
 struct Worker {
-    /// Bounded by the places that connections have to take.
+    /// Unbounded, but each connection holds a permit.
     connections: mpsc::UnboundedSender<AcceptedConnection>,
-    /// How many it serves.
+    /// The number of its open connections.
     open: Arc<AtomicUsize>,
     ended: oneshot::Receiver<()>,
 }
 
-/// A connection on its way to its worker. Without a runtime, so that it can be put into another.
+/// A connection on its way to its worker. It is not registered with a runtime yet.
 struct AcceptedConnection {
     stream: std::net::TcpStream,
     place: ConnectionPermit,
 }
 
-/// A connection's place: among all, and on its worker. Given back when it ends.
+/// The place of a connection among all connections and on its worker; returned when the connection ends.
 struct ConnectionPermit {
     open: Arc<AtomicUsize>,
-    _among_all: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Drop for ConnectionPermit {
@@ -50,7 +50,7 @@ impl Drop for ConnectionPermit {
 }
 
 impl Workers {
-    /// Starts so many. They end when they are drained, and cut off everything at once when `cut` is cancelled.
+    /// Starts `count` workers. They end when they are drained. When `cut` is cancelled they close every connection at once.
     pub(super) fn start(count: usize, pipeline: &Pipeline, cut: &CancellationToken) -> io::Result<Self> {
         (0..count)
             .map(|number| Worker::start(number, pipeline.clone(), cut.clone()))
@@ -58,23 +58,23 @@ impl Workers {
             .map(Self)
     }
 
-    /// Gives a connection to the one that has the fewest.
-    pub(super) fn serve(&self, stream: TcpStream, among_all: OwnedSemaphorePermit) -> io::Result<()> {
+    /// Gives a connection to the worker with the fewest connections.
+    pub(super) fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> io::Result<()> {
         let stream = stream.into_std()?;
         let Some(worker) = self.0.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) else {
             return Ok(());
         };
         worker.open.fetch_add(1, Ordering::Relaxed);
-        let place = ConnectionPermit { open: worker.open.clone(), _among_all: among_all };
+        let place = ConnectionPermit { open: worker.open.clone(), _permit: permit };
         let gone = |_| io::Error::other("the thread that serves connections has ended");
         worker.connections.send(AcceptedConnection { stream, place }).map_err(gone)
     }
 
-    /// Lets calls under way end, begins no others, and waits until all connections have ended.
+    /// Accepts no further calls, and waits until the calls under way and all connections have ended.
     pub(super) async fn drain(self) {
         let ended: Vec<_> = self.0.into_iter().map(|worker| worker.ended).collect();
         for ended in ended {
-            // An error is an end too.
+            // An error means that the worker has ended.
             let _ = ended.await;
         }
     }
@@ -85,12 +85,12 @@ impl Worker {
         let (connections, accepted) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        // It logs where the one logs who starts it.
+        // The worker logs to the subscriber of the thread that starts it.
         let log = dispatcher::get_default(Dispatch::clone);
         std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
             let serving = cut.run_until_cancelled(serve(accepted, &pipeline));
             dispatcher::with_default(&log, || runtime.block_on(serving));
-            // What is still open is cut off, and nothing is waited for: a file that is read blocks nobody's stop.
+            // Closes what is still open without waiting: a blocking file read cannot delay the stop.
             runtime.shutdown_background();
             drop(end);
         })?;
@@ -98,21 +98,21 @@ impl Worker {
     }
 }
 
-/// Serves what comes, until nothing more can come; then lets it end.
+/// Serves connections until the channel closes; then waits for them to end.
 async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, pipeline: &Pipeline) {
     let open = GracefulShutdown::new();
     while let Some(AcceptedConnection { stream, place }) = accepted.recv().await {
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a connection was not taken on");
+                tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be registered");
                 continue;
             }
         };
         let connection = open.watch(connection(stream, pipeline.clone()));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a connection broke");
+                tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended with an error");
             }
             drop(place);
         });
@@ -122,7 +122,7 @@ async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, pipeli
 
 fn connection(stream: TcpStream, pipeline: Pipeline) -> impl GracefulConnection<Error = hyper::Error> + Send {
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(error = &error as &dyn std::error::Error, "a connection keeps its delay");
+        tracing::debug!(error = &error as &dyn std::error::Error, "TCP_NODELAY could not be set on a connection");
     }
     let shared = Arc::new(ConnectionState::new(pipeline));
     let service = service_fn(move |request| ResponseFuture::new(shared.clone(), request));
@@ -132,10 +132,10 @@ fn connection(stream: TcpStream, pipeline: Pipeline) -> impl GracefulConnection<
         .max_header_list_size(limits::HEADER_LIST_BYTES)
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
-        // A peer that is gone without a word is noticed, and its connection given back.
+        // Detects a peer that vanished without closing, and frees its connection.
         .keep_alive_interval(limits::KEEP_ALIVE)
         .keep_alive_timeout(limits::KEEP_ALIVE)
-        // gRPC has no use for it.
+        // gRPC does not use it.
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service)
 }

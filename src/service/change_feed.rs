@@ -10,8 +10,9 @@ use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Refusal};
 use crate::replica::{Commits, Feed, Replica};
 use crate::service::limits;
 use crate::store::StoreError;
+use crate::store::datastore::{self, Datastore};
 use crate::store::log::{replay, tail};
-use crate::store::pool::{self, Datastore, Pool};
+use crate::store::pool::Pool;
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -120,7 +121,7 @@ impl Roster {
 
 /// Reads the id of the datastore, and the position at which each bucket's log ends.
 async fn read_heads(connection: &mut PgConnection) -> Result<(Datastore, BTreeMap<i16, i64>), StoreError> {
-    let datastore = pool::datastore(connection).await?;
+    let datastore = datastore::datastore(connection).await?;
     let heads = tail::heads(connection).await?;
     Ok((datastore, (0..).zip(heads).map(|(bucket, head)| (bucket, head.position)).collect()))
 }

@@ -8,8 +8,8 @@ use super::{Roster, ServiceError};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{Kind, Refusal, UserId, UserState};
 use crate::service::limits;
+use crate::store::datastore::{self, Datastore};
 use crate::store::export::ExportSnapshot;
-use crate::store::pool::{self, Datastore};
 use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 use std::future::Future;
@@ -57,7 +57,7 @@ impl Roster {
 
     async fn read_datastore(&self) -> Result<Datastore, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let outcome = pool::datastore(&mut connection).await;
+        let outcome = datastore::datastore(&mut connection).await;
         Ok(connection.finish(outcome)?)
     }
 

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod members;
 pub mod organizations;
 pub mod outbox;
+mod permit;
 pub mod reads;
 pub mod users;
 pub mod write;
@@ -23,6 +24,7 @@ pub use crate::replica::{AnswerSource, Freshness, ReplicaSettings, ReplicaStatis
 pub use error::{ItemResult, ServiceError};
 pub use invitations::InvitationSettings;
 pub use invitations::respond::InvitationReference;
+pub use permit::CallPermit;
 
 use crate::clock::Clock;
 use crate::replica::Replica;

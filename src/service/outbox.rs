@@ -160,7 +160,7 @@ async fn settle(
         outbox::remove(&mut tx, mail.organization, id).await?;
     }
     if let Some(invitation) = mail.subject.invitation() {
-        outbox::note_on_invitation(&mut tx, mail.organization, invitation, state, outcome.error()).await?;
+        outbox::set_mail_state(&mut tx, mail.organization, invitation, state, outcome.error()).await?;
     }
     tx.commit().await?;
     Ok((state == MailState::Failed).then_some(mail))

@@ -8,37 +8,37 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Who did it, why, and by which request: the same for every event of a transaction.
+/// The actor, reason and request of a write, the same for all events of its transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
     /// The kind of the actor; [`ActorKind::System`] for roster itself.
     pub actor_kind: ActorKind,
-    /// The user's id, or the name of the service or operator.
+    /// The id of the user, or the name of the service or operator.
     pub actor_id: String,
-    /// The service that acted for the user, if one did.
+    /// The service that acted on behalf of the user, if any.
     pub actor_via: Option<String>,
-    /// The reason given.
+    /// The reason that the caller stated.
     pub reason: Option<String>,
-    /// The request id given.
+    /// The request id that the caller chose.
     pub request_id: Option<Uuid>,
 }
 
-/// What happened.
+/// An event to be written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// The revision of the organization, or of the user, that it made.
+    /// The revision of the organization or user that the change made.
     pub revision: i64,
     /// The type.
     pub kind: EventType,
-    /// Whom it happened to, for events about members.
+    /// The member concerned, for events about members.
     pub user: Option<UserId>,
-    /// What was before.
+    /// The values before the change.
     pub old: Option<Value>,
-    /// What is now.
+    /// The values after the change.
     pub new: Option<Value>,
 }
 
-/// Writes one organization's events.
+/// Inserts the events of one organization.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -77,7 +77,8 @@ pub async fn insert(
     Ok(())
 }
 
-/// Writes one event about a user. It holds no profile data: that is erased with the user, the history is not.
+/// Inserts an event about a user. The caller leaves profile data out of it: the profile is erased with the user, the
+/// events are not.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -108,20 +109,24 @@ pub async fn insert_user(
     Ok(())
 }
 
-/// Which events to list.
+/// A page of an organization's events.
 #[derive(Debug, Clone)]
 pub struct EventFilter {
-    /// Only these types; none for all.
+    /// Only events of these types; `None` for every type.
     pub types: Option<Vec<EventType>>,
-    /// Only those about this user.
+    /// Only events about this user.
     pub user: Option<UserId>,
-    /// Only those before this revision.
+    /// Only revisions less than this one: the last of the previous page.
     pub before: Option<i64>,
-    /// How many at most.
+    /// Maximum number of events.
     pub limit: i64,
 }
 
 struct EventRow {
+    /// The index of the event's key in a [`find`]; absent in a [`list`].
+    number: Option<i64>,
+    /// Absent for an event of a user.
+    organization_id: Option<Uuid>,
     revision: i64,
     event_type: String,
     actor_kind: String,
@@ -135,26 +140,47 @@ struct EventRow {
     create_time: OffsetDateTime,
 }
 
-impl EventRow {
-    fn read(self, organization: OrganizationId) -> Result<EventRecord, StoreError> {
-        Ok(EventRecord {
-            organization: Some(organization),
-            revision: self.revision,
-            event_type: EventType::parse(&self.event_type)?,
-            actor_kind: ActorKind::parse(&self.actor_kind)?,
-            actor_id: self.actor_id,
-            actor_via: self.actor_via,
-            user: self.user_id.map(|id| UserId::parse(&id)).transpose()?,
-            old: self.old,
-            new: self.new,
-            reason: self.reason,
-            request_id: self.request_id,
-            create_time: self.create_time,
+/// A statement that returns [`EventRow`]s: its number, organization and user columns, the text after the column list,
+/// the arguments. The table has the alias `e`.
+macro_rules! event_query {
+    ($columns:literal, $after:literal, $($argument:tt)*) => {
+        sqlx::query_as!(
+            EventRow,
+            "SELECT "
+                + $columns
+                + ", e.revision, e.type AS event_type, e.actor_kind, e.actor_id, e.actor_via, e.old, e.new, e.reason,
+                     e.request_id, e.create_time "
+                + $after,
+            $($argument)*
+        )
+    };
+}
+
+impl TryFrom<EventRow> for EventRecord {
+    type Error = StoreError;
+    fn try_from(row: EventRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            organization: row.organization_id.map(OrganizationId::from_uuid),
+            revision: row.revision,
+            event_type: EventType::parse(&row.event_type)?,
+            actor_kind: ActorKind::parse(&row.actor_kind)?,
+            actor_id: row.actor_id,
+            actor_via: row.actor_via,
+            user: row.user_id.map(|id| UserId::parse(&id)).transpose()?,
+            old: row.old,
+            new: row.new,
+            reason: row.reason,
+            request_id: row.request_id,
+            create_time: row.create_time,
         })
     }
 }
 
-/// Lists an organization's events, the newest first.
+fn type_names(types: Option<&[EventType]>) -> Option<Vec<String>> {
+    types.map(|types| types.iter().map(|event_type| event_type.as_str().to_owned()).collect())
+}
+
+/// Lists the events of an organization, the newest first.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -163,18 +189,15 @@ pub async fn list(
     organization: OrganizationId,
     filter: &EventFilter,
 ) -> Result<Vec<EventRecord>, StoreError> {
-    let types: Option<Vec<String>> =
-        filter.types.as_ref().map(|types| types.iter().map(|known| known.as_str().to_owned()).collect());
-    // The first page begins behind the highest revision that there can be: one index condition for every page.
-    let rows = sqlx::query_as!(
-        EventRow,
-        r#"SELECT revision, type AS event_type, actor_kind, actor_id, actor_via, user_id, old, new, reason, request_id,
-                  create_time
-           FROM events
-           WHERE bucket = $1 AND organization_id = $2 AND revision < $3
-             AND ($4::text[] IS NULL OR type = ANY ($4)) AND ($5::text IS NULL OR user_id = $5)
-           ORDER BY revision DESC
-           LIMIT $6"#,
+    let types = type_names(filter.types.as_deref());
+    // The first page starts before the highest possible revision: every page uses the same index condition.
+    let rows = event_query!(
+        r#"NULL::bigint AS number, e.organization_id AS "organization_id?", e.user_id"#,
+        "FROM events e
+         WHERE e.bucket = $1 AND e.organization_id = $2 AND e.revision < $3
+           AND ($4::text[] IS NULL OR e.type = ANY ($4)) AND ($5::text IS NULL OR e.user_id = $5)
+         ORDER BY e.revision DESC
+         LIMIT $6",
         organization.bucket(),
         organization.as_uuid(),
         filter.before.unwrap_or(i64::MAX),
@@ -184,19 +207,19 @@ pub async fn list(
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(|row| row.read(organization)).collect()
+    rows.into_iter().map(EventRecord::try_from).collect()
 }
 
-/// What names an event: whose it is, and the revision that it made.
+/// The key of an event: the organization or user that it belongs to, and the revision that it made there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventKey {
-    /// An organization's.
+    /// An event of an organization.
     Organization(OrganizationId, i64),
-    /// A user's.
+    /// An event of a user.
     User(UserId, i64),
 }
 
-/// Finds events, of these types if any are named, in the order of their keys.
+/// Finds events by their keys and returns them in the order of the keys. With `types`, only events of these types.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -205,114 +228,66 @@ pub async fn find(
     keys: &[EventKey],
     types: Option<&[EventType]>,
 ) -> Result<Vec<EventRecord>, StoreError> {
-    let types: Option<Vec<String>> = types.map(|types| types.iter().map(|known| known.as_str().to_owned()).collect());
-    let mut found = find_of_organizations(connection, keys, types.as_deref()).await?;
-    found.extend(find_of_users(connection, keys, types.as_deref()).await?);
-    found.sort_by_key(|(number, _)| *number);
-    Ok(found.into_iter().map(|(_, recorded)| recorded).collect())
+    let types = type_names(types);
+    let mut rows = find_of_organizations(connection, keys, types.as_deref()).await?;
+    rows.extend(find_of_users(connection, keys, types.as_deref()).await?);
+    rows.sort_by_key(|row| row.number);
+    rows.into_iter().map(EventRecord::try_from).collect()
 }
 
-type NumberedEvent = (i64, EventRecord);
+/// Keys as the columns of a statement: number, bucket, id, revision.
+type KeyColumns<Id> = (Vec<i64>, Vec<i16>, Vec<Id>, Vec<i64>);
 
 async fn find_of_organizations(
     connection: &mut PgConnection,
     keys: &[EventKey],
     types: Option<&[String]>,
-) -> Result<Vec<NumberedEvent>, StoreError> {
-    let (mut numbers, mut buckets, mut ids, mut revisions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (number, key) in (0_i64..).zip(keys) {
-        if let EventKey::Organization(id, revision) = key {
-            numbers.push(number);
-            buckets.push(id.bucket());
-            ids.push(id.as_uuid());
-            revisions.push(*revision);
-        }
-    }
+) -> Result<Vec<EventRow>, StoreError> {
+    let keys = (0_i64..).zip(keys).filter_map(|(number, key)| match key {
+        EventKey::Organization(id, revision) => Some((number, id.bucket(), id.as_uuid(), *revision)),
+        EventKey::User(..) => None,
+    });
+    let (numbers, buckets, ids, revisions): KeyColumns<Uuid> = keys.collect();
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let rows = sqlx::query!(
-        r#"SELECT k.number AS "number!", k.id AS "id!", e.revision, e.type AS event_type, e.actor_kind, e.actor_id,
-                  e.actor_via, e.user_id, e.old, e.new, e.reason, e.request_id, e.create_time
-           FROM unnest($1::bigint[], $2::smallint[], $3::uuid[], $4::bigint[]) AS k (number, bucket, id, revision)
-           JOIN events e ON e.bucket = k.bucket AND e.organization_id = k.id AND e.revision = k.revision
-           WHERE $5::text[] IS NULL OR e.type = ANY ($5)"#,
+    let rows = event_query!(
+        r#"k.number, k.id AS "organization_id?", e.user_id"#,
+        "FROM unnest($1::bigint[], $2::smallint[], $3::uuid[], $4::bigint[]) AS k (number, bucket, id, revision)
+         JOIN events e ON e.bucket = k.bucket AND e.organization_id = k.id AND e.revision = k.revision
+         WHERE $5::text[] IS NULL OR e.type = ANY ($5)",
         &numbers,
         &buckets,
         &ids,
         &revisions,
         types,
-    )
-    .fetch_all(connection)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            let found = EventRow {
-                revision: row.revision,
-                event_type: row.event_type,
-                actor_kind: row.actor_kind,
-                actor_id: row.actor_id,
-                actor_via: row.actor_via,
-                user_id: row.user_id,
-                old: row.old,
-                new: row.new,
-                reason: row.reason,
-                request_id: row.request_id,
-                create_time: row.create_time,
-            };
-            Ok((row.number, found.read(OrganizationId::from_uuid(row.id))?))
-        })
-        .collect()
+    );
+    Ok(rows.fetch_all(connection).await?)
 }
 
 async fn find_of_users(
     connection: &mut PgConnection,
     keys: &[EventKey],
     types: Option<&[String]>,
-) -> Result<Vec<NumberedEvent>, StoreError> {
-    let (mut numbers, mut buckets, mut ids, mut revisions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (number, key) in (0_i64..).zip(keys) {
-        if let EventKey::User(id, revision) = key {
-            numbers.push(number);
-            buckets.push(id.bucket());
-            ids.push(id.to_string());
-            revisions.push(*revision);
-        }
-    }
+) -> Result<Vec<EventRow>, StoreError> {
+    let keys = (0_i64..).zip(keys).filter_map(|(number, key)| match key {
+        EventKey::User(id, revision) => Some((number, id.bucket(), id.to_string(), *revision)),
+        EventKey::Organization(..) => None,
+    });
+    let (numbers, buckets, ids, revisions): KeyColumns<String> = keys.collect();
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let rows = sqlx::query!(
-        r#"SELECT k.number AS "number!", e.user_id, e.revision, e.type AS event_type, e.actor_kind, e.actor_id, e.actor_via,
-                  e.old, e.new, e.reason, e.request_id, e.create_time
-           FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[]) AS k (number, bucket, id, revision)
-           JOIN user_events e ON e.user_bucket = k.bucket AND e.user_id = k.id COLLATE "C" AND e.revision = k.revision
-           WHERE $5::text[] IS NULL OR e.type = ANY ($5)"#,
+    let rows = event_query!(
+        r#"k.number, NULL::uuid AS organization_id, e.user_id AS "user_id?""#,
+        r#"FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[]) AS k (number, bucket, id, revision)
+         JOIN user_events e ON e.user_bucket = k.bucket AND e.user_id = k.id COLLATE "C" AND e.revision = k.revision
+         WHERE $5::text[] IS NULL OR e.type = ANY ($5)"#,
         &numbers,
         &buckets,
         &ids,
         &revisions,
         types,
-    )
-    .fetch_all(connection)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            let recorded = EventRecord {
-                organization: None,
-                revision: row.revision,
-                event_type: EventType::parse(&row.event_type)?,
-                actor_kind: ActorKind::parse(&row.actor_kind)?,
-                actor_id: row.actor_id,
-                actor_via: row.actor_via,
-                user: Some(UserId::parse(&row.user_id)?),
-                old: row.old,
-                new: row.new,
-                reason: row.reason,
-                request_id: row.request_id,
-                create_time: row.create_time,
-            };
-            Ok((row.number, recorded))
-        })
-        .collect()
+    );
+    Ok(rows.fetch_all(connection).await?)
 }

@@ -1,4 +1,4 @@
-//! One bucket as one snapshot holds it, read row by row: for exports, which may not hold it in memory.
+//! Snapshots for exports. They stream a bucket row by row, because an export must not keep a whole bucket in memory.
 
 use super::{StoreError, log};
 use crate::domain::{BucketPosition, Kind, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
@@ -6,37 +6,37 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
-/// An organization as it stood.
+/// An organization in the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportHead {
-    /// The id.
+    /// The id of the organization.
     pub id: OrganizationId,
-    /// Its slug.
+    /// The slug, unique over all organizations.
     pub slug: Slug,
-    /// Its kind.
+    /// The kind, by which an export can be filtered.
     pub kind: Kind,
-    /// Where it is in its life.
+    /// The state, `DELETED` included.
     pub state: OrganizationState,
-    /// Who owns it.
+    /// The owner; `None` until the organization is activated.
     pub owner: Option<UserId>,
-    /// How many changes it has seen.
+    /// The revision: the number of its changes.
     pub revision: i64,
 }
 
-/// A member of an organization, or the organization itself.
+/// A row of an export: an organization, a member, or an organization with its first member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportRow {
-    /// The organization, in the first row that is of it.
+    /// The organization, in the first of its rows only.
     pub head: Option<ExportHead>,
-    /// A member, with the role as stored. None for an organization that has none.
+    /// A member and the role as stored; `None` for an organization without members.
     pub member: Option<(UserId, Role)>,
 }
 
-/// A snapshot of one bucket.
+/// A read-only snapshot of the database.
 pub struct ExportSnapshot<'c>(Transaction<'c, Postgres>);
 
 impl<'c> ExportSnapshot<'c> {
-    /// Opens one. It holds up the vacuum, so not for long.
+    /// Opens a snapshot. Keep it short: while it is open, vacuum cannot remove rows that are deleted after it began.
     ///
     /// # Errors
     /// If Postgres does not answer.
@@ -44,7 +44,7 @@ impl<'c> ExportSnapshot<'c> {
         Ok(Self(connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?))
     }
 
-    /// How far the log of an organizations' bucket had come.
+    /// The last position in the change log of a bucket of organizations.
     ///
     /// # Errors
     /// If Postgres does not answer.
@@ -52,7 +52,7 @@ impl<'c> ExportSnapshot<'c> {
         log::position(&mut self.0, bucket).await
     }
 
-    /// How far the log of a users' bucket had come.
+    /// The last position in the change log of a bucket of users.
     ///
     /// # Errors
     /// If Postgres does not answer.
@@ -60,8 +60,8 @@ impl<'c> ExportSnapshot<'c> {
         log::user_position(&mut self.0, bucket).await
     }
 
-    /// Every organization of a bucket, or those of one kind, with its members one by one: those of one organization stand
-    /// together.
+    /// Streams the organizations of a bucket, or those of one kind, with their members. The rows of an organization are
+    /// consecutive.
     pub fn organizations<'s>(
         &'s mut self,
         bucket: i16,
@@ -101,7 +101,7 @@ impl<'c> ExportSnapshot<'c> {
         .boxed()
     }
 
-    /// The users of a bucket who are not active.
+    /// Streams the users of a bucket who are not active.
     pub fn users(&mut self, bucket: i16) -> BoxStream<'_, Result<(UserId, UserState), StoreError>> {
         let rows = sqlx::query!(
             "SELECT id, state FROM users WHERE user_bucket = $1 AND state <> 'ACTIVE' ORDER BY id",
@@ -114,7 +114,7 @@ impl<'c> ExportSnapshot<'c> {
             .boxed()
     }
 
-    /// Closes it. One that is dropped is closed before its connection is used again.
+    /// Closes the snapshot. A snapshot that is dropped closes before the next statement of its connection.
     ///
     /// # Errors
     /// If Postgres does not answer.

@@ -1,7 +1,7 @@
-//! Tokens of invitations, by their hashes, and what an invitation shows to the one invited.
+//! Invitation tokens, stored as hashes, and the previews that recipients see of their invitations.
 
 use super::StoreError;
-use super::invitations::{InvitationPageKey, InvitationRow};
+use super::invitations::{InvitationPageKey, InvitationRow, invitation_query};
 use crate::domain::{Attributes, EmailAddress, Invitation, InvitationId, OrganizationId, UserId};
 use crate::store::limits;
 use sqlx::PgConnection;
@@ -9,7 +9,7 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Gives an invitation a further token, by its hash, and ends the oldest beyond five.
+/// Adds a token to an invitation, by its hash. Ends its oldest tokens beyond [`limits::INVITATION_TOKENS`].
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -19,7 +19,8 @@ pub async fn add_token(
     id: InvitationId,
     hash: &[u8; 32],
 ) -> Result<(), StoreError> {
-    // Whoever claims its mails does not hold the organization: two at once would each leave room for one.
+    // The mail worker adds tokens without the lock of the organization. Without this lock on the invitation, two
+    // concurrent calls would each make room for only one token.
     sqlx::query!(
         "SELECT FROM invitations WHERE bucket = $1 AND organization_id = $2 AND id = $3 FOR NO KEY UPDATE",
         organization.bucket(),
@@ -72,7 +73,7 @@ pub async fn drop_tokens(
     Ok(())
 }
 
-/// Which invitation a token is of, in whatever state it is.
+/// Finds the invitation of a token, in any state.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -83,8 +84,8 @@ pub async fn invitation_of(connection: &mut PgConnection, hash: &[u8; 32]) -> Re
     Ok(id.map(InvitationId::from_uuid))
 }
 
-/// Ends every token of an organization that is gone. After its deletion: who is minting one holds a row that the deletion
-/// waits for, and so the token is there to be seen.
+/// Ends every token of a purged organization. Call it after the row of the organization was deleted: a transaction that
+/// is adding a token locks the row of its invitation, the deletion waits for that lock, and so this sees the token.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -99,14 +100,14 @@ pub async fn drop_all(connection: &mut PgConnection, organization: OrganizationI
     Ok(())
 }
 
-/// An invitation as its token shows it, and what is told of it.
+/// An invitation with the names that its recipient sees.
 #[derive(Debug, Clone)]
 pub struct InvitationPreview {
     /// The invitation.
     pub invitation: Invitation,
-    /// What the organization is called.
+    /// The name of the organization.
     pub organization_name: String,
-    /// What the inviter is called; none if nobody knows.
+    /// The display name of the inviter; `None` if it is not a user or the user has none.
     pub inviter_name: Option<String>,
 }
 
@@ -130,6 +131,24 @@ struct InvitationPreviewRow {
     update_time: OffsetDateTime,
     name: String,
     inviter_name: Option<String>,
+}
+
+/// A statement that returns [`InvitationPreviewRow`]s: the FROM clause up to the invitation `i`, the text after the
+/// joins with its organization `o` and its inviter `u`, the arguments.
+macro_rules! preview_query {
+    ($from:literal, $after:literal, $($argument:tt)*) => {
+        invitation_query!(
+            stored InvitationPreviewRow,
+            "SELECT",
+            r#", o.name, u.display_name AS "inviter_name?" "#
+                $from
+                " JOIN organizations o ON o.bucket = i.bucket AND o.id = i.organization_id
+                  LEFT JOIN users u ON i.inviter_kind = 'user'
+                      AND u.user_bucket = user_bucket_of(i.inviter_id) AND u.id = i.inviter_id "
+                $after,
+            $($argument)*
+        )
+    };
 }
 
 impl TryFrom<InvitationPreviewRow> for InvitationPreview {
@@ -158,28 +177,21 @@ impl TryFrom<InvitationPreviewRow> for InvitationPreview {
     }
 }
 
-/// Finds the invitation of a token that is good: pending, or accepted by this very user. One that is not gives no row,
-/// whatever is wrong with it: what is left of the difference is one look into an index.
+/// Finds the invitation of a valid token: one that is pending, or that this user has accepted. Returns `None` for any
+/// other token, whatever is wrong with it. The only difference left in timing is one index lookup.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn good(
+pub async fn find_valid(
     connection: &mut PgConnection,
     hash: &[u8; 32],
     user: Option<&UserId>,
 ) -> Result<Option<InvitationPreview>, StoreError> {
-    sqlx::query_as!(
-        InvitationPreviewRow,
-        r#"SELECT i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
-                  i.attributes AS "attributes: Json<Attributes>", i.state AS "state?",
-                  i.inviter_kind, i.inviter_id, i.accepted_by, i.expire_time, i.sends, i.mail_state, i.mail_error,
-                  i.create_time, i.update_time, o.name, u.display_name AS "inviter_name?"
-           FROM invitation_tokens t
-           JOIN invitations i ON i.bucket = t.bucket AND i.organization_id = t.organization_id AND i.id = t.invitation_id
-           JOIN organizations o ON o.bucket = t.bucket AND o.id = t.organization_id
-           LEFT JOIN users u ON i.inviter_kind = 'user' AND u.user_bucket = user_bucket_of(i.inviter_id) AND u.id = i.inviter_id
-           WHERE t.hash = $1 AND o.delete_time IS NULL
-             AND ((i.state = 'PENDING' AND i.expire_time > clock_timestamp()) OR i.accepted_by = $2)"#,
+    preview_query!(
+        "FROM invitation_tokens t
+         JOIN invitations i ON i.bucket = t.bucket AND i.organization_id = t.organization_id AND i.id = t.invitation_id",
+        "WHERE t.hash = $1 AND o.delete_time IS NULL
+           AND ((i.state = 'PENDING' AND i.expire_time > clock_timestamp()) OR i.accepted_by = $2)",
         hash,
         user.map(UserId::as_str),
     )
@@ -189,8 +201,8 @@ pub async fn good(
     .transpose()
 }
 
-/// Lists the pending invitations to an address, over all organizations that are there and not switched off, the oldest
-/// first.
+/// Lists the pending invitations to an address, the oldest first, over all organizations that are neither deleted nor
+/// inactive.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -200,21 +212,14 @@ pub async fn received(
     after: Option<InvitationPageKey>,
     limit: i64,
 ) -> Result<Vec<InvitationPreview>, StoreError> {
-    let rows = sqlx::query_as!(
-        InvitationPreviewRow,
-        r#"SELECT i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
-                  i.attributes AS "attributes: Json<Attributes>", i.state AS "state?",
-                  i.inviter_kind, i.inviter_id, i.accepted_by, i.expire_time, i.sends, i.mail_state, i.mail_error,
-                  i.create_time, i.update_time, o.name, u.display_name AS "inviter_name?"
-           FROM invitations i
-           JOIN organizations o ON o.bucket = i.bucket AND o.id = i.organization_id
-           LEFT JOIN users u ON i.inviter_kind = 'user' AND u.user_bucket = user_bucket_of(i.inviter_id) AND u.id = i.inviter_id
-           WHERE i.identifier_normal = $1 AND i.is_email AND i.state = 'PENDING' AND i.expire_time > clock_timestamp()
-             AND o.delete_time IS NULL AND o.state <> 'INACTIVE'
-             AND (i.create_time, i.id) > (coalesce($2, '-infinity'::timestamptz),
-                                          coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid))
-           ORDER BY i.create_time, i.id
-           LIMIT $4"#,
+    let rows = preview_query!(
+        "FROM invitations i",
+        "WHERE i.identifier_normal = $1 AND i.is_email AND i.state = 'PENDING' AND i.expire_time > clock_timestamp()
+           AND o.delete_time IS NULL AND o.state <> 'INACTIVE'
+           AND (i.create_time, i.id) > (coalesce($2, '-infinity'::timestamptz),
+                                        coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid))
+         ORDER BY i.create_time, i.id
+         LIMIT $4",
         address.normal(),
         after.map(|after| after.create_time),
         after.map(|after| after.id.as_uuid()),

@@ -1,7 +1,8 @@
-//! Rows of invitations and of their tokens.
+//! Rows of invitations.
 //!
-//! Whether one is still pending is one predicate, here and nowhere else: `state = 'PENDING' AND expire_time >
-//! clock_timestamp()`. `clock_timestamp()` and not `now()`: who waited for a lock judges by the clock as it is.
+//! Every statement uses the same predicate for a pending invitation: `state = 'PENDING' AND expire_time >
+//! clock_timestamp()`. `clock_timestamp()` instead of `now()`, because `now()` is the start of the transaction, which
+//! may have waited for a lock since.
 
 use super::StoreError;
 use crate::domain::{
@@ -35,6 +36,38 @@ pub(super) struct InvitationRow {
     pub(super) update_time: OffsetDateTime,
 }
 
+/// A statement that returns rows with the columns of [`InvitationRow`]: the row type, the text before the column list,
+/// the texts after it, the arguments. The table has the alias `i`.
+///
+/// `stored` returns the state as stored; `effective` returns `EXPIRED` for a pending invitation that has expired.
+macro_rules! invitation_query {
+    (stored $row:ident, $before:literal, $($after:literal)+, $($argument:tt)*) => {
+        invitation_query!(@ $row, $before, r#"i.state AS "state?" "# $($after)+, $($argument)*)
+    };
+    (effective $row:ident, $before:literal, $($after:literal)+, $($argument:tt)*) => {
+        invitation_query!(
+            @ $row,
+            $before,
+            "CASE WHEN i.state = 'PENDING' AND i.expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE i.state END
+             AS state "
+                $($after)+,
+            $($argument)*
+        )
+    };
+    (@ $row:ident, $before:literal, $($after:literal)+, $($argument:tt)*) => {
+        sqlx::query_as!(
+            $row,
+            $before
+                + r#" i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
+                      i.attributes AS "attributes: Json<Attributes>", i.inviter_kind, i.inviter_id, i.accepted_by,
+                      i.expire_time, i.sends, i.mail_state, i.mail_error, i.create_time, i.update_time, "#
+                $(+ $after)+,
+            $($argument)*
+        )
+    };
+}
+pub(super) use invitation_query;
+
 impl TryFrom<InvitationRow> for Invitation {
     type Error = StoreError;
     fn try_from(row: InvitationRow) -> Result<Self, StoreError> {
@@ -62,51 +95,50 @@ impl TryFrom<InvitationRow> for Invitation {
     }
 }
 
-/// A time as Postgres counts it: in microseconds. What is less than one is left out.
+/// Converts a duration to the interval type of Postgres, rounded down to microseconds.
 pub(super) fn interval(duration: Duration) -> Result<PgInterval, StoreError> {
     PgInterval::try_from(Duration::new(duration.as_secs(), duration.subsec_micros() * 1000))
         .map_err(|error| StoreError::Unreadable(error.to_string()))
 }
 
-/// What a new invitation is made of.
+/// The columns of a new invitation.
 #[derive(Debug, Clone)]
 pub struct NewInvitation {
-    /// Where.
+    /// The organization that the recipient is invited to.
     pub organization: OrganizationId,
-    /// The id, random.
+    /// A random id.
     pub id: InvitationId,
-    /// Whom.
+    /// The e-mail address or other identifier of the recipient.
     pub recipient: Recipient,
-    /// As what.
+    /// The role of the future member.
     pub role: Role,
-    /// Whether it makes the owner of a pending organization.
+    /// Whether acceptance makes the recipient the owner of a pending organization.
     pub makes_owner: bool,
-    /// What the deployment will keep about the membership.
+    /// The attributes of the future membership.
     pub attributes: Attributes,
-    /// Who invites.
+    /// The caller that invites.
     pub inviter: Inviter,
-    /// How long it is good.
+    /// Time until it expires.
     pub life: Duration,
-    /// Whether a mail will be sent.
+    /// Whether a mail will be sent; then its state is `WAITING`.
     pub mail: bool,
 }
 
-/// Writes a new invitation; none if the recipient has a pending one there.
+/// Inserts an invitation; `None` if the organization has a pending invitation for the recipient.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn insert(connection: &mut PgConnection, new: &NewInvitation) -> Result<Option<Invitation>, StoreError> {
-    sqlx::query_as!(
-        InvitationRow,
-        r#"INSERT INTO invitations (bucket, organization_id, id, identifier, identifier_normal, is_email, role, makes_owner,
-                                    attributes, state, inviter_kind, inviter_id, expire_time, sends, send_time, mail_state,
-                                    create_time, update_time)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'PENDING', $10, $11, clock_timestamp() + $12::interval, 0,
-                   clock_timestamp(), CASE WHEN $13 THEN 'WAITING' END, clock_timestamp(), clock_timestamp())
-           ON CONFLICT DO NOTHING
-           RETURNING organization_id, id, identifier, is_email, role, makes_owner,
-                     attributes AS "attributes: Json<Attributes>", state AS "state?", inviter_kind, inviter_id, accepted_by,
-                     expire_time, sends, mail_state, mail_error, create_time, update_time"#,
+    invitation_query!(
+        stored InvitationRow,
+        "INSERT INTO invitations AS i (bucket, organization_id, id, identifier, identifier_normal, is_email, role,
+                                       makes_owner, attributes, state, inviter_kind, inviter_id, expire_time, sends,
+                                       send_time, mail_state, create_time, update_time)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'PENDING', $10, $11, clock_timestamp() + $12::interval, 0,
+                 clock_timestamp(), CASE WHEN $13 THEN 'WAITING' END, clock_timestamp(), clock_timestamp())
+         ON CONFLICT DO NOTHING
+         RETURNING",
+        "",
         new.organization.bucket(),
         new.organization.as_uuid(),
         new.id.as_uuid(),
@@ -127,7 +159,7 @@ pub async fn insert(connection: &mut PgConnection, new: &NewInvitation) -> Resul
     .transpose()
 }
 
-/// Reads an invitation.
+/// Reads an invitation, with its effective state.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -136,13 +168,10 @@ pub async fn get(
     organization: OrganizationId,
     id: InvitationId,
 ) -> Result<Option<Invitation>, StoreError> {
-    sqlx::query_as!(
-        InvitationRow,
-        r#"SELECT organization_id, id, identifier, is_email, role, makes_owner,
-                  attributes AS "attributes: Json<Attributes>",
-                  CASE WHEN state = 'PENDING' AND expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE state END AS state,
-                  inviter_kind, inviter_id, accepted_by, expire_time, sends, mail_state, mail_error, create_time, update_time
-           FROM invitations WHERE bucket = $1 AND organization_id = $2 AND id = $3"#,
+    invitation_query!(
+        effective InvitationRow,
+        "SELECT",
+        "FROM invitations i WHERE i.bucket = $1 AND i.organization_id = $2 AND i.id = $3",
         organization.bucket(),
         organization.as_uuid(),
         id.as_uuid(),
@@ -153,7 +182,7 @@ pub async fn get(
     .transpose()
 }
 
-/// Where an invitation is, by its id alone.
+/// Finds the organization of an invitation by the invitation's id alone.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -167,23 +196,23 @@ pub async fn organization_of(
     Ok(id.map(OrganizationId::from_uuid))
 }
 
-/// Where a list goes on: behind this time and id.
+/// The last invitation of the previous page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvitationPageKey {
-    /// When the last one shown was created.
+    /// The creation time of the invitation.
     pub create_time: OffsetDateTime,
-    /// Its id.
+    /// The id of the invitation.
     pub id: InvitationId,
 }
 
-/// Which invitations to list.
+/// A page of an organization's invitations.
 #[derive(Debug, Clone)]
 pub struct InvitationFilter {
-    /// Only these states.
+    /// Only invitations whose effective state is one of these.
     pub states: Vec<InvitationState>,
-    /// Where to go on.
+    /// Only invitations after this one.
     pub after: Option<InvitationPageKey>,
-    /// How many at most.
+    /// Maximum number of invitations.
     pub limit: i64,
 }
 
@@ -197,20 +226,17 @@ pub async fn list(
     filter: &InvitationFilter,
 ) -> Result<Vec<Invitation>, StoreError> {
     let states: Vec<String> = filter.states.iter().map(|state| state.as_str().to_owned()).collect();
-    let rows = sqlx::query_as!(
-        InvitationRow,
-        r#"SELECT organization_id, id, identifier, is_email, role, makes_owner,
-                  attributes AS "attributes: Json<Attributes>",
-                  CASE WHEN state = 'PENDING' AND expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE state END AS state,
-                  inviter_kind, inviter_id, accepted_by, expire_time, sends, mail_state, mail_error, create_time, update_time
-           FROM invitations
-           WHERE bucket = $1 AND organization_id = $2
-             AND (create_time, id) > (coalesce($3, '-infinity'::timestamptz),
-                                      coalesce($4, '00000000-0000-0000-0000-000000000000'::uuid))
-             AND CASE WHEN state = 'PENDING' AND expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE state END
-                 = ANY ($5::text[])
-           ORDER BY create_time, id
-           LIMIT $6"#,
+    let rows = invitation_query!(
+        effective InvitationRow,
+        "SELECT",
+        "FROM invitations i
+         WHERE i.bucket = $1 AND i.organization_id = $2
+           AND (i.create_time, i.id) > (coalesce($3, '-infinity'::timestamptz),
+                                        coalesce($4, '00000000-0000-0000-0000-000000000000'::uuid))
+           AND CASE WHEN i.state = 'PENDING' AND i.expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE i.state END
+               = ANY ($5::text[])
+         ORDER BY i.create_time, i.id
+         LIMIT $6",
         organization.bucket(),
         organization.as_uuid(),
         filter.after.map(|after| after.create_time),
@@ -223,7 +249,7 @@ pub async fn list(
     rows.into_iter().map(Invitation::try_from).collect()
 }
 
-/// Moves a pending invitation to another state; false if it is not pending (any more).
+/// Moves a pending invitation to its final state; false if it is not pending, or no longer.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -233,7 +259,7 @@ pub async fn settle(
     to: InvitationState,
     accepted_by: Option<&UserId>,
 ) -> Result<bool, StoreError> {
-    let done = sqlx::query!(
+    let result = sqlx::query!(
         r#"UPDATE invitations SET state = $4, accepted_by = $5, update_time = clock_timestamp()
            WHERE bucket = $1 AND organization_id = $2 AND id = $3
              AND state = 'PENDING' AND expire_time > clock_timestamp()"#,
@@ -245,10 +271,11 @@ pub async fn settle(
     )
     .execute(connection)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(result.rows_affected() == 1)
 }
 
-/// Writes EXPIRED where the time of a recipient's invitation is over, so that they can be invited again; tells which.
+/// Sets the state of a recipient's expired invitations to `EXPIRED`, so that the recipient can be invited again.
+/// Returns their ids.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -272,7 +299,8 @@ pub async fn expire(
     Ok(ids.into_iter().map(InvitationId::from_uuid).collect())
 }
 
-/// The recipient's pending invitation, if there is one.
+/// Finds the recipient's invitation whose stored state is `PENDING`. Call [`expire`] first: this does not look at the
+/// expiry time.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -294,7 +322,7 @@ pub async fn pending(
     Ok(id.map(InvitationId::from_uuid))
 }
 
-/// Revokes every pending invitation of an organization, or those to one address; tells which.
+/// Revokes the pending invitations of an organization: all of them, or only those to one address. Returns their ids.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -317,16 +345,17 @@ pub async fn revoke_all(
     Ok(ids.into_iter().map(InvitationId::from_uuid).collect())
 }
 
-/// How many invitations of an organization are pending, and how many were made in the last 24 hours.
+/// The numbers of an organization's invitations that its limits apply to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
-    /// Pending now.
+    /// Pending invitations.
     pub pending: i64,
-    /// Made in the last 24 hours, whatever became of them.
+    /// Invitations created in the last 24 hours, in any state.
     pub today: i64,
 }
 
-/// Counts an organization's invitations. Under the organization's lock the counts stay true.
+/// Counts the invitations of an organization. Under the lock of the organization the counts do not grow until the
+/// transaction ends.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -344,7 +373,8 @@ pub async fn counts(connection: &mut PgConnection, organization: OrganizationId)
     .await?)
 }
 
-/// Counts a sending: by a mail that is waiting, or by a token given out.
+/// Counts one delivery of an invitation and restarts its cooldown. With `mail`, the delivery is a mail in the outbox,
+/// and the mail state becomes `WAITING`; without, the token was returned to the caller.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -369,7 +399,7 @@ pub async fn count_send(
     Ok(())
 }
 
-/// How many whole seconds of a cooldown are left since the last sending; 0 if it is over.
+/// The rest of the cooldown since the last delivery, in seconds, rounded up; 0 if it is over.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -392,13 +422,13 @@ pub async fn cooldown_left(
     Ok(u64::try_from(left).unwrap_or(0))
 }
 
-/// Forgets invitations that came to their end longer ago than this, with their tokens, at most so many; tells how many.
-/// Several processes may do it at once. What happened stays in the events, which hold no address.
+/// Deletes at most `most` invitations that ended or expired longer than `age` ago, and their tokens. Returns the number
+/// of invitations deleted. Several processes may run this at the same time. The events stay; they contain no address.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn forget_old(connection: &mut PgConnection, age: Duration, most: i64) -> Result<u64, StoreError> {
-    let done = sqlx::query!(
+    let result = sqlx::query!(
         r#"WITH old AS (
                SELECT bucket, organization_id, id FROM invitations
                WHERE greatest(expire_time, update_time) < clock_timestamp() - $1::interval
@@ -414,5 +444,5 @@ pub async fn forget_old(connection: &mut PgConnection, age: Duration, most: i64)
     )
     .execute(connection)
     .await?;
-    Ok(done.rows_affected())
+    Ok(result.rows_affected())
 }

@@ -1,6 +1,7 @@
 //! Rows of memberships.
 
 use super::StoreError;
+use super::users::UserRow;
 use crate::domain::{Attributes, Member, Membership, Organization, OrganizationId, Role, UserId};
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -14,6 +15,29 @@ struct MembershipRow {
     revision: i64,
     create_time: OffsetDateTime,
     update_time: OffsetDateTime,
+}
+
+/// A statement that returns [`MembershipRow`]s: the text before the column list, the text after it, the arguments. The
+/// table has the alias `m`. The text after the list adds `is_owner`, since a membership does not contain the owner.
+///
+/// With `record` in front, the statement returns records, which may have more columns.
+macro_rules! membership_query {
+    (record $before:literal, $after:literal, $($argument:tt)*) => {
+        membership_query!(@ query!(), $before, $after, $($argument)*)
+    };
+    (@ $query:ident!($($row:ident)?), $before:literal, $after:literal, $($argument:tt)*) => {
+        sqlx::$query!(
+            $($row,)?
+            $before
+                + r#" m.user_id, m.role, m.attributes AS "attributes: Json<Attributes>", m.revision, m.create_time,
+                      m.update_time, "#
+                + $after,
+            $($argument)*
+        )
+    };
+    ($before:literal, $after:literal, $($argument:tt)*) => {
+        membership_query!(@ query_as!(MembershipRow), $before, $after, $($argument)*)
+    };
 }
 
 impl MembershipRow {
@@ -31,7 +55,7 @@ impl MembershipRow {
     }
 }
 
-/// Adds a member, at the organization's present revision; none if the user is one already.
+/// Adds a member, at the current revision of the organization; `None` if the user is a member already.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -42,12 +66,13 @@ pub async fn insert(
     role: Role,
     attributes: &Attributes,
 ) -> Result<Option<Membership>, StoreError> {
-    sqlx::query_as!(
-        MembershipRow,
-        r#"INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
-           VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp(), clock_timestamp())
-           ON CONFLICT DO NOTHING
-           RETURNING user_id, role, (user_id = $7) AS is_owner, attributes AS "attributes: Json<Attributes>", revision, create_time, update_time"#,
+    membership_query!(
+        "INSERT INTO memberships AS m
+             (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
+         VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp(), clock_timestamp())
+         ON CONFLICT DO NOTHING
+         RETURNING",
+        "(m.user_id = $7) AS is_owner",
         organization.id.bucket(),
         organization.id.as_uuid(),
         user.as_str(),
@@ -71,12 +96,11 @@ pub async fn get(
     organization: OrganizationId,
     user: &UserId,
 ) -> Result<Option<Membership>, StoreError> {
-    sqlx::query_as!(
-        MembershipRow,
-        r#"SELECT m.user_id, m.role, (m.user_id = o.owner_id) AS is_owner, m.attributes AS "attributes: Json<Attributes>",
-                  m.revision, m.create_time, m.update_time
-           FROM memberships m JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
-           WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = $3"#,
+    membership_query!(
+        "SELECT",
+        "(m.user_id = o.owner_id) AS is_owner
+         FROM memberships m JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
+         WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = $3",
         organization.bucket(),
         organization.as_uuid(),
         user.as_str(),
@@ -87,7 +111,7 @@ pub async fn get(
     .transpose()
 }
 
-/// Writes a member's role and attributes, at the organization's present revision.
+/// Overwrites the role and attributes of a member, at the current revision of the organization.
 ///
 /// # Errors
 /// If Postgres does not answer, or the user is not a member.
@@ -98,11 +122,11 @@ pub async fn update(
     role: Role,
     attributes: &Attributes,
 ) -> Result<Membership, StoreError> {
-    sqlx::query_as!(
-        MembershipRow,
-        r#"UPDATE memberships SET role = $4, attributes = $5, revision = $6, update_time = clock_timestamp()
-           WHERE bucket = $1 AND organization_id = $2 AND user_id = $3
-           RETURNING user_id, role, (user_id = $7) AS is_owner, attributes AS "attributes: Json<Attributes>", revision, create_time, update_time"#,
+    membership_query!(
+        "UPDATE memberships m SET role = $4, attributes = $5, revision = $6, update_time = clock_timestamp()
+         WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = $3
+         RETURNING",
+        "(m.user_id = $7) AS is_owner",
         organization.id.bucket(),
         organization.id.as_uuid(),
         user.as_str(),
@@ -116,7 +140,7 @@ pub async fn update(
     .read(organization.id)
 }
 
-/// Removes a member; false if the user is not one.
+/// Removes a member; false if the user is not a member.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -125,7 +149,7 @@ pub async fn delete(
     organization: OrganizationId,
     user: &UserId,
 ) -> Result<bool, StoreError> {
-    let done = sqlx::query!(
+    let result = sqlx::query!(
         "DELETE FROM memberships WHERE bucket = $1 AND organization_id = $2 AND user_id = $3",
         organization.bucket(),
         organization.as_uuid(),
@@ -133,21 +157,21 @@ pub async fn delete(
     )
     .execute(connection)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(result.rows_affected() == 1)
 }
 
-/// Which members to list.
+/// A page of an organization's members.
 #[derive(Debug, Clone)]
 pub struct MemberFilter {
-    /// Only this role.
+    /// Only members with this role.
     pub role: Option<Role>,
-    /// Only those behind this user id.
+    /// Only user ids greater than this one: the last of the previous page.
     pub after: Option<String>,
-    /// How many at most.
+    /// Maximum number of members.
     pub limit: i64,
 }
 
-/// Lists members by user id. Every member has a row in users: it is made before the membership and never deleted.
+/// Lists members by user id. Every member has a row in `users`: it is inserted before the membership and never deleted.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -156,25 +180,26 @@ pub async fn list(
     organization: OrganizationId,
     filter: &MemberFilter,
 ) -> Result<Vec<Member>, StoreError> {
-    // No id is empty, so the first page begins behind the empty one: one index condition for every page. The members of
-    // the page first, in the order of their key, then each one's user: OFFSET 0 keeps the planner, who does not know how
-    // many are asked for, from joining all members with all users.
-    let rows = sqlx::query!(
-        r#"SELECT m.user_id, m.role, (m.user_id = o.owner_id) AS is_owner, m.attributes AS "attributes: Json<Attributes>", m.revision, m.create_time, m.update_time,
-                  u.state AS user_state, u.deactivated_by_operator, u.email, u.email_verified, u.display_name,
-                  u.profile_issued_at, u.revision AS user_revision, u.create_time AS user_create_time,
-                  u.update_time AS user_update_time
-           FROM organizations o
-           CROSS JOIN LATERAL (
-               SELECT * FROM memberships
-               WHERE bucket = $1 AND organization_id = $2 AND user_id > coalesce($3::text, '')
-                 AND ($4::text IS NULL OR CASE WHEN user_id = o.owner_id THEN 'owner' ELSE role END = $4)
-               ORDER BY user_id
-               LIMIT $5) m
-           CROSS JOIN LATERAL (
-               SELECT * FROM users WHERE user_bucket = user_bucket_of(m.user_id) AND id = m.user_id OFFSET 0) u
-           WHERE o.bucket = $1 AND o.id = $2
-           ORDER BY m.user_id"#,
+    // No id is empty, so the first page starts after the empty id: every page uses the same index condition. The plan
+    // reads the members of the page in the order of their key, then the user of each: the planner does not know the
+    // size of the page, and without OFFSET 0 it would join all members with all users.
+    let rows = membership_query!(
+        record
+        "SELECT",
+        "(m.user_id = o.owner_id) AS is_owner, u.state AS user_state, u.deactivated_by_operator, u.email,
+         u.email_verified, u.display_name, u.profile_issued_at, u.revision AS user_revision,
+         u.create_time AS user_create_time, u.update_time AS user_update_time
+         FROM organizations o
+         CROSS JOIN LATERAL (
+             SELECT * FROM memberships
+             WHERE bucket = $1 AND organization_id = $2 AND user_id > coalesce($3::text, '')
+               AND ($4::text IS NULL OR CASE WHEN user_id = o.owner_id THEN 'owner' ELSE role END = $4)
+             ORDER BY user_id
+             LIMIT $5) m
+         CROSS JOIN LATERAL (
+             SELECT * FROM users WHERE user_bucket = user_bucket_of(m.user_id) AND id = m.user_id OFFSET 0) u
+         WHERE o.bucket = $1 AND o.id = $2
+         ORDER BY m.user_id",
         organization.bucket(),
         organization.as_uuid(),
         filter.after,
@@ -185,7 +210,7 @@ pub async fn list(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let user = super::users::UserRow {
+            let user = UserRow {
                 id: row.user_id.clone(),
                 state: row.user_state,
                 deactivated_by_operator: row.deactivated_by_operator,
@@ -211,7 +236,7 @@ pub async fn list(
         .collect()
 }
 
-/// The ids of all organizations that a user is in, ascending: deleted ones too.
+/// The ids of all organizations of a user, ascending. Includes deleted organizations.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -225,23 +250,23 @@ pub async fn organizations_of(connection: &mut PgConnection, user: &UserId) -> R
     Ok(ids.into_iter().map(OrganizationId::from_uuid).collect())
 }
 
-/// The ids of the organizations that a user owns, ascending; the deleted ones among them only if asked for.
+/// The ids of the organizations that a user owns, ascending. Deleted organizations are included only on request.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn owned_by(
     connection: &mut PgConnection,
     user: &UserId,
-    deleted_too: bool,
+    include_deleted: bool,
 ) -> Result<Vec<OrganizationId>, StoreError> {
-    // An owner is a member: the index by user serves.
+    // Every owner has a membership, so the index of memberships by user finds the organizations.
     let ids = sqlx::query_scalar!(
         r#"SELECT o.id FROM memberships m
            JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
            WHERE m.user_id = $1 AND o.owner_id = $1 AND ($2 OR o.delete_time IS NULL)
            ORDER BY o.bucket, o.id"#,
         user.as_str(),
-        deleted_too,
+        include_deleted,
     )
     .fetch_all(connection)
     .await?;

@@ -1,9 +1,14 @@
-//! Postgres: the only place with SQL. Free functions that take a connection; every statement is checked when the crate
-//! is built.
+//! Postgres: the only module with SQL.
 //!
-//! Nothing here decides anything: what a row count means is the caller's business, and constraints are the last line of
-//! defence, never the way to learn something.
+//! Free functions over a connection. Every statement is checked against the schema at build time.
+//!
+//! The functions decide nothing. The caller interprets row counts. Constraints are the last line of defence: no code
+//! relies on a violation to find something out.
+//!
+//! Where several statements return the columns of one table, a macro writes the column list once (`user_query!`): the
+//! macros of sqlx accept a concatenation of literals, but neither a constant nor a macro call.
 
+pub mod datastore;
 pub mod events;
 pub mod export;
 pub mod invitation_tokens;
@@ -11,6 +16,7 @@ pub mod invitations;
 pub mod limits;
 pub mod log;
 pub mod memberships;
+pub mod migrations;
 pub mod organizations;
 pub mod outbox;
 pub mod pool;
@@ -18,34 +24,36 @@ pub mod quotas;
 pub mod requests;
 pub mod slugs;
 pub mod standing;
+pub mod transaction;
 pub mod users;
 
 use crate::domain::Invalid;
 use sqlx::error::DatabaseError;
 use std::sync::Arc;
 
-/// What can go wrong between roster and Postgres. Can be cloned: one statement may have been asked for many.
+/// A failure between roster and Postgres. `Clone`, because one statement can answer the questions of several callers.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// Postgres is away, is going away, or has no connection to spare. Nothing was changed.
+    /// Postgres does not answer, is shutting down, or has no free connection. Nothing was changed.
     #[error("the datastore does not answer")]
     Unavailable(#[source] Arc<sqlx::Error>),
-    /// The database or the schema is not there yet: somebody has still to run `roster migrate`. Nothing was changed.
-    #[error("the datastore has no schema, or an old one")]
+    /// The database or the schema is missing or outdated: the operator has to run `roster migrate`. Nothing was
+    /// changed.
+    #[error("the datastore has no schema or an outdated one: run `roster migrate`")]
     Unmigrated(#[source] Arc<sqlx::Error>),
-    /// A statement or a lock took longer than the request had. Nothing was changed.
+    /// A statement or a lock took longer than the request allows. Nothing was changed.
     #[error("the datastore took too long")]
     Timeout(#[source] Option<Arc<sqlx::Error>>),
-    /// The transaction lost against another one and can be run again.
-    #[error("the transaction lost against another one")]
+    /// A conflict with another transaction (serialization failure or deadlock). The transaction can be run again.
+    #[error("the transaction conflicted with another one")]
     Contention(#[source] Arc<sqlx::Error>),
-    /// The connection broke while a commit was under way: whether it happened is not known.
+    /// The connection broke during a commit: the transaction may or may not be committed.
     #[error("the outcome of the commit is unknown")]
     CommitUnknown(#[source] Arc<sqlx::Error>),
-    /// A fault in roster: SQL that Postgres refuses, a constraint that the code should have kept.
-    #[error("the datastore refused a statement")]
+    /// A bug in roster: SQL that Postgres rejects, or a violated constraint.
+    #[error("the datastore rejected a statement")]
     Unexpected(#[source] Arc<sqlx::Error>),
-    /// A row that holds what the domain does not allow.
+    /// A stored row with a value that the domain does not allow.
     #[error("a stored row is not readable: {0}")]
     Unreadable(String),
 }
@@ -86,7 +94,8 @@ enum ErrorKind {
     Unexpected,
 }
 
-/// By SQLSTATE (Postgres manual, appendix A), never by constraint name: not every Postgres-compatible engine sends those.
+/// Classifies an error by SQLSTATE (Postgres manual, appendix A). Never by constraint name, which not every
+/// Postgres-compatible engine sends.
 fn kind(error: &dyn DatabaseError) -> ErrorKind {
     match error.code().as_deref() {
         // query_canceled (statement_timeout), lock_not_available (lock_timeout)
@@ -98,8 +107,8 @@ fn kind(error: &dyn DatabaseError) -> ErrorKind {
         Some("57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" | "25006") => ErrorKind::Unavailable,
         // connection exceptions, insufficient resources (connections, memory, disk)
         Some(code) if code.starts_with("08") || code.starts_with("53") => ErrorKind::Unavailable,
-        // invalid_catalog_name, undefined_table, undefined_column, undefined_function: every statement was checked against
-        // the schema when it was built, so it is the schema that is missing.
+        // invalid_catalog_name, undefined_table, undefined_column, undefined_function: every statement was checked
+        // against the schema at build time, so the schema of this database is missing or outdated.
         Some("3D000" | "42P01" | "42703" | "42883") => ErrorKind::Unmigrated,
         _ => ErrorKind::Unexpected,
     }

@@ -11,22 +11,45 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-#[expect(clippy::struct_field_names, reason = "the columns' names")]
-pub(super) struct OrganizationRow {
-    pub(super) id: Uuid,
-    pub(super) slug: String,
-    pub(super) name: String,
-    pub(super) kind: String,
-    pub(super) attributes: Json<Attributes>,
-    pub(super) state: String,
-    pub(super) deactivated_by_operator: bool,
-    pub(super) owner_id: Option<String>,
-    pub(super) revision: i64,
-    pub(super) row_revision: i64,
-    pub(super) create_time: OffsetDateTime,
-    pub(super) update_time: OffsetDateTime,
-    pub(super) delete_time: Option<OffsetDateTime>,
-    pub(super) purge_time: Option<OffsetDateTime>,
+struct OrganizationRow {
+    id: Uuid,
+    slug: String,
+    name: String,
+    kind: String,
+    attributes: Json<Attributes>,
+    state: String,
+    deactivated_by_operator: bool,
+    owner_id: Option<String>,
+    revision: i64,
+    row_revision: i64,
+    create_time: OffsetDateTime,
+    update_time: OffsetDateTime,
+    delete_time: Option<OffsetDateTime>,
+    purge_time: Option<OffsetDateTime>,
+}
+
+/// A statement that returns [`OrganizationRow`]s: the text before the column list, the text after it, the arguments.
+/// The table has the alias `o`.
+///
+/// With `record` in front, the statement returns records, which may have more columns.
+macro_rules! organization_query {
+    (record $before:literal, $after:literal, $($argument:tt)*) => {
+        organization_query!(@ query!(), $before, $after, $($argument)*)
+    };
+    (@ $query:ident!($($row:ident)?), $before:literal, $after:literal, $($argument:tt)*) => {
+        sqlx::$query!(
+            $($row,)?
+            $before
+                + r#" o.id, o.slug, o.name, o.kind, o.attributes AS "attributes: Json<Attributes>", o.state,
+                      o.deactivated_by_operator, o.owner_id, o.revision, o.row_revision, o.create_time, o.update_time,
+                      o.delete_time, o.purge_time "#
+                + $after,
+            $($argument)*
+        )
+    };
+    ($before:literal, $after:literal, $($argument:tt)*) => {
+        organization_query!(@ query_as!(OrganizationRow), $before, $after, $($argument)*)
+    };
 }
 
 impl TryFrom<OrganizationRow> for Organization {
@@ -51,39 +74,38 @@ impl TryFrom<OrganizationRow> for Organization {
     }
 }
 
-/// What a new organization is made of.
+/// The columns of a new organization.
 #[derive(Debug, Clone)]
 pub struct NewOrganization {
-    /// The id, random.
+    /// A random id.
     pub id: OrganizationId,
-    /// The slug, claimed already.
+    /// The slug, claimed earlier in the same transaction.
     pub slug: Slug,
-    /// The name.
+    /// The display name.
     pub name: Name,
-    /// The kind.
+    /// The kind, which never changes.
     pub kind: Kind,
-    /// The attributes.
+    /// The attributes that the deployment stores.
     pub attributes: Attributes,
-    /// PENDING, ACTIVE or INACTIVE.
+    /// `PENDING`, `ACTIVE` or `INACTIVE`.
     pub state: OrganizationState,
-    /// Whether an operator made it inactive.
+    /// Whether an operator deactivated it; then the state is `INACTIVE`.
     pub deactivated_by_operator: bool,
-    /// The owner; none for PENDING.
+    /// The owner; `None` exactly for `PENDING`.
     pub owner: Option<UserId>,
 }
 
-/// Writes a new organization, at revision 1. The owner's membership must follow in the same transaction.
+/// Inserts an organization at revision 1. The membership of the owner must follow in the same transaction.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn insert(connection: &mut PgConnection, new: &NewOrganization) -> Result<Organization, StoreError> {
-    sqlx::query_as!(
-        OrganizationRow,
-        r#"INSERT INTO organizations (bucket, id, slug, name, kind, attributes, state, deactivated_by_operator, owner_id,
-                                      revision, row_revision, create_time, update_time)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, 1, clock_timestamp(), clock_timestamp())
-           RETURNING id, slug, name, kind, attributes AS "attributes: Json<Attributes>", state, deactivated_by_operator,
-                     owner_id, revision, row_revision, create_time, update_time, delete_time, purge_time"#,
+    organization_query!(
+        "INSERT INTO organizations AS o (bucket, id, slug, name, kind, attributes, state, deactivated_by_operator,
+                                         owner_id, revision, row_revision, create_time, update_time)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, 1, clock_timestamp(), clock_timestamp())
+         RETURNING",
+        "",
         new.id.bucket(),
         new.id.as_uuid(),
         new.slug.as_str(),
@@ -99,18 +121,18 @@ pub async fn insert(connection: &mut PgConnection, new: &NewOrganization) -> Res
     .try_into()
 }
 
-/// Locks an organization against every other write, and reads it. The lock orders all that happens to an organization;
-/// what else is read must be read by later statements, whose snapshots are younger than the lock.
+/// Reads an organization under a lock that excludes every other write to it until the transaction ends.
+///
+/// The lock puts all changes of an organization into one order. Read everything else with later statements: only their
+/// snapshots are younger than the lock.
 ///
 /// # Errors
-/// If Postgres does not answer, or the lock does not come in time.
+/// If Postgres does not answer, or the lock is not granted in time.
 pub async fn lock(connection: &mut PgConnection, id: OrganizationId) -> Result<Option<Organization>, StoreError> {
-    // NO KEY: an insert that only refers to this row (a membership) need not wait.
-    sqlx::query_as!(
-        OrganizationRow,
-        r#"SELECT id, slug, name, kind, attributes AS "attributes: Json<Attributes>", state, deactivated_by_operator,
-                  owner_id, revision, row_revision, create_time, update_time, delete_time, purge_time
-           FROM organizations WHERE bucket = $1 AND id = $2 FOR NO KEY UPDATE"#,
+    // NO KEY: an insert that only references this row (a membership) does not wait.
+    organization_query!(
+        "SELECT",
+        "FROM organizations o WHERE o.bucket = $1 AND o.id = $2 FOR NO KEY UPDATE",
         id.bucket(),
         id.as_uuid(),
     )
@@ -125,24 +147,18 @@ pub async fn lock(connection: &mut PgConnection, id: OrganizationId) -> Result<O
 /// # Errors
 /// If Postgres does not answer.
 pub async fn get(connection: &mut PgConnection, id: OrganizationId) -> Result<Option<Organization>, StoreError> {
-    sqlx::query_as!(
-        OrganizationRow,
-        r#"SELECT id, slug, name, kind, attributes AS "attributes: Json<Attributes>", state, deactivated_by_operator,
-                  owner_id, revision, row_revision, create_time, update_time, delete_time, purge_time
-           FROM organizations WHERE bucket = $1 AND id = $2"#,
-        id.bucket(),
-        id.as_uuid(),
-    )
-    .fetch_optional(connection)
-    .await?
-    .map(Organization::try_from)
-    .transpose()
+    organization_query!("SELECT", "FROM organizations o WHERE o.bucket = $1 AND o.id = $2", id.bucket(), id.as_uuid(),)
+        .fetch_optional(connection)
+        .await?
+        .map(Organization::try_from)
+        .transpose()
 }
 
-/// Writes the row as it now is, and tells when. `purge_time` follows from `deleted` and the time of the datastore.
+/// Overwrites the row of an organization. Returns it with its new times: Postgres sets `update_time`, and from
+/// `deleted` `delete_time` and `purge_time`.
 ///
 /// # Errors
-/// If Postgres does not answer.
+/// If Postgres does not answer, or the organization has no row.
 pub async fn update(
     connection: &mut PgConnection,
     organization: &Organization,
@@ -150,16 +166,15 @@ pub async fn update(
 ) -> Result<Organization, StoreError> {
     let purge_after =
         PgInterval::try_from(limits::PURGE_AFTER).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-    sqlx::query_as!(
-        OrganizationRow,
-        r#"UPDATE organizations
-           SET slug = $3, name = $4, attributes = $5, state = $6, deactivated_by_operator = $7, owner_id = $8, revision = $9,
-               row_revision = $10, update_time = clock_timestamp(),
-               delete_time = CASE WHEN $11 THEN coalesce(delete_time, clock_timestamp()) END,
-               purge_time = CASE WHEN $11 THEN coalesce(purge_time, clock_timestamp() + $12) END
-           WHERE bucket = $1 AND id = $2
-           RETURNING id, slug, name, kind, attributes AS "attributes: Json<Attributes>", state, deactivated_by_operator,
-                     owner_id, revision, row_revision, create_time, update_time, delete_time, purge_time"#,
+    organization_query!(
+        "UPDATE organizations o
+         SET slug = $3, name = $4, attributes = $5, state = $6, deactivated_by_operator = $7, owner_id = $8,
+             revision = $9, row_revision = $10, update_time = clock_timestamp(),
+             delete_time = CASE WHEN $11 THEN coalesce(o.delete_time, clock_timestamp()) END,
+             purge_time = CASE WHEN $11 THEN coalesce(o.purge_time, clock_timestamp() + $12) END
+         WHERE o.bucket = $1 AND o.id = $2
+         RETURNING",
+        "",
         organization.id.bucket(),
         organization.id.as_uuid(),
         organization.slug.as_str(),
@@ -178,7 +193,7 @@ pub async fn update(
     .try_into()
 }
 
-/// Writes how many changes the organization has seen.
+/// Overwrites the revision of an organization: the number of its changes.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -194,7 +209,7 @@ pub async fn set_revision(connection: &mut PgConnection, id: OrganizationId, rev
     Ok(())
 }
 
-/// Deletes the row, and its memberships with it.
+/// Deletes the row of an organization and its memberships.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -205,8 +220,9 @@ pub async fn delete(connection: &mut PgConnection, id: OrganizationId) -> Result
     Ok(())
 }
 
-/// The organizations whose time to be purged has come: deleted ones, the longest overdue first, and pending ones that
-/// nobody can make active any more. At most this many of each.
+/// The organizations that are due to be purged, at most `most` of each sort: deleted organizations past their purge
+/// time, the longest overdue first, and pending organizations older than [`limits::PURGE_AFTER`] without a pending
+/// invitation, which can no longer become active.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -228,27 +244,27 @@ pub async fn due_for_purge(connection: &mut PgConnection, most: i64) -> Result<V
     Ok(ids.into_iter().map(OrganizationId::from_uuid).collect())
 }
 
-/// Where a list goes on: behind this name and id.
+/// The last organization of the previous page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrganizationPageKey {
-    /// The name of the last one shown.
+    /// The name of the organization.
     pub name: String,
-    /// Its id.
+    /// The id of the organization.
     pub id: OrganizationId,
 }
 
-/// Which organizations to list.
+/// A page of all organizations.
 #[derive(Debug, Clone)]
 pub struct OrganizationFilter {
     /// Only this kind.
     pub kind: Option<Kind>,
     /// Only these states.
     pub states: Vec<OrganizationState>,
-    /// Only those whose name or slug contains this, without regard to case.
+    /// Only organizations whose name or slug contains this text, ignoring case.
     pub search: Option<String>,
-    /// Where to go on.
+    /// Only organizations after this one.
     pub after: Option<OrganizationPageKey>,
-    /// How many at most.
+    /// Maximum number of organizations.
     pub limit: i64,
 }
 
@@ -262,18 +278,16 @@ fn state_names(states: &[OrganizationState]) -> Vec<String> {
 /// If Postgres does not answer.
 pub async fn list(connection: &mut PgConnection, filter: &OrganizationFilter) -> Result<Vec<Organization>, StoreError> {
     let after = filter.after.as_ref();
-    // No name is empty, so the first page begins behind the empty one: one index condition for every page.
-    let rows = sqlx::query_as!(
-        OrganizationRow,
-        r#"SELECT id, slug, name, kind, attributes AS "attributes: Json<Attributes>", state, deactivated_by_operator,
-                  owner_id, revision, row_revision, create_time, update_time, delete_time, purge_time
-           FROM organizations
-           WHERE ($1::text IS NULL OR kind = $1)
-             AND CASE WHEN delete_time IS NULL THEN state ELSE 'DELETED' END = ANY ($2::text[])
-             AND ($3::text IS NULL OR position(lower($3) IN lower(name)) > 0 OR position(lower($3) IN slug) > 0)
-             AND (name, id) > (coalesce($4::text, ''), coalesce($5, '00000000-0000-0000-0000-000000000000'::uuid))
-           ORDER BY name, id
-           LIMIT $6"#,
+    // No name is empty, so the first page starts after the empty name: every page uses the same index condition.
+    let rows = organization_query!(
+        "SELECT",
+        "FROM organizations o
+         WHERE ($1::text IS NULL OR o.kind = $1)
+           AND CASE WHEN o.delete_time IS NULL THEN o.state ELSE 'DELETED' END = ANY ($2::text[])
+           AND ($3::text IS NULL OR position(lower($3) IN lower(o.name)) > 0 OR position(lower($3) IN o.slug) > 0)
+           AND (o.name, o.id) > (coalesce($4::text, ''), coalesce($5, '00000000-0000-0000-0000-000000000000'::uuid))
+         ORDER BY o.name, o.id
+         LIMIT $6",
         filter.kind.as_ref().map(Kind::as_str),
         &state_names(&filter.states),
         filter.search,
@@ -286,20 +300,20 @@ pub async fn list(connection: &mut PgConnection, filter: &OrganizationFilter) ->
     rows.into_iter().map(Organization::try_from).collect()
 }
 
-/// Which of a user's organizations to list.
+/// A page of a user's organizations.
 #[derive(Debug, Clone)]
 pub struct UserOrganizationFilter {
     /// Only this kind.
     pub kind: Option<Kind>,
     /// Only these states.
     pub states: Vec<OrganizationState>,
-    /// Only those behind this id.
+    /// Only ids greater than this one: the last of the previous page.
     pub after: Option<OrganizationId>,
-    /// How many at most.
+    /// Maximum number of organizations.
     pub limit: i64,
 }
 
-/// Lists the organizations that a user is in, by id, with the role in each.
+/// Lists the organizations of a user by id, with the user's role in each. Deleted organizations are left out.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -308,22 +322,23 @@ pub async fn list_of_user(
     user: &UserId,
     filter: &UserOrganizationFilter,
 ) -> Result<Vec<(Organization, Role)>, StoreError> {
-    // The memberships in the order of their index, and each one's organization by key: OFFSET 0 keeps the planner, who
-    // does not know how many are asked for, from reading and sorting all of them. The bucket is the first byte of the
-    // id, so by bucket and id is by id; none is below 0, where the first page begins.
-    let rows = sqlx::query!(
-        r#"SELECT o.id, o.slug, o.name, o.kind, o.attributes AS "attributes: Json<Attributes>", o.state,
-                  o.deactivated_by_operator, o.owner_id, o.revision, o.row_revision, o.create_time, o.update_time,
-                  o.delete_time, o.purge_time, m.role
-           FROM memberships m
-           CROSS JOIN LATERAL (
-               SELECT * FROM organizations
-               WHERE bucket = m.bucket AND id = m.organization_id AND delete_time IS NULL
-                 AND ($2::text IS NULL OR kind = $2) AND state = ANY ($3::text[])
-               OFFSET 0) o
-           WHERE m.user_id = $1 AND (m.bucket, m.organization_id) > ($4::smallint, $5::uuid)
-           ORDER BY m.bucket, m.organization_id
-           LIMIT $6"#,
+    // The plan reads the memberships in the order of their index, then the organization of each by key: the planner
+    // does not know the size of the page, and without OFFSET 0 it would read and sort all of them. The bucket is the
+    // first byte of the id, so the order by bucket and id is the order by id. No bucket is negative, so the first page
+    // starts after bucket -1.
+    let rows = organization_query!(
+        record
+        "SELECT",
+        ", m.role
+         FROM memberships m
+         CROSS JOIN LATERAL (
+             SELECT * FROM organizations
+             WHERE bucket = m.bucket AND id = m.organization_id AND delete_time IS NULL
+               AND ($2::text IS NULL OR kind = $2) AND state = ANY ($3::text[])
+             OFFSET 0) o
+         WHERE m.user_id = $1 AND (m.bucket, m.organization_id) > ($4::smallint, $5::uuid)
+         ORDER BY m.bucket, m.organization_id
+         LIMIT $6",
         user.as_str(),
         filter.kind.as_ref().map(Kind::as_str),
         &state_names(&filter.states),
@@ -358,7 +373,7 @@ pub async fn list_of_user(
         .collect()
 }
 
-/// Whether this organization's time to be purged has come.
+/// Whether an organization is due to be purged, as in [`due_for_purge`]; false if it has no row.
 ///
 /// # Errors
 /// If Postgres does not answer.

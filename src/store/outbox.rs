@@ -1,4 +1,5 @@
-//! Mails that wait to be sent. A row never holds a token or an address: both are looked up when it is sent.
+//! The outbox: mails that wait to be sent. A row contains no token and no address: the mail worker creates the token
+//! and reads the address when it sends the mail.
 
 use super::StoreError;
 use super::invitations::interval;
@@ -7,16 +8,16 @@ use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// What a mail is about.
+/// The subject of a mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// An invitation, for the first time.
+    /// The first mail of an invitation.
     Invitation(InvitationId),
-    /// An invitation, once more.
+    /// A further mail of an invitation.
     Reminder(InvitationId),
-    /// An invitation to become the owner of a pending organization.
+    /// The invitation of the future owner of a pending organization.
     OwnerActivation(InvitationId),
-    /// A user was added.
+    /// The notification of a user who was added as a member.
     Added(UserId),
 }
 
@@ -36,11 +37,11 @@ impl Subject {
             ("REMINDER", Some(id), None) => Ok(Self::Reminder(id)),
             ("OWNER_ACTIVATION", Some(id), None) => Ok(Self::OwnerActivation(id)),
             ("ADDED", None, Some(user)) => Ok(Self::Added(UserId::parse(user)?)),
-            _ => Err(StoreError::Unreadable("a mail about nothing".to_owned())),
+            _ => Err(StoreError::Unreadable("a mail in the outbox has no valid subject".to_owned())),
         }
     }
 
-    /// The invitation that it is about, if it is about one.
+    /// The invitation, if the mail is about one.
     #[must_use]
     pub fn invitation(&self) -> Option<InvitationId> {
         match self {
@@ -50,21 +51,62 @@ impl Subject {
     }
 }
 
-/// A mail that waits.
+/// A mail in the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueuedMail {
-    /// Its id: the Message-ID is made from it.
+    /// The id, from which the Message-ID is built.
     pub id: Uuid,
-    /// Where.
+    /// The organization that the mail is about.
     pub organization: OrganizationId,
-    /// About what.
+    /// The subject.
     pub subject: Subject,
-    /// Who invites or adds.
+    /// The caller that invited or added the recipient.
     pub sender: Inviter,
-    /// How often it was tried before.
+    /// Number of delivery attempts: those before the claim in the result of [`claim`], all of them in that of [`lock`].
     pub attempts: i32,
-    /// How long it has waited, in seconds.
+    /// Time since the mail was put into the outbox, in seconds.
     pub age_seconds: i64,
+}
+
+struct QueuedMailRow {
+    id: Uuid,
+    organization_id: Uuid,
+    occasion: String,
+    invitation_id: Option<Uuid>,
+    user_id: Option<String>,
+    sender_kind: String,
+    sender_id: String,
+    attempts: i32,
+    age_seconds: i64,
+}
+
+/// A statement that returns [`QueuedMailRow`]s: the text before the column list, the text after it, the arguments. The
+/// table has the alias `o`.
+macro_rules! outbox_query {
+    ($before:literal, $after:literal, $($argument:tt)*) => {
+        sqlx::query_as!(
+            QueuedMailRow,
+            $before
+                + r#" o.id, o.organization_id, o.occasion, o.invitation_id, o.user_id, o.sender_kind, o.sender_id,
+                      o.attempts, extract(epoch FROM clock_timestamp() - o.create_time)::bigint AS "age_seconds!" "#
+                + $after,
+            $($argument)*
+        )
+    };
+}
+
+impl TryFrom<QueuedMailRow> for QueuedMail {
+    type Error = StoreError;
+    fn try_from(row: QueuedMailRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.id,
+            organization: OrganizationId::from_uuid(row.organization_id),
+            subject: Subject::read(&row.occasion, row.invitation_id, row.user_id.as_deref())?,
+            sender: Inviter { kind: ActorKind::parse(&row.sender_kind)?, id: row.sender_id },
+            attempts: row.attempts,
+            age_seconds: row.age_seconds,
+        })
+    }
 }
 
 /// Puts a mail into the outbox.
@@ -97,63 +139,40 @@ pub async fn put(
     Ok(())
 }
 
-/// Claims the mail that is longest due, for as long as `lease`: if nobody says what became of it until then, it is due
-/// again. Others claim other ones meanwhile.
+/// Claims the mail that is longest due for the time `lease`, and counts an attempt. If the mail is not removed or
+/// delayed by then, it is due again. Concurrent calls claim different mails.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn claim(connection: &mut PgConnection, lease: Duration) -> Result<Option<QueuedMail>, StoreError> {
-    let row = sqlx::query!(
-        r#"UPDATE outbox o SET attempts = attempts + 1, next_attempt_time = clock_timestamp() + $1::interval
-           FROM (SELECT bucket, id FROM outbox WHERE next_attempt_time <= clock_timestamp()
-                 ORDER BY next_attempt_time LIMIT 1 FOR UPDATE SKIP LOCKED) due
-           WHERE o.bucket = due.bucket AND o.id = due.id
-           RETURNING o.id, o.organization_id, o.occasion, o.invitation_id, o.user_id, o.sender_kind, o.sender_id, o.attempts,
-                     extract(epoch FROM clock_timestamp() - o.create_time)::bigint AS "age_seconds!""#,
+    let row = outbox_query!(
+        "UPDATE outbox o SET attempts = attempts + 1, next_attempt_time = clock_timestamp() + $1::interval
+         FROM (SELECT bucket, id FROM outbox WHERE next_attempt_time <= clock_timestamp()
+               ORDER BY next_attempt_time LIMIT 1 FOR UPDATE SKIP LOCKED) due
+         WHERE o.bucket = due.bucket AND o.id = due.id
+         RETURNING",
+        "",
         interval(lease)?,
-    )
-    .fetch_optional(connection)
-    .await?;
-    row.map(|row| {
-        Ok(QueuedMail {
-            id: row.id,
-            organization: OrganizationId::from_uuid(row.organization_id),
-            subject: Subject::read(&row.occasion, row.invitation_id, row.user_id.as_deref())?,
-            sender: Inviter { kind: ActorKind::parse(&row.sender_kind)?, id: row.sender_id },
-            attempts: row.attempts - 1,
-            age_seconds: row.age_seconds,
-        })
-    })
-    .transpose()
+    );
+    let Some(row) = row.fetch_optional(connection).await? else { return Ok(None) };
+    let mail = QueuedMail::try_from(row)?;
+    // The returned row counts the current attempt.
+    Ok(Some(QueuedMail { attempts: mail.attempts - 1, ..mail }))
 }
 
-/// Reads a mail that waits, and locks it.
+/// Reads a mail of the outbox under a lock, whether it is due or not.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn lock(connection: &mut PgConnection, id: Uuid) -> Result<Option<QueuedMail>, StoreError> {
-    let row = sqlx::query!(
-        r#"SELECT id, organization_id, occasion, invitation_id, user_id, sender_kind, sender_id, attempts,
-                  extract(epoch FROM clock_timestamp() - create_time)::bigint AS "age_seconds!"
-           FROM outbox WHERE id = $1 FOR UPDATE"#,
-        id
-    )
-    .fetch_optional(connection)
-    .await?;
-    row.map(|row| {
-        Ok(QueuedMail {
-            id: row.id,
-            organization: OrganizationId::from_uuid(row.organization_id),
-            subject: Subject::read(&row.occasion, row.invitation_id, row.user_id.as_deref())?,
-            sender: Inviter { kind: ActorKind::parse(&row.sender_kind)?, id: row.sender_id },
-            attempts: row.attempts,
-            age_seconds: row.age_seconds,
-        })
-    })
-    .transpose()
+    outbox_query!("SELECT", "FROM outbox o WHERE o.id = $1 FOR UPDATE", id)
+        .fetch_optional(connection)
+        .await?
+        .map(QueuedMail::try_from)
+        .transpose()
 }
 
-/// Takes a mail out of the outbox.
+/// Removes a mail from the outbox.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -164,7 +183,7 @@ pub async fn remove(connection: &mut PgConnection, organization: OrganizationId,
     Ok(())
 }
 
-/// Takes the mails about an invitation out of the outbox.
+/// Removes the mails about an invitation from the outbox.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -184,8 +203,8 @@ pub async fn remove_about(
     Ok(())
 }
 
-/// Takes the mails about an organization's pending invitations out of the outbox: about all of them, or about those to
-/// one address.
+/// Removes the mails about an organization's pending invitations from the outbox: about all of them, or only about
+/// those to one address.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -208,7 +227,7 @@ pub async fn remove_pending(
     Ok(())
 }
 
-/// Lets a mail wait for this long before it is due again.
+/// Makes a mail due again after the time `wait`.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -229,11 +248,11 @@ pub async fn delay(
     Ok(())
 }
 
-/// Writes on an invitation where its mail is.
+/// Sets the mail state of an invitation, with the error of the last attempt.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn note_on_invitation(
+pub async fn set_mail_state(
     connection: &mut PgConnection,
     organization: OrganizationId,
     invitation: InvitationId,
@@ -254,16 +273,16 @@ pub async fn note_on_invitation(
     Ok(())
 }
 
-/// How much waits in the outbox.
+/// The size and age of the outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backlog {
-    /// Mails.
+    /// Number of mails.
     pub waiting: i64,
-    /// How long the oldest has waited, in seconds; 0 if there is none.
+    /// Age of the oldest mail in seconds; 0 if there is none.
     pub oldest_seconds: i64,
 }
 
-/// Tells how much waits.
+/// Measures the outbox.
 ///
 /// # Errors
 /// If Postgres does not answer.

@@ -1,12 +1,15 @@
-//! What has been used of limits that span organizations. They live in Postgres, so that processes agree, and each use is
-//! one statement, so that concurrent calls cannot overshoot.
+//! Counters of the rate limits that span organizations.
+//!
+//! They are stored in Postgres, so that all processes share them. Each use is one statement, so that concurrent calls
+//! cannot exceed a limit.
 
 use super::StoreError;
 use super::invitations::interval;
 use sqlx::PgConnection;
 use std::time::Duration;
 
-/// Takes one of `most` in a window that begins with the first use; false if all are taken.
+/// Counts one use by a subject; false if the subject has used `most` in the current window. A window starts with its
+/// first use.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -16,7 +19,7 @@ pub async fn take(
     most: i32,
     window: Duration,
 ) -> Result<bool, StoreError> {
-    let done = sqlx::query!(
+    let result = sqlx::query!(
         r#"INSERT INTO quotas AS q (subject, used, window_start) VALUES ($1, 1, clock_timestamp())
            ON CONFLICT (subject) DO UPDATE
            SET used = CASE WHEN q.window_start <= clock_timestamp() - $3::interval THEN 1 ELSE q.used + 1 END,
@@ -29,10 +32,10 @@ pub async fn take(
     )
     .execute(connection)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(result.rows_affected() == 1)
 }
 
-/// Gives one back that was taken in vain. Of what is given back altogether nothing stays.
+/// Takes back one counted use that turned out not to count. Deletes the counter when it reaches 0.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -44,12 +47,13 @@ pub async fn give_back(connection: &mut PgConnection, subject: &[u8; 32]) -> Res
     Ok(())
 }
 
-/// Forgets windows that began longer ago than this, at most so many. Several processes may do it at once.
+/// Deletes at most `most` counters whose window started longer than `age` ago. Returns the number deleted. Several
+/// processes may run this at the same time.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn forget_old(connection: &mut PgConnection, age: Duration, most: i64) -> Result<u64, StoreError> {
-    let done = sqlx::query!(
+    let result = sqlx::query!(
         r#"DELETE FROM quotas WHERE subject IN (
                SELECT subject FROM quotas WHERE window_start < clock_timestamp() - $1::interval
                ORDER BY window_start LIMIT $2 FOR UPDATE SKIP LOCKED)"#,
@@ -58,5 +62,5 @@ pub async fn forget_old(connection: &mut PgConnection, age: Duration, most: i64)
     )
     .execute(connection)
     .await?;
-    Ok(done.rows_affected())
+    Ok(result.rows_affected())
 }

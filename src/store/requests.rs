@@ -1,4 +1,4 @@
-//! The answers that were given, by caller and request id.
+//! Stored answers of writes, by caller and request id.
 
 use super::StoreError;
 use crate::store::limits;
@@ -7,25 +7,25 @@ use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
-/// Which request of which caller, and what it said.
+/// The key of a write that its caller may repeat, and the fingerprint of its message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestKey {
-    /// A SHA-256 of the caller.
+    /// SHA-256 of the caller.
     pub caller: [u8; 32],
-    /// The id that the caller gave.
+    /// The request id that the caller chose.
     pub request_id: Uuid,
-    /// A SHA-256 of the method and the message.
+    /// SHA-256 of the method and the message.
     pub fingerprint: [u8; 32],
 }
 
-/// An answer that was given before.
+/// The stored answer of an earlier write.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredAnswer {
-    /// The answer.
+    /// The answer as JSON.
     pub answer: Value,
-    /// Whether it was to another message.
+    /// Whether the earlier write had another message: the caller reused the request id.
     pub other_message: bool,
-    /// Whether the write took from the caller the right that it needed.
+    /// Whether the write removed the right that the caller needed for it.
     pub revokes_own_access: bool,
 }
 
@@ -33,13 +33,13 @@ fn memory() -> Result<PgInterval, StoreError> {
     PgInterval::try_from(limits::REQUEST_MEMORY).map_err(|error| StoreError::Unreadable(error.to_string()))
 }
 
-/// Claims a request id; false if the caller has used it in the last 24 hours. Waits for a transaction that has claimed it
-/// and not yet ended.
+/// Claims a request id; false if the caller used it in the last 24 hours. Waits while another open transaction has
+/// claimed it.
 ///
 /// # Errors
 /// If Postgres does not answer, or the other transaction does not end in time.
 pub async fn claim(connection: &mut PgConnection, key: &RequestKey) -> Result<bool, StoreError> {
-    let done = sqlx::query!(
+    let result = sqlx::query!(
         r#"INSERT INTO requests (caller, request_id, fingerprint, forfeits, create_time)
            VALUES ($1, $2, $3, false, clock_timestamp())
            ON CONFLICT (caller, request_id) DO UPDATE
@@ -52,10 +52,10 @@ pub async fn claim(connection: &mut PgConnection, key: &RequestKey) -> Result<bo
     )
     .execute(connection)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(result.rows_affected() == 1)
 }
 
-/// Finds the answer that was given to a request id in the last 24 hours.
+/// Finds the answer stored for a request id in the last 24 hours.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -75,7 +75,7 @@ pub async fn find(connection: &mut PgConnection, key: &RequestKey) -> Result<Opt
     }))
 }
 
-/// Keeps the answer to a request id that this transaction has claimed.
+/// Stores the answer for a request id that this transaction has claimed.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -97,12 +97,13 @@ pub async fn keep(
     Ok(())
 }
 
-/// Forgets answers older than 24 hours, at most this many; tells how many. Several processes may do it at once.
+/// Deletes at most `most` answers older than 24 hours. Returns the number deleted. Several processes may run this at
+/// the same time.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn forget_old(connection: &mut PgConnection, most: i64) -> Result<u64, StoreError> {
-    let done = sqlx::query!(
+    let result = sqlx::query!(
         r#"DELETE FROM requests WHERE (caller, request_id) IN (
                SELECT caller, request_id FROM requests WHERE create_time < clock_timestamp() - $1::interval
                ORDER BY create_time LIMIT $2 FOR UPDATE SKIP LOCKED)"#,
@@ -111,5 +112,5 @@ pub async fn forget_old(connection: &mut PgConnection, most: i64) -> Result<u64,
     )
     .execute(connection)
     .await?;
-    Ok(done.rows_affected())
+    Ok(result.rows_affected())
 }

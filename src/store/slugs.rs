@@ -1,15 +1,15 @@
-//! Slugs: unique over all organizations, so a table of their own.
+//! Slugs. Their own table makes them unique over the organizations of all buckets.
 
 use super::StoreError;
 use crate::domain::{OrganizationId, Slug};
 use sqlx::PgConnection;
 
-/// Claims a slug; false if it is taken. Waits for a transaction that has claimed it and not yet ended.
+/// Claims a slug for an organization; false if it is taken. Waits while another open transaction has claimed it.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn claim(connection: &mut PgConnection, slug: &Slug, id: OrganizationId) -> Result<bool, StoreError> {
-    let done = sqlx::query!(
+    let result = sqlx::query!(
         "INSERT INTO slugs (slug, bucket, organization_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
         slug.as_str(),
         id.bucket(),
@@ -17,10 +17,10 @@ pub async fn claim(connection: &mut PgConnection, slug: &Slug, id: OrganizationI
     )
     .execute(connection)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(result.rows_affected() == 1)
 }
 
-/// Gives a slug back.
+/// Releases a slug of an organization.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -31,7 +31,7 @@ pub async fn release(connection: &mut PgConnection, slug: &Slug, id: Organizatio
     Ok(())
 }
 
-/// The first of these that nobody has; it may be gone before it is claimed.
+/// The index of the first candidate that is free; `None` if all are taken. Another transaction may claim it first.
 ///
 /// # Errors
 /// If Postgres does not answer.

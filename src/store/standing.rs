@@ -1,4 +1,4 @@
-//! One user in one organization: the question behind every check and every decision.
+//! Standings: the facts about one user in one organization that every check and every decision is based on.
 
 use super::StoreError;
 use crate::domain::{
@@ -8,7 +8,6 @@ use crate::domain::{
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// What the statements below return, one row for each question.
 struct StandingRow {
     bucket: Option<i16>,
     organization_id: Option<Uuid>,
@@ -49,8 +48,10 @@ impl TryFrom<StandingRow> for Standing {
     }
 }
 
-/// Answers many questions with one statement, so from one state of the datastore; in their order. Without a user, a
-/// question is about the organization alone. Active users are told as none: the index of the few who are not is small.
+/// Reads the standings of several questions, in their order, with one statement and therefore from one snapshot.
+///
+/// A question without a user is about the organization alone. The user state is `None` for an active user: the
+/// statement reads only the index of the inactive users, which is small.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -71,11 +72,11 @@ pub async fn many(
         buckets.push(bucket);
         ids.push(id);
         slugs.push(slug);
-        // Nobody has the empty id (a CHECK says so): without a user, no membership is found.
+        // A CHECK excludes the empty id, so a question without a user finds no membership.
         users.push(user.as_ref().map_or_else(String::new, |user| user.as_str().to_owned()));
         user_buckets.push(user.as_ref().map_or(0, UserId::bucket));
     }
-    // Each LATERAL with its LIMIT keeps the plan at one index probe for each question, whatever the statistics say.
+    // LATERAL with LIMIT 1 makes the plan one index lookup for each question and table, whatever the statistics.
     let rows = sqlx::query_as!(
         StandingRow,
         r#"SELECT h.bucket AS "bucket?", o.id AS "organization_id?", o.state AS "state?",

@@ -1,4 +1,4 @@
-//! Rows of users. A row, once there, stays: an erased id is never taken again.
+//! Rows of users. A row is never deleted, so that an erased id is never reused.
 
 use super::StoreError;
 use crate::domain::{DisplayName, EmailAddress, User, UserId, UserState};
@@ -16,6 +16,21 @@ pub(super) struct UserRow {
     pub(super) revision: i64,
     pub(super) create_time: OffsetDateTime,
     pub(super) update_time: OffsetDateTime,
+}
+
+/// A statement that returns [`UserRow`]s: the text before the column list, the text after it, the arguments. The table
+/// has the alias `u`.
+macro_rules! user_query {
+    ($before:literal, $after:literal, $($argument:tt)*) => {
+        sqlx::query_as!(
+            UserRow,
+            $before
+                + " u.id, u.state, u.deactivated_by_operator, u.email, u.email_verified, u.display_name,
+                    u.profile_issued_at, u.revision, u.create_time, u.update_time "
+                + $after,
+            $($argument)*
+        )
+    };
 }
 
 impl TryFrom<UserRow> for User {
@@ -41,29 +56,22 @@ impl TryFrom<UserRow> for User {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn get(connection: &mut PgConnection, id: &UserId) -> Result<Option<User>, StoreError> {
-    sqlx::query_as!(
-        UserRow,
-        r#"SELECT id, state, deactivated_by_operator, email, email_verified, display_name, profile_issued_at, revision,
-                  create_time, update_time
-           FROM users WHERE user_bucket = $1 AND id = $2"#,
-        id.bucket(),
-        id.as_str()
-    )
-    .fetch_optional(connection)
-    .await?
-    .map(User::try_from)
-    .transpose()
+    user_query!("SELECT", "FROM users u WHERE u.user_bucket = $1 AND u.id = $2", id.bucket(), id.as_str())
+        .fetch_optional(connection)
+        .await?
+        .map(User::try_from)
+        .transpose()
 }
 
-/// Makes bare rows for those of these users that have none; returns the ones it made. The ids must ascend, so that two
-/// transactions never wait for each other in a circle.
+/// Inserts rows without a profile for those of the users that have no row. Returns the users inserted. The ids must
+/// ascend, so that concurrent transactions cannot deadlock.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn insert_missing(connection: &mut PgConnection, ids: &[&UserId]) -> Result<Vec<UserId>, StoreError> {
     let buckets: Vec<i16> = ids.iter().map(|id| id.bucket()).collect();
     let texts: Vec<String> = ids.iter().map(|id| id.as_str().to_owned()).collect();
-    let made = sqlx::query_scalar!(
+    let inserted = sqlx::query_scalar!(
         r#"INSERT INTO users (user_bucket, id, state, deactivated_by_operator, email_verified, profile_issued_at, revision,
                               create_time, update_time)
            SELECT q.user_bucket, q.id, 'ACTIVE', false, false, 0, 1, clock_timestamp(), clock_timestamp()
@@ -75,25 +83,23 @@ pub async fn insert_missing(connection: &mut PgConnection, ids: &[&UserId]) -> R
     )
     .fetch_all(connection)
     .await?;
-    made.iter().map(|id| UserId::parse(id).map_err(StoreError::from)).collect()
+    inserted.iter().map(|id| UserId::parse(id).map_err(StoreError::from)).collect()
 }
 
-/// Holds users as they are until the transaction ends, and reads them, ascending by id: their state does not change
-/// under a write that depends on it. Many transactions may hold one user.
+/// Reads users under a shared lock, ascending by id. Their rows do not change until the transaction ends, so a write
+/// can depend on their state. Several transactions can hold the lock at the same time.
 ///
 /// # Errors
-/// If Postgres does not answer, or a lock does not come in time.
+/// If Postgres does not answer, or a lock is not granted in time.
 pub async fn hold(connection: &mut PgConnection, ids: &[&UserId]) -> Result<Vec<User>, StoreError> {
     let buckets: Vec<i16> = ids.iter().map(|id| id.bucket()).collect();
     let texts: Vec<String> = ids.iter().map(|id| id.as_str().to_owned()).collect();
-    let rows = sqlx::query_as!(
-        UserRow,
-        r#"SELECT u.id, u.state, u.deactivated_by_operator, u.email, u.email_verified, u.display_name, u.profile_issued_at,
-                  u.revision, u.create_time, u.update_time
-           FROM users u JOIN unnest($1::smallint[], $2::text[]) AS q (user_bucket, id)
-             ON u.user_bucket = q.user_bucket AND u.id = q.id
-           ORDER BY u.id
-           FOR SHARE OF u"#,
+    let rows = user_query!(
+        "SELECT",
+        "FROM users u JOIN unnest($1::smallint[], $2::text[]) AS q (user_bucket, id)
+           ON u.user_bucket = q.user_bucket AND u.id = q.id
+         ORDER BY u.id
+         FOR SHARE OF u",
         &buckets,
         &texts
     )
@@ -102,16 +108,15 @@ pub async fn hold(connection: &mut PgConnection, ids: &[&UserId]) -> Result<Vec<
     rows.into_iter().map(User::try_from).collect()
 }
 
-/// Locks a user against every other write to them and against writes that depend on their state, and reads them.
+/// Reads a user under an exclusive lock: until the transaction ends, other writes to the user wait, and so do writes
+/// that depend on the user's state.
 ///
 /// # Errors
-/// If Postgres does not answer, or the lock does not come in time.
+/// If Postgres does not answer, or the lock is not granted in time.
 pub async fn lock(connection: &mut PgConnection, id: &UserId) -> Result<Option<User>, StoreError> {
-    sqlx::query_as!(
-        UserRow,
-        r#"SELECT id, state, deactivated_by_operator, email, email_verified, display_name, profile_issued_at, revision,
-                  create_time, update_time
-           FROM users WHERE user_bucket = $1 AND id = $2 FOR NO KEY UPDATE"#,
+    user_query!(
+        "SELECT",
+        "FROM users u WHERE u.user_bucket = $1 AND u.id = $2 FOR NO KEY UPDATE",
         id.bucket(),
         id.as_str()
     )
@@ -121,19 +126,18 @@ pub async fn lock(connection: &mut PgConnection, id: &UserId) -> Result<Option<U
     .transpose()
 }
 
-/// Writes the row as it now is.
+/// Overwrites the row of a user. Returns it with its new update time.
 ///
 /// # Errors
-/// If Postgres does not answer.
+/// If Postgres does not answer, or the user has no row.
 pub async fn update(connection: &mut PgConnection, user: &User) -> Result<User, StoreError> {
-    sqlx::query_as!(
-        UserRow,
-        r#"UPDATE users
-           SET state = $3, deactivated_by_operator = $4, email = $5, email_normal = $6, email_verified = $7,
-               display_name = $8, profile_issued_at = $9, revision = $10, update_time = clock_timestamp()
-           WHERE user_bucket = $1 AND id = $2
-           RETURNING id, state, deactivated_by_operator, email, email_verified, display_name, profile_issued_at, revision,
-                     create_time, update_time"#,
+    user_query!(
+        "UPDATE users u
+         SET state = $3, deactivated_by_operator = $4, email = $5, email_normal = $6, email_verified = $7,
+             display_name = $8, profile_issued_at = $9, revision = $10, update_time = clock_timestamp()
+         WHERE u.user_bucket = $1 AND u.id = $2
+         RETURNING",
+        "",
         user.id.bucket(),
         user.id.as_str(),
         user.state.as_str(),
@@ -150,7 +154,7 @@ pub async fn update(connection: &mut PgConnection, user: &User) -> Result<User, 
     .try_into()
 }
 
-/// The active users who have verified this address: at most two, for more than one is already too many.
+/// Finds the active users with this verified address. At most two, which is enough to detect that it is ambiguous.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -164,7 +168,7 @@ pub async fn by_verified_email(connection: &mut PgConnection, email: &EmailAddre
     ids.iter().map(|id| UserId::parse(id).map_err(StoreError::from)).collect()
 }
 
-/// A user's state; none for one not heard of.
+/// Reads the state of a user; `None` for an unknown id.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -176,10 +180,11 @@ pub async fn state(connection: &mut PgConnection, id: &UserId) -> Result<Option<
     state.map(|state| UserState::parse(&state).map_err(StoreError::from)).transpose()
 }
 
-/// A user's state, which stays as it is until the transaction ends; none for one not heard of.
+/// Reads the state of a user under a shared lock, so that it does not change until the transaction ends; `None` for an
+/// unknown id.
 ///
 /// # Errors
-/// If Postgres does not answer, or the lock does not come in time.
+/// If Postgres does not answer, or the lock is not granted in time.
 pub async fn hold_state(connection: &mut PgConnection, id: &UserId) -> Result<Option<UserState>, StoreError> {
     let state = sqlx::query_scalar!(
         "SELECT state FROM users WHERE user_bucket = $1 AND id = $2 FOR SHARE",

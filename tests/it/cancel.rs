@@ -1,4 +1,5 @@
-//! Callers who hang up: every method, cancelled at fifty points in time, and the fault in sqlx that makes it worth it.
+//! Cancelled calls: every method, cancelled at fifty points in time, and the fault in sqlx that makes these tests
+//! necessary.
 
 use crate::harness::Database;
 use crate::harness::samples::{Place, Stage, Who, Write, call, sample};
@@ -26,7 +27,7 @@ enum HangUp {
     Disconnect,
 }
 
-/// Ends at a point in time, to the microsecond: timers are a thousand times coarser, and a call takes a few of those.
+/// Waits without sleeping, to the microsecond. A timer counts in milliseconds, and a whole call takes only a few of them.
 async fn spin(delay: Duration) {
     let start = Instant::now();
     while start.elapsed() < delay {
@@ -34,12 +35,13 @@ async fn spin(delay: Duration) {
     }
 }
 
-struct Raw {
+/// A client of h2 itself, with one connection.
+struct RawClient {
     send: SendRequest<Bytes>,
     connection: JoinHandle<()>,
 }
 
-impl Raw {
+impl RawClient {
     async fn connect(stage: &Stage) -> Self {
         let stream = TcpStream::connect(stage.server.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -50,7 +52,7 @@ impl Raw {
         Self { send, connection }
     }
 
-    /// Sends a call and hangs up after the delay; tells whether the answer had begun before.
+    /// Sends a call and hangs up after the delay. Returns whether the answer had begun before.
     async fn hang_up(
         self,
         stage: &Stage,
@@ -86,16 +88,16 @@ impl Raw {
     }
 }
 
-/// What the points of a method came to.
+/// The outcomes of one method's cancellations.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Tally {
-    /// Hung up before the answer.
+    /// The caller hung up before the answer.
     cancelled: u32,
-    /// Of the writes among these: what had happened when asked right afterwards.
+    /// The cancelled writes that were found in the database right afterwards.
     happened: u32,
 }
 
-/// How many events a request has left: asked in one statement, so that half a write would show.
+/// The number of events that a request has left, read in one statement so that half a write would show.
 async fn events_of(stage: &Stage, write: &Write) -> i64 {
     sqlx::query_scalar(
         "SELECT (SELECT count(*) FROM events WHERE request_id = $1::uuid)
@@ -111,7 +113,7 @@ fn request(method: &Method, place: &Place, write: &Write) -> (Who, Vec<u8>) {
     sample(method, place, write).unwrap_or_else(|| panic!("{} has no sample request", method.path))
 }
 
-/// The median time of a method's uncancelled call, and how many events it makes.
+/// The median time of a method's uncancelled call, and the number of its events.
 async fn measure(stage: &Stage, method: &Method) -> (Duration, i64) {
     let mut times = Vec::new();
     let mut events = 0;
@@ -138,15 +140,15 @@ async fn cancel_at(stage: &Stage, method: &Method, place: &Place, how: HangUp, d
             () = spin(delay) => false,
         }
     } else {
-        Raw::connect(stage).await.hang_up(stage, method, who, &message, how, delay).await
+        RawClient::connect(stage).await.hang_up(stage, method, who, &message, how, delay).await
     };
     if !method.write {
         return Tally { cancelled: u32::from(!answered), happened: 0 };
     }
     let found = events_of(stage, &write).await;
     assert!(found == 0 || found == all, "{}: {found} of {all} events: half a write", method.path);
-    assert!(!answered || found == all, "{}: answered and not there", method.path);
-    // Whoever hung up and does not know repeats the request: then it has happened, once.
+    assert!(!answered || found == all, "{}: answered and not written", method.path);
+    // A caller that does not know the outcome repeats the request. After that the write has happened exactly once.
     let again = call(stage.server.channel(), stage.token(who), method.path, message).await;
     assert!(again.is_ok(), "{} after {how:?} at {delay:?}: {again:?}", method.path);
     assert_eq!(events_of(stage, &write).await, all, "{} after {how:?} at {delay:?}", method.path);
@@ -162,7 +164,7 @@ async fn cancel_each(which: impl Fn(&Method) -> bool) -> Tally {
         let mut cancelled = 0;
         for (point, place) in (0..POINTS).zip(&places) {
             let how = [HangUp::Drop, HangUp::Reset, HangUp::Disconnect][usize::try_from(point % 3).unwrap()];
-            // From nothing to a fifth more than it takes.
+            // From zero to a fifth more than the call takes.
             let delay = median * 6 * point / (5 * (POINTS - 1));
             let tally = cancel_at(&stage, method, place, how, delay, events).await;
             cancelled += tally.cancelled;
@@ -172,14 +174,14 @@ async fn cancel_each(which: impl Fn(&Method) -> bool) -> Tally {
         total.cancelled += cancelled;
         stage.database().assert_no_open_transactions().await;
         stage.database().assert_invariants().await;
-        assert_eq!(borrowers_in_a_transaction(stage.server.roster.pool(), 16).await, 0, "{}", method.path);
+        assert_eq!(connections_in_a_transaction(stage.server.roster.pool(), 16).await, 0, "{}", method.path);
     }
     total
 }
 
-/// Borrows every connection that the pool has, and counts those that are handed out inside a transaction: only there
-/// does Postgres take a SAVEPOINT.
-async fn borrowers_in_a_transaction(pool: &Pool, connections: usize) -> usize {
+/// Borrows every connection of the pool and counts those that are inside a transaction. Postgres accepts a SAVEPOINT only
+/// there.
+async fn connections_in_a_transaction(pool: &Pool, connections: usize) -> usize {
     let mut borrowed = Vec::new();
     for _ in 0..connections {
         borrowed.push(pool.acquire().await.unwrap());
@@ -214,7 +216,7 @@ async fn reads_cancelled_at_fifty_points_leave_nothing_open() {
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_of_organizations_cancelled_at_fifty_points_happen_once_or_not_at_all() {
     let tally = cancel_each(|method| method.write && method.service == "roster.v1.OrganizationService").await;
-    // Both are met: those that had not happened yet, and those that had and nobody heard of it.
+    // Both outcomes occur: writes that had not happened, and writes that had happened although their caller saw no answer.
     assert!(0 < tally.happened && tally.happened < tally.cancelled, "{tally:?}");
 }
 
@@ -224,7 +226,7 @@ async fn other_writes_cancelled_at_fifty_points_happen_once_or_not_at_all() {
     assert!(0 < tally.happened && tally.happened < tally.cancelled, "{tally:?}");
 }
 
-/// Drops a BEGIN under way after it was polled this often.
+/// Drops a BEGIN after this number of polls.
 async fn drop_begin(connection: &mut PgConnection, polls: usize) {
     let mut begin = Box::pin(connection.begin());
     let mut polled = 0;
@@ -235,26 +237,27 @@ async fn drop_begin(connection: &mut PgConnection, polls: usize) {
     .await;
 }
 
-/// Why the pool rolls back what it is given back, and why a write runs in a task of its own.
+/// The reason why the pool rolls back connections on return, and why a write runs in a separate task.
 #[tokio::test]
-async fn a_dropped_begin_leaves_a_transaction_open_in_sqlx_and_not_in_our_pool() {
+async fn a_dropped_begin_leaves_a_transaction_open_in_sqlx_but_not_in_the_pool() {
     let database = Database::new().await;
     let bare = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&database.url).await.unwrap();
-    let ours = Pool::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 1));
-    // Where in its way a BEGIN is dropped decides; the ways are tried in turn until enough have gone wrong. On a busy machine
-    // the answer is often there before anybody looks, and it takes long.
+    let pool = Pool::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 1));
+    // The outcome depends on the poll at which the BEGIN is dropped. The numbers of polls are tried in turn until enough
+    // connections are left in a transaction. On a busy machine the answer has often arrived before the first poll, and it
+    // takes many attempts.
     let (mut tried, mut inside) = (0, 0);
     while inside < 5 && tried < 20_000 {
         drop_begin(&mut bare.acquire().await.unwrap(), tried % 6).await;
         inside += usize::from(is_in_a_transaction(&mut bare.acquire().await.unwrap()).await);
         tried += 1;
     }
-    assert!(inside > 0, "sqlx no longer leaves a dropped BEGIN open: the hook and its price can go");
+    assert!(inside > 0, "sqlx no longer leaves a dropped BEGIN open: the rollback on return can be removed");
     for round in 0..(2 * tried).min(1_200) {
-        drop_begin(&mut ours.acquire().await.unwrap(), round % 6).await;
-        let mut next = ours.acquire().await.unwrap();
-        assert!(!is_in_a_transaction(&mut next).await, "a transaction was handed on");
-        // With every second one in between that nobody doubts.
+        drop_begin(&mut pool.acquire().await.unwrap(), round % 6).await;
+        let mut next = pool.acquire().await.unwrap();
+        assert!(!is_in_a_transaction(&mut next).await, "the next borrower got an open transaction");
+        // Every second connection is returned as clean.
         next.finish(Ok::<_, sqlx::Error>(())).unwrap();
     }
 }

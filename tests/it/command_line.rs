@@ -200,7 +200,7 @@ async fn nothing_configured_and_it_does_not_start() {
     for command in ["serve", "check-config"] {
         let (code, stdout, told) = output(&[command]).await;
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{told}");
-        assert!(told.contains("database_url is needed") && told.contains("nobody could call"), "{told}");
+        assert!(told.contains("database_url is needed") && told.contains("no caller can authenticate"), "{told}");
     }
     let (code, _, told) = output(&["migrate", "--database-url", "postgres://u:s3cret@127.0.0.1:1/roster"]).await;
     assert!(code == Some(1) && told.contains("migrations") && !told.contains("s3cret"), "{code:?} {told}");

@@ -1,8 +1,9 @@
-//! Every constraint of the schema, broken on purpose once, by plain SQL: Postgres refuses, and names it.
+//! Every constraint of the schema, broken on purpose once, by plain SQL: Postgres refuses the statement and names the
+//! constraint.
 //!
-//! The list comes from the database: a constraint without a case fails, and so does a case without its constraint.
-//! TRUNCATE … CASCADE is not tried: it empties both sides of every foreign key at once and breaks none of them; whoever
-//! may truncate is not kept from anything.
+//! The list of constraints is read from the database: a constraint without a case fails the test, and so does a case without
+//! a constraint. TRUNCATE … CASCADE is not tried: it empties both sides of every foreign key at once and breaks none of them,
+//! and a role that may truncate can delete everything anyway.
 
 use crate::harness::{Database, Server};
 use crate::invitations::invite;
@@ -83,8 +84,8 @@ const CASES: &[(&str, &str)] = &[
     ("quotas_used", "UPDATE quotas SET used = -1"),
 ];
 
-/// Unique indexes that are no constraints, because they are of some rows only or there to be looked up by; and statements
-/// that break them and no constraint.
+/// Unique indexes that are not constraints, because they are partial or serve lookups, each with a statement that breaks it
+/// and no constraint.
 const INDEXES: &[(&str, &str)] = &[
     (
         "invitations_one_pending",
@@ -100,8 +101,8 @@ const INDEXES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Constraints that cannot be broken without breaking another one first, and that other one: a duplicate of a
-/// membership with its role is one without, too. They are tried with the other one out of the way.
+/// Constraints that cannot be broken without breaking another one first: a duplicate membership with its role is also a
+/// duplicate without it. Each is tried after a statement that drops the other constraint.
 const BEHIND: &[(&str, &str, &str)] = &[(
     "memberships_with_role",
     "ALTER TABLE memberships DROP CONSTRAINT memberships_pkey",
@@ -118,22 +119,22 @@ async fn acme() -> (Server, String) {
     let request_id = roster::random::uuid().to_string();
     let add = pb::AddMemberRequest { request_id, ..crate::harness::add(&acme, "alan", "member") };
     ada.organizations.add_member(add).await.unwrap();
-    // A token for emmy, which nobody else hears of, and a mail for kurt.
+    // A token for emmy, which only this response contains, and a mail for kurt.
     let mut operator = server.operator();
     operator.invitations.create_invitation(invite(&acme, "emmy@example.com")).await.unwrap();
     let by_mail = pb::InvitationDelivery::Email.into();
     let mail = pb::CreateInvitationRequest { delivery: by_mail, ..invite(&acme, "kurt@example.com") };
     ada.invitations.create_invitation(mail).await.unwrap();
-    let whom = || "alan".to_owned();
-    let off = pb::DeactivateUserRequest { user_id: whom(), ..Default::default() };
+    let user_id = || "alan".to_owned();
+    let off = pb::DeactivateUserRequest { user_id: user_id(), ..Default::default() };
     operator.users.deactivate_user(off).await.unwrap();
-    let on = pb::ReactivateUserRequest { user_id: whom(), ..Default::default() };
+    let on = pb::ReactivateUserRequest { user_id: user_id(), ..Default::default() };
     operator.users.reactivate_user(on).await.unwrap();
     (server, acme)
 }
 
-/// Runs statements in one transaction that ends with a commit, and tells what was refused and when.
-async fn attempt(database: &Database, statements: &[&str]) -> Result<(), (&'static str, Refused)> {
+/// Runs statements in one transaction that ends with a commit. The error names the refused step and its cause.
+async fn attempt(database: &Database, statements: &[&str]) -> Result<(), (&'static str, Violation)> {
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
     let mut transaction = connection.begin().await.unwrap();
     for statement in statements {
@@ -142,20 +143,20 @@ async fn attempt(database: &Database, statements: &[&str]) -> Result<(), (&'stat
             Ok(done) => {
                 assert!(done.rows_affected() > 0 || statement.starts_with("ALTER"), "{statement} touches nothing");
             }
-            Err(error) => return Err(("statement", Refused::of(&error))),
+            Err(error) => return Err(("statement", Violation::of(&error))),
         }
     }
-    transaction.commit().await.map_err(|error| ("commit", Refused::of(&error)))
+    transaction.commit().await.map_err(|error| ("commit", Violation::of(&error)))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Refused {
+struct Violation {
     code: String,
     constraint: Option<String>,
     column: Option<String>,
 }
 
-impl Refused {
+impl Violation {
     fn of(error: &sqlx::Error) -> Self {
         let error = error.as_database_error().unwrap_or_else(|| panic!("{error}"));
         let postgres = error.downcast_ref::<sqlx::postgres::PgDatabaseError>();
@@ -167,7 +168,7 @@ impl Refused {
     }
 }
 
-/// Not what a partition has from its table.
+/// The constraints of tables, without those that a partition inherits.
 const SCHEMA: &str =
     "connamespace = 'public'::regnamespace AND conrelid <> '_sqlx_migrations'::regclass AND conparentid = 0";
 
@@ -176,15 +177,16 @@ async fn every_constraint_broken_on_purpose_is_refused_by_name() {
     let (server, _) = acme().await;
     let database = &server.database;
     let query = format!("SELECT conname::text, contype::text FROM pg_constraint WHERE {SCHEMA} AND contype <> 'n'");
-    let there: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(query)).fetch_all(&database.pool).await.unwrap();
-    let names: BTreeSet<&str> = there.iter().map(|(name, _)| name.as_str()).collect();
+    let constraints: Vec<(String, String)> =
+        sqlx::query_as(AssertSqlSafe(query)).fetch_all(&database.pool).await.unwrap();
+    let names: BTreeSet<&str> = constraints.iter().map(|(name, _)| name.as_str()).collect();
     let tried: BTreeSet<&str> =
         CASES.iter().map(|(name, _)| *name).chain(BEHIND.iter().map(|(name, ..)| *name)).collect();
     assert_eq!(names, tried, "each constraint has a case, and each case a constraint");
-    let alone = CASES.iter().map(|(name, statement)| (name, vec![*statement]));
-    let behind = BEHIND.iter().map(|(name, away, statement)| (name, vec![*away, *statement]));
-    for (name, statements) in alone.chain(behind) {
-        let kind = there.iter().find(|(there, _)| there == name).unwrap().1.as_str();
+    let direct = CASES.iter().map(|(name, statement)| (name, vec![*statement]));
+    let behind = BEHIND.iter().map(|(name, drop, statement)| (name, vec![*drop, *statement]));
+    for (name, statements) in direct.chain(behind) {
+        let kind = constraints.iter().find(|(constraint, _)| constraint == name).unwrap().1.as_str();
         let code = match kind {
             "p" | "u" => "23505",
             "c" => "23514",
@@ -192,11 +194,11 @@ async fn every_constraint_broken_on_purpose_is_refused_by_name() {
             other => panic!("{name}: a constraint of the kind {other}"),
         };
         let (when, refused) = attempt(database, &statements).await.expect_err(name);
-        // A partition's key has a name of its own.
+        // The key of a partition has the partition's name.
         let partition = |c: char| c.is_ascii_digit();
-        let refused_by = refused.constraint.map(|there| there.replace(partition, "").replace("log__pkey", "log_pkey"));
+        let refused_by = refused.constraint.map(|name| name.replace(partition, "").replace("log__pkey", "log_pkey"));
         assert_eq!((refused.code.as_str(), refused_by.as_deref()), (code, Some(*name)));
-        // Only the owner's key waits for the commit.
+        // Only the foreign key of the owner is deferred to the commit.
         assert_eq!(when == "commit", *name == "organizations_owner_is_admin", "{name}");
     }
     database.assert_invariants().await;
@@ -206,28 +208,28 @@ async fn every_constraint_broken_on_purpose_is_refused_by_name() {
 async fn every_unique_index_broken_on_purpose_refuses_by_name() {
     let (server, _) = acme().await;
     let database = &server.database;
-    // In other buckets than the first one, all but certainly.
+    // Almost certainly in other buckets than the first one.
     for name in ["Beta", "Gamma", "Delta", "Epsilon"] {
         server.user("ada").create(name).await;
     }
-    let beside = "SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    let indexes = "SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
         WHERE i.indisunique AND c.relnamespace = 'public'::regnamespace
           AND NOT c.relispartition
           AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid) ORDER BY 1";
-    let there: Vec<String> = sqlx::query_scalar(beside).fetch_all(&database.pool).await.unwrap();
-    assert_eq!(there, INDEXES.iter().map(|(name, _)| *name).collect::<Vec<_>>(), "each of these has a case");
+    let names: Vec<String> = sqlx::query_scalar(indexes).fetch_all(&database.pool).await.unwrap();
+    assert_eq!(names, INDEXES.iter().map(|(name, _)| *name).collect::<Vec<_>>(), "each of these indexes has a case");
     for (name, statement) in INDEXES {
         let (when, refused) = attempt(database, &[statement]).await.expect_err(name);
         assert_eq!((when, refused.code.as_str(), refused.constraint.as_deref()), ("statement", "23505", Some(*name)));
     }
-    // What is no longer pending stands in nobody's way.
+    // An invitation that is no longer pending does not block a new one.
     let revoked = format!("UPDATE invitations SET state = 'REVOKED'; {}", INDEXES[0].1);
     sqlx::raw_sql(AssertSqlSafe(revoked)).execute(&database.pool).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_second_membership_of_one_user_is_refused_in_whatever_role() {
-    // The index that the owner's key points at would allow it; the primary key does not.
+async fn a_second_membership_of_one_user_is_refused_in_any_role() {
+    // The index behind the owner's foreign key would allow it; the primary key does not.
     let (server, acme) = acme().await;
     let again = format!(
         "INSERT INTO memberships SELECT bucket, organization_id, user_id, 'member', attributes, revision, now(), now()
@@ -256,7 +258,7 @@ async fn every_column_that_must_hold_a_value_refuses_null() {
         let (_, refused) = attempt(database, &[&statement]).await.expect_err(&statement);
         assert_eq!((refused.code.as_str(), refused.column.as_deref()), ("23502", Some(column.as_str())), "{table}");
     }
-    // What may be left out is a decision: a column that lost its NOT NULL by mistake shows here.
+    // Every nullable column is listed on purpose: a column that lost its NOT NULL by mistake fails here.
     let optional: Vec<String> = sqlx::query_scalar(
         "SELECT c.relname || '.' || a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
          WHERE NOT a.attnotnull AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p')
@@ -302,30 +304,30 @@ const OPTIONAL: &[&str] = &[
 ];
 
 #[tokio::test]
-async fn no_path_leaves_an_organization_without_its_owner() {
+async fn no_statement_leaves_an_organization_without_its_owner() {
     let (server, acme) = acme().await;
-    let here = format!("organization_id = '{acme}'");
-    let remove = format!("DELETE FROM memberships WHERE {here} AND user_id = 'ada'");
+    let condition = format!("organization_id = '{acme}'");
+    let remove = format!("DELETE FROM memberships WHERE {condition} AND user_id = 'ada'");
     let add_again = format!(
         "INSERT INTO memberships SELECT bucket, id, 'ada', 'member', '{{}}', 9, now(), now() FROM organizations
          WHERE id = '{acme}'"
     );
     let paths: &[&[&str]] = &[
         &[&remove],
-        &[&format!("DELETE FROM memberships WHERE {here}")],
+        &[&format!("DELETE FROM memberships WHERE {condition}")],
         &["DELETE FROM memberships"],
-        &[&format!("UPDATE memberships SET role = 'member' WHERE {here} AND user_id = 'ada'")],
-        &[&format!("UPDATE memberships SET role = 'member' WHERE {here}")],
-        &[&format!("UPDATE memberships SET user_id = 'eve' WHERE {here} AND user_id = 'ada'")],
+        &[&format!("UPDATE memberships SET role = 'member' WHERE {condition} AND user_id = 'ada'")],
+        &[&format!("UPDATE memberships SET role = 'member' WHERE {condition}")],
+        &[&format!("UPDATE memberships SET user_id = 'eve' WHERE {condition} AND user_id = 'ada'")],
         &[&format!("UPDATE organizations SET owner_id = 'stranger' WHERE id = '{acme}'")],
-        // A plain member is not enough.
+        // A plain member must not own.
         &[&format!("UPDATE organizations SET owner_id = 'alan' WHERE id = '{acme}'")],
-        // Handed on, and the new owner removed in the same breath.
+        // Transferred, with the new owner removed in the same transaction.
         &[
             &format!("UPDATE organizations SET owner_id = 'grace' WHERE id = '{acme}'"),
-            &format!("DELETE FROM memberships WHERE {here} AND user_id = 'grace'"),
+            &format!("DELETE FROM memberships WHERE {condition} AND user_id = 'grace'"),
         ],
-        // Removed, and back with less.
+        // Removed, and added again with a lower role.
         &[&remove, &add_again],
     ];
     for path in paths {
@@ -333,7 +335,7 @@ async fn no_path_leaves_an_organization_without_its_owner() {
         let expected = ("23503", Some("organizations_owner_is_admin"));
         assert_eq!((when, refused.code.as_str(), refused.constraint.as_deref()), ("commit", expected.0, expected.1));
     }
-    // An organization does not come without its owner either.
+    // An organization cannot be created without its owner either.
     let create = format!(
         "INSERT INTO organizations SELECT organization_bucket_of(new.id), new.id, 'other', name, kind, attributes, state,
              false, 'stranger', 'admin', 1, 1, now(), now() FROM organizations, gen_random_uuid() AS new (id)
@@ -342,9 +344,9 @@ async fn no_path_leaves_an_organization_without_its_owner() {
     let (when, refused) = attempt(&server.database, &[&create]).await.unwrap_err();
     assert_eq!((when, refused.constraint.as_deref()), ("commit", Some("organizations_owner_is_admin")));
     server.database.assert_invariants().await;
-    // And the key does not stand in the way of what is right: handed on, then removed; and a purge of it all.
-    let hand_on = format!("UPDATE organizations SET owner_id = 'grace' WHERE id = '{acme}'");
-    attempt(&server.database, &[&hand_on, &remove]).await.unwrap();
+    // The foreign key allows the valid changes: a transfer followed by a removal, and a purge.
+    let transfer = format!("UPDATE organizations SET owner_id = 'grace' WHERE id = '{acme}'");
+    attempt(&server.database, &[&transfer, &remove]).await.unwrap();
     attempt(&server.database, &[&format!("DELETE FROM organizations WHERE id = '{acme}'")]).await.unwrap();
     assert_eq!(server.database.count("SELECT count(*) FROM memberships").await, 0);
 }

@@ -1,4 +1,4 @@
-//! Changes that hang on what was read.
+//! Conditional writes: a change with an etag succeeds only while its resource is unchanged.
 
 use crate::harness::samples::Stage;
 use crate::harness::server::Clients;
@@ -18,7 +18,7 @@ async fn member(caller: &mut Clients, organization: &str, user: &str) -> pb::Mem
 }
 
 #[tokio::test]
-async fn a_change_that_hangs_on_a_stale_organization_is_refused() {
+async fn a_write_with_a_stale_etag_of_an_organization_is_refused() {
     let stage = Stage::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Acme").await;
@@ -30,10 +30,10 @@ async fn a_change_that_hangs_on_a_stale_organization_is_refused() {
         etag: etag.to_owned(),
         ..Default::default()
     };
-    // Members are no part of the organization itself.
+    // Members are not part of the organization's etag.
     ada.add(&acme, "alan", "member").await;
     assert_eq!(get(&mut ada, &acme).await.etag, old);
-    // Nor are those who are asked in.
+    // Neither are invitations.
     stage.operator.clone().invitations.create_invitation(invite(&acme, "emmy@example.com")).await.unwrap();
     assert_eq!(get(&mut ada, &acme).await.etag, old);
     let changed = ada.organizations.update_organization(update("Apex", &old)).await.unwrap().into_inner();
@@ -42,22 +42,22 @@ async fn a_change_that_hangs_on_a_stale_organization_is_refused() {
     assert_eq!(get(&mut ada, &acme).await.etag, fresh);
     let mismatch = |answer| assert_eq!(crate::harness::refused(answer), (Code::Aborted, "ETAG_MISMATCH".to_owned()));
     mismatch(ada.organizations.update_organization(update("Late", &old)).await.map(|_| ()));
-    let hand_over = |etag: &str| pb::TransferOwnershipRequest { etag: etag.to_owned(), ..transfer(&acme, "grace") };
-    mismatch(ada.organizations.transfer_ownership(hand_over(&old)).await.map(|_| ()));
+    let handover = |etag: &str| pb::TransferOwnershipRequest { etag: etag.to_owned(), ..transfer(&acme, "grace") };
+    mismatch(ada.organizations.transfer_ownership(handover(&old)).await.map(|_| ()));
     let delete = |etag: &str| pb::DeleteOrganizationRequest {
         organization: acme.clone(),
         etag: etag.to_owned(),
         ..Default::default()
     };
     mismatch(ada.organizations.delete_organization(delete(&old)).await.map(|_| ()));
-    let handed = ada.organizations.transfer_ownership(hand_over(&fresh)).await.unwrap().into_inner();
+    let transferred = ada.organizations.transfer_ownership(handover(&fresh)).await.unwrap().into_inner();
     let mut grace = stage.server.user("grace");
     mismatch(grace.organizations.delete_organization(delete(&fresh)).await.map(|_| ()));
-    grace.organizations.delete_organization(delete(&handed.organization.unwrap().etag)).await.unwrap();
+    grace.organizations.delete_organization(delete(&transferred.organization.unwrap().etag)).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_change_that_hangs_on_a_stale_member_is_refused_and_a_new_one_never_matches() {
+async fn a_write_with_a_stale_etag_of_a_member_is_refused_even_after_the_member_is_added_again() {
     let stage = Stage::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Acme").await;
@@ -71,12 +71,12 @@ async fn a_change_that_hangs_on_a_stale_member_is_refused_and_a_new_one_never_ma
     mismatch(ada.organizations.update_member(update("member", &old[0])).await.map(|_| ()));
     mismatch(ada.organizations.remove_member(removal(&old[0])).await.map(|_| ()));
     assert_eq!(member(&mut ada, &acme, "grace").await.etag, changed.etag);
-    // Others' changes are not this member's.
+    // A change of another member leaves this etag as it is.
     ada.add(&acme, "alan", "member").await;
     assert_eq!(member(&mut ada, &acme, "grace").await.etag, changed.etag);
     old.push(changed.etag.clone());
     ada.organizations.remove_member(removal(&changed.etag)).await.unwrap();
-    // Removed and added again, as she was: no etag of before ever matches.
+    // Removed and added again with the same role: no earlier etag ever matches.
     for role in ["member", "admin", "member"] {
         ada.add(&acme, "grace", role).await;
         let etag = member(&mut ada, &acme, "grace").await.etag;

@@ -21,21 +21,22 @@ fn text<'s>(object: Option<&'s pb::Event>, key: &str) -> &'s str {
 }
 
 #[tokio::test]
-async fn each_change_is_told_with_who_what_whom_and_why_the_newest_first() {
+async fn each_event_names_its_actor_type_user_and_reason_newest_first() {
     let server = Server::start().await;
     let mut ada = server.user("ada");
     let acme = ada.create("Acme").await;
     let request_id = roster::random::uuid().to_string();
-    let because = pb::AddMemberRequest {
+    let request = pb::AddMemberRequest {
         reason: "she asked".to_owned(),
         request_id: request_id.clone(),
         ..add(&acme, "grace", "member")
     };
-    server.on_behalf_of("ada").organizations.add_member(because).await.unwrap();
+    server.on_behalf_of("ada").organizations.add_member(request).await.unwrap();
     server.operator().organizations.update_member(set_role(&acme, "grace", "admin")).await.unwrap();
 
-    let told = page(&mut ada, pb::ListEventsRequest { organization: "acme".to_owned(), ..Default::default() }).await;
-    let events = &told.events;
+    let response =
+        page(&mut ada, pb::ListEventsRequest { organization: "acme".to_owned(), ..Default::default() }).await;
+    let events = &response.events;
     assert_eq!(types(events), ["member.updated", "member.added", "member.added", "organization.created"]);
     assert_eq!(events.iter().map(|event| event.revision).collect::<Vec<_>>(), [4, 3, 2, 1]);
     assert!(events.iter().all(|event| event.organization_id == acme && event.create_time.is_some()));
@@ -49,11 +50,11 @@ async fn each_change_is_told_with_who_what_whom_and_why_the_newest_first() {
     assert_eq!((events[1].old.is_some(), text(events.get(1), "role")), (false, "member"));
     assert_eq!((events[0].old.is_some(), text(events.first(), "role")), (true, "admin"));
     assert_eq!(text(events.get(3), "slug"), "acme");
-    assert_eq!((events[3].user_id.as_str(), told.next_page_token.as_str()), ("", ""));
+    assert_eq!((events[3].user_id.as_str(), response.next_page_token.as_str()), ("", ""));
 }
 
 #[tokio::test]
-async fn pages_go_on_where_the_last_one_ended_whatever_happens_meanwhile_and_filters_hold() {
+async fn pages_continue_where_the_last_one_ended_despite_new_events_and_filters_apply() {
     let server = Server::start().await;
     let mut ada = server.user("ada");
     let acme = ada.create("Acme").await;
@@ -61,38 +62,38 @@ async fn pages_go_on_where_the_last_one_ended_whatever_happens_meanwhile_and_fil
         ada.add(&acme, user, "member").await;
     }
     let all = pb::ListEventsRequest { organization: acme.clone(), page_size: 2, ..Default::default() };
-    let mut seen = Vec::new();
+    let mut revisions = Vec::new();
     let mut request = all.clone();
     loop {
-        let told = page(&mut ada, request.clone()).await;
-        seen.extend(told.events.iter().map(|event| event.revision));
-        // A new event is before the first page: nothing moves behind it.
+        let response = page(&mut ada, request.clone()).await;
+        revisions.extend(response.events.iter().map(|event| event.revision));
+        // A new event comes before the first page, so that later pages do not shift.
         ada.organizations.update_member(set_role(&acme, "grace", "admin")).await.unwrap();
-        if told.next_page_token.is_empty() {
+        if response.next_page_token.is_empty() {
             break;
         }
-        request.page_token = told.next_page_token;
+        request.page_token = response.next_page_token;
     }
-    assert_eq!(seen, [5, 4, 3, 2, 1]);
+    assert_eq!(revisions, [5, 4, 3, 2, 1]);
 
-    let of = |types: &[&str], user: &str| pb::ListEventsRequest {
+    let filter = |types: &[&str], user: &str| pb::ListEventsRequest {
         types: types.iter().map(|name| (*name).to_owned()).collect(),
         user_id: user.to_owned(),
         ..all.clone()
     };
-    let grace = page(&mut ada, of(&[], "grace")).await;
+    let grace = page(&mut ada, filter(&[], "grace")).await;
     assert_eq!((types(&grace.events), grace.next_page_token.as_str()), (vec!["member.updated", "member.added"], ""));
-    let both = page(&mut ada, of(&["member.updated", "organization.created"], "")).await;
+    let both = page(&mut ada, filter(&["member.updated", "organization.created"], "")).await;
     assert_eq!(types(&both.events), ["member.updated", "organization.created"]);
-    assert!(page(&mut ada, of(&["member.removed"], "")).await.events.is_empty());
-    assert!(page(&mut ada, of(&["organization.created"], "grace")).await.events.is_empty());
+    assert!(page(&mut ada, filter(&["member.removed"], "")).await.events.is_empty());
+    assert!(page(&mut ada, filter(&["organization.created"], "grace")).await.events.is_empty());
 
-    // A token belongs to its request, and holds a revision.
+    // A page token belongs to its request, and contains a revision.
     let token = page(&mut ada, all.clone()).await.next_page_token;
     let beta = ada.create("Beta").await;
     for other in [
-        pb::ListEventsRequest { page_token: token.clone(), ..of(&["member.added"], "") },
-        pb::ListEventsRequest { page_token: token.clone(), ..of(&[], "grace") },
+        pb::ListEventsRequest { page_token: token.clone(), ..filter(&["member.added"], "") },
+        pb::ListEventsRequest { page_token: token.clone(), ..filter(&[], "grace") },
         pb::ListEventsRequest { page_token: token, organization: beta, ..all },
     ] {
         assert_refused(ada.events.list_events(other).await, Code::InvalidArgument, "INVALID_REQUEST");
@@ -100,7 +101,7 @@ async fn pages_go_on_where_the_last_one_ended_whatever_happens_meanwhile_and_fil
 }
 
 #[tokio::test]
-async fn a_deleted_organization_still_tells_those_who_may_and_a_purged_one_nobody() {
+async fn events_of_a_deleted_organization_stay_readable_for_its_owner_and_of_a_purged_one_for_no_caller() {
     let server = Server::start().await;
     let (mut ada, mut grace, mut operator) = (server.user("ada"), server.user("grace"), server.operator());
     let acme = ada.create("Acme").await;
@@ -109,9 +110,9 @@ async fn a_deleted_organization_still_tells_those_who_may_and_a_purged_one_nobod
     ada.organizations.delete_organization(delete.clone()).await.unwrap();
     let request = pb::ListEventsRequest { organization: acme, ..Default::default() };
     for reader in [&mut ada, &mut operator] {
-        let told = page(reader, request.clone()).await;
+        let response = page(reader, request.clone()).await;
         assert_eq!(
-            types(&told.events),
+            types(&response.events),
             ["organization.deleted", "member.added", "member.added", "organization.created"]
         );
     }

@@ -1,5 +1,5 @@
-//! Postgres goes away and comes back while callers write and ask. Every call is answered in time and by name, nothing that
-//! was acknowledged is lost, and nobody has to restart anything.
+//! Postgres stops and starts while callers write and check. Every call is answered in time and with a named error, no
+//! acknowledged write is lost, and the server recovers without a restart.
 
 use crate::harness::raw::{self, Answer, Call};
 use crate::harness::{Database, Server, add, assert_refused, is_member};
@@ -10,7 +10,7 @@ use roster::grpc::pb::consistency::Requirement;
 use roster::postgres::{Binaries, Cluster, Options, Stop};
 use roster::random;
 use roster::server::ServerSettings;
-use roster::store::pool;
+use roster::store::{migrations, pool};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,11 +21,11 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt;
 
-/// How long a call may take.
+/// The deadline of a call.
 const DEADLINE: Duration = Duration::from_millis(1500);
-/// How much later than that its answer may come: two busy cores, not a promise.
+/// How much later an answer may arrive: room for two busy cores, not a guarantee.
 const TOLERANCE: Duration = Duration::from_secs(1);
-/// How long any condition is waited for.
+/// The time limit for any condition.
 const PATIENCE: Duration = Duration::from_secs(30);
 const WRITERS: usize = 6;
 const CHECKERS: usize = 2;
@@ -37,7 +37,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "it never happened that {what}");
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "timed out waiting until {what}");
 }
 
 /// One write, as its caller remembers it.
@@ -47,9 +47,9 @@ struct Write {
     request_id: String,
 }
 
-/// What the callers have seen.
+/// The answers that the callers have got.
 #[derive(Debug, Default)]
-struct Seen {
+struct Outcomes {
     acknowledged: AtomicUsize,
     checked: AtomicUsize,
     failed: AtomicUsize,
@@ -57,7 +57,7 @@ struct Seen {
     unknown: Mutex<Vec<Write>>,
 }
 
-impl Seen {
+impl Outcomes {
     fn count(&self) -> (usize, usize, usize) {
         (
             self.acknowledged.load(Ordering::Relaxed),
@@ -82,13 +82,13 @@ impl Seen {
     }
 }
 
-/// A Postgres of its own, a server over it, and callers who never stop.
+/// A private Postgres, a server over it, and callers in endless loops.
 struct Scene {
     cluster: Cluster,
     server: Arc<Server>,
     organization: String,
     token: String,
-    seen: Arc<Seen>,
+    outcomes: Arc<Outcomes>,
     stop: CancellationToken,
     callers: JoinSet<()>,
 }
@@ -101,7 +101,7 @@ async fn cluster() -> Cluster {
 }
 
 async fn migrate(url: &str) {
-    pool::migrate(&pool::parse_url(url).unwrap()).await.unwrap();
+    migrations::migrate(&pool::parse_url(url).unwrap()).await.unwrap();
 }
 
 impl Scene {
@@ -112,15 +112,15 @@ impl Scene {
         let server = Arc::new(Server::over(Database::at(url), ServerSettings::default()).await);
         let organization = server.user("ada").create("Acme").await;
         let token = server.service_token("backend", &[Scope::Manage, Scope::Check]);
-        let (seen, stop, callers) = (Arc::default(), CancellationToken::new(), JoinSet::new());
-        let mut scene = Self { cluster, server, organization, token, seen, stop, callers };
+        let (outcomes, stop, callers) = (Arc::default(), CancellationToken::new(), JoinSet::new());
+        let mut scene = Self { cluster, server, organization, token, outcomes, stop, callers };
         for writer in 0..WRITERS {
             scene.callers.spawn(scene.caller().write(writer));
         }
         for _ in 0..CHECKERS {
             scene.callers.spawn(scene.caller().check());
         }
-        scene.seen.until_served(20).await;
+        scene.outcomes.until_served(20).await;
         scene
     }
 
@@ -129,30 +129,31 @@ impl Scene {
             server: self.server.clone(),
             organization: self.organization.clone(),
             token: self.token.clone(),
-            seen: self.seen.clone(),
+            outcomes: self.outcomes.clone(),
             stop: self.stop.clone(),
         }
     }
 
-    /// Ends the traffic, settles what is unknown, and looks for what was lost.
+    /// Ends the traffic, repeats the writes with unknown outcomes, and asserts that every acknowledged write is stored once.
     async fn assert_nothing_lost(mut self) {
         self.stop.cancel();
         while let Some(ended) = self.callers.join_next().await {
             ended.unwrap();
         }
-        let unknown = std::mem::take(&mut *self.seen.unknown.lock().unwrap());
+        let unknown = std::mem::take(&mut *self.outcomes.unknown.lock().unwrap());
         for write in unknown {
-            // The same request again: done now if it was not, and told again if it was.
+            // The same request again: it is done now, or the first answer is repeated.
             let answer = self.caller().add(&write).await;
             assert_eq!(answer.grpc_status, Some(0), "{write:?}: {answer:?}");
-            self.seen.added.lock().unwrap().push(write);
+            self.outcomes.added.lock().unwrap().push(write);
         }
         let database = &self.server.database;
         let members = "SELECT user_id FROM memberships WHERE user_id <> 'ada'";
         let members: Vec<String> = sqlx::query_scalar(members).fetch_all(&database.pool).await.unwrap();
-        let added: BTreeSet<String> = self.seen.added.lock().unwrap().iter().map(|write| write.user.clone()).collect();
+        let added: BTreeSet<String> =
+            self.outcomes.added.lock().unwrap().iter().map(|write| write.user.clone()).collect();
         assert_eq!(members.into_iter().collect::<BTreeSet<_>>(), added);
-        // Once each, and no more.
+        // Each exactly once.
         let events = "SELECT user_id FROM events WHERE type = 'member.added' AND user_id <> 'ada' ORDER BY user_id";
         let events: Vec<String> = sqlx::query_scalar(events).fetch_all(&database.pool).await.unwrap();
         assert_eq!(events.len(), added.len());
@@ -166,7 +167,7 @@ struct Caller {
     server: Arc<Server>,
     organization: String,
     token: String,
-    seen: Arc<Seen>,
+    outcomes: Arc<Outcomes>,
     stop: CancellationToken,
 }
 
@@ -179,10 +180,10 @@ impl Caller {
             let write = Write { user: format!("user-{writer}-{number}"), request_id: random::uuid().to_string() };
             let answer = self.add(&write).await;
             if answer.grpc_status == Some(0) {
-                self.seen.added.lock().unwrap().push(write);
-                self.seen.acknowledged.fetch_add(1, Ordering::Relaxed);
+                self.outcomes.added.lock().unwrap().push(write);
+                self.outcomes.acknowledged.fetch_add(1, Ordering::Relaxed);
             } else {
-                self.seen.unknown.lock().unwrap().push(write);
+                self.outcomes.unknown.lock().unwrap().push(write);
                 self.failed(&answer).await;
             }
         }
@@ -194,7 +195,7 @@ impl Caller {
         while !self.stop.is_cancelled() {
             let answer = self.call(&path, &question).await;
             if answer.grpc_status == Some(0) {
-                self.seen.checked.fetch_add(1, Ordering::Relaxed);
+                self.outcomes.checked.fetch_add(1, Ordering::Relaxed);
             } else {
                 self.failed(&answer).await;
             }
@@ -206,7 +207,7 @@ impl Caller {
         self.call(&path, &message).await
     }
 
-    /// Calls by hand: a client of tonic's has a timer of its own, and says CANCELLED when that is the faster one.
+    /// Calls without tonic: its client has a timer too, and reports CANCELLED when that timer fires first.
     async fn call(&self, path: &str, message: &[u8]) -> Answer {
         let call =
             Call::grpc(path, message).bearer(&self.token).with("grpc-timeout", &format!("{}m", DEADLINE.as_millis()));
@@ -217,18 +218,18 @@ impl Caller {
         answer
     }
 
-    /// Asserts that a failure is one of the two that there may be.
+    /// Asserts that a failure is one of the two allowed ones.
     async fn failed(&self, answer: &Answer) {
         match (answer.grpc_status, answer.reason.as_deref()) {
             (Some(14), Some("DATASTORE_UNAVAILABLE")) => {
                 let wait = answer.status().unwrap().get_details_retry_info().unwrap().retry_delay.unwrap();
                 assert!(wait > Duration::ZERO && wait < Duration::from_secs(5));
-                self.seen.failed.fetch_add(1, Ordering::Relaxed);
-                // As a good client does.
+                self.outcomes.failed.fetch_add(1, Ordering::Relaxed);
+                // A client waits as long as the response says.
                 tokio::time::sleep(wait).await;
             }
             (Some(4), Some("DEADLINE_EXCEEDED")) => {
-                self.seen.failed.fetch_add(1, Ordering::Relaxed);
+                self.outcomes.failed.fetch_add(1, Ordering::Relaxed);
             }
             _ => panic!("a failure of another kind: {answer:?}"),
         }
@@ -240,19 +241,19 @@ async fn postgres_stopped_and_started() {
     let mut scene = Scene::new().await;
     scene.cluster.stop(Stop::Fast).await;
     scene.server.until(ServingStatus::NotServing).await;
-    scene.seen.until_failed(2 * WRITERS).await;
+    scene.outcomes.until_failed(2 * WRITERS).await;
     scene.cluster.start_again().await.unwrap();
     scene.server.until_serving().await;
-    scene.seen.until_served(50).await;
+    scene.outcomes.until_served(50).await;
     scene.assert_nothing_lost().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_restarted_in_order_and_by_a_crash() {
+async fn postgres_restarted_cleanly_and_by_a_crash() {
     let mut scene = Scene::new().await;
     for how in [Stop::Fast, Stop::Immediate, Stop::Immediate, Stop::Fast] {
         scene.cluster.restart(how).await.unwrap();
-        scene.seen.until_served(30).await;
+        scene.outcomes.until_served(30).await;
     }
     scene.server.until_serving().await;
     scene.assert_nothing_lost().await;
@@ -263,14 +264,14 @@ async fn postgres_frozen_and_thawed() {
     let scene = Scene::new().await;
     scene.cluster.pause();
     scene.server.until(ServingStatus::NotServing).await;
-    scene.seen.until_failed(2 * WRITERS).await;
+    scene.outcomes.until_failed(2 * WRITERS).await;
     scene.cluster.resume();
     scene.server.until_serving().await;
-    scene.seen.until_served(50).await;
+    scene.outcomes.until_served(50).await;
     scene.assert_nothing_lost().await;
 }
 
-/// Asks what can be asked without a datastore: everything says so.
+/// Asserts that every call that needs the datastore fails as unavailable.
 async fn assert_unavailable(server: &Server) {
     let unavailable = "DATASTORE_UNAVAILABLE";
     let mut ada = server.user_with_email("ada");
@@ -288,7 +289,7 @@ async fn assert_unavailable(server: &Server) {
     assert_refused(answer, Code::Unavailable, unavailable);
     let answer = operator.organizations.list_organizations(pb::ListOrganizationsRequest::default()).await;
     assert_refused(answer, Code::Unavailable, unavailable);
-    // Who asks nothing of the datastore is answered.
+    // A call that does not need the datastore is answered.
     assert!(operator.users.get_caller(pb::GetCallerRequest::default()).await.is_ok());
 }
 
@@ -330,44 +331,52 @@ async fn two_servers_share_a_database() {
     let mut one = Server::over(database.clone(), ServerSettings::default()).await;
     let two = Server::over(database.clone(), ServerSettings::default()).await;
     let organization = one.user("ada").create("Acme").await;
-    let mut here = one.service(&[Scope::Manage]);
-    let mut there = two.service(&[Scope::Manage]);
+    let mut first_backend = one.service(&[Scope::Manage]);
+    let mut second_backend = two.service(&[Scope::Manage]);
 
-    // What is acknowledged by one is seen by the other: at once by whoever brings the token, soon by everybody.
+    // A write through one server is visible on the other: at once with its consistency token, soon without.
     for number in 0..20 {
         let user = format!("user-{number}");
-        let (writer, reader) = if number % 2 == 0 { (&mut here, &mut there) } else { (&mut there, &mut here) };
+        let (writer, reader) = if number % 2 == 0 {
+            (&mut first_backend, &mut second_backend)
+        } else {
+            (&mut second_backend, &mut first_backend)
+        };
         let token = writer.add(&organization, &user, "member").await;
         let consistency = pb::Consistency { requirement: Some(Requirement::AtLeastAsFresh(token)) };
         let question = pb::CheckMembershipRequest { consistency: Some(consistency), ..is_member(&organization, &user) };
         assert!(reader.checks.check_membership(question).await.unwrap().into_inner().result.unwrap().allowed);
         let acknowledged = Instant::now();
         while !reader.is_member(&organization, &user).await {
-            assert!(acknowledged.elapsed() < Duration::from_secs(1), "later than the bound");
+            assert!(acknowledged.elapsed() < Duration::from_secs(1), "later than the maximum staleness");
         }
     }
-    // One request, sent to both at once: one change, one answer.
+    // One request, sent to both servers at once: one change, one answer.
     for number in 0..10 {
         let request = pb::AddMemberRequest {
             request_id: random::uuid().to_string(),
             ..add(&organization, &format!("both-{number}"), "member")
         };
-        let (first, second) =
-            tokio::join!(here.organizations.add_member(request.clone()), there.organizations.add_member(request));
+        let (first, second) = tokio::join!(
+            first_backend.organizations.add_member(request.clone()),
+            second_backend.organizations.add_member(request)
+        );
         assert_eq!(first.unwrap().into_inner(), second.unwrap().into_inner());
     }
-    // Two requests for the same thing: one of them comes too late.
+    // Two requests for the same change: one of them fails.
     for number in 0..10 {
         let request = add(&organization, &format!("race-{number}"), "member");
-        let (first, second) =
-            tokio::join!(here.organizations.add_member(request.clone()), there.organizations.add_member(request));
+        let (first, second) = tokio::join!(
+            first_backend.organizations.add_member(request.clone()),
+            second_backend.organizations.add_member(request)
+        );
         let (won, lost) = if first.is_ok() { (first, second) } else { (second, first) };
         assert!(won.is_ok());
         assert_refused(lost, Code::AlreadyExists, "ALREADY_MEMBER");
     }
-    // One goes; the other does not notice.
+    // One server stops; the other keeps serving.
     one.stop().await;
-    there.add(&organization, "late", "member").await;
+    second_backend.add(&organization, "late", "member").await;
     two.until_serving().await;
     assert_eq!(database.count("SELECT count(*) FROM memberships").await, 1 + 20 + 10 + 10 + 1);
     database.assert_invariants().await;

@@ -1,5 +1,4 @@
-//! A stop: the first thing it does is to say so; what is under way ends; nothing new begins; and it takes its time, but no
-//! more.
+//! A stop: health reports it first, running calls end, no new call begins, and the drain time limits it.
 
 use crate::harness::{Database, Server, add};
 use roster::domain::Scope;
@@ -14,10 +13,10 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-/// How long anything that must happen soon may take.
+/// The time limit for everything that must happen soon.
 const SOON: Duration = Duration::from_secs(10);
 
-/// A server that gives what is under way this long.
+/// A server with this drain time, and an organization.
 async fn server(drain: Duration) -> (Server, String) {
     let settings = ServerSettings { drain, ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;
@@ -25,7 +24,7 @@ async fn server(drain: Duration) -> (Server, String) {
     (server, organization)
 }
 
-/// Watches health over a connection of its own, which has seen SERVING.
+/// A health watch over a separate connection, after its first answer, SERVING.
 async fn watch(server: &Server) -> Streaming<HealthCheckResponse> {
     let mut health = HealthClient::new(server.connect().await);
     let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
@@ -34,14 +33,14 @@ async fn watch(server: &Server) -> Streaming<HealthCheckResponse> {
 }
 
 async fn next(watch: &mut Streaming<HealthCheckResponse>) -> Result<Option<ServingStatus>, Status> {
-    let told = tokio::time::timeout(SOON, watch.message()).await.expect("health says nothing");
-    told.map(|told| told.map(|told| told.status()))
+    let answer = tokio::time::timeout(SOON, watch.message()).await.expect("health sends no update");
+    answer.map(|update| update.map(|update| update.status()))
 }
 
-/// Another program's hold on an organization. It ends with the connection.
-struct Held(PgConnection);
+/// A row lock on every organization, held by another connection and released with it.
+struct RowLock(PgConnection);
 
-impl Held {
+impl RowLock {
     async fn new(database: &Database) -> Self {
         let mut connection = PgConnection::connect(&database.url).await.unwrap();
         sqlx::query("BEGIN").execute(&mut connection).await.unwrap();
@@ -55,8 +54,11 @@ impl Held {
     }
 }
 
-/// Begins to add a user, and waits until Postgres lets the call wait for the organization.
-async fn stuck(server: &Server, organization: &str) -> tokio::task::JoinHandle<Result<pb::AddMemberResponse, Status>> {
+/// Starts a call that adds a user, and returns once it waits for the organization's lock.
+async fn start_blocked_call(
+    server: &Server,
+    organization: &str,
+) -> tokio::task::JoinHandle<Result<pb::AddMemberResponse, Status>> {
     const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%FOR NO KEY UPDATE%'";
     let mut backend = server.service(&[Scope::Manage]);
@@ -67,19 +69,19 @@ async fn stuck(server: &Server, organization: &str) -> tokio::task::JoinHandle<R
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(SOON, waits).await.expect("the call never came to wait");
+    tokio::time::timeout(SOON, waits).await.expect("the call never waits for the lock");
     call
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_says_so_first_and_what_is_under_way_is_answered() {
+async fn health_reports_the_stop_first_and_running_calls_are_answered() {
     let (mut server, organization) = server(SOON).await;
     let mut watch = watch(&server).await;
-    let held = Held::new(&server.database).await;
-    let call = stuck(&server, &organization).await;
+    let lock = RowLock::new(&server.database).await;
+    let call = start_blocked_call(&server, &organization).await;
 
     server.begin_stop();
-    // The watcher hears of it while its connection still stands and the call is still under way.
+    // The watch reports the stop while its connection is open and the call is still running.
     assert_eq!(next(&mut watch).await.unwrap(), Some(ServingStatus::NotServing));
     assert!(!call.is_finished());
     let refused = async {
@@ -90,13 +92,13 @@ async fn health_says_so_first_and_what_is_under_way_is_answered() {
     tokio::time::timeout(SOON, refused).await.expect("new connections are still accepted");
     assert!(!call.is_finished());
 
-    held.release().await;
+    lock.release().await;
     let answer = call.await.unwrap().unwrap();
     assert_eq!(answer.member.unwrap().user_id, "alan");
     drop(watch);
     let begin = Instant::now();
     server.stop().await;
-    assert!(begin.elapsed() < SOON / 2, "the stop waited although nothing was under way any more");
+    assert!(begin.elapsed() < SOON / 2, "the stop waited although no call was running");
     let added = "SELECT count(*) FROM memberships WHERE user_id = 'alan'";
     assert_eq!(server.database.count(added).await, 1);
     server.database.assert_invariants().await;
@@ -116,7 +118,7 @@ async fn an_idle_server_stops_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_does_not_wait_for_ever_for_who_watches() {
+async fn a_stop_waits_for_a_watch_no_longer_than_the_drain_time() {
     let drain = Duration::from_millis(500);
     let (mut server, _) = server(drain).await;
     let mut watch = watch(&server).await;
@@ -125,36 +127,36 @@ async fn a_stop_does_not_wait_for_ever_for_who_watches() {
     let took = begin.elapsed();
     assert!(took >= drain && took < drain + Duration::from_secs(3), "{took:?}");
     assert_eq!(next(&mut watch).await.unwrap(), Some(ServingStatus::NotServing));
-    // And then it is cut off: a server that has stopped holds nobody.
+    // The server then closes the connection.
     let end = next(&mut watch).await;
     assert!(matches!(end, Err(_) | Ok(None)), "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_does_not_wait_for_ever_for_a_call_that_is_stuck() {
+async fn a_stop_waits_for_a_blocked_call_no_longer_than_the_drain_time() {
     let drain = Duration::from_millis(500);
     let (mut server, organization) = server(drain).await;
-    let held = Held::new(&server.database).await;
-    let call = stuck(&server, &organization).await;
+    let lock = RowLock::new(&server.database).await;
+    let call = start_blocked_call(&server, &organization).await;
     let begin = Instant::now();
     server.stop().await;
     let took = begin.elapsed();
     assert!(took >= drain && took < drain + Duration::from_secs(3), "{took:?}");
-    // Its caller hears of it soon: not an answer of the server's, but the end of the connection.
-    let ended = tokio::time::timeout(SOON / 5, call).await.expect("the caller is left hanging");
+    // Its caller soon gets an error: the end of the connection, not an answer of the server.
+    let ended = tokio::time::timeout(SOON / 5, call).await.expect("the caller still waits");
     assert!(ended.unwrap().is_err());
 
-    // The write itself is whole or not there: what becomes of it is Postgres's to say, and nothing of it stays open.
-    held.release().await;
+    // Postgres has committed or rolled back the write as a whole, and no transaction stays open.
+    lock.release().await;
     server.database.assert_no_open_transactions().await;
     let added = server.database.count("SELECT count(*) FROM memberships WHERE user_id = 'alan'").await;
-    let told = server.database.count("SELECT count(*) FROM events WHERE user_id = 'alan'").await;
-    assert_eq!(added, told);
+    let events = server.database.count("SELECT count(*) FROM events WHERE user_id = 'alan'").await;
+    assert_eq!(added, events);
     server.database.assert_invariants().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_that_a_stop_meets_are_done_or_not_begun() {
+async fn writes_during_a_stop_are_done_or_not_begun() {
     let (mut server, organization) = server(SOON).await;
     let writers: Vec<_> = (0..8)
         .map(|writer| {
@@ -166,7 +168,7 @@ async fn writes_that_a_stop_meets_are_done_or_not_begun() {
                     let user = format!("user-{writer}-{number}");
                     match backend.organizations.add_member(add(&organization, &user, "member")).await {
                         Ok(_) => added.push(user),
-                        // The connection has ended before the call was sent: no answer of the server's.
+                        // The connection ended before the call was sent: the error is not an answer of the server.
                         Err(status) => {
                             assert!(status.details().is_empty(), "{status:?}");
                             return added;
@@ -177,12 +179,12 @@ async fn writes_that_a_stop_meets_are_done_or_not_begun() {
             })
         })
         .collect();
-    let some = async {
+    let first_writes = async {
         while server.database.count("SELECT count(*) FROM memberships").await < 40 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(SOON, some).await.expect("nothing is written");
+    tokio::time::timeout(SOON, first_writes).await.expect("no write was done");
     server.stop().await;
     let mut added = vec!["ada".to_owned()];
     for writer in writers {
@@ -191,7 +193,7 @@ async fn writes_that_a_stop_meets_are_done_or_not_begun() {
     added.sort();
     let members = "SELECT user_id FROM memberships ORDER BY user_id";
     let members: Vec<String> = sqlx::query_scalar(members).fetch_all(&server.database.pool).await.unwrap();
-    // Nobody was refused in the middle: what was begun was answered.
+    // No call was refused halfway: every write that began was answered.
     assert_eq!(members, added);
     server.database.assert_invariants().await;
     server.database.assert_no_open_transactions().await;

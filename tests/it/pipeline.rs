@@ -1,5 +1,5 @@
-//! The order of the steps between a connection and a handler. Each step has a fault of its own; a request with two faults
-//! must get the answer of the earlier step, for all pairs.
+//! The order of the steps between a connection and a handler. Each step has one fault that it detects; a request with two
+//! faults must get the answer of the earlier step, for all pairs.
 
 use crate::harness::raw::{self, Answer, Call};
 use crate::harness::{Database, Server, organization};
@@ -21,7 +21,7 @@ const REFLECTION: [&str; 2] = [
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
-/// In one word, what an answer says: the HTTP status unless that is 200, else the reason, with the fields that are wrong.
+/// An answer in short: the HTTP status unless that is 200, else the error reason with the invalid fields.
 fn verdict(answer: &Answer) -> String {
     let Some(status) = answer.status() else { return answer.http_status.to_string() };
     let Some(reason) = &answer.reason else { return format!("{:?}", status.code()) };
@@ -30,14 +30,14 @@ fn verdict(answer: &Answer) -> String {
     [reason.clone()].into_iter().chain(fields).collect::<Vec<_>>().join(" ")
 }
 
-/// A step, by the fault that it finds.
+/// A step, with a change that causes its fault and the answer to it.
 struct Step<R> {
     verdict: &'static str,
     spoil: fn(R) -> R,
 }
 
-/// Spoils a good request in every way and in every two ways. The later fault first, so that the earlier one has the last
-/// word where both are in one place.
+/// Spoils a good request with every fault and every pair of faults. The later fault is applied first, so that the earlier one
+/// remains where both change the same field.
 fn spoiled<R: Clone>(good: &R, steps: &[Step<R>]) -> Vec<(R, &'static str)> {
     let mut requests = Vec::new();
     for (index, earlier) in steps.iter().enumerate() {
@@ -49,7 +49,7 @@ fn spoiled<R: Clone>(good: &R, steps: &[Step<R>]) -> Vec<(R, &'static str)> {
     requests
 }
 
-/// What is wrong with headers and bodies, in the order in which it is said.
+/// The faults of headers and bodies, in the order in which they are detected.
 const STEPS: [Step<Call>; 7] = [
     Step { verdict: "405", spoil: |call| Call { method: Method::PUT, ..call } },
     Step { verdict: "415", spoil: |call| call.instead("content-type", "application/json") },
@@ -57,10 +57,10 @@ const STEPS: [Step<Call>; 7] = [
     Step { verdict: "INVALID_REQUEST grpc-timeout", spoil: |call| call.with("grpc-timeout", "soon") },
     Step { verdict: "CREDENTIAL_INVALID", spoil: |call| call.instead("authorization", "Bearer x.y.z") },
     Step { verdict: "CALLER_NOT_ALLOWED", spoil: |call| Call { path: CHECK.to_owned(), ..call } },
-    // A field of a type that there is not.
+    // A field with an unknown wire type.
     Step { verdict: "MALFORMED_MESSAGE", spoil: |call| Call { body: raw::frame(&[0x0f]), ..call } },
 ];
-/// How many of them stand before the shedding of load.
+/// The number of those steps before the server sheds load.
 const BEFORE_SHEDDING: usize = 4;
 
 fn good_call(server: &Server) -> Call {
@@ -68,7 +68,7 @@ fn good_call(server: &Server) -> Call {
 }
 
 #[tokio::test]
-async fn of_two_faults_the_earlier_step_speaks() {
+async fn of_two_faults_the_earlier_step_answers() {
     let server = Server::start().await;
     let good = good_call(&server);
     assert_eq!(verdict(&raw::send(server.address, good.clone()).await), "Ok");
@@ -79,7 +79,7 @@ async fn of_two_faults_the_earlier_step_speaks() {
 }
 
 #[tokio::test]
-async fn what_is_too_much_is_shed_before_anybody_is_authenticated() {
+async fn load_is_shed_before_authentication() {
     let settings = ServerSettings { max_concurrent_requests: 0, ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;
     let good = good_call(&server);
@@ -91,11 +91,11 @@ async fn what_is_too_much_is_shed_before_anybody_is_authenticated() {
     let status = answer.status().unwrap();
     assert_eq!((status.code(), verdict(&answer).as_str()), (tonic::Code::Unavailable, "OVERLOADED"));
     assert!(status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
-    // `Server::over` has waited for health, which is never shed.
+    // `Server::over` has waited for the health service, which is never shed.
 }
 
 #[tokio::test]
-async fn a_body_is_not_waited_for_before_the_caller_is_known() {
+async fn the_caller_is_authenticated_before_the_body_arrives() {
     let server = Server::start().await;
     for step in &STEPS[..6] {
         let call = Call { body: Vec::new(), ..(step.spoil)(good_call(&server)) };
@@ -104,47 +104,47 @@ async fn a_body_is_not_waited_for_before_the_caller_is_known() {
     }
 }
 
-/// A request with the token of its caller.
+/// A request with its caller.
 #[derive(Debug, Clone)]
-struct Wish {
+struct Update {
     caller: &'static str,
     message: pb::UpdateOrganizationRequest,
 }
 
 const USED: &str = "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11";
 
-/// What is wrong with a message and its caller's standing, in the order in which it is said.
-const INNER_STEPS: [Step<Wish>; 6] = [
+/// The faults of a message and of its caller's standing, in the order in which they are detected.
+const INNER_STEPS: [Step<Update>; 6] = [
     Step {
         verdict: "INVALID_REQUEST organization",
-        spoil: |wish| with(wish, |message| message.organization = "?".into()),
+        spoil: |update| with(update, |message| message.organization = "?".into()),
     },
-    Step { verdict: "CALLER_INACTIVE", spoil: |wish| Wish { caller: "dean", ..wish } },
-    Step { verdict: "PERMISSION_DENIED", spoil: |wish| Wish { caller: "sid", ..wish } },
+    Step { verdict: "CALLER_INACTIVE", spoil: |update| Update { caller: "dean", ..update } },
+    Step { verdict: "PERMISSION_DENIED", spoil: |update| Update { caller: "sid", ..update } },
     Step {
         verdict: "INVALID_REQUEST name slug reason",
-        spoil: |wish| {
-            with(wish, |message| {
+        spoil: |update| {
+            with(update, |message| {
                 (message.name, message.slug, message.reason) = ("x".repeat(201), "?".into(), "x".repeat(501));
             })
         },
     },
-    Step { verdict: "REQUEST_ID_REUSED", spoil: |wish| with(wish, |message| message.request_id = USED.into()) },
-    Step { verdict: "SLUG_TAKEN", spoil: |wish| with(wish, |message| message.slug = "taken".into()) },
+    Step { verdict: "REQUEST_ID_REUSED", spoil: |update| with(update, |message| message.request_id = USED.into()) },
+    Step { verdict: "SLUG_TAKEN", spoil: |update| with(update, |message| message.slug = "taken".into()) },
 ];
 
-fn with(mut wish: Wish, change: impl FnOnce(&mut pb::UpdateOrganizationRequest)) -> Wish {
-    change(&mut wish.message);
-    wish
+fn with(mut update: Update, change: impl FnOnce(&mut pb::UpdateOrganizationRequest)) -> Update {
+    change(&mut update.message);
+    update
 }
 
 #[tokio::test]
-async fn the_organizations_name_then_the_role_then_the_rest() {
+async fn the_organization_is_checked_before_the_role_and_the_role_before_other_fields() {
     let server = Server::start().await;
     let mut olga = server.user("olga");
-    let here = olga.create("Here").await;
+    let acme = olga.create("Acme").await;
     for (caller, slug) in [("olga", "taken"), ("sid", "sids-own"), ("dean", "deans-own")] {
-        // Each of them has used the request id: else it would be no fault of theirs.
+        // Each caller has used the request id, since the same id of another caller is no fault.
         let request = pb::CreateOrganizationRequest {
             slug: slug.to_owned(),
             request_id: USED.to_owned(),
@@ -160,34 +160,34 @@ async fn the_organizations_name_then_the_role_then_the_rest() {
         }
     }
     let message = pb::UpdateOrganizationRequest {
-        organization: here,
+        organization: acme,
         name: "A new name".to_owned(),
         slug: "free".to_owned(),
         ..Default::default()
     };
-    let good = Wish { caller: "olga", message };
-    let mut wishes = spoiled(&good, &INNER_STEPS);
-    wishes.push((good, "Ok"));
-    for (wish, expected) in wishes {
-        let token = server.mint(&Server::claims(wish.caller));
-        let call = Call::grpc(UPDATE, &wish.message.encode_to_vec()).bearer(&token);
-        assert_eq!(verdict(&raw::send(server.address, call).await), expected, "{wish:?}");
+    let good = Update { caller: "olga", message };
+    let mut updates = spoiled(&good, &INNER_STEPS);
+    updates.push((good, "Ok"));
+    for (update, expected) in updates {
+        let token = server.mint(&Server::claims(update.caller));
+        let call = Call::grpc(UPDATE, &update.message.encode_to_vec()).bearer(&token);
+        assert_eq!(verdict(&raw::send(server.address, call).await), expected, "{update:?}");
     }
 }
 
 #[tokio::test]
-async fn what_takes_too_long_ends_as_deadline_exceeded() {
+async fn a_call_past_its_deadline_ends_as_deadline_exceeded() {
     let mut server = Server::start().await;
-    let here = server.user("ada").create("Here").await;
-    // Somebody holds the organization's row.
-    let mut holder = server.database.pool.begin().await.unwrap();
-    sqlx::query("SELECT FROM organizations FOR UPDATE").execute(&mut *holder).await.unwrap();
-    let held = pb::UpdateOrganizationRequest { organization: here, name: "Late".to_owned(), ..Default::default() };
-    let held = Call { path: UPDATE.to_owned(), body: raw::frame(&held.encode_to_vec()), ..good_call(&server) };
+    let acme = server.user("ada").create("Acme").await;
+    // Another connection locks the organization's row.
+    let mut lock = server.database.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM organizations FOR UPDATE").execute(&mut *lock).await.unwrap();
+    let blocked = pb::UpdateOrganizationRequest { organization: acme, name: "Late".to_owned(), ..Default::default() };
+    let blocked = Call { path: UPDATE.to_owned(), body: raw::frame(&blocked.encode_to_vec()), ..good_call(&server) };
     let unfinished = Call { body: Vec::new(), ..good_call(&server) };
     for timeout in ["200m", "200000u", "1n", "0S"] {
         let answers = [
-            raw::send(server.address, held.clone().with("grpc-timeout", timeout)).await,
+            raw::send(server.address, blocked.clone().with("grpc-timeout", timeout)).await,
             raw::send_unfinished(server.address, unfinished.clone().with("grpc-timeout", timeout)).await,
         ];
         for answer in answers {
@@ -195,15 +195,15 @@ async fn what_takes_too_long_ends_as_deadline_exceeded() {
             assert_eq!((code, verdict(&answer).as_str()), (tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
         }
     }
-    // A stop waits for the writes: they end although the row is still held, and leave nothing.
+    // A stop waits for the writes. They end although the row is still locked, and change nothing.
     server.stop().await;
-    drop(holder);
+    drop(lock);
     server.database.assert_no_open_transactions().await;
     assert_eq!(server.database.count("SELECT count(*) FROM organizations WHERE name = 'Late'").await, 0);
 }
 
 #[tokio::test]
-async fn a_deadline_has_a_form_a_default_and_a_limit() {
+async fn a_deadline_has_a_syntax_a_default_and_a_limit() {
     let settings = ServerSettings {
         default_deadline: Duration::from_millis(100),
         max_deadline: Duration::from_millis(200),
@@ -225,8 +225,8 @@ async fn a_deadline_has_a_form_a_default_and_a_limit() {
 #[tokio::test]
 async fn every_answer_names_its_request() {
     let server = Server::start().await;
-    let named = |answer: &Answer| answer.headers["x-request-id"].to_str().unwrap().to_owned();
-    // Whatever becomes of it: an answer, and an error of each step.
+    let request_id = |answer: &Answer| answer.headers["x-request-id"].to_str().unwrap().to_owned();
+    // Successful calls and the errors of every step.
     let calls: Vec<Call> = std::iter::once(good_call(&server))
         .chain(STEPS.iter().map(|step| (step.spoil)(good_call(&server))))
         .chain([Call::grpc(HEALTH, &[])])
@@ -234,20 +234,20 @@ async fn every_answer_names_its_request() {
     for call in calls {
         for plain in ["a", "7b0c3a1e-5a39-4d0c", "A.b_c-1", &"x".repeat(64)] {
             let answer = raw::send(server.address, call.clone().with("x-request-id", plain)).await;
-            assert_eq!(named(&answer), plain, "{call:?}");
+            assert_eq!(request_id(&answer), plain, "{call:?}");
         }
         for other in ["", "a b", "a\"b", "a/b", "a=b", "\u{e9}", &"x".repeat(65)] {
             let answer = raw::send(server.address, call.clone().with("x-request-id", other)).await;
-            assert!(uuid::Uuid::try_parse(&named(&answer)).is_ok(), "{other:?}: {}", named(&answer));
+            assert!(uuid::Uuid::try_parse(&request_id(&answer)).is_ok(), "{other:?}: {}", request_id(&answer));
         }
-        let first = named(&raw::send(server.address, call.clone()).await);
+        let first = request_id(&raw::send(server.address, call.clone()).await);
         assert!(uuid::Uuid::try_parse(&first).is_ok());
-        assert_ne!(first, named(&raw::send(server.address, call).await));
+        assert_ne!(first, request_id(&raw::send(server.address, call).await));
     }
 }
 
 #[tokio::test]
-async fn health_and_reflection_are_for_everybody_but_for_bad_credentials() {
+async fn health_and_reflection_are_public_but_refuse_bad_credentials() {
     let server = Server::start().await;
     for (service, code) in [("", 0), ("roster.v1.OrganizationService", 0), ("roster.v1.CheckService", 0), ("other", 5)]
     {
@@ -255,18 +255,18 @@ async fn health_and_reflection_are_for_everybody_but_for_bad_credentials() {
         let answer = raw::send(server.address, Call::grpc(HEALTH, &request)).await;
         assert_eq!(answer.grpc_status, Some(code), "{service:?}: {}", verdict(&answer));
         if code == 0 {
-            let told = HealthCheckResponse::decode(answer.message()).unwrap();
-            assert_eq!(told.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+            let response = HealthCheckResponse::decode(answer.message()).unwrap();
+            assert_eq!(response.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
         }
     }
     for path in REFLECTION {
         // `list_services` is field 7.
         let answer = raw::send(server.address, Call::grpc(path, b"\x3a\x01*")).await;
         assert_eq!(verdict(&answer), "Ok");
-        let listed = String::from_utf8_lossy(&answer.body).into_owned();
+        let services = String::from_utf8_lossy(&answer.body).into_owned();
         assert!(
-            listed.contains("roster.v1.OrganizationService") && listed.contains("grpc.health.v1.Health"),
-            "{listed}"
+            services.contains("roster.v1.OrganizationService") && services.contains("grpc.health.v1.Health"),
+            "{services}"
         );
     }
     for path in [HEALTH, REFLECTION[0], REFLECTION[1]] {

@@ -1,8 +1,8 @@
-//! Random requests to every method, by every kind of caller: half of what they hold is plausible, the rest is not. Every
-//! answer is a success or one of the reasons that the method's own comment, or its service's, names: the comments are the
+//! Random requests to every method, by every kind of caller. Half of the values are plausible, the others are not. Every
+//! answer is a success or one of the reasons that the comment of the method or of its service names: the comments are the
 //! contract.
 //!
-//! `ROSTER_TEST_REQUESTS` asks for more of them, `ROSTER_TEST_SEED` for others.
+//! `ROSTER_TEST_REQUESTS` sets the number of requests, `ROSTER_TEST_SEED` the seed.
 
 mod contract;
 mod words;
@@ -25,49 +25,49 @@ use words::{Random, Words};
 const REQUESTS: u64 = 1500;
 const CALLERS_AT_ONCE: u64 = 4;
 
-/// Reasons that no caller can bring about, however odd the request: with these, something else is wrong.
+/// Reasons that no request can cause: an answer with one of them is a failure of the server.
 const NEVER: [&str; 4] = ["INTERNAL", "DATASTORE_UNAVAILABLE", "OVERLOADED", "DEADLINE_EXCEEDED"];
 
-fn setting(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |value| value.parse().unwrap())
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
-/// Everybody who may call.
+/// Every kind of caller, with a name for messages.
 fn callers(server: &Server) -> Vec<(String, Caller)> {
     let channel = server.channel();
-    let mut shown: Vec<(String, Option<String>, Option<String>)> = Vec::new();
-    // Twice, as operators are: most of what only they may do should be done.
+    let mut callers: Vec<(String, Option<String>, Option<String>)> = Vec::new();
+    // Users twice, and several operators: most of the requests that only they may make should succeed.
     for user in words::USERS.into_iter().chain(words::USERS) {
         let claims = ClaimSet {
             email: Some(format!("{user}@example.com")),
             email_verified: Some(user != "eve"),
             ..Server::claims(user)
         };
-        shown.push((user.to_owned(), Some(server.mint(&claims)), None));
+        callers.push((user.to_owned(), Some(server.mint(&claims)), None));
     }
     for scope in Scope::ALL {
-        shown.push((format!("{scope:?}"), Some(server.service_token("backend", &[scope])), None));
+        callers.push((format!("{scope:?}"), Some(server.service_token("backend", &[scope])), None));
     }
     for name in ["root", "toor", "admin", "super"] {
-        shown.push((name.to_owned(), Some(server.service_token(name, &[Scope::Operator])), None));
+        callers.push((name.to_owned(), Some(server.service_token(name, &[Scope::Operator])), None));
     }
     let all = server.service_token("all", &Scope::ALL);
     let acting = server.service_token("backend", &[Scope::ActAs]);
-    shown.push(("nothing".to_owned(), Some(server.service_token("none", &[])), None));
-    shown.push(("all scopes".to_owned(), Some(all), None));
-    shown.push(("ada, by a service".to_owned(), Some(acting.clone()), Some("ada".to_owned())));
-    shown.push(("a stranger, by a service".to_owned(), Some(acting.clone()), Some("unheard-of".to_owned())));
-    shown.push(("too much by a service".to_owned(), Some(acting), Some("x".repeat(300))));
-    shown.push(("ada, by ada".to_owned(), Some(server.mint(&Server::claims("ada"))), Some("ada".to_owned())));
-    shown.push(("nobody".to_owned(), None, None));
-    shown.push(("a forger".to_owned(), Some("not.a.token".to_owned()), None));
+    callers.push(("no scopes".to_owned(), Some(server.service_token("none", &[])), None));
+    callers.push(("all scopes".to_owned(), Some(all), None));
+    callers.push(("ada, through a service".to_owned(), Some(acting.clone()), Some("ada".to_owned())));
+    callers.push(("an unknown user, through a service".to_owned(), Some(acting.clone()), Some("unknown".to_owned())));
+    callers.push(("a user id that is too long, through a service".to_owned(), Some(acting), Some("x".repeat(300))));
+    callers.push(("ada, through ada".to_owned(), Some(server.mint(&Server::claims("ada"))), Some("ada".to_owned())));
+    callers.push(("anonymous".to_owned(), None, None));
+    callers.push(("a malformed token".to_owned(), Some("not.a.token".to_owned()), None));
     let expired = ClaimSet { exp: 1_000_000_000, iat: 999_999_000, ..Server::claims("ada") };
-    shown.push(("ada, long ago".to_owned(), Some(server.mint(&expired)), None));
+    callers.push(("ada, expired".to_owned(), Some(server.mint(&expired)), None));
     let caller = |(name, token, on_behalf_of)| (name, Caller::new(&channel, Credential { token, on_behalf_of }));
-    shown.into_iter().map(caller).collect()
+    callers.into_iter().map(caller).collect()
 }
 
-/// What was answered, and how often.
+/// The answers, counted by method and by reason.
 #[derive(Debug, Default)]
 struct Tally {
     good: BTreeMap<String, u64>,
@@ -82,7 +82,7 @@ struct Run {
 }
 
 impl Run {
-    /// Makes one request and judges the answer.
+    /// Makes one request and checks the answer.
     async fn once(&self, random: &mut Random, callers: &mut [(String, Caller)]) {
         let method = random.one_of(&self.methods).clone();
         let index = random.below(callers.len());
@@ -93,22 +93,23 @@ impl Run {
         if spoiled {
             random.spoil(&mut bytes);
         }
-        let told = format!("{name}: {} {message:.1000}{}", method.full_name(), if spoiled { " (spoiled)" } else { "" });
+        let description =
+            format!("{name}: {} {message:.1000}{}", method.full_name(), if spoiled { " (spoiled)" } else { "" });
         match caller.call(&method, bytes).await {
             Ok(answer) => {
                 let answer = DynamicMessage::decode(method.output(), answer.as_slice()).unwrap();
                 if let Err(fault) = self.contract.check_items(&method, &answer) {
-                    panic!("{told}: {fault}");
+                    panic!("{description}: {fault}");
                 }
                 self.words.lock().unwrap().learn(&answer);
                 *self.tally.lock().unwrap().good.entry(method.name().to_owned()).or_default() += 1;
             }
             Err(status) => {
                 if let Err(fault) = self.contract.check(&method, &status) {
-                    panic!("{told}: {fault}: {status:?}");
+                    panic!("{description}: {fault}: {status:?}");
                 }
                 let reason = status.get_details_error_info().unwrap().reason;
-                assert!(!NEVER.contains(&reason.as_str()), "{told}: {status:?}");
+                assert!(!NEVER.contains(&reason.as_str()), "{description}: {status:?}");
                 *self.tally.lock().unwrap().reasons.entry(reason).or_default() += 1;
             }
         }
@@ -118,7 +119,7 @@ impl Run {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_requests_get_documented_answers() {
     let (requests, seed) = (setting("ROSTER_TEST_REQUESTS", REQUESTS), setting("ROSTER_TEST_SEED", 1));
-    // With limits that some of it comes up to.
+    // The limits of invitations are low enough for some requests to reach them.
     let server = Server::with_invitations(InvitationSettings { mail: true, ..InvitationSettings::default() }).await;
     let run = Arc::new(Run {
         methods: dynamic::methods(),
@@ -149,7 +150,7 @@ async fn random_requests_get_documented_answers() {
     server.database.assert_invariants().await;
     server.database.assert_no_open_transactions().await;
 
-    // Enough came through, of every kind, that all this says something.
+    // Enough requests succeeded, and failed for enough reasons, for the test to mean something.
     let tally = run.tally.lock().unwrap();
     let good: u64 = tally.good.values().sum();
     assert!(good * 20 > requests, "only {good} of {requests} were answered: {tally:?}");
@@ -158,12 +159,12 @@ async fn random_requests_get_documented_answers() {
 }
 
 #[test]
-fn every_reason_is_promised_by_somebody() {
+fn every_reason_is_documented_by_a_method_or_service() {
     let contract = Contract::read();
-    let promised: BTreeSet<_> = contract.promised().collect();
-    // Never sent, and sent to who calls no method of roster's.
-    let nobodys = ["UNSPECIFIED", "METHOD_UNKNOWN"];
+    let documented: BTreeSet<_> = contract.documented().collect();
+    // One is never sent, the other is the answer to calls of unknown methods.
+    let exceptions = ["UNSPECIFIED", "METHOD_UNKNOWN"];
     let missing: Vec<_> =
-        contract.reasons().filter(|reason| !promised.contains(reason) && !nobodys.contains(reason)).collect();
+        contract.reasons().filter(|reason| !documented.contains(reason) && !exceptions.contains(reason)).collect();
     assert!(missing.is_empty(), "no comment names {missing:?}");
 }

@@ -1,4 +1,4 @@
-//! Requests that are repeated or only tried out: `request_id` and `validate_only`.
+//! Repeated requests and dry runs: `request_id` and `validate_only`.
 
 use crate::harness::samples::{Place, Stage, Who, Write, call, sample};
 use crate::harness::server::Clients;
@@ -24,7 +24,7 @@ fn fresh_id() -> String {
     roster::random::uuid().to_string()
 }
 
-/// Everything that the database holds, table by table.
+/// The contents of the database, table by table.
 async fn dump(database: &Database) -> BTreeMap<String, String> {
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace",
@@ -44,7 +44,7 @@ async fn dump(database: &Database) -> BTreeMap<String, String> {
 
 fn decode(pool: &DescriptorPool, method: &Method, answer: &[u8]) -> DynamicMessage {
     let service = pool.get_service_by_name(method.service).unwrap();
-    let output = service.methods().find(|there| there.name() == method.name).unwrap().output();
+    let output = service.methods().find(|described| described.name() == method.name).unwrap().output();
     DynamicMessage::decode(output, answer).unwrap()
 }
 
@@ -54,7 +54,7 @@ fn token(pool: &DescriptorPool, method: &Method, answer: &[u8]) -> String {
     message.get_field_by_name("consistency_token").unwrap().as_str().unwrap().to_owned()
 }
 
-/// An answer without what no two runs have in common: times, tokens, and the id of what is new.
+/// An answer without the values that differ in every run: times, tokens, and the ids of new resources.
 fn comparable(pool: &DescriptorPool, method: &Method, answer: &[u8]) -> DynamicMessage {
     let mut message = decode(pool, method, answer);
     blank(&mut message, method.name.contains("Create"));
@@ -85,29 +85,29 @@ fn blank(message: &mut DynamicMessage, new: bool) {
     }
 }
 
-/// The tokens of invitations that an answer tells, each cleared from it.
+/// Removes the invitation tokens from an answer, and returns them.
 fn take_tokens(message: &mut DynamicMessage) -> Vec<String> {
-    let mut told = Vec::new();
+    let mut tokens = Vec::new();
     let fields: Vec<_> = message.fields().map(|(field, _)| field).collect();
     for field in fields {
         match (field.name(), message.get_field_mut(&field)) {
-            ("token" | "owner_token", Value::String(token)) => told.push(std::mem::take(token)),
-            (_, Value::Message(inner)) => told.extend(take_tokens(inner)),
+            ("token" | "owner_token", Value::String(token)) => tokens.push(std::mem::take(token)),
+            (_, Value::Message(inner)) => tokens.extend(take_tokens(inner)),
             (_, Value::List(items)) => {
                 for item in items {
                     if let Value::Message(inner) = item {
-                        told.extend(take_tokens(inner));
+                        tokens.extend(take_tokens(inner));
                     }
                 }
             }
             _ => {}
         }
     }
-    told.retain(|token| !token.is_empty());
-    told
+    tokens.retain(|token| !token.is_empty());
+    tokens
 }
 
-/// The methods whose samples ask for a token, and how many they are told.
+/// The number of invitation tokens in the answer to a method's sample request.
 fn tokens_of(method: &Method) -> usize {
     match method.name {
         "BatchCreateInvitations" => 2,
@@ -123,7 +123,7 @@ async fn a_repeated_request_gets_the_same_answer_byte_for_byte_and_changes_nothi
     for method in writes() {
         let (place, write) = (stage.place(method).await, Write::fresh());
         let mut first = stage.call(method, request(method, &place, &write)).await.unwrap();
-        // A token is told once, and not with the answer again.
+        // An invitation token is in the first answer only, not in the repeated one.
         let mut message = decode(&pool, method, &first);
         let tokens = take_tokens(&mut message);
         assert_eq!(tokens.len(), tokens_of(method), "{}", method.path);
@@ -132,13 +132,13 @@ async fn a_repeated_request_gets_the_same_answer_byte_for_byte_and_changes_nothi
         }
         let after = dump(stage.database()).await;
         for (table, rows) in &after {
-            assert!(tokens.iter().all(|token| !rows.contains(token)), "{}: a token stands in {table}", method.path);
+            assert!(tokens.iter().all(|token| !rows.contains(token)), "{}: {table} contains a token", method.path);
         }
         for _ in 0..2 {
             let again = stage.call(method, request(method, &place, &write)).await;
             assert_eq!(again.unwrap(), first, "{}", method.path);
         }
-        // Another body under the same id. Who no longer may is told that instead.
+        // Another body under the same id. Where the first request ended the caller's access, that is the error instead.
         let other = Write { reason: "another body".to_owned(), ..write.clone() };
         let refused = reason(&stage.call(method, request(method, &place, &other)).await.unwrap_err());
         let expected = match method.name {
@@ -150,7 +150,7 @@ async fn a_repeated_request_gets_the_same_answer_byte_for_byte_and_changes_nothi
         assert_eq!(refused, expected, "{}", method.path);
         let (mut after, mut now) = (after, dump(stage.database()).await);
         if refused == "INVITATION_NOT_FOUND" {
-            // A token that is no good is counted.
+            // An invalid token counts against the caller's quota.
             assert_ne!(after.remove("quotas"), now.remove("quotas"));
         }
         assert_eq!(now, after, "{}", method.path);
@@ -159,19 +159,19 @@ async fn a_repeated_request_gets_the_same_answer_byte_for_byte_and_changes_nothi
 }
 
 #[tokio::test]
-async fn one_id_in_two_methods_or_of_two_callers() {
+async fn request_ids_belong_to_one_caller_and_one_method() {
     let stage = Stage::new().await;
     let mut ada = stage.ada.clone();
     let request = pb::CreateOrganizationRequest { request_id: fresh_id(), ..organization("Acme") };
     let id = |made: tonic::Response<pb::CreateOrganizationResponse>| made.into_inner().organization.unwrap().id;
     let by_ada = id(ada.organizations.create_organization(request.clone()).await.unwrap());
-    // Another caller's id is their own; and ada by a service's hand is another caller than ada.
+    // Each caller has separate ids, and ada through a service is another caller than ada.
     let by_grace = id(stage.server.user("grace").organizations.create_organization(request.clone()).await.unwrap());
     let by_service =
         id(stage.server.on_behalf_of("ada").organizations.create_organization(request.clone()).await.unwrap());
     assert!(by_ada != by_grace && by_ada != by_service && by_grace != by_service);
     assert_eq!(id(ada.organizations.create_organization(request.clone()).await.unwrap()), by_ada);
-    // Another method is another request, though both carry the same fields.
+    // Another method is another request, even with the same fields.
     let on = pb::ActivateOrganizationRequest {
         organization: by_ada.clone(),
         request_id: request.request_id.clone(),
@@ -190,7 +190,7 @@ async fn one_id_in_two_methods_or_of_two_callers() {
 }
 
 #[tokio::test]
-async fn refusals_are_not_kept() {
+async fn refusals_are_not_stored() {
     let stage = Stage::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Acme").await;
@@ -200,7 +200,7 @@ async fn refusals_are_not_kept() {
     assert_refused(refused, Code::AlreadyExists, "ALREADY_MEMBER");
     assert_eq!(stage.database().count("SELECT count(*) FROM requests").await, 0);
     ada.organizations.remove_member(remove(&acme, "grace")).await.unwrap();
-    // The very same request, and another one under its id, are both as good as new.
+    // After a refusal the id is free, for the same request and for another one.
     let other = pb::AddMemberRequest { role: "member".to_owned(), ..request.clone() };
     let added = ada.organizations.add_member(other).await.unwrap().into_inner();
     assert_eq!(added.member.unwrap().role, "member");
@@ -208,7 +208,7 @@ async fn refusals_are_not_kept() {
 }
 
 #[tokio::test]
-async fn rights_are_checked_again_before_an_answer_is_repeated() {
+async fn permissions_are_checked_again_before_an_answer_is_repeated() {
     let stage = Stage::new().await;
     let mut ada = stage.ada.clone();
     let mut grace = stage.server.user("grace");
@@ -224,13 +224,13 @@ async fn rights_are_checked_again_before_an_answer_is_repeated() {
     denied(&mut grace, "ROLE_LACKS_PERMISSION").await;
     ada.organizations.remove_member(remove(&acme, "grace")).await.unwrap();
     denied(&mut grace, "PERMISSION_DENIED").await;
-    let whom = || "grace".to_owned();
-    let off = pb::DeactivateUserRequest { user_id: whom(), ..Default::default() };
+    let user_id = || "grace".to_owned();
+    let off = pb::DeactivateUserRequest { user_id: user_id(), ..Default::default() };
     stage.operator.clone().users.deactivate_user(off).await.unwrap();
     denied(&mut grace, "CALLER_INACTIVE").await;
-    let on = pb::ReactivateUserRequest { user_id: whom(), ..Default::default() };
+    let on = pb::ReactivateUserRequest { user_id: user_id(), ..Default::default() };
     stage.operator.clone().users.reactivate_user(on).await.unwrap();
-    // With the right back, so is the answer.
+    // With the permission back, the answer is repeated again.
     ada.add(&acme, "grace", "admin").await;
     assert_eq!(grace.organizations.add_member(request.clone()).await.unwrap().into_inner(), first);
     let deleted = pb::DeleteOrganizationRequest { organization: acme.clone(), ..Default::default() };
@@ -239,7 +239,7 @@ async fn rights_are_checked_again_before_an_answer_is_repeated() {
 }
 
 #[tokio::test]
-async fn who_gave_up_the_right_by_the_request_itself_is_answered_again() {
+async fn a_request_that_ended_its_callers_own_access_is_answered_again() {
     let stage = Stage::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Acme").await;
@@ -252,7 +252,7 @@ async fn who_gave_up_the_right_by_the_request_itself_is_answered_again() {
     let request = pb::RemoveMemberRequest { request_id: fresh_id(), ..remove(&acme, "grace") };
     let first = grace.organizations.remove_member(request.clone()).await.unwrap().into_inner();
     assert_eq!(grace.organizations.remove_member(request.clone()).await.unwrap().into_inner(), first);
-    // It is nobody else's answer, and no other request's.
+    // The answer belongs to one caller and one request.
     assert_refused(alan.organizations.remove_member(request.clone()).await, Code::NotFound, "MEMBER_NOT_FOUND");
     let other = pb::RemoveMemberRequest { reason: "another body".to_owned(), ..request };
     assert_refused(grace.organizations.remove_member(other).await, Code::PermissionDenied, "PERMISSION_DENIED");
@@ -262,7 +262,7 @@ async fn who_gave_up_the_right_by_the_request_itself_is_answered_again() {
     assert_eq!(alan.organizations.update_member(request.clone()).await.unwrap().into_inner(), first);
     let fresh = pb::UpdateMemberRequest { request_id: fresh_id(), ..request };
     assert_refused(alan.organizations.update_member(fresh).await, Code::PermissionDenied, "ROLE_LACKS_PERMISSION");
-    // Leaving, and being back: still the answer to that request, and it does not leave again.
+    // Leaving, and a repetition after being added again: the first answer, without another leave.
     let leave =
         pb::LeaveOrganizationRequest { organization: acme.clone(), request_id: fresh_id(), ..Default::default() };
     let first = joan.organizations.leave_organization(leave.clone()).await.unwrap().into_inner();
@@ -270,7 +270,7 @@ async fn who_gave_up_the_right_by_the_request_itself_is_answered_again() {
     ada.add(&acme, "joan", "admin").await;
     assert_eq!(joan.organizations.leave_organization(leave).await.unwrap().into_inner(), first);
     assert!(stage.operator.clone().is_member(&acme, "joan").await);
-    // Handing over, and even out of it altogether.
+    // Transferring the ownership, and being removed afterwards.
     let request = pb::TransferOwnershipRequest { request_id: fresh_id(), ..transfer(&acme, "joan") };
     let first = ada.organizations.transfer_ownership(request.clone()).await.unwrap().into_inner();
     assert_eq!(ada.organizations.transfer_ownership(request.clone()).await.unwrap().into_inner(), first);
@@ -289,39 +289,43 @@ async fn who_gave_up_the_right_by_the_request_itself_is_answered_again() {
 }
 
 #[tokio::test]
-async fn validate_only_changes_nothing_and_answers_as_if() {
+async fn validate_only_changes_nothing_and_answers_like_the_write() {
     let pool = DescriptorPool::decode(roster::grpc::FILE_DESCRIPTOR_SET).unwrap();
     let stage = Stage::new().await;
     for method in writes() {
         let place = stage.place(method).await;
         let write = Write { validate_only: true, ..Write::fresh() };
         let before = dump(stage.database()).await;
-        let tried = stage.call(method, request(method, &place, &write)).await.unwrap();
+        let dry_run = stage.call(method, request(method, &place, &write)).await.unwrap();
         assert_eq!(dump(stage.database()).await, before, "{}", method.path);
         let write = Write { validate_only: false, ..write };
         let done = stage.call(method, request(method, &place, &write)).await.unwrap();
         assert_ne!(dump(stage.database()).await, before, "{}: the sample changes nothing", method.path);
-        let [tried_tokens, done_tokens] =
-            [&tried, &done].map(|answer| take_tokens(&mut decode(&pool, method, answer)).len());
-        assert_eq!((tried_tokens, done_tokens), (0, tokens_of(method)), "{}", method.path);
-        let [tried_message, done_message] = [&tried, &done].map(|answer| comparable(&pool, method, answer));
+        let [dry_tokens, done_tokens] =
+            [&dry_run, &done].map(|answer| take_tokens(&mut decode(&pool, method, answer)).len());
+        assert_eq!((dry_tokens, done_tokens), (0, tokens_of(method)), "{}", method.path);
+        let [dry_message, done_message] = [&dry_run, &done].map(|answer| comparable(&pool, method, answer));
         // Not assert_eq: a message prints all its descriptors.
-        assert!(tried_message == done_message, "{}: {tried:?} against {done:?}", method.path);
-        // What was only tried is covered by no token.
-        assert!(token(&pool, method, &tried).is_empty() && !token(&pool, method, &done).is_empty(), "{}", method.path);
+        assert!(dry_message == done_message, "{}: {dry_run:?} against {done:?}", method.path);
+        // A dry run returns no consistency token.
+        assert!(
+            token(&pool, method, &dry_run).is_empty() && !token(&pool, method, &done).is_empty(),
+            "{}",
+            method.path
+        );
     }
     stage.database().assert_invariants().await;
 }
 
 #[tokio::test]
-async fn tokens_in_an_answer_are_good_and_told_once() {
+async fn invitation_tokens_are_valid_and_returned_once() {
     let stage = Stage::new().await;
     let acme = stage.ada.clone().create("Place").await;
     let mut operator = stage.operator.clone();
-    let mut nobody = stage.server.nobody().invitations;
+    let mut anonymous = stage.server.nobody().invitations;
     let mut works = async |token: &str| {
         let preview = pb::PreviewInvitationRequest { token: token.to_owned() };
-        nobody.preview_invitation(preview).await.is_ok()
+        anonymous.preview_invitation(preview).await.is_ok()
     };
     let request = pb::CreateInvitationRequest { request_id: fresh_id(), ..invite(&acme, "eve@example.com") };
     let first = operator.invitations.create_invitation(request.clone()).await.unwrap().into_inner();
@@ -338,7 +342,7 @@ async fn tokens_in_an_answer_are_good_and_told_once() {
         request_id: fresh_id(),
         ..Default::default()
     };
-    // Only tried, it neither tells one nor ends the one that there is.
+    // A dry run returns no token and leaves the present one valid.
     let tried = pb::RemindInvitationRequest { validate_only: true, ..request.clone() };
     let tried = operator.invitations.remind_invitation(tried).await.unwrap().into_inner();
     assert!(tried.token.is_empty() && works(&first.token).await);
@@ -365,7 +369,7 @@ async fn tokens_in_an_answer_are_good_and_told_once() {
 }
 
 #[tokio::test]
-async fn validate_only_refuses_as_if() {
+async fn validate_only_refuses_like_the_write() {
     let stage = Stage::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Place").await;
@@ -410,7 +414,7 @@ async fn an_id_is_remembered_for_a_day() {
     assert_eq!(ada.organizations.add_member(request.clone()).await.unwrap().into_inner(), first);
     assert_eq!(stage.server.roster.tidy().await.unwrap().forgotten, 0);
     age(1).await;
-    // The same request is a new one, and so is another one under the id.
+    // The id is free again, for the same request and for another one.
     let again = ada.organizations.add_member(request.clone()).await;
     assert_refused(again, Code::AlreadyExists, "ALREADY_MEMBER");
     let other = pb::AddMemberRequest { request_id: request.request_id.clone(), ..add(&acme, "alan", "member") };
@@ -418,14 +422,14 @@ async fn an_id_is_remembered_for_a_day() {
     assert_eq!(second.member.as_ref().unwrap().user_id, "alan");
     assert_eq!(ada.organizations.add_member(other).await.unwrap().into_inner(), second);
     assert_refused(ada.organizations.add_member(request).await, Code::AlreadyExists, "REQUEST_ID_REUSED");
-    // What nobody may ask for any more is tidied away.
+    // Housekeeping deletes requests past their day.
     age(24 * 60).await;
     assert_eq!(stage.server.roster.tidy().await.unwrap().forgotten, 1);
     assert_eq!(stage.database().count("SELECT count(*) FROM requests").await, 0);
 }
 
 #[tokio::test]
-async fn a_forfeited_answer_is_forgotten_after_a_day_too() {
+async fn the_answer_to_a_request_that_ended_its_callers_access_is_kept_for_a_day_too() {
     let stage = Stage::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Acme").await;
@@ -441,8 +445,8 @@ async fn a_forfeited_answer_is_forgotten_after_a_day_too() {
 }
 
 #[tokio::test]
-async fn what_is_no_write_takes_no_request_id() {
-    // Nothing that a read is told can make it leave something behind.
+async fn reads_ignore_a_request_id() {
+    // No field of a request makes a read store anything.
     let stage = Stage::new().await;
     let mut places = Vec::new();
     for method in METHODS.iter().filter(|method| !method.write) {
@@ -451,7 +455,7 @@ async fn what_is_no_write_takes_no_request_id() {
     let before = dump(stage.database()).await;
     for (method, place) in places {
         let (who, message) = request(method, &place, &Write::default());
-        // Fields that no read knows, where writes have theirs.
+        // Fields that reads do not have, with the numbers that writes use.
         let unknown = pb::LeaveOrganizationRequest {
             reason: "a reason".to_owned(),
             request_id: fresh_id(),

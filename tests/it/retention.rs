@@ -1,4 +1,4 @@
-//! The change log in days: what is made ahead, what is dropped, and who is in whose way.
+//! The daily partitions of the change log: created ahead, dropped after the retention time, and the locks that this takes.
 
 use crate::harness::{Database, Server};
 use roster::server::ServerSettings;
@@ -8,16 +8,16 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How often something is tried that gives way to whoever reads the log just then, as the servers themselves do.
+/// Attempts at an operation that gives up while another connection reads the log, as the servers' followers do.
 const ROUNDS: usize = 10;
 
-/// Tidies until so much was done in all, and tells what was.
+/// Runs housekeeping until the sum of its reports satisfies the condition, and returns the sum.
 async fn tidy_until(server: &Server, done: impl Fn(&TidyReport) -> bool) -> TidyReport {
     let mut all = TidyReport::default();
     for _ in 0..ROUNDS {
-        let tidied = server.roster.tidy().await.unwrap();
-        all.log_days += tidied.log_days;
-        all.log_rows += tidied.log_rows;
+        let report = server.roster.tidy().await.unwrap();
+        all.log_days += report.log_days;
+        all.log_rows += report.log_rows;
         if done(&all) {
             break;
         }
@@ -36,28 +36,28 @@ async fn run(database: &Database, statements: &str) {
     sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&database.pool).await.unwrap();
 }
 
-/// Makes everything in the logs ten days older than it is, with the days of that time.
+/// Makes every entry of the logs ten days older, with the partitions of those days.
 async fn age(database: &Database) {
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
     let now = partitions::now(&mut connection).await.unwrap();
     for log in PartitionedTable::ALL {
         for days in [9, 10, 11] {
             let day = (now - Duration::from_hours(24 * days)).date();
-            let mut made = false;
+            let mut is_made = false;
             for _ in 0..ROUNDS {
-                made = made || partitions::make(&mut connection, log, day).await.unwrap();
+                is_made = is_made || partitions::make(&mut connection, log, day).await.unwrap();
             }
-            assert!(made, "{log:?} of {day}");
+            assert!(is_made, "{log:?} of {day}");
         }
     }
     for log in ["log", "user_log"] {
-        let back = "write_time = write_time - interval '10 days'";
-        run(database, &format!("UPDATE {log} SET {back}; UPDATE {log}_heads SET {back}")).await;
+        let shift = "write_time = write_time - interval '10 days'";
+        run(database, &format!("UPDATE {log} SET {shift}; UPDATE {log}_heads SET {shift}")).await;
     }
 }
 
-/// Switches a user off and on, so that the users' log has lines too.
-async fn switch(server: &Server, user: &str) {
+/// Deactivates and reactivates a user, so that the users' log has entries too.
+async fn toggle(server: &Server, user: &str) {
     use roster::grpc::pb;
     let mut operator = server.operator();
     let user_id = user.to_owned();
@@ -68,26 +68,26 @@ async fn switch(server: &Server, user: &str) {
 }
 
 #[tokio::test]
-async fn old_days_are_dropped_once_by_however_many_while_writes_go_on_and_who_was_away_sees_a_hole() {
+async fn old_partitions_are_dropped_once_by_concurrent_servers_and_a_late_follower_sees_a_gap() {
     let server = Server::start().await;
     let other = Server::over(server.database.clone(), ServerSettings::default()).await;
     let database = &server.database;
     let mut ada = server.user("ada");
     let acme = ada.create("Acme").await;
     ada.add(&acme, "grace", "member").await;
-    switch(&server, "grace").await;
-    let kept = partitions_of(database).await;
+    toggle(&server, "grace").await;
+    let recent = partitions_of(database).await;
     age(database).await;
-    assert_eq!(partitions_of(database).await.len(), kept.len() + 6);
-    // Somebody has followed the log so far, and goes away.
+    assert_eq!(partitions_of(database).await.len(), recent.len() + 6);
+    // A follower has read the log up to position 2 and stops.
     let cursor = "SELECT count(*) FROM log WHERE position = 2 AND write_time < now() - interval '9 days'";
     assert_eq!(database.count(cursor).await, 1);
 
-    let over = AtomicBool::new(false);
+    let is_over = AtomicBool::new(false);
     let writes = async {
         let mut written = 0;
-        // At least one after the last round.
-        while !over.load(Ordering::Relaxed) || written == 0 {
+        // At least one write after the last round.
+        while !is_over.load(Ordering::Relaxed) || written == 0 {
             written += 1;
             ada.add(&acme, &format!("member-{written}"), "member").await;
         }
@@ -95,26 +95,27 @@ async fn old_days_are_dropped_once_by_however_many_while_writes_go_on_and_who_wa
     };
     let rounds = async {
         let all = (0..4).flat_map(|_| [server.roster.tidy(), other.roster.tidy()]);
-        let done = futures_util::future::join_all(all).await;
-        over.store(true, Ordering::Relaxed);
-        done.into_iter().map(|round| round.unwrap().log_days).sum::<u64>()
+        let reports = futures_util::future::join_all(all).await;
+        is_over.store(true, Ordering::Relaxed);
+        reports.into_iter().map(|report| report.unwrap().log_days).sum::<u64>()
     };
     let (written, mut dropped) = tokio::join!(writes, rounds);
-    // A round that found a writer in its way has left the rest to the next one.
+    // A round that could not get the lock because of a writer leaves the rest to the next round.
     dropped += tidy_until(&server, |all| all.log_days + dropped == 6).await.log_days;
     assert_eq!(dropped, 6);
-    assert_eq!(partitions_of(database).await, kept);
+    assert_eq!(partitions_of(database).await, recent);
     let new = database.count("SELECT count(*) FROM log").await;
     assert_eq!(new, written);
-    // The line behind the cursor is not there, although the head says that there are more: no silence, but a hole.
-    let behind = "SELECT count(*) FROM log l JOIN log_heads h USING (bucket) WHERE h.position > 2 AND l.position = 3";
-    assert_eq!(database.count(behind).await, 0);
+    // The entry after the cursor is missing although the head is beyond it: the follower detects a gap.
+    let after_cursor =
+        "SELECT count(*) FROM log l JOIN log_heads h USING (bucket) WHERE h.position > 2 AND l.position = 3";
+    assert_eq!(database.count(after_cursor).await, 0);
     let head = "SELECT count(*) FROM log_heads WHERE position > 3";
     assert_eq!(database.count(head).await, 1);
 }
 
 #[tokio::test]
-async fn a_long_reader_keeps_a_day_from_being_dropped_and_nobody_from_writing() {
+async fn a_long_read_delays_the_drop_of_a_partition_but_no_write() {
     let server = Server::start().await;
     let database = &server.database;
     let mut ada = server.user("ada");
@@ -125,21 +126,21 @@ async fn a_long_reader_keeps_a_day_from_being_dropped_and_nobody_from_writing() 
     let mut reading = reader.begin().await.unwrap();
     sqlx::query("SELECT count(*) FROM log").fetch_one(&mut *reading).await.unwrap();
     let tidy = async {
-        // Nobody reads the users' log for long.
-        let tidied = tidy_until(&server, |all| all.log_days == 3).await;
-        assert_eq!(tidied, TidyReport { log_days: 3, ..TidyReport::default() });
+        // The users' log has no such reader.
+        let report = tidy_until(&server, |all| all.log_days == 3).await;
+        assert_eq!(report, TidyReport { log_days: 3, ..TidyReport::default() });
     };
     let write = ada.add(&acme, "grace", "member");
     tokio::join!(tidy, write);
     assert_eq!(partitions_of(database).await.len(), all.len() - 3);
-    // However often it is tried.
+    // Another attempt drops nothing either.
     assert_eq!(server.roster.tidy().await.unwrap(), TidyReport::default());
     reading.commit().await.unwrap();
     assert_eq!(tidy_until(&server, |all| all.log_days == 3).await, TidyReport { log_days: 3, ..TidyReport::default() });
 }
 
 #[tokio::test]
-async fn without_a_day_the_default_takes_what_is_written_and_is_emptied_by_time() {
+async fn without_daily_partitions_the_default_partition_takes_entries_and_is_pruned_by_time() {
     let server = Server::start().await;
     let database = &server.database;
     let mut days = partitions_of(database).await;
@@ -151,11 +152,11 @@ async fn without_a_day_the_default_takes_what_is_written_and_is_emptied_by_time(
     let mut ada = server.user("ada");
     let acme = ada.create("Acme").await;
     ada.add(&acme, "grace", "member").await;
-    switch(&server, "grace").await;
+    toggle(&server, "grace").await;
     let counts = "SELECT (SELECT count(*) FROM log_default) * 10 + (SELECT count(*) FROM user_log_default)";
     assert_eq!(database.count(counts).await, 32);
 
-    // The day that the default has begun stays its own; the other days are made.
+    // The default partition keeps the day whose entries it already has; the other days get partitions.
     let mut made = Vec::new();
     for _ in 0..ROUNDS {
         assert_eq!(server.roster.tidy().await.unwrap(), TidyReport::default());
@@ -175,7 +176,7 @@ async fn without_a_day_the_default_takes_what_is_written_and_is_emptied_by_time(
     let rounds = futures_util::future::join_all((0..4).map(|_| server.roster.tidy())).await;
     assert_eq!(rounds.into_iter().map(|round| round.unwrap().log_rows).sum::<u64>(), 4);
     assert_eq!(database.count(counts).await, 20);
-    // And when the default has nothing of it any more, the day gets its partition.
+    // Once the default partition has no entry of that day, the day gets its partition.
     run(database, "DELETE FROM log_default").await;
     let mut again = Vec::new();
     for _ in 0..ROUNDS {
@@ -187,7 +188,7 @@ async fn without_a_day_the_default_takes_what_is_written_and_is_emptied_by_time(
 }
 
 #[tokio::test]
-async fn a_log_of_many_days_is_read_by_its_keys_and_from_a_known_time_in_one_day() {
+async fn a_log_of_many_days_is_read_by_key_and_with_a_known_time_from_one_partition() {
     let database = Database::new().await;
     age(&database).await;
     run(
@@ -199,7 +200,7 @@ async fn a_log_of_many_days_is_read_by_its_keys_and_from_a_known_time_in_one_day
          ANALYZE log",
     )
     .await;
-    // The pages that a poll touches, and the partitions that it looks into.
+    // The pages that a poll touches, and the partitions that it scans.
     let poll = async |since: &str| -> (usize, usize) {
         let query = format!(
             "EXPLAIN (ANALYZE, BUFFERS, COSTS off, TIMING off, SUMMARY off) SELECT * FROM log
@@ -210,7 +211,7 @@ async fn a_log_of_many_days_is_read_by_its_keys_and_from_a_known_time_in_one_day
         let scans = plan.iter().filter(|line| line.contains(" on log_") && !line.contains("Bitmap Index"));
         (plan.iter().find_map(pages).unwrap_or(0), scans.count())
     };
-    // Once for the catalogue.
+    // The first poll also reads the catalogue.
     poll("").await;
     let (pages, partitions) = poll("").await;
     let all = database.count(
@@ -218,17 +219,17 @@ async fn a_log_of_many_days_is_read_by_its_keys_and_from_a_known_time_in_one_day
     );
     let all = usize::try_from(all.await).unwrap();
     assert!(partitions >= 7 && pages <= 5 * partitions && pages * 5 < all, "{pages} of {all} pages");
-    // Whoever knows when the last line that they have was written asks only the days since then.
+    // A follower that knows the write time of its last entry reads only the days since then.
     let (fewer, recent) = poll("AND write_time > now() - interval '1 minute'").await;
     assert!(recent < partitions && fewer < pages, "{fewer} pages in {recent} partitions");
 }
 
 #[tokio::test]
-async fn a_log_of_before_is_carried_over_with_its_kinds_and_heads() {
+async fn the_migration_to_partitions_keeps_entries_kinds_and_heads() {
     let database = Database::empty().await;
     run(&database, include_str!("../../migrations/0001_storage.sql")).await;
     run(&database, include_str!("../../migrations/0002_invitations.sql")).await;
-    let (acme, gone) = ("07000000-0000-4000-8000-000000000000", "07000000-0000-4000-8000-000000000001");
+    let (acme, purged) = ("07000000-0000-4000-8000-000000000000", "07000000-0000-4000-8000-000000000001");
     run(
         &database,
         &format!(
@@ -236,7 +237,7 @@ async fn a_log_of_before_is_carried_over_with_its_kinds_and_heads() {
                                         row_revision, create_time, update_time)
              VALUES (7, '{acme}', 'acme', 'Acme', 'vendor', '{{}}', 'PENDING', false, 1, 1, now(), now());
              INSERT INTO log (bucket, position, commit_position, organization_id, revision, entry, state, slug, write_time)
-             VALUES (7, 1, 1, '{gone}', 9, 'ORGANIZATION', 'PURGED', 'gone', '2026-01-02T03:04:05Z'),
+             VALUES (7, 1, 1, '{purged}', 9, 'ORGANIZATION', 'PURGED', 'gone', '2026-01-02T03:04:05Z'),
                     (7, 2, 2, '{acme}', 1, 'ORGANIZATION', 'PENDING', 'acme', '2026-01-02T03:04:06Z');
              UPDATE log_heads SET position = 2 WHERE bucket = 7;
              INSERT INTO user_log VALUES (3, 1, 'ada', 2, 'INACTIVE', '2026-01-02T03:04:07Z');
@@ -245,12 +246,12 @@ async fn a_log_of_before_is_carried_over_with_its_kinds_and_heads() {
     )
     .await;
     run(&database, include_str!("../../migrations/0003_log_partitions.sql")).await;
-    let lines: Vec<(i64, String, String)> = sqlx::query_as("SELECT position, kind, slug FROM log ORDER BY position")
+    let entries: Vec<(i64, String, String)> = sqlx::query_as("SELECT position, kind, slug FROM log ORDER BY position")
         .fetch_all(&database.pool)
         .await
         .unwrap();
-    let line = |position, kind: &str, slug: &str| (position, kind.to_owned(), slug.to_owned());
-    assert_eq!(lines, [line(1, "organization", "gone"), line(2, "vendor", "acme")]);
+    let entry = |position, kind: &str, slug: &str| (position, kind.to_owned(), slug.to_owned());
+    assert_eq!(entries, [entry(1, "organization", "gone"), entry(2, "vendor", "acme")]);
     let heads = "SELECT
         (SELECT count(*) FROM log_heads h JOIN log l USING (bucket, position, write_time) WHERE position = 2)
         + (SELECT count(*) FROM user_log_heads h JOIN user_log l USING (user_bucket, position, write_time))

@@ -1,5 +1,5 @@
-//! Lists cost what is on the page, however much is behind it: told by the pages of Postgres that they touch, which a busy
-//! machine does not change.
+//! The cost of a list depends on its page, not on the size of the whole. The cost is the number of Postgres pages that a
+//! call touches, which does not depend on the load of the machine.
 
 use crate::harness::Database;
 use crate::harness::bulk::Bulk;
@@ -7,16 +7,16 @@ use roster::domain::{OrganizationId, OrganizationState, UserId};
 use roster::store::{events, memberships, organizations};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-/// Organization number n: a bucket each, in turn.
+/// The id of organization number n. The buckets take turns.
 const ID: &str = "(lpad(to_hex(n % 256), 2, '0') || lpad(to_hex(n), 6, '0') || '-0000-4000-8000-000000000000')::uuid";
-/// More than Postgres runs a statement with plans made for its parameters: afterwards it may take one for all.
+/// More calls than Postgres plans for their own parameters: after those it may use one generic plan.
 const CALLS: usize = 8;
 
 async fn run(database: &Database, statements: &str) {
     sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&database.pool).await.unwrap();
 }
 
-/// Users and organizations: number 1 to this many. Each organization is owned by `user-1`.
+/// Adds users and organizations, numbered from 1. `user-1` owns each organization.
 async fn fill(database: &Database, users: usize, organizations: usize) {
     let made = format!(
         "SELECT {ID} AS id, 'acme-' || n AS slug, 'user-1' AS owner FROM generate_series(1, {organizations}) n"
@@ -30,7 +30,7 @@ async fn fill(database: &Database, users: usize, organizations: usize) {
     .await;
 }
 
-/// Pages that this connection has touched so far.
+/// The pages that this connection has touched so far.
 async fn pages(connection: &mut PgConnection) -> i64 {
     sqlx::query("SELECT pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
     let touched = "SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
@@ -38,7 +38,7 @@ async fn pages(connection: &mut PgConnection) -> i64 {
     sqlx::query_scalar(touched).fetch_one(connection).await.unwrap()
 }
 
-/// What one call touches after it was made a few times.
+/// The pages that one call touches, after a few calls before it.
 async fn cost(connection: &mut PgConnection, call: impl AsyncFn(&mut PgConnection) -> usize) -> i64 {
     let mut last = 0;
     for _ in 0..CALLS {
@@ -50,7 +50,7 @@ async fn cost(connection: &mut PgConnection, call: impl AsyncFn(&mut PgConnectio
     last
 }
 
-/// Asserts that a call costs as much here as there, with what Postgres knows of its tables and without.
+/// Asserts that two calls cost the same within a half, both with and without statistics of the tables.
 async fn assert_alike(
     database: &Database,
     small: impl AsyncFn(&mut PgConnection) -> usize,
@@ -65,7 +65,7 @@ async fn assert_alike(
 }
 
 #[tokio::test]
-async fn a_page_of_a_users_organizations_costs_the_same_of_ten_thousand_as_of_a_hundred() {
+async fn the_first_page_costs_the_same_for_users_with_a_hundred_and_ten_thousand_organizations() {
     let database = Database::new().await;
     fill(&database, 1_000, 10_000).await;
     run(
@@ -95,7 +95,7 @@ async fn a_page_of_a_users_organizations_costs_the_same_of_ten_thousand_as_of_a_
 }
 
 #[tokio::test]
-async fn a_page_of_members_costs_the_same_of_a_hundred_thousand_as_of_a_hundred() {
+async fn the_first_page_costs_the_same_for_a_hundred_and_a_hundred_thousand_members() {
     let database = Database::new().await;
     fill(&database, 100_000, 2).await;
     run(
@@ -119,9 +119,9 @@ async fn a_page_of_members_costs_the_same_of_a_hundred_thousand_as_of_a_hundred(
 }
 
 #[tokio::test]
-async fn a_page_of_events_costs_the_same_of_a_hundred_thousand_as_of_a_hundred() {
+async fn the_first_page_costs_the_same_for_a_hundred_and_a_hundred_thousand_events() {
     let database = Database::new().await;
-    // Side by side, as they come in.
+    // The rows of both organizations are mixed, as concurrent writes would mix them.
     run(
         &database,
         &format!(
@@ -131,7 +131,7 @@ async fn a_page_of_events_costs_the_same_of_a_hundred_thousand_as_of_a_hundred()
         ),
     )
     .await;
-    let of: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT organization_id FROM events GROUP BY 1 ORDER BY count(*)")
+    let ids: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT organization_id FROM events GROUP BY 1 ORDER BY count(*)")
         .fetch_all(&database.pool)
         .await
         .unwrap();
@@ -141,5 +141,5 @@ async fn a_page_of_events_costs_the_same_of_a_hundred_thousand_as_of_a_hundred()
             events::list(connection, OrganizationId::from_uuid(id), &filter).await.unwrap().len()
         }
     };
-    assert_alike(&database, first_page(of[0]), first_page(of[1])).await;
+    assert_alike(&database, first_page(ids[0]), first_page(ids[1])).await;
 }

@@ -1,4 +1,4 @@
-//! Credentials on the wire: bad ones, good ones, keys, and services that act for users.
+//! Credentials on the wire: invalid and valid bearer tokens, API keys, and services that act on behalf of users.
 
 use crate::harness::log::Log;
 use crate::harness::raw::{self, Answer, Call};
@@ -40,7 +40,7 @@ async fn call(server: &Server, headers: &[(&'static str, String)]) -> Answer {
     raw::send(server.address, call).await
 }
 
-fn said(answer: &Answer) -> (Code, &str) {
+fn outcome(answer: &Answer) -> (Code, &str) {
     (Code::from_i32(answer.grpc_status.unwrap()), answer.reason.as_deref().unwrap_or_default())
 }
 
@@ -48,14 +48,14 @@ fn bearer(token: &str) -> Headers {
     vec![("authorization", format!("Bearer {token}"))]
 }
 
-/// The server's issuer, gone bad: signs anything.
-struct Forge {
+/// The server's issuer with its real key. It signs anything.
+struct Forger {
     key: ed25519_dalek::SigningKey,
     id: String,
 }
 
-impl Forge {
-    fn with(key: &SigningKey) -> Self {
+impl Forger {
+    fn new(key: &SigningKey) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key.pem");
         key.save(&path).unwrap();
@@ -68,7 +68,7 @@ impl Forge {
         json!({ "alg": "EdDSA", "kid": self.id })
     }
 
-    /// Claims that are good with this header.
+    /// Valid claims for this header.
     fn claims() -> Value {
         let now = Server::claims("").iat;
         json!({
@@ -86,16 +86,16 @@ impl Forge {
         self.sign(&self.header(), &Self::claims())
     }
 
-    /// Good but for some claims; one that is to be `null` is left out.
-    fn but(&self, claims: Value) -> Headers {
+    /// A valid token but for some claims; a claim given as `null` is left out.
+    fn with_claims(&self, claims: Value) -> Headers {
         let (Value::Object(mut all), Value::Object(other)) = (Self::claims(), claims) else { panic!("no objects") };
         all.extend(other);
         let all: Map<String, Value> = all.into_iter().filter(|(_, value)| !value.is_null()).collect();
         bearer(&self.sign(&self.header(), &all.into()))
     }
 
-    /// Good but for the header.
-    fn under(&self, header: &Value) -> Headers {
+    /// A valid token but for the header.
+    fn with_header(&self, header: &Value) -> Headers {
         bearer(&self.sign(header, &Self::claims()))
     }
 
@@ -112,48 +112,49 @@ fn unsigned(header: &Value, claims: &Value) -> String {
     format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()))
 }
 
-/// What is sent, and the reason that it is refused for; all of it in the name of one subject.
-fn bad_credentials(forge: &Forge) -> Vec<(&'static str, Headers, &'static str)> {
+/// Invalid credentials, each with a description, its headers and the reason of its refusal. All name one subject.
+fn bad_credentials(forger: &Forger) -> Vec<(&'static str, Headers, &'static str)> {
     const INVALID: &str = "CREDENTIAL_INVALID";
     let now = Server::claims("").iat;
-    let good = forge.good();
+    let good = forger.good();
     let (message, signature) = good.rsplit_once('.').unwrap();
     let (head, _) = message.split_once('.').unwrap();
-    let other_claims = URL_SAFE_NO_PAD.encode(Forge::claims().to_string().replace(SUBJECT, "somebody-else-altogether"));
-    let stranger = Forge { id: forge.id.clone(), ..Forge::with(&SigningKey::generate()) };
-    let public = forge.key.verifying_key();
+    let other_claims =
+        URL_SAFE_NO_PAD.encode(Forger::claims().to_string().replace(SUBJECT, "another-subject-entirely"));
+    let stranger = Forger { id: forger.id.clone(), ..Forger::new(&SigningKey::generate()) };
+    let public = forger.key.verifying_key();
     let pem = public.to_public_key_pem(LineEnding::LF).unwrap();
     let none = json!({ "alg": "none" });
     vec![
-        ("no aud", forge.but(json!({ "aud": null })), INVALID),
-        ("no iss", forge.but(json!({ "iss": null })), INVALID),
-        ("no sub", forge.but(json!({ "sub": null })), INVALID),
-        ("no exp", forge.but(json!({ "exp": null })), INVALID),
-        ("a number for aud", forge.but(json!({ "aud": 7 })), INVALID),
-        ("others in aud", forge.but(json!({ "aud": ["rosters", "ROSTER"] })), INVALID),
-        ("a list for iss", forge.but(json!({ "iss": ["https://issuer.test"] })), INVALID),
-        ("a list for sub", forge.but(json!({ "sub": [SUBJECT] })), INVALID),
-        ("a text for exp", forge.but(json!({ "exp": "9999999999" })), INVALID),
-        ("a list for the claims", bearer(&forge.sign(&forge.header(), &json!([SUBJECT]))), INVALID),
-        ("another issuer", forge.but(json!({ "iss": "https://issuer.test/" })), INVALID),
-        ("expired", forge.but(json!({ "exp": now - 31 })), "CREDENTIAL_EXPIRED"),
-        ("not yet valid", forge.but(json!({ "nbf": now + 120 })), INVALID),
-        ("issued tomorrow", forge.but(json!({ "iat": now + 86_400 })), INVALID),
-        ("a scope that there is not", forge.but(json!({ "scope": "roster:everything" })), INVALID),
-        ("a scope not granted", forge.but(json!({ "scope": "roster:operator" })), INVALID),
-        ("alg none, no signature", bearer(&format!("{}.", unsigned(&none, &Forge::claims()))), INVALID),
-        ("alg none, signed", forge.under(&none), INVALID),
-        ("HS256 with the public key", forge.hs256(public.as_bytes()), INVALID),
-        ("HS256 with the public key's PEM", forge.hs256(pem.as_bytes()), INVALID),
-        ("ES256 with an Ed25519 key", forge.under(&json!({ "alg": "ES256", "kid": forge.id })), INVALID),
-        ("another kid", forge.under(&json!({ "alg": "EdDSA", "kid": "another" })), INVALID),
-        ("an extension", forge.under(&json!({ "alg": "EdDSA", "kid": forge.id, "crit": ["b64"] })), INVALID),
+        ("no aud", forger.with_claims(json!({ "aud": null })), INVALID),
+        ("no iss", forger.with_claims(json!({ "iss": null })), INVALID),
+        ("no sub", forger.with_claims(json!({ "sub": null })), INVALID),
+        ("no exp", forger.with_claims(json!({ "exp": null })), INVALID),
+        ("a number for aud", forger.with_claims(json!({ "aud": 7 })), INVALID),
+        ("others in aud", forger.with_claims(json!({ "aud": ["rosters", "ROSTER"] })), INVALID),
+        ("a list for iss", forger.with_claims(json!({ "iss": ["https://issuer.test"] })), INVALID),
+        ("a list for sub", forger.with_claims(json!({ "sub": [SUBJECT] })), INVALID),
+        ("a text for exp", forger.with_claims(json!({ "exp": "9999999999" })), INVALID),
+        ("a list for the claims", bearer(&forger.sign(&forger.header(), &json!([SUBJECT]))), INVALID),
+        ("another issuer", forger.with_claims(json!({ "iss": "https://issuer.test/" })), INVALID),
+        ("expired", forger.with_claims(json!({ "exp": now - 31 })), "CREDENTIAL_EXPIRED"),
+        ("not yet valid", forger.with_claims(json!({ "nbf": now + 120 })), INVALID),
+        ("issued tomorrow", forger.with_claims(json!({ "iat": now + 86_400 })), INVALID),
+        ("an unknown scope", forger.with_claims(json!({ "scope": "roster:everything" })), INVALID),
+        ("a scope not granted", forger.with_claims(json!({ "scope": "roster:operator" })), INVALID),
+        ("alg none, no signature", bearer(&format!("{}.", unsigned(&none, &Forger::claims()))), INVALID),
+        ("alg none, signed", forger.with_header(&none), INVALID),
+        ("HS256 with the public key", forger.hs256(public.as_bytes()), INVALID),
+        ("HS256 with the public key's PEM", forger.hs256(pem.as_bytes()), INVALID),
+        ("ES256 with an Ed25519 key", forger.with_header(&json!({ "alg": "ES256", "kid": forger.id })), INVALID),
+        ("another kid", forger.with_header(&json!({ "alg": "EdDSA", "kid": "another" })), INVALID),
+        ("an extension", forger.with_header(&json!({ "alg": "EdDSA", "kid": forger.id, "crit": ["b64"] })), INVALID),
         ("another's key", bearer(&stranger.good()), INVALID),
         ("other claims than were signed", bearer(&format!("{head}.{other_claims}.{signature}")), INVALID),
         ("no signature", bearer(&format!("{message}.")), INVALID),
         ("two tokens in one header", bearer(&format!("{good}, Bearer {good}")), INVALID),
         ("two headers", [bearer(&good), bearer(&good)].concat(), INVALID),
-        ("9 KiB", forge.but(json!({ "padding": "x".repeat(9 * 1024 * 3 / 4) })), INVALID),
+        ("9 KiB", forger.with_claims(json!({ "padding": "x".repeat(9 * 1024 * 3 / 4) })), INVALID),
         ("another scheme", vec![("authorization", format!("Basic {good}"))], INVALID),
         ("no scheme", vec![("authorization", good.clone())], INVALID),
         ("nothing", vec![("authorization", "Bearer ".to_owned())], INVALID),
@@ -161,17 +162,17 @@ fn bad_credentials(forge: &Forge) -> Vec<(&'static str, Headers, &'static str)> 
     ]
 }
 
-/// Calls of somebody whose token is good, that are answered and that are refused, with their address and name in them.
-async fn use_well(server: &Server, token: &str, api_key: &GeneratedApiKey) {
+/// Calls with valid credentials, some answered and some refused, with an address and a name in the messages.
+async fn make_valid_calls(server: &Server, token: &str, api_key: &GeneratedApiKey) {
     let mut ada = server.with_token(token);
     let known = ada.users.get_caller(pb::GetCallerRequest {}).await.unwrap().into_inner().user.unwrap();
     assert_eq!((known.user_id.as_str(), known.email.as_str(), known.display_name.as_str()), (SUBJECT, ADDRESS, NAME));
-    let here = ada.create("Here").await;
+    let acme = ada.create("Acme").await;
     let person = Some(pb::ensure_member_request::Person::Email(ADDRESS.to_owned()));
-    let request = pb::EnsureMemberRequest { organization: here.clone(), person, ..Default::default() };
+    let request = pb::EnsureMemberRequest { organization: acme.clone(), person, ..Default::default() };
     ada.organizations.ensure_member(request).await.unwrap();
-    ada.organizations.add_member(add(&here, SUBJECT, "admin")).await.unwrap_err();
-    let request = pb::LeaveOrganizationRequest { organization: here, ..Default::default() };
+    ada.organizations.add_member(add(&acme, SUBJECT, "admin")).await.unwrap_err();
+    let request = pb::LeaveOrganizationRequest { organization: acme, ..Default::default() };
     ada.organizations.leave_organization(request).await.unwrap_err();
     let mut backend = server.with_token(api_key.secret.expose());
     let request = pb::PutUserRequest {
@@ -185,44 +186,44 @@ async fn use_well(server: &Server, token: &str, api_key: &GeneratedApiKey) {
     let request = pb::DeleteUserRequest { user_id: SUBJECT.to_owned(), ..Default::default() };
     backend.users.delete_user(request).await.unwrap_err();
     let headers = [bearer(api_key.secret.expose()), vec![(ON_BEHALF_OF, SUBJECT.to_owned())]].concat();
-    assert_eq!(said(&call(server, &headers).await), (Code::Ok, ""));
+    assert_eq!(outcome(&call(server, &headers).await), (Code::Ok, ""));
 }
 
 #[tokio::test]
-async fn bad_credentials_are_refused_and_nothing_of_any_is_remembered_or_logged() {
+async fn invalid_credentials_are_refused_and_neither_cached_nor_logged() {
     let key = api_keys::generate();
     let entry = api_key("backend", &[Scope::Manage, Scope::ActAs], &key);
-    // Before the server: its threads log where the one logs who starts it.
+    // Before the server starts: its threads log to the subscriber of the thread that starts them.
     let log = Log::watch();
     let server = server_with(|auth| {
         auth.issuers[0].scopes = vec![Scope::Check];
         auth.api_keys = vec![entry];
     })
     .await;
-    let forge = Forge::with(&server.key);
+    let forger = Forger::new(&server.key);
 
-    let credentials = bad_credentials(&forge);
+    let credentials = bad_credentials(&forger);
     for (name, headers, reason) in &credentials {
-        // Twice: having been refused must not make a difference.
+        // Twice: an earlier refusal must not change the answer.
         for _ in 0..2 {
             let answer = call(&server, headers).await;
-            assert_eq!(said(&answer), (Code::Unauthenticated, *reason), "{name}");
+            assert_eq!(outcome(&answer), (Code::Unauthenticated, *reason), "{name}");
             assert_eq!(server.authenticator.cached_tokens(), 0, "{name}");
         }
     }
-    // What all of these were made of is good. A little too old is not yet too old, and the case of the scheme is free.
-    let good = forge.good();
-    use_well(&server, &good, &key).await;
+    // The unchanged token is valid. The expiry has a tolerance, and the scheme is case-insensitive.
+    let good = forger.good();
+    make_valid_calls(&server, &good, &key).await;
     assert_eq!(server.authenticator.cached_tokens(), 1);
     let now = Server::claims("").iat;
-    assert_eq!(said(&call(&server, &forge.but(json!({ "exp": now - 10 }))).await), (Code::Ok, ""));
-    assert_eq!(said(&call(&server, &[("authorization", format!("bearer  {good}"))]).await), (Code::Ok, ""));
+    assert_eq!(outcome(&call(&server, &forger.with_claims(json!({ "exp": now - 10 }))).await), (Code::Ok, ""));
+    assert_eq!(outcome(&call(&server, &[("authorization", format!("bearer  {good}"))]).await), (Code::Ok, ""));
 
     let log = log.end();
     let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
     assert_eq!(lines("credential refused"), 2 * credentials.len());
     assert!(lines("answered") > 2 * credentials.len(), "{log}");
-    // Not in what is logged beneath roster either, by both ends of the connection.
+    // The log includes the libraries below roster, at both ends of the connection.
     assert!(log.contains(" h2::") && log.contains(" sqlx::"));
     let mut secrets = vec![SUBJECT.to_owned(), ADDRESS.to_owned(), NAME.to_owned(), "private.example".to_owned()];
     let sent = credentials.into_iter().flat_map(|(_, headers, _)| headers).chain(bearer(&good));
@@ -230,7 +231,7 @@ async fn bad_credentials_are_refused_and_nothing_of_any_is_remembered_or_logged(
         secrets.extend(value.split(['.', ' ']).filter(|part| part.len() > 16).map(str::to_owned));
     }
     for secret in secrets {
-        assert!(!log.contains(&secret), "the log holds {secret}");
+        assert!(!log.contains(&secret), "the log contains {secret}");
     }
 }
 
@@ -239,23 +240,23 @@ fn api_key(name: &str, scopes: &[Scope], key: &GeneratedApiKey) -> ApiKeySetting
 }
 
 #[tokio::test]
-async fn an_issuer_grants_the_scopes_that_it_may_and_no_others() {
+async fn an_issuer_grants_only_the_scopes_of_its_settings() {
     let server = server_with(|auth| auth.issuers[0].scopes = vec![Scope::Check, Scope::ActAs]).await;
     for (scopes, expected) in [
         (&[Scope::Check][..], (Code::Ok, "")),
         (&[Scope::Check, Scope::ActAs], (Code::Ok, "")),
         (&[Scope::Manage], (Code::Unauthenticated, "CREDENTIAL_INVALID")),
         (&[Scope::Operator], (Code::Unauthenticated, "CREDENTIAL_INVALID")),
-        // Not what is left of it without the scope either.
+        // One scope too many invalidates the whole credential.
         (&[Scope::Check, Scope::Operator], (Code::Unauthenticated, "CREDENTIAL_INVALID")),
     ] {
         let answer = call(&server, &bearer(&server.service_token("backend", scopes))).await;
-        assert_eq!(said(&answer), expected, "{scopes:?}");
+        assert_eq!(outcome(&answer), expected, "{scopes:?}");
     }
 }
 
 #[tokio::test]
-async fn api_keys_are_credentials_and_change_hands_without_a_gap() {
+async fn api_keys_are_credentials_and_rotate_without_a_gap() {
     let (old, new, root) = (api_keys::generate(), api_keys::generate(), api_keys::generate());
     let entries = [
         api_key("billing", &[Scope::Check], &old),
@@ -272,21 +273,21 @@ async fn api_keys_are_credentials_and_change_hands_without_a_gap() {
         (&after, &root, "operator", "root"),
     ] {
         let mut caller = server.with_token(key.secret.expose());
-        let told = caller.users.get_caller(pb::GetCallerRequest {}).await.unwrap().into_inner();
-        assert_eq!((told.kind.as_str(), told.id.as_str()), (kind, id));
+        let response = caller.users.get_caller(pb::GetCallerRequest {}).await.unwrap().into_inner();
+        assert_eq!((response.kind.as_str(), response.id.as_str()), (kind, id));
         let scopes: &[&str] = if kind == "service" { &["check"] } else { &[] };
-        assert_eq!(told.scopes, scopes);
+        assert_eq!(response.scopes, scopes);
     }
     let secret = new.secret.expose();
     for wrong in [old.secret.expose(), &new.sha256, &secret[..secret.len() - 1], "roster_", &secret.to_uppercase()] {
-        assert_eq!(said(&call(&after, &bearer(wrong)).await), refused);
+        assert_eq!(outcome(&call(&after, &bearer(wrong)).await), refused);
     }
 }
 
 #[tokio::test]
 async fn a_service_acts_for_a_user_and_the_events_name_both() {
     let server = Server::start().await;
-    // What the service's own token says of a person is not the user's profile.
+    // The claims of the service's own token are not the user's profile.
     let scope = Some("roster:act-as".to_owned());
     let email = Some(ADDRESS.to_owned());
     let backend = ClaimSet { scope, email, email_verified: Some(true), ..Server::claims("backend") };
@@ -294,10 +295,10 @@ async fn a_service_acts_for_a_user_and_the_events_name_both() {
     let operator = server.service_token("root", &[Scope::Operator]);
     for (token, via, user) in [(&backend, "backend", "ada"), (&operator, "root", "bob")] {
         let headers = [bearer(token), vec![(ON_BEHALF_OF, user.to_owned())]].concat();
-        let told = pb::GetCallerResponse::decode(call(&server, &headers).await.message()).unwrap();
-        assert_eq!((told.kind.as_str(), told.id.as_str(), told.via_service.as_str()), ("user", user, via));
+        let response = pb::GetCallerResponse::decode(call(&server, &headers).await.message()).unwrap();
+        assert_eq!((response.kind.as_str(), response.id.as_str(), response.via_service.as_str()), ("user", user, via));
 
-        let request = Call::grpc(CREATE, &organization("Theirs").encode_to_vec());
+        let request = Call::grpc(CREATE, &organization("Beta").encode_to_vec());
         let request = headers.iter().fold(request, |call, (name, value)| call.with(name, value));
         let made = raw::send(server.address, request).await;
         let made = pb::CreateOrganizationResponse::decode(made.message()).unwrap().organization.unwrap();
@@ -315,7 +316,7 @@ async fn a_service_acts_for_a_user_and_the_events_name_both() {
 }
 
 #[tokio::test]
-async fn nobody_else_acts_for_a_user_and_a_user_is_named_well() {
+async fn other_callers_cannot_act_for_a_user_and_the_user_id_must_be_valid() {
     let server = Server::start().await;
     let for_ada = vec![(ON_BEHALF_OF, "ada".to_owned())];
     let service = |scopes: &[Scope]| bearer(&server.service_token("backend", scopes));
@@ -323,29 +324,29 @@ async fn nobody_else_acts_for_a_user_and_a_user_is_named_well() {
     for (credential, expected) in [
         (service(&[Scope::Check, Scope::Manage]), not_allowed),
         (bearer(&server.mint(&Server::claims("bob"))), not_allowed),
-        // Not even for oneself.
+        // Not even on behalf of the caller itself.
         (bearer(&server.mint(&Server::claims("ada"))), not_allowed),
         (Vec::new(), (Code::Unauthenticated, "CREDENTIAL_MISSING")),
         (bearer("x.y.z"), (Code::Unauthenticated, "CREDENTIAL_INVALID")),
     ] {
         let answer = call(&server, &[credential, for_ada.clone()].concat()).await;
-        assert_eq!(said(&answer), expected);
+        assert_eq!(outcome(&answer), expected);
     }
     for wrong in [vec![""], vec!["\u{e9}"], vec![&"x".repeat(256)], vec!["ada", "ada"], vec!["a\tb"]] {
         let names = wrong.iter().map(|name| (ON_BEHALF_OF, (*name).to_owned())).collect();
         let answer = call(&server, &[service(&[Scope::ActAs]), names].concat()).await;
-        assert_eq!(said(&answer), (Code::InvalidArgument, "INVALID_REQUEST"), "{wrong:?}");
+        assert_eq!(outcome(&answer), (Code::InvalidArgument, "INVALID_REQUEST"), "{wrong:?}");
         let violations = answer.status().unwrap().get_details_bad_request().unwrap().field_violations;
         assert_eq!(violations.len(), 1);
         assert_eq!(violations[0].field, ON_BEHALF_OF);
     }
-    // Nothing of all that made a user known.
+    // None of these calls created a user.
     assert_eq!(server.database.count("SELECT count(*) FROM users").await, 0);
-    // A user who may not call is not let in by a service either.
+    // A deactivated user cannot call through a service either.
     let request = pb::PutUserRequest { user_id: "ada".to_owned(), ..Default::default() };
     server.operator().users.put_user(request).await.unwrap();
     let request = pb::DeactivateUserRequest { user_id: "ada".to_owned(), ..Default::default() };
     server.operator().users.deactivate_user(request).await.unwrap();
     let answer = call(&server, &[service(&[Scope::ActAs]), for_ada].concat()).await;
-    assert_eq!(said(&answer), (Code::PermissionDenied, "CALLER_INACTIVE"));
+    assert_eq!(outcome(&answer), (Code::PermissionDenied, "CALLER_INACTIVE"));
 }

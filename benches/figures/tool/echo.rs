@@ -1,4 +1,4 @@
-//! A bare tonic service that answers with a message of the same size and does nothing else: what any tonic server pays.
+//! A bare tonic service that answers with a message of the same size: the cost of any tonic server.
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use roster::grpc::pb::{CheckMembershipRequest, CheckMembershipResponse, CheckReason, CheckResult, CheckSource};
@@ -25,7 +25,7 @@ impl UnaryService<CheckMembershipRequest> for Echo {
             reason: CheckReason::Allowed.into(),
             role: "admin".to_owned(),
             revision: 1,
-            // As long as the token of a check: thirteen bytes and two buckets of ten, in base64.
+            // The length of a check's consistency token: thirteen bytes and two buckets of ten, in base64.
             consistency_token: "A".repeat(44),
             source: CheckSource::Primary.into(),
         };
@@ -54,10 +54,10 @@ impl Service<http::Request<Body>> for Echo {
     }
 }
 
-/// Serves on a port of its own, and says which: in the shape that tonic's own server gives it.
+/// Serves through tonic's server on a free port, and prints the address.
 pub(crate) async fn serve_by_tonic() {
     let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    super::say(&incoming.local_addr().unwrap().to_string());
+    super::print_line(&incoming.local_addr().unwrap().to_string());
     tonic::transport::Server::builder()
         .add_service(Echo)
         .serve_with_incoming(incoming.with_nodelay(Some(true)))
@@ -65,10 +65,10 @@ pub(crate) async fn serve_by_tonic() {
         .unwrap();
 }
 
-/// The same, with nothing between hyper and the service.
+/// Serves directly on hyper on a free port, and prints the address.
 pub(crate) async fn serve_by_hyper() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    super::say(&listener.local_addr().unwrap().to_string());
+    super::print_line(&listener.local_addr().unwrap().to_string());
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -80,7 +80,7 @@ pub(crate) async fn serve_by_hyper() {
             let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(stream), service);
-            // A generator that has seen enough hangs up.
+            // The generator closes the connection at its end.
             let _ = served.await;
         });
     }

@@ -1,7 +1,7 @@
-//! Reads the header blocks of answers (RFC 7541): the little of it that a generator needs to know whether a call went
-//! well. A block that only points into the table is the same bytes call after call, and is remembered.
+//! A decoder for the header blocks of answers (RFC 7541), limited to the status of a call. A block that only refers to the
+//! table has the same bytes in every call, and is cached.
 
-/// Code lengths of the Huffman code for every byte; the code is canonical, so that they are all of it.
+/// The length of every byte's Huffman code. The code is canonical, so that the lengths define it.
 const LENGTHS: [u8; 256] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28,
     28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 7, 8, 15, 6, 12,
@@ -13,7 +13,7 @@ const LENGTHS: [u8; 256] = [
     27, 27, 27, 20, 24, 20, 21, 22, 21, 21, 23, 22, 22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28,
     27, 27, 27, 27, 27, 26,
 ];
-/// The names of the static table, from 1 on.
+/// The names of the static table, from index 1 on.
 const NAMES: &str = ":authority :method :method :path :path :scheme :scheme :status :status :status :status :status \
     :status :status accept-charset accept-encoding accept-language accept-ranges accept access-control-allow-origin \
     age allow authorization cache-control content-disposition content-encoding content-language content-length \
@@ -21,48 +21,48 @@ const NAMES: &str = ":authority :method :method :path :path :scheme :scheme :sta
     if-none-match if-range if-unmodified-since last-modified link location max-forwards proxy-authenticate \
     proxy-authorization range referer refresh retry-after server set-cookie strict-transport-security \
     transfer-encoding user-agent vary via www-authenticate";
-/// The one of its values that matters: `:status: 200`.
+/// The index of `:status: 200`, the only value of the static table that matters here.
 const STATUS_200: usize = 8;
-/// Entries of the static table.
+/// The number of entries of the static table.
 const STATIC: usize = 61;
-/// What a peer may fill unless told otherwise.
+/// The default size limit of the dynamic table, in bytes.
 const CAPACITY: usize = 4096;
 
-/// What a block says.
+/// The decoded headers.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Headers {
     /// Whether `:status` is 200.
     pub(crate) ok: bool,
-    /// `grpc-status`, if it is there.
+    /// `grpc-status`, if present.
     pub(crate) grpc_status: Option<String>,
-    /// `grpc-message`, for whoever has to tell what went wrong.
+    /// `grpc-message`, for the message of a failure.
     pub(crate) grpc_message: Option<String>,
 }
 
-/// The state of one connection.
+/// The decoder of one connection.
 #[derive(Default)]
 pub(crate) struct Decoder {
-    /// The newest first.
+    /// The dynamic table, newest entry first.
     table: std::collections::VecDeque<(String, String)>,
     size: usize,
-    remembered: Vec<(Vec<u8>, Headers)>,
+    cached: Vec<(Vec<u8>, Headers)>,
     code: Vec<(u8, u32, u8)>,
 }
 
 impl Decoder {
     pub(crate) fn decode(&mut self, block: &[u8]) -> &Headers {
-        if let Some(place) = self.remembered.iter().position(|(known, _)| known == block) {
-            return &self.remembered[place].1;
+        if let Some(place) = self.cached.iter().position(|(known, _)| known == block) {
+            return &self.cached[place].1;
         }
         let headers = self.read(block);
         if block.iter().all(|byte| byte & 0x80 != 0) {
-            self.remembered.push((block.to_vec(), headers));
+            self.cached.push((block.to_vec(), headers));
         } else {
-            // It may have changed the table, to which the remembered ones point. Nothing is equal to what has no bytes.
-            self.remembered.clear();
-            self.remembered.push((Vec::new(), headers));
+            // The block may have changed the table that cached blocks refer to. No block is equal to an empty key.
+            self.cached.clear();
+            self.cached.push((Vec::new(), headers));
         }
-        &self.remembered[self.remembered.len() - 1].1
+        &self.cached[self.cached.len() - 1].1
     }
 
     fn read(&mut self, mut block: &[u8]) -> Headers {
@@ -79,12 +79,12 @@ impl Decoder {
                 assert_eq!(integer(&mut block, 5), CAPACITY, "another table size");
                 continue;
             } else {
-                let keeps = first & 0x40 != 0;
-                let index = integer(&mut block, if keeps { 6 } else { 4 });
+                let is_indexed = first & 0x40 != 0;
+                let index = integer(&mut block, if is_indexed { 6 } else { 4 });
                 let name = if index == 0 { self.string(&mut block) } else { self.entry(index).0 };
                 let value = self.string(&mut block);
-                if keeps {
-                    self.keep(name.clone(), value.clone());
+                if is_indexed {
+                    self.insert(name.clone(), value.clone());
                 }
                 (name, value)
             };
@@ -104,7 +104,7 @@ impl Decoder {
         self.table[index - STATIC - 1].clone()
     }
 
-    fn keep(&mut self, name: String, value: String) {
+    fn insert(&mut self, name: String, value: String) {
         self.size += name.len() + value.len() + 32;
         self.table.push_front((name, value));
         while self.size > CAPACITY {
@@ -140,7 +140,7 @@ impl Decoder {
     }
 }
 
-/// The canonical code: length, code and byte, in order.
+/// The canonical Huffman code: length, code and byte, in order.
 fn code() -> Vec<(u8, u32, u8)> {
     let mut order: Vec<(u8, u8)> = (0..=255).map(|byte| (LENGTHS[usize::from(byte)], byte)).collect();
     order.sort_unstable();
@@ -157,7 +157,7 @@ fn code() -> Vec<(u8, u32, u8)> {
         .collect()
 }
 
-/// An integer behind a prefix of so many bits.
+/// Reads an integer with a prefix of `bits` bits.
 fn integer(block: &mut &[u8], bits: u32) -> usize {
     let most = (1_usize << bits) - 1;
     let mut value = usize::from(block[0]) & most;

@@ -1,4 +1,4 @@
-//! What the figures are measured with.
+//! The tools of the measurements.
 
 pub(crate) mod echo;
 pub(crate) mod hpack;
@@ -12,13 +12,13 @@ pub(crate) mod wire;
 
 use std::io::Write;
 
-/// A number from the environment, or the one that stands for it.
-pub(crate) fn number(name: &str, otherwise: u32) -> u32 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+/// A number from the environment, or its default.
+pub(crate) fn number(name: &str, default: u32) -> u32 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-/// A line to whoever reads along.
-pub(crate) fn say(line: &str) {
+/// Prints a line, and flushes it for a process that reads it through a pipe.
+pub(crate) fn print_line(line: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").unwrap();
     out.flush().unwrap();
@@ -30,7 +30,7 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// For figures that are counts.
+/// Converts a count for arithmetic with other figures.
 pub(crate) fn float(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap())
 }

@@ -1,4 +1,4 @@
-//! What the generator asks, and how it knows that an answer is right.
+//! The requests of the generator, and the verification of their answers.
 
 use super::table::{self, Size};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -6,24 +6,24 @@ use prost::Message;
 use roster::grpc::pb;
 use serde::{Deserialize, Serialize};
 
-/// Requests that are made before the clock starts, in turn: making them is not what is measured.
+/// Requests that are encoded before the measurement starts and sent in turn, so that the encoding is not measured.
 const PREPARED: u32 = 65_536;
-/// Items of a batch.
+/// The number of items in a batch.
 pub(crate) const BATCH: u32 = 1_000;
 
-/// Members that one run may add to one organization.
+/// The number of members that one run may add to one organization.
 const ADDED: u32 = 1_000;
 
 /// A kind of call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Kind {
-    /// Is this member a member?
+    /// A check of one membership that exists.
     Check { fully_consistent: bool },
-    /// A thousand of these at once.
+    /// A thousand of these checks in one call.
     Batch,
-    /// One of these after the other, on a stream that stays open.
+    /// Such checks on one open stream.
     Stream,
-    /// A new member of one organization after the other, a known user each; the salt makes those of another run others.
+    /// Adds a known user to one organization after the other. Runs with different salts add different users.
     Add { salt: u32, table: Size },
     /// The first page of the members of one organization.
     Members { organization: String },
@@ -31,7 +31,7 @@ pub(crate) enum Kind {
     Organizations { user: String },
 }
 
-/// The calls of one generator.
+/// The requests of one generator.
 pub(crate) struct Questions {
     kind: Kind,
     prepared: Vec<Bytes>,
@@ -89,7 +89,7 @@ impl Questions {
         self.prepared[usize::try_from(number).unwrap() % self.prepared.len()].clone()
     }
 
-    /// Looks at a whole answer. A wrong one ends the program.
+    /// Verifies a complete answer. A wrong answer ends the program.
     pub(crate) fn verify(&self, frame: &mut BytesMut) {
         let length = usize::try_from(u32::from_be_bytes(frame[1..5].try_into().unwrap())).unwrap();
         assert!(frame[0] == 0 && frame.len() == 5 + length, "not one message");
@@ -97,18 +97,18 @@ impl Questions {
         match self.kind {
             Kind::Check { .. } => {
                 let answer = pb::CheckMembershipResponse::decode(frame).unwrap();
-                assert!(answer.result.unwrap().allowed, "a member was told no");
+                assert!(answer.result.unwrap().allowed, "a member was denied");
             }
             Kind::Stream => {
                 let answer = pb::StreamChecksResponse::decode(frame).unwrap();
                 let member =
-                    |outcome| matches!(outcome, pb::stream_checks_response::Outcome::Result(told) if told.allowed);
-                assert!(answer.outcome.is_some_and(member), "a member was told no");
+                    |outcome| matches!(outcome, pb::stream_checks_response::Outcome::Result(result) if result.allowed);
+                assert!(answer.outcome.is_some_and(member), "a member was denied");
             }
             Kind::Batch => {
                 let answer = pb::BatchCheckMembershipResponse::decode(frame).unwrap();
                 assert_eq!(answer.results.len(), usize::try_from(BATCH).unwrap());
-                assert!(answer.results.iter().all(|result| result.allowed), "a member was told no");
+                assert!(answer.results.iter().all(|result| result.allowed), "a member was denied");
             }
             Kind::Add { .. } => assert!(pb::AddMemberResponse::decode(frame).unwrap().member.is_some()),
             Kind::Members { .. } => {
@@ -122,13 +122,13 @@ impl Questions {
     }
 }
 
-/// Takes the first message off, in its frame, once all of it is there.
+/// Removes and returns the first frame once all of it has arrived.
 pub(crate) fn split_frame(frames: &mut BytesMut) -> Option<BytesMut> {
     let length = usize::try_from(u32::from_be_bytes(frames.get(1..5)?.try_into().unwrap())).unwrap();
     (frames.len() >= 5 + length).then(|| frames.split_to(5 + length))
 }
 
-/// Spreads some numbers over all memberships.
+/// Spreads the prepared requests over all memberships.
 fn spread(index: u32, table: Size) -> u32 {
     let number = u64::from(index) * u64::from(table.memberships) / u64::from(PREPARED.min(table.memberships));
     u32::try_from(number).unwrap()
@@ -151,7 +151,7 @@ fn batch(index: u32, table: Size) -> pb::BatchCheckMembershipRequest {
     pb::BatchCheckMembershipRequest { items: items.collect(), consistency: None }
 }
 
-/// A message in its frame.
+/// Encodes a message in its gRPC frame.
 fn frame(message: &impl Message) -> Bytes {
     let mut frame = BytesMut::new();
     frame.put_u8(0);

@@ -1,33 +1,33 @@
-//! The one table.
+//! The printed table of figures.
 
-use super::say;
+use super::print_line;
 
-/// A line of it.
+/// A row of the table.
 #[derive(Debug)]
 pub(crate) struct Row {
-    /// What was measured.
+    /// The name of the figure.
     pub(crate) figure: String,
-    /// What came out.
+    /// The measured value.
     pub(crate) measured: String,
-    /// What stood beside it in the same run.
-    pub(crate) beside: String,
-    /// One by the other.
+    /// The value of the reference in the same run.
+    pub(crate) reference: String,
+    /// The ratio of both; empty where the figure has no reference.
     pub(crate) ratio: String,
-    /// What is wanted.
-    pub(crate) wanted: &'static str,
+    /// The target of the value, or of the ratio.
+    pub(crate) target: &'static str,
 }
 
-pub(crate) fn row(figure: &str, measured: String, beside: String, ratio: Option<f64>, wanted: &'static str) -> Row {
+pub(crate) fn row(figure: &str, measured: String, reference: String, ratio: Option<f64>, target: &'static str) -> Row {
     let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
-    Row { figure: figure.to_owned(), measured, beside, ratio, wanted }
+    Row { figure: figure.to_owned(), measured, reference, ratio, target }
 }
 
-pub(crate) fn tell(rows: &[Row]) {
-    say("");
-    say("| figure | measured | beside | ratio | wanted |");
-    say("|---|---|---|---|---|");
-    for Row { figure, measured, beside, ratio, wanted } in rows {
-        say(&format!("| {figure} | {measured} | {beside} | {ratio} | {wanted} |"));
+pub(crate) fn print(rows: &[Row]) {
+    print_line("");
+    print_line("| figure | measured | reference | ratio | target |");
+    print_line("|---|---|---|---|---|");
+    for Row { figure, measured, reference, ratio, target } in rows {
+        print_line(&format!("| {figure} | {measured} | {reference} | {ratio} | {target} |"));
     }
-    say("");
+    print_line("");
 }

@@ -1,16 +1,16 @@
-//! A process under measurement, on a core of its own, and the generator on the other.
+//! A process under measurement, pinned to one core, and the load generator, pinned to the other.
 
-use super::load::{Load, Seen};
+use super::load::{Load, Measurement};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Where the server runs, and where the generator does.
+/// The cores of the server and of the load generator.
 pub(crate) const SERVER_CORE: &str = "0";
 pub(crate) const LOAD_CORE: &str = "1";
 
-/// A program of ours, pinned. Ends with this.
+/// A pinned child process, killed on drop.
 pub(crate) struct Process {
     child: Child,
     out: BufReader<ChildStdout>,
@@ -27,7 +27,7 @@ impl Process {
         Self { child, out }
     }
 
-    /// This program again, in a role.
+    /// Starts this program again, in a role.
     pub(crate) fn again(role: &str, core: &str, variables: &[(&str, &str)]) -> Self {
         let variables: Vec<_> = [("ROSTER_BENCH_ROLE", role)].into_iter().chain(variables.iter().copied()).collect();
         Self::start(&std::env::current_exe().unwrap(), &[], core, &variables)
@@ -39,7 +39,7 @@ impl Process {
         line.trim().to_owned()
     }
 
-    /// The processor time that it has used, in microseconds.
+    /// The CPU time that the process has used, in microseconds.
     fn cpu(&self) -> f64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let after_name = stat.rsplit(')').next().unwrap();
@@ -48,7 +48,7 @@ impl Process {
         ticks * 10_000.0
     }
 
-    /// The memory that it has, in bytes.
+    /// The resident memory of the process, in bytes.
     pub(crate) fn resident(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -63,7 +63,7 @@ impl Drop for Process {
     }
 }
 
-/// What one measurement has shown. Times in microseconds; cores in parts of one.
+/// The figures of one measurement. Times are in microseconds, the use of cores in parts of one core.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Figures {
     pub(crate) rate: f64,
@@ -74,40 +74,40 @@ pub(crate) struct Figures {
     pub(crate) load_core: f64,
 }
 
-/// Loads a server, from the other core.
+/// Measures a server under load, with the generator on the other core.
 pub(crate) fn measure(server: &Process, load: &Load) -> Figures {
     measure_on(server, load, LOAD_CORE)
 }
 
-/// Loads a server, from these cores.
+/// Measures a server under load, with the generator on these cores.
 pub(crate) fn measure_on(server: &Process, load: &Load, cores: &str) -> Figures {
-    let told = serde_json::to_string(load).unwrap();
-    let mut generator = Process::again("load", cores, &[("ROSTER_BENCH_LOAD", &told)]);
-    // It warms up first, then says so, then measures.
+    let parameters = serde_json::to_string(load).unwrap();
+    let mut generator = Process::again("load", cores, &[("ROSTER_BENCH_LOAD", &parameters)]);
+    // The generator prints this line after its warm-up, then measures.
     assert_eq!(generator.line(), "warm", "the generator failed");
-    let (before, own) = (server.cpu(), generator.cpu());
+    let (server_before, load_before) = (server.cpu(), generator.cpu());
     let begin = Instant::now();
-    // Read while it still is a process: it ends a moment after it has spoken.
+    // The CPU time is read at once: the generator ends right after it has printed its results.
     let line = generator.line();
     let elapsed = begin.elapsed().as_secs_f64() * 1e6;
-    let (cpu, own) = (server.cpu() - before, generator.cpu() - own);
+    let (cpu, load_cpu) = (server.cpu() - server_before, generator.cpu() - load_before);
     assert!(!line.is_empty(), "a call was answered wrongly");
-    let seen: Seen = serde_json::from_str(&line).unwrap();
+    let measurement: Measurement = serde_json::from_str(&line).unwrap();
     Figures {
-        rate: seen.calls / seen.seconds,
-        cpu: cpu / seen.calls,
-        p50: seen.p50,
-        p99: seen.p99,
+        rate: measurement.calls / measurement.seconds,
+        cpu: cpu / measurement.calls,
+        p50: measurement.p50,
+        p99: measurement.p99,
         server_core: cpu / elapsed,
-        load_core: own / elapsed,
+        load_core: load_cpu / elapsed,
     }
 }
 
-/// Waits until somebody listens there.
+/// Waits until a process listens on the address.
 pub(crate) fn until_listening(address: &str) {
     let begin = Instant::now();
     while std::net::TcpStream::connect(address).is_err() {
-        assert!(begin.elapsed() < Duration::from_secs(30), "nobody listens");
+        assert!(begin.elapsed() < Duration::from_secs(30), "no process listens on {address}");
         std::thread::yield_now();
     }
 }

@@ -1,14 +1,14 @@
-//! What every figure stands on: a Postgres, its memberships, a server over it, and those who call.
+//! The environment of every measurement: Postgres with memberships, servers over it, and the parameters of the load.
 
 use super::load::Load;
 use super::questions::Kind;
 use super::server::{LOAD_CORE, Process, SERVER_CORE, until_listening};
 use super::table::{self, Size};
-use super::{number, say};
+use super::{number, print_line};
 use roster::authn::mint::{ClaimSet, SigningKey};
 use roster::clock::Clock;
 use roster::postgres::{Binaries, Cluster, Options};
-use roster::store::pool;
+use roster::store::{migrations, pool};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,21 +17,21 @@ use tonic::transport::{Channel, Endpoint};
 
 const ISSUER: &str = "https://bench.test";
 const AUDIENCE: &str = "roster";
-/// Connections of the generator, and calls under way on each.
+/// Connections of the generator, and concurrent calls on each.
 const CONNECTIONS: usize = 8;
 const STREAMS: usize = 16;
 
-/// How often each thing is measured, the things in turn; the median is told.
+/// The number of rounds. Each round measures all servers in turn; the result is the median.
 pub(crate) fn rounds() -> u32 {
     number("ROSTER_BENCH_ROUNDS", 5)
 }
 
-/// How long one measurement takes.
+/// The duration of one measurement.
 pub(crate) fn seconds() -> u32 {
     number("ROSTER_BENCH_SECONDS", 5)
 }
 
-/// A Postgres with memberships, and keys.
+/// Postgres with memberships, and the key of an issuer.
 pub(crate) struct Stage {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) size: Size,
@@ -41,18 +41,18 @@ pub(crate) struct Stage {
     key: SigningKey,
 }
 
-/// A server of ours, and what reaches it.
+/// A server under measurement, with its addresses.
 pub(crate) struct Server {
     pub(crate) process: Process,
     pub(crate) address: String,
-    /// Where it tells its metrics.
-    metrics: String,
+    /// The address of its metrics; empty for an echo server.
+    metrics_address: String,
     pub(crate) started: Instant,
 }
 
 impl Stage {
-    /// Starts a Postgres and fills it with so many memberships.
-    pub(crate) async fn set(memberships: u32) -> Self {
+    /// Starts Postgres and adds this number of memberships.
+    pub(crate) async fn new(memberships: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let binaries = Binaries::find(None).unwrap_or_else(|error| panic!("{error}"));
         let options = Options::temporary()
@@ -62,9 +62,9 @@ impl Stage {
         let cluster = Cluster::start(&binaries, options).await.unwrap();
         cluster.create_database("roster").await.unwrap();
         let url = cluster.url("roster");
-        pool::migrate(&pool::parse_url(&url).unwrap()).await.unwrap();
+        migrations::migrate(&pool::parse_url(&url).unwrap()).await.unwrap();
         let size = Size::of(memberships);
-        say(&format!("loading {memberships} memberships"));
+        print_line(&format!("loading {memberships} memberships"));
         table::fill(&url, size).await;
         let key = SigningKey::generate();
         let jwks = directory.path().join("jwks.json");
@@ -78,7 +78,7 @@ impl Stage {
         Self { directory, size, url, binaries, _cluster: cluster, key }
     }
 
-    /// A token of a service with these scopes.
+    /// A bearer token of a service with these scopes.
     pub(crate) fn token(&self, scopes: &str) -> String {
         let now = Clock::system().unix_seconds();
         let claims = ClaimSet {
@@ -93,25 +93,25 @@ impl Stage {
         self.key.mint(&claims).unwrap().expose().to_owned()
     }
 
-    /// The program itself, as an operator runs it, on these cores; its own default everywhere else.
+    /// Starts the program `roster` on these cores, with default settings otherwise.
     pub(crate) fn start_on(&self, cores: &str) -> Server {
         let address = free_address();
         let config = self.directory.path().join("roster.toml");
-        let metrics = free_address();
+        let metrics_address = free_address();
         let config = config.to_str().unwrap();
-        let arguments = ["serve", "--config", config, "--listen", &address, "--metrics-listen", &metrics];
+        let arguments = ["serve", "--config", config, "--listen", &address, "--metrics-listen", &metrics_address];
         let started = Instant::now();
         let process =
             Process::start(Path::new(env!("CARGO_BIN_EXE_roster")), &arguments, cores, &[("ROSTER_LOG", "warn")]);
         until_listening(&address);
-        Server { process, address, metrics, started }
+        Server { process, address, metrics_address, started }
     }
 
     pub(crate) fn start(&self) -> Server {
         self.start_on(SERVER_CORE)
     }
 
-    /// A load on a server.
+    /// The parameters of a closed loop on a server.
     pub(crate) fn load(&self, address: &str, token: &str, kind: Kind) -> Load {
         Load {
             address: address.to_owned(),
@@ -125,10 +125,10 @@ impl Stage {
         }
     }
 
-    /// pgbench with prepared statements; transactions a second.
+    /// Runs pgbench with prepared statements, and returns the transactions a second.
     pub(crate) fn pgbench(&self, script: &Path, clients: u32) -> f64 {
-        let beside = self.binaries.directory().join("pgbench");
-        let output = Command::new(if beside.exists() { beside } else { PathBuf::from("pgbench") })
+        let program = self.binaries.directory().join("pgbench");
+        let output = Command::new(if program.exists() { program } else { PathBuf::from("pgbench") })
             .args(["--no-vacuum", "--protocol=prepared", "--jobs=2"])
             .arg(format!("--client={clients}"))
             .arg(format!("--time={}", seconds()))
@@ -136,29 +136,29 @@ impl Stage {
             .args([script.as_os_str(), self.url.as_ref()])
             .output()
             .unwrap();
-        let told = String::from_utf8(output.stdout).unwrap();
-        let rate = told.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-        rate.unwrap_or_else(|| panic!("pgbench told no rate: {told} {}", String::from_utf8_lossy(&output.stderr)))
+        let report = String::from_utf8(output.stdout).unwrap();
+        let rate = report.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        rate.unwrap_or_else(|| panic!("pgbench reported no rate: {report} {}", String::from_utf8_lossy(&output.stderr)))
     }
 }
 
-/// A bare echo, in one of its shapes.
-pub(crate) fn echo(shape: &str) -> Server {
+/// Starts an echo server in one of its roles.
+pub(crate) fn echo(role: &str) -> Server {
     let started = Instant::now();
-    let mut process = Process::again(shape, SERVER_CORE, &[]);
+    let mut process = Process::again(role, SERVER_CORE, &[]);
     let address = process.line();
-    Server { process, address, metrics: String::new(), started }
+    Server { process, address, metrics_address: String::new(), started }
 }
 
 impl Server {
-    /// A channel of tonic's, for what is not measured.
+    /// A tonic channel, for calls that are not measured.
     pub(crate) async fn channel(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
     }
 
-    /// A number that it tells of itself.
-    pub(crate) fn told(&self, name: &str) -> f64 {
-        let mut socket = std::net::TcpStream::connect(&self.metrics).unwrap();
+    /// The value of one of the server's metrics.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let mut socket = std::net::TcpStream::connect(&self.metrics_address).unwrap();
         write!(socket, "GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         socket.read_to_string(&mut text).unwrap();
@@ -166,37 +166,37 @@ impl Server {
         line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
-    /// Waits until everything is in memory; how long that took from the start.
+    /// Waits until the replica has loaded, and returns the time from the server's start.
     pub(crate) async fn until_loaded(&self, size: Size) -> Duration {
-        until_listening(&self.metrics);
-        while self.told("index_memberships") < f64::from(size.memberships) || self.told("index_age_seconds") < 0.0 {
-            assert!(self.started.elapsed() < Duration::from_mins(5), "the memberships are not in memory");
+        until_listening(&self.metrics_address);
+        while self.metric("index_memberships") < f64::from(size.memberships) || self.metric("index_age_seconds") < 0.0 {
+            assert!(self.started.elapsed() < Duration::from_mins(5), "the replica has not loaded");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.started.elapsed()
     }
 }
 
-/// A request with the token of its caller.
+/// A request with its bearer token.
 pub(crate) fn with<M>(token: &str, message: M) -> tonic::Request<M> {
     let mut request = tonic::Request::new(message);
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     request
 }
 
-/// A quarter of the machine's memory, as Postgres's own manual advises.
+/// A quarter of the machine's memory, as the manual of Postgres advises.
 fn shared_buffers() -> String {
-    let told = std::fs::read_to_string("/proc/meminfo").unwrap();
-    let total = told.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")).unwrap();
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")).unwrap();
     format!("{}MB", total.trim().parse::<u64>().unwrap() / 1024 / 4)
 }
 
-/// An address that nobody listens on.
+/// An address with a free port.
 fn free_address() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-/// Both cores.
+/// The list of both cores, for `taskset`.
 pub(crate) fn both() -> String {
     format!("{SERVER_CORE},{LOAD_CORE}")
 }

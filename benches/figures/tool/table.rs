@@ -1,13 +1,13 @@
-//! The memberships that are asked for: number n is user n (modulo the number of users) in organization n / 10, with ids
-//! made from the numbers.
+//! The memberships of the measurements: number n is user n (modulo the number of users) in organization n / 10, with ids
+//! derived from the numbers.
 
 use sqlx::{AssertSqlSafe, Connection};
 use std::path::{Path, PathBuf};
 
-/// Members of each organization.
+/// The number of members of each organization.
 const MEMBERS: u32 = 10;
 
-/// How many there are.
+/// The numbers of memberships and users.
 #[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Size {
     pub(crate) memberships: u32,
@@ -15,7 +15,7 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    /// So many memberships, of three users in each ten of them.
+    /// The size for this number of memberships, with three users for every ten.
     pub(crate) fn of(memberships: u32) -> Self {
         Self { memberships, users: (memberships / 10 * 3).max(MEMBERS) }
     }
@@ -25,7 +25,7 @@ impl Size {
     }
 }
 
-/// Fills the tables without going through the service: a million writes are not what is measured here.
+/// Fills the tables by SQL, since a million writes through the service would take too long.
 pub(crate) async fn fill(url: &str, size: Size) {
     let number_of_users = size.users;
     let count = size.organizations();
@@ -59,18 +59,18 @@ pub(crate) fn organization(number: u32) -> String {
     uuid(format!("o{number}"))
 }
 
-/// The ids of organization and user of a membership, as they are made above.
+/// The ids of the organization and the user of a membership.
 pub(crate) fn ids(number: u32, users: u32) -> (String, String) {
     (organization(number / MEMBERS), uuid(format!("u{}", number % users)))
 }
 
-/// The ids of an organization, and of a user who is not in it when it was made: another one for each number.
+/// The ids of an organization and of a user that `fill` has not added to it: another user for each number.
 pub(crate) fn not_a_member(organization: u32, number: u32, users: u32) -> (String, String) {
     let user = (organization * MEMBERS + MEMBERS + number) % users;
     (self::organization(organization), uuid(format!("u{user}")))
 }
 
-/// Writes the pgbench script that asks for one membership by its key.
+/// Writes the pgbench script that reads one membership by its key.
 pub(crate) fn pgbench_script(directory: &Path, Size { memberships, users }: Size) -> PathBuf {
     let path = directory.join("membership.sql");
     let script = format!(
@@ -83,7 +83,7 @@ pub(crate) fn pgbench_script(directory: &Path, Size { memberships, users }: Size
     path
 }
 
-/// One organization with so many members; its id.
+/// Adds an organization with this number of members, and returns its id.
 pub(crate) async fn add_large(url: &str, members: u32) -> String {
     let id = uuid(format!("large{members}"));
     let statements = [
@@ -92,14 +92,14 @@ pub(crate) async fn add_large(url: &str, members: u32) -> String {
         memberships(&format!(
             "SELECT '{id}'::uuid AS id, md5('u' || number)::uuid::text AS user_id FROM generate_series(0, {members} - 1) AS number"
         )),
-        // Of users that there may not be yet.
+        // Some of the users may not exist yet.
         users(&format!("SELECT md5('u' || number)::uuid::text AS id FROM generate_series(0, {members} - 1) AS number")),
     ];
     run(url, &statements).await;
     id
 }
 
-/// One user in so many organizations of their own; their id.
+/// Adds a user that owns this number of organizations, and returns the user's id.
 pub(crate) async fn add_busy(url: &str, count: u32) -> String {
     let user = uuid(format!("busy{count}"));
     let all = format!(
@@ -140,7 +140,7 @@ fn memberships(rows: &str) -> String {
     )
 }
 
-/// Runs statements without looking references up, and lets Postgres count what came of it.
+/// Runs statements without checks of foreign keys, and updates the statistics of the tables.
 async fn run(url: &str, statements: &[String]) {
     let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
     for statement in ["SET session_replication_role = replica"].into_iter().chain(statements.iter().map(String::as_str))

@@ -1,5 +1,5 @@
-//! One connection of the generator: HTTP/2 by hand over a plain socket, so that a call costs the generator less than it
-//! costs any server. Frames of one turn leave in one write. Every answer is handed on with its status seen.
+//! One connection of the generator: a minimal HTTP/2 client over a plain socket, so that a call costs the generator less than
+//! it costs any server. The frames of one iteration leave in one write. The status of every answer is checked.
 
 use super::hpack::Decoder;
 use bytes::{Bytes, BytesMut};
@@ -9,29 +9,29 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The largest frame that every peer takes.
+/// The largest frame that every peer must accept.
 const FRAME: usize = 16_384;
-/// The largest window, and how much of it is used up before it is filled again.
+/// The largest window, and the number of bytes after which it is refilled.
 const WINDOW: u32 = 0x7fff_ffff;
 const REFILL: u32 = 1 << 29;
 
-/// A call under way.
+/// A running call.
 struct Call {
     stream: u32,
     begin: Instant,
     answer: BytesMut,
-    /// What came in on a stream that stays open, for its window.
-    taken: u32,
-    /// What may still be sent on it.
+    /// Bytes received since the last refill of the stream's window.
+    received: u32,
+    /// Bytes that may still be sent on the stream.
     window: i64,
 }
 
-/// What came of a call.
+/// Progress of a call.
 pub(crate) struct Answer<'a> {
     pub(crate) begin: Instant,
-    /// The messages, with their five bytes each.
+    /// The received messages, each with its prefix of five bytes.
     pub(crate) frames: &'a mut BytesMut,
-    /// Whether the call has ended. (Every end that is not OK ends the program.)
+    /// Whether the call has ended. A call that ends with another status than OK ends the program.
     pub(crate) ended: bool,
 }
 
@@ -44,15 +44,15 @@ pub(crate) struct Connection {
     incoming: Vec<u8>,
     filled: usize,
     decoder: Decoder,
-    taken: u32,
+    received: u32,
     window: i64,
     stream_window: i64,
-    /// What waits for a window: stream, bytes, whether it is the last.
+    /// Messages that wait for a window: stream, bytes, and whether the message is the last one.
     waiting: VecDeque<(u32, Bytes, bool)>,
 }
 
 impl Connection {
-    /// Connects, with the headers that every call of this connection has.
+    /// Connects. Every call of the connection has these headers.
     pub(crate) fn open(address: &str, headers: &[(&str, &str)]) -> Self {
         let socket = TcpStream::connect(address).unwrap();
         socket.set_nodelay(true).unwrap();
@@ -70,31 +70,31 @@ impl Connection {
             incoming: vec![0; 1 << 20],
             filled: 0,
             decoder: Decoder::default(),
-            taken: 0,
+            received: 0,
             window: 65_535,
             stream_window: 65_535,
             waiting: VecDeque::new(),
         }
     }
 
-    pub(crate) fn under_way(&self) -> usize {
+    pub(crate) fn running_calls(&self) -> usize {
         self.calls.len()
     }
 
-    /// Whether there is something that the socket has not taken yet.
-    pub(crate) fn unsent(&self) -> bool {
+    /// Whether bytes wait for the socket.
+    pub(crate) fn has_unsent(&self) -> bool {
         !self.out.is_empty()
     }
 
-    /// Begins a call with this message; `more` says that others follow on the same stream.
+    /// Starts a call with this message; with `more`, other messages follow on the same stream.
     pub(crate) fn call(&mut self, message: Bytes, begin: Instant, more: bool) -> u32 {
         let stream = self.next;
         self.next += 2;
         let head = std::mem::take(&mut self.head);
         frame(&mut self.out, 1, 0x4, stream, &head);
-        // From the second call on, every header is in the table of the peer.
+        // From the second call on, the peer's table contains every header.
         self.head = if stream == 1 { indexed(&head) } else { head };
-        self.calls.push(Call { stream, begin, answer: BytesMut::new(), taken: 0, window: self.stream_window });
+        self.calls.push(Call { stream, begin, answer: BytesMut::new(), received: 0, window: self.stream_window });
         self.send(stream, message, more);
         stream
     }
@@ -122,7 +122,7 @@ impl Connection {
         }
     }
 
-    /// Writes as much as the socket takes.
+    /// Writes as many bytes as the socket accepts.
     pub(crate) fn flush(&mut self) {
         let mut sent = 0;
         while sent < self.out.len() {
@@ -135,7 +135,7 @@ impl Connection {
         self.out.drain(..sent);
     }
 
-    /// Reads what is there, and hands on every answer that has come further. False if nothing was there.
+    /// Reads the available bytes, and reports every answer with progress. False if no bytes were available.
     pub(crate) fn read(&mut self, mut answered: impl FnMut(Answer)) -> bool {
         match self.socket.read(&mut self.incoming[self.filled..]) {
             Ok(0) => panic!("the server has closed the connection"),
@@ -198,15 +198,15 @@ impl Connection {
         let length = u32::try_from(payload.len()).unwrap();
         let call = self.calls.iter_mut().find(|call| call.stream == stream).unwrap();
         call.answer.extend_from_slice(payload);
-        call.taken += length;
-        if call.taken > REFILL {
-            frame(&mut self.out, 8, 0, stream, &call.taken.to_be_bytes());
-            call.taken = 0;
+        call.received += length;
+        if call.received > REFILL {
+            frame(&mut self.out, 8, 0, stream, &call.received.to_be_bytes());
+            call.received = 0;
         }
-        self.taken += length;
-        if self.taken > REFILL {
-            frame(&mut self.out, 8, 0, 0, &self.taken.to_be_bytes());
-            self.taken = 0;
+        self.received += length;
+        if self.received > REFILL {
+            frame(&mut self.out, 8, 0, 0, &self.received.to_be_bytes());
+            self.received = 0;
         }
         answered(Answer { begin: call.begin, frames: &mut call.answer, ended: false });
     }
@@ -232,8 +232,8 @@ fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// The headers of the first call: `:method: POST` and `:scheme: http` from the static table, the others as they are, to
-/// be kept.
+/// The headers of the first call: `:method: POST` and `:scheme: http` from the static table, the others as literals that the
+/// peer adds to its table.
 fn head(headers: &[(&str, &str)]) -> Vec<u8> {
     let mut block = vec![0x83, 0x86];
     for (name, value) in headers {
@@ -256,7 +256,7 @@ fn length(block: &mut Vec<u8>, length: usize) {
     block.push(u8::try_from(rest).unwrap());
 }
 
-/// The same headers, once the peer has kept them: the last one is the first entry of its table.
+/// The same headers, once they are in the peer's table: the last one is the table's first entry.
 fn indexed(first: &[u8]) -> Vec<u8> {
     let mut rest = &first[2..];
     let mut count = 0;

@@ -1,12 +1,21 @@
-//! The second half of the interceptor: it stands where the message is decoded, because the organization is inside.
+//! The second half of authorization: it runs where the message is decoded, because the message names the organization.
 //!
-//! A handler gets its message sealed; [`Api::admit`], [`Api::admit_caller`] and their like for streams ([`stream`]) are
-//! the only ways to open it. They decide, from the rule that the build attached to the request's type, and give the
-//! message together with the right to go on.
+//! A handler receives its message sealed. [`Api::admit`], [`Api::admit_caller`], their variants for writes and for streams
+//! ([`stream`]) are the only ways to open it. They decide by the rule that the build attached to the request's type, and
+//! return the message together with the right to continue.
+//!
+//! A write handler admits the call, reads its input and calls the service:
+//!
+//! ```text
+//! let call = self.admit_write(request).await?;
+//! let (input, meta) = call.read(create)?;
+//! let result = self.roster().invite(call.access, meta, input).await?;
+//! ```
 
 pub mod sealed;
 pub mod stream;
 
+use super::convert::Viewer;
 use super::decode::{FieldReader, InvalidFields};
 use super::request::{CallerRequest, OrganizationRequest, Request as RosterRequest, WriteRequest};
 use super::status;
@@ -16,35 +25,28 @@ use crate::authz::rules::{self, AllowedCallers};
 use crate::domain::{OrganizationRef, Refusal};
 use crate::grpc::limits;
 use crate::service::write::{Meta, WriteResult};
-use crate::service::{AnswerSource, Freshness, Roster, ServiceError};
+use crate::service::{AnswerSource, CallPermit, Freshness, Roster, ServiceError};
 use sealed::Sealed;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use std::future::Future;
-use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-/// When the caller stops waiting: put beside the request by the layer that reads `grpc-timeout`.
+/// The moment at which the caller stops waiting: a request extension, set by the pipeline from `grpc-timeout`.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(pub Instant);
 
-/// The call's place among those in hand: put beside the request by the layer that sheds load.
-#[derive(Debug, Clone)]
-pub struct CallPermit(pub Arc<OwnedSemaphorePermit>);
-
-/// What answers the calls: the service, and the way in.
+/// The gRPC services: they admit each call and pass it on to [`Roster`].
 #[derive(Debug, Clone)]
 pub struct Api {
     roster: Roster,
 }
 
-/// Who asks and until when, from the layers; nobody where they are missing.
+/// What the pipeline knows about a call. Where the pipeline is missing, the caller is anonymous.
 struct CallContext {
     caller: Caller,
     deadline: Instant,
-    in_hand: Option<Arc<OwnedSemaphorePermit>>,
+    permit: Option<CallPermit>,
 }
 
 impl CallContext {
@@ -52,19 +54,19 @@ impl CallContext {
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
         let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
         let deadline = deadline.unwrap_or_else(|| Instant::now() + limits::DEADLINE);
-        let in_hand = request.extensions().get::<CallPermit>().map(|in_hand| in_hand.0.clone());
-        Self { caller, deadline, in_hand }
+        let permit = request.extensions().get::<CallPermit>().cloned();
+        Self { caller, deadline, permit }
     }
 }
 
 impl Api {
-    /// The calls of this service.
+    /// The gRPC services of this `Roster`.
     #[must_use]
     pub fn new(roster: Roster) -> Self {
         Self { roster }
     }
 
-    /// The service itself.
+    /// The service that the handlers call.
     pub(super) fn roster(&self) -> &Roster {
         &self.roster
     }
@@ -74,60 +76,56 @@ impl Api {
         &self,
         request: Request<Sealed<M>>,
     ) -> Result<(M, Access), Status> {
-        let envelope = CallContext::of(&request);
+        let context = CallContext::of(&request);
         let message = request.into_inner().open();
-        let access = self.decide(&message, &envelope).await?;
+        let access = self.decide(&message, &context).await?;
         Ok((message, access))
     }
 
-    /// Opens a request about no organization in particular.
+    /// Opens a request that names no organization, for a caller who may make it.
     pub(super) async fn admit_caller<M: CallerRequest>(
         &self,
         request: Request<Sealed<M>>,
     ) -> Result<(M, Caller), Status> {
-        let envelope = CallContext::of(&request);
-        self.decide_caller::<M>(&envelope).await?;
-        Ok((request.into_inner().open(), envelope.caller))
+        let context = CallContext::of(&request);
+        self.decide_caller::<M>(&context).await?;
+        Ok((request.into_inner().open(), context.caller))
     }
 
-    async fn decide<M: OrganizationRequest>(
-        &self,
-        message: &M,
-        envelope: &CallContext,
-    ) -> Result<Access, ServiceError> {
+    async fn decide<M: OrganizationRequest>(&self, message: &M, context: &CallContext) -> Result<Access, ServiceError> {
         let rule = &M::METHOD.rule;
-        rules::method_gate(rule, &envelope.caller)?;
+        rules::method_gate(rule, &context.caller)?;
         let AllowedCallers::Permission(permission) = rule.callers else {
-            // The build gives this trait to requests with a permission only.
+            // The build gives this trait only to requests with a permission.
             return Err(Refusal::CallerNotAllowed { caller: "any".to_owned(), advice: String::new() }.into());
         };
         let organization = OrganizationRef::parse(message.organization())
             .map_err(|invalid| Refusal::field("organization", invalid.0))?;
-        self.refresh(envelope).await?;
-        let need = Requirement { permission, deleted: rule.deleted };
-        let (replica, user) = (self.roster.replica(), envelope.caller.user());
-        // Whether they may write is decided once more where they write, on locked rows. But where a slug leads that has
-        // just moved, only the primary knows.
+        self.refresh(context).await?;
+        let requirement = Requirement { permission, deleted: rule.deleted };
+        let (replica, user) = (self.roster.replica(), context.caller.user());
+        // The write transaction decides again on locked rows, so the replica may admit a write by id. A slug that has just
+        // moved is known to the primary only.
         let by_slug = matches!(organization, OrganizationRef::Slug(_));
         let freshness = if M::METHOD.write && by_slug { Freshness::Full } else { Freshness::Recent };
         let (standing, source) = replica.standing(&organization, user, &freshness).await?;
-        match Access::decide(need, envelope.caller.clone(), &standing) {
-            // Memory may not have heard yet: nobody is refused what was granted a moment ago.
+        match Access::decide(requirement, context.caller.clone(), &standing) {
+            // The replica may lag behind a grant of a moment ago: only the primary refuses.
             Err(_) if source != AnswerSource::Primary => {
                 let (standing, _) = replica.standing(&organization, user, &Freshness::Full).await?;
-                Ok(Access::decide(need, envelope.caller.clone(), &standing)?)
+                Ok(Access::decide(requirement, context.caller.clone(), &standing)?)
             }
-            decided => Ok(decided?),
+            decision => Ok(decision?),
         }
     }
 
-    async fn decide_caller<M: CallerRequest>(&self, envelope: &CallContext) -> Result<(), ServiceError> {
-        rules::method_gate(&M::METHOD.rule, &envelope.caller)?;
-        if let Some(user) = envelope.caller.user() {
-            self.refresh(envelope).await?;
+    async fn decide_caller<M: CallerRequest>(&self, context: &CallContext) -> Result<(), ServiceError> {
+        rules::method_gate(&M::METHOD.rule, &context.caller)?;
+        if let Some(user) = context.caller.user() {
+            self.refresh(context).await?;
             let replica = self.roster.replica();
             let known = replica.user_state_now(user).filter(|_| !M::METHOD.write);
-            // Memory may not have heard yet of one who was switched on again.
+            // The replica may lag behind a reactivation: only the primary refuses.
             if known.is_none_or(|state| decide::require_active(state).is_err()) {
                 decide::require_active(replica.user_state(user).await?)?;
             }
@@ -135,54 +133,137 @@ impl Api {
         Ok(())
     }
 
-    /// Brings the stored profile up to date with the caller's token.
-    async fn refresh(&self, envelope: &CallContext) -> Result<(), ServiceError> {
-        match &envelope.caller {
+    /// Updates the stored profile from the caller's bearer token.
+    async fn refresh(&self, context: &CallContext) -> Result<(), ServiceError> {
+        match &context.caller {
             Caller::User(user) => {
-                let meta = || Meta { in_hand: envelope.in_hand.clone(), ..Meta::own(envelope.deadline) };
+                let meta = || Meta { permit: context.permit.clone(), ..Meta::own(context.deadline) };
                 self.roster.refresh_profile(user, meta).await
             }
             Caller::Anonymous | Caller::Service(_) | Caller::Operator(_) => Ok(()),
         }
     }
+}
 
-    /// Runs a write in one organization: admit, read the rest of the message, write, answer.
-    ///
-    /// Who is refused may only be repeating the very request that took them the right to it (they left, and did not hear
-    /// that they had): then they get the answer they missed.
-    pub(super) async fn write_in<M, W, T, F>(
+/// Opens a request that names no organization, if the decision needs no lookup: for services and operators. `None` is not
+/// a refusal; the pipeline then decides.
+pub(super) fn admit_now<M: CallerRequest>(caller: &Caller, message: Sealed<M>) -> Option<M> {
+    rules::method_gate(&M::METHOD.rule, caller).ok()?;
+    caller.user().is_none().then(|| message.open())
+}
+
+/// Reads the fields of a request that changes nothing. The error names every invalid field.
+pub(super) fn read<T>(reader: impl FnOnce(&mut FieldReader) -> Result<T, InvalidFields>) -> Result<T, Status> {
+    let mut fields = FieldReader::default();
+    let input = reader(&mut fields);
+    fields.finish(input).map_err(|refusal| status::refused(&refusal))
+}
+
+/// Wraps a response message.
+#[expect(clippy::unnecessary_wraps, reason = "the shape that every handler returns")]
+pub(super) fn respond<T>(message: T) -> Result<Response<T>, Status> {
+    Ok(Response::new(message))
+}
+
+/// A write in one organization whose caller may make it.
+pub(super) struct OrganizationWrite<M> {
+    /// The right to make it.
+    pub(super) access: Access,
+    message: WriteMessage<M>,
+}
+
+impl<M: WriteRequest> OrganizationWrite<M> {
+    /// Reads the input and what every write carries. The error names every invalid field.
+    pub(super) fn read<W>(
         &self,
-        request: Request<Sealed<M>>,
-        read: impl FnOnce(&M, &mut FieldReader) -> Result<W, InvalidFields> + Send,
-        run: impl FnOnce(Roster, Access, Meta, W) -> F + Send,
-    ) -> Result<(Option<Access>, Caller, WriteResult<T>), Status>
-    where
-        M: OrganizationRequest + WriteRequest,
-        T: DeserializeOwned + Send,
-        F: Future<Output = Result<WriteResult<T>, ServiceError>> + Send,
-    {
-        let envelope = CallContext::of(&request);
-        let message = request.into_inner().open();
-        let access = match self.decide(&message, &envelope).await {
-            Ok(access) => access,
-            Err(error) => {
-                let answer = self.missed(&message, &envelope, &error).await?;
-                return answer.map(|written| (None, envelope.caller, written)).ok_or_else(|| error.into());
-            }
-        };
-        let (input, meta) = read_write(&message, &envelope, read)?;
-        let written = run(self.roster.clone(), access.clone(), meta, input).await?;
-        Ok((Some(access), envelope.caller, written))
+        reader: impl FnOnce(&M, &mut FieldReader) -> Result<W, InvalidFields>,
+    ) -> Result<(W, Meta), Status> {
+        self.message.read(reader)
     }
 
-    async fn missed<M, T>(
+    /// Reads what every write carries, for a write without further input.
+    pub(super) fn meta(&self) -> Result<Meta, Status> {
+        self.read(|_, _| Ok(())).map(|((), meta)| meta)
+    }
+
+    /// The caller as the viewer of the answer.
+    pub(super) fn viewer(&self) -> Viewer {
+        Viewer::new(self.access.caller(), Some(self.access.grant()))
+    }
+}
+
+/// A write that names no organization, whose caller may make it.
+pub(super) struct CallerWrite<M> {
+    /// The caller.
+    pub(super) caller: Caller,
+    message: WriteMessage<M>,
+}
+
+impl<M: WriteRequest> CallerWrite<M> {
+    /// Reads the input and what every write carries. The error names every invalid field.
+    pub(super) fn read<W>(
         &self,
-        message: &M,
-        envelope: &CallContext,
+        reader: impl FnOnce(&M, &mut FieldReader) -> Result<W, InvalidFields>,
+    ) -> Result<(W, Meta), Status> {
+        self.message.read(reader)
+    }
+}
+
+/// The outcome of [`Api::admit_or_replay`].
+pub(super) enum Admission<M, T> {
+    /// The caller may make the write.
+    Admitted(OrganizationWrite<M>),
+    /// The caller made this very request before, and it took away the caller's right to repeat it: the stored answer.
+    Replayed(Caller, WriteResult<T>),
+}
+
+impl Api {
+    /// Opens a write in one organization, for a caller who may make it there.
+    pub(super) async fn admit_write<M: OrganizationRequest + WriteRequest>(
+        &self,
+        request: Request<Sealed<M>>,
+    ) -> Result<OrganizationWrite<M>, Status> {
+        let message = WriteMessage::open(request);
+        let access = self.decide(&message.message, &message.context).await?;
+        Ok(OrganizationWrite { access, message })
+    }
+
+    /// Opens a write that names no organization, for a caller who may make it.
+    pub(super) async fn admit_caller_write<M: CallerRequest + WriteRequest>(
+        &self,
+        request: Request<Sealed<M>>,
+    ) -> Result<CallerWrite<M>, Status> {
+        let context = CallContext::of(&request);
+        self.decide_caller::<M>(&context).await?;
+        let caller = context.caller.clone();
+        Ok(CallerWrite { caller, message: WriteMessage { message: request.into_inner().open(), context } })
+    }
+
+    /// Opens a write that may take away the caller's own right to make it: leaving, a removal, a lower role, a transfer, a
+    /// deletion. A refused caller may be repeating such a request whose answer was lost; the stored answer is returned
+    /// then.
+    pub(super) async fn admit_or_replay<M, T>(&self, request: Request<Sealed<M>>) -> Result<Admission<M, T>, Status>
+    where
+        M: OrganizationRequest + WriteRequest,
+        T: DeserializeOwned,
+    {
+        let message = WriteMessage::open(request);
+        match self.decide(&message.message, &message.context).await {
+            Ok(access) => Ok(Admission::Admitted(OrganizationWrite { access, message })),
+            Err(error) => match self.stored_answer(&message, &error).await? {
+                Some(result) => Ok(Admission::Replayed(message.context.caller, result)),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    async fn stored_answer<M, T>(
+        &self,
+        message: &WriteMessage<M>,
         error: &ServiceError,
     ) -> Result<Option<WriteResult<T>>, Status>
     where
-        M: OrganizationRequest + WriteRequest,
+        M: WriteRequest,
         T: DeserializeOwned,
     {
         let denied = matches!(
@@ -191,81 +272,56 @@ impl Api {
                 Refusal::PermissionDenied { .. } | Refusal::RoleLacksPermission { .. } | Refusal::OrganizationNotFound
             )
         );
-        if !denied || message.request_id().is_empty() {
+        if !denied || message.message.request_id().is_empty() {
             return Ok(None);
         }
-        match read_write(message, envelope, |_, _| Ok(())) {
-            Ok(((), meta)) => Ok(self.roster.replayed_answer(&envelope.caller, &meta).await?),
+        match message.read(|_, _| Ok(())) {
+            Ok(((), meta)) => Ok(self.roster.replayed_answer(&message.context.caller, &meta).await?),
             Err(_) => Ok(None),
         }
     }
+}
 
-    /// Runs a write that is about no organization in particular.
-    pub(super) async fn write_as<M, W, T, F>(
+/// The opened message of a write, with what the pipeline knows about the call.
+struct WriteMessage<M> {
+    message: M,
+    context: CallContext,
+}
+
+impl<M: WriteRequest> WriteMessage<M> {
+    fn open(request: Request<Sealed<M>>) -> Self {
+        let context = CallContext::of(&request);
+        Self { message: request.into_inner().open(), context }
+    }
+
+    fn read<W>(
         &self,
-        request: Request<Sealed<M>>,
-        read: impl FnOnce(&M, &mut FieldReader) -> Result<W, InvalidFields> + Send,
-        run: impl FnOnce(Roster, Caller, Meta, W) -> F + Send,
-    ) -> Result<WriteResult<T>, Status>
-    where
-        M: CallerRequest + WriteRequest,
-        F: Future<Output = Result<WriteResult<T>, ServiceError>> + Send,
-    {
-        let envelope = CallContext::of(&request);
-        self.decide_caller::<M>(&envelope).await?;
-        let message = request.into_inner().open();
-        let (input, meta) = read_write(&message, &envelope, read)?;
-        Ok(run(self.roster.clone(), envelope.caller, meta, input).await?)
+        reader: impl FnOnce(&M, &mut FieldReader) -> Result<W, InvalidFields>,
+    ) -> Result<(W, Meta), Status> {
+        let Self { message, context } = self;
+        let mut fields = FieldReader::default();
+        let input = reader(message, &mut fields);
+        let common = fields.write(message.reason(), message.request_id());
+        let parsed = input.and_then(|input| Ok((input, common?)));
+        let (input, (reason, request_id)) = fields.finish(parsed).map_err(|refusal| status::refused(&refusal))?;
+        let meta = Meta {
+            reason,
+            request_id,
+            fingerprint: fingerprint(message),
+            validate_only: message.validate_only(),
+            deadline: context.deadline,
+            permit: context.permit.clone(),
+        };
+        Ok((input, meta))
     }
 }
 
-/// Opens a request about no organization in particular, if that can be decided without asking anything of anybody: for
-/// services and operators. None is no refusal.
-pub(super) fn admit_now<M: CallerRequest>(caller: &Caller, message: Sealed<M>) -> Option<M> {
-    rules::method_gate(&M::METHOD.rule, caller).ok()?;
-    caller.user().is_none().then(|| message.open())
-}
-
-/// Reads a write's content and what every write carries; says at once all that is wrong.
-fn read_write<M: WriteRequest, W>(
-    message: &M,
-    envelope: &CallContext,
-    read: impl FnOnce(&M, &mut FieldReader) -> Result<W, InvalidFields>,
-) -> Result<(W, Meta), Status> {
-    let mut fields = FieldReader::default();
-    let input = read(message, &mut fields);
-    let meta = fields.write(message.reason(), message.request_id());
-    let read = input.and_then(|input| Ok((input, meta?)));
-    let (input, (reason, request_id)) = fields.finish(read).map_err(|refusal| status::refused(&refusal))?;
-    let meta = Meta {
-        reason,
-        request_id,
-        fingerprint: fingerprint(message),
-        validate_only: message.validate_only(),
-        deadline: envelope.deadline,
-        in_hand: envelope.in_hand.clone(),
-    };
-    Ok((input, meta))
-}
-
-/// A SHA-256 of the method and the message. Decoded and encoded again, equal messages are equal bytes: maps are ordered.
+/// A SHA-256 of the method and the message. The message is encoded from its decoded form, and maps are ordered, so equal
+/// messages have equal bytes.
 fn fingerprint<M: RosterRequest>(message: &M) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(M::METHOD.path);
     hasher.update([0]);
     hasher.update(message.encode_to_vec());
     hasher.finalize().into()
-}
-
-/// Reads a request that changes nothing; says at once all that is wrong.
-pub(super) fn read<T>(read: impl FnOnce(&mut FieldReader) -> Result<T, InvalidFields>) -> Result<T, Status> {
-    let mut fields = FieldReader::default();
-    let done = read(&mut fields);
-    fields.finish(done).map_err(|refusal| status::refused(&refusal))
-}
-
-/// Wraps an answer.
-#[expect(clippy::unnecessary_wraps, reason = "the shape that every handler returns")]
-pub(super) fn answer<T>(message: T) -> Result<Response<T>, Status> {
-    Ok(Response::new(message))
 }

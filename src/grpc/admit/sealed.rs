@@ -1,4 +1,4 @@
-//! Requests that nobody can read before it is decided whether the caller may make them.
+//! Sealed requests: a handler cannot read a message before the caller is admitted.
 
 use crate::grpc::limits;
 use crate::grpc::request::Request;
@@ -10,18 +10,19 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::ProstEncoder;
 
-/// A decoded request, closed. A handler gets no other, and only [`super::Api::admit`] and its like open one.
+/// A decoded request that only the [`admit`](super) module can open. Handlers receive no other.
 pub struct Sealed<M>(M);
 
 impl<M> Sealed<M> {
-    /// The message. For the module around this one only, which decides first.
+    /// The message. Visible to the `admit` module only, which decides first.
     pub(super) fn open(self) -> M {
         self.0
     }
 }
 
 impl<M: Request + Default> Sealed<M> {
-    /// The one message of a call, from its frame; none if there is anything else to be said of it.
+    /// The message of a unary call, from its gRPC frame; `None` if the frame is compressed, incomplete, too large or does
+    /// not decode.
     pub(in crate::grpc) fn of_frame(frame: &[u8]) -> Option<Self> {
         let [0, a, b, c, d, message @ ..] = frame else { return None };
         let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).ok()?;
@@ -29,12 +30,12 @@ impl<M: Request + Default> Sealed<M> {
     }
 }
 
-/// How large a message may be.
+/// The largest message that a method takes, in bytes.
 pub(super) fn limit<M: Request>() -> usize {
     if M::METHOD.bulk { limits::BULK_MESSAGE_BYTES } else { limits::MESSAGE_BYTES }
 }
 
-/// The servers' codec: protobuf on the wire, `T` out, a sealed `M` in.
+/// The codec of the servers: it encodes responses `T`, and decodes requests `M` into sealed ones.
 pub struct SealedCodec<T, M>(PhantomData<(T, M)>);
 
 impl<T, M> Default for SealedCodec<T, M> {
@@ -62,7 +63,7 @@ where
     }
 }
 
-/// Decodes and closes at once. One for each call.
+/// Decodes and seals the requests of one call.
 pub struct SealedDecoder<M> {
     used: bool,
     message: PhantomData<M>,
@@ -72,8 +73,8 @@ impl<M: Request + Default> Decoder for SealedDecoder<M> {
     type Item = Sealed<M>;
     type Error = Status;
 
-    /// Bytes that are no message are the caller's mistake. (tonic's own codec calls them `INTERNAL`, and repeats what the
-    /// decoder said.) So is a second message where the method takes one: tonic would pass over the others in silence.
+    /// Bytes that do not decode are an error of the caller. (tonic's codec answers `INTERNAL` and repeats the decoder's
+    /// message.) So is a second message of a unary call, which tonic would ignore.
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
         if std::mem::replace(&mut self.used, !M::METHOD.streaming.client) {
             return Err(status::malformed());
@@ -104,24 +105,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_arrive_closed() {
+    async fn a_message_arrives_sealed() {
         let message = GetOrganizationRequest { organization: "acme".into() };
-        let Sealed(arrived) = decode(&message.encode_to_vec()).await.unwrap().unwrap();
-        assert_eq!(arrived, message);
+        let Sealed(received) = decode(&message.encode_to_vec()).await.unwrap().unwrap();
+        assert_eq!(received, message);
     }
 
     #[tokio::test]
-    async fn a_call_has_one_message() {
+    async fn a_second_message_of_a_unary_call_is_refused() {
         let frame: &[u8] = &[0, 0, 0, 0, 0];
         let decoder = SealedCodec::<(), GetOrganizationRequest>::default().decoder();
         let mut stream = Streaming::new_request(decoder, Full::<Bytes>::from(frame.repeat(2)), None, None);
         assert!(matches!(stream.message().await, Ok(Some(_))));
-        let Err(status) = stream.message().await else { panic!("took two") };
+        let Err(status) = stream.message().await else { panic!("the second message was accepted") };
         assert_eq!(status.code(), Code::InvalidArgument);
     }
 
     #[tokio::test]
-    async fn a_stream_has_many() {
+    async fn a_stream_takes_many_messages() {
         let frame: &[u8] = &[0, 0, 0, 0, 0];
         let decoder = SealedCodec::<(), StreamChecksRequest>::default().decoder();
         let mut stream = Streaming::new_request(decoder, Full::<Bytes>::from(frame.repeat(3)), None, None);
@@ -132,8 +133,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn other_bytes_are_the_callers_mistake() {
-        // Field 1 is text, and this is not UTF-8.
+    async fn undecodable_bytes_are_an_error_of_the_caller() {
+        // Field 1 is a string, and these bytes are not UTF-8.
         let Err(status) = decode(&[0x0a, 0x01, 0xff]).await else { panic!("decoded") };
         assert_eq!(
             (status.code(), status.message()),

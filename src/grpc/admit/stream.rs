@@ -1,8 +1,9 @@
-//! Streams: decided at their start as every call is, and again once a second for as long as they live.
+//! Streams: decided at their start like every call, and again once a second while they are open.
 //!
-//! Who is let in gets a [`StreamPermit`], and can make an answer of it only in one of two ways: [`StreamPermit::pull`] for a stream that
-//! is asked for its next message, [`StreamPermit::push`] for a task that sends messages. Both end it, with its reason, when the
-//! credential is no longer good, the rule no longer holds, its time is over or the server stops.
+//! An admitted caller's stream gets a [`StreamPermit`], which makes a response in one of two ways: [`StreamPermit::poll`]
+//! for a stream that is polled for its next message, [`StreamPermit::push`] for a task that sends messages. Both end the
+//! stream, with the reason, when the credential is no longer valid, the rule no longer holds, the deadline has passed or
+//! the server stops.
 
 use super::sealed::{self, Sealed};
 use super::{Api, CallContext};
@@ -10,41 +11,39 @@ use crate::authn::{Caller, StreamCredential};
 use crate::authz::decide;
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
-use crate::grpc::limits;
 use crate::grpc::request::StreamRequest;
-use crate::grpc::status;
-use crate::service::{Roster, ServiceError};
+use crate::grpc::{limits, status};
+use crate::service::{CallPermit, Roster, ServiceError};
 use std::future::{Future, pending};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Status, Streaming};
 
-/// What a stream lives on: put beside its request by the door.
+/// What a stream needs from the pipeline: a request extension.
 #[derive(Clone)]
 pub struct StreamContext {
-    /// Its place among the streams.
-    pub place: Arc<OwnedSemaphorePermit>,
-    /// What its caller has shown.
+    /// The place among the open streams.
+    pub permit: CallPermit,
+    /// The caller's credential, to be verified again.
     pub credential: StreamCredential,
-    /// When its caller stops waiting, if they have said so.
+    /// The caller's deadline, if the request has one.
     pub until: Option<Instant>,
     /// How long to wait for a caller who does not read.
-    pub patience: Duration,
+    pub slow_reader: Duration,
     /// Cancelled when the server stops.
     pub stopping: CancellationToken,
 }
 
-/// The right to stream on.
+/// The right to keep a stream open.
 pub(in crate::grpc) struct StreamPermit {
     roster: Roster,
     method: &'static Method,
-    stream: StreamContext,
+    context: StreamContext,
 }
 
 impl Api {
@@ -53,8 +52,8 @@ impl Api {
         &self,
         request: Request<Sealed<M>>,
     ) -> Result<(M, StreamPermit), Status> {
-        let leave = self.leave::<M, _>(&request).await?;
-        Ok((request.into_inner().open(), leave))
+        let permit = self.stream_permit::<M, _>(&request).await?;
+        Ok((request.into_inner().open(), permit))
     }
 
     /// Opens a stream of requests that is answered by a stream.
@@ -62,17 +61,17 @@ impl Api {
         &self,
         request: Request<Streaming<Sealed<M>>>,
     ) -> Result<(RequestStream<M>, StreamPermit), Status> {
-        let leave = self.leave::<M, _>(&request).await?;
-        Ok((RequestStream(request.into_inner()), leave))
+        let permit = self.stream_permit::<M, _>(&request).await?;
+        Ok((RequestStream(request.into_inner()), permit))
     }
 
-    async fn leave<M: StreamRequest, B>(&self, request: &Request<B>) -> Result<StreamPermit, Status> {
+    async fn stream_permit<M: StreamRequest, B>(&self, request: &Request<B>) -> Result<StreamPermit, Status> {
         let caller = CallContext::of(request).caller;
-        let stream = request.extensions().get::<StreamContext>().cloned();
-        let stream = stream.ok_or_else(|| status::refused(&Refusal::CredentialMissing))?;
-        let leave = StreamPermit { roster: self.roster.clone(), method: M::METHOD, stream };
-        leave.decide(&caller).await?;
-        Ok(leave)
+        let context = request.extensions().get::<StreamContext>().cloned();
+        let context = context.ok_or_else(|| status::refused(&Refusal::CredentialMissing))?;
+        let permit = StreamPermit { roster: self.roster.clone(), method: M::METHOD, context };
+        permit.decide(&caller).await?;
+        Ok(permit)
     }
 }
 
@@ -86,12 +85,12 @@ impl StreamPermit {
     }
 
     async fn decide_again(&self) -> Result<(), ServiceError> {
-        let caller = self.stream.credential.verify().await?;
+        let caller = self.context.credential.verify().await?;
         self.decide(&caller).await
     }
 
-    /// Waits until the stream has to end, and says why.
-    async fn over(&self) -> Status {
+    /// Waits until the stream has to end. Returns the status that it ends with.
+    async fn ended(&self) -> Status {
         let mut rounds = interval_at(Instant::now() + limits::CHECKPOINT, limits::CHECKPOINT);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let refused = async {
@@ -102,66 +101,65 @@ impl StreamPermit {
                 }
             }
         };
-        let time_is_over = async {
-            match self.stream.until {
+        let expired = async {
+            match self.context.until {
                 Some(until) => sleep_until(until).await,
                 None => pending().await,
             }
         };
         tokio::select! {
             biased;
-            () = self.stream.stopping.cancelled() => status::server_stopping(),
-            () = time_is_over => status::deadline_exceeded(),
+            () = self.context.stopping.cancelled() => status::server_stopping(),
+            () = expired => status::deadline_exceeded(),
             status = refused => status,
         }
     }
 
-    /// An answer that is asked for its next message whenever the caller can take one.
-    pub(in crate::grpc) fn pull<S: Stream + Unpin>(self, messages: S) -> PollStream<S> {
-        let over: EndFuture = Box::pin(async move { self.over().await });
-        PollStream { messages, over: Some(over), unlooked: 0 }
+    /// A response that is polled for its next message whenever the caller can take one.
+    pub(in crate::grpc) fn poll<S: Stream + Unpin>(self, messages: S) -> PollStream<S> {
+        let end: EndFuture = Box::pin(async move { self.ended().await });
+        PollStream { messages, end: Some(end), unchecked: 0 }
     }
 
-    /// An answer that a task of its own makes. The task ends when it is done, when the stream has to end, and when the
-    /// caller hangs up; what it holds then goes, whether the caller reads on or not.
+    /// A response whose messages a task sends. The task ends when its work is done, when the stream has to end, and when
+    /// the caller hangs up; what the task holds is released then, whether or not the caller reads on.
     pub(in crate::grpc) fn push<T, F>(self, work: impl FnOnce(StreamSender<T>) -> F) -> PushStream<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<(), Status>> + Send + 'static,
     {
-        let (items, received) = mpsc::channel(limits::STREAM_MESSAGES);
-        let (tell, end) = oneshot::channel();
-        let watched = items.clone();
-        let work = work(StreamSender { items, patience: self.stream.patience });
-        let home = self.roster.runtime().clone();
-        home.spawn(async move {
-            let ended = tokio::select! {
+        let (sender, messages) = mpsc::channel(limits::STREAM_MESSAGES);
+        let (report, end) = oneshot::channel();
+        let receiver = sender.clone();
+        let work = work(StreamSender { messages: sender, slow_reader: self.context.slow_reader });
+        let runtime = self.roster.runtime().clone();
+        runtime.spawn(async move {
+            let outcome = tokio::select! {
                 biased;
-                () = watched.closed() => return,
-                status = self.over() => Err(status),
-                ended = work => ended,
+                () = receiver.closed() => return,
+                status = self.ended() => Err(status),
+                outcome = work => outcome,
             };
-            // If nobody hears it any more, nobody needs to.
-            let _ = tell.send(ended);
+            // Fails only if the response was dropped.
+            let _ = report.send(outcome);
         });
-        PushStream { received, end: Some(end) }
+        PushStream { messages, end: Some(end) }
     }
 }
 
 type EndFuture = Pin<Box<dyn Future<Output = Status> + Send>>;
 
-/// An answer that is asked for its next message.
+/// A response that is polled for its next message.
 pub struct PollStream<S> {
     messages: S,
-    /// Says when and why it has to end; none once it has ended.
-    over: Option<EndFuture>,
-    /// Messages since that was last asked.
-    unlooked: u32,
+    /// Resolves when the stream has to end; `None` once it has ended.
+    end: Option<EndFuture>,
+    /// Messages since `end` was last polled.
+    unchecked: u32,
 }
 
-/// After how many messages in a row it is looked whether the stream has to end. While there is nothing to send, that is
-/// looked at all the time.
-const LOOK_EVERY: u32 = 256;
+/// The number of messages in a row after which `end` is polled. While no message is ready, it is polled every time.
+const CHECK_EVERY: u32 = 256;
 
 impl<S, T> Stream for PollStream<S>
 where
@@ -170,35 +168,35 @@ where
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { messages, over, unlooked } = &mut *self;
-        let Some(waits) = over else { return Poll::Ready(None) };
-        *unlooked += 1;
-        let look = *unlooked >= LOOK_EVERY;
-        if !look && let Poll::Ready(next) = Pin::new(&mut *messages).poll_next(context) {
+        let Self { messages, end, unchecked } = &mut *self;
+        let Some(ended) = end else { return Poll::Ready(None) };
+        *unchecked += 1;
+        let check_due = *unchecked >= CHECK_EVERY;
+        if !check_due && let Poll::Ready(next) = Pin::new(&mut *messages).poll_next(context) {
             return Poll::Ready(next);
         }
-        *unlooked = 0;
-        if let Poll::Ready(status) = waits.as_mut().poll(context) {
-            *over = None;
+        *unchecked = 0;
+        if let Poll::Ready(status) = ended.as_mut().poll(context) {
+            *end = None;
             return Poll::Ready(Some(Err(status)));
         }
-        if look { Pin::new(messages).poll_next(context) } else { Poll::Pending }
+        if check_due { Pin::new(messages).poll_next(context) } else { Poll::Pending }
     }
 }
 
-/// Where a task sends the messages of its stream.
+/// Sends the messages of a stream.
 pub(in crate::grpc) struct StreamSender<T> {
-    items: mpsc::Sender<T>,
-    patience: Duration,
+    messages: mpsc::Sender<T>,
+    slow_reader: Duration,
 }
 
 impl<T> StreamSender<T> {
-    /// Sends, and waits for a caller who has not read what was sent before.
+    /// Sends a message. Waits while the caller has not read the messages before it.
     ///
     /// # Errors
-    /// What the stream has to end with, if the caller does not read for too long, or is gone.
-    pub(in crate::grpc) async fn send(&self, item: T) -> Result<(), Status> {
-        match timeout(self.patience, self.items.send(item)).await {
+    /// The status that the stream ends with, if the caller does not read for too long or has hung up.
+    pub(in crate::grpc) async fn send(&self, message: T) -> Result<(), Status> {
+        match timeout(self.slow_reader, self.messages.send(message)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Status::cancelled("the caller is gone")),
             Err(_) => Err(status::refused(&Refusal::SlowReader)),
@@ -206,27 +204,27 @@ impl<T> StreamSender<T> {
     }
 }
 
-/// An answer that a task makes.
+/// A response whose messages a task sends.
 pub struct PushStream<T> {
-    received: mpsc::Receiver<T>,
+    messages: mpsc::Receiver<T>,
     end: Option<oneshot::Receiver<Result<(), Status>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("a stream's task panicked")]
+#[error("the task of a stream panicked")]
 struct StreamTaskPanicked;
 
 impl<T> Stream for PushStream<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(item) = ready!(self.received.poll_recv(context)) {
-            return Poll::Ready(Some(Ok(item)));
+        if let Some(message) = ready!(self.messages.poll_recv(context)) {
+            return Poll::Ready(Some(Ok(message)));
         }
         let Some(end) = &mut self.end else { return Poll::Ready(None) };
-        let told = ready!(Pin::new(end).poll(context));
+        let outcome = ready!(Pin::new(end).poll(context));
         self.end = None;
-        Poll::Ready(match told {
+        Poll::Ready(match outcome {
             Ok(Ok(())) => None,
             Ok(Err(status)) => Some(Err(status)),
             Err(_) => Some(Err(status::internal(&StreamTaskPanicked))),
@@ -234,11 +232,11 @@ impl<T> Stream for PushStream<T> {
     }
 }
 
-/// A caller's messages, opened. After an error there are no more.
+/// The caller's messages, opened. After an error there are no more.
 pub(in crate::grpc) struct RequestStream<M>(Streaming<Sealed<M>>);
 
 impl<M: StreamRequest> RequestStream<M> {
-    /// The next one; none when the caller has sent all.
+    /// The next message; `None` when the caller has closed its side.
     pub(in crate::grpc) async fn next(&mut self) -> Result<Option<M>, Status> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await.transpose()
     }

@@ -1,25 +1,24 @@
-//! `ExportMemberships`: everything, in messages of a megabyte or so.
+//! `ExportMemberships`: all memberships, in messages of about a megabyte.
 
 use crate::domain::{Kind, UserId, UserState};
 use crate::grpc::admit::stream::StreamSender;
-use crate::grpc::limits;
-use crate::grpc::{convert, pb};
+use crate::grpc::{convert, limits, pb};
 use crate::service::Roster;
 use crate::service::export::{ExportHead, ExportRow, ExportSink};
 use prost::Message;
 use tonic::Status;
 
-/// Sends everything; the cursor last.
+/// Sends all memberships; the cursor comes last.
 pub(super) async fn export(
     roster: Roster,
     kind: Option<Kind>,
-    out: StreamSender<pb::ExportMembershipsResponse>,
+    sender: StreamSender<pb::ExportMembershipsResponse>,
 ) -> Result<(), Status> {
     let (chunk, last) = (pb::ExportMembershipsResponse::default(), pb::OrganizationChange::default());
-    let mut chunks = ExportWriter { out, chunk, bytes: 0, last };
-    let token = roster.export(kind.as_ref(), &mut chunks).await?;
-    chunks.chunk.cursor = token.encode();
-    chunks.send().await
+    let mut writer = ExportWriter { sender, chunk, bytes: 0, last };
+    let token = roster.export(kind.as_ref(), &mut writer).await?;
+    writer.chunk.cursor = token.encode();
+    writer.send().await
 }
 
 fn organization(head: ExportHead) -> pb::OrganizationChange {
@@ -34,11 +33,12 @@ fn organization(head: ExportHead) -> pb::OrganizationChange {
     }
 }
 
-/// A message in the making.
+/// Builds and sends the messages of one export.
 struct ExportWriter {
-    out: StreamSender<pb::ExportMembershipsResponse>,
+    sender: StreamSender<pb::ExportMembershipsResponse>,
+    /// The next message.
     chunk: pb::ExportMembershipsResponse,
-    /// How large it is.
+    /// The size of the next message, in bytes.
     bytes: usize,
     /// The latest organization.
     last: pb::OrganizationChange,
@@ -47,7 +47,7 @@ struct ExportWriter {
 impl ExportWriter {
     async fn send(&mut self) -> Result<(), Status> {
         self.bytes = 0;
-        self.out.send(std::mem::take(&mut self.chunk)).await
+        self.sender.send(std::mem::take(&mut self.chunk)).await
     }
 
     fn begin(&mut self, organization: pb::OrganizationChange) {
@@ -70,7 +70,7 @@ impl ExportSink for ExportWriter {
         if let Some(head) = row.head {
             self.begin(organization(head));
         } else if self.chunk.organizations.is_empty() {
-            // The message before was full: the organization goes on in this one.
+            // The message before was full: this message repeats the organization and continues its members.
             self.begin(self.last.clone());
         }
         if let (Some((user, role)), Some(last)) = (row.member, self.chunk.organizations.last_mut()) {

@@ -1,57 +1,39 @@
-//! `WatchMemberships`: the log, as changes.
+//! `WatchMemberships`: the change log as membership changes.
 
+use super::pings::WatchPings;
+use super::{WatchScope, WatchView};
 use crate::domain::change::{ChangeDetail, LogEntry};
-use crate::domain::{Kind, OrganizationRef, UserId};
 use crate::grpc::admit::read;
 use crate::grpc::admit::stream::{RequestStream, StreamSender};
-use crate::grpc::decode::{FieldReader, InvalidFields};
-use crate::grpc::limits;
-use crate::grpc::watch::{self, WatchPings, WatchScope, WatchView};
-use crate::grpc::{convert, pb, status};
+use crate::grpc::decode::check as decode;
+use crate::grpc::{convert, limits, pb, status};
 use crate::service::Roster;
 use crate::service::change_feed::{LogChange, LogRow};
-use crate::service::consistency_token::ConsistencyToken;
 use pb::memberships_change::Change as ChangeMessage;
 use prost::Message;
 use tokio::time::timeout;
 use tonic::Status;
 
-/// What the first message asks for.
-struct MembershipWatch {
-    cursor: Option<ConsistencyToken>,
-    organization: Option<OrganizationRef>,
-    user: Option<UserId>,
-    kind: Option<Kind>,
-}
-
-fn input(message: &pb::WatchMembershipsRequest, fields: &mut FieldReader) -> Result<MembershipWatch, InvalidFields> {
-    let cursor = fields.cursor(&message.cursor);
-    let organization = fields.optional("organization", &message.organization, OrganizationRef::parse);
-    let user = fields.optional("user_id", &message.user_id, UserId::parse);
-    let kind = fields.kind(&message.kind);
-    Ok(MembershipWatch { cursor: cursor?, organization: organization?, user: user?, kind: kind? })
-}
-
-/// Watches as the caller's first message says.
+/// Sends the changes that the caller's first message asks for, until the stream ends.
 pub(in crate::grpc) async fn watch(
     roster: Roster,
     mut requests: RequestStream<pb::WatchMembershipsRequest>,
-    out: StreamSender<pb::WatchMembershipsResponse>,
+    sender: StreamSender<pb::WatchMembershipsResponse>,
 ) -> Result<(), Status> {
     let first = timeout(limits::DEADLINE, requests.next()).await.map_err(|_| status::deadline_exceeded())??;
     let first = first.ok_or_else(status::malformed)?;
-    let input = read(|fields| input(&first, fields))?;
+    let input = read(|fields| decode::watch(&first, fields))?;
     let organization = WatchScope::find(&roster, input.organization.as_ref()).await?;
     let scope = WatchScope { organization, user: input.user, kind: input.kind };
     let feed = roster.follow(input.cursor.as_ref(), scope.buckets().into_iter()).await?;
     let pings = WatchPings::new(roster, first.ping, requests);
-    watch::run(feed, pings, MembershipView { scope, told: Vec::new(), bytes: 0 }, out).await
+    super::run(feed, pings, MembershipView { scope, changes: Vec::new(), bytes: 0 }, sender).await
 }
 
-/// A message in the making.
+/// The next message of a membership watch.
 struct MembershipView {
     scope: WatchScope,
-    told: Vec<pb::MembershipsChange>,
+    changes: Vec<pb::MembershipsChange>,
     bytes: usize,
 }
 
@@ -60,11 +42,11 @@ impl WatchView for MembershipView {
 
     async fn add(&mut self, rows: &[LogRow]) -> Result<(), Status> {
         for row in rows {
-            if let Some(change) = self.tells(&row.change) {
+            if let Some(change) = self.convert(&row.change) {
                 let change_time = Some(convert::timestamp(row.at.write_time));
                 let change = pb::MembershipsChange { change_time, change: Some(change) };
                 self.bytes += change.encoded_len() + 2;
-                self.told.push(change);
+                self.changes.push(change);
             }
         }
         Ok(())
@@ -77,18 +59,18 @@ impl WatchView for MembershipView {
     fn message(&mut self, checkpoint: Option<(String, i64)>) -> pb::WatchMembershipsResponse {
         self.bytes = 0;
         let checkpoint = checkpoint.map(|(cursor, ping)| pb::Checkpoint { cursor, ping });
-        pb::WatchMembershipsResponse { changes: std::mem::take(&mut self.told), checkpoint }
+        pb::WatchMembershipsResponse { changes: std::mem::take(&mut self.changes), checkpoint }
     }
 }
 
 impl MembershipView {
-    /// What a row tells this caller, if it tells them anything.
-    fn tells(&self, change: &LogChange) -> Option<ChangeMessage> {
-        if !self.scope.holds(change) {
+    /// The message of a change; `None` if the change is outside the scope.
+    fn convert(&self, change: &LogChange) -> Option<ChangeMessage> {
+        if !self.scope.contains(change) {
             return None;
         }
         match change {
-            LogChange::Organization(line) => self.line(line),
+            LogChange::Organization(entry) => self.convert_entry(entry),
             LogChange::User { user, revision, state } => Some(ChangeMessage::User(pb::UserChange {
                 user_id: user.to_string(),
                 state: convert::user_state(*state).into(),
@@ -97,8 +79,8 @@ impl MembershipView {
         }
     }
 
-    fn line(&self, line: &LogEntry) -> Option<ChangeMessage> {
-        let LogEntry { organization, kind, revision, entry } = line;
+    fn convert_entry(&self, entry: &LogEntry) -> Option<ChangeMessage> {
+        let LogEntry { organization, kind, revision, entry } = entry;
         let (organization_id, kind, revision) = (organization.to_string(), kind.as_str().to_owned(), *revision);
         match entry {
             ChangeDetail::Membership { user, role } => {

@@ -134,7 +134,7 @@ impl Roster {
             {
                 return Ok::<_, StoreError>((false, None));
             }
-            let preview = invitation_tokens::good(&mut connection, &tokens::hash(token), caller.user()).await?;
+            let preview = invitation_tokens::find_valid(&mut connection, &tokens::hash(token), caller.user()).await?;
             if let (Some(subject), Some(_)) = (&subject, &preview) {
                 quotas::give_back(&mut connection, subject).await?;
             }

@@ -1,13 +1,13 @@
-//! The write transaction: the one function that every use case goes through.
+//! The write transaction: one function runs every write.
 //!
-//! Always in this order: the request id; the organization's lock, in a statement of its own; the decision, again, on what
-//! is locked; the changes with their events; the log, last; the commit. It runs in a task of its own, so that a caller
-//! who hangs up leaves no transaction half open, and Postgres ends what outlives its deadline.
+//! The order is always the same: claim the request id; lock the organization, in a separate statement; decide again on the
+//! locked rows; make the changes and their events; append to the change log, last; commit. The transaction runs in a
+//! separate task, so a caller who hangs up leaves no transaction open. Postgres ends a statement that outlives the deadline.
 
 pub(super) mod preconditions;
 pub(super) mod unit_of_work;
 
-use super::{Roster, ServiceError};
+use super::{CallPermit, Roster, ServiceError};
 use crate::authn::{Actor, Caller};
 use crate::authz::decide::{self, Access, Grant};
 use crate::domain::{
@@ -17,41 +17,39 @@ use crate::service::consistency_token::ConsistencyToken;
 use crate::service::limits;
 use crate::store::events::Cause;
 use crate::store::requests::{self, RequestKey};
-use crate::store::{StoreError, memberships, pool, users};
+use crate::store::{StoreError, memberships, transaction, users};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 use std::future::Future;
-use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 use unit_of_work::UnitOfWork;
 use uuid::Uuid;
 
-/// What every write request carries beside its content.
+/// What every write request carries beside its input.
 #[derive(Debug, Clone)]
 pub struct Meta {
-    /// Why, for the audit.
+    /// The reason for the change, for the audit trail.
     pub reason: Option<AuditReason>,
-    /// The request's name, under which it is answered once.
+    /// The request id: the write is made once for it, and a repetition gets the stored answer.
     pub request_id: Option<Uuid>,
     /// A SHA-256 of the method and the message.
     pub fingerprint: [u8; 32],
-    /// Check everything and change nothing.
+    /// Whether the write is only validated: everything is checked, nothing is changed.
     pub validate_only: bool,
-    /// When the caller stops waiting.
+    /// The moment at which the caller stops waiting.
     pub deadline: Instant,
-    /// The call's place among those in hand, given back when the write has ended: not when its caller hangs up.
-    pub in_hand: Option<Arc<OwnedSemaphorePermit>>,
+    /// The call's place among the calls under way. The write keeps it until it has ended, even if its caller hangs up.
+    pub permit: Option<CallPermit>,
 }
 
 impl Meta {
-    /// What a write of roster's own carries.
+    /// The meta of a write that roster makes itself.
     #[must_use]
     pub fn own(deadline: Instant) -> Self {
-        Self { reason: None, request_id: None, fingerprint: [0; 32], validate_only: false, deadline, in_hand: None }
+        Self { reason: None, request_id: None, fingerprint: [0; 32], validate_only: false, deadline, permit: None }
     }
 
     fn key(&self, caller: &Caller) -> Option<RequestKey> {
@@ -77,23 +75,23 @@ impl Meta {
     }
 }
 
-/// A write's answer, and the token that covers it.
+/// The answer of a write, and the consistency token that covers it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WriteResult<T> {
     /// The answer.
     pub answer: T,
-    /// The consistency token; empty if nothing was to be written.
+    /// The consistency token; empty if the write was only validated.
     pub token: String,
 }
 
-/// A change that one transaction makes. Run again from the start when it loses against another transaction.
+/// A change that one transaction makes. It runs again from the start when the transaction loses against another one.
 pub(super) trait Change: Send + Sync + 'static {
-    /// What [`Self::enter`] locks and decides.
+    /// What [`Self::enter`] has locked and decided.
     type Place: Send;
-    /// What is answered.
+    /// The answer.
     type Answer: Serialize + DeserializeOwned + Send + 'static;
 
-    /// Locks what the change is about, and decides whether the caller may.
+    /// Locks the rows of the change, and decides whether the caller may make it.
     fn enter(&self, tx: &mut UnitOfWork<'_>) -> impl Future<Output = Result<Self::Place, ServiceError>> + Send;
 
     /// Makes the change.
@@ -104,9 +102,9 @@ pub(super) trait Change: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Answer, ServiceError>> + Send;
 }
 
-/// A change in one organization, with the caller let in.
+/// A change in one organization, for a caller who was admitted to it.
 pub(super) trait OrganizationChange: Send + Sync + 'static {
-    /// What is answered.
+    /// The answer.
     type Answer: Serialize + DeserializeOwned + Send + 'static;
 
     /// Makes the change in the locked organization.
@@ -130,7 +128,7 @@ impl<C: OrganizationChange> Change for AuthorizedChange<C> {
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
         let locked = tx.lock(self.access.organization()).await?;
         let standing = standing(tx.connection, locked.as_ref(), self.access.caller().user()).await?;
-        let (_, grant) = decide::decide(self.access.need(), self.access.caller(), &standing)?;
+        let (_, grant) = decide::decide(self.access.requirement(), self.access.caller(), &standing)?;
         // An organization that is not there has been refused by the decision.
         let organization = locked.ok_or(Refusal::OrganizationNotFound)?;
         Ok((organization, grant))
@@ -145,7 +143,7 @@ impl<C: OrganizationChange> Change for AuthorizedChange<C> {
     }
 }
 
-/// What the decision looks at, read after the organization's lock and so never older than it.
+/// The input of the decision, read under the organization's lock.
 async fn standing(
     connection: &mut PgConnection,
     locked: Option<&Organization>,
@@ -154,7 +152,7 @@ async fn standing(
     let (mut role, mut user_state) = (None, None);
     if let (Some(organization), Some(user)) = (locked, user) {
         role = memberships::get(connection, organization.id, user).await?.map(|membership| membership.role);
-        // Held: who is switched off while this goes on is switched off after it.
+        // Locked for share: a deactivation of the user waits until this write has ended.
         user_state = users::hold_state(connection, user).await?;
     }
     Ok(Standing {
@@ -165,14 +163,14 @@ async fn standing(
         }),
         role,
         user_state,
-        // A decision does not look at positions.
+        // A decision uses no positions.
         position: None,
         user_position: BucketPosition { bucket: 0, position: 0 },
     })
 }
 
 impl Roster {
-    /// Runs a change in the organization that the caller has been let into.
+    /// Runs a change in the organization that the caller was admitted to.
     pub(super) async fn write_in<C: OrganizationChange>(
         &self,
         access: Access,
@@ -183,7 +181,7 @@ impl Roster {
         self.write(Some(caller), meta, AuthorizedChange { access, change }).await
     }
 
-    /// Runs a change; without a caller, roster's own.
+    /// Runs a change. Without a caller it is a change that roster makes itself.
     pub(super) async fn write<C: Change>(
         &self,
         caller: Option<Caller>,
@@ -191,16 +189,16 @@ impl Roster {
         change: C,
     ) -> Result<WriteResult<C::Answer>, ServiceError> {
         let roster = self.clone();
-        // Boxed, because it is large, and would be moved about several times before it runs.
+        // Boxed, because the future is large and would be moved several times before it runs.
         let run = Box::pin(async move { roster.attempts(caller, meta, change).await });
         let task = self.writes.spawn_on(run.in_current_span(), self.pool.runtime());
         task.await.unwrap_or_else(|join| {
-            tracing::error!(error = &join as &dyn std::error::Error, "a write did not end");
+            tracing::error!(error = &join as &dyn std::error::Error, "a write panicked");
             Err(ServiceError::Panicked)
         })
     }
 
-    /// Finds the answer to a request that took from its caller the right to repeat it.
+    /// The stored answer to a request that took away its caller's right to repeat it; `None` if there is no such answer.
     ///
     /// # Errors
     /// If the datastore does not answer, or the stored answer is not readable.
@@ -228,7 +226,11 @@ impl Roster {
             let outcome = self.attempt(caller.as_ref(), &meta, &change).await;
             match outcome {
                 Err(ServiceError::Store(StoreError::Contention(cause))) if attempt < limits::WRITE_ATTEMPTS => {
-                    tracing::debug!(attempt, error = &cause as &dyn std::error::Error, "a write lost a race");
+                    tracing::debug!(
+                        attempt,
+                        error = &cause as &dyn std::error::Error,
+                        "a write lost against another transaction, retrying"
+                    );
                     attempt += 1;
                 }
                 Err(ServiceError::Refused(Refusal::Conflict)) if attempt < limits::WRITE_ATTEMPTS => attempt += 1,
@@ -244,14 +246,14 @@ impl Roster {
         meta: &Meta,
         change: &C,
     ) -> Result<WriteResult<C::Answer>, ServiceError> {
-        // Nobody waits for the answer any more: then nothing is begun.
+        // A write whose caller no longer waits does not begin.
         meta.in_time()?;
         let mut token = ConsistencyToken::new(self.replica.datastore().await?);
         let mut connection = self.pool.acquire().await?;
         let transaction = transaction(&mut connection, &mut token, caller, meta, change);
         if let Ok(outcome) = timeout_at(meta.deadline + limits::WRITE_GRACE, transaction).await {
-            // The token that is handed out: that of a repeated request covers what another process may have written. One
-            // that only validates has none.
+            // The token of the answer: for a repeated request it covers what another process may have written. A write that
+            // was only validated has none.
             if let Some(covered) =
                 outcome.as_ref().ok().and_then(|written| ConsistencyToken::decode(&written.token).ok())
             {
@@ -259,7 +261,7 @@ impl Roster {
             }
             return connection.finish(outcome);
         }
-        // Postgres does not answer. Nobody else shall get this connection with whatever is open in it.
+        // Postgres does not answer: the connection is closed with whatever is open on it.
         connection.close_on_drop();
         Err(StoreError::Timeout(None).into())
     }
@@ -272,12 +274,12 @@ async fn transaction<C: Change>(
     meta: &Meta,
     change: &C,
 ) -> Result<WriteResult<C::Answer>, ServiceError> {
-    let mut tx = pool::begin_write(connection, meta.deadline.saturating_duration_since(Instant::now())).await?;
-    let stepped = steps(&mut tx, token, caller, meta, change).await;
-    // Postgres bounds each statement, not their sum: what has become too late on the way is not committed.
-    match stepped.and_then(|written| meta.in_time().map(|()| written).map_err(ServiceError::from)) {
+    let mut tx = transaction::begin_write(connection, meta.deadline.saturating_duration_since(Instant::now())).await?;
+    let outcome = steps(&mut tx, token, caller, meta, change).await;
+    // Postgres bounds each statement, not their sum: a write that is past its deadline by now is not committed.
+    match outcome.and_then(|written| meta.in_time().map(|()| written).map_err(ServiceError::from)) {
         Ok(mut written) if meta.validate_only => {
-            pool::check_constraints(&mut tx).await?;
+            transaction::check_constraints(&mut tx).await?;
             tx.rollback().await?;
             written.token.clear();
             Ok(written)
@@ -290,7 +292,7 @@ async fn transaction<C: Change>(
             Ok(written)
         }
         Err(error) => {
-            // What rolling back says does not matter beside why it is done; a broken connection rolls back by itself.
+            // The first error is the one to report; a broken connection rolls back by itself.
             if let Err(cause) = tx.rollback().await {
                 tracing::debug!(error = &cause as &dyn std::error::Error, "a rollback failed");
             }
@@ -307,9 +309,9 @@ async fn steps<C: Change>(
     change: &C,
 ) -> Result<WriteResult<C::Answer>, ServiceError> {
     let key = caller.and_then(|caller| meta.key(caller));
-    let given = match &key {
+    let stored = match &key {
         Some(key) if !requests::claim(connection, key).await? => {
-            // The row may have grown too old between the two statements: then the caller may simply try again.
+            // The row may have expired between the two statements: the caller may simply repeat the request.
             let stored = requests::find(connection, key).await?.ok_or(Refusal::Conflict)?;
             if stored.other_message {
                 return Err(Refusal::RequestIdReused.into());
@@ -319,8 +321,8 @@ async fn steps<C: Change>(
         _ => None,
     };
     let mut tx = UnitOfWork::new(connection, caller.cloned(), meta.cause(caller));
-    if let Some(stored) = given {
-        // Rights are checked again before an answer is repeated, unless the write itself took them.
+    if let Some(stored) = stored {
+        // The caller's rights are checked again before an answer is repeated, unless the write itself took them away.
         if !stored.revokes_own_access {
             change.enter(&mut tx).await?;
         }
@@ -336,7 +338,7 @@ async fn steps<C: Change>(
     Ok(written)
 }
 
-/// A change that needs no organization: decides by a caller's kind and state only.
+/// The decision about a change that needs no organization: by the caller's state only.
 pub(super) async fn enter_as_caller(tx: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
     if let Some(user) = tx.user().cloned() {
         decide::require_active(users::state(tx.connection, &user).await?)?;

@@ -1,16 +1,16 @@
-//! What a change must not meet: another version, a user or an organization that is switched off.
+//! Preconditions of a change: the etag, an active user, a writable organization.
 
 use crate::domain::{Organization, OrganizationState, Refusal, User, UserState};
 
-/// Refuses a change that hangs on another version than the present one.
-pub(in crate::service) fn check_etag(asked: Option<&str>, present: &str) -> Result<(), Refusal> {
-    match asked {
-        Some(asked) if asked != present => Err(Refusal::EtagMismatch),
+/// Refuses a change that was requested for another version than the present one. `None` asks for any version.
+pub(in crate::service) fn check_etag(requested: Option<&str>, present: &str) -> Result<(), Refusal> {
+    match requested {
+        Some(requested) if requested != present => Err(Refusal::EtagMismatch),
         _ => Ok(()),
     }
 }
 
-/// Refuses a user who is switched off or deleted.
+/// Refuses an inactive or deleted user.
 pub(in crate::service) fn check_user(user: &User) -> Result<(), Refusal> {
     match user.state {
         UserState::Active => Ok(()),
@@ -19,7 +19,7 @@ pub(in crate::service) fn check_user(user: &User) -> Result<(), Refusal> {
     }
 }
 
-/// Refuses a change in an organization that is switched off or deleted.
+/// Refuses a change in an inactive or deleted organization.
 pub(in crate::service) fn check_writable(organization: &Organization) -> Result<(), Refusal> {
     match organization.state() {
         OrganizationState::Active | OrganizationState::Pending => Ok(()),

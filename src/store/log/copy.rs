@@ -1,61 +1,64 @@
-//! Rows as Postgres copies them out in its binary format (manual, "COPY", Binary Format): 11 bytes of signature, flags, an
-//! extension, then rows of a 16-bit count of fields and for each its 32-bit length and its bytes, and a count of -1 last.
+//! Parser of the binary format of `COPY … TO` (Postgres manual, "COPY", Binary Format).
+//!
+//! A header of an 11-byte signature, 32 bits of flags and a 32-bit length of an extension, then the extension. Then the
+//! rows: a 16-bit number of fields, and for each field its 32-bit length (-1 for NULL) and its bytes. A number of -1
+//! ends the rows.
 
 use crate::store::StoreError;
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
-/// Reads rows of exactly `N` fields out of chunks that may end anywhere.
+/// A parser for rows of exactly `N` fields. Its input are chunks that may end anywhere.
 pub(super) struct CopyRows<const N: usize> {
-    begun: bool,
+    header_read: bool,
     ended: bool,
-    /// What the last chunk left over: the beginning of a row.
+    /// The unparsed end of the last chunk: the beginning of the header or of a row.
     rest: Vec<u8>,
 }
 
-/// The fields of a row, none for NULL.
+/// The fields of a row; `None` for NULL.
 pub(super) type CopyFields<'a, const N: usize> = [Option<&'a [u8]>; N];
 
 impl<const N: usize> CopyRows<N> {
     pub(super) fn new() -> Self {
-        Self { begun: false, ended: false, rest: Vec::new() }
+        Self { header_read: false, ended: false, rest: Vec::new() }
     }
 
-    /// Takes a chunk, and hands on every row that is whole.
+    /// Parses a chunk and calls `each` for every complete row.
     pub(super) fn feed(
         &mut self,
         chunk: &[u8],
         each: &mut impl FnMut(CopyFields<'_, N>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         if self.rest.is_empty() {
-            let read = self.read(chunk, each)?;
-            self.rest.extend_from_slice(&chunk[read..]);
+            let parsed = self.parse(chunk, each)?;
+            self.rest.extend_from_slice(&chunk[parsed..]);
         } else {
             let mut bytes = std::mem::take(&mut self.rest);
             bytes.extend_from_slice(chunk);
-            let read = self.read(&bytes, each)?;
-            bytes.drain(..read);
+            let parsed = self.parse(&bytes, each)?;
+            bytes.drain(..parsed);
             self.rest = bytes;
         }
         Ok(())
     }
 
-    /// Whether everything came.
+    /// Checks that the end of the rows was reached and nothing follows it.
     pub(super) fn end(&self) -> Result<(), StoreError> {
-        if self.ended && self.rest.is_empty() { Ok(()) } else { Err(unreadable("it breaks off")) }
+        if self.ended && self.rest.is_empty() { Ok(()) } else { Err(unreadable("it is truncated")) }
     }
 
-    /// Reads as many whole rows as there are, and tells how many bytes they were.
-    fn read(
+    /// Parses the complete rows at the start of `bytes`. Returns the number of bytes parsed.
+    fn parse(
         &mut self,
         bytes: &[u8],
         each: &mut impl FnMut(CopyFields<'_, N>) -> Result<(), StoreError>,
     ) -> Result<usize, StoreError> {
         let mut left = bytes;
-        if !self.begun {
+        if !self.header_read {
             let Some(after) = header(left)? else { return Ok(0) };
             left = after;
-            self.begun = true;
+            self.header_read = true;
         }
         while !self.ended {
             let Some((count, after)) = take::<2>(left) else { break };
@@ -69,7 +72,7 @@ impl<const N: usize> CopyRows<N> {
                     each(row)?;
                     left = after;
                 }
-                _ => return Err(unreadable("a row has another number of fields")),
+                _ => return Err(unreadable("a row has the wrong number of fields")),
             }
         }
         Ok(bytes.len() - left.len())
@@ -79,7 +82,7 @@ impl<const N: usize> CopyRows<N> {
 fn header(bytes: &[u8]) -> Result<Option<&[u8]>, StoreError> {
     let Some((signature, rest)) = bytes.split_at_checked(SIGNATURE.len()) else { return Ok(None) };
     if signature != SIGNATURE {
-        return Err(unreadable("it begins with something else"));
+        return Err(unreadable("it has the wrong signature"));
     }
     let Some((_flags, rest)) = take::<4>(rest) else { return Ok(None) };
     let Some((length, rest)) = take::<4>(rest) else { return Ok(None) };
@@ -110,8 +113,8 @@ fn take<const N: usize>(bytes: &[u8]) -> Option<([u8; N], &[u8])> {
     Some((*head, rest))
 }
 
-fn unreadable(change: &str) -> StoreError {
-    StoreError::Unreadable(format!("a binary copy: {change}"))
+fn unreadable(problem: &str) -> StoreError {
+    StoreError::Unreadable(format!("a binary copy: {problem}"))
 }
 
 #[cfg(test)]
@@ -129,19 +132,19 @@ mod tests {
 
     fn read(chunks: &[&[u8]]) -> Result<Vec<[Option<Vec<u8>>; 2]>, StoreError> {
         let mut rows = CopyRows::<2>::new();
-        let mut read = Vec::new();
+        let mut parsed = Vec::new();
         for chunk in chunks {
             rows.feed(chunk, &mut |row| {
-                read.push(row.map(|field| field.map(<[u8]>::to_vec)));
+                parsed.push(row.map(|field| field.map(<[u8]>::to_vec)));
                 Ok(())
             })?;
         }
         rows.end()?;
-        Ok(read)
+        Ok(parsed)
     }
 
     #[test]
-    fn rows_are_read_wherever_the_chunks_end() {
+    fn chunks_may_end_anywhere() {
         let bytes = copy();
         let expected = [[Some(b"ab".to_vec()), None], [Some(Vec::new()), Some(b"c".to_vec())]];
         for first in 0..bytes.len() {
@@ -153,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_off_or_is_something_else_is_an_error() {
+    fn truncated_and_foreign_input_is_rejected() {
         let bytes = copy();
         for length in 0..bytes.len() {
             assert!(read(&[&bytes[..length]]).is_err(), "cut off after {length}");

@@ -1,7 +1,7 @@
-//! The change log: in each bucket a dense row of positions in commit order.
+//! The change log: one dense sequence of positions for each bucket, in commit order. This module appends to it.
 //!
-//! Appending is the last step of a write. The head's row lock is held until the commit, so positions are handed out in
-//! the order of commits, a rollback leaves no hole, and any snapshot holds a prefix.
+//! Appending is the last step of a write. It locks the row of the bucket's head until the commit. So positions are
+//! assigned in the order of commits, a rollback leaves no gap, and every snapshot contains a prefix of the log.
 
 mod copy;
 pub mod partitions;
@@ -14,31 +14,33 @@ use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::{BucketPosition, OrganizationState, UserId, UserState};
 use sqlx::PgConnection;
 
-/// What the log says of the state of a purged organization.
+/// The state of a purged organization in the log.
 pub(super) const PURGED: &str = "PURGED";
 
-/// Appends a transaction's changes to one bucket, and tells how far its log has come. Takes the lock of the bucket's
-/// head: several buckets in one transaction ascend.
+/// Appends the changes of a transaction to the log of one bucket. Returns the new end of that log.
 ///
-/// All of them get one time of writing, and the head the same: later than that of any row before, even if the clock of
+/// Locks the head of the bucket. A transaction that appends to several buckets does so in ascending order, which
+/// prevents deadlocks.
+///
+/// All rows and the head get the same write time. It is later than that of every earlier row, even if the clock of
 /// Postgres was set back.
 ///
 /// # Errors
-/// If Postgres does not answer, or the lock does not come in time.
+/// If Postgres does not answer, or the lock is not granted in time.
 pub async fn append(
     connection: &mut PgConnection,
     bucket: i16,
-    lines: &[LogEntry],
+    entries: &[LogEntry],
 ) -> Result<BucketPosition, StoreError> {
-    let mut organizations = Vec::with_capacity(lines.len());
-    let mut revisions = Vec::with_capacity(lines.len());
-    let mut kinds = Vec::with_capacity(lines.len());
+    let mut organizations = Vec::with_capacity(entries.len());
+    let mut revisions = Vec::with_capacity(entries.len());
+    let mut kinds = Vec::with_capacity(entries.len());
     let mut columns: [Vec<Option<String>>; 6] = Default::default();
-    for line in lines {
-        organizations.push(line.organization.as_uuid());
-        revisions.push(line.revision);
-        kinds.push(line.kind.as_str().to_owned());
-        let texts = match &line.entry {
+    for entry in entries {
+        organizations.push(entry.organization.as_uuid());
+        revisions.push(entry.revision);
+        kinds.push(entry.kind.as_str().to_owned());
+        let texts = match &entry.entry {
             ChangeDetail::Membership { user, role } => [
                 Some("MEMBERSHIP".to_owned()),
                 Some(user.to_string()),
@@ -60,7 +62,7 @@ pub async fn append(
             column.push(text);
         }
     }
-    let [entries, users, roles, states, owners, slugs] = &columns;
+    let [entry_types, users, roles, states, owners, slugs] = &columns;
     let position = sqlx::query_scalar!(
         r#"WITH head AS (
                UPDATE log_heads
@@ -82,7 +84,7 @@ pub async fn append(
         &organizations,
         &revisions,
         &kinds,
-        entries as &[Option<String>],
+        entry_types as &[Option<String>],
         users as &[Option<String>],
         roles as &[Option<String>],
         states as &[Option<String>],
@@ -94,10 +96,10 @@ pub async fn append(
     Ok(BucketPosition { bucket, position })
 }
 
-/// Appends one user's new state, and tells how far the log of the user's bucket has come.
+/// Appends the new state of a user to the log of the user's bucket. Returns the new end of that log.
 ///
 /// # Errors
-/// If Postgres does not answer, or the lock does not come in time.
+/// If Postgres does not answer, or the lock is not granted in time.
 pub async fn append_user(
     connection: &mut PgConnection,
     user: &UserId,
@@ -126,7 +128,7 @@ pub async fn append_user(
     Ok(BucketPosition { bucket, position })
 }
 
-/// How far the log of an organization's bucket has come.
+/// The last position in the log of a bucket of organizations.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -136,7 +138,7 @@ pub async fn position(connection: &mut PgConnection, bucket: i16) -> Result<Buck
     Ok(BucketPosition { bucket, position })
 }
 
-/// How far the log of a user's bucket has come.
+/// The last position in the log of a bucket of users.
 ///
 /// # Errors
 /// If Postgres does not answer.

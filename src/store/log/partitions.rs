@@ -1,7 +1,7 @@
-//! The days of the change log: partitions made ahead of time, and dropped when nobody follows that far back.
+//! The daily partitions of the change log: created ahead of time, and dropped after the retention time.
 //!
-//! Postgres takes no parameters in these statements, so they are put together here: from the names of two tables and
-//! from dates, never from anything that was sent.
+//! Postgres accepts no parameters in these statements, so their text is built here: from the names of two tables and
+//! from dates, never from input.
 
 use crate::store::StoreError;
 use crate::store::limits;
@@ -11,20 +11,20 @@ use std::ops::Range;
 use std::time::Duration;
 use time::{Date, Month, OffsetDateTime};
 
-/// A table that is parted by days of UTC.
+/// A table with one partition for each day (UTC), and a default partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartitionedTable {
-    /// What happened in organizations.
+    /// The log of the buckets of organizations.
     Organizations,
-    /// What happened to users.
+    /// The log of the buckets of users.
     Users,
 }
 
 impl PartitionedTable {
-    /// Both of them.
+    /// Every partitioned table.
     pub const ALL: [Self; 2] = [Self::Organizations, Self::Users];
 
-    /// The table.
+    /// The name of the table.
     #[must_use]
     pub fn table(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl PartitionedTable {
         }
     }
 
-    /// The partition of a day.
+    /// The name of the partition of a day: the name of the table, `_` and `YYYYMMDD`.
     #[must_use]
     pub fn partition(self, day: Date) -> String {
         format!("{}_{:04}{:02}{:02}", self.table(), day.year(), u8::from(day.month()), day.day())
@@ -47,7 +47,7 @@ impl PartitionedTable {
     }
 }
 
-/// What time it is for Postgres, which stamps the rows.
+/// The time by the clock of Postgres, which sets the write times of the rows.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -55,94 +55,104 @@ pub async fn now(connection: &mut PgConnection) -> Result<OffsetDateTime, StoreE
     Ok(sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#).fetch_one(connection).await?)
 }
 
-/// The days that have a partition, the oldest first. One that somebody attached under a name of their own is not ours to look after.
+/// The days that have a partition, the oldest first. A partition that an operator attached under another name is
+/// ignored: roster does not manage it.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn days(connection: &mut PgConnection, log: PartitionedTable) -> Result<Vec<Date>, StoreError> {
+pub async fn days(connection: &mut PgConnection, table: PartitionedTable) -> Result<Vec<Date>, StoreError> {
     let names = sqlx::query_scalar!(
         r#"SELECT c.relname::text AS "name!" FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
            WHERE i.inhparent = to_regclass($1) ORDER BY c.relname"#,
-        log.table(),
+        table.table(),
     )
     .fetch_all(connection)
     .await?;
-    Ok(names.iter().filter_map(|name| log.day(name)).collect())
+    Ok(names.iter().filter_map(|name| table.day(name)).collect())
 }
 
-/// Makes the partitions of today and of the days after it, where there are none; tells how many. Several processes may do
-/// it at once.
+/// Creates the missing partitions of today and the following days, [`limits::LOG_DAYS_AHEAD`] in all. Returns the
+/// number created. Several processes may run this at the same time.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn make_ahead(connection: &mut PgConnection) -> Result<u64, StoreError> {
-    let mut made = 0;
-    for log in PartitionedTable::ALL {
-        let there = days(connection, log).await?;
+    let mut created = 0;
+    for table in PartitionedTable::ALL {
+        let existing = days(connection, table).await?;
         let mut next = Some(now(connection).await?.date());
         for _ in 0..limits::LOG_DAYS_AHEAD {
             let Some(day) = next else { break };
             next = day.next_day();
-            if !there.contains(&day) && make(connection, log, day).await? {
-                made += 1;
+            if !existing.contains(&day) && make(connection, table, day).await? {
+                created += 1;
             }
         }
     }
-    Ok(made)
+    Ok(created)
 }
 
-/// Makes the partition of a day; false if it is there, if another process is at it, if somebody reads the log for too
-/// long, or if rows of that day are in the default partition already, which then goes on to serve that day.
+/// Creates the partition of a day. Returns false if it exists, if another process is changing partitions, if a reader
+/// blocks the lock on the log for longer than [`limits::LOG_LOCK_WAIT`], or if the default partition already contains
+/// rows of that day; then the default partition keeps that day.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn make(connection: &mut PgConnection, log: PartitionedTable, day: Date) -> Result<bool, StoreError> {
+pub async fn make(connection: &mut PgConnection, table: PartitionedTable, day: Date) -> Result<bool, StoreError> {
     let Some(end) = day.next_day() else { return Ok(false) };
-    let (table, partition) = (log.table(), log.partition(day));
-    // Attached instead of made in place: that leaves those who write undisturbed.
+    let (table, partition) = (table.table(), table.partition(day));
+    // CREATE and ATTACH instead of CREATE … PARTITION OF, whose lock would block writers.
     let statements = format!(
         "CREATE TABLE {partition} (LIKE {table} INCLUDING CONSTRAINTS INCLUDING INDEXES);
          ALTER TABLE {table} ATTACH PARTITION {partition}
              FOR VALUES FROM ('{day} 00:00:00+00') TO ('{end} 00:00:00+00')"
     );
-    change(connection, &partition, false, statements).await
+    change(connection, &partition, Precondition::Missing, statements).await
 }
 
-/// Drops the partition of a day; false if it is gone, if another process is at it, or if somebody reads the log for too
-/// long.
+/// Drops the partition of a day. Returns false if it does not exist, if another process is changing partitions, or if a
+/// reader blocks the lock on the log for longer than [`limits::LOG_LOCK_WAIT`].
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn drop(connection: &mut PgConnection, log: PartitionedTable, day: Date) -> Result<bool, StoreError> {
-    let partition = log.partition(day);
-    change(connection, &partition, true, format!("DROP TABLE {partition}")).await
+pub async fn drop(connection: &mut PgConnection, table: PartitionedTable, day: Date) -> Result<bool, StoreError> {
+    let partition = table.partition(day);
+    change(connection, &partition, Precondition::Exists, format!("DROP TABLE {partition}")).await
 }
 
-/// Runs statements about a partition that must (not) be there, in a transaction of their own.
+#[derive(PartialEq, Eq)]
+enum Precondition {
+    Exists,
+    Missing,
+}
+
+/// Runs statements about a partition in one transaction. Returns false, without running them, if the precondition does
+/// not hold.
 async fn change(
     connection: &mut PgConnection,
     partition: &str,
-    must_be_there: bool,
+    precondition: Precondition,
     statements: String,
 ) -> Result<bool, StoreError> {
     let mut transaction = connection.begin().await?;
-    // One process at a time: two that make one partition would wait for each other and one of them fail. And whoever
-    // waits for a lock on the whole log keeps everybody waiting who comes after: not for long.
+    // The advisory lock admits one process at a time: two that create the same partition would wait for each other, and
+    // one would fail. The lock timeout is short, because every later reader and writer of the log queues behind a
+    // transaction that waits for a lock on the whole log.
     let ready = sqlx::query!(
-        r#"SELECT pg_try_advisory_xact_lock($1) AS "ours!", set_config('lock_timeout', $2, true) AS timeout"#,
+        r#"SELECT pg_try_advisory_xact_lock($1) AS "locked!", set_config('lock_timeout', $2, true) AS timeout"#,
         limits::LOG_PARTITIONS_LOCK,
         limits::LOG_LOCK_WAIT.as_millis().to_string(),
     )
     .fetch_one(&mut *transaction)
     .await?;
-    if !ready.ours {
+    if !ready.locked {
         transaction.rollback().await?;
         return Ok(false);
     }
-    let there = sqlx::query_scalar!(r#"SELECT to_regclass($1) IS NOT NULL AS "there!""#, partition)
+    let exists = sqlx::query_scalar!(r#"SELECT to_regclass($1) IS NOT NULL AS "exists!""#, partition)
         .fetch_one(&mut *transaction)
         .await?;
-    if there != must_be_there {
+    if exists != (precondition == Precondition::Exists) {
         transaction.rollback().await?;
         return Ok(false);
     }
@@ -153,32 +163,32 @@ async fn change(
         }
         Err(error) => {
             transaction.rollback().await?;
-            // lock_not_available; check_violation: the default partition has rows of that day.
+            // lock_not_available; check_violation: the default partition contains rows of that day.
             let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
             if matches!(code.as_deref(), Some("55P03" | "23514")) { Ok(false) } else { Err(error.into()) }
         }
     }
 }
 
-/// Deletes from the default partition what is older than this, at most so many rows; tells how many. Several processes
-/// may do it at once.
+/// Deletes at most `most` rows older than `age` from the default partition. Returns the number deleted. Several
+/// processes may run this at the same time.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn forget(
     connection: &mut PgConnection,
-    log: PartitionedTable,
-    older_than: Duration,
+    table: PartitionedTable,
+    age: Duration,
     most: i64,
 ) -> Result<u64, StoreError> {
-    let older_than = PgInterval::try_from(older_than).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-    let done = match log {
+    let age = PgInterval::try_from(age).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+    let result = match table {
         PartitionedTable::Organizations => {
             sqlx::query!(
                 r#"DELETE FROM log_default WHERE ctid = ANY (ARRAY(
                        SELECT ctid FROM log_default WHERE write_time < clock_timestamp() - $1::interval
                        LIMIT $2 FOR UPDATE SKIP LOCKED))"#,
-                older_than,
+                age,
                 most,
             )
             .execute(connection)
@@ -189,14 +199,14 @@ pub async fn forget(
                 r#"DELETE FROM user_log_default WHERE ctid = ANY (ARRAY(
                        SELECT ctid FROM user_log_default WHERE write_time < clock_timestamp() - $1::interval
                        LIMIT $2 FOR UPDATE SKIP LOCKED))"#,
-                older_than,
+                age,
                 most,
             )
             .execute(connection)
             .await?
         }
     };
-    Ok(done.rows_affected())
+    Ok(result.rows_affected())
 }
 
 #[cfg(test)]
@@ -204,10 +214,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_tells_its_day_and_no_other_table_does() {
+    fn only_the_name_of_a_partition_has_a_day() {
         let day = Date::from_calendar_date(2026, Month::March, 7);
-        for log in PartitionedTable::ALL {
-            assert_eq!(day.map(|day| log.day(&log.partition(day))), day.map(Some));
+        for table in PartitionedTable::ALL {
+            assert_eq!(day.map(|day| table.day(&table.partition(day))), day.map(Some));
         }
         for other in ["log_default", "log", "log_20261301", "log_2026030", "log_x0260307", "user_log_20260307"] {
             assert_eq!(PartitionedTable::Organizations.day(other), None, "{other}");

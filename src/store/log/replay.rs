@@ -1,24 +1,23 @@
-//! The change log of one bucket from a place on, for those who follow it from a cursor.
+//! Reading the change log of one bucket from a position on: for a change feed that resumes at a consistency token.
 
 use super::tail::{LogQueryRow, LogRow};
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::store::StoreError;
-use crate::store::pool::Datastore;
+use crate::store::datastore::Datastore;
 use sqlx::PgConnection;
 
-/// What stands behind a place.
+/// A page of the log of one bucket.
 #[derive(Debug, Clone)]
 pub struct ReplayPage {
-    /// Which datastore it is.
+    /// The database that the page was read from.
     pub datastore: Datastore,
-    /// Where the bucket's log ends.
+    /// The last position in the log of the bucket.
     pub head: i64,
-    /// The rows from behind the place on, as far as the limit goes. The last transaction may be cut off.
+    /// The rows after the position, up to the limit. The last transaction may be incomplete.
     pub rows: Vec<LogRow>,
 }
 
-/// Reads up to `limit` rows of a bucket from behind a position on. Those of users have the numbers after those of
-/// organizations.
+/// Reads up to `limit` rows of a bucket after a position. Buckets 0 to 255 are of organizations, 256 to 287 of users.
 ///
 /// # Errors
 /// If Postgres does not answer, or a row is not readable.
@@ -33,7 +32,7 @@ pub async fn after(
     } else {
         users(connection, bucket - ORGANIZATION_BUCKETS, position, limit).await?
     };
-    let unreadable = || StoreError::Unreadable("a bucket has no head".to_owned());
+    let unreadable = || StoreError::Unreadable(format!("bucket {bucket} of the log has no head"));
     let first = rows.first().ok_or_else(unreadable)?;
     let datastore = Datastore { id: first.id, epoch: first.epoch };
     let head = first.head.ok_or_else(unreadable)?;

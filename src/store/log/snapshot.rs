@@ -1,4 +1,4 @@
-//! Some buckets as one snapshot holds them: how far their logs had come, and everything up to there.
+//! Snapshots for loading the replica: the contents of some buckets, and the log positions that they correspond to.
 
 use super::copy::{CopyFields, CopyRows};
 use super::tail::LogPosition;
@@ -8,29 +8,30 @@ use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
-/// A snapshot of some buckets of organizations, open for reading.
+/// An open read-only snapshot of a range of buckets of organizations.
 pub struct BucketSnapshot<'c> {
     transaction: Transaction<'c, Postgres>,
     first: i16,
     last: i16,
 }
 
-/// An organization of a snapshot.
+/// An organization in a snapshot.
 pub struct SnapshotOrganization {
-    /// The id.
+    /// The id of the organization.
     pub id: OrganizationId,
-    /// Where it is in its life.
+    /// The state, `DELETED` included.
     pub state: OrganizationState,
-    /// How many changes it has seen.
+    /// The revision: the number of its changes.
     pub revision: i64,
-    /// Who owns it.
+    /// The owner; `None` until the organization is activated.
     pub owner: Option<UserId>,
-    /// Its slug.
+    /// The slug, unique over all organizations.
     pub slug: Slug,
 }
 
 impl<'c> BucketSnapshot<'c> {
-    /// Opens a snapshot of the buckets from the first to the last, and tells where in its log each stands.
+    /// Opens a snapshot of the buckets `first` to `last`, both included. Returns it with the end of the log of each
+    /// bucket.
     ///
     /// # Errors
     /// If Postgres does not answer.
@@ -52,7 +53,7 @@ impl<'c> BucketSnapshot<'c> {
         Ok((Self { transaction, first, last }, positions))
     }
 
-    /// Reads every organization.
+    /// Reads every organization of the buckets, deleted organizations included.
     ///
     /// # Errors
     /// If Postgres does not answer, or a row is not readable.
@@ -68,7 +69,7 @@ impl<'c> BucketSnapshot<'c> {
             each(SnapshotOrganization {
                 id: organization_id(id)?,
                 state: if deleted { OrganizationState::Deleted } else { OrganizationState::parse(text(state)?)? },
-                revision: i64::from_be_bytes(exactly(revision)?),
+                revision: i64::from_be_bytes(fixed(revision)?),
                 owner: owner.map(|owner| UserId::parse(text(Some(owner))?).map_err(StoreError::from)).transpose()?,
                 slug: Slug::parse(text(slug)?)?,
             });
@@ -77,7 +78,7 @@ impl<'c> BucketSnapshot<'c> {
         .await
     }
 
-    /// Reads every membership: organization, user, role as stored.
+    /// Reads every membership of the buckets: the organization, the user and the role as stored.
     ///
     /// # Errors
     /// If Postgres does not answer, or a row is not readable.
@@ -108,7 +109,7 @@ impl<'c> BucketSnapshot<'c> {
         rows.end()
     }
 
-    /// Closes it. One that is dropped is closed before its connection is used again.
+    /// Closes the snapshot. A snapshot that is dropped closes before the next statement of its connection.
     ///
     /// # Errors
     /// If Postgres does not answer.
@@ -117,7 +118,7 @@ impl<'c> BucketSnapshot<'c> {
     }
 }
 
-/// How many bytes the table of memberships takes, rows that are gone included.
+/// The size of the memberships table in bytes, dead rows included.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -126,21 +127,21 @@ pub async fn membership_bytes(connection: &mut PgConnection) -> Result<i64, Stor
     Ok(size.fetch_one(connection).await?)
 }
 
-/// A bucket of users as one snapshot holds it.
+/// The inactive users of a bucket, from one snapshot.
 pub struct InactiveUsers {
-    /// The bucket.
+    /// The bucket: 0 to 31.
     pub bucket: i16,
-    /// Where in its log the snapshot stands.
+    /// The end of the bucket's log in the snapshot.
     pub at: LogPosition,
-    /// The users who are not active.
+    /// The users who are not active, with their states.
     pub states: Vec<(UserId, UserState)>,
 }
 
-/// Reads who is not active, in all buckets of users, from one snapshot.
+/// Reads the inactive users of all buckets from one snapshot.
 ///
 /// # Errors
 /// If Postgres does not answer, or a row is not readable.
-pub async fn absent_users(connection: &mut PgConnection) -> Result<Vec<InactiveUsers>, StoreError> {
+pub async fn inactive_users(connection: &mut PgConnection) -> Result<Vec<InactiveUsers>, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT h.user_bucket, h.position, h.write_time,
                   array_agg(u.id) FILTER (WHERE u.id IS NOT NULL) AS "ids: Vec<String>",
@@ -165,14 +166,14 @@ pub async fn absent_users(connection: &mut PgConnection) -> Result<Vec<InactiveU
 
 fn text(field: Option<&[u8]>) -> Result<&str, StoreError> {
     let text = field.and_then(|bytes| std::str::from_utf8(bytes).ok());
-    text.ok_or_else(|| StoreError::Unreadable("a text is missing in a binary copy".to_owned()))
+    text.ok_or_else(|| StoreError::Unreadable("a binary copy: a text is missing or not UTF-8".to_owned()))
 }
 
-fn exactly<const N: usize>(field: Option<&[u8]>) -> Result<[u8; N], StoreError> {
+fn fixed<const N: usize>(field: Option<&[u8]>) -> Result<[u8; N], StoreError> {
     let bytes = field.and_then(|bytes| bytes.try_into().ok());
-    bytes.ok_or_else(|| StoreError::Unreadable("a number has another size in a binary copy".to_owned()))
+    bytes.ok_or_else(|| StoreError::Unreadable("a binary copy: a number or id has the wrong length".to_owned()))
 }
 
 fn organization_id(field: Option<&[u8]>) -> Result<OrganizationId, StoreError> {
-    Ok(OrganizationId::from_uuid(Uuid::from_bytes(exactly(field)?)))
+    Ok(OrganizationId::from_uuid(Uuid::from_bytes(fixed(field)?)))
 }

@@ -1,76 +1,76 @@
-//! Reading the change log: what came after what is known.
+//! Polling the change log for rows after known positions.
 //!
-//! The buckets of organizations and of users are one row of buckets here: those of users have the numbers after those of
-//! organizations, as in consistency tokens.
+//! The buckets are numbered in one sequence, as in consistency tokens: 0 to 255 are of organizations, 256 to 287 of
+//! users.
 
 use super::PURGED;
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{Kind, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
 use crate::store::StoreError;
-use crate::store::pool::Datastore;
+use crate::store::datastore::Datastore;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// A place in the log of a bucket, and when what stands there was written: together they name one row and no other, also
-/// after a failover that lost some.
+/// A position in the log of a bucket, with its write time. Together they identify one row, even after a failover that
+/// lost rows and reassigned their positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogPosition {
-    /// The position.
+    /// The number of rows up to and including this one; 0 before the first row.
     pub position: i64,
-    /// When it was written, by the datastore's clock; 1970 for position 0.
+    /// The write time by the clock of Postgres; 1970 for position 0.
     pub write_time: OffsetDateTime,
 }
 
 /// A row of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRow {
-    /// Where it stands.
+    /// The position of the row.
     pub at: LogPosition,
-    /// The last position of its transaction in this bucket.
+    /// The last position of the row's transaction in this bucket.
     pub commit_position: i64,
-    /// What it says.
+    /// The change that the row records.
     pub change: LogChange,
 }
 
-/// What a row of the log says.
+/// The change in a row of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogChange {
-    /// Something in an organization.
+    /// A change of an organization or of one of its memberships.
     Organization(LogEntry),
-    /// The state of a user.
+    /// A change of a user's state.
     User {
-        /// Who.
+        /// The user.
         user: UserId,
-        /// The user's revision.
+        /// The revision of the user that the change made.
         revision: i64,
-        /// The state.
+        /// The new state.
         state: UserState,
     },
 }
 
-/// A bucket that is not where it was known to be.
+/// The new rows of a bucket.
 #[derive(Debug, Clone)]
 pub struct BucketDelta {
     /// The bucket: 0 to 255 of organizations, 256 to 287 of users.
     pub bucket: i16,
-    /// Where its log now ends.
+    /// The end of its log.
     pub head: LogPosition,
-    /// Its rows from the known position on, that one included, as far as the limit goes.
+    /// Its rows from the known position on, including the row at that position, up to the limit.
     pub rows: Vec<LogRow>,
 }
 
-/// What one look at the log found.
+/// The result of a poll.
 #[derive(Debug, Clone)]
 pub struct PollResult {
-    /// Which datastore it was.
+    /// The database that was polled.
     pub datastore: Datastore,
-    /// The buckets that moved.
+    /// The buckets whose head differs from the known position.
     pub moved: Vec<BucketDelta>,
 }
 
-/// A row as the statements of this room return it, with what they say of its bucket.
+/// A row of the log as the statements return it, with the database and the head of its bucket.
 pub(super) struct LogQueryRow {
     pub(super) id: Uuid,
     pub(super) epoch: i32,
@@ -91,8 +91,9 @@ pub(super) struct LogQueryRow {
     pub(super) slug: Option<String>,
 }
 
-/// Asks, in one statement and so of one snapshot, which datastore this is, which buckets are not at these places, and for
-/// up to `limit` rows of each of those. The places are given for all buckets, in order.
+/// Reads the identity of the database, the buckets whose head differs from its known position, and up to `limit` rows
+/// of each of these buckets: with one statement and therefore from one snapshot. `known` has the positions of all
+/// buckets, in order.
 ///
 /// # Errors
 /// If Postgres does not answer, or a row is not readable.
@@ -133,29 +134,29 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
     .fetch_all(connection)
     .await?;
     let first = rows.first().ok_or_else(|| StoreError::Unreadable("the datastore has no id".to_owned()))?;
-    let mut polled = PollResult { datastore: Datastore { id: first.id, epoch: first.epoch }, moved: Vec::new() };
+    let mut result = PollResult { datastore: Datastore { id: first.id, epoch: first.epoch }, moved: Vec::new() };
     for row in rows {
         let (Some(bucket), Some(position), Some(write_time)) = (row.bucket, row.head, row.head_time) else { continue };
         let head = LogPosition { position, write_time };
-        if polled.moved.last().is_none_or(|last| last.bucket != bucket) {
-            polled.moved.push(BucketDelta { bucket, head, rows: Vec::new() });
+        if result.moved.last().is_none_or(|last| last.bucket != bucket) {
+            result.moved.push(BucketDelta { bucket, head, rows: Vec::new() });
         }
-        if let (Some(logged), Some(moved)) = (row.read(bucket)?, polled.moved.last_mut()) {
-            moved.rows.push(logged);
+        if let (Some(log_row), Some(delta)) = (row.read(bucket)?, result.moved.last_mut()) {
+            delta.rows.push(log_row);
         }
     }
-    Ok(polled)
+    Ok(result)
 }
 
 impl LogQueryRow {
-    /// The row of the log; none where a bucket has none from the known position on.
+    /// Converts the row; `None` for a bucket that has no row from the known position on.
     pub(super) fn read(self, bucket: i16) -> Result<Option<LogRow>, StoreError> {
         let (Some(position), Some(commit_position), Some(write_time), Some(revision)) =
             (self.position, self.commit_position, self.write_time, self.revision)
         else {
             return Ok(None);
         };
-        let unreadable = || StoreError::Unreadable("a row of the log lacks a column".to_owned());
+        let unreadable = || StoreError::Unreadable("a row of the log has no value in a required column".to_owned());
         let user = self.user_id.as_deref().map(UserId::parse).transpose()?;
         let change = if bucket >= ORGANIZATION_BUCKETS {
             let state = UserState::parse(self.state.as_deref().ok_or_else(unreadable)?)?;
@@ -186,7 +187,7 @@ impl LogQueryRow {
     }
 }
 
-/// Where every bucket's log ends, in order, from one snapshot.
+/// The ends of the logs of all buckets, in order, from one snapshot.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -202,19 +203,21 @@ pub async fn heads(connection: &mut PgConnection) -> Result<Vec<LogPosition>, St
     .await?)
 }
 
-/// Says that writes were lost, unless another process has said so already: tokens of this epoch and of those before are
-/// no longer believed. Tells the epoch that now is.
+/// Begins the epoch that follows `after`, because the database has lost writes: consistency tokens of `after` and of
+/// earlier epochs are no longer valid. Does nothing if another process has begun one already. Returns the current
+/// epoch.
 ///
 /// # Errors
-/// If Postgres does not answer, or takes no writes (yet).
+/// If Postgres does not answer, or does not accept writes (yet).
 pub async fn begin_epoch(connection: &mut PgConnection, after: i32) -> Result<i32, StoreError> {
     sqlx::query!("UPDATE datastore SET epoch = $1::integer + 1 WHERE epoch <= $1", after)
         .execute(&mut *connection)
         .await?;
-    Ok(crate::store::pool::datastore(connection).await?.epoch)
+    Ok(crate::store::datastore::datastore(connection).await?.epoch)
 }
 
-/// Wakes those who follow the log. Not part of a write: inside one it costs more than the write.
+/// Notifies the followers of the log, in all processes, of new rows. Call it outside of a write: inside one it costs
+/// more than the write itself.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -223,5 +226,5 @@ pub async fn notify(connection: &mut PgConnection, sender: &str) -> Result<(), S
     Ok(())
 }
 
-/// The channel of [`notify`].
+/// The Postgres channel of [`notify`]. The payload is the name of the sender.
 pub const CHANNEL: &str = "roster_log";

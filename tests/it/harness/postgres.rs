@@ -1,7 +1,7 @@
 //! One Postgres for the whole run, and a fresh database for each test that asks.
 
 use roster::postgres::{Binaries, Cluster, Options};
-use roster::store::pool;
+use roster::store::migrations;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use std::str::FromStr;
@@ -32,7 +32,7 @@ async fn start() -> Cluster {
     let options = Options::temporary().with("fsync", "off").with("max_connections", "400");
     let cluster = Cluster::start(&binaries, options).await.unwrap_or_else(|error| panic!("{error}"));
     cluster.create_database(TEMPLATE).await.unwrap();
-    pool::migrate(&PgConnectOptions::from_str(&cluster.url(TEMPLATE)).unwrap()).await.unwrap();
+    migrations::migrate(&PgConnectOptions::from_str(&cluster.url(TEMPLATE)).unwrap()).await.unwrap();
     cluster
 }
 

@@ -1,4 +1,4 @@
-//! What the comments of the protos promise, read from the descriptors.
+//! The contract of errors, read from the comments of the protos in the descriptors.
 
 use crate::harness::dynamic::{self, comment, enumeration};
 use prost::Message;
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// Which reasons there are, with the code that goes with each, and which of them each method may answer with.
+/// The error reasons, each with its status code, and the reasons that each method may answer with.
 pub(super) struct Contract {
     codes: BTreeMap<String, Code>,
     every: BTreeSet<String>,
@@ -19,62 +19,62 @@ pub(super) struct Contract {
 }
 
 impl Contract {
-    /// Reads all comments. What they name must be there.
+    /// Reads all comments. Panics where one names an unknown reason.
     pub(super) fn read() -> Self {
         let codes = codes();
         let (mut own, mut items) = (BTreeMap::new(), BTreeMap::new());
         for method in dynamic::methods() {
-            let said = comment(&method.parent_file(), method.path());
-            let named = said.split_once("Fails with: ").map(|(_, named)| reasons(named, &codes)).unwrap_or_default();
-            if let Some((_, of_items)) = said.split_once("An item fails with ") {
-                let named = reasons(of_items.split("Fails with: ").next().unwrap(), &codes);
-                items.insert(method.full_name().to_owned(), named);
+            let text = comment(&method.parent_file(), method.path());
+            let list = text.split_once("Fails with: ").map(|(_, list)| reasons(list, &codes)).unwrap_or_default();
+            if let Some((_, item_list)) = text.split_once("An item fails with ") {
+                let list = reasons(item_list.split("Fails with: ").next().unwrap(), &codes);
+                items.insert(method.full_name().to_owned(), list);
             }
-            own.insert(method.full_name().to_owned(), named);
+            own.insert(method.full_name().to_owned(), list);
         }
         let service = dynamic::descriptors().get_service_by_name("roster.v1.OrganizationService").unwrap();
-        let said = comment(&service.parent_file(), service.path());
-        let (_, said) = said.split_once("Every method can also fail with ").unwrap();
-        let (every, rest) = said.split_once("; every write also with ").unwrap();
+        let text = comment(&service.parent_file(), service.path());
+        let (_, text) = text.split_once("Every method can also fail with ").unwrap();
+        let (every, rest) = text.split_once("; every write also with ").unwrap();
         let (writes, rest) = rest.split_once(". ").unwrap();
         assert!(rest.starts_with("Where a method needs a permission, "));
-        let [every, writes, in_organizations] = [every, writes, rest].map(|named| reasons(named, &codes));
+        let [every, writes, in_organizations] = [every, writes, rest].map(|list| reasons(list, &codes));
         let contract = Self { codes, every, writes, in_organizations, items, own };
         assert!(contract.every.len() > 10 && contract.writes.len() >= 2 && contract.own.len() > 35);
         assert!(contract.in_organizations.len() >= 3 && contract.items.values().all(|reasons| reasons.len() >= 4));
         contract
     }
 
-    /// Every reason that there is.
+    /// Every reason of the enumeration.
     pub(super) fn reasons(&self) -> impl Iterator<Item = &str> {
         self.codes.keys().map(String::as_str)
     }
 
-    /// Every reason that some comment names.
-    pub(super) fn promised(&self) -> impl Iterator<Item = &str> {
+    /// Every reason that at least one comment names.
+    pub(super) fn documented(&self) -> impl Iterator<Item = &str> {
         let shared = [&self.every, &self.writes, &self.in_organizations];
         let sets = shared.into_iter().chain(self.items.values()).chain(self.own.values());
         sets.flatten().map(String::as_str)
     }
 
-    /// Whether a method may answer with this.
+    /// Checks that a method may answer with this status.
     pub(super) fn check(&self, method: &MethodDescriptor, status: &Status) -> Result<(), String> {
         let reason = self.reason(status)?;
         let rules = rules::method(&dynamic::path(method)).unwrap();
-        let mut promised = vec![&self.every, &self.own[method.full_name()]];
+        let mut allowed = vec![&self.every, &self.own[method.full_name()]];
         if rules.write {
-            promised.push(&self.writes);
+            allowed.push(&self.writes);
         }
         if matches!(rules.rule.callers, AllowedCallers::Permission(_)) {
-            promised.push(&self.in_organizations);
+            allowed.push(&self.in_organizations);
         }
-        if promised.iter().any(|reasons| reasons.contains(&reason)) {
+        if allowed.iter().any(|reasons| reasons.contains(&reason)) {
             return Ok(());
         }
         Err(format!("the comment of {} does not name {reason}", method.name()))
     }
 
-    /// The reason, if it stands with its own code and in our domain.
+    /// The reason, if the status has its code and roster's domain.
     fn reason(&self, status: &Status) -> Result<String, String> {
         let info = status.get_details_error_info().ok_or("no reason")?;
         let code = self.codes.get(&info.reason).ok_or("a reason that is not in the list")?;
@@ -84,7 +84,7 @@ impl Contract {
         Ok(info.reason)
     }
 
-    /// Whether the items of an answer fail with what they may fail with.
+    /// Checks that the items of a batch fail with reasons that the method's comment allows for items.
     pub(super) fn check_items(&self, method: &MethodDescriptor, answer: &DynamicMessage) -> Result<(), String> {
         let Some(results) = answer.get_field_by_name("results") else { return Ok(()) };
         for result in results.as_list().into_iter().flatten().filter_map(Value::as_message) {
@@ -111,23 +111,23 @@ impl Contract {
 fn codes() -> BTreeMap<String, Code> {
     let list = enumeration("ErrorReason");
     let code = |value: prost_reflect::EnumValueDescriptor| {
-        let said = comment(&list.parent_file(), value.path());
+        let text = comment(&list.parent_file(), value.path());
         let name = value.name().strip_prefix("ERROR_REASON_").unwrap().to_owned();
-        let word = said.split('.').next().unwrap();
+        let word = text.split('.').next().unwrap();
         let code = match word {
             "Never sent" => Code::Ok,
             word => (1..=16)
                 .map(Code::from_i32)
                 .find(|code| format!("{code:?}").eq_ignore_ascii_case(&word.replace('_', "")))
-                .unwrap_or_else(|| panic!("the comment of {name} begins with {word}, which is no code")),
+                .unwrap_or_else(|| panic!("the comment of {name} begins with {word}, which is no status code")),
         };
         (name, code)
     };
     list.values().map(code).collect()
 }
 
-/// The reasons among the words of a text. Other words in capitals are states and codes, without which a sentence
-/// cannot be said; one with an underscore is a reason, or a mistake.
+/// The reasons among the words of a text. Other words in capitals are states and codes; a word with an underscore must be a
+/// reason.
 fn reasons(text: &str, codes: &BTreeMap<String, Code>) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_').filter(|word| word.len() > 3);
     let known = |word: &&str| {

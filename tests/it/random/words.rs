@@ -1,12 +1,12 @@
-//! Random messages: what is plausible in each field, and what is not.
+//! Random messages, with plausible and implausible values for each field.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value};
 use roster::random;
 
-/// Users who call and are called. Some will be switched off and deleted on the way.
+/// Users that call and are named in requests. Some are deactivated and deleted during the run.
 pub(super) const USERS: [&str; 6] = ["ada", "grace", "alan", "eve", "kurt", "emmy"];
 
-/// A source of numbers that gives the same ones for the same seed (splitmix64).
+/// A reproducible source of random numbers (splitmix64).
 pub(super) struct Random(u64);
 
 impl Random {
@@ -34,7 +34,7 @@ impl Random {
         &items[self.below(items.len())]
     }
 
-    /// Changes, adds or takes away a few bytes.
+    /// Changes, adds or removes a few bytes.
     pub(super) fn spoil(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..=self.below(4) {
             let byte = self.next().to_le_bytes()[0];
@@ -51,7 +51,7 @@ impl Random {
     }
 }
 
-/// What answers have taught.
+/// Values from earlier answers, for later requests.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     organizations: Vec<String>,
@@ -63,7 +63,7 @@ pub(super) struct Words {
     tokens: Vec<String>,
 }
 
-/// Keeps what was learnt last.
+/// Adds a value, and drops the oldest one from 12 on.
 fn keep(words: &mut Vec<String>, word: &str) {
     if word.is_empty() || words.iter().any(|known| known == word) {
         return;
@@ -79,7 +79,7 @@ impl Words {
         self.organizations.push(organization);
     }
 
-    /// Takes from an answer what can be used in a request.
+    /// Collects the values of an answer that a request can contain.
     pub(super) fn learn(&mut self, answer: &DynamicMessage) {
         let organization = answer.descriptor().name() == "Organization";
         for (field, value) in answer.fields() {
@@ -99,7 +99,7 @@ impl Words {
         }
     }
 
-    /// A request: in half of them everything is plausible, in the others every other field.
+    /// A random request. In half of the requests every field is plausible, in the others every other field on average.
     pub(super) fn message(&mut self, random: &mut Random, descriptor: &MessageDescriptor) -> DynamicMessage {
         let sound = random.one_in(2);
         self.fill(random, descriptor, sound)
@@ -109,7 +109,7 @@ impl Words {
         let mut message = DynamicMessage::new(descriptor.clone());
         let needed = ["organization", "user_id", "name", "items", "invitation_id"];
         for field in descriptor.fields() {
-            // A known etag is mostly another one's.
+            // A known etag mostly belongs to another resource.
             if field.name() == "etag" && !random.one_in(4) {
                 continue;
             }
@@ -131,8 +131,8 @@ impl Words {
         };
         let text = match field.name() {
             "organization" => word(random, &self.organizations),
-            // Who calls is seldom done away with: there would soon be nobody left.
-            "user_id" if ends_users(field) && !random.one_in(8) => format!("extra-{}", random.below(50)),
+            // Callers are seldom deactivated or deleted: soon there would be none left.
+            "user_id" if removes_users(field) && !random.one_in(8) => format!("extra-{}", random.below(50)),
             "user_id" | "owner_user_id" if random.one_in(3) => format!("extra-{}", random.below(50)),
             "user_id" | "owner_user_id" => (*random.one_of(&USERS)).to_owned(),
             "email" | "owner_email" if random.one_in(3) => format!("extra-{}@example.com", random.below(50)),
@@ -163,7 +163,7 @@ impl Words {
             return Value::String(text);
         }
         match field.kind() {
-            // Seldom true: a purge leaves nothing to be tried on, and what is only checked changes nothing.
+            // Seldom true: a purge leaves no organization to work on, and `validate_only` changes nothing.
             Kind::String => {
                 let types = (0..=random.below(2))
                     .map(|_| (*random.one_of(&["member.added", "owner.changed", "member.removed"])).to_owned());
@@ -191,7 +191,7 @@ impl Words {
                 }
                 _ => Value::Message(self.fill(random, &inner, sound)),
             },
-            other => panic!("what is plausible in {}, of the kind {other:?}?", field.full_name()),
+            other => panic!("no plausible value for {}, of the kind {other:?}", field.full_name()),
         }
     }
 
@@ -213,7 +213,7 @@ impl Words {
                 "google.protobuf.FieldMask" => mask(&inner, (0..random.below(5)).map(|_| noise(random))),
                 _ => Value::Message(DynamicMessage::new(inner)),
             },
-            other => panic!("what is garbage in {}, of the kind {other:?}?", field.full_name()),
+            other => panic!("no implausible value for {}, of the kind {other:?}", field.full_name()),
         };
         if field.is_list() {
             let length = *random.one_of(&[0, 1, 1, 2, 5, 30, 101]);
@@ -224,7 +224,7 @@ impl Words {
     }
 }
 
-fn ends_users(field: &FieldDescriptor) -> bool {
+fn removes_users(field: &FieldDescriptor) -> bool {
     ["DeleteUserRequest", "DeactivateUserRequest"].contains(&field.parent_message().name())
 }
 
@@ -256,7 +256,7 @@ fn noise(random: &mut Random) -> String {
     }
 }
 
-/// An object of at most this many levels, with numbers of every size in it.
+/// An object of at most this number of levels, with numbers of every size in it.
 fn structure(random: &mut Random, descriptor: &MessageDescriptor, levels: usize) -> Value {
     let fields = descriptor.get_field_by_name("fields").unwrap();
     let Kind::Message(entry) = fields.kind() else { panic!("a map has entries") };

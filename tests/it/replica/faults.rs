@@ -14,7 +14,7 @@ use roster::random;
 use roster::replica::consistency_token::ConsistencyToken;
 use roster::service::ReplicaSettings;
 use roster::store::log::tail;
-use roster::store::pool;
+use roster::store::{migrations, pool};
 use sqlx::postgres::PgListener;
 use sqlx::{Connection, PgConnection};
 use std::sync::atomic::Ordering;
@@ -29,7 +29,7 @@ pub async fn cluster() -> (Cluster, Database) {
     let cluster = Cluster::start(&binaries, Options::temporary()).await.unwrap_or_else(|error| panic!("{error}"));
     cluster.create_database("roster").await.unwrap();
     let url = cluster.url("roster");
-    pool::migrate(&pool::parse_url(&url).unwrap()).await.unwrap();
+    migrations::migrate(&pool::parse_url(&url).unwrap()).await.unwrap();
     (cluster, Database::at(url))
 }
 

@@ -1,0 +1,126 @@
+//! Inputs of `CheckService`.
+
+use super::{FieldReader, InvalidFields, borrow_oneof};
+use crate::domain::check::Question;
+use crate::domain::{Invalid, Kind, OrganizationRef, Permission, Role, UserId};
+use crate::grpc::pb;
+use crate::service::Freshness;
+use crate::service::checks::Check;
+use crate::service::consistency_token::ConsistencyToken;
+
+/// The question of a check, as the request spells it.
+#[derive(Debug, Clone, Copy)]
+enum QuestionText<'m> {
+    /// At least this role.
+    Role(&'m str),
+    /// This permission.
+    Permission(&'m str),
+}
+
+fn question(
+    fields: &mut FieldReader,
+    organization: &str,
+    user_id: &str,
+    question: Option<QuestionText<'_>>,
+) -> Result<Check, InvalidFields> {
+    let organization = fields.take("organization", OrganizationRef::parse(organization));
+    let user = fields.take("user_id", UserId::parse(user_id));
+    let question = match question {
+        None => Ok(Question::Member),
+        Some(QuestionText::Role(role)) => fields.take("role", Role::parse(role)).map(Question::Role),
+        Some(QuestionText::Permission(word)) => {
+            let permission = Permission::parse(word);
+            fields.take("permission", permission).map(Question::Permission)
+        }
+    };
+    Ok(Check { organization: organization?, user: user?, question: question? })
+}
+
+/// The consistency that the answer must have.
+fn freshness(fields: &mut FieldReader, consistency: Option<&pb::Consistency>) -> Result<Freshness, InvalidFields> {
+    use pb::consistency::Requirement;
+    match consistency.and_then(|consistency| consistency.requirement.as_ref()) {
+        Some(Requirement::AtLeastAsFresh(token)) => {
+            fields.take("consistency.at_least_as_fresh", ConsistencyToken::decode(token)).map(Freshness::AtLeast)
+        }
+        Some(Requirement::FullyConsistent(true)) => Ok(Freshness::Full),
+        Some(Requirement::FullyConsistent(false)) | None => Ok(Freshness::Recent),
+    }
+}
+
+/// The question of `CheckMembership`.
+pub(in crate::grpc) fn check(
+    message: &pb::CheckMembershipRequest,
+    fields: &mut FieldReader,
+) -> Result<(Check, Freshness), InvalidFields> {
+    let text =
+        borrow_oneof!(message.question, pb::check_membership_request::Question => QuestionText { Role, Permission });
+    let check = question(fields, &message.organization, &message.user_id, text);
+    let freshness = freshness(fields, message.consistency.as_ref());
+    Ok((check?, freshness?))
+}
+
+/// One question of `StreamChecks`.
+pub(in crate::grpc) fn stream(
+    message: &pb::StreamChecksRequest,
+    fields: &mut FieldReader,
+) -> Result<(Check, Freshness), InvalidFields> {
+    let text =
+        borrow_oneof!(message.question, pb::stream_checks_request::Question => QuestionText { Role, Permission });
+    let check = question(fields, &message.organization, &message.user_id, text);
+    let freshness = freshness(fields, message.consistency.as_ref());
+    Ok((check?, freshness?))
+}
+
+/// The questions of `BatchCheckMembership`.
+pub(in crate::grpc) fn batch(
+    message: &pb::BatchCheckMembershipRequest,
+    fields: &mut FieldReader,
+) -> Result<(Vec<Check>, Freshness), InvalidFields> {
+    let count = if (1..=crate::domain::limits::BATCH_CHECKS).contains(&message.items.len()) {
+        Ok(())
+    } else {
+        Err(fields.wrong("items", Invalid::new("1 to 10 000 items")))
+    };
+    let freshness = freshness(fields, message.consistency.as_ref());
+    count?;
+    let checks = fields.items(&message.items, |fields, item| {
+        let text = borrow_oneof!(item.question, pb::check_item::Question => QuestionText { Role, Permission });
+        question(fields, &item.organization, &item.user_id, text)
+    });
+    Ok((checks?, freshness?))
+}
+
+/// What a membership watch asks for.
+pub(in crate::grpc) struct MembershipWatch {
+    pub(in crate::grpc) cursor: Option<ConsistencyToken>,
+    pub(in crate::grpc) organization: Option<OrganizationRef>,
+    pub(in crate::grpc) user: Option<UserId>,
+    pub(in crate::grpc) kind: Option<Kind>,
+}
+
+/// The first message of `WatchMemberships`.
+pub(in crate::grpc) fn watch(
+    message: &pb::WatchMembershipsRequest,
+    fields: &mut FieldReader,
+) -> Result<MembershipWatch, InvalidFields> {
+    let cursor = fields.cursor(&message.cursor);
+    let organization = fields.optional("organization", &message.organization, OrganizationRef::parse);
+    let user = fields.optional("user_id", &message.user_id, UserId::parse);
+    let kind = fields.kind(&message.kind);
+    Ok(MembershipWatch { cursor: cursor?, organization: organization?, user: user?, kind: kind? })
+}
+
+/// A later message of `WatchMemberships`: it carries a ping and nothing else.
+pub(in crate::grpc) fn ping(
+    message: &pb::WatchMembershipsRequest,
+    fields: &mut FieldReader,
+) -> Result<i64, InvalidFields> {
+    let pb::WatchMembershipsRequest { cursor, organization, user_id, kind, ping } = message;
+    let texts = [("cursor", cursor), ("organization", organization), ("user_id", user_id), ("kind", kind)];
+    let mut result = Ok(*ping);
+    for (name, _) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+        result = Err(fields.wrong(name, Invalid::new("only the first message says what to watch")));
+    }
+    result
+}

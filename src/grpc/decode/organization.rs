@@ -1,0 +1,237 @@
+//! Inputs of `OrganizationService`.
+
+use super::invitation::delivery;
+use super::{FieldReader, InvalidFields, UserReference, borrow_oneof};
+use crate::domain::ids::parse_uuid;
+use crate::domain::{EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, Role, Slug, UserId};
+use crate::grpc::page::Page;
+use crate::grpc::{convert, limits, pb};
+use crate::service::invitations::Terms;
+use crate::service::members::{AddMember, BatchAddMembers, RemoveMember, TransferOwnership, UpdateMember};
+use crate::service::organizations::{CreateOrganization, DeleteOrganization, Owner, UpdateOrganization};
+use crate::service::reads::{MemberFilter, OrganizationFilter, OrganizationPageKey, UserOrganizationFilter};
+
+fn etag(etag: &str) -> Option<String> {
+    (!etag.is_empty()).then(|| etag.to_owned())
+}
+
+/// The input of `CreateOrganization`.
+pub(in crate::grpc) fn create(
+    message: &pb::CreateOrganizationRequest,
+    fields: &mut FieldReader,
+) -> Result<CreateOrganization, InvalidFields> {
+    let name = fields.take("name", Name::parse(&message.name));
+    let slug = fields.optional("slug", &message.slug, Slug::parse);
+    let kind = fields.kind(&message.kind);
+    let attributes = fields.attributes("attributes", message.attributes.as_ref());
+    let owner = owner(message, fields);
+    let owner_attributes = fields.attributes("owner_attributes", message.owner_attributes.as_ref());
+    Ok(CreateOrganization {
+        name: name?,
+        slug: slug?,
+        kind: kind?.unwrap_or_else(Kind::default_kind),
+        attributes: attributes?,
+        owner: owner?,
+        owner_attributes: owner_attributes?,
+        inactive: message.inactive,
+    })
+}
+
+fn owner(message: &pb::CreateOrganizationRequest, fields: &mut FieldReader) -> Result<Option<Owner>, InvalidFields> {
+    let delivery = delivery(fields, "owner_delivery", message.owner_delivery);
+    match (message.owner_user_id.as_str(), message.owner_email.as_str()) {
+        ("", "") => delivery.map(|_| None),
+        (id, "") => {
+            let user = fields.take("owner_user_id", UserId::parse(id)).map(Owner::User);
+            delivery?;
+            user.map(Some)
+        }
+        ("", email) => {
+            let address = fields.take("owner_email", EmailAddress::parse(email));
+            let life = crate::service::limits::INVITATION_LIFE;
+            let terms = Terms { delivery: delivery?, life, dry_run: message.validate_only };
+            Ok(Some(Owner::Address(address?, terms)))
+        }
+        (_, _) => Err(fields.wrong("owner_email", Invalid::new("the owner by id or by address, not both"))),
+    }
+}
+
+/// The input of `UpdateOrganization`.
+pub(in crate::grpc) fn update(
+    message: &pb::UpdateOrganizationRequest,
+    fields: &mut FieldReader,
+) -> Result<UpdateOrganization, InvalidFields> {
+    let filled = [!message.name.is_empty(), !message.slug.is_empty(), message.attributes.is_some()];
+    let [name, slug, attributes] = fields.mask(message.update_mask.as_ref(), ["name", "slug", "attributes"], filled)?;
+    let name = name.then(|| fields.take("name", Name::parse(&message.name))).transpose();
+    let slug = slug.then(|| fields.take("slug", Slug::parse(&message.slug))).transpose();
+    let attributes = attributes.then(|| fields.attributes("attributes", message.attributes.as_ref())).transpose();
+    Ok(UpdateOrganization { name: name?, slug: slug?, attributes: attributes?, etag: etag(&message.etag) })
+}
+
+/// The input of `DeleteOrganization`.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of every reader")]
+pub(in crate::grpc) fn delete(
+    message: &pb::DeleteOrganizationRequest,
+    _: &mut FieldReader,
+) -> Result<DeleteOrganization, InvalidFields> {
+    Ok(DeleteOrganization { purge: message.purge, etag: etag(&message.etag) })
+}
+
+fn member(
+    fields: &mut FieldReader,
+    user: Option<UserReference<'_>>,
+    role: &str,
+    attributes: Option<&prost_types::Struct>,
+) -> Result<AddMember, InvalidFields> {
+    let person = fields.person(user);
+    let role = fields.optional("role", role, Role::parse_assignable);
+    let attributes = fields.attributes("attributes", attributes);
+    Ok(AddMember { person: person?, role: role?.unwrap_or(Role::MEMBER), attributes: attributes?, notify: None })
+}
+
+/// The input of `AddMember`.
+pub(in crate::grpc) fn add_member(
+    message: &pb::AddMemberRequest,
+    fields: &mut FieldReader,
+) -> Result<AddMember, InvalidFields> {
+    let user = borrow_oneof!(message.person, pb::add_member_request::Person => UserReference { UserId, Email });
+    member(fields, user, &message.role, message.attributes.as_ref())
+}
+
+/// The input of `EnsureMember`.
+pub(in crate::grpc) fn ensure_member(
+    message: &pb::EnsureMemberRequest,
+    fields: &mut FieldReader,
+) -> Result<AddMember, InvalidFields> {
+    let user = borrow_oneof!(message.person, pb::ensure_member_request::Person => UserReference { UserId, Email });
+    member(fields, user, &message.role, message.attributes.as_ref())
+}
+
+/// The input of `BatchAddMembers`.
+pub(in crate::grpc) fn add_members(
+    message: &pb::BatchAddMembersRequest,
+    fields: &mut FieldReader,
+) -> Result<BatchAddMembers, InvalidFields> {
+    if !(1..=limits::BATCH_WRITES).contains(&message.items.len()) {
+        return Err(fields.wrong("items", Invalid::new("1 to 100 items")));
+    }
+    let items = fields.items(&message.items, |fields, item| {
+        let user = borrow_oneof!(item.person, pb::batch_add_members_item::Person => UserReference { UserId, Email });
+        member(fields, user, &item.role, item.attributes.as_ref())
+    });
+    Ok(BatchAddMembers { items: items?, all_or_nothing: message.all_or_nothing })
+}
+
+/// The input of `UpdateMember`.
+pub(in crate::grpc) fn update_member(
+    message: &pb::UpdateMemberRequest,
+    fields: &mut FieldReader,
+) -> Result<UpdateMember, InvalidFields> {
+    let user = fields.take("user_id", UserId::parse(&message.user_id));
+    let filled = [!message.role.is_empty(), message.attributes.is_some()];
+    let mask = fields.mask(message.update_mask.as_ref(), ["role", "attributes"], filled);
+    let [role, attributes] = mask?;
+    let role = role.then(|| fields.take("role", Role::parse_assignable(&message.role))).transpose();
+    let attributes = attributes.then(|| fields.attributes("attributes", message.attributes.as_ref())).transpose();
+    Ok(UpdateMember { user: user?, role: role?, attributes: attributes?, etag: etag(&message.etag) })
+}
+
+/// The input of `RemoveMember`.
+pub(in crate::grpc) fn remove_member(
+    message: &pb::RemoveMemberRequest,
+    fields: &mut FieldReader,
+) -> Result<RemoveMember, InvalidFields> {
+    let user = fields.take("user_id", UserId::parse(&message.user_id));
+    Ok(RemoveMember { user: user?, etag: etag(&message.etag) })
+}
+
+/// The input of `TransferOwnership`.
+pub(in crate::grpc) fn transfer_ownership(
+    message: &pb::TransferOwnershipRequest,
+    fields: &mut FieldReader,
+) -> Result<TransferOwnership, InvalidFields> {
+    let user = borrow_oneof!(message.person, pb::transfer_ownership_request::Person => UserReference { UserId, Email });
+    let person = fields.person(user);
+    Ok(TransferOwnership { person: person?, etag: etag(&message.etag) })
+}
+
+/// The key of a list ordered by name and id: the id in 36 characters, then the name.
+pub(in crate::grpc) fn name_key(id: OrganizationId, name: &Name) -> Vec<u8> {
+    format!("{id}{}", name.as_str()).into_bytes()
+}
+
+fn after_name(key: &[u8]) -> Option<OrganizationPageKey> {
+    let (id, name) = std::str::from_utf8(key).ok()?.split_at_checked(36)?;
+    let id = OrganizationId::from_uuid(parse_uuid(id)?);
+    // Postgres takes no NUL in a text.
+    (!name.contains('\0')).then(|| OrganizationPageKey { id, name: name.to_owned() })
+}
+
+fn states(
+    fields: &mut FieldReader,
+    numbers: &[i32],
+    allowed: &[OrganizationState],
+) -> Result<Vec<OrganizationState>, InvalidFields> {
+    let number_and_name = |state| (convert::organization_state(state).into(), OrganizationState::as_str(state));
+    fields.states(numbers, OrganizationState::Active, allowed, OrganizationState::ALL.len(), number_and_name)
+}
+
+/// The input of `ListOrganizations`.
+pub(in crate::grpc) fn list(
+    message: &pb::ListOrganizationsRequest,
+    fields: &mut FieldReader,
+) -> Result<(Page, OrganizationFilter), InvalidFields> {
+    let kind = fields.kind(&message.kind);
+    let states = states(fields, &message.states, &OrganizationState::ALL);
+    // The search takes whatever a name may hold.
+    let search = fields.optional("search", &message.search, Name::parse);
+    let state_list = format!("{:?}", message.states);
+    let filter = ["organizations", &message.kind, &state_list, &message.search];
+    let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
+    let after = page.key(fields, after_name);
+    let filter = OrganizationFilter {
+        kind: kind?,
+        states: states?,
+        search: search?.map(Name::into_string),
+        after: after?,
+        limit: page.limit(),
+    };
+    Ok((page, filter))
+}
+
+/// The input of `ListUserOrganizations`. `caller` is the calling user, whose organizations are listed where the message
+/// names no user.
+pub(in crate::grpc) fn list_of_user(
+    message: &pb::ListUserOrganizationsRequest,
+    caller: Option<&UserId>,
+    fields: &mut FieldReader,
+) -> Result<(UserId, Page, UserOrganizationFilter), InvalidFields> {
+    let user = match (message.user_id.as_str(), caller) {
+        ("", Some(caller)) => Ok(caller.clone()),
+        ("", None) => Err(fields.wrong("user_id", Invalid::new("name the user: you are none"))),
+        (id, _) => fields.take("user_id", UserId::parse(id)),
+    };
+    let kind = fields.kind(&message.kind);
+    let states = states(fields, &message.states, &[OrganizationState::Active, OrganizationState::Inactive]);
+    let state_list = format!("{:?}", message.states);
+    // The first part also refuses page tokens of the time when this list was ordered by name.
+    let filter = ["of user, by id", &message.user_id, &message.kind, &state_list];
+    let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
+    let after = page.key(fields, |key| uuid::Uuid::from_slice(key).ok().map(OrganizationId::from_uuid));
+    let filter = UserOrganizationFilter { kind: kind?, states: states?, after: after?, limit: page.limit() };
+    Ok((user?, page, filter))
+}
+
+/// The input of `ListMembers`.
+pub(in crate::grpc) fn list_members(
+    message: &pb::ListMembersRequest,
+    fields: &mut FieldReader,
+) -> Result<(Page, MemberFilter), InvalidFields> {
+    let role = fields.optional("role", &message.role, Role::parse);
+    let filter = ["members", &message.organization, &message.role];
+    let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
+    let after = page.key(fields, |key| UserId::parse(std::str::from_utf8(key).ok()?).ok())?;
+    let limit = page.limit();
+    Ok((page, MemberFilter { role: role?, after: after.map(|user| user.to_string()), limit }))
+}

@@ -1,0 +1,46 @@
+//! The schema: the migrations of this program and whether a database has them.
+
+use super::StoreError;
+use super::log::partitions;
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+
+/// The numbered migrations, embedded into the program at build time.
+pub static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// Brings the schema up to date. Concurrent processes take turns.
+///
+/// # Errors
+/// If Postgres does not answer, or a migration failed or was edited after it was applied.
+pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrateError> {
+    // Without the pool's options: a migration may take longer than a request.
+    let mut connection = PgConnection::connect_with(options).await?;
+    MIGRATIONS.run(&mut connection).await?;
+    // Housekeeping retries this. Until then the default partition takes the rows.
+    if let Err(error) = partitions::make_ahead(&mut connection).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "cannot create the change log's next partitions yet");
+    }
+    connection.close().await?;
+    Ok(())
+}
+
+/// Whether the database has every migration of this program, unedited.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn is_migrated(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let exists = sqlx::query_scalar!(r#"SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !exists {
+        return Ok(false);
+    }
+    let applied = connection.list_applied_migrations("_sqlx_migrations").await.map_err(|error| match error {
+        MigrateError::Execute(error) => StoreError::from(error),
+        other => StoreError::Unreadable(other.to_string()),
+    })?;
+    Ok(MIGRATIONS.iter().all(|migration| {
+        applied.iter().any(|row| row.version == migration.version && row.checksum == migration.checksum)
+    }))
+}
