@@ -14,7 +14,7 @@ pub enum Scope {
     Manage,
     /// Act as an operator: pass every rule.
     Operator,
-    /// Act on behalf of a user, who is named in the `roster-on-behalf-of` metadata.
+    /// Act on behalf of the user named in the `roster-on-behalf-of` metadata.
     ActAs,
 }
 

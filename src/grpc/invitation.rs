@@ -19,7 +19,7 @@ fn text(token: Option<&Secret>) -> String {
 /// The calling user: only users receive and answer invitations.
 fn person(caller: &Caller) -> Result<UserId, Status> {
     caller.user().cloned().ok_or_else(|| {
-        let caller = caller.actor().map_or("nobody", |actor| actor.kind.as_str()).to_owned();
+        let caller = caller.actor().map_or("anonymous", |actor| actor.kind.as_str()).to_owned();
         let advice = "only users answer invitations; act on behalf of the user".to_owned();
         status::refused(&Refusal::CallerNotAllowed { caller, advice })
     })

@@ -19,7 +19,7 @@ impl UserService for Api {
         let (_, caller) = self.admit_caller(request).await?;
         let mut message = pb::GetCallerResponse::default();
         if let Some(actor) = caller.actor() {
-            message.kind = actor.kind.as_str().to_owned();
+            message.kind = actor.kind.to_string();
             message.id = actor.id;
             message.via_service = actor.via.unwrap_or_default();
         }

@@ -11,7 +11,7 @@ pub const SLUG_SUFFIXES: u32 = 100;
 pub const WRITE_GRACE: Duration = Duration::from_secs(2);
 /// Attempts of a write that loses against another transaction.
 pub const WRITE_ATTEMPTS: u32 = 5;
-/// Organizations purged in one round: each is a transaction of its own.
+/// Organizations purged in one round: each takes one transaction.
 pub const TIDY_ORGANIZATIONS: i64 = 100;
 /// Stored answers deleted in one round, and quota windows deleted in one round.
 pub const TIDY_REQUESTS: i64 = 10_000;

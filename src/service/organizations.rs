@@ -330,6 +330,10 @@ struct SetActive {
     active: bool,
 }
 
+fn activation_details(state: OrganizationState, by_operator: bool) -> serde_json::Value {
+    json!({ "state": state.as_str(), "by_operator": by_operator })
+}
+
 impl OrganizationChange for SetActive {
     type Answer = Organization;
 
@@ -356,8 +360,8 @@ impl OrganizationChange for SetActive {
         // rule stays.
         let by_operator = !self.active && (tx.by_operator() || organization.deactivated_by_operator);
         if (organization.stored_state, organization.deactivated_by_operator) != (state, by_operator) {
-            let old = json!({ "state": organization.stored_state.as_str(), "by_operator": organization.deactivated_by_operator });
-            let new = json!({ "state": state.as_str(), "by_operator": by_operator });
+            let old = activation_details(organization.stored_state, organization.deactivated_by_operator);
+            let new = activation_details(state, by_operator);
             organization.stored_state = state;
             organization.deactivated_by_operator = by_operator;
             tx.save(&mut organization, DeletionMark::No, kind, old, new).await?;

@@ -39,7 +39,7 @@ pub(in crate::service) enum AddOutcome {
     Present(Member),
 }
 
-/// Adds one user, who is held, to the locked organization. The first member of a pending organization becomes its
+/// Adds a held user to the locked organization. The first member of a pending organization becomes its
 /// owner, whatever role the input has, and activates it.
 pub(in crate::service) async fn add(
     tx: &mut UnitOfWork<'_>,
@@ -84,8 +84,8 @@ async fn hold(
             Err(error) => Err(error.into_refusal()?),
         });
     }
-    let found: BTreeSet<UserId> = ids.iter().filter_map(|id| id.as_ref().ok()).cloned().collect();
-    let users = tx.hold_users(&found).await?;
+    let found_ids: BTreeSet<UserId> = ids.iter().filter_map(|id| id.as_ref().ok()).cloned().collect();
+    let users = tx.hold_users(&found_ids).await?;
     let pick = |id: ItemResult<UserId>, input: &AddMember| {
         let user = users.get(&id?).cloned().ok_or(Refusal::UserNotFound)?;
         check_person(&input.person, &user)?;

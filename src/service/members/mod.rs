@@ -179,7 +179,7 @@ impl Roster {
     /// `CALLER_NOT_ALLOWED` if the caller is not a user, `OWNERSHIP_REQUIRED`, `ORGANIZATION_INACTIVE`.
     pub async fn leave_organization(&self, access: Access, meta: Meta) -> Result<WriteResult<Member>, ServiceError> {
         let Caller::User(user) = access.caller() else {
-            let caller = access.caller().actor().map_or("nobody", |actor| actor.kind.as_str()).to_owned();
+            let caller = access.caller().actor().map_or("anonymous", |actor| actor.kind.as_str()).to_owned();
             let advice = "only users leave; use RemoveMember, or act on behalf of the user".to_owned();
             return Err(Refusal::CallerNotAllowed { caller, advice }.into());
         };
