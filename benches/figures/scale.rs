@@ -21,7 +21,7 @@ pub(crate) async fn rows(stage: &Stage) -> Vec<Row> {
     let more = f64::from(stage.size.memberships - FEW);
     let (resident, own) = (
         (many.process.resident() - few.process.resident()) / more,
-        many.told("index_bytes") / f64::from(stage.size.memberships),
+        many.told("replica_bytes") / f64::from(stage.size.memberships),
     );
     let mut seen = [Vec::new(), Vec::new()];
     for _ in 0..rounds() {

@@ -196,6 +196,34 @@ async fn serve_starts_with_what_api_key_prints_and_is_healthy_when_migrated() {
 }
 
 #[tokio::test]
+async fn a_deprecated_setting_gives_one_warning() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("roster.toml");
+    let (_, _, stanza) = output(&["api-key", "--name", "ops", "--scopes", "operator"]).await;
+    let stanza = &stanza[stanza.find("[[api_keys]]").unwrap()..];
+    let address = format!("127.0.0.1:{}", free_port());
+    let text = format!(
+        "listen = '{address}'\ndatabase_url = 'postgres://127.0.0.1:1/roster'\nindex_memory_mib = 64\n{stanza}\n\
+         [mail]\nkind = 'off'\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap();
+    let warning = format!(
+        "index_memory_mib (from {config}) is deprecated and will be removed in the next release: use replica_memory_mib"
+    );
+    let (code, stdout, stderr) = output(&["check-config", "--config", config]).await;
+    assert_eq!((code, stdout, stderr), (Some(0), "OK\n".to_owned(), format!("warning: {warning}\n")));
+
+    let server = roster(&["serve", "--config", config, "--log", "warn"]).stderr(Stdio::piped()).spawn().unwrap();
+    until(&channel(&address), ServingStatus::NotServing).await;
+    send(&server, Signal::SIGTERM);
+    let log = tokio::time::timeout(PATIENCE, server.wait_with_output()).await.unwrap().unwrap().stderr;
+    let log = String::from_utf8(log).unwrap();
+    assert_eq!(log.matches("deprecated").count(), 1, "{log}");
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains(&warning)), "{log}");
+}
+
+#[tokio::test]
 async fn nothing_configured_and_it_does_not_start() {
     for command in ["serve", "check-config"] {
         let (code, stdout, told) = output(&[command]).await;

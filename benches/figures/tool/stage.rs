@@ -70,7 +70,7 @@ impl Stage {
         let jwks = directory.path().join("jwks.json");
         std::fs::write(&jwks, key.public_jwks().to_string()).unwrap();
         let settings = format!(
-            "database_url = '{url}'\nindex_memory_mib = 4096\n[mail]\nkind = 'off'\n[[issuers]]\nissuer = '{ISSUER}'\naudience = '{AUDIENCE}'\n\
+            "database_url = '{url}'\nreplica_memory_mib = 4096\n[mail]\nkind = 'off'\n[[issuers]]\nissuer = '{ISSUER}'\naudience = '{AUDIENCE}'\n\
              jwks_file = '{}'\nscopes = ['check', 'manage', 'operator']\n",
             jwks.display()
         );
@@ -169,7 +169,7 @@ impl Server {
     /// Waits until everything is in memory; how long that took from the start.
     pub(crate) async fn until_loaded(&self, size: Size) -> Duration {
         until_listening(&self.metrics);
-        while self.told("index_memberships") < f64::from(size.memberships) || self.told("index_age_seconds") < 0.0 {
+        while self.told("replica_memberships") < f64::from(size.memberships) || self.told("index_age_seconds") < 0.0 {
             assert!(self.started.elapsed() < Duration::from_mins(5), "the memberships are not in memory");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
