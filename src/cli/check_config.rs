@@ -7,7 +7,7 @@ use crate::config::{self, Flags, Settings};
 pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
     let settings = Settings::read(flags, &config::environment, Clock::system())?;
     for warning in &settings.warnings {
-        super::complain(&format!("warning: {warning}"));
+        super::print_message(&format!("warning: {warning}"));
     }
-    super::answer("OK")
+    super::print_result("OK")
 }

@@ -172,7 +172,7 @@ async fn letters_in_a_row_share_a_connection() {
     for _ in 0..3 {
         assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
     }
-    mailer.hang_up().await;
+    mailer.close_idle().await;
     assert_eq!(server.heard().last().unwrap(), "QUIT");
     assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
     let connections: Vec<usize> = server.mailbox().iter().map(|received| received.connection).collect();
