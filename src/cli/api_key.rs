@@ -21,7 +21,7 @@ pub(super) fn run(flags: &ApiKeyFlags) -> Result<(), CliError> {
     let name = toml::Value::from(flags.name.as_str());
     let scopes: toml::Value = flags.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().into();
     super::print_message(&format!(
-        "Add this to the settings file of `roster serve`. The key itself is printed below, once: it is stored nowhere.\n\n\
+        "Add this to the settings file of `roster serve`. The key itself, below, is printed once and not stored.\n\n\
          [[api_keys]]\nname = {name}\nscopes = {scopes}\nsha256 = \"{}\"\n",
         key.sha256
     ));

@@ -127,7 +127,7 @@ fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
         sha256 = '00'
         [mail]
         kind = 'smtp'
-        from = 'nobody'
+        from = 'roster'
         [invitations]
         cooldown = 5
     ";
