@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// A call makes some dozens of small allocations, and the thread that made them frees nearly all of them. mimalloc is fast
-/// for this pattern.
+/// A call makes some dozens of small allocations, and the thread that made them frees nearly all of them. mimalloc is
+/// fast for this pattern.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -15,7 +15,8 @@ pub(super) struct ApiKeyFlags {
     scopes: Vec<Scope>,
 }
 
-/// Writes the key to standard output only, and the stanza for the settings file, which holds its hash, to standard error.
+/// Writes the key to standard output only, and the stanza for the settings file, which holds its hash, to standard
+/// error.
 pub(super) fn run(flags: &ApiKeyFlags) -> Result<(), CliError> {
     let key = api_keys::generate();
     let name = toml::Value::from(flags.name.as_str());

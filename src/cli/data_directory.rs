@@ -26,8 +26,8 @@ pub(super) struct DirectoryLock {
 }
 
 impl DataDirectory {
-    /// Chooses the directory: the given one; for root `/var/lib/roster-dev`, because Postgres must run as another account,
-    /// which may not enter root's home directory; for other users a directory in their home directory.
+    /// Chooses the directory: the given one; for root `/var/lib/roster-dev`, because Postgres must run as another
+    /// account, which may not enter root's home directory; for other users a directory in their home directory.
     pub(super) fn find(given: Option<&PathBuf>) -> Result<Self, CliError> {
         if let Some(given) = given {
             return std::path::absolute(given).map(Self).map_err(file(given));
@@ -97,7 +97,8 @@ impl DataDirectory {
         }
     }
 
-    /// Loads the signing key, or generates one. The caller must hold the lock, so that two processes cannot both generate one.
+    /// Loads the signing key, or generates one. The caller must hold the lock, so that two processes cannot both
+    /// generate one.
     pub(super) fn make_signing_key(&self, _: &DirectoryLock) -> Result<SigningKey, CliError> {
         match self.signing_key() {
             Err(CliError::NoSigningKey(_)) => {}

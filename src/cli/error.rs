@@ -76,7 +76,8 @@ pub enum CliError {
 }
 
 impl CliError {
-    /// The exit code: 2 for a mistake in the command line or the settings, as for an unknown flag; 1 for any other error.
+    /// The exit code: 2 for a mistake in the command line or the settings, as for an unknown flag; 1 for any other
+    /// error.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -24,8 +24,8 @@ use tokio::net::TcpListener;
 /// Time for background tasks to end when the program ends; then they are dropped.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Maximum number of threads for writes and background tasks; fewer on a machine with fewer cores. The workers that serve
-/// connections are separate threads, and the tasks here mostly wait for Postgres.
+/// Maximum number of threads for writes and background tasks; fewer on a machine with fewer cores. The workers that
+/// serve connections are separate threads, and the tasks here mostly wait for Postgres.
 const THREADS: usize = 4;
 
 /// A membership service: who belongs to which organization, and what may they do there?
@@ -46,7 +46,8 @@ enum Command {
     ApiKey(api_key::ApiKeyFlags),
 }
 
-/// Parses the command line and runs the sub-command. `--help`, and a command line that cannot be parsed, end the program.
+/// Parses the command line and runs the sub-command. `--help`, and a command line that cannot be parsed, end the
+/// program.
 ///
 /// # Errors
 /// See [`CliError`].

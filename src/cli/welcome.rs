@@ -7,8 +7,8 @@ use crate::domain::Scope;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// Renders bearer tokens as shell variables, and calls that use them. The lines to paste contain no comments, because not
-/// every interactive shell accepts them.
+/// Renders bearer tokens as shell variables, and calls that use them. The lines to paste contain no comments, because
+/// not every interactive shell accepts them.
 pub(super) fn welcome(directory: &Path, key: &SigningKey, address: SocketAddr) -> Result<String, CliError> {
     let user = |id: &str, name: &str| ClaimSet {
         email: Some(format!("{id}@example.com")),

@@ -1,5 +1,5 @@
-//! The settings of `roster serve`, from flags, the environment and a file. A flag takes precedence over a variable, and a
-//! variable over the file.
+//! The settings of `roster serve`, from flags, the environment and a file. A flag takes precedence over a variable, and
+//! a variable over the file.
 //!
 //! All mistakes are reported at once. Each names the setting, where it was given and what to write instead. It never
 //! repeats the given value, which may be a password.

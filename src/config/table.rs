@@ -1,8 +1,8 @@
 //! The table of settings. A row makes the flag, the variable, the key in the file, the range check, the default, the
 //! line of `--help` and the line of the documents.
 //!
-//! To add a setting: write its row here, and use its value in [`super::Settings::read`]. The compiler warns of a row whose
-//! value is not used.
+//! To add a setting: write its row here, and use its value in [`super::Settings::read`]. The compiler warns of a row
+//! whose value is not used.
 
 use super::format::{Setting, address, database_url, filter, hours, mebibytes, milliseconds, number, one_of};
 use super::reader::SettingsReader;

@@ -25,8 +25,7 @@ pub(super) enum MessageReader {
     Developer,
 }
 
-/// Builds the message. The same letter at the same second gives the same bytes, so a letter that is sent twice is one
-/// message.
+/// Builds the message. The same letter at the same second gives the same bytes.
 ///
 /// # Errors
 /// A sentence, if lettre rejects an address that roster has accepted.

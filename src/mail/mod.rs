@@ -34,8 +34,8 @@ pub struct Mailer {
 }
 
 impl Mailer {
-    /// Creates a mailer; `None` if mail is switched off. Reads every file that the settings name, and renders every template
-    /// with sample data.
+    /// Creates a mailer; `None` if mail is switched off. Reads every file that the settings name, and renders every
+    /// template with sample data.
     ///
     /// # Errors
     /// All mistakes, one sentence each, which begins with the name of the setting.

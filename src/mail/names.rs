@@ -1,18 +1,18 @@
-//! Sanitizes the names in mails. An attacker can invite a stranger to an organization called “Your account is locked, see
-//! evil.example”. The names are the only part of the mail that its sender chooses, so they must read as names, and no mail
-//! program may turn them into links or headers.
+//! Sanitizes the names in mails. An attacker can invite a stranger to an organization called “Your account is locked,
+//! see evil.example”. The names are the only part of the mail that its sender chooses, so they must read as names, and
+//! no mail program may turn them into links or headers.
 
 use crate::domain::text::is_invisible;
 
 /// Returns the name in a form that is safe in a line of text and in a header:
 ///
 /// - A run of white space of any kind becomes one space, so the name is one line.
-/// - Control, direction and zero-width characters are removed. This includes U+200D: an emoji that it joins is shown as its
-///   parts, which is better than a name that looks like another.
+/// - Control, direction and zero-width characters are removed. This includes U+200D: an emoji that it joins is shown as
+///   its parts, which is better than a name that looks like another.
 /// - A space is inserted after each of `. : / \ @` and their full-width variants, unless it is the last character. Mail
-///   programs recognize links by these characters (`evil.example`, `https://…`, `//…`, `user@…`), but not before a space.
-///   The name stays readable (`St. Gallen`, `Node. js`), and no normalization removes the space, as it would replace a
-///   look-alike character.
+///   programs recognize links by these characters (`evil.example`, `https://…`, `//…`, `user@…`), but not before a
+///   space. The name stays readable (`St. Gallen`, `Node. js`), and no normalization removes the space, as it would
+///   replace a look-alike character.
 pub(super) fn sanitize(name: &str) -> String {
     let mut text = String::with_capacity(name.len() + name.len() / 4);
     let mut space_due = false;
@@ -34,8 +34,8 @@ pub(super) fn sanitize(name: &str) -> String {
     text
 }
 
-/// The sanitized name in quotation marks. Quotation marks inside it are replaced, so that it cannot close them. The marks are
-/// part of the value, so that a custom template cannot omit them.
+/// The sanitized name in quotation marks. Quotation marks inside it are replaced, so that it cannot close them. The
+/// marks are part of the value, so that a custom template cannot omit them.
 pub(super) fn quoted(name: &str) -> String {
     let is_mark = |c| matches!(c, '"' | '“' | '”' | '„' | '‟' | '«' | '»' | '〝' | '〞' | '〟' | '＂');
     format!("“{}”", sanitize(name).replace(is_mark, "'"))

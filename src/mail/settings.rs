@@ -13,14 +13,16 @@ use url::{Host, Url};
 pub struct MailSettings {
     /// Where mail is sent. Required, even to send none, so that mail is not switched off by an oversight.
     pub kind: MailKind,
-    /// The sender: `roster@example.com`, or `Example <roster@example.com>`. Its domain is also the name of this client in
-    /// `EHLO`, and the domain of each Message-ID.
+    /// The sender: `roster@example.com`, or `Example <roster@example.com>`. Its domain is also the name of this client
+    /// in `EHLO`, and the domain of each Message-ID.
     pub from: Option<String>,
-    /// The page that links open. The invitation token is appended as `?token=…`, which every web page can read, or replaces
-    /// `{token}` if the URL contains it. `https://example.com/join#{token}` is better for a page that reads the token with a
-    /// script: browsers send the part after `#` neither to the server, which might log it, nor in `Referer`.
+    /// The page that links open. The invitation token is appended as `?token=…`, which every web page can read, or
+    /// replaces `{token}` if the URL contains it. `https://example.com/join#{token}` is better for a page that reads
+    /// the token with a script: browsers send the part after `#` neither to the server, which might log it, nor in
+    /// `Referer`.
     pub link_base_url: Option<String>,
-    /// For `directory`: the directory for the `.eml` files. It is created if it does not exist, readable only by this user.
+    /// For `directory`: the directory for the `.eml` files. It is created if it does not exist, readable only by this
+    /// user.
     pub directory: Option<PathBuf>,
     /// For `smtp`: the host name or IP address of the relay. The certificate of the relay must be valid for it.
     pub host: Option<String>,
@@ -32,8 +34,8 @@ pub struct MailSettings {
     /// invitations.
     #[serde(default)]
     pub allow_plain: bool,
-    /// A PEM file of CA certificates. The certificate of the relay must be signed by one of them, *instead of* by a public
-    /// CA.
+    /// A PEM file of CA certificates. The certificate of the relay must be signed by one of them, *instead of* by a
+    /// public CA.
     pub ca_file: Option<PathBuf>,
     /// The user name for the login at the relay. Absent: no login.
     pub username: Option<String>,

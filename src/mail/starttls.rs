@@ -1,9 +1,9 @@
 //! A TCP stream for STARTTLS that returns one byte per read until the TLS handshake begins.
 //!
-//! lettre 0.11.23 keeps data that it has read before the TLS handshake, and takes it for replies after it. An attacker on the
-//! network path can append lines to the reply to STARTTLS. Each later reply is then taken for that of the next command, and a
-//! message counts as delivered before the relay has accepted it. With one byte per read, lettre reads no further than the
-//! line that ends the unencrypted part. The appended lines reach the TLS handshake, which fails.
+//! lettre 0.11.23 keeps data that it has read before the TLS handshake, and takes it for replies after it. An attacker
+//! on the network path can append lines to the reply to STARTTLS. Each later reply is then taken for that of the next
+//! command, and a message counts as delivered before the relay has accepted it. With one byte per read, lettre reads no
+//! further than the line that ends the unencrypted part. The appended lines reach the TLS handshake, which fails.
 
 use lettre::transport::smtp::client::AsyncTokioStream;
 use std::io;

@@ -1,5 +1,5 @@
-//! The texts of mails: minijinja templates, built-in or custom. Every template is rendered with sample data when the process
-//! starts.
+//! The texts of mails: minijinja templates, built-in or custom. Every template is rendered with sample data when the
+//! process starts.
 //!
 //! The variables of a template:
 //!
@@ -11,8 +11,8 @@
 //! | `link` | the page to accept at. Not for `added`, and not in a subject, which is shown on locked screens |
 //! | `expires` | the expiry of the invitation, as `1 December 2026, 14:30 UTC`. Not for `added` |
 //!
-//! Any other variable is an error. Values are never interpreted as templates, and minijinja escapes them in files whose name
-//! ends with `.html`.
+//! Any other variable is an error. Values are never interpreted as templates, and minijinja escapes them in files whose
+//! name ends with `.html`.
 
 use super::names::quoted;
 use crate::domain::DisplayName;

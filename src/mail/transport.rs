@@ -1,8 +1,8 @@
 //! Delivers messages: to a relay by SMTP, or to a directory.
 //!
-//! Whether a failure is final depends on the step that failed. Until the client sends `MAIL`, the cause is the relay or the
-//! configuration, whatever the reply code, and the letter is tried again. From `MAIL` on, a reply 5xx concerns this message
-//! and is final.
+//! Whether a failure is final depends on the step that failed. Until the client sends `MAIL`, the cause is the relay or
+//! the configuration, whatever the reply code, and the letter is tried again. From `MAIL` on, a reply 5xx concerns this
+//! message and is final.
 
 use super::message::MessageReader;
 use super::settings::{MailKind, MailSettings, Security, is_loopback};
@@ -89,9 +89,9 @@ enum Protection {
 
 /// A relay, and the idle connections to it.
 ///
-/// lettre has a pool too, but lettre 0.11.23 reuses a connection whose send was interrupted by a timeout. The next message
-/// would then read the replies to the previous one, and could count as delivered. Here a send takes the connection out of
-/// the list, and returns it only after the relay has accepted the message.
+/// lettre has a pool too, but lettre 0.11.23 reuses a connection whose send was interrupted by a timeout. The next
+/// message would then read the replies to the previous one, and could count as delivered. Here a send takes the
+/// connection out of the list, and returns it only after the relay has accepted the message.
 pub(super) struct Relay {
     host: String,
     port: u16,
@@ -150,8 +150,8 @@ impl Relay {
             Err(error) => {
                 let reason = format!("the relay did not accept the mail: {}", describe(&error));
                 let login_rejected = error.status().is_some_and(|code| LOGIN_REJECTED.contains(&code.into()));
-                // A client error is one that lettre raises before it sends anything: the relay lacks the extension (SMTPUTF8) for an
-                // address that is not ASCII.
+                // A client error is one that lettre raises before it sends anything: the relay lacks the extension
+                // (SMTPUTF8) for an address that is not ASCII.
                 let is_final = (error.is_permanent() && !login_rejected) || error.is_client();
                 if is_final { DeliveryOutcome::Final(reason) } else { DeliveryOutcome::Transient(reason) }
             }

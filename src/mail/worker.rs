@@ -20,8 +20,8 @@ const SETTLE_ATTEMPTS: u32 = 6;
 
 /// Sends letters until `stop` is cancelled, and then finishes the sends that have begun, each within its time limit.
 ///
-/// `claim` claims the next letter that is due, and `settle` stores the outcome of a letter. A notification of `due` means
-/// that a letter may be due. The number of concurrent sends is the mailer's number of connections.
+/// `claim` claims the next letter that is due, and `settle` stores the outcome of a letter. A notification of `due`
+/// means that a letter may be due. The number of concurrent sends is the mailer's number of connections.
 pub async fn run<Claim, Claimed, Settle, Settled>(
     mailer: &Mailer,
     claim: Claim,

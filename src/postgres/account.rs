@@ -38,8 +38,8 @@ impl Account {
         chown(path, Some(self.uid), Some(self.gid)).map_err(|errno| io("change the owner of", path)(errno.into()))
     }
 
-    /// Checks that the account can reach the contents of this directory: it needs the execute permission on the directory
-    /// and on each of its ancestors.
+    /// Checks that the account can reach the contents of this directory: it needs the execute permission on the
+    /// directory and on each of its ancestors.
     pub(super) fn check_access(&self, directory: &Path) -> Result<(), Error> {
         let directory = directory.canonicalize().map_err(io("read", directory))?;
         let mut ancestors: Vec<&Path> = directory.ancestors().collect();

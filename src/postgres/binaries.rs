@@ -18,8 +18,8 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// Uses the given directory, or the one in `ROSTER_POSTGRES_BIN`. Otherwise searches `PATH` and the directories of Debian
-    /// and Homebrew, newest version first.
+    /// Uses the given directory, or the one in `ROSTER_POSTGRES_BIN`. Otherwise searches `PATH` and the directories of
+    /// Debian and Homebrew, newest version first.
     ///
     /// # Errors
     /// [`Error::NotAServer`] for a given directory, [`Error::NotInstalled`], [`Error::TooOld`].
@@ -51,8 +51,8 @@ impl Binaries {
         self.version
     }
 
-    /// A command for one of the programs. It does not inherit the environment, because a `PGPORT` or a locale that is not
-    /// installed would change its behaviour.
+    /// A command for one of the programs. It does not inherit the environment, because a `PGPORT` or a locale that is
+    /// not installed would change its behaviour.
     pub(super) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.directory.join(program));
         command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").current_dir("/");

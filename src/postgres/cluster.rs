@@ -36,8 +36,8 @@ impl Options {
         Self { data: data.into(), temporary: false, settings: Vec::new() }
     }
 
-    /// A new data directory for a test. It is removed, and the server stopped, when the [`Cluster`] is dropped, and also when
-    /// this process ends without dropping it. A crash of Postgres loses no data; a crash of the machine may.
+    /// A new data directory for a test. It is removed, and the server stopped, when the [`Cluster`] is dropped, and
+    /// also when this process ends without dropping it. A crash of Postgres loses no data; a crash of the machine may.
     #[must_use]
     pub fn temporary() -> Self {
         let data = std::env::temp_dir().join(format!("roster-{}", random::uuid().simple()));
@@ -77,8 +77,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Creates the data directory if it does not exist, and starts the server. If a server already runs there, because the
-    /// roster that started it was killed, adopts it. When this returns, the server accepts connections.
+    /// Creates the data directory if it does not exist, and starts the server. If a server already runs there, because
+    /// the roster that started it was killed, adopts it. When this returns, the server accepts connections.
     ///
     /// # Errors
     /// See [`Error`].
@@ -235,7 +235,8 @@ impl Cluster {
             self.socket_directory = socket::make_directory(&self.options.data, self.account.as_ref())?;
         }
         let log_path = self.log();
-        // A new file, so that no symbolic link is followed: the account of Postgres owns the directory, and roster may be root.
+        // A new file, so that no symbolic link is followed: the account of Postgres owns the directory, and roster may
+        // be root.
         let _ = std::fs::remove_file(&log_path);
         let log = File::create_new(&log_path).map_err(io("create", &log_path))?;
         let errors = log.try_clone().map_err(io("create", &log_path))?;

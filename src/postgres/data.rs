@@ -13,8 +13,8 @@ pub(super) fn unfinished(data: &Path) -> PathBuf {
     data.with_added_extension("unfinished")
 }
 
-/// Runs `initdb`, unless the data directory exists. `initdb` writes to a directory beside it, which is renamed when it is
-/// complete, so that a crash leaves no partial data directory.
+/// Runs `initdb`, unless the data directory exists. `initdb` writes to a directory beside it, which is renamed when it
+/// is complete, so that a crash leaves no partial data directory.
 pub(super) async fn initialize(
     binaries: &Binaries,
     data: &Path,

@@ -1,8 +1,8 @@
 //! Runs a private Postgres server for `roster dev` and the tests, so that they need no running or configured Postgres.
 //!
-//! The programs are those installed on the machine ([`Binaries`]). Roster owns the data directory, the socket and the process
-//! ([`Cluster`]). The server listens only on a Unix socket, in a directory that no other user may enter. Postgres does not run
-//! as root; if roster runs as root, it starts Postgres as another account.
+//! The programs are those installed on the machine ([`Binaries`]). Roster owns the data directory, the socket and the
+//! process ([`Cluster`]). The server listens only on a Unix socket, in a directory that no other user may enter.
+//! Postgres does not run as root; if roster runs as root, it starts Postgres as another account.
 
 mod account;
 mod binaries;

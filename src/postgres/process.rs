@@ -50,7 +50,8 @@ impl Postmaster {
         Self { pid, data: data.to_owned(), child: Some(child) }
     }
 
-    /// Adopts a postmaster that another process has started; `None` if the process id belongs to another program by now.
+    /// Adopts a postmaster that another process has started; `None` if the process id belongs to another program by
+    /// now.
     pub(super) fn adopt(pid: i32, data: &Path) -> Option<Self> {
         is_postmaster(pid, data).then(|| Self { pid, data: data.to_owned(), child: None })
     }
@@ -67,8 +68,9 @@ impl Postmaster {
         send(self.pid, signal);
     }
 
-    /// Signals the postmaster and then every process that it has started. The postmaster is first, so that it starts no more
-    /// processes. A signal to the process group would not reach them, because Postgres puts each into a separate group.
+    /// Signals the postmaster and then every process that it has started. The postmaster is first, so that it starts no
+    /// more processes. A signal to the process group would not reach them, because Postgres puts each into a separate
+    /// group.
     pub(super) fn signal_all(&self, signal: Signal) {
         self.signal(signal);
         let mut signalled = Vec::new();
@@ -85,8 +87,8 @@ impl Postmaster {
     }
 }
 
-/// A shell process that stops a server and removes its directories when this process ends, by any signal. It waits for the
-/// end of a pipe that this process keeps open. Dropping the watchdog ends the shell without either.
+/// A shell process that stops a server and removes its directories when this process ends, by any signal. It waits for
+/// the end of a pipe that this process keeps open. Dropping the watchdog ends the shell without either.
 #[derive(Debug)]
 pub(super) struct Watchdog(Child);
 
@@ -132,7 +134,8 @@ fn send(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);
 }
 
-/// Whether the process is the postmaster of this data directory. Without `/proc`, only the name of the program is compared.
+/// Whether the process is the postmaster of this data directory. Without `/proc`, only the name of the program is
+/// compared.
 fn is_postmaster(pid: i32, data: &Path) -> bool {
     if Path::new("/proc/self").exists() {
         // The working directory of a postmaster is its data directory.

@@ -17,8 +17,8 @@ const PREFIX: &str = "/tmp/roster-socket-";
 /// Time limit for a running server to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Chooses the directory of the socket: the data directory, which no other user may enter, or a new directory with the same
-/// permissions if that path is too long.
+/// Chooses the directory of the socket: the data directory, which no other user may enter, or a new directory with the
+/// same permissions if that path is too long.
 pub(super) fn make_directory(data: &Path, account: Option<&Account>) -> Result<PathBuf, Error> {
     let bytes = data.as_os_str().as_encoded_bytes();
     let fits = bytes.len() + format!("/.s.PGSQL.{PORT}").len() <= PATH_BYTES;
@@ -31,7 +31,8 @@ pub(super) fn make_directory(data: &Path, account: Option<&Account>) -> Result<P
     Ok(directory)
 }
 
-/// Removes the directory if [`make_directory`] created it, in this process or in the one that started an adopted server.
+/// Removes the directory if [`make_directory`] created it, in this process or in the one that started an adopted
+/// server.
 pub(super) fn remove_directory(directory: &Path) {
     if directory.as_os_str().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
         // If the removal fails, the directory stays in the directory for temporary files.

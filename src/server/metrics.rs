@@ -4,9 +4,8 @@
 
 use crate::authz::rules::Method;
 use crate::grpc::CHECK;
-use crate::replica::ReplicaStatistics;
 use crate::server::limits;
-use crate::service::Roster;
+use crate::service::{ReplicaStatistics, Roster};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
@@ -28,7 +27,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tonic::Code;
 
-/// The upper bounds of the histogram buckets of durations, in seconds: from a check in the replica to the longest deadline.
+/// The upper bounds of the histogram buckets of durations, in seconds: from a check in the replica to the longest
+/// deadline.
 const BUCKETS: [f64; 12] = [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 30.0];
 /// Time limit of the outbox query at each scrape.
 const OUTBOX_TIMEOUT: Duration = Duration::from_secs(1);
@@ -63,8 +63,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics that start at zero. `stream_permits` is the semaphore of the open streams, and `limit` the number of permits
-    /// that it started with.
+    /// Metrics that start at zero. `stream_permits` is the semaphore of the open streams, and `limit` the number of
+    /// permits that it started with.
     #[must_use]
     pub fn new(roster: Roster, stream_permits: Arc<Semaphore>, limit: usize) -> Self {
         let mut registry = Registry::with_prefix("roster");

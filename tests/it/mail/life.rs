@@ -1,5 +1,5 @@
-//! Tests of the path of a mail through the whole program, from the invitation to the recipient, with failures of the relay
-//! and kills of the process.
+//! Tests of the path of a mail through the whole program, from the invitation to the recipient, with failures of the
+//! relay and kills of the process.
 
 use crate::harness::Database;
 use crate::harness::program::{channel, clients, free_port, output, roster, send, until};
