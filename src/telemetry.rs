@@ -1,4 +1,4 @@
-//! What roster says about itself: log lines on standard error. Standard output is for answers.
+//! Logging to standard error. Standard output is reserved for the results of sub-commands.
 
 use crate::config::{LogFormat, LogSettings};
 use std::io::{IsTerminal, stderr};
@@ -6,12 +6,12 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::util::TryInitError;
 
-/// Begins to log.
+/// Sets up logging for this process.
 ///
 /// # Errors
-/// If something in this process logs already.
+/// If logging is already set up.
 pub fn start(settings: &LogSettings) -> Result<(), TryInitError> {
-    // A filter that came with the settings has been checked.
+    // The settings have checked the filter. An invalid directive in ROSTER_LOG of `roster dev` is ignored.
     let filter = EnvFilter::new(&settings.filter);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     match settings.format {

@@ -21,7 +21,7 @@ pub(crate) async fn rows(stage: &Stage) -> Vec<Row> {
     let more = f64::from(stage.size.memberships - FEW);
     let (resident, counted) = (
         (many.process.resident() - few.process.resident()) / more,
-        many.metric("index_bytes") / f64::from(stage.size.memberships),
+        many.metric("replica_bytes") / f64::from(stage.size.memberships),
     );
     let mut figures = [Vec::new(), Vec::new()];
     for _ in 0..rounds() {

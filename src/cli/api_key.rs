@@ -7,23 +7,24 @@ use crate::domain::{Scope, UserId};
 
 #[derive(clap::Args)]
 pub(super) struct ApiKeyFlags {
-    /// The service's name, for the audit trail
+    /// Name of the service; events record it as the actor
     #[arg(long, value_parser = UserId::parse)]
     name: UserId,
-    /// What it may do: check, manage, operator, act-as, with commas between
+    /// Scopes of the key, separated by commas: check, manage, operator, act-as
     #[arg(long, value_name = "SCOPE,…", value_delimiter = ',', required = true, value_parser = parse_scope)]
     scopes: Vec<Scope>,
 }
 
-/// The key goes to standard output and nowhere else; what the server is to know of it, to standard error.
+/// Writes the key to standard output only, and the stanza for the settings file, which holds its hash, to standard
+/// error.
 pub(super) fn run(flags: &ApiKeyFlags) -> Result<(), CliError> {
     let key = api_keys::generate();
     let name = toml::Value::from(flags.name.as_str());
     let scopes: toml::Value = flags.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().into();
-    super::complain(&format!(
-        "For the settings file of `roster serve` (the key itself, below, cannot be had again):\n\n\
+    super::print_message(&format!(
+        "Add this to the settings file of `roster serve`. The key itself, below, is printed once and not stored.\n\n\
          [[api_keys]]\nname = {name}\nscopes = {scopes}\nsha256 = \"{}\"\n",
         key.sha256
     ));
-    super::answer(key.secret.expose())
+    super::print_result(key.secret.expose())
 }

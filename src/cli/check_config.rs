@@ -5,6 +5,9 @@ use crate::clock::Clock;
 use crate::config::{self, Flags, Settings};
 
 pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
-    Settings::read(flags, &config::environment, Clock::system())?;
-    super::answer("OK")
+    let settings = Settings::read(flags, &config::environment, Clock::system())?;
+    for warning in &settings.warnings {
+        super::print_message(&format!("warning: {warning}"));
+    }
+    super::print_result("OK")
 }

@@ -1,4 +1,4 @@
-//! Where `roster dev` keeps what it needs: its Postgres, its signing key.
+//! The data directory of `roster dev`: its Postgres, its signing key, its mails.
 
 use super::CliError;
 use crate::authn::mint::SigningKey;
@@ -12,32 +12,32 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// The `iss` of the tokens of `roster dev`.
+/// The `iss` claim of the bearer tokens of `roster dev`.
 pub(super) const ISSUER: &str = "roster-dev";
-/// Their `aud`.
+/// The `aud` claim of these tokens.
 pub(super) const AUDIENCE: &str = "roster";
 
-/// The directory.
+/// The path of the data directory.
 pub(super) struct DataDirectory(PathBuf);
 
-/// While it is held, no other `roster dev` is at work there.
+/// An exclusive lock on the data directory: while it exists, no other `roster dev` can use the directory.
 pub(super) struct DirectoryLock {
     _file: File,
 }
 
 impl DataDirectory {
-    /// The directory that is named; else `/var/lib/roster-dev` for root, whose home other accounts (Postgres has to run
-    /// as one) may not enter; else a place in the home directory.
-    pub(super) fn find(named: Option<&PathBuf>) -> Result<Self, CliError> {
-        if let Some(named) = named {
-            return std::path::absolute(named).map(Self).map_err(file(named));
+    /// Chooses the directory: the given one; for root `/var/lib/roster-dev`, because Postgres must run as another
+    /// account, which may not enter root's home directory; for other users a directory in their home directory.
+    pub(super) fn find(given: Option<&PathBuf>) -> Result<Self, CliError> {
+        if let Some(given) = given {
+            return std::path::absolute(given).map(Self).map_err(file(given));
         }
         if Uid::effective().is_root() {
             return Ok(Self(PathBuf::from("/var/lib/roster-dev")));
         }
         let data = config::environment("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-        let runtime = || Some(PathBuf::from(config::environment("HOME")?).join(".local/share"));
-        let data = data.or_else(runtime).ok_or(CliError::NoHome)?;
+        let in_home = || Some(PathBuf::from(config::environment("HOME")?).join(".local/share"));
+        let data = data.or_else(in_home).ok_or(CliError::NoHome)?;
         Ok(Self(data.join("roster-dev")))
     }
 
@@ -45,12 +45,12 @@ impl DataDirectory {
         &self.0
     }
 
-    /// Where Postgres has its data.
+    /// The data directory of Postgres.
     pub(super) fn postgres(&self) -> PathBuf {
         self.0.join("postgres")
     }
 
-    /// Mails are kept here as files, for looking at.
+    /// Settings that write each mail to a file in the data directory, for inspection.
     pub(super) fn mail(&self) -> MailSettings {
         MailSettings {
             kind: MailKind::Directory,
@@ -61,22 +61,22 @@ impl DataDirectory {
         }
     }
 
-    /// Makes the directory if it is not there, and takes it for this process.
+    /// Creates the directory if it does not exist, and locks it for this process.
     pub(super) fn lock(&self) -> Result<DirectoryLock, CliError> {
         if !self.0.exists() {
             std::fs::create_dir_all(&self.0).map_err(file(&self.0))?;
-            // Where we are root, the account of Postgres has to get through.
+            // If roster runs as root, the account of Postgres must be able to pass through.
             let mode = if Uid::effective().is_root() { 0o711 } else { 0o700 };
             std::fs::set_permissions(&self.0, Permissions::from_mode(mode)).map_err(file(&self.0))?;
         }
         let path = self.0.join("lock");
-        // Not emptied before it is ours: it tells whose it is.
+        // Truncated only after it is locked: until then it holds the process id of the owner.
         let mut lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(file(&path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let process = std::fs::read_to_string(&path).ok().map(|process| process.trim().to_owned());
-                return Err(CliError::Taken {
+                return Err(CliError::DirectoryInUse {
                     directory: self.0.clone(),
                     process: process.filter(|id| !id.is_empty()),
                 });
@@ -88,7 +88,7 @@ impl DataDirectory {
         Ok(DirectoryLock { _file: lock })
     }
 
-    /// The signing key.
+    /// Loads the signing key.
     pub(super) fn signing_key(&self) -> Result<SigningKey, CliError> {
         let path = self.signing_key_path();
         match SigningKey::load(&path) {
@@ -97,13 +97,14 @@ impl DataDirectory {
         }
     }
 
-    /// The signing key; a new one if there is none. Needs the lock.
+    /// Loads the signing key, or generates one. The caller must hold the lock, so that two processes cannot both
+    /// generate one.
     pub(super) fn make_signing_key(&self, _: &DirectoryLock) -> Result<SigningKey, CliError> {
         match self.signing_key() {
             Err(CliError::NoSigningKey(_)) => {}
-            found => return found,
+            loaded => return loaded,
         }
-        // Renamed when it is complete: a crash leaves no half key behind.
+        // Renamed when it is complete, so that a crash leaves no partial key.
         let (path, unfinished) = (self.signing_key_path(), self.0.join("signing-key.pem.unfinished"));
         let _ = std::fs::remove_file(&unfinished);
         let key = SigningKey::generate();
@@ -111,7 +112,7 @@ impl DataDirectory {
         Ok(key)
     }
 
-    /// The settings by which a server accepts the tokens of this key, of whatever scope.
+    /// Settings that make a server accept bearer tokens signed with this key, with any scope.
     pub(super) fn trust(&self, key: &SigningKey) -> Result<AuthSettings, CliError> {
         let path = self.0.join("jwks.json");
         std::fs::write(&path, key.public_jwks().to_string()).map_err(file(&path))?;

@@ -1,4 +1,4 @@
-//! `roster dev`: one command to a working service.
+//! `roster dev`: starts a complete service, including Postgres, with one command.
 
 use super::CliError;
 use super::data_directory::{DataDirectory, DirectoryLock};
@@ -16,20 +16,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
-/// The name of its database.
+/// The name of the database.
 const DATABASE: &str = "roster";
-/// Connections to it at most.
+/// Maximum number of connections to the database.
 const CONNECTIONS: u32 = 16;
 
 #[derive(clap::Args)]
 pub(super) struct DevFlags {
-    /// Where to listen, an address and a port
+    /// Address and port to listen on
     #[arg(long, default_value_t = LISTEN, value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Where to keep the data [default: /var/lib/roster-dev for root, else ~/.local/share/roster-dev]
+    /// Directory for the data [default: /var/lib/roster-dev for root, else ~/.local/share/roster-dev]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The directory with Postgres's initdb and postgres, if it is not found by itself
+    /// Directory of Postgres's initdb and postgres, if they are not found automatically
     #[arg(long, value_name = "DIR")]
     postgres_bin: Option<PathBuf>,
 }
@@ -40,12 +40,12 @@ pub(super) fn run(flags: &DevFlags) -> Result<(), CliError> {
         log.filter = filter;
     }
     telemetry::start(&log)?;
-    let runtime = DataDirectory::find(flags.data_dir.as_ref())?;
-    let lock = runtime.lock()?;
+    let directory = DataDirectory::find(flags.data_dir.as_ref())?;
+    let lock = directory.lock()?;
     super::run_to_end(async {
         let stop = lifecycle::stop_signal().map_err(CliError::Runtime)?;
         let parts = tokio::select! {
-            parts = prepare(flags, &runtime, &lock) => Some(parts?),
+            parts = prepare(flags, &directory, &lock) => Some(parts?),
             () = stop.cancelled() => None,
         };
         match parts {
@@ -55,27 +55,26 @@ pub(super) fn run(flags: &DevFlags) -> Result<(), CliError> {
     })
 }
 
-/// Everything up to the first request.
+/// Starts Postgres, applies the migrations and assembles the server, up to the first request.
 async fn prepare(
     flags: &DevFlags,
-    runtime: &DataDirectory,
+    directory: &DataDirectory,
     lock: &DirectoryLock,
 ) -> Result<(Cluster, ServerParts), CliError> {
-    // First what can fail at once.
+    // Steps that can fail without waiting come first.
     let listener = super::listen(flags.listen).await?;
     let binaries = Binaries::find(flags.postgres_bin.as_deref())?;
-    let key = runtime.make_signing_key(lock)?;
-    let authenticator = Authenticator::new(&runtime.trust(&key)?, Clock::system()).map_err(Mistakes)?;
-
-    let mailer = Mailer::new(&runtime.mail(), Clock::system()).map_err(Mistakes)?;
-    tracing::info!(data = %runtime.path().display(), version = binaries.version(), "starting Postgres");
-    let cluster = Cluster::start(&binaries, Options::kept(runtime.postgres())).await?;
+    let key = directory.make_signing_key(lock)?;
+    let authenticator = Authenticator::new(&directory.trust(&key)?, Clock::system()).map_err(Mistakes)?;
+    let mailer = Mailer::new(&directory.mail(), Clock::system()).map_err(Mistakes)?;
+    tracing::info!(data = %directory.path().display(), version = binaries.version(), "starting Postgres");
+    let cluster = Cluster::start(&binaries, Options::kept(directory.postgres())).await?;
     cluster.create_database(DATABASE).await?;
     let database = pool::parse_url(&cluster.url(DATABASE)).map_err(|invalid| Mistakes(vec![invalid.0]))?;
     migrations::migrate(&database).await?;
 
     let address = listener.local_addr().map_err(|source| CliError::Listen { address: flags.listen, source })?;
-    super::answer(&welcome(runtime.path(), &key, address)?)?;
+    super::print_result(&welcome(directory.path(), &key, address)?)?;
     let settings = InvitationSettings { mail: true, ..InvitationSettings::default() };
     let roster = Roster::new(pool::lazy(database, CONNECTIONS), Clock::system()).with_invitations(settings);
     Ok((

@@ -1,4 +1,4 @@
-//! What can go wrong on the command line.
+//! Errors of the sub-commands.
 
 use crate::config::Mistakes;
 use crate::postgres;
@@ -10,79 +10,79 @@ use tracing_subscriber::util::TryInitError;
 /// Why a sub-command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// The settings are wrong.
+    /// The settings are invalid.
     #[error(transparent)]
     Settings(#[from] Mistakes),
-    /// Nothing says where the data of `roster dev` are to be.
-    #[error("there is no home directory: name a place for the data with --data-dir")]
+    /// `roster dev` has no directory for its data: none is given, and the user has no home directory.
+    #[error("there is no home directory: name a directory for the data with --data-dir")]
     NoHome,
-    /// Somebody else is at work there.
-    #[error("another `roster dev`{} has its data in {}: stop it, or choose another directory with --data-dir",
+    /// Another `roster dev` uses the data directory.
+    #[error("another `roster dev`{} uses {}: stop it, or choose another directory with --data-dir",
         .process.as_ref().map(|process| format!(" (process {process})")).unwrap_or_default(), directory.display())]
-    Taken {
-        /// Where.
+    DirectoryInUse {
+        /// The data directory.
         directory: PathBuf,
-        /// Its process id, if it has written it down.
+        /// The process id of the other process, if it has written it to the lock file.
         process: Option<String>,
     },
-    /// There is no signing key to make tokens with.
-    #[error("there is no signing key in {}; to make one: roster dev --data-dir {}", .0.display(), .0.display())]
+    /// The data directory holds no signing key, so that no bearer token can be signed.
+    #[error("there is no signing key in {}; `roster dev --data-dir {}` makes one", .0.display(), .0.display())]
     NoSigningKey(PathBuf),
-    /// Another program listens there.
+    /// Another program listens on the address.
     #[error("{address} is in use by another program; to choose another address: --listen {other}")]
     InUse {
-        /// The address.
+        /// The address that is in use.
         address: SocketAddr,
-        /// One that may be free.
+        /// An address that may be free: the next port.
         other: SocketAddr,
     },
-    /// The address is none of this machine's, or is not for everybody.
+    /// The address does not belong to this machine, or the user may not listen on it.
     #[error("cannot listen on {address}")]
     Listen {
-        /// The address.
+        /// The address to listen on.
         address: SocketAddr,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A file cannot be read or written.
     #[error("cannot use {}", path.display())]
     File {
-        /// Which.
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// There is no private Postgres.
+    /// The private Postgres cannot be started.
     #[error(transparent)]
     Postgres(#[from] postgres::Error),
-    /// The schema is not up to date.
-    #[error("the migrations did not go through")]
+    /// The migrations cannot be applied.
+    #[error("the migrations failed")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    /// A sub-command's own server cannot be set up.
-    #[error("the server cannot be set up")]
+    /// The gRPC server cannot be started.
+    #[error("the server cannot be started")]
     Serve(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A token cannot be made.
-    #[error("the token cannot be written")]
+    /// The claims of a bearer token cannot be encoded.
+    #[error("the token cannot be encoded")]
     Token(#[from] serde_json::Error),
     /// Standard output is closed.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
-    /// Something in this process logs already.
-    #[error("the log cannot be begun")]
+    /// Logging is already set up in this process.
+    #[error("logging cannot be set up")]
     Log(#[from] TryInitError),
-    /// Threads cannot be started, or signals cannot be listened to.
-    #[error("the operating system refuses threads or signals")]
+    /// Threads cannot be started, or signal handlers cannot be installed.
+    #[error("cannot start threads or install signal handlers")]
     Runtime(#[source] io::Error),
 }
 
 impl CliError {
-    /// 2 for what the one at the terminal has to put right in the command or the settings, as for a flag that there is
-    /// not; 1 for all else.
+    /// The exit code: 2 for a mistake in the command line or the settings, as for an unknown flag; 1 for any other
+    /// error.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::NoHome | Self::NoSigningKey(_) => 2,
-            Self::Taken { .. }
+            Self::DirectoryInUse { .. }
             | Self::InUse { .. }
             | Self::Listen { .. }
             | Self::File { .. }

@@ -7,5 +7,5 @@ use crate::store::migrations;
 pub(super) fn run(flags: &DatastoreFlags) -> Result<(), CliError> {
     let datastore = config::read_datastore(flags, &config::environment)?;
     super::run_to_end(async { Ok(migrations::migrate(&datastore).await?) })?;
-    super::answer("The schema is up to date.")
+    super::print_result("The schema is up to date.")
 }

@@ -1,4 +1,4 @@
-//! The command line: one file for each sub-command.
+//! The command line, with one file for each sub-command.
 
 mod api_key;
 mod check_config;
@@ -21,35 +21,36 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// How long the last of what nobody waits for may take when the program ends.
-const LEFTOVERS: Duration = Duration::from_secs(1);
+/// Time for background tasks to end when the program ends; then they are dropped.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Threads for writes and upkeep, where there are as many cores. Connections have threads of their own, and what is done
-/// here mostly waits for Postgres.
+/// Maximum number of threads for writes and background tasks; fewer on a machine with fewer cores. The workers that
+/// serve connections are separate threads, and the tasks here mostly wait for Postgres.
 const THREADS: usize = 4;
 
 /// A membership service: who belongs to which organization, and what may they do there?
 #[derive(Parser)]
 #[command(version, about)]
 enum Command {
-    /// Serve, over a Postgres that is there
+    /// Serve, with an existing Postgres database
     Serve(Flags),
-    /// Serve for trying it out: with a Postgres, a signing key and tokens of its own
+    /// Serve for a trial: starts a private Postgres and makes a signing key and tokens
     Dev(dev::DevFlags),
-    /// Bring the schema of the datastore up to date
+    /// Apply the migrations that the database lacks
     Migrate(DatastoreFlags),
-    /// Say whether `roster serve` would start with these settings, or everything that is wrong with them
+    /// Check the settings of `roster serve` and report every mistake
     CheckConfig(Flags),
-    /// Print a token that the server of `roster dev` accepts
+    /// Print a bearer token for the server of `roster dev`
     Token(token::TokenFlags),
-    /// Make an API key for a service
+    /// Generate an API key for a service
     ApiKey(api_key::ApiKeyFlags),
 }
 
-/// Does what the command line says. Help and mistakes in the command line itself are answered here, and end the program.
+/// Parses the command line and runs the sub-command. `--help`, and a command line that cannot be parsed, end the
+/// program.
 ///
 /// # Errors
-/// As [`CliError`] says.
+/// See [`CliError`].
 pub fn run() -> Result<(), CliError> {
     match Command::parse() {
         Command::Serve(flags) => serve::run(&flags),
@@ -61,39 +62,40 @@ pub fn run() -> Result<(), CliError> {
     }
 }
 
-/// Tells the one at the terminal what went wrong, and why.
+/// Writes an error and its causes to standard error.
 pub fn report(error: &CliError) {
     let mut text = format!("roster: {error}");
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         let sentence = error.to_string();
-        // Many errors end with their cause already.
+        // The text of many errors already ends with that of their cause.
         if !text.ends_with(&sentence) {
             text = format!("{text}: {sentence}");
         }
         cause = error.source();
     }
-    complain(&text);
+    print_message(&text);
 }
 
-/// A line on standard output: an answer.
-fn answer(line: &str) -> Result<(), CliError> {
+/// Writes the result of a sub-command to standard output.
+fn print_result(line: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(CliError::Output)
 }
 
-/// A line on standard error. Where nobody listens, there is nobody to tell.
-fn complain(line: &str) {
+/// Writes a message to standard error. A failure is ignored: there is no other stream to report it on.
+fn print_message(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// Runs the future on a new runtime, and then waits for background tasks for at most [`SHUTDOWN_TIMEOUT`].
 fn run_to_end(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = THREADS.min(cores);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let runtime = runtime.map_err(CliError::Runtime)?;
     let outcome = runtime.block_on(work);
-    runtime.shutdown_timeout(LEFTOVERS);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     outcome
 }
 

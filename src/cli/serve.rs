@@ -11,6 +11,9 @@ use crate::{lifecycle, telemetry};
 pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
     let settings = Settings::read(flags, &config::environment, Clock::system())?;
     telemetry::start(&settings.log)?;
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
     super::run_to_end(async {
         let stop = lifecycle::stop_signal().map_err(CliError::Runtime)?;
         let listener = super::listen(settings.listen).await?;
@@ -25,7 +28,7 @@ pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
             settings: settings.server,
             roster: Roster::new(pool, Clock::system())
                 .with_invitations(settings.invitations)
-                .with_replica(settings.index)
+                .with_replica(settings.replica)
                 .with_log_retention(settings.change_log_retention),
             authenticator: settings.authenticator,
             mailer: settings.mailer,

@@ -1,4 +1,4 @@
-//! What `roster dev` says when it is ready: lines to paste.
+//! The message of `roster dev` when it is ready: shell lines to paste.
 
 use super::CliError;
 use super::token::{LIFETIME, mint, service_claims, user_claims};
@@ -7,10 +7,10 @@ use crate::domain::Scope;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// Tokens as shell variables, and calls that use them. The lines to paste hold no comments: not every shell knows those
-/// when it is typed to.
-pub(super) fn welcome(runtime: &Path, key: &SigningKey, address: SocketAddr) -> Result<String, CliError> {
-    let person = |id: &str, name: &str| ClaimSet {
+/// Renders bearer tokens as shell variables, and calls that use them. The lines to paste contain no comments, because
+/// not every interactive shell accepts them.
+pub(super) fn welcome(directory: &Path, key: &SigningKey, address: SocketAddr) -> Result<String, CliError> {
+    let user = |id: &str, name: &str| ClaimSet {
         email: Some(format!("{id}@example.com")),
         email_verified: Some(true),
         name: Some(name.to_owned()),
@@ -20,8 +20,8 @@ pub(super) fn welcome(runtime: &Path, key: &SigningKey, address: SocketAddr) -> 
     for (variable, claims) in [
         ("OPERATOR", service_claims("operator", &[Scope::Operator])),
         ("SERVICE", service_claims("service", &[Scope::Check, Scope::Manage, Scope::ActAs])),
-        ("ADA", person("ada", "Ada Lovelace")),
-        ("GRACE", person("grace", "Grace Hopper")),
+        ("ADA", user("ada", "Ada Lovelace")),
+        ("GRACE", user("grace", "Grace Hopper")),
     ] {
         exports.push(format!("export {variable}={}", mint(key, claims, LIFETIME)?.expose()));
     }
@@ -39,16 +39,16 @@ pub(super) fn welcome(runtime: &Path, key: &SigningKey, address: SocketAddr) -> 
     })
     .collect();
     Ok(format!(
-        "roster is ready at {address}, with its data in {runtime}. Ctrl-C stops it.\n\
-         Mails are not sent but kept in {runtime}/mail, a file each.\n\n\
+        "roster is ready at {address}, with its data in {directory}. Ctrl-C stops it.\n\
+         Mails are not sent: each is written to a file in {directory}/mail.\n\n\
          Paste this into another shell: tokens for an operator, a service with the scopes check, manage and act-as, and\n\
-         two users, good for {hours} hours.\n\n\
+         two users, valid for {hours} hours.\n\n\
          {exports}\n\n\
-         Then, for instance:\n\n\
+         Then, for example:\n\n\
          grpcurl -plaintext {address} grpc.health.v1.Health/Check\n\
          {calls}\n\n\
          Other tokens: roster token --help",
-        runtime = runtime.display(),
+        directory = directory.display(),
         hours = LIFETIME / 3600,
         exports = exports.join("\n"),
         calls = calls.join("\n"),

@@ -1,28 +1,33 @@
-//! Where settings are looked for, and where mistakes gather.
+//! Looks settings up in the flags, the environment and the file, and collects the mistakes.
 
 use super::Environment;
+use super::format::Setting;
+use super::table::SettingRow;
 use crate::authn::AuthSettings;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
-/// What was given for one setting, and where; or what is to be written instead.
+/// The text of one setting, not yet checked.
 struct RawSetting {
-    text: Result<String, String>,
+    /// `None` for a value in the file that is no text, whole number or Boolean: no setting takes such a value.
+    text: Option<String>,
+    /// The flag, the variable or the file that holds it, for messages.
     origin: String,
 }
 
-/// Something is wrong, and stands among the mistakes.
+/// A table of the file is invalid; the reader holds the mistakes.
 pub(super) struct InvalidSetting;
 
 pub(super) struct SettingsReader<'a> {
     environment: Environment<'a>,
     path: Option<PathBuf>,
-    /// What the file holds and has not been asked for. None if there is a file that cannot be read.
+    /// The keys of the file that have not been read yet. `None` if the file cannot be read.
     file: Option<Table>,
-    /// Every setting that has been asked for.
+    /// The names of all settings that have been read.
     names: Vec<&'static str>,
     mistakes: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl<'a> SettingsReader<'a> {
@@ -37,38 +42,48 @@ impl<'a> SettingsReader<'a> {
                 None
             }
         };
-        Self { environment, path, file, names: Vec::new(), mistakes }
+        Self { environment, path, file, names: Vec::new(), mistakes, warnings: Vec::new() }
     }
 
-    /// A setting, if it is given rightly.
-    pub(super) fn setting<T>(
-        &mut self,
-        name: &'static str,
-        flag: Option<&String>,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        let given = self.find(name, flag)?;
-        let parsed = given.text.and_then(|text| parse(&text));
-        parsed.map_err(|wanted| self.mistakes.push(format!("{name} (from {}): write {wanted}", given.origin))).ok()
-    }
-
-    /// A setting that has to be given.
-    pub(super) fn required<T>(
-        &mut self,
-        name: &'static str,
-        flag: Option<&String>,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        let before = self.mistakes.len();
-        let value = self.setting(name, flag, parse);
-        if value.is_none() && self.mistakes.len() == before && self.file.is_some() {
-            let (flag, variable) = (flag_name(name), variable_name(name));
-            self.mistakes.push(format!("{name} is needed: give {flag}, {variable}, or {name} in the settings file"));
+    /// The value of a setting, or its default. A value that is out of range, a required setting that is absent and a
+    /// setting under both its names are mistakes; the default then stands in for the value.
+    pub(super) fn setting<T>(&mut self, setting: Setting<T>, flag: Option<&String>, former_flag: Option<&String>) -> T {
+        let Setting { row: SettingRow { name, former, range, default: default_text, .. }, parse, default } = setting;
+        self.names.push(name);
+        let mut used_name = name;
+        let mut raw = self.find(name, flag);
+        if let Some(former) = former
+            && let Some(old) = self.find(former, former_flag)
+        {
+            if let Some(new) = &raw {
+                self.mistakes.push(format!(
+                    "{former} (from {}) is the former name of {name} (from {}), and both are given: remove {former}",
+                    old.origin, new.origin
+                ));
+                return default;
+            }
+            self.warnings.push(format!(
+                "{former} (from {}) is deprecated and will be removed in 1.0: use {name}",
+                old.origin
+            ));
+            (used_name, raw) = (former, Some(old));
         }
-        value
+        let Some(raw) = raw else {
+            // A file that cannot be read may hold it.
+            if default_text.is_none() && self.file.is_some() {
+                let (flag, variable) = (SettingRow::flag(name), SettingRow::variable(name));
+                self.mistakes
+                    .push(format!("{name} is needed: give {flag}, {variable}, or {name} in the settings file"));
+            }
+            return default;
+        };
+        raw.text.and_then(|text| parse(&text)).unwrap_or_else(|| {
+            self.mistakes.push(format!("{used_name} (from {}): write {range}", raw.origin));
+            default
+        })
     }
 
-    /// The tables of this name in the file. None if one is wrong, or if the file cannot be read.
+    /// The tables of this name in the file. `None` if one is invalid, or if the file cannot be read.
     pub(super) fn tables<T: DeserializeOwned>(&mut self, name: &'static str) -> Option<Vec<T>> {
         self.names.push(name);
         let (file, path) = (self.file.as_mut()?, self.path.as_deref().unwrap_or(Path::new("")));
@@ -93,10 +108,10 @@ impl<'a> SettingsReader<'a> {
         (tables.len() == count).then_some(tables)
     }
 
-    /// The table of this name in the file, if there is one.
+    /// The table of this name in the file; `None` if there is none.
     ///
     /// # Errors
-    /// If it is wrong, or the file cannot be read: the mistake is noted.
+    /// If the table is invalid, or the file cannot be read. The mistake is added.
     pub(super) fn table<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<T>, InvalidSetting> {
         self.names.push(name);
         let (file, path) = (self.file.as_mut().ok_or(InvalidSetting)?, self.path.as_deref().unwrap_or(Path::new("")));
@@ -107,12 +122,12 @@ impl<'a> SettingsReader<'a> {
         })
     }
 
-    /// Where paths in the file begin.
+    /// The directory of the settings file. Relative paths in the file start there.
     pub(super) fn directory(&self) -> PathBuf {
         self.path.as_deref().and_then(Path::parent).map(Path::to_owned).unwrap_or_default()
     }
 
-    /// Paths in the file are relative to it.
+    /// Resolves the paths of key files, which are relative to the settings file.
     pub(super) fn resolve(&self, mut settings: AuthSettings) -> AuthSettings {
         let directory = self.directory();
         for issuer in &mut settings.issuers {
@@ -124,7 +139,7 @@ impl<'a> SettingsReader<'a> {
         settings
     }
 
-    /// Mistakes in what only the file can hold; each begins with a setting's name.
+    /// Adds mistakes in settings that only the file can hold. Each begins with the name of a setting.
     pub(super) fn add(&mut self, mistakes: Vec<String>) {
         let origin = match &self.path {
             Some(path) => format!("(in {})", path.display()),
@@ -133,15 +148,16 @@ impl<'a> SettingsReader<'a> {
         self.mistakes.extend(mistakes.into_iter().map(|mistake| format!("{mistake} {origin}")));
     }
 
-    /// The mistakes, those included that only show when everything has been asked for: what nobody asks for.
-    pub(super) fn finish(mut self) -> Vec<String> {
+    /// All mistakes, and the warnings. Call it after every setting has been read: the keys of the file that remain are
+    /// unknown settings, which are mistakes.
+    pub(super) fn finish(mut self) -> (Vec<String>, Vec<String>) {
         if let (Some(path), Some(file)) = (&self.path, &self.file) {
             let names = self.names.join(", ");
             let unknown =
                 file.keys().map(|key| format!("{key} (from {}): no such setting; there are {names}", path.display()));
             self.mistakes.extend(unknown);
         }
-        self.mistakes
+        (self.mistakes, self.warnings)
     }
 
     /// The mistakes so far.
@@ -150,34 +166,23 @@ impl<'a> SettingsReader<'a> {
     }
 
     fn find(&mut self, name: &'static str, flag: Option<&String>) -> Option<RawSetting> {
-        self.names.push(name);
-        // Taken in any case: what is left over is nobody's.
+        // Removed in any case: the keys that remain are unknown settings.
         let in_file = self.file.as_mut().and_then(|table| table.remove(name));
         if let Some(text) = flag {
-            return Some(RawSetting { text: Ok(text.clone()), origin: flag_name(name) });
+            return Some(RawSetting { text: Some(text.clone()), origin: SettingRow::flag(name) });
         }
-        let variable = variable_name(name);
+        let variable = SettingRow::variable(name);
         if let Some(text) = (self.environment)(&variable) {
-            return Some(RawSetting { text: Ok(text), origin: variable });
+            return Some(RawSetting { text: Some(text), origin: variable });
         }
         let text = match in_file? {
-            Value::String(text) => Ok(text),
-            Value::Integer(number) => Ok(number.to_string()),
-            Value::Boolean(yes) => Ok(yes.to_string()),
-            Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => {
-                Err("a text, a whole number, or true or false".to_owned())
-            }
+            Value::String(text) => Some(text),
+            Value::Integer(number) => Some(number.to_string()),
+            Value::Boolean(value) => Some(value.to_string()),
+            Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
         };
         Some(RawSetting { text, origin: self.path.as_deref().unwrap_or(Path::new("")).display().to_string() })
     }
-}
-
-fn flag_name(name: &str) -> String {
-    format!("--{}", name.replace('_', "-"))
-}
-
-fn variable_name(name: &str) -> String {
-    format!("ROSTER_{}", name.to_ascii_uppercase())
 }
 
 fn read(path: &Path) -> Result<Table, String> {

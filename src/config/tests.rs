@@ -1,8 +1,15 @@
 use super::*;
+use clap::CommandFactory;
 use std::collections::HashMap;
 use std::path::Path;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+#[derive(clap::Parser)]
+struct Program {
+    #[command(flatten)]
+    flags: Flags,
+}
 
 const KEY: &str = r#"
     [[api_keys]]
@@ -20,11 +27,6 @@ fn read(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Settin
 }
 
 fn read_in(directory: &Path, flags: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Settings, Vec<String>> {
-    #[derive(clap::Parser)]
-    struct Program {
-        #[command(flatten)]
-        flags: Flags,
-    }
     let path = directory.join("roster.toml");
     std::fs::write(&path, file).map_err(|error| vec![error.to_string()])?;
     let arguments = ["roster"].iter().chain(flags);
@@ -35,9 +37,13 @@ fn read_in(directory: &Path, flags: &[&str], variables: &[(&str, &str)], file: &
         _ => variables.get(name).map(|value| (*value).to_owned()),
     };
     let clock = Clock::from_fn(|| std::time::UNIX_EPOCH);
-    let place = path.display().to_string();
-    let short = |mistakes: Mistakes| mistakes.0.iter().map(|mistake| mistake.replace(&place, "FILE")).collect();
-    Settings::read(&program.flags, &environment, clock).map_err(short)
+    let shorten = |texts: Vec<String>| -> Vec<String> {
+        texts.iter().map(|text| text.replace(&path.display().to_string(), "FILE")).collect()
+    };
+    match Settings::read(&program.flags, &environment, clock) {
+        Ok(settings) => Ok(Settings { warnings: shorten(settings.warnings), ..settings }),
+        Err(Mistakes(mistakes)) => Err(shorten(mistakes)),
+    }
 }
 
 fn mistakes(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Vec<String> {
@@ -45,15 +51,15 @@ fn mistakes(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Vec<Strin
 }
 
 #[test]
-fn little_is_needed() -> Outcome {
+fn a_database_credentials_and_mail_are_enough() -> Outcome {
     let settings = read(&["--database-url", "postgres:///roster"], &[], KEY).map_err(|mistakes| mistakes.join("\n"))?;
     assert_eq!(settings.listen, LISTEN);
     assert_eq!(settings.database.get_database(), Some("roster"));
-    assert_eq!(settings.database_connections, DATABASE_CONNECTIONS);
+    assert_eq!(settings.database_connections, table::DATABASE_CONNECTIONS);
     assert_eq!(settings.log.format, LogFormat::Text);
     assert_eq!(settings.server.max_deadline, crate::store::limits::STATEMENT);
     assert_eq!(settings.change_log_retention, crate::service::limits::LOG_RETENTION);
-    assert_eq!(settings.index, ReplicaSettings::default());
+    assert_eq!(settings.replica, ReplicaSettings::default());
     assert!(settings.mailer.is_none() && settings.invitations == InvitationSettings::default());
     Ok(())
 }
@@ -75,7 +81,7 @@ fn mail_and_the_limits_of_invitations_are_tables_of_the_file() -> Outcome {
 }
 
 #[test]
-fn a_flag_goes_before_the_environment_and_that_before_the_file() -> Outcome {
+fn flags_override_variables_and_variables_override_the_file() -> Outcome {
     let file = format!("database_url = 'postgres:///file'\ndrain_ms = 1\nreflection = false\nlog = 'debug'\n{KEY}");
     let settings = read(
         &[
@@ -83,7 +89,7 @@ fn a_flag_goes_before_the_environment_and_that_before_the_file() -> Outcome {
             "3",
             "--log-format=json",
             "--change-log-hours=2",
-            "--index-memory-mib=0",
+            "--replica-memory-mib=0",
             "--serve-stale-ms=5000",
         ],
         &[("ROSTER_DRAIN_MS", "2"), ("ROSTER_DATABASE_URL", "postgres:///variable"), ("ROSTER_LOG_FORMAT", "nonsense")],
@@ -94,14 +100,14 @@ fn a_flag_goes_before_the_environment_and_that_before_the_file() -> Outcome {
     assert_eq!(settings.database.get_database(), Some("variable"));
     assert_eq!(settings.change_log_retention, Duration::from_hours(2));
     let serve_stale = Some(Duration::from_secs(5));
-    assert_eq!(settings.index, ReplicaSettings { memory_bytes: 0, serve_stale, ..ReplicaSettings::default() });
+    assert_eq!(settings.replica, ReplicaSettings { memory_bytes: 0, serve_stale, ..ReplicaSettings::default() });
     assert!(!settings.server.reflection);
     assert_eq!((settings.log.filter.as_str(), settings.log.format), ("debug", LogFormat::Json));
     Ok(())
 }
 
 #[test]
-fn every_mistake_is_told_at_once_with_its_place_and_without_what_was_given() {
+fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
     let file = "
         listen = 'localhost'
         database_connections = 0
@@ -121,28 +127,28 @@ fn every_mistake_is_told_at_once_with_its_place_and_without_what_was_given() {
         sha256 = '00'
         [mail]
         kind = 'smtp'
-        from = 'nobody'
+        from = 'roster'
         [invitations]
         cooldown = 5
     ";
-    let told = mistakes(
+    let found = mistakes(
         &["--log", "roster=loud", "--log-format", "xml"],
         &[("ROSTER_DATABASE_URL", "mysql://root:s3cret@db/roster"), ("ROSTER_DRAIN_MS", "-1")],
         file,
     );
     assert_eq!(
-        told,
+        found,
         [
             "database_url (from ROSTER_DATABASE_URL): write a URL of the form postgres://user:password@host:port/database",
             "listen (from FILE): write an address and a port, as 127.0.0.1:50051",
             "database_connections (from FILE): write a whole number from 1 to 1000",
             "max_deadline_ms (from FILE): write a whole number from 1 to 30000",
             "drain_ms (from ROSTER_DRAIN_MS): write a whole number from 1 to 600000",
-            "reflection (from FILE): write a text, a whole number, or true or false",
             "change_log_hours (from FILE): write a whole number from 1 to 8760",
             "max_staleness_ms (from FILE): write a whole number from 500 to 60000",
-            "log (from --log): write a level (error, warn, info, debug, trace), or several as roster=debug,sqlx=warn",
             "log_format (from --log-format): write text or json",
+            "log (from --log): write a level (error, warn, info, debug, trace), or several as roster=debug,sqlx=warn",
+            "reflection (from FILE): write true or false",
             "issuers[1] (from FILE): unknown field `isuer`, expected one of `issuer`, `audience`, `jwks_file`, `keys`, \
              `hs256_secret_file`, `scopes`, `user_id_prefix`",
             "api_keys[0].scopes: a key without a scope can do nothing: name at least one (in FILE)",
@@ -155,14 +161,15 @@ fn every_mistake_is_told_at_once_with_its_place_and_without_what_was_given() {
              `per_organization_and_day`, `sends_per_invitation`, `cooldown_seconds`, `mails_per_recipient_and_day`, \
              `failed_tokens_per_minute`",
             "colour (from FILE): no such setting; there are database_url, listen, metrics_listen, \
-             database_connections, max_deadline_ms, default_deadline_ms, drain_ms, slow_reader_ms, workers, max_concurrent_requests, max_streams, max_connections, reflection, change_log_hours, max_staleness_ms, serve_stale_ms, index_memory_mib, log, log_format, \
-             issuers, api_keys, mail, invitations",
+             database_connections, default_deadline_ms, max_deadline_ms, max_concurrent_requests, max_streams, \
+             slow_reader_ms, max_connections, workers, drain_ms, change_log_hours, max_staleness_ms, \
+             replica_memory_mib, serve_stale_ms, log_format, log, reflection, issuers, api_keys, mail, invitations",
         ]
     );
 }
 
 #[test]
-fn without_a_datastore_or_anybody_to_let_in_it_does_not_start() {
+fn a_database_credentials_and_mail_are_required() {
     assert_eq!(
         mistakes(&[], &[], ""),
         [
@@ -174,22 +181,22 @@ fn without_a_datastore_or_anybody_to_let_in_it_does_not_start() {
 }
 
 #[test]
-fn a_broken_file_is_told_by_its_line_and_not_repeated() {
-    let told = mistakes(&["--listen", "x"], &[], "log = 'info'\ndatabase_url = postgres://root:s3cret@db/roster\n");
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[0].starts_with("the settings file FILE is not TOML: line 2: "), "{told:?}");
-    assert!(!told.join("").contains("s3cret"), "{told:?}");
+fn a_syntax_error_in_the_file_is_reported_with_its_line_and_without_its_text() {
+    let found = mistakes(&["--listen", "x"], &[], "log = 'info'\ndatabase_url = postgres://root:s3cret@db/roster\n");
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("the settings file FILE is not TOML: line 2: "), "{found:?}");
+    assert!(!found.join("").contains("s3cret"), "{found:?}");
 }
 
 #[test]
-fn a_file_that_is_not_there_is_a_mistake() {
-    let told = mistakes(&["--config", "/nowhere/roster.toml"], &[], "");
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with("the settings file /nowhere/roster.toml cannot be read: "), "{told:?}");
+fn an_absent_settings_file_is_a_mistake() {
+    let found = mistakes(&["--config", "/nowhere/roster.toml"], &[], "");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("the settings file /nowhere/roster.toml cannot be read: "), "{found:?}");
 }
 
 #[test]
-fn key_files_are_found_beside_the_settings_file() -> Outcome {
+fn key_files_are_relative_to_the_settings_file() -> Outcome {
     let directory = tempfile::tempdir()?;
     let file = "
         database_url = 'postgres:///roster'
@@ -200,9 +207,9 @@ fn key_files_are_found_beside_the_settings_file() -> Outcome {
         [mail]
         kind = 'off'
     ";
-    let told = read_in(directory.path(), &[], &[], file).err().unwrap_or_default();
-    assert!(told.iter().all(|mistake| mistake.starts_with("issuers[0].jwks_file: ")), "{told:?}");
-    assert_eq!(told.len(), 1);
+    let found = read_in(directory.path(), &[], &[], file).err().unwrap_or_default();
+    assert!(found.iter().all(|mistake| mistake.starts_with("issuers[0].jwks_file: ")), "{found:?}");
+    assert_eq!(found.len(), 1);
     let jwks = crate::authn::mint::SigningKey::generate().public_jwks().to_string();
     std::fs::write(directory.path().join("jwks.json"), jwks)?;
     assert!(read_in(directory.path(), &[], &[], file).is_ok());
@@ -210,10 +217,84 @@ fn key_files_are_found_beside_the_settings_file() -> Outcome {
 }
 
 #[test]
-fn a_migration_looks_at_nothing_but_the_datastore() {
-    let flags = DatastoreFlags { config: None, database_url: None };
+fn a_migration_reads_only_the_database_url() {
+    let flags = DatastoreFlags::default();
     let environment = |name: &str| (name == "ROSTER_DATABASE_URL").then(|| "postgres:///roster".to_owned());
     assert!(read_datastore(&flags, &environment).is_ok());
-    let told = read_datastore(&flags, &|_| None).err();
-    assert!(told.is_some_and(|told| told.0.len() == 1));
+    let found = read_datastore(&flags, &|_| None).err();
+    assert!(found.is_some_and(|found| found.0.len() == 1));
+}
+
+const DATABASE: &str = "--database-url=postgres:///roster";
+
+#[test]
+fn the_former_name_of_a_setting_works_everywhere_with_one_warning() -> Outcome {
+    let file = format!("index_memory_mib = 3\n{KEY}");
+    let variable = [("ROSTER_INDEX_MEMORY_MIB", "2")];
+    for (settings, mebibytes, origin) in [
+        (read(&[DATABASE, "--index-memory-mib=1"], &variable, &file), 1, "--index-memory-mib"),
+        (read(&[DATABASE], &variable, &file), 2, "ROSTER_INDEX_MEMORY_MIB"),
+        (read(&[DATABASE], &[], &file), 3, "FILE"),
+    ] {
+        let settings = settings.map_err(|mistakes| mistakes.join("\n"))?;
+        assert_eq!(settings.replica.memory_bytes, mebibytes << 20);
+        let warning = format!(
+            "index_memory_mib (from {origin}) is deprecated and will be removed in 1.0: \
+             use replica_memory_mib"
+        );
+        assert_eq!(settings.warnings, [warning]);
+    }
+    for new in ["--replica-memory-mib=0", "--log=info"] {
+        assert!(read(&[DATABASE, new], &[], KEY).is_ok_and(|settings| settings.warnings.is_empty()));
+    }
+    let out_of_range = mistakes(&[DATABASE], &[("ROSTER_INDEX_MEMORY_MIB", "-1")], KEY);
+    assert_eq!(
+        out_of_range,
+        ["index_memory_mib (from ROSTER_INDEX_MEMORY_MIB): write a whole number from 0 to 1048576"]
+    );
+    Ok(())
+}
+
+#[test]
+fn a_setting_under_both_names_is_a_mistake() {
+    let file = format!("index_memory_mib = 3\n{KEY}");
+    for (flags, variables, file, new, old) in [
+        (&["--replica-memory-mib=1"][..], &[][..], file.as_str(), "--replica-memory-mib", "FILE"),
+        (
+            &["--index-memory-mib=1"],
+            &[("ROSTER_REPLICA_MEMORY_MIB", "1")],
+            KEY,
+            "ROSTER_REPLICA_MEMORY_MIB",
+            "--index-memory-mib",
+        ),
+    ] {
+        let mistake = format!(
+            "index_memory_mib (from {old}) is the former name of replica_memory_mib (from {new}), and both are given: \
+             remove index_memory_mib"
+        );
+        assert_eq!(mistakes(&[&[DATABASE], flags].concat(), variables, file), [mistake]);
+    }
+}
+
+#[test]
+fn the_documents_and_the_help_describe_each_setting() {
+    let (table, help) = (markdown(), Program::command().render_long_help().to_string());
+    let command = Program::command();
+    let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set());
+    let ids = arguments.map(|argument| argument.get_id().as_str());
+    let names: Vec<&str> = ids.filter(|name| *name != "config").collect();
+    assert_eq!(table.lines().count(), names.len() + 2, "{table}");
+    for name in names {
+        let (flag, variable) = (name.replace('_', "-"), name.to_ascii_uppercase());
+        let row = format!("| `{name}` | `--{flag}` | `ROSTER_{variable}` | ");
+        let row = table.lines().find_map(|line| line.strip_prefix(&row)).unwrap_or_default();
+        let cells: Vec<&str> = row.trim_end_matches(" |").split(" | ").collect();
+        assert!(cells.len() == 3 && cells.iter().all(|cell| !cell.is_empty()), "{name}: {table}");
+        assert!(help.contains(&format!("--{flag} <")), "{name}: {help}");
+    }
+    let memory = "| `replica_memory_mib` | `--replica-memory-mib` | `ROSTER_REPLICA_MEMORY_MIB` | 1024 | \
+                  a whole number from 0 to 1048576 | Memory of the replica; Postgres answers for memberships that do not \
+                  fit. 0: no replica (formerly `index_memory_mib`) |";
+    assert!(table.lines().any(|line| line == memory), "{table}");
+    assert!(!help.contains("index-memory-mib"), "{help}");
 }

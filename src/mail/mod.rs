@@ -1,11 +1,11 @@
-//! Mail: from a [`Letter`] in the outbox to a message at a relay.
+//! Mail: renders a [`Letter`] of the outbox and delivers it to a relay, which is the SMTP server of the deployment.
 //!
-//! * [`settings`] says how mail leaves.
-//! * `names` makes names harmless, `templates` makes texts of them, `message` a message of those.
-//! * `transport` hands it over, and knows what a failure means; `starttls` guards how a connection is encrypted.
-//! * [`worker`] does all this for what is due, as long as the server runs.
+//! * [`settings`] are the table `[mail]` of the settings file.
+//! * `names` sanitizes names, `templates` renders the texts, `message` builds the MIME message.
+//! * `transport` delivers the message and classifies failures; `starttls` protects the upgrade to TLS.
+//! * [`worker`] sends the letters that are due, as long as the server runs.
 //!
-//! No log line and no [`DeliveryOutcome`] holds an address, a name or a token.
+//! No log line and no [`DeliveryOutcome`] contains an address, a name or an invitation token.
 
 mod message;
 mod names;
@@ -23,7 +23,7 @@ use settings::{Link, MailKind, MailSettings};
 use templates::Templates;
 use transport::Transport;
 
-/// Renders and sends letters. One for the whole process.
+/// Renders and sends letters. A process has one.
 pub struct Mailer {
     from: Mailbox,
     link: Link,
@@ -34,21 +34,22 @@ pub struct Mailer {
 }
 
 impl Mailer {
-    /// A mailer, or none if mail is switched off. Reads every file that the settings name, and tries every template.
+    /// Creates a mailer; `None` if mail is switched off. Reads every file that the settings name, and renders every
+    /// template with sample data.
     ///
     /// # Errors
-    /// Everything that is wrong, one sentence each, which begins with the setting's name.
+    /// All mistakes, one sentence each, which begins with the name of the setting.
     pub fn new(settings: &MailSettings, clock: Clock) -> Result<Option<Self>, Vec<String>> {
         if settings.kind == MailKind::Off {
             return Ok(None);
         }
-        let mut mistakes = settings.numbers();
+        let mut mistakes = settings.check_numbers();
         let from = settings.sender().map_err(|mistake| mistakes.push(mistake)).ok();
         let link = settings.link().map_err(|mistake| mistakes.push(mistake)).ok();
         let hello = from.as_ref().map_or("", |from| from.email.domain());
-        let transport = Transport::new(settings, hello).map_err(|several| mistakes.extend(several)).ok();
+        let transport = Transport::new(settings, hello).map_err(|found| mistakes.extend(found)).ok();
         let templates = Templates::load(settings.templates.as_deref());
-        let templates = templates.map_err(|several| mistakes.extend(several)).ok();
+        let templates = templates.map_err(|found| mistakes.extend(found)).ok();
         match (from, link, transport, templates) {
             (Some(from), Some(link), Some(transport), Some(templates)) if mistakes.is_empty() => {
                 Ok(Some(Self { from, link, templates, transport, connections: settings.connections, clock }))
@@ -57,20 +58,20 @@ impl Mailer {
         }
     }
 
-    /// Sends a letter once. Rendering it can only fail finally: the next try would fail the same way.
+    /// Makes one attempt to send a letter. A failure to render it is final, because the next attempt would fail too.
     pub async fn deliver(&self, letter: &Letter) -> DeliveryOutcome {
         match self.compose(letter) {
             Ok(message) => self.transport.send(message.envelope(), &message.formatted()).await,
-            Err(why) => DeliveryOutcome::Final(why),
+            Err(error) => DeliveryOutcome::Final(error),
         }
     }
 
-    /// Ends the conversations that nobody needs for now.
-    pub async fn hang_up(&self) {
-        self.transport.hang_up().await;
+    /// Closes the idle connections to the relay.
+    pub async fn close_idle(&self) {
+        self.transport.close_idle().await;
     }
 
-    /// How many letters may be under way at once.
+    /// Maximum number of letters that are sent at the same time.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections

@@ -1,4 +1,4 @@
-//! How mail leaves, as a deployment configures it: the table `[mail]`.
+//! The table `[mail]` of the settings file.
 
 use crate::authn::secret::Secret;
 use lettre::message::Mailbox;
@@ -7,80 +7,84 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use url::{Host, Url};
 
-/// The table `[mail]`. What belongs to another `kind` may stay in it, so that switching is one word.
+/// The table `[mail]`. Settings of another `kind` are allowed and ignored, so that an operator can switch by one word.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MailSettings {
-    /// Where mail goes. Has to be said: that none is sent is a decision, not an oversight.
+    /// Where mail is sent. Required, even to send none, so that mail is not switched off by an oversight.
     pub kind: MailKind,
-    /// Who it comes from: `roster@example.com`, or `Example <roster@example.com>`. Its domain also names this client
-    /// to the relay and stands in each Message-ID.
+    /// The sender: `roster@example.com`, or `Example <roster@example.com>`. Its domain is also the name of this client
+    /// in `EHLO`, and the domain of each Message-ID.
     pub from: Option<String>,
-    /// The page that links lead to. The token is appended as `?token=…`, which every web page can read, unless the
-    /// base says where it goes by `{token}`. `https://example.com/join#{token}` is the better place for a page that
-    /// reads it by script: what stands behind `#` reaches no server's log and no `Referer`.
+    /// The page that links open. The invitation token is appended as `?token=…`, which every web page can read, or
+    /// replaces `{token}` if the URL contains it. `https://example.com/join#{token}` is better for a page that reads
+    /// the token with a script: browsers send the part after `#` neither to the server, which might log it, nor in
+    /// `Referer`.
     pub link_base_url: Option<String>,
-    /// For `directory`: where the `.eml` files go. Made if it is not there, readable for this user only.
+    /// For `directory`: the directory for the `.eml` files. It is created if it does not exist, readable only by this
+    /// user.
     pub directory: Option<PathBuf>,
-    /// For `smtp`: the relay's name, or its address. Its certificate must be for this.
+    /// For `smtp`: the host name or IP address of the relay. The certificate of the relay must be valid for it.
     pub host: Option<String>,
-    /// Its port. Left out: 587 for `starttls`, 465 for `tls`, 25 for `plain`.
+    /// The port of the relay. Default: 587 for `starttls`, 465 for `tls`, 25 for `plain`.
     pub port: Option<u16>,
-    /// How the connection is protected.
+    /// How the connection to the relay is encrypted.
     pub security: Option<Security>,
-    /// Whether `plain` may leave this machine. Everybody on the way can then read the links and accept by them.
+    /// Whether `plain` is allowed to another machine. Anyone on the network path can then read the links and accept the
+    /// invitations.
     #[serde(default)]
     pub allow_plain: bool,
-    /// A PEM file of certificates: the relay's must be signed by one of these, *instead of* one of the public ones.
+    /// A PEM file of CA certificates. The certificate of the relay must be signed by one of them, *instead of* by a
+    /// public CA.
     pub ca_file: Option<PathBuf>,
-    /// Whom to log in as. Left out: nobody.
+    /// The user name for the login at the relay. Absent: no login.
     pub username: Option<String>,
-    /// The file with that one's password, without the line break at its end.
+    /// The file with the password for `username`. Line breaks at its end are ignored.
     pub password_file: Option<PathBuf>,
-    /// Time for one mail in milliseconds, from the connection to the relay's last answer.
-    #[serde(default = "ten_seconds")]
+    /// Time limit of one mail in milliseconds, from the connection to the last reply of the relay.
+    #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u64,
-    /// Connections to the relay at most, and so mails under way at once.
-    #[serde(default = "two")]
+    /// Maximum number of connections to the relay, and of mails that are sent at the same time.
+    #[serde(default = "default_connections")]
     pub connections: usize,
-    /// A directory whose files take the place of ours: `invitation.txt`, `added.html`, `reminder.subject` …
+    /// A directory of templates that replace the built-in ones: `invitation.txt`, `added.html`, `reminder.subject` …
     pub templates: Option<PathBuf>,
 }
 
-/// Where mail goes.
+/// Where mail is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MailKind {
-    /// Nowhere.
+    /// No mail is sent.
     Off,
-    /// Into files, for development.
+    /// Each mail is written to a file, for development.
     Directory,
-    /// To a relay.
+    /// To a relay, by SMTP.
     Smtp,
 }
 
-/// How the connection to a relay is protected.
+/// How the connection to a relay is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Security {
-    /// By STARTTLS. A relay that does not offer it gets no mail.
+    /// With STARTTLS. No mail is sent to a relay that does not offer it.
     Starttls,
-    /// By TLS from the first byte.
+    /// With TLS from the first byte.
     Tls,
-    /// Not at all: to this machine only, unless `allow_plain` says otherwise.
+    /// Not encrypted. Allowed to this machine only, unless `allow_plain` is set.
     Plain,
 }
 
-fn ten_seconds() -> u64 {
+fn default_timeout_ms() -> u64 {
     10_000
 }
 
-fn two() -> usize {
+fn default_connections() -> usize {
     2
 }
 
 impl MailSettings {
-    /// Mail that is switched off.
+    /// Settings that switch mail off.
     #[must_use]
     pub fn off() -> Self {
         Self {
@@ -95,13 +99,13 @@ impl MailSettings {
             ca_file: None,
             username: None,
             password_file: None,
-            timeout_ms: ten_seconds(),
-            connections: two(),
+            timeout_ms: default_timeout_ms(),
+            connections: default_connections(),
             templates: None,
         }
     }
 
-    /// Paths are relative to the directory of the file that named them.
+    /// Resolves relative paths, which start at the directory of the settings file.
     pub fn resolve(&mut self, directory: &Path) {
         let paths = [&mut self.directory, &mut self.ca_file, &mut self.password_file, &mut self.templates];
         for path in paths.into_iter().flatten() {
@@ -109,9 +113,10 @@ impl MailSettings {
         }
     }
 
-    pub(super) fn numbers(&self) -> Vec<String> {
+    /// The mistakes in numbers that are out of range.
+    pub(super) fn check_numbers(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
-        // A claimed mail is due again after two minutes: by then it must have been sent, and that written down.
+        // A claim lapses after two minutes: by then the mail must have been sent and its outcome stored.
         if !(100..=60_000).contains(&self.timeout_ms) {
             mistakes.push("mail.timeout_ms: write a whole number from 100 to 60000".to_owned());
         }
@@ -122,27 +127,27 @@ impl MailSettings {
     }
 
     pub(super) fn sender(&self) -> Result<Mailbox, String> {
-        let wrong = "mail.from: write an address, as roster@example.com or Example <roster@example.com>";
-        let mailbox: Mailbox = self.from.as_deref().unwrap_or_default().parse().map_err(|_| wrong.to_owned())?;
+        let expected = "mail.from: write an address, as roster@example.com or Example <roster@example.com>";
+        let mailbox: Mailbox = self.from.as_deref().unwrap_or_default().parse().map_err(|_| expected.to_owned())?;
         if mailbox.email.to_string().is_ascii() {
             Ok(mailbox)
         } else {
-            Err("mail.from: write the address in ASCII, a domain in its xn-- form".to_owned())
+            Err("mail.from: write the address in ASCII, an international domain in its xn-- form".to_owned())
         }
     }
 
     pub(super) fn link(&self) -> Result<Link, String> {
         let base = self.link_base_url.as_deref().unwrap_or_default();
-        Link::parse(base).map_err(|wanted| format!("mail.link_base_url: {wanted}"))
+        Link::parse(base).map_err(|mistake| format!("mail.link_base_url: {mistake}"))
     }
 }
 
-/// Whether this host is this machine.
+/// Whether the host is this machine.
 pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-/// What stands before and after the token in a link.
+/// The parts of a link before and after the invitation token.
 pub(super) struct Link {
     before: String,
     after: String,
@@ -157,19 +162,21 @@ impl Link {
             Some((_, after)) if after.contains("{token}") => return Err("write {token} only once".to_owned()),
             Some((before, after)) => (before.to_owned(), after.to_owned()),
             None if base.contains('#') => {
-                return Err("behind a # say where the token goes, as https://example.com/join#{token}".to_owned());
+                return Err(
+                    "the URL contains a #: write where the token goes, as https://example.com/join#{token}".to_owned()
+                );
             }
             None => (format!("{base}{}token=", if base.contains('?') { '&' } else { '?' }), String::new()),
         };
         let whole = Url::parse(&format!("{before}token{after}")).map_err(|error| format!("not a URL: {error}"))?;
         let start = Url::parse(&before).ok();
         if whole.host().is_none() || start.is_none_or(|start| start.host() != whole.host()) {
-            return Err("write {token} behind the host".to_owned());
+            return Err("write {token} after the host".to_owned());
         }
         if !whole.username().is_empty() || whole.password().is_some() {
             return Err("leave out the user and the password".to_owned());
         }
-        let at_home = match whole.host() {
+        let on_loopback = match whole.host() {
             Some(Host::Domain(name)) => is_loopback(name),
             Some(Host::Ipv4(address)) => address.is_loopback(),
             Some(Host::Ipv6(address)) => address.is_loopback(),
@@ -177,8 +184,8 @@ impl Link {
         };
         match whole.scheme() {
             "https" => Ok(Self { before, after }),
-            "http" if at_home => Ok(Self { before, after }),
-            _ => Err("write an https:// URL: whoever reads a link on its way can use it".to_owned()),
+            "http" if on_loopback => Ok(Self { before, after }),
+            _ => Err("write an https:// URL: anyone who reads a link on the network can use it".to_owned()),
         }
     }
 
@@ -196,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_carries_the_token_where_the_base_says() {
+    fn links_contain_the_token_at_its_place() {
         for (base, wanted) in [
             ("https://a.example/join", "https://a.example/join?token=T0k_en"),
             ("https://a.example/join?lang=de", "https://a.example/join?lang=de&token=T0k_en"),
@@ -212,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base_for_links() {
+    fn unsuitable_base_urls_are_rejected() {
         for base in [
             "",
             "join",

@@ -1,9 +1,9 @@
-//! A connection that will be encrypted, read byte by byte as long as it is not.
+//! A TCP stream for STARTTLS that returns one byte per read until the TLS handshake begins.
 //!
-//! lettre 0.11.23 keeps what it has read before the TLS handshake, and takes it for answers after it. Whoever sits on the
-//! way can append lines to the answer to STARTTLS; every later answer is then taken for the next one's, and a message
-//! counts as delivered before the relay has said so. Read byte by byte, the line that ends the plain part is the last
-//! that lettre sees of it: what was appended meets the TLS handshake, which fails.
+//! lettre 0.11.23 keeps data that it has read before the TLS handshake, and takes it for replies after it. An attacker
+//! on the network path can append lines to the reply to STARTTLS. Each later reply is then taken for that of the next
+//! command, and a message counts as delivered before the relay has accepted it. With one byte per read, lettre reads no
+//! further than the line that ends the unencrypted part. The appended lines reach the TLS handshake, which fails.
 
 use lettre::transport::smtp::client::AsyncTokioStream;
 use std::io;
@@ -13,9 +13,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// What the first byte of a TLS handshake is, and of no SMTP command.
+/// The first byte of a TLS handshake. No SMTP command begins with it.
 const HANDSHAKE: u8 = 0x16;
 
+/// The stream. It switches to full reads when the client sends the first byte of the handshake.
 #[derive(Debug)]
 pub(super) struct StarttlsGuard {
     stream: TcpStream,

@@ -1,17 +1,18 @@
-//! The texts of mails: minijinja templates, ours or a deployment's own, tried with sample data when the process starts.
+//! The texts of mails: minijinja templates, built-in or custom. Every template is rendered with sample data when the
+//! process starts.
 //!
-//! What a template can show:
+//! The variables of a template:
 //!
 //! | name | value |
 //! |---|---|
-//! | `organization` | its name in quotation marks, made harmless by [`super::names`] |
-//! | `sender` | who invites or adds, likewise; none if nobody is named |
-//! | `role` | the role's name |
-//! | `link` | where to accept. Not for `added`, and not in a subject, which shows up on locked screens |
-//! | `expires` | until when, as `1 December 2026, 14:30 UTC`. Not for `added` |
+//! | `organization` | the name of the organization in quotation marks, sanitized by [`super::names`] |
+//! | `sender` | the name of the user who invites or adds, in the same form; none if the mail names no sender |
+//! | `role` | the name of the role |
+//! | `link` | the page to accept at. Not for `added`, and not in a subject, which is shown on locked screens |
+//! | `expires` | the expiry of the invitation, as `1 December 2026, 14:30 UTC`. Not for `added` |
 //!
-//! Anything else is an error. Values are never templates themselves, and minijinja escapes
-//! them where a file's name ends with `.html`.
+//! Any other variable is an error. Values are never interpreted as templates, and minijinja escapes them in files whose
+//! name ends with `.html`.
 
 use super::names::quoted;
 use crate::domain::DisplayName;
@@ -22,12 +23,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use time::{OffsetDateTime, UtcOffset};
 
-/// Names and sources of these files.
+/// The names and contents of files in `templates/`.
 macro_rules! embedded {
     ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("templates/", $name)))),*] };
 }
 
-const OURS: &[(&str, &str)] = embedded![
+const BUILT_IN: &[(&str, &str)] = embedded![
     "invitation.subject",
     "invitation.txt",
     "invitation.html",
@@ -44,20 +45,20 @@ const OURS: &[(&str, &str)] = embedded![
 
 const OCCASIONS: [Occasion; 4] = [Occasion::Invitation, Occasion::Reminder, Occasion::Added, Occasion::OwnerActivation];
 
-/// The token of sample links.
+/// The invitation token in links of sample data.
 const SAMPLE_TOKEN: &str = "0123456789sample-token";
 
-/// The templates of all mails. Each can be rendered.
+/// The templates of all mails. Each has been rendered with sample data without an error.
 pub(super) struct Templates(Environment<'static>);
 
-/// A mail's texts.
+/// The rendered texts of one mail.
 pub(super) struct MailTexts {
     pub(super) subject: String,
     pub(super) text: String,
     pub(super) html: String,
 }
 
-/// What a mail shows. Values that it does not have are undefined, so that a template which needs them is an error.
+/// The variables of a mail. An absent one is undefined, so that a template which uses it fails.
 struct Values<'a> {
     organization: &'a str,
     sender: Option<&'a str>,
@@ -74,16 +75,17 @@ impl Values<'_> {
             ("role", Value::from(self.role)),
         ]);
         values.extend(self.link.map(|link| ("link", Value::from(link))));
-        values.extend(self.expires.map(|time| ("expires", Value::from(moment(time)))));
+        values.extend(self.expires.map(|time| ("expires", Value::from(format_time(time)))));
         Value::from(values)
     }
 }
 
-fn moment(time: OffsetDateTime) -> String {
+fn format_time(time: OffsetDateTime) -> String {
     let time = time.to_offset(UtcOffset::UTC);
     format!("{} {} {}, {:02}:{:02} UTC", time.day(), time.month(), time.year(), time.hour(), time.minute())
 }
 
+/// The name of the template files of an occasion, without the extension.
 fn stem(occasion: Occasion) -> &'static str {
     match occasion {
         Occasion::Invitation => "invitation",
@@ -94,26 +96,26 @@ fn stem(occasion: Occasion) -> &'static str {
 }
 
 impl Templates {
-    /// Reads the templates and tries them all.
+    /// Reads the templates and renders each with sample data.
     ///
     /// # Errors
-    /// Everything that is wrong with them, each with the file's name.
+    /// All mistakes, each with the name of the file.
     pub(super) fn load(directory: Option<&Path>) -> Result<Self, Vec<String>> {
-        let mut mistakes = directory.map(strangers).unwrap_or_default();
+        let mut mistakes = directory.map(unknown_files).unwrap_or_default();
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        // So that a line with a tag alone leaves no empty line in a text.
+        // A line that contains only a tag leaves no empty line in the text.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build();
         environment.set_syntax(syntax.map_err(|error| vec![error.to_string()])?);
-        for &(name, ours) in OURS {
-            let read = source(directory, name, ours).and_then(|source| {
+        for &(name, built_in) in BUILT_IN {
+            let added = source(directory, name, built_in).and_then(|source| {
                 environment.add_template_owned(name, source).map_err(|error| format!("{name}: {error}"))
             });
-            mistakes.extend(read.err());
+            mistakes.extend(added.err());
         }
         if mistakes.is_empty() {
             let templates = Self(environment);
-            mistakes.extend(OURS.iter().filter_map(|(name, _)| templates.problem(name)));
+            mistakes.extend(BUILT_IN.iter().filter_map(|(name, _)| templates.problem(name)));
             if mistakes.is_empty() {
                 return Ok(templates);
             }
@@ -122,10 +124,10 @@ impl Templates {
         Err(mistakes.into_iter().map(|mistake| format!("mail.templates{place}: {mistake}")).collect())
     }
 
-    /// A letter's texts.
+    /// Renders the texts of a letter.
     ///
     /// # Errors
-    /// A sentence that says which template failed, without the values.
+    /// A sentence that names the template that failed, without the values.
     pub(super) fn render(&self, letter: &Letter, link: Option<&str>) -> Result<MailTexts, String> {
         let mut values = Values {
             organization: letter.organization.as_str(),
@@ -147,13 +149,13 @@ impl Templates {
         self.0.get_template(name)?.render(values.context())
     }
 
-    /// What is wrong with a template, as sample data show: with a sender and without.
+    /// Renders a template with sample data, with a sender and without, and returns the first mistake.
     fn problem(&self, name: &str) -> Option<String> {
         let (stem_of_name, extension) = name.split_once('.')?;
         let occasion = OCCASIONS.into_iter().find(|occasion| stem(*occasion) == stem_of_name)?;
         let is_subject = extension == "subject";
-        let asks = occasion != Occasion::Added;
-        let has_link = asks && !is_subject;
+        let is_invitation = occasion != Occasion::Added;
+        let has_link = is_invitation && !is_subject;
         let link = format!("https://example.com/join?token={SAMPLE_TOKEN}");
         let try_with = |sender: Option<&str>| {
             let values = Values {
@@ -161,11 +163,11 @@ impl Templates {
                 sender,
                 role: "member",
                 link: has_link.then_some(link.as_str()),
-                expires: asks.then_some(OffsetDateTime::UNIX_EPOCH),
+                expires: is_invitation.then_some(OffsetDateTime::UNIX_EPOCH),
             };
             match self.part(name, &values) {
                 Err(error) => Some(error.to_string()),
-                Ok(text) if text.trim().is_empty() => Some("nothing is left of it when it is rendered".to_owned()),
+                Ok(text) if text.trim().is_empty() => Some("the rendered text is empty".to_owned()),
                 Ok(text) if is_subject && text.trim().contains(['\r', '\n']) => Some("write one line".to_owned()),
                 Ok(text) if has_link && !text.contains(SAMPLE_TOKEN) => Some("{{ link }} is missing".to_owned()),
                 Ok(_) => None,
@@ -176,23 +178,24 @@ impl Templates {
     }
 }
 
-/// The file of this name in the directory, or else our own.
-fn source(directory: Option<&Path>, name: &str, ours: &str) -> Result<String, String> {
-    let Some(path) = directory.map(|directory| directory.join(name)) else { return Ok(ours.to_owned()) };
+/// The custom template of this name, or the built-in one if the directory has none.
+fn source(directory: Option<&Path>, name: &str, built_in: &str) -> Result<String, String> {
+    let Some(path) = directory.map(|directory| directory.join(name)) else { return Ok(built_in.to_owned()) };
     match std::fs::read_to_string(path) {
-        Ok(theirs) => Ok(theirs),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(ours.to_owned()),
+        Ok(custom) => Ok(custom),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(built_in.to_owned()),
         Err(error) => Err(format!("{name}: {error}")),
     }
 }
 
-/// Files that replace nothing: a misspelt name would otherwise be passed over in silence. Hidden files may stay.
-fn strangers(directory: &Path) -> Vec<String> {
+/// Mistakes for files that replace no template: a misspelt name would otherwise be ignored silently. Hidden files are
+/// allowed.
+fn unknown_files(directory: &Path) -> Vec<String> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => return vec![format!("cannot be read: {error}")],
     };
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let unknown = names.filter(|name| !name.starts_with('.') && OURS.iter().all(|(ours, _)| ours != name));
-    unknown.map(|name| format!("{name}: no mail has a template of this name")).collect()
+    let unknown = names.filter(|name| !name.starts_with('.') && BUILT_IN.iter().all(|(built_in, _)| built_in != name));
+    unknown.map(|name| format!("{name}: there is no template of this name")).collect()
 }

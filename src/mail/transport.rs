@@ -1,8 +1,8 @@
-//! Handing messages over: to a relay by SMTP, or into a directory.
+//! Delivers messages: to a relay by SMTP, or to a directory.
 //!
-//! What a failure means depends on where it happens. Before the relay has been told about the message, the fault is the
-//! relay's or the configuration's, whatever the code: another try is worth it. Afterwards 5xx is about this message, and
-//! final.
+//! Whether a failure is final depends on the step that failed. Until the client sends `MAIL`, the cause is the relay or
+//! the configuration, whatever the reply code, and the letter is tried again. From `MAIL` on, a reply 5xx concerns this
+//! message and is final.
 
 use super::message::MessageReader;
 use super::settings::{MailKind, MailSettings, Security, is_loopback};
@@ -23,39 +23,39 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Host;
 
-/// How long a relay may take to say goodbye: nothing hangs on it.
-const GOODBYE: Duration = Duration::from_secs(1);
-/// Answers that ask for another login (RFC 4954): the settings are wrong and not the message.
-const LOGIN_WANTED: [u16; 4] = [530, 534, 535, 538];
+/// Time limit of `QUIT` when a connection is closed. Its reply does not matter.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Reply codes that reject the login (RFC 4954). The settings are wrong and not the message, so they are not final.
+const LOGIN_REJECTED: [u16; 4] = [530, 534, 535, 538];
 
-/// Where messages go.
+/// The destination of messages.
 pub(super) enum Transport {
     Directory(AsyncFileTransport<Tokio1Executor>),
     Smtp(Box<Relay>),
 }
 
 impl Transport {
-    /// The way that the settings name.
+    /// Creates the transport that the settings name. `hello` is the name of this client in `EHLO`.
     ///
     /// # Errors
-    /// Everything that is wrong with them.
+    /// All mistakes, one sentence each.
     pub(super) fn new(settings: &MailSettings, hello: &str) -> Result<Self, Vec<String>> {
         if settings.kind == MailKind::Smtp {
             return Relay::new(settings, hello).map(|relay| Self::Smtp(Box::new(relay)));
         }
         let Some(directory) = &settings.directory else {
-            return Err(vec!["mail.directory: write where mails are kept".to_owned()]);
+            return Err(vec!["mail.directory: write the directory that mails are written to".to_owned()]);
         };
-        // For this user only: whoever can read the mails can accept the invitations in them.
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|error| vec![format!("mail.directory: {} cannot be made: {error}", directory.display())])?;
+        // Readable only by this user, because a reader of the mails can accept the invitations in them.
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        created.map_err(|error| vec![format!("mail.directory: {} cannot be created: {error}", directory.display())])?;
         Ok(Self::Directory(AsyncFileTransport::new(directory)))
     }
 
-    /// Who will read the bytes.
+    /// The reader of the raw messages.
     pub(super) fn reader(&self) -> MessageReader {
         match self {
-            Self::Directory(_) => MessageReader::Person,
+            Self::Directory(_) => MessageReader::Developer,
             Self::Smtp(_) => MessageReader::Relay,
         }
     }
@@ -65,31 +65,33 @@ impl Transport {
             Self::Smtp(relay) => relay.send(envelope, message).await,
             Self::Directory(files) => match files.send_raw(envelope, message).await {
                 Ok(_) => DeliveryOutcome::Delivered,
-                Err(error) => DeliveryOutcome::Transient(format!("the mail cannot be kept: {error}")),
+                Err(error) => {
+                    DeliveryOutcome::Transient(format!("the mail cannot be written to the directory: {error}"))
+                }
             },
         }
     }
 
-    /// Ends the conversations that nobody needs for now.
-    pub(super) async fn hang_up(&self) {
+    /// Closes the idle connections to the relay.
+    pub(super) async fn close_idle(&self) {
         if let Self::Smtp(relay) = self {
-            relay.hang_up().await;
+            relay.close_idle().await;
         }
     }
 }
 
-/// How a connection begins.
+/// How a connection is encrypted.
 enum Protection {
     Plain,
     Starttls(TlsParameters),
     Tls(TlsParameters),
 }
 
-/// A relay, and the connections to it that are free.
+/// A relay, and the idle connections to it.
 ///
-/// lettre has a pool too, but takes a connection back whose send was cut off by a timeout (0.11.23): the next message
-/// would meet the answers to the last one, and could pass for delivered. Here a connection belongs to its send and comes
-/// back only when the conversation is at its end.
+/// lettre has a pool too, but lettre 0.11.23 reuses a connection whose send was interrupted by a timeout. The next
+/// message would then read the replies to the previous one, and could count as delivered. Here a send takes the
+/// connection out of the list, and returns it only after the relay has accepted the message.
 pub(super) struct Relay {
     host: String,
     port: u16,
@@ -97,7 +99,7 @@ pub(super) struct Relay {
     credentials: Option<Credentials>,
     hello: ClientId,
     timeout: Duration,
-    free: Mutex<Vec<AsyncSmtpConnection>>,
+    idle: Mutex<Vec<AsyncSmtpConnection>>,
 }
 
 impl Relay {
@@ -121,52 +123,53 @@ impl Relay {
                 credentials,
                 hello: ClientId::Domain(hello.to_owned()),
                 timeout: Duration::from_millis(settings.timeout_ms),
-                free: Mutex::default(),
+                idle: Mutex::default(),
             }),
             _ => Err(mistakes),
         }
     }
 
-    /// Sends a message, within the timeout.
+    /// Sends a message within the time limit of the settings.
     async fn send(&self, envelope: &Envelope, message: &[u8]) -> DeliveryOutcome {
-        match timeout(self.timeout, self.converse(envelope, message)).await {
-            Ok(sent) => sent,
+        match timeout(self.timeout, self.send_unlimited(envelope, message)).await {
+            Ok(outcome) => outcome,
             Err(_) => DeliveryOutcome::Transient("the relay did not answer in time".to_owned()),
         }
     }
 
-    async fn converse(&self, envelope: &Envelope, message: &[u8]) -> DeliveryOutcome {
+    async fn send_unlimited(&self, envelope: &Envelope, message: &[u8]) -> DeliveryOutcome {
         let mut connection = match self.connection().await {
             Ok(connection) => connection,
             Err(error) => return DeliveryOutcome::Transient(format!("the relay cannot be used: {error}")),
         };
         match connection.send(envelope, message).await {
             Ok(_) => {
-                self.free.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
                 DeliveryOutcome::Delivered
             }
             Err(error) => {
-                let what = format!("the relay did not take the mail: {}", describe(&error));
-                let login_wanted = error.status().is_some_and(|code| LOGIN_WANTED.contains(&code.into()));
-                // Of its own accord, lettre refuses what this relay has no extension for: an address that is not ASCII.
-                let is_final = (error.is_permanent() && !login_wanted) || error.is_client();
-                if is_final { DeliveryOutcome::Final(what) } else { DeliveryOutcome::Transient(what) }
+                let reason = format!("the relay did not accept the mail: {}", describe(&error));
+                let login_rejected = error.status().is_some_and(|code| LOGIN_REJECTED.contains(&code.into()));
+                // A client error is one that lettre raises before it sends anything: the relay lacks the extension
+                // (SMTPUTF8) for an address that is not ASCII.
+                let is_final = (error.is_permanent() && !login_rejected) || error.is_client();
+                if is_final { DeliveryOutcome::Final(reason) } else { DeliveryOutcome::Transient(reason) }
             }
         }
     }
 
-    /// A connection that is ready for a message: a free one that still works, or a new one.
+    /// A connection that is ready for a message: an idle one that still works, or a new one.
     async fn connection(&self) -> Result<AsyncSmtpConnection, String> {
         loop {
-            let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(mut free) = free else { return self.connect().await };
-            if free.test_connected().await {
-                return Ok(free);
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(mut connection) = idle else { return self.connect().await };
+            if connection.test_connected().await {
+                return Ok(connection);
             }
         }
     }
 
-    /// A new connection. The timeout in `send` covers all of it.
+    /// Opens a connection and logs in. The time limit in [`Self::send`] covers all steps.
     async fn connect(&self) -> Result<AsyncSmtpConnection, String> {
         let relay = (self.host.as_str(), self.port);
         let direct = |tls| AsyncSmtpConnection::connect_tokio1(relay, None, &self.hello, tls, None);
@@ -191,27 +194,27 @@ impl Relay {
         Ok(connection)
     }
 
-    async fn hang_up(&self) {
-        let free = std::mem::take(&mut *self.free.lock().unwrap_or_else(PoisonError::into_inner));
-        for mut connection in free {
-            if timeout(GOODBYE, connection.quit()).await.is_err() {
-                tracing::debug!("the relay did not say goodbye");
+    async fn close_idle(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        for mut connection in idle {
+            if timeout(QUIT_TIMEOUT, connection.quit()).await.is_err() {
+                tracing::debug!("the relay did not reply to QUIT in time");
             }
         }
     }
 }
 
-/// How connections to this host are protected, and whose certificate is trusted.
+/// How connections to this host are encrypted, and which CA certificates are trusted.
 fn protection(settings: &MailSettings, host: &str) -> Result<Protection, String> {
     let tls = || {
         let mut parameters = TlsParameters::builder(host.to_owned());
         if let Some(path) = &settings.ca_file {
-            let wrong = |why: String| format!("mail.ca_file: {} {why}", path.display());
-            let pem = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-            // A file without any would trust nobody, and say so at the first mail only.
-            let begins = pem.windows(27).any(|window| window == b"-----BEGIN CERTIFICATE-----");
-            let certificate = Certificate::from_pem(&pem).ok().filter(|_| begins);
-            let certificate = certificate.ok_or_else(|| wrong("holds no certificates in PEM".to_owned()))?;
+            let mistake = |problem: String| format!("mail.ca_file: {} {problem}", path.display());
+            let pem = std::fs::read(path).map_err(|error| mistake(format!("cannot be read: {error}")))?;
+            // Without this check, a file without a certificate would fail only at the first mail.
+            let has_certificate = pem.windows(27).any(|window| window == b"-----BEGIN CERTIFICATE-----");
+            let certificate = Certificate::from_pem(&pem).ok().filter(|_| has_certificate);
+            let certificate = certificate.ok_or_else(|| mistake("contains no PEM certificate".to_owned()))?;
             parameters = parameters.certificate_store(CertificateStore::None).add_root_certificate(certificate);
         }
         parameters.build().map_err(|error| format!("mail.ca_file: {error}"))
@@ -222,7 +225,7 @@ fn protection(settings: &MailSettings, host: &str) -> Result<Protection, String>
         Some(Security::Tls) => tls().map(Protection::Tls),
         Some(Security::Plain) if settings.allow_plain || is_loopback(host) => Ok(Protection::Plain),
         Some(Security::Plain) => {
-            Err("mail.security: write starttls or tls, as plain would show every link on the way to another machine; \
+            Err("mail.security: write starttls or tls, because plain would expose every link on the network; \
                  allow_plain = true permits that"
                 .to_owned())
         }
@@ -242,18 +245,24 @@ fn credentials(settings: &MailSettings) -> Result<Option<Credentials>, String> {
             Ok(Some(Credentials::new(username.clone(), password.to_owned())))
         }
         (Some(_), None) => Err("mail.password_file: write the file with the password of mail.username".to_owned()),
-        (None, Some(_)) => Err("mail.username: write whose password mail.password_file holds".to_owned()),
+        (None, Some(_)) => {
+            Err("mail.username: write the user name that the password in mail.password_file belongs to".to_owned())
+        }
     }
 }
 
-/// A failure in words, without what the relay wrote: it likes to repeat the address.
+/// Describes a failure without the text of the reply, because relays often repeat the address in it.
 fn describe(error: &Error) -> String {
     let Some(code) = error.status() else {
-        return if error.is_response() { "it broke off, or does not speak SMTP".to_owned() } else { error.to_string() };
+        return if error.is_response() {
+            "the relay closed the connection, or does not speak SMTP".to_owned()
+        } else {
+            error.to_string()
+        };
     };
     let text = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     let first = text.split_whitespace().next().unwrap_or_default();
-    // An enhanced code (RFC 3463), as 5.1.1, says more than 550 and nothing about whom.
+    // An enhanced code (RFC 3463), as 5.1.1, is more precise than 550 and names no recipient.
     let is_code =
         first.len() <= 9 && first.split('.').count() == 3 && first.chars().all(|c| c.is_ascii_digit() || c == '.');
     if is_code { format!("{code} {first}") } else { code.to_string() }

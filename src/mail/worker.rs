@@ -1,4 +1,4 @@
-//! From the outbox to the relay: claim, send, settle, until nothing is due.
+//! Sends the letters of the outbox that are due: claims each, sends it, and settles it.
 
 use super::Mailer;
 use crate::service::ServiceError;
@@ -9,24 +9,24 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// How often the outbox is looked at without a nudge: what another process left, and what is due for another try.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long to wait after the datastore did not answer: at first, and at most.
+/// Interval of polls of the outbox without a notification, for letters of other processes and for retries.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+/// First pause after a database error. It doubles with each further error.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause after a database error.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// How often it is tried to write down what became of a letter. Afterwards its claim lapses and it is sent again, with
-/// the same Message-ID.
+/// Attempts to settle a letter. After the last, its claim lapses and it is sent again, with the same Message-ID.
 const SETTLE_ATTEMPTS: u32 = 6;
 
-/// Sends what is due until told to stop; then finishes what is under way, each within its timeout.
+/// Sends letters until `stop` is cancelled, and then finishes the sends that have begun, each within its time limit.
 ///
-/// `claim` takes a letter out of the outbox and `settle` writes down what became of it. `nudge` says that something may
-/// be due. As many letters are under way at once as the mailer has connections.
+/// `claim` claims the next letter that is due, and `settle` stores the outcome of a letter. A notification of `due`
+/// means that a letter may be due. The number of concurrent sends is the mailer's number of connections.
 pub async fn run<Claim, Claimed, Settle, Settled>(
     mailer: &Mailer,
     claim: Claim,
     settle: Settle,
-    nudge: &Notify,
+    due: &Notify,
     stop: &CancellationToken,
 ) where
     Claim: Fn() -> Claimed,
@@ -34,23 +34,23 @@ pub async fn run<Claim, Claimed, Settle, Settled>(
     Settle: Fn(Uuid, DeliveryOutcome) -> Settled,
     Settled: Future<Output = Result<(), ServiceError>>,
 {
-    let hand = async || {
+    let send_loop = async || {
         let mut pause = PAUSE;
         while !stop.is_cancelled() {
             match claim().await {
                 Ok(Some(letter)) => {
-                    // Where one is due there may be more: wake the next hand.
-                    nudge.notify_one();
-                    let sent = mailer.deliver(&letter).await;
-                    log(&letter, &sent);
-                    write_down(&settle, letter.id, sent, stop).await;
+                    // More letters may be due: wake another loop.
+                    due.notify_one();
+                    let outcome = mailer.deliver(&letter).await;
+                    log(&letter, &outcome);
+                    settle_with_retries(&settle, letter.id, outcome, stop).await;
                     pause = PAUSE;
                 }
                 Ok(None) => {
-                    mailer.hang_up().await;
+                    mailer.close_idle().await;
                     tokio::select! {
-                        () = nudge.notified() => {}
-                        () = sleep(LOOK_EVERY) => {}
+                        () = due.notified() => {}
+                        () = sleep(POLL_EVERY) => {}
                         () = stop.cancelled() => {}
                     }
                     pause = PAUSE;
@@ -62,28 +62,32 @@ pub async fn run<Claim, Claimed, Settle, Settled>(
             }
         }
     };
-    futures_util::future::join_all((0..mailer.connections()).map(|_| hand())).await;
-    mailer.hang_up().await;
+    futures_util::future::join_all((0..mailer.connections()).map(|_| send_loop())).await;
+    mailer.close_idle().await;
 }
 
-/// Writes down what became of a letter. On the way out it is tried as often, but not waited in between.
-async fn write_down<Settle, Settled>(settle: &Settle, id: Uuid, sent: DeliveryOutcome, stop: &CancellationToken)
-where
+/// Stores the outcome of a letter, with retries. After a stop there are as many attempts, but no pauses between them.
+async fn settle_with_retries<Settle, Settled>(
+    settle: &Settle,
+    id: Uuid,
+    outcome: DeliveryOutcome,
+    stop: &CancellationToken,
+) where
     Settle: Fn(Uuid, DeliveryOutcome) -> Settled,
     Settled: Future<Output = Result<(), ServiceError>>,
 {
     let mut pause = PAUSE;
     for _ in 0..SETTLE_ATTEMPTS {
-        match settle(id, sent.clone()).await {
+        match settle(id, outcome.clone()).await {
             Ok(()) => return,
-            Err(error) => tracing::warn!(letter = %id, %error, "what became of a mail cannot be written down"),
+            Err(error) => tracing::warn!(letter = %id, %error, "the outcome of a mail cannot be stored"),
         }
         wait(&mut pause, stop).await;
     }
-    tracing::error!(letter = %id, "what became of a mail is not written down: it may be sent again");
+    tracing::error!(letter = %id, "the outcome of a mail was not stored: the mail may be sent again");
 }
 
-/// Waits, and longer the next time; not if it is time to stop.
+/// Waits for the pause and doubles it; returns at once after a stop.
 async fn wait(pause: &mut Duration, stop: &CancellationToken) {
     tokio::select! {
         () = sleep(*pause) => {}
@@ -92,11 +96,15 @@ async fn wait(pause: &mut Duration, stop: &CancellationToken) {
     *pause = (*pause * 2).min(PAUSE_MAX);
 }
 
-fn log(letter: &Letter, sent: &DeliveryOutcome) {
+fn log(letter: &Letter, outcome: &DeliveryOutcome) {
     let (id, occasion) = (letter.id, letter.occasion);
-    match sent {
+    match outcome {
         DeliveryOutcome::Delivered => tracing::info!(letter = %id, ?occasion, "mail sent"),
-        DeliveryOutcome::Transient(why) => tracing::warn!(letter = %id, ?occasion, %why, "mail not sent yet"),
-        DeliveryOutcome::Final(why) => tracing::error!(letter = %id, ?occasion, %why, "mail given up"),
+        DeliveryOutcome::Transient(reason) => {
+            tracing::warn!(letter = %id, ?occasion, %reason, "mail not sent; it will be tried again");
+        }
+        DeliveryOutcome::Final(reason) => {
+            tracing::error!(letter = %id, ?occasion, %reason, "mail not sent; it will not be tried again");
+        }
     }
 }

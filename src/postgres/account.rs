@@ -1,4 +1,4 @@
-//! As whom Postgres runs.
+//! The operating system account that Postgres runs as.
 
 use super::{Error, io};
 use nix::unistd::{Gid, Uid, User, chown};
@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// The account that Postgres runs as where roster itself is root.
+/// The account that Postgres runs as if roster runs as root.
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     name: String,
@@ -16,7 +16,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// None where roster is not root: Postgres then runs as we do.
+    /// The account, if roster runs as root; otherwise `None`, and Postgres runs as the same user as roster.
     pub(super) fn needed() -> Result<Option<Self>, Error> {
         if !Uid::effective().is_root() {
             return Ok(None);
@@ -28,19 +28,19 @@ impl Account {
         }
     }
 
-    /// The command will run as this account, and in none of root's groups (the library drops those with the uid).
+    /// Makes the command run as this account, without root's groups (the standard library drops them with the uid).
     pub(super) fn drop_to(&self, command: &mut Command) {
         command.uid(self.uid.as_raw()).gid(self.gid.as_raw());
     }
 
-    /// Gives it a file or directory.
-    pub(super) fn give(&self, path: &Path) -> Result<(), Error> {
-        chown(path, Some(self.uid), Some(self.gid))
-            .map_err(|errno| io("give to the account of Postgres", path)(errno.into()))
+    /// Makes the account the owner of a file or directory.
+    pub(super) fn make_owner(&self, path: &Path) -> Result<(), Error> {
+        chown(path, Some(self.uid), Some(self.gid)).map_err(|errno| io("change the owner of", path)(errno.into()))
     }
 
-    /// Whether it can get to what lies in this directory: every directory on the way must let it through.
-    pub(super) fn can_enter(&self, directory: &Path) -> Result<(), Error> {
+    /// Checks that the account can reach the contents of this directory: it needs the execute permission on the
+    /// directory and on each of its ancestors.
+    pub(super) fn check_access(&self, directory: &Path) -> Result<(), Error> {
         let directory = directory.canonicalize().map_err(io("read", directory))?;
         let mut ancestors: Vec<&Path> = directory.ancestors().collect();
         ancestors.reverse();

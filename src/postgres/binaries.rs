@@ -1,15 +1,16 @@
-//! Where the programs are.
+//! Finds the programs of the installed Postgres.
 
 use super::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The oldest version whose behaviour roster relies on.
+/// The oldest supported major version.
 const OLDEST: u32 = 15;
+/// The command that installs Postgres, for error messages.
 const INSTALL: &str =
     if cfg!(target_os = "macos") { "brew install postgresql@17" } else { "sudo apt-get install -y postgresql" };
 
-/// The programs of one Postgres server.
+/// The directory and version of the programs of one Postgres installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binaries {
     directory: PathBuf,
@@ -17,49 +18,50 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// Takes the directory that is named, else the one in `ROSTER_POSTGRES_BIN`, else looks through `PATH` and the places
-    /// of Debian and Homebrew, newest version first.
+    /// Uses the given directory, or the one in `ROSTER_POSTGRES_BIN`. Otherwise searches `PATH` and the directories of
+    /// Debian and Homebrew, newest version first.
     ///
     /// # Errors
-    /// [`Error::NotAServer`] for a named directory, [`Error::NotInstalled`], [`Error::TooOld`].
-    pub fn find(named: Option<&Path>) -> Result<Self, Error> {
-        let named = named.map(Path::to_owned).or_else(|| std::env::var_os("ROSTER_POSTGRES_BIN").map(PathBuf::from));
-        if let Some(directory) = named {
-            let found = Self::inspect(&directory).ok_or(Error::NotAServer(directory))?;
-            return if found.version >= OLDEST { Ok(found) } else { Err(found.too_old()) };
+    /// [`Error::NotAServer`] for a given directory, [`Error::NotInstalled`], [`Error::TooOld`].
+    pub fn find(given: Option<&Path>) -> Result<Self, Error> {
+        let given = given.map(Path::to_owned).or_else(|| std::env::var_os("ROSTER_POSTGRES_BIN").map(PathBuf::from));
+        if let Some(directory) = given {
+            let binaries = Self::inspect(&directory).ok_or(Error::NotAServer(directory))?;
+            return if binaries.version >= OLDEST { Ok(binaries) } else { Err(binaries.too_old()) };
         }
         let mut too_old = None;
-        for found in places().iter().filter_map(|directory| Self::inspect(directory)) {
-            if found.version >= OLDEST {
-                return Ok(found);
+        for binaries in directories().iter().filter_map(|directory| Self::inspect(directory)) {
+            if binaries.version >= OLDEST {
+                return Ok(binaries);
             }
-            too_old.get_or_insert(found);
+            too_old.get_or_insert(binaries);
         }
         Err(too_old.map_or(Error::NotInstalled { oldest: OLDEST, install: INSTALL }, Self::too_old))
     }
 
-    /// The directory that holds them.
+    /// The directory of the programs.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Their major version.
+    /// The major version.
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
     }
 
-    /// One of them, ready to be given arguments. It sees nothing of our environment: a `PGPORT` or a locale that is not
-    /// installed must not change what it does.
+    /// A command for one of the programs. It does not inherit the environment, because a `PGPORT` or a locale that is
+    /// not installed would change its behaviour.
     pub(super) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.directory.join(program));
         command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").current_dir("/");
         command
     }
 
+    /// The programs in this directory; `None` if it holds no server or `postgres --version` fails.
     fn inspect(directory: &Path) -> Option<Self> {
-        // Absolute, because the programs are run from elsewhere.
+        // Absolute, because the programs run in another working directory.
         let directory = std::path::absolute(directory).ok()?;
         if !directory.join("initdb").is_file() {
             return None;
@@ -75,29 +77,30 @@ impl Binaries {
     }
 }
 
-/// The major version in, for instance, `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` or `… 19beta1`.
+/// The major version in a line such as `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` or `… 19beta1`.
 pub(super) fn parse_version(line: &str) -> Option<u32> {
     let version = line.trim().strip_prefix("postgres (PostgreSQL) ")?;
     version.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
 }
 
-fn places() -> Vec<PathBuf> {
+/// The directories to search, in this order.
+fn directories() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    places.extend(numbered("/usr/lib/postgresql", "").into_iter().map(|directory| directory.join("bin")));
+    let mut directories: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    directories.extend(numbered("/usr/lib/postgresql", "").into_iter().map(|directory| directory.join("bin")));
     for opt in ["/opt/homebrew/opt", "/usr/local/opt"] {
-        places.extend(numbered(opt, "postgresql@").into_iter().map(|directory| directory.join("bin")));
+        directories.extend(numbered(opt, "postgresql@").into_iter().map(|directory| directory.join("bin")));
     }
-    places
+    directories
 }
 
-/// The directories in this one whose name is this prefix and a number, the highest first.
+/// The subdirectories whose name is the prefix and a number, the highest first.
 fn numbered(directory: &str, prefix: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let mut found: Vec<(u32, PathBuf)> = entries
+    let mut numbered: Vec<(u32, PathBuf)> = entries
         .flatten()
         .filter_map(|entry| Some((entry.file_name().to_str()?.strip_prefix(prefix)?.parse().ok()?, entry.path())))
         .collect();
-    found.sort_unstable_by(|one, other| other.cmp(one));
-    found.into_iter().map(|(_, path)| path).collect()
+    numbered.sort_unstable_by(|one, other| other.cmp(one));
+    numbered.into_iter().map(|(_, path)| path).collect()
 }

@@ -1,4 +1,4 @@
-//! The data directory before there is a server in it.
+//! Creates the data directory of a server.
 
 use super::account::Account;
 use super::{Binaries, Error, io};
@@ -8,13 +8,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-/// Where `initdb` works until it is done.
+/// The directory that `initdb` writes to until it is complete.
 pub(super) fn unfinished(data: &Path) -> PathBuf {
     data.with_added_extension("unfinished")
 }
 
-/// `initdb`, unless it has been done. It works beside the data directory and takes its place when it is complete: what a
-/// crash in its middle leaves is no data directory.
+/// Runs `initdb`, unless the data directory exists. `initdb` writes to a directory beside it, which is renamed when it
+/// is complete, so that a crash leaves no partial data directory.
 pub(super) async fn initialize(
     binaries: &Binaries,
     data: &Path,
@@ -57,11 +57,11 @@ pub(super) async fn initialize(
     if !output.status.success() {
         return Err(Error::Initdb(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
-    std::fs::rename(&unfinished, data).map_err(io("make", data))
+    std::fs::rename(&unfinished, data).map_err(io("create", data))
 }
 
-/// Makes a directory that only the account of Postgres (and root) may enter.
+/// Creates a directory that only the account of Postgres (and root) may enter.
 pub(super) fn make_private(directory: &Path, account: Option<&Account>) -> Result<(), Error> {
-    DirBuilder::new().mode(0o700).create(directory).map_err(io("make", directory))?;
-    account.map_or(Ok(()), |account| account.give(directory))
+    DirBuilder::new().mode(0o700).create(directory).map_err(io("create", directory))?;
+    account.map_or(Ok(()), |account| account.make_owner(directory))
 }

@@ -1,8 +1,8 @@
-//! A private Postgres: what `roster dev` and the tests run on, so that nobody has to install, start or name one.
+//! Runs a private Postgres server for `roster dev` and the tests, so that they need no running or configured Postgres.
 //!
-//! The server's programs are the machine's ([`Binaries`]); the data directory, the socket and the process are ours
-//! ([`Cluster`]). It listens on a Unix socket only, in a directory that nobody else may enter. Postgres refuses to run
-//! as root; a roster that runs as root runs it as another account.
+//! The programs are those installed on the machine ([`Binaries`]). Roster owns the data directory, the socket and the
+//! process ([`Cluster`]). The server listens only on a Unix socket, in a directory that no other user may enter.
+//! Postgres does not run as root; if roster runs as root, it starts Postgres as another account.
 
 mod account;
 mod binaries;
@@ -18,102 +18,102 @@ pub use cluster::{Cluster, Options, Stop};
 
 use std::path::PathBuf;
 
-/// Why there is no private Postgres.
+/// Errors of a private Postgres server.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nothing is installed where we look.
+    /// No Postgres is installed in the directories that are searched.
     #[error("found no Postgres server (initdb and postgres) of version {oldest} or newer. To install one: {install}")]
     NotInstalled {
-        /// The oldest version that does.
+        /// The oldest supported version.
         oldest: u32,
-        /// The line to type.
+        /// The command that installs Postgres.
         install: &'static str,
     },
-    /// What is installed, or was named, is too old.
+    /// The Postgres that is installed, or was given, is too old.
     #[error("the Postgres in {} is version {version}; roster needs {oldest} or newer. To install one: {install}", directory.display())]
     TooOld {
-        /// Where the programs are.
+        /// The directory of the programs.
         directory: PathBuf,
-        /// Their version.
+        /// The version of the programs.
         version: u32,
-        /// The oldest version that does.
+        /// The oldest supported version.
         oldest: u32,
-        /// The line to type.
+        /// The command that installs Postgres.
         install: &'static str,
     },
-    /// The directory that was named does not hold the programs, or they do not run.
-    #[error("{} does not hold a Postgres server that runs (initdb and postgres)", .0.display())]
+    /// The given directory does not contain the programs, or they do not run.
+    #[error("{} does not contain a working Postgres server (initdb and postgres)", .0.display())]
     NotAServer(PathBuf),
-    /// A file or directory cannot be made, read or removed, or a program cannot be run.
-    #[error("cannot {doing} {}", path.display())]
+    /// A file or directory cannot be created, read or removed, or a program cannot be run.
+    #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried.
-        doing: &'static str,
-        /// With what.
+        /// The action that failed, as a verb.
+        action: &'static str,
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// Running as root, there is no account to run Postgres as.
+    /// Roster runs as root, and the account to run Postgres as does not exist.
     #[error(
         "Postgres refuses to run as root, and there is no account `{0}` to run it as: set ROSTER_POSTGRES_USER to one"
     )]
     NoAccount(String),
-    /// Running as root, the account to run Postgres as cannot get to the data.
+    /// Roster runs as root, and the account to run Postgres as has no access to the data directory.
     #[error(
         "Postgres refuses to run as root, and the account `{account}` may not enter {}: choose another data directory, \
-         or type: chmod o+x {}", directory.display(), directory.display()
+         or run: chmod o+x {}", directory.display(), directory.display()
     )]
     Unreachable {
-        /// The directory that bars the way.
+        /// The directory without the execute permission for the account.
         directory: PathBuf,
-        /// The account.
+        /// The account that Postgres runs as.
         account: String,
     },
-    /// The data directory holds something else.
-    #[error("{} is not empty, and holds no Postgres data: choose another data directory", .0.display())]
+    /// The data directory contains other files.
+    #[error("{} is not empty, and contains no Postgres data: choose another data directory", .0.display())]
     NotData(PathBuf),
     /// The data directory belongs to another major version.
     #[error(
-        "{} was made by Postgres {data}, and the programs in {} are version {programs}: name those of version {data} in \
-         ROSTER_POSTGRES_BIN, or choose another data directory", directory.display(), binaries.display()
+        "{} was created by Postgres {data}, and the programs in {} are version {programs}: set ROSTER_POSTGRES_BIN to the \
+         programs of version {data}, or choose another data directory", directory.display(), binaries.display()
     )]
     OtherVersion {
         /// The data directory.
         directory: PathBuf,
-        /// The version that made it.
+        /// The version that created the data directory.
         data: String,
-        /// Where the programs are.
+        /// The directory of the programs.
         binaries: PathBuf,
-        /// Their version.
+        /// The version of the programs.
         programs: u32,
     },
     /// `initdb` failed.
     #[error("initdb failed: {0}")]
     Initdb(String),
-    /// The server ended while it started.
-    #[error("Postgres ended while it started. Its log, {}, ends with: {tail}", log.display())]
+    /// The server exited during its start.
+    #[error("Postgres exited during its start. Its log, {}, ends with: {tail}", log.display())]
     Ended {
-        /// The log.
+        /// The path of the log.
         log: PathBuf,
-        /// Its last lines.
+        /// The last lines of the log.
         tail: String,
     },
-    /// A server runs in the data directory, and does not answer.
+    /// A server runs in the data directory, and does not accept connections within the time limit.
     #[error("Postgres (process {pid}) runs in {} and does not answer; to end it: kill -KILL {pid}", directory.display())]
     Unresponsive {
-        /// Its process.
+        /// The process id of the server.
         pid: i32,
         /// The data directory.
         directory: PathBuf,
     },
-    /// The server is up, and refuses what it is asked.
-    #[error("Postgres refused a connection or a statement")]
-    Refused(#[from] sqlx::Error),
+    /// The server runs, and rejected a connection or a statement.
+    #[error("Postgres rejected a connection or a statement")]
+    Rejected(#[from] sqlx::Error),
 }
 
-/// Says what was tried with which path, beside the operating system's reason.
-fn io(doing: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Error {
+/// Adds the action and the path to an error of the operating system.
+fn io(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io { doing, path, source }
+    move |source| Error::Io { action, path, source }
 }

@@ -1,4 +1,4 @@
-//! The postmaster as the operating system sees it.
+//! The postmaster as a process of the operating system.
 
 use super::{Error, io};
 use nix::sys::signal::{Signal, kill};
@@ -8,12 +8,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// What `postmaster.pid` says (Postgres, `pidfile.h`).
+/// The contents of `postmaster.pid` (format: `pidfile.h` of Postgres).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct PidFile {
     pub(super) pid: i32,
     pub(super) socket_directory: PathBuf,
-    /// Whether it takes connections.
+    /// Whether the server accepts connections.
     pub(super) ready: bool,
 }
 
@@ -22,7 +22,7 @@ impl PidFile {
         data.join("postmaster.pid")
     }
 
-    /// None where there is no such file, or it is only half written.
+    /// Reads the file; `None` if it is absent or only partly written.
     pub(super) fn read(data: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(Self::path(data)).ok()?;
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -34,28 +34,30 @@ impl PidFile {
     }
 }
 
-/// The postmaster: ours by birth, or adopted.
+/// A postmaster that this process has started or adopted.
 #[derive(Debug)]
 pub(super) struct Postmaster {
     pub(super) pid: i32,
     data: PathBuf,
+    /// `None` for an adopted postmaster.
     child: Option<Child>,
 }
 
 impl Postmaster {
-    pub(super) fn born(child: Child, data: &Path) -> Self {
-        // It fits: the operating system's own type for process ids is an i32.
+    pub(super) fn started(child: Child, data: &Path) -> Self {
+        // The conversion cannot fail: the operating system's type for process ids is an i32.
         let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
         Self { pid, data: data.to_owned(), child: Some(child) }
     }
 
-    /// One that somebody else started, if it is one: a process id may by now belong to another program.
-    pub(super) fn adopted(pid: i32, data: &Path) -> Option<Self> {
+    /// Adopts a postmaster that another process has started; `None` if the process id belongs to another program by
+    /// now.
+    pub(super) fn adopt(pid: i32, data: &Path) -> Option<Self> {
         is_postmaster(pid, data).then(|| Self { pid, data: data.to_owned(), child: None })
     }
 
-    /// Whether it has ended. A child of ours is buried by asking.
-    pub(super) fn ended(&mut self) -> bool {
+    /// Whether the process has exited. For a child this also reaps it.
+    pub(super) fn has_exited(&mut self) -> bool {
         match &mut self.child {
             Some(child) => !matches!(child.try_wait(), Ok(None)),
             None => !is_postmaster(self.pid, &self.data),
@@ -66,31 +68,32 @@ impl Postmaster {
         send(self.pid, signal);
     }
 
-    /// Signals it and every process it has started. First itself, so that it starts no more. Postgres puts each of its
-    /// processes into a group of its own, so that a signal to the group would not reach them.
+    /// Signals the postmaster and then every process that it has started. The postmaster is first, so that it starts no
+    /// more processes. A signal to the process group would not reach them, because Postgres puts each into a separate
+    /// group.
     pub(super) fn signal_all(&self, signal: Signal) {
         self.signal(signal);
-        let mut reached = Vec::new();
+        let mut signalled = Vec::new();
         loop {
-            let new: Vec<i32> = children(self.pid).into_iter().filter(|pid| !reached.contains(pid)).collect();
+            let new: Vec<i32> = children(self.pid).into_iter().filter(|pid| !signalled.contains(pid)).collect();
             if new.is_empty() {
                 return;
             }
             for pid in &new {
                 send(*pid, signal);
             }
-            reached.extend(new);
+            signalled.extend(new);
         }
     }
 }
 
-/// Ends a server and removes its directories when this process ends, by whatever signal: it waits for the end of a pipe
-/// that we hold open. Letting it go does none of that.
+/// A shell process that stops a server and removes its directories when this process ends, by any signal. It waits for
+/// the end of a pipe that this process keeps open. Dropping the watchdog ends the shell without either.
 #[derive(Debug)]
 pub(super) struct Watchdog(Child);
 
 impl Watchdog {
-    /// Each line names the process that is to end, or none.
+    /// Each line of input is the process id of the server, or empty while there is none.
     const SCRIPT: &str = r#"
         while read -r line; do pid=$line; done
         if [ -n "$pid" ]; then
@@ -101,17 +104,18 @@ impl Watchdog {
         rm -rf "$@"
     "#;
 
-    pub(super) fn tie(directories: &[&Path]) -> Result<Self, Error> {
+    pub(super) fn start(directories: &[&Path]) -> Result<Self, Error> {
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", Self::SCRIPT, "leash"]).args(directories);
-        // A group of its own, so that Ctrl-C in a terminal does not end it before its work.
+        command.args(["-c", Self::SCRIPT, "watchdog"]).args(directories);
+        // A separate process group, so that Ctrl-C in a terminal does not end it before it has cleaned up.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Self(command.spawn().map_err(io("run", Path::new("/bin/sh")))?))
     }
 
-    pub(super) fn hold(&mut self, pid: Option<i32>) {
+    /// Sets the process id of the server to stop; `None` if no server runs.
+    pub(super) fn set_pid(&mut self, pid: Option<i32>) {
         if let Some(pipe) = &mut self.0.stdin {
-            // It fails only if somebody has killed the shell; the leash is a second line.
+            // It fails only if the shell was killed. The watchdog is only a second safeguard beside `drop`.
             let _ = writeln!(pipe, "{}", pid.map(|pid| pid.to_string()).unwrap_or_default());
         }
     }
@@ -119,26 +123,29 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        // Both fail only if it has ended already.
+        // Both fail only if the shell has already exited.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A process that has just ended is no fault.
+/// Sends a signal. A process that has just exited is not an error.
 fn send(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);
 }
 
+/// Whether the process is the postmaster of this data directory. Without `/proc`, only the name of the program is
+/// compared.
 fn is_postmaster(pid: i32, data: &Path) -> bool {
     if Path::new("/proc/self").exists() {
-        // The postmaster's working directory is its data.
+        // The working directory of a postmaster is its data directory.
         let cwd = std::fs::read_link(format!("/proc/{pid}/cwd"));
         return cwd.is_ok_and(|cwd| data.canonicalize().is_ok_and(|data| cwd == data));
     }
     ps(&["-p", &pid.to_string(), "-o", "comm="]).trim().ends_with("postgres")
 }
 
+/// The processes that this process has started.
 fn children(parent: i32) -> Vec<i32> {
     let pairs: Vec<(i32, i32)> = if let Ok(entries) = std::fs::read_dir("/proc") {
         entries.flatten().filter_map(|entry| parent_in_proc(&entry.path())).collect()
@@ -151,10 +158,11 @@ fn children(parent: i32) -> Vec<i32> {
             })
             .collect()
     };
-    pairs.into_iter().filter(|(_, its_parent)| *its_parent == parent).map(|(pid, _)| pid).collect()
+    pairs.into_iter().filter(|(_, parent_of_process)| *parent_of_process == parent).map(|(pid, _)| pid).collect()
 }
 
-/// From `pid (name) state ppid …`, where the name may hold anything, brackets too.
+/// The process id and that of the parent, from `pid (name) state ppid …`. The name may contain any character, including
+/// parentheses.
 fn parent_in_proc(process: &Path) -> Option<(i32, i32)> {
     let pid = process.file_name()?.to_str()?.parse().ok()?;
     let stat = std::fs::read_to_string(process.join("stat")).ok()?;
@@ -162,6 +170,7 @@ fn parent_in_proc(process: &Path) -> Option<(i32, i32)> {
     Some((pid, after_name.split(' ').nth(1)?.parse().ok()?))
 }
 
+/// The output of `ps`, for systems without `/proc`; empty if it fails.
 fn ps(arguments: &[&str]) -> String {
     let output = Command::new("ps").args(arguments).output();
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The socket that the server listens on.
+//! The Unix socket that the server listens on.
 
 use super::account::Account;
 use super::{Error, data};
@@ -8,21 +8,21 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Names the socket; nothing listens on TCP.
+/// The port, which is part of the name of the socket. The server does not listen on TCP.
 pub(super) const PORT: u16 = 5432;
-/// A socket's path fits into 104 bytes with its end on macOS, into 108 on Linux.
+/// Maximum length of the path of a socket: 104 bytes with the terminating zero on macOS, 108 on Linux.
 const PATH_BYTES: usize = 103;
-/// How the names of the directories begin that stand in for one with too long a path.
+/// Prefix of the directories that replace a data directory whose path is too long.
 const PREFIX: &str = "/tmp/roster-socket-";
-/// How long a server that is up may take to greet a connection.
-const GREETING: Duration = Duration::from_secs(2);
+/// Time limit for a running server to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where the socket goes: into the data directory, which nobody else may enter; where its path is too long, into a new
-/// directory like it.
+/// Chooses the directory of the socket: the data directory, which no other user may enter, or a new directory with the
+/// same permissions if that path is too long.
 pub(super) fn make_directory(data: &Path, account: Option<&Account>) -> Result<PathBuf, Error> {
     let bytes = data.as_os_str().as_encoded_bytes();
     let fits = bytes.len() + format!("/.s.PGSQL.{PORT}").len() <= PATH_BYTES;
-    // Postgres reads a list of directories here.
+    // Postgres parses the option as a list of directories, in which commas and quotes are special.
     if fits && !bytes.iter().any(|byte| b",\"".contains(byte)) {
         return Ok(data.to_owned());
     }
@@ -31,18 +31,19 @@ pub(super) fn make_directory(data: &Path, account: Option<&Account>) -> Result<P
     Ok(directory)
 }
 
-/// Removes the directory if it was made by [`make_directory`], by this process or by the one we adopted from.
+/// Removes the directory if [`make_directory`] created it, in this process or in the one that started an adopted
+/// server.
 pub(super) fn remove_directory(directory: &Path) {
     if directory.as_os_str().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
-        // What cannot be removed stays behind in the directory for temporary files.
+        // If the removal fails, the directory stays in the directory for temporary files.
         let _ = std::fs::remove_dir(directory);
     }
 }
 
-/// Whether the server lets a client in.
-pub(super) async fn greets(socket_directory: &Path) -> bool {
+/// Whether the server accepts a connection.
+pub(super) async fn accepts_connections(socket_directory: &Path) -> bool {
     let url = url(socket_directory, "postgres");
-    match tokio::time::timeout(GREETING, PgConnection::connect(&url)).await {
+    match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect(&url)).await {
         Ok(Ok(connection)) => connection.close().await.is_ok(),
         Ok(Err(_)) | Err(_) => false,
     }

@@ -1,4 +1,4 @@
-//! On the machine's own Postgres.
+//! Tests with the Postgres that is installed on the machine.
 
 use super::binaries::parse_version;
 use super::{Binaries, Cluster, Error, Options, Stop};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// A directory that goes with the test.
+/// A directory that is removed at the end of the test.
 struct TestDirectory(PathBuf);
 
 impl TestDirectory {
@@ -47,7 +47,7 @@ fn alive(pid: Option<i32>) -> bool {
 }
 
 #[test]
-fn versions_are_read() {
+fn versions_are_parsed() {
     assert_eq!(parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
     assert_eq!(parse_version("postgres (PostgreSQL) 19beta1"), Some(19));
     assert_eq!(parse_version("postgres (PostgreSQL) next"), None);
@@ -55,12 +55,12 @@ fn versions_are_read() {
 }
 
 #[test]
-fn a_named_directory_must_hold_a_server() {
+fn a_given_directory_must_contain_a_server() {
     assert!(matches!(Binaries::find(Some(Path::new("/etc"))), Err(Error::NotAServer(_))));
 }
 
 #[tokio::test]
-async fn a_temporary_one_leaves_nothing() -> Outcome {
+async fn a_temporary_cluster_leaves_no_files_and_no_process() -> Outcome {
     let cluster = Cluster::start(&Binaries::find(None)?, Options::temporary()).await?;
     cluster.create_database("roster").await?;
     cluster.create_database("roster").await?;
@@ -76,13 +76,13 @@ async fn a_temporary_one_leaves_nothing() -> Outcome {
 }
 
 #[tokio::test]
-async fn restarts_keep_what_was_committed() -> Outcome {
+async fn restarts_keep_committed_data() -> Outcome {
     let mut cluster = Cluster::start(&Binaries::find(None)?, Options::temporary()).await?;
     cluster.create_database("roster").await?;
     run(&cluster, "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)").await?;
-    for how in [Stop::Smart, Stop::Fast, Stop::Immediate] {
+    for mode in [Stop::Smart, Stop::Fast, Stop::Immediate] {
         let before = cluster.pid();
-        cluster.restart(how).await?;
+        cluster.restart(mode).await?;
         assert_ne!(cluster.pid(), before);
         assert!(!alive(before));
         assert_eq!(count(&cluster, "SELECT count(*) FROM kept").await?, 1);
@@ -96,19 +96,19 @@ async fn restarts_keep_what_was_committed() -> Outcome {
 }
 
 #[tokio::test]
-async fn a_frozen_one_answers_nothing_until_it_thaws() -> Outcome {
+async fn a_paused_server_does_not_answer_until_it_is_resumed() -> Outcome {
     let cluster = Cluster::start(&Binaries::find(None)?, Options::temporary()).await?;
     let mut connection = PgConnection::connect(&cluster.url("postgres")).await?;
     cluster.pause();
     let answer = tokio::time::timeout(Duration::from_millis(200), connection.ping()).await;
     assert!(answer.is_err(), "an open connection answered");
     let greeting = tokio::time::timeout(Duration::from_millis(200), PgConnection::connect(&cluster.url("postgres")));
-    assert!(greeting.await.is_err(), "a new connection was taken");
+    assert!(greeting.await.is_err(), "a new connection was accepted");
     cluster.resume();
     let mut connection = PgConnection::connect(&cluster.url("postgres")).await?;
     connection.ping().await?;
     cluster.pause();
-    // Dropping a frozen one must not wait for ever, nor leave it behind.
+    // Dropping a paused cluster must end, and must not leave the process.
     let pid = cluster.pid();
     drop(cluster);
     assert!(!alive(pid));
@@ -116,7 +116,7 @@ async fn a_frozen_one_answers_nothing_until_it_thaws() -> Outcome {
 }
 
 #[tokio::test]
-async fn one_that_runs_already_is_adopted() -> Outcome {
+async fn a_running_server_is_adopted() -> Outcome {
     let scratch = TestDirectory::new();
     let first = start(&scratch.data()).await?;
     first.create_database("roster").await?;
@@ -133,12 +133,12 @@ async fn one_that_runs_already_is_adopted() -> Outcome {
 }
 
 #[tokio::test]
-async fn leftovers_of_a_crash_do_not_matter() -> Outcome {
+async fn a_start_succeeds_after_a_crash() -> Outcome {
     let scratch = TestDirectory::new();
-    // initdb was killed in its middle.
+    // initdb was killed before it was complete.
     std::fs::create_dir_all(scratch.0.join("postgres.unfinished/base"))?;
     drop(start(&scratch.data()).await?);
-    // The server was killed, and its number now belongs to another process: this one.
+    // The server was killed, and its process id now belongs to another process: this one.
     let postmaster_pid = format!("{}\n{}\n0\n5432\n\n\n\nready   \n", std::process::id(), scratch.data().display());
     std::fs::write(scratch.data().join("postmaster.pid"), postmaster_pid)?;
     let cluster = start(&scratch.data()).await?;
@@ -147,7 +147,7 @@ async fn leftovers_of_a_crash_do_not_matter() -> Outcome {
 }
 
 #[tokio::test]
-async fn paths_may_be_long_and_strange() -> Outcome {
+async fn paths_may_be_long_and_contain_special_characters() -> Outcome {
     for name in ["d".repeat(120), "Ünder, \"quoted\" %2F: it's".to_owned()] {
         let scratch = TestDirectory::new();
         let cluster = start(&scratch.0.join(name).join("postgres")).await?;
@@ -162,13 +162,13 @@ async fn paths_may_be_long_and_strange() -> Outcome {
 }
 
 #[tokio::test]
-async fn what_is_not_ours_is_left_alone() -> Outcome {
+async fn directories_with_other_contents_are_not_changed() -> Outcome {
     let scratch = TestDirectory::new();
     std::fs::create_dir_all(scratch.data())?;
-    std::fs::write(scratch.data().join("letter"), "precious")?;
+    std::fs::write(scratch.data().join("document"), "precious")?;
     assert!(matches!(start(&scratch.data()).await, Err(Error::NotData(_))));
     std::fs::write(scratch.data().join("PG_VERSION"), "9\n")?;
     assert!(matches!(start(&scratch.data()).await, Err(Error::OtherVersion { .. })));
-    assert_eq!(std::fs::read_to_string(scratch.data().join("letter"))?, "precious");
+    assert_eq!(std::fs::read_to_string(scratch.data().join("document"))?, "precious");
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! What the index counts.
+//! Counters and gauges of the replica.
 
 use super::{AnswerSource, ReplicaState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Counters, written by whoever does what they count.
+/// Counters, updated by the follower, the loader and the lookup paths.
 #[derive(Default)]
 pub(super) struct ReplicaCounters {
     tables: AtomicU64,
@@ -18,11 +18,11 @@ pub(super) struct ReplicaCounters {
     pub(super) gaps: AtomicU64,
     pub(super) lost: AtomicU64,
     pub(super) listens: AtomicU64,
-    /// Gauges, set by the follower after each poll.
+    /// A gauge, as the next two: set by the follower after each poll.
     pub(super) buckets: AtomicU64,
     pub(super) memberships: AtomicU64,
     pub(super) bytes: AtomicU64,
-    /// Whether nothing is being loaded.
+    /// Whether no load is pending or running.
     pub(super) settled: AtomicBool,
 }
 
@@ -41,38 +41,38 @@ impl ReplicaCounters {
     }
 }
 
-/// What the index has counted so far, and how it stands.
+/// The counters since the start, and the present size and age of the replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplicaStatistics {
-    /// Questions that memory answered.
+    /// Questions answered from the replica.
     pub memory_answers: u64,
-    /// Questions that the primary answered.
+    /// Questions answered by the primary.
     pub primary_answers: u64,
-    /// Questions that memory answered although it was too old, because the primary did not.
+    /// Questions answered from a stale replica because the primary did not answer.
     pub stale_answers: u64,
-    /// Looks at the log that were applied in full.
+    /// Polls of the change log that were applied in full.
     pub polls: u64,
-    /// Looks at the log that failed.
+    /// Polls of the change log that failed.
     pub failed_polls: u64,
-    /// Rows of the log that were applied.
+    /// Rows of the change log that were applied.
     pub lines: u64,
-    /// Buckets that were loaded.
+    /// Loads of a bucket.
     pub loads: u64,
     /// Loads that failed.
     pub failed_loads: u64,
-    /// Buckets that were loaded anew because the log had a hole.
+    /// Buckets that were reloaded because of a gap in the change log.
     pub gaps: u64,
-    /// How often everything was loaded anew because the datastore had lost writes.
+    /// Reloads of every bucket because the primary had lost writes that the replica had applied.
     pub lost: u64,
-    /// How often listening for writes began anew.
+    /// Times that listening for notifications of writes was restarted.
     pub listens: u64,
     /// Buckets in memory, of 256.
     pub buckets: u64,
     /// Memberships in memory.
     pub memberships: u64,
-    /// The bytes that they take, organizations and users included.
+    /// Bytes of memory of the replica, organizations and users included.
     pub bytes: u64,
-    /// How old the lease is; none without one.
+    /// Age of the lease; `None` without a lease, when the replica may not answer.
     pub age: Option<Duration>,
 }
 

@@ -1,11 +1,11 @@
-//! What is counted, and told to whoever scrapes it, in the text format of `OpenMetrics`.
+//! The metrics, and the HTTP endpoint that serves them in the text format of `OpenMetrics`.
 //!
-//! A registry for each server and none for the process: two servers in one test count for themselves.
+//! Each server has its own registry, and the process has none, so that two servers in one test count separately.
 
 use crate::authz::rules::Method;
 use crate::grpc::CHECK;
 use crate::server::limits;
-use crate::service::Roster;
+use crate::service::{ReplicaStatistics, Roster};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
@@ -27,10 +27,11 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tonic::Code;
 
-/// The upper ends of the buckets of durations, in seconds: from a check in memory to the longest deadline.
+/// The upper bounds of the histogram buckets of durations, in seconds: from a check in the replica to the longest
+/// deadline.
 const BUCKETS: [f64; 12] = [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 30.0];
-/// How long the outbox may take to say how it is when somebody asks for metrics.
-const OUTBOX: Duration = Duration::from_secs(1);
+/// Time limit of the outbox query at each scrape.
+const OUTBOX_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
@@ -45,49 +46,50 @@ struct CallSeconds {
     method: &'static str,
 }
 
-/// A server's metrics.
+/// The metrics of one server.
 pub struct Metrics {
     registry: Registry,
     calls: Family<Call, Counter>,
     durations: Family<CallSeconds, Histogram>,
-    /// Of checks that went well, found once.
+    /// The series of successful checks. They are looked up once, so that the fast path does not search for its labels.
     checks: (Counter, Histogram),
     mails: Gauge,
     mail_age: Gauge,
     streams: Gauge,
-    places: Arc<Semaphore>,
-    /// How many places there are.
+    stream_permits: Arc<Semaphore>,
+    /// The number of stream permits, taken or not.
     limit: usize,
     roster: Roster,
 }
 
 impl Metrics {
-    /// Nothing counted yet. Streams take a place each, of so many.
+    /// Metrics that start at zero. `stream_permits` is the semaphore of the open streams, and `limit` the number of
+    /// permits that it started with.
     #[must_use]
-    pub fn new(roster: Roster, places: Arc<Semaphore>, limit: usize) -> Self {
+    pub fn new(roster: Roster, stream_permits: Arc<Semaphore>, limit: usize) -> Self {
         let mut registry = Registry::with_prefix("roster");
         let calls = Family::<Call, Counter>::default();
-        registry.register("calls", "Calls answered, by method and gRPC status code", calls.clone());
+        registry.register("calls", "Completed calls, by method and gRPC status code", calls.clone());
         let durations = Family::<CallSeconds, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
-        registry.register("call_duration_seconds", "How long calls took", durations.clone());
+        registry.register("call_duration_seconds", "Duration of calls", durations.clone());
         let Method { service, name: method, .. } = *CHECK;
         let checks = (
             calls.get_or_create_owned(&Call { service, method, code: code_name(Code::Ok) }),
             durations.get_or_create_owned(&CallSeconds { service, method }),
         );
         let (mails, mail_age, streams) = (Gauge::default(), Gauge::default(), Gauge::default());
-        registry.register("streams", "Streams that are open", streams.clone());
-        registry.register("mails_waiting", "Mails in the outbox; -1 if it could not be asked", mails.clone());
+        registry.register("streams", "Open streams", streams.clone());
+        registry.register("mails_waiting", "Mails in the outbox; -1 if the query failed", mails.clone());
         registry.register(
             "oldest_mail_seconds",
-            "Age of the oldest mail in the outbox; 0 if there is none",
+            "Age of the oldest mail in the outbox; 0 if it is empty",
             mail_age.clone(),
         );
         registry.register_collector(Box::new(ReplicaCollector(roster.clone())));
-        Self { registry, calls, durations, checks, mails, mail_age, streams, places, limit, roster }
+        Self { registry, calls, durations, checks, mails, mail_age, streams, stream_permits, limit, roster }
     }
 
-    /// Counts a call. What is no method of ours is counted as one thing: callers must not make new series.
+    /// Counts a call. All unknown methods share one series, so that callers cannot create series.
     pub(super) fn count(&self, method: Option<&'static Method>, code: Option<Code>, took: Duration) {
         let (service, method) = method.map_or(("other", "other"), |method| (method.service, method.name));
         // A success has its code in the trailers, which come later.
@@ -96,14 +98,14 @@ impl Metrics {
         self.durations.get_or_create(&CallSeconds { service, method }).observe(took.as_secs_f64());
     }
 
-    /// Counts a check that memory has answered.
+    /// Counts a check that the fast path answered.
     pub(super) fn answered_check(&self, took: Duration) {
         self.checks.0.inc();
         self.checks.1.observe(took.as_secs_f64());
     }
 
-    async fn tell(&self) -> Result<String, std::fmt::Error> {
-        match tokio::time::timeout(OUTBOX, self.roster.outbox_backlog()).await {
+    async fn encode(&self) -> Result<String, std::fmt::Error> {
+        match tokio::time::timeout(OUTBOX_TIMEOUT, self.roster.outbox_backlog()).await {
             Ok(Ok(backlog)) => {
                 self.mails.set(backlog.waiting);
                 self.mail_age.set(backlog.oldest_seconds);
@@ -112,7 +114,7 @@ impl Metrics {
                 self.mails.set(-1);
             }
         }
-        let open = self.limit.saturating_sub(self.places.available_permits());
+        let open = self.limit.saturating_sub(self.stream_permits.available_permits());
         self.streams.set(i64::try_from(open).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -120,47 +122,64 @@ impl Metrics {
     }
 }
 
-/// Tells what the index has counted, when somebody asks.
+/// Exports the statistics of the replica, which are read at each scrape. Each metric has two names: `roster_replica_…`,
+/// and `roster_index_…`, which is deprecated and exported for one release.
 #[derive(Debug)]
 struct ReplicaCollector(Roster);
 
 impl Collector for ReplicaCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let told = self.0.replica().statistics();
-        for (name, help, value) in [
-            ("index_memory_answers", "Questions that memory answered", told.memory_answers),
-            ("index_primary_answers", "Questions that the datastore answered", told.primary_answers),
-            (
-                "index_stale_answers",
-                "Questions that memory answered too old, the datastore being away",
-                told.stale_answers,
-            ),
-            ("index_polls", "Looks at the change log that were applied in full", told.polls),
-            ("index_failed_polls", "Looks at the change log that failed", told.failed_polls),
-            ("index_lines", "Rows of the change log that were applied", told.lines),
-            ("index_loads", "Buckets that were loaded", told.loads),
-            ("index_failed_loads", "Loads that failed", told.failed_loads),
-            ("index_gaps", "Buckets loaded anew because the change log had a hole", told.gaps),
-            ("index_lost_writes", "How often the datastore had lost writes and all was loaded anew", told.lost),
-            ("index_listens", "How often listening for writes began anew", told.listens),
-        ] {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        let statistics = self.0.replica().statistics();
+        for (name, help, value) in counters(&statistics) {
+            encode_twice(&mut encoder, name, help, &ConstCounter::new(value))?;
         }
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        for (name, help, value) in [
-            ("index_buckets", "Buckets in memory, of 256; the datastore answers for the others", gauge(told.buckets)),
-            ("index_memberships", "Memberships in memory", gauge(told.memberships)),
-            ("index_bytes", "Bytes that they take", gauge(told.bytes)),
-        ] {
-            let gauge = ConstGauge::new(value);
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        for (name, help, value) in gauges(&statistics) {
+            encode_twice(&mut encoder, name, help, &ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)))?;
         }
-        // Minus one where memory may not answer at all.
-        let gauge = ConstGauge::new(told.age.map_or(-1.0, |age| age.as_secs_f64()));
-        let help = "How old the copy in memory is; -1 if there is none";
-        gauge.encode(encoder.encode_descriptor("index_age_seconds", help, None, gauge.metric_type())?)
+        let age = ConstGauge::new(statistics.age.map_or(-1.0, |age| age.as_secs_f64()));
+        encode_twice(&mut encoder, "age_seconds", "Staleness of the replica; -1 if it may not answer", &age)
     }
+}
+
+fn counters(statistics: &ReplicaStatistics) -> [(&'static str, &'static str, u64); 11] {
+    [
+        ("memory_answers", "Questions answered from the replica", statistics.memory_answers),
+        ("primary_answers", "Questions answered by the primary", statistics.primary_answers),
+        (
+            "stale_answers",
+            "Questions answered from a stale replica while the primary was unavailable",
+            statistics.stale_answers,
+        ),
+        ("polls", "Polls of the change log that were applied in full", statistics.polls),
+        ("failed_polls", "Polls of the change log that failed", statistics.failed_polls),
+        ("lines", "Rows of the change log that were applied", statistics.lines),
+        ("loads", "Loads of a bucket", statistics.loads),
+        ("failed_loads", "Loads that failed", statistics.failed_loads),
+        ("gaps", "Buckets reloaded because of a gap in the change log", statistics.gaps),
+        ("lost_writes", "Reloads of every bucket because the primary had lost writes", statistics.lost),
+        ("listens", "Times that listening for notifications of writes was restarted", statistics.listens),
+    ]
+}
+
+fn gauges(statistics: &ReplicaStatistics) -> [(&'static str, &'static str, u64); 3] {
+    [
+        ("buckets", "Buckets in memory, of 256; the primary answers for the others", statistics.buckets),
+        ("memberships", "Memberships in memory", statistics.memberships),
+        ("bytes", "Bytes of memory of the replica, organizations and users included", statistics.bytes),
+    ]
+}
+
+/// Writes a metric under its name and under its deprecated name.
+fn encode_twice(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    metric: &impl EncodeMetric,
+) -> Result<(), std::fmt::Error> {
+    let (name, former) = (format!("replica_{name}"), format!("index_{name}"));
+    metric.encode(encoder.encode_descriptor(&name, help, None, metric.metric_type())?)?;
+    let help = format!("Deprecated, use roster_{name}. {help}");
+    metric.encode(encoder.encode_descriptor(&former, &help, None, metric.metric_type())?)
 }
 
 fn code_name(code: Code) -> &'static str {
@@ -185,7 +204,7 @@ fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// Answers `GET /metrics` on this listener, if there is one, for as long as it is not dropped.
+/// Serves `GET /metrics` on this listener until the future is dropped. Without a listener it returns at once.
 pub(super) async fn serve(listener: Option<TcpListener>, metrics: Arc<Metrics>) {
     let Some(listener) = listener else { return };
     let mut connections = tokio::task::JoinSet::new();
@@ -199,18 +218,21 @@ pub(super) async fn serve(listener: Option<TcpListener>, metrics: Arc<Metrics>) 
         let service = service_fn(move |request| answer(request, metrics.clone()));
         connections.spawn(async move {
             if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a scrape broke off");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "a connection to the metrics endpoint failed"
+                );
             }
         });
     }
 }
 
 async fn answer(request: http::Request<Incoming>, metrics: Arc<Metrics>) -> Result<Response<String>, Infallible> {
-    let told = match (request.method(), request.uri().path()) {
-        (&http::Method::GET, "/metrics") => metrics.tell().await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR),
+    let metrics = match (request.method(), request.uri().path()) {
+        (&http::Method::GET, "/metrics") => metrics.encode().await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR),
         _ => Err(StatusCode::NOT_FOUND),
     };
-    Ok(match told {
+    Ok(match metrics {
         Ok(text) => {
             let mut response = Response::new(text);
             let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -223,4 +245,29 @@ async fn answer(request: http::Request<Incoming>, metrics: Arc<Metrics>) -> Resu
             response
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::pool;
+
+    #[tokio::test]
+    async fn each_metric_of_the_replica_is_also_exported_under_its_deprecated_name()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let roster = Roster::new(pool::lazy(pool::parse_url("postgres:///absent")?, 1), Clock::system());
+        let text = Metrics::new(roster, Arc::new(Semaphore::new(1)), 1).encode().await?;
+        let samples = |prefix: &str| -> Vec<String> {
+            text.lines().filter_map(|line| line.strip_prefix(prefix)).map(ToOwned::to_owned).collect()
+        };
+        assert_eq!(samples("roster_replica_").len(), 15, "{text}");
+        assert_eq!(samples("roster_replica_"), samples("roster_index_"));
+        assert!(samples("roster_replica_").contains(&"age_seconds -1.0".to_owned()), "{text}");
+        for help in samples("# HELP roster_index_") {
+            let (name, help) = help.split_once(' ').unwrap_or_default();
+            assert!(help.starts_with(&format!("Deprecated, use roster_replica_{name}. ")), "{help}");
+        }
+        Ok(())
+    }
 }

@@ -1,4 +1,4 @@
-//! What goes on beside the calls: health, mail, housekeeping.
+//! Background tasks of a server: health, mail and housekeeping.
 
 use crate::authz::rules;
 use crate::mail::Mailer;
@@ -21,16 +21,16 @@ fn services() -> impl Iterator<Item = &'static str> {
     names.into_iter()
 }
 
-/// Asks Postgres again and again, and tells health what it says.
+/// Pings Postgres at intervals and updates the health service with the outcome, until the server stops.
 pub(super) async fn watch_health(health: HealthReporter, roster: Roster, stop: CancellationToken) {
     let mut serving = None;
     let mut migrated = false;
     let rounds = async {
         loop {
-            let asked = tokio::time::timeout(limits::HEALTH_TIMEOUT, ask(&roster, &mut migrated)).await;
-            let now = if matches!(asked, Ok(Ok(true))) { ServingStatus::Serving } else { ServingStatus::NotServing };
+            let outcome = tokio::time::timeout(limits::HEALTH_TIMEOUT, ping(&roster, &mut migrated)).await;
+            let now = if matches!(outcome, Ok(Ok(true))) { ServingStatus::Serving } else { ServingStatus::NotServing };
             if serving != Some(now) {
-                tell(&asked, now);
+                log_health(&outcome, now);
                 set_health(&health, now).await;
                 serving = Some(now);
             }
@@ -43,20 +43,22 @@ pub(super) async fn watch_health(health: HealthReporter, roster: Roster, stop: C
     }
 }
 
+/// Whether the schema is up to date; an error if Postgres did not answer, or not in time.
 type PingOutcome = Result<Result<bool, crate::store::StoreError>, tokio::time::error::Elapsed>;
 
-fn tell(asked: &PingOutcome, now: ServingStatus) {
-    match asked {
+fn log_health(outcome: &PingOutcome, now: ServingStatus) {
+    match outcome {
         Ok(Ok(true)) => tracing::info!("health: {now}"),
-        Ok(Ok(false)) => tracing::warn!("health: {now}: migrations are missing; run `roster migrate`"),
+        Ok(Ok(false)) => tracing::warn!("health: {now}: the schema is out of date; run `roster migrate`"),
         Ok(Err(error)) => {
-            tracing::warn!(error = error as &dyn std::error::Error, "health: {now}: the datastore does not answer");
+            tracing::warn!(error = error as &dyn std::error::Error, "health: {now}: the database did not answer");
         }
-        Err(_) => tracing::warn!("health: {now}: the datastore does not answer in time"),
+        Err(_) => tracing::warn!("health: {now}: the database did not answer in time"),
     }
 }
 
-async fn ask(roster: &Roster, migrated: &mut bool) -> Result<bool, crate::store::StoreError> {
+/// Pings Postgres. Until the schema was up to date once, it also checks the migrations.
+async fn ping(roster: &Roster, migrated: &mut bool) -> Result<bool, crate::store::StoreError> {
     use crate::store::{datastore, migrations};
     let mut connection = roster.pool().acquire().await?;
     let outcome = if *migrated {
@@ -68,7 +70,7 @@ async fn ask(roster: &Roster, migrated: &mut bool) -> Result<bool, crate::store:
     Ok(*migrated)
 }
 
-/// Sends what waits in the outbox, if mail is sent at all.
+/// Sends the mails in the outbox until the server stops. Returns at once if mail is switched off.
 pub(super) async fn send_mail(mailer: Option<Mailer>, roster: Roster, stop: CancellationToken) {
     let Some(mailer) = mailer else { return };
     let claim = || roster.claim_letter();
@@ -76,15 +78,15 @@ pub(super) async fn send_mail(mailer: Option<Mailer>, roster: Roster, stop: Canc
     crate::mail::worker::run(&mailer, claim, settle, roster.mail_due(), &stop).await;
 }
 
-/// Tidies now and then.
+/// Runs housekeeping at intervals until the server stops.
 pub(super) async fn tidy(roster: Roster, stop: CancellationToken) {
     let rounds = async {
         loop {
             tokio::time::sleep(limits::TIDY_EVERY).await;
             match roster.tidy().await {
-                Ok(tidied) if tidied == crate::service::housekeeping::TidyReport::default() => {}
-                Ok(tidied) => tracing::info!(?tidied, "tidied"),
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "tidying failed"),
+                Ok(report) if report == crate::service::housekeeping::TidyReport::default() => {}
+                Ok(report) => tracing::info!(?report, "housekeeping removed rows"),
+                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "housekeeping failed"),
             }
         }
     };

@@ -1,4 +1,4 @@
-//! The program itself, as somebody at a terminal meets it.
+//! Tests of the sub-commands, run as processes.
 
 use crate::harness::program::{PATIENCE, channel, clients, free_port, output, roster, send, until};
 use crate::harness::server::Clients;
@@ -13,10 +13,10 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use tonic_health::pb::health_check_response::ServingStatus;
 
-/// A data directory of `roster dev`. It goes with the test, and so does its Postgres.
-struct Home(PathBuf);
+/// A data directory of `roster dev`. It is removed at the end of the test, and its Postgres stopped.
+struct DataDirectory(PathBuf);
 
-impl Home {
+impl DataDirectory {
     fn new() -> Self {
         Self(std::env::temp_dir().join(format!("roster-test-{}", roster::random::uuid().simple())))
     }
@@ -27,7 +27,7 @@ impl Home {
     }
 }
 
-impl Drop for Home {
+impl Drop for DataDirectory {
     fn drop(&mut self) {
         if let Some(postmaster) = self.postmaster() {
             let _ = kill(postmaster, Signal::SIGQUIT);
@@ -36,18 +36,18 @@ impl Drop for Home {
     }
 }
 
-/// A `roster dev` that has said that it is ready.
+/// A `roster dev` that has printed that it is ready.
 struct Dev {
     process: Child,
     address: String,
     exports: HashMap<String, String>,
-    /// Held, so that it can go on writing.
+    /// Kept open, so that the process can go on writing.
     _stdout: Lines<BufReader<ChildStdout>>,
 }
 
 impl Dev {
-    async fn start(home: &Path) -> Self {
-        let arguments = ["dev", "--listen", "127.0.0.1:0", "--data-dir", home.to_str().unwrap()];
+    async fn start(directory: &Path) -> Self {
+        let arguments = ["dev", "--listen", "127.0.0.1:0", "--data-dir", directory.to_str().unwrap()];
         let mut process = roster(&arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(process.stdout.take().unwrap()).lines();
         let (mut address, mut exports) = (String::new(), HashMap::new());
@@ -75,9 +75,9 @@ impl Dev {
 }
 
 #[tokio::test]
-async fn dev_needs_nothing_and_leaves_nothing_running() {
-    let home = Home::new();
-    let dev = Dev::start(&home.0).await;
+async fn dev_starts_without_setup_and_leaves_no_process() {
+    let directory = DataDirectory::new();
+    let dev = Dev::start(&directory.0).await;
     until(&channel(&dev.address), ServingStatus::Serving).await;
     let caller = dev.clients("ADA").users.get_caller(pb::GetCallerRequest {}).await.unwrap().into_inner();
     assert_eq!(caller.user.unwrap().email, "ada@example.com");
@@ -89,63 +89,64 @@ async fn dev_needs_nothing_and_leaves_nothing_running() {
     let grace = dev.clients("GRACE").users.get_caller(pb::GetCallerRequest {}).await.unwrap().into_inner();
     assert_eq!(grace.user.unwrap().email, "grace@example.com");
 
-    let postmaster = home.postmaster().unwrap();
+    let postmaster = directory.postmaster().unwrap();
     assert_eq!(dev.signal(Signal::SIGINT).await, Some(0));
-    assert!(kill(postmaster, None).is_err(), "Postgres was left running");
+    assert!(kill(postmaster, None).is_err(), "Postgres still runs");
 
-    // Everything is there again.
-    let dev = Dev::start(&home.0).await;
+    // The data are still there after a restart.
+    let dev = Dev::start(&directory.0).await;
     let request = pb::GetOrganizationRequest { organization: "acme".to_owned() };
     dev.clients("OPERATOR").organizations.get_organization(request).await.unwrap();
     assert_eq!(dev.signal(Signal::SIGTERM).await, Some(0));
 }
 
 #[tokio::test]
-async fn dev_goes_on_after_it_was_killed() {
-    let home = Home::new();
-    let dev = Dev::start(&home.0).await;
+async fn dev_adopts_its_postgres_after_it_was_killed() {
+    let directory = DataDirectory::new();
+    let dev = Dev::start(&directory.0).await;
     dev.clients("ADA").organizations.create_organization(organization("Acme")).await.unwrap();
-    let postmaster = home.postmaster();
+    let postmaster = directory.postmaster();
     assert_eq!(dev.signal(Signal::SIGKILL).await, None);
 
-    let dev = Dev::start(&home.0).await;
-    assert_eq!(home.postmaster(), postmaster, "the Postgres that was left was not adopted");
+    let dev = Dev::start(&directory.0).await;
+    assert_eq!(directory.postmaster(), postmaster, "the running Postgres was not adopted");
     let request = pb::GetOrganizationRequest { organization: "acme".to_owned() };
     dev.clients("OPERATOR").organizations.get_organization(request).await.unwrap();
 }
 
 #[tokio::test]
-async fn two_devs_do_not_fight() {
-    let (home, other) = (Home::new(), Home::new());
-    let dev = Dev::start(&home.0).await;
-    let (code, _, told) = output(&["dev", "--listen", "127.0.0.1:0", "--data-dir", home.0.to_str().unwrap()]).await;
+async fn a_second_dev_reports_the_conflict() {
+    let (directory, other) = (DataDirectory::new(), DataDirectory::new());
+    let dev = Dev::start(&directory.0).await;
+    let (code, _, stderr) =
+        output(&["dev", "--listen", "127.0.0.1:0", "--data-dir", directory.0.to_str().unwrap()]).await;
     let process = format!("another `roster dev` (process {})", dev.process.id().unwrap());
-    assert!(code == Some(1) && told.contains(&process) && told.contains("--data-dir"), "{code:?} {told}");
-    let (code, _, told) = output(&["dev", "--listen", &dev.address, "--data-dir", other.0.to_str().unwrap()]).await;
+    assert!(code == Some(1) && stderr.contains(&process) && stderr.contains("--data-dir"), "{code:?} {stderr}");
+    let (code, _, stderr) = output(&["dev", "--listen", &dev.address, "--data-dir", other.0.to_str().unwrap()]).await;
     let in_use = format!("{} is in use by another program", dev.address);
-    assert!(code == Some(1) && told.contains(&in_use) && told.contains("--listen 127.0.0.1:"), "{code:?} {told}");
+    assert!(code == Some(1) && stderr.contains(&in_use) && stderr.contains("--listen 127.0.0.1:"), "{code:?} {stderr}");
 }
 
 #[tokio::test]
-async fn tokens_are_for_whom_they_say() {
-    let home = Home::new();
-    let directory = home.0.to_str().unwrap();
+async fn tokens_identify_the_given_caller() {
+    let directory = DataDirectory::new();
+    let path = directory.0.to_str().unwrap();
     let token = |more: &[&str]| {
         let arguments: Vec<String> =
-            ["token", "--data-dir", directory].iter().chain(more).map(|text| (*text).to_owned()).collect();
+            ["token", "--data-dir", path].iter().chain(more).map(|text| (*text).to_owned()).collect();
         async move { output(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await }
     };
-    let (code, stdout, told) = token(&["--operator"]).await;
-    assert!(code == Some(2) && stdout.is_empty() && told.contains("roster dev --data-dir"), "{code:?} {told}");
+    let (code, stdout, stderr) = token(&["--operator"]).await;
+    assert!(code == Some(2) && stdout.is_empty() && stderr.contains("roster dev --data-dir"), "{code:?} {stderr}");
 
-    let dev = Dev::start(&home.0).await;
-    let (code, bare, told) = token(&["--user", "alan", "--email", "Alan@x.example", "--unverified-email"]).await;
-    assert!(code == Some(0) && told.is_empty() && bare.trim_end().split('.').count() == 3, "{code:?} {told}");
-    let mut alan = clients(&channel(&dev.address), bare.trim_end());
+    let dev = Dev::start(&directory.0).await;
+    let (code, printed, stderr) = token(&["--user", "alan", "--email", "Alan@x.example", "--unverified-email"]).await;
+    assert!(code == Some(0) && stderr.is_empty() && printed.trim_end().split('.').count() == 3, "{code:?} {stderr}");
+    let mut alan = clients(&channel(&dev.address), printed.trim_end());
     let user = alan.users.get_caller(pb::GetCallerRequest {}).await.unwrap().into_inner().user.unwrap();
     assert_eq!((user.user_id.as_str(), user.email.as_str(), user.email_verified), ("alan", "Alan@x.example", false));
 
-    for wrong in [
+    for invalid in [
         &[][..],
         &["--operator", "--user", "ada"],
         &["--service", "check,everything"],
@@ -155,13 +156,13 @@ async fn tokens_are_for_whom_they_say() {
         &["--user", ""],
         &["--user", "ada", "--expires-in", "0"],
     ] {
-        let (code, stdout, _) = token(wrong).await;
-        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{wrong:?}");
+        let (code, stdout, _) = token(invalid).await;
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{invalid:?}");
     }
 }
 
 #[tokio::test]
-async fn serve_starts_with_what_api_key_prints_and_is_healthy_when_migrated() {
+async fn serve_accepts_the_printed_api_key_and_is_healthy_after_the_migration() {
     let directory = tempfile::tempdir().unwrap();
     let (code, key, stanza) = output(&["api-key", "--name", "ops \"1\"", "--scopes", "operator,check"]).await;
     assert_eq!(code, Some(0));
@@ -173,8 +174,8 @@ async fn serve_starts_with_what_api_key_prints_and_is_healthy_when_migrated() {
         .unwrap();
     let config = config.to_str().unwrap();
 
-    let (code, _, told) = output(&["check-config", "--config", config]).await;
-    assert!(code == Some(2) && told.contains("database_url is needed"), "{code:?} {told}");
+    let (code, _, stderr) = output(&["check-config", "--config", config]).await;
+    assert!(code == Some(2) && stderr.contains("database_url is needed"), "{code:?} {stderr}");
     let database = Database::empty().await;
     let settings = ["--config", config, "--database-url", &database.url];
     assert_eq!(output(&[&["check-config"], &settings[..]].concat()).await, (Some(0), "OK\n".into(), String::new()));
@@ -183,8 +184,8 @@ async fn serve_starts_with_what_api_key_prints_and_is_healthy_when_migrated() {
     let channel = channel(&address);
     until(&channel, ServingStatus::NotServing).await;
     for _ in 0..2 {
-        let (code, _, told) = output(&[&["migrate"], &settings[..]].concat()).await;
-        assert_eq!(code, Some(0), "{told}");
+        let (code, _, stderr) = output(&[&["migrate"], &settings[..]].concat()).await;
+        assert_eq!(code, Some(0), "{stderr}");
     }
     until(&channel, ServingStatus::Serving).await;
     let caller = clients(&channel, key.trim_end()).users.get_caller(pb::GetCallerRequest {}).await;
@@ -196,12 +197,40 @@ async fn serve_starts_with_what_api_key_prints_and_is_healthy_when_migrated() {
 }
 
 #[tokio::test]
-async fn nothing_configured_and_it_does_not_start() {
+async fn a_deprecated_setting_gives_one_warning() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("roster.toml");
+    let (_, _, stanza) = output(&["api-key", "--name", "ops", "--scopes", "operator"]).await;
+    let stanza = &stanza[stanza.find("[[api_keys]]").unwrap()..];
+    let address = format!("127.0.0.1:{}", free_port());
+    let text = format!(
+        "listen = '{address}'\ndatabase_url = 'postgres://127.0.0.1:1/roster'\nindex_memory_mib = 64\n{stanza}\n\
+         [mail]\nkind = 'off'\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap();
+    let warning = format!(
+        "index_memory_mib (from {config}) is deprecated and will be removed in 1.0: use replica_memory_mib"
+    );
+    let (code, stdout, stderr) = output(&["check-config", "--config", config]).await;
+    assert_eq!((code, stdout, stderr), (Some(0), "OK\n".to_owned(), format!("warning: {warning}\n")));
+
+    let server = roster(&["serve", "--config", config, "--log", "warn"]).stderr(Stdio::piped()).spawn().unwrap();
+    until(&channel(&address), ServingStatus::NotServing).await;
+    send(&server, Signal::SIGTERM);
+    let log = tokio::time::timeout(PATIENCE, server.wait_with_output()).await.unwrap().unwrap().stderr;
+    let log = String::from_utf8(log).unwrap();
+    assert_eq!(log.matches("deprecated").count(), 1, "{log}");
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains(&warning)), "{log}");
+}
+
+#[tokio::test]
+async fn an_empty_configuration_does_not_start() {
     for command in ["serve", "check-config"] {
-        let (code, stdout, told) = output(&[command]).await;
-        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{told}");
-        assert!(told.contains("database_url is needed") && told.contains("no caller can authenticate"), "{told}");
+        let (code, stdout, stderr) = output(&[command]).await;
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+        assert!(stderr.contains("database_url is needed") && stderr.contains("no caller can authenticate"), "{stderr}");
     }
-    let (code, _, told) = output(&["migrate", "--database-url", "postgres://u:s3cret@127.0.0.1:1/roster"]).await;
-    assert!(code == Some(1) && told.contains("migrations") && !told.contains("s3cret"), "{code:?} {told}");
+    let (code, _, stderr) = output(&["migrate", "--database-url", "postgres://u:s3cret@127.0.0.1:1/roster"]).await;
+    assert!(code == Some(1) && stderr.contains("migrations") && !stderr.contains("s3cret"), "{code:?} {stderr}");
 }

@@ -1,4 +1,4 @@
-//! Mail, by real conversations with a server on loopback.
+//! Tests of mail, with real SMTP connections to a server on loopback.
 
 mod delivery;
 mod life;
@@ -26,7 +26,7 @@ fn clock() -> Clock {
     Clock::from_fn(|| UNIX_EPOCH + Duration::from_secs(NOON))
 }
 
-/// Settings for this server: one who trusts it.
+/// Settings for this server, with its CA certificate.
 fn settings(server: &SmtpServer, security: Security) -> MailSettings {
     MailSettings {
         kind: MailKind::Smtp,
@@ -52,7 +52,7 @@ fn plain(server: &SmtpServer) -> Mailer {
 }
 
 fn letter(occasion: Occasion) -> Letter {
-    let asks = occasion != Occasion::Added;
+    let is_invitation = occasion != Occasion::Added;
     Letter {
         id: Uuid::from_u128(7),
         occasion,
@@ -61,8 +61,8 @@ fn letter(occasion: Occasion) -> Letter {
         sender: Some(DisplayName::parse("Ada Lovelace").unwrap()),
         reply_to: Some(EmailAddress::parse("ada@acme.example").unwrap()),
         role: Role::MEMBER,
-        token: asks.then(|| Secret::new(TOKEN.to_owned())),
-        expire_time: asks.then(|| OffsetDateTime::from_unix_timestamp(1_796_135_400).unwrap()),
+        token: is_invitation.then(|| Secret::new(TOKEN.to_owned())),
+        expire_time: is_invitation.then(|| OffsetDateTime::from_unix_timestamp(1_796_135_400).unwrap()),
     }
 }
 

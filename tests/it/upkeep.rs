@@ -1,4 +1,4 @@
-//! Housekeeping, and what the standard services say.
+//! Tests of housekeeping and of server reflection.
 
 use crate::harness::{Server, organization};
 use crate::invitations::invite;
@@ -10,7 +10,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::{v1, v1alpha};
 
 #[tokio::test]
-async fn what_is_due_is_purged_once_by_however_many_and_its_slug_is_free_again() {
+async fn a_due_purge_runs_once_across_processes_and_frees_the_slug() {
     let server = Server::start().await;
     let mut ada = server.user("ada");
     let (acme, kept) = (ada.create("Acme").await, ada.create("Kept").await);
@@ -34,7 +34,7 @@ async fn what_is_due_is_purged_once_by_however_many_and_its_slug_is_free_again()
 }
 
 #[tokio::test]
-async fn a_purged_organization_takes_its_invitations_their_tokens_and_mails_along() {
+async fn a_purge_removes_invitations_tokens_and_mails() {
     let server = Server::start_generous().await;
     let (mut ada, mut operator) = (server.user("ada"), server.operator());
     let (acme, kept) = (ada.create("Acme").await, ada.create("Kept").await);
@@ -46,18 +46,18 @@ async fn a_purged_organization_takes_its_invitations_their_tokens_and_mails_alon
     }
     let purge = pb::DeleteOrganizationRequest { organization: acme, purge: true, ..Default::default() };
     operator.organizations.delete_organization(purge).await.unwrap();
-    for left in [
+    for query in [
         "SELECT count(*) - 2 FROM invitations",
         "SELECT count(*) - 1 FROM invitation_tokens",
         "SELECT count(*) - 1 FROM outbox",
     ] {
-        assert_eq!(server.database.count(left).await, 0, "{left}");
+        assert_eq!(server.database.count(query).await, 0, "{query}");
     }
     server.database.assert_invariants().await;
 }
 
 #[tokio::test]
-async fn an_organization_that_nobody_can_make_active_any_more_is_purged() {
+async fn an_organization_that_cannot_become_active_is_purged() {
     let server = Server::start().await;
     let mut operator = server.operator();
     for (name, email) in [("Waiting", "grace@example.com"), ("Given up", "alan@example.com")] {
@@ -68,8 +68,8 @@ async fn an_organization_that_nobody_can_make_active_any_more_is_purged() {
         };
         operator.organizations.create_organization(request).await.unwrap();
     }
-    let over = "UPDATE invitations SET expire_time = now() WHERE identifier_normal = 'alan@example.com'";
-    sqlx::query(over).execute(&server.database.pool).await.unwrap();
+    let expire = "UPDATE invitations SET expire_time = now() WHERE identifier_normal = 'alan@example.com'";
+    sqlx::query(expire).execute(&server.database.pool).await.unwrap();
     assert_eq!(server.roster.tidy().await.unwrap(), TidyReport::default());
     let age = "UPDATE organizations SET create_time = create_time - interval '31 days'";
     sqlx::query(age).execute(&server.database.pool).await.unwrap();
@@ -79,7 +79,7 @@ async fn an_organization_that_nobody_can_make_active_any_more_is_purged() {
 }
 
 #[tokio::test]
-async fn answers_are_forgotten_after_a_day_and_not_before() {
+async fn stored_responses_are_removed_after_a_day_and_not_before() {
     let server = Server::start().await;
     let mut ada = server.user("ada");
     for number in 1..=3 {
@@ -99,7 +99,7 @@ async fn answers_are_forgotten_after_a_day_and_not_before() {
 }
 
 #[tokio::test]
-async fn invitations_are_forgotten_with_their_tokens_long_after_their_end_and_not_before() {
+async fn invitations_are_removed_with_their_tokens_ninety_days_after_their_end() {
     let server = Server::start().await;
     let acme = server.user("ada").create("Acme").await;
     let mut operator = server.operator();
@@ -121,7 +121,7 @@ async fn invitations_are_forgotten_with_their_tokens_long_after_their_end_and_no
     server.database.assert_invariants().await;
 }
 
-/// grpcurl prints what reflection knows: without these, error details are shown as bytes.
+/// grpcurl decodes error details with the descriptors from reflection. Without these types it prints bytes.
 const DESCRIBED: [&str; 6] = [
     "google.rpc.ErrorInfo",
     "google.rpc.BadRequest",
@@ -132,14 +132,14 @@ const DESCRIBED: [&str; 6] = [
 ];
 
 #[tokio::test]
-async fn reflection_knows_all_services_and_the_details_of_errors() {
+async fn reflection_describes_all_services_and_error_details() {
     let server = Server::start().await;
-    let ask =
+    let request =
         |message_request| v1::ServerReflectionRequest { host: String::new(), message_request: Some(message_request) };
-    let mut questions = vec![ask(MessageRequest::ListServices(String::new()))];
-    questions.extend(DESCRIBED.map(|symbol| ask(MessageRequest::FileContainingSymbol(symbol.to_owned()))));
+    let mut requests = vec![request(MessageRequest::ListServices(String::new()))];
+    requests.extend(DESCRIBED.map(|symbol| request(MessageRequest::FileContainingSymbol(symbol.to_owned()))));
     let mut client = ServerReflectionClient::new(server.channel());
-    let requests = futures_util::stream::iter(questions);
+    let requests = futures_util::stream::iter(requests);
     let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
     let listed = match answers.message().await.unwrap().unwrap().message_response.unwrap() {
         MessageResponse::ListServicesResponse(list) => list.service.into_iter().map(|service| service.name).collect(),
@@ -154,7 +154,7 @@ async fn reflection_knows_all_services_and_the_details_of_errors() {
         assert!(matches!(answer, MessageResponse::FileDescriptorResponse(_)), "{symbol}: {answer:?}");
     }
 
-    // Older tools ask the older way.
+    // Older tools use the older version of the protocol.
     let request = v1alpha::ServerReflectionRequest {
         host: String::new(),
         message_request: Some(v1alpha::server_reflection_request::MessageRequest::ListServices(String::new())),

@@ -70,7 +70,7 @@ impl Stage {
         let jwks = directory.path().join("jwks.json");
         std::fs::write(&jwks, key.public_jwks().to_string()).unwrap();
         let settings = format!(
-            "database_url = '{url}'\nindex_memory_mib = 4096\n[mail]\nkind = 'off'\n[[issuers]]\nissuer = '{ISSUER}'\naudience = '{AUDIENCE}'\n\
+            "database_url = '{url}'\nreplica_memory_mib = 4096\n[mail]\nkind = 'off'\n[[issuers]]\nissuer = '{ISSUER}'\naudience = '{AUDIENCE}'\n\
              jwks_file = '{}'\nscopes = ['check', 'manage', 'operator']\n",
             jwks.display()
         );
@@ -169,7 +169,7 @@ impl Server {
     /// Waits until the replica has loaded, and returns the time from the server's start.
     pub(crate) async fn until_loaded(&self, size: Size) -> Duration {
         until_listening(&self.metrics_address);
-        while self.metric("index_memberships") < f64::from(size.memberships) || self.metric("index_age_seconds") < 0.0 {
+        while self.metric("replica_memberships") < f64::from(size.memberships) || self.metric("replica_age_seconds") < 0.0 {
             assert!(self.started.elapsed() < Duration::from_mins(5), "the replica has not loaded");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

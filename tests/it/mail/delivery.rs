@@ -1,4 +1,4 @@
-//! What becomes of a letter: taken, put off, given up; and what never happens on the way.
+//! Tests of delivery: outcomes, retries, encryption and login.
 
 use super::{TOKEN, invitation, mailer, plain, settings};
 use crate::harness::smtp::{Act, Fault, Manner, PASSWORD, SmtpServer, USERNAME};
@@ -13,7 +13,7 @@ const TLS: Manner = Manner { tls: true, starttls: false, auth: None, utf8: false
 const PLAIN: Manner = Manner { tls: false, starttls: false, auth: None, utf8: false };
 
 #[tokio::test]
-async fn a_letter_arrives_by_every_kind_of_connection() {
+async fn letters_arrive_over_every_kind_of_connection() {
     for (manner, security) in [(PLAIN, Security::Plain), (STARTTLS, Security::Starttls), (TLS, Security::Tls)] {
         let server = SmtpServer::start(manner).await;
         let mailer = mailer(&settings(&server, security));
@@ -27,7 +27,7 @@ async fn a_letter_arrives_by_every_kind_of_connection() {
 }
 
 #[tokio::test]
-async fn it_logs_in() {
+async fn the_transport_logs_in() {
     for auth in ["PLAIN", "LOGIN"] {
         let server = SmtpServer::start(Manner { auth: Some(auth), ..STARTTLS }).await;
         let mut settings = settings(&server, Security::Starttls);
@@ -35,50 +35,48 @@ async fn it_logs_in() {
         settings.password_file = Some(server.password_file());
         assert_eq!(mailer(&settings).deliver(&invitation()).await, DeliveryOutcome::Delivered);
 
-        // A wrong login is no fault of the letter's: the operator mends it, and then it leaves.
-        settings.username = Some("somebody else".to_owned());
-        let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else {
-            panic!("given up")
-        };
+        // A rejected login is not final: the operator corrects the settings, and then the letter is sent.
+        settings.username = Some("another-user".to_owned());
+        let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("final") };
         assert_eq!(why, "the relay cannot be used: 535 5.7.8");
         settings.username = None;
         settings.password_file = None;
-        let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else {
-            panic!("given up")
-        };
-        assert_eq!(why, "the relay did not take the mail: 530 5.7.0");
+        let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("final") };
+        assert_eq!(why, "the relay did not accept the mail: 530 5.7.0");
         assert_eq!(server.mailbox().len(), 1);
     }
 }
 
 #[tokio::test]
-async fn no_letter_and_no_password_leaves_unprotected() {
+async fn letters_and_passwords_are_not_sent_unencrypted() {
     let server = SmtpServer::start(Manner { auth: Some("PLAIN"), ..PLAIN }).await;
     let mut settings = settings(&server, Security::Starttls);
     settings.username = Some(USERNAME.to_owned());
     settings.password_file = Some(server.password_file());
-    let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("not put off") };
+    let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else {
+        panic!("not transient")
+    };
     assert!(why.contains("STARTTLS is not supported"), "{why}");
     assert!(server.heard().iter().all(|line| line.starts_with("EHLO")), "{:?}", server.heard());
     assert!(server.mailbox().is_empty());
 }
 
 #[tokio::test]
-async fn what_is_slipped_in_before_encryption_is_not_believed() {
+async fn replies_injected_before_the_tls_handshake_are_rejected() {
     let server = SmtpServer::start(STARTTLS).await;
     server.misbehave([Some(Fault { at: "STARTTLS", act: Act::Answer("220 go ahead\r\n250 relay.test") })]);
     let DeliveryOutcome::Transient(why) = mailer(&settings(&server, Security::Starttls)).deliver(&invitation()).await
     else {
-        panic!("not put off")
+        panic!("not transient")
     };
     assert!(why.starts_with("the relay cannot be used: "), "{why}");
     assert_eq!(server.heard(), ["EHLO mail.example", "STARTTLS"]);
 }
 
 #[tokio::test]
-async fn a_wrong_certificate_is_refused() {
+async fn invalid_certificates_are_rejected() {
     for (manner, security) in [(STARTTLS, Security::Starttls), (TLS, Security::Tls)] {
-        // Signed by nobody whom it trusts, signed by another than the one in the file, and signed for another name.
+        // Signed by an untrusted CA, signed by another CA than the one in the file, and issued for another name.
         let (server, other) = (SmtpServer::start(manner).await, SmtpServer::start(manner).await);
         let misnamed = SmtpServer::named(manner, "relay.example").await;
         for (server, ca_file) in
@@ -87,7 +85,7 @@ async fn a_wrong_certificate_is_refused() {
             let mut settings = settings(server, security);
             settings.ca_file = ca_file;
             let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else {
-                panic!("not put off")
+                panic!("not transient")
             };
             assert!(why.contains("certificate"), "{why}");
             assert!(server.mailbox().is_empty());
@@ -96,11 +94,11 @@ async fn a_wrong_certificate_is_refused() {
 }
 
 #[tokio::test]
-async fn what_may_pass_is_tried_again_and_what_will_not_is_not() {
+async fn failures_before_the_message_are_transient_and_5xx_after_it_are_final() {
     let answer = |at, text| Fault { at, act: Act::Answer(text) };
     let close = |at| Fault { at, act: Act::Close };
     let faults = [
-        // Before the relay knows about the letter, nothing is the letter's fault.
+        // Until MAIL, no failure concerns the letter.
         (answer("CONNECT", "421 4.3.2 busy"), false),
         (answer("CONNECT", "554 5.3.2 no service here"), false),
         (answer("EHLO", "550 5.7.1 not you"), false),
@@ -129,13 +127,13 @@ async fn what_may_pass_is_tried_again_and_what_will_not_is_not() {
             other => panic!("{fault:?}: {other:?}"),
         }
         assert!(server.mailbox().is_empty());
-        // The next try meets a server that behaves, by a new connection.
+        // The next attempt succeeds, over a new connection.
         assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered, "{fault:?}");
     }
 }
 
 #[tokio::test]
-async fn a_relay_that_hangs_costs_the_timeout_and_no_more() {
+async fn a_relay_that_hangs_costs_only_the_time_limit() {
     const TIMEOUT: Duration = Duration::from_secs(1);
     let hang = async |at| {
         let server = SmtpServer::start(STARTTLS).await;
@@ -144,10 +142,10 @@ async fn a_relay_that_hangs_costs_the_timeout_and_no_more() {
         let mailer = mailer(&settings);
         server.misbehave([Some(Fault { at, act: Act::Hang })]);
         let began = Instant::now();
-        let sent = mailer.deliver(&invitation()).await;
-        assert_eq!(sent, DeliveryOutcome::Transient("the relay did not answer in time".to_owned()), "{at}");
+        let outcome = mailer.deliver(&invitation()).await;
+        assert_eq!(outcome, DeliveryOutcome::Transient("the relay did not answer in time".to_owned()), "{at}");
         assert!((TIMEOUT..4 * TIMEOUT).contains(&began.elapsed()), "{at}: {:?}", began.elapsed());
-        // The connection that hangs is not used again: its late answers would be taken for those to another letter.
+        // The connection that hangs is not reused: its late replies would be taken for those to another letter.
         let before = server.mailbox().len();
         assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered, "{at}");
         assert_eq!(server.mailbox().last().unwrap().connection, 2);
@@ -157,22 +155,24 @@ async fn a_relay_that_hangs_costs_the_timeout_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_relay_that_is_not_there_is_waited_for() {
+async fn an_unreachable_relay_is_a_transient_failure() {
     let server = SmtpServer::start(PLAIN).await;
     let settings = settings(&server, Security::Plain);
     drop(server);
-    let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("not put off") };
+    let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else {
+        panic!("not transient")
+    };
     assert!(why.starts_with("the relay cannot be used: "), "{why}");
 }
 
 #[tokio::test]
-async fn letters_in_a_row_share_a_connection() {
+async fn consecutive_letters_share_a_connection() {
     let server = SmtpServer::start(STARTTLS).await;
     let mailer = mailer(&settings(&server, Security::Starttls));
     for _ in 0..3 {
         assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
     }
-    mailer.hang_up().await;
+    mailer.close_idle().await;
     assert_eq!(server.heard().last().unwrap(), "QUIT");
     assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
     let connections: Vec<usize> = server.mailbox().iter().map(|received| received.connection).collect();
@@ -180,7 +180,7 @@ async fn letters_in_a_row_share_a_connection() {
 }
 
 #[tokio::test]
-async fn a_free_connection_that_the_relay_closed_is_not_missed() {
+async fn an_idle_connection_that_the_relay_closed_is_replaced() {
     let server = SmtpServer::start(PLAIN).await;
     let mailer = plain(&server);
     server.misbehave([Some(Fault { at: "NOOP", act: Act::Close })]);
@@ -203,18 +203,18 @@ async fn a_letter_sent_twice_is_one_message() {
 }
 
 #[tokio::test]
-async fn an_address_beyond_ascii_needs_a_relay_that_takes_it() {
+async fn a_non_ascii_address_needs_a_relay_with_smtputf8() {
     let mut letter = invitation();
     letter.to = EmailAddress::parse("bücher@bücher.example").unwrap();
     let server = SmtpServer::start(PLAIN).await;
-    let DeliveryOutcome::Final(why) = plain(&server).deliver(&letter).await else { panic!("not given up") };
+    let DeliveryOutcome::Final(why) = plain(&server).deliver(&letter).await else { panic!("not final") };
     assert!(why.contains("SMTPUTF8"), "{why}");
 
     let server = SmtpServer::start(Manner { utf8: true, ..PLAIN }).await;
     assert_eq!(plain(&server).deliver(&letter).await, DeliveryOutcome::Delivered);
     assert_eq!(server.mailbox()[0].to, "bücher@xn--bcher-kva.example");
 
-    // With an ASCII name before the @, the domain's ASCII form is enough for any relay.
+    // With an ASCII local part, every relay accepts the ASCII form of the domain.
     letter.to = EmailAddress::parse("buch@bücher.example").unwrap();
     let server = SmtpServer::start(PLAIN).await;
     assert_eq!(plain(&server).deliver(&letter).await, DeliveryOutcome::Delivered);
@@ -222,10 +222,10 @@ async fn an_address_beyond_ascii_needs_a_relay_that_takes_it() {
 }
 
 #[tokio::test]
-async fn letters_can_be_kept_in_a_directory() {
+async fn letters_can_be_written_to_a_directory() {
     use std::os::unix::fs::PermissionsExt;
-    let place = tempfile::tempdir().unwrap();
-    let directory = place.path().join("mail/out");
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("mail/out");
     let server = SmtpServer::start(PLAIN).await;
     let mut settings = settings(&server, Security::Plain);
     settings.kind = MailKind::Directory;
@@ -240,7 +240,7 @@ async fn letters_can_be_kept_in_a_directory() {
     assert!(message.body_text(0).unwrap().contains(TOKEN));
     assert!(server.mailbox().is_empty());
 
-    std::fs::remove_dir_all(place.path().join("mail")).unwrap();
+    std::fs::remove_dir_all(parent.path().join("mail")).unwrap();
     settings.directory = Some(directory.clone());
     let mailer = mailer(&settings);
     std::fs::remove_dir_all(&directory).unwrap();
@@ -248,11 +248,11 @@ async fn letters_can_be_kept_in_a_directory() {
 }
 
 #[tokio::test]
-async fn the_password_is_not_shown() {
+async fn debug_output_omits_the_password() {
     let server = SmtpServer::start(Manner { auth: Some("PLAIN"), ..PLAIN }).await;
     let mut settings = settings(&server, Security::Plain);
-    settings.username = Some("somebody else".to_owned());
+    settings.username = Some("another-user".to_owned());
     settings.password_file = Some(server.password_file());
-    let sent = mailer(&settings).deliver(&invitation()).await;
-    assert!(!format!("{settings:?} {sent:?}").contains(PASSWORD));
+    let outcome = mailer(&settings).deliver(&invitation()).await;
+    assert!(!format!("{settings:?} {outcome:?}").contains(PASSWORD));
 }

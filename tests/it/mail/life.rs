@@ -1,5 +1,5 @@
-//! From the invitation to the recipient, through the whole program: and what a relay, a kill or an answer in between
-//! makes of it.
+//! Tests of the path of a mail through the whole program, from the invitation to the recipient, with failures of the
+//! relay and kills of the process.
 
 use crate::harness::Database;
 use crate::harness::program::{channel, clients, free_port, output, roster, send, until};
@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Child;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-/// `roster serve` over a database and a relay, with an organization in it.
+/// `roster serve` with a database that holds an organization, and a relay.
 struct Stage {
     database: Database,
     relay: SmtpServer,
@@ -62,7 +62,7 @@ impl Stage {
         until(&channel(&self.address), ServingStatus::Serving).await;
     }
 
-    /// `kill -9`.
+    /// Kills the process with SIGKILL.
     async fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
         send(&process, Signal::SIGKILL);
@@ -89,19 +89,19 @@ impl Stage {
         self.backend().invitations.get_invitation(request).await.unwrap().into_inner().invitation.unwrap()
     }
 
-    /// Waits until the invitation's mail is there.
+    /// Waits until the mail of the invitation has this state.
     async fn until_mail(&self, id: &str, wanted: pb::MailState, error: bool) -> pb::Invitation {
         for _ in 0..400 {
-            let found = self.invitation(id).await;
-            if found.mail_state() == wanted && found.mail_error.is_empty() != error {
-                return found;
+            let invitation = self.invitation(id).await;
+            if invitation.mail_state() == wanted && invitation.mail_error.is_empty() != error {
+                return invitation;
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        panic!("the mail never was {wanted:?}");
+        panic!("the mail did not become {wanted:?}");
     }
 
-    /// What the program tells of a metric.
+    /// The value of a metric of the process.
     async fn metric(&self, name: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(&self.metrics).await.unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: roster\r\nconnection: close\r\n\r\n").await.unwrap();
@@ -111,8 +111,8 @@ impl Stage {
         line.unwrap_or_else(|| panic!("{name} is not in {text}")).rsplit(' ').next().unwrap().to_owned()
     }
 
-    /// Lets time pass for every mail that waits: claims lapse, pauses are over.
-    async fn later(&self) {
+    /// Makes every waiting mail due: claims lapse and pauses end.
+    async fn make_mails_due(&self) {
         self.execute("UPDATE outbox SET next_attempt_time = clock_timestamp()").await;
     }
 
@@ -120,10 +120,10 @@ impl Stage {
         sqlx::query(statement).execute(&self.database.pool).await.unwrap();
     }
 
-    /// Waits until this counts so many.
+    /// Waits until the query returns this count.
     async fn until_count(&self, query: &'static str, wanted: i64) {
-        let counted = async { while self.database.count(query).await != wanted {} };
-        assert!(tokio::time::timeout(Duration::from_secs(10), counted).await.is_ok(), "never {wanted}: {query}");
+        let reached = async { while self.database.count(query).await != wanted {} };
+        assert!(tokio::time::timeout(Duration::from_secs(10), reached).await.is_ok(), "never {wanted}: {query}");
     }
 }
 
@@ -144,7 +144,7 @@ async fn preview(stage: &Stage, token: String) -> Result<(), tonic::Status> {
 }
 
 #[tokio::test]
-async fn a_mail_goes_out_and_its_link_is_good() {
+async fn a_mail_is_sent_and_its_link_is_valid() {
     let stage = Stage::new().await;
     let id = stage.invite("grace@example.com").await;
     let received = stage.relay.until_received(1).await;
@@ -155,7 +155,7 @@ async fn a_mail_goes_out_and_its_link_is_good() {
 }
 
 #[tokio::test]
-async fn what_is_put_off_is_tried_again_and_what_is_final_is_shown() {
+async fn transient_failures_are_retried_and_final_failures_are_visible() {
     let stage = Stage::new().await;
     let busy = Fault { at: "RCPT", act: Act::Answer("451 4.3.0 try again later") };
     stage.relay.misbehave([Some(busy)]);
@@ -167,33 +167,33 @@ async fn what_is_put_off_is_tried_again_and_what_is_final_is_shown() {
     assert!(stage.metric("roster_oldest_mail_seconds ").await.parse::<u32>().unwrap() >= 3600);
     let calls = "roster_calls_total{service=\"roster.v1.InvitationService\",method=\"CreateInvitation\",code=\"OK\"} ";
     assert_eq!(stage.metric(calls).await, "1");
-    stage.later().await;
+    stage.make_mails_due().await;
     stage.relay.until_received(1).await;
     stage.until_mail(&id, pb::MailState::Sent, false).await;
 
-    let never = Fault { at: "RCPT", act: Act::Answer("550 5.1.1 no such mailbox") };
-    stage.relay.misbehave([Some(never)]);
-    let id = stage.invite("nobody@example.com").await;
+    let reject = Fault { at: "RCPT", act: Act::Answer("550 5.1.1 no such mailbox") };
+    stage.relay.misbehave([Some(reject)]);
+    let id = stage.invite("absent@example.com").await;
     stage.until_mail(&id, pb::MailState::Failed, true).await;
     stage.until_count("SELECT count(*) FROM events WHERE type = 'invitation.mail_failed'", 1).await;
     assert_eq!(stage.relay.mailbox().len(), 1);
 }
 
 #[tokio::test]
-async fn killed_between_commit_and_send_it_is_sent_by_the_next_process() {
+async fn after_a_kill_before_the_send_the_next_process_sends_the_mail() {
     let mut stage = Stage::new().await;
     stage.relay.misbehave([Some(Fault { at: "RCPT", act: Act::Hang })]);
     let id = stage.invite("grace@example.com").await;
-    // The relay has heard whom it is for, and says nothing more: claimed and committed, and not sent.
-    let asked = async {
+    // The relay has received RCPT and does not reply: the mail is claimed and committed, and not sent.
+    let received = async {
         while !stage.relay.heard().iter().any(|command| command.starts_with("RCPT")) {
             tokio::task::yield_now().await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(10), asked).await.is_ok(), "the relay was not asked");
+    assert!(tokio::time::timeout(Duration::from_secs(10), received).await.is_ok(), "the relay received no RCPT");
     stage.kill().await;
     assert!(stage.relay.mailbox().is_empty());
-    stage.later().await;
+    stage.make_mails_due().await;
     stage.start().await;
     let received = stage.relay.until_received(1).await;
     stage.until_mail(&id, pb::MailState::Sent, false).await;
@@ -201,9 +201,9 @@ async fn killed_between_commit_and_send_it_is_sent_by_the_next_process() {
 }
 
 #[tokio::test]
-async fn killed_between_send_and_mark_it_is_sent_twice_under_one_message_id() {
+async fn after_a_kill_before_the_settle_the_mail_is_sent_twice_with_one_message_id() {
     let mut stage = Stage::new().await;
-    // A sent mail is taken out of the outbox: that is made to wait here.
+    // A trigger blocks the removal of the sent mail from the outbox.
     stage
         .execute(
             "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql
@@ -217,26 +217,26 @@ async fn killed_between_send_and_mark_it_is_sent_twice_under_one_message_id() {
     stage.relay.until_received(1).await;
     stage.kill().await;
     holder.rollback().await.unwrap();
-    stage.later().await;
+    stage.make_mails_due().await;
     stage.start().await;
     let received = stage.relay.until_received(2).await;
     assert_eq!(message_id(&received[0]), message_id(&received[1]));
-    // Each has a token of its own, and both are good.
-    for one in &received {
-        assert!(preview(&stage, token(one)).await.is_ok());
+    // Each mail has a separate token, and both are valid.
+    for mail in &received {
+        assert!(preview(&stage, token(mail)).await.is_ok());
     }
     stage.until_mail(&id, pb::MailState::Sent, false).await;
 }
 
 #[tokio::test]
-async fn nothing_is_sent_for_what_is_no_longer_pending() {
+async fn no_mail_is_sent_for_an_invitation_that_is_no_longer_pending() {
     let stage = Stage::new().await;
     stage.relay.misbehave([Some(Fault { at: "RCPT", act: Act::Answer("451 4.3.0 try again later") })]);
     let id = stage.invite("grace@example.com").await;
     stage.until_mail(&id, pb::MailState::Waiting, true).await;
-    // Its time runs out while it waits: no job takes it out of the outbox.
+    // The invitation expires while its mail waits. No job removes the mail from the outbox.
     stage.execute("UPDATE invitations SET expire_time = clock_timestamp()").await;
-    stage.later().await;
+    stage.make_mails_due().await;
     let second = stage.invite("alan@example.com").await;
     stage.until_mail(&second, pb::MailState::Sent, false).await;
     stage.until_count("SELECT count(*) FROM outbox", 0).await;

@@ -1,10 +1,10 @@
-//! What `[mail]` may say.
+//! Tests of the table `[mail]`.
 
 use super::clock;
 use roster::mail::Mailer;
 use roster::mail::settings::MailSettings;
 
-/// The mistakes of these settings; none if a mailer came of them.
+/// The mistakes in these settings; empty if they are valid.
 fn mistakes(text: &str) -> Vec<String> {
     let settings: MailSettings = toml::from_str(text).unwrap();
     Mailer::new(&settings, clock()).err().unwrap_or_default()
@@ -17,7 +17,7 @@ fn names(mistakes: &[String]) -> Vec<&str> {
 const SMTP: &str = "kind = 'smtp'\nfrom = 'roster@example.com'\nlink_base_url = 'https://example.com/join'\n";
 
 #[test]
-fn whether_mail_leaves_has_to_be_said() {
+fn the_kind_is_required() {
     assert!(toml::from_str::<MailSettings>("from = 'roster@example.com'").is_err());
     assert!(toml::from_str::<MailSettings>("kind = 'sendmail'").is_err());
     assert!(toml::from_str::<MailSettings>("kind = 'off'\nhots = 'relay'").is_err());
@@ -26,7 +26,7 @@ fn whether_mail_leaves_has_to_be_said() {
 }
 
 #[test]
-fn every_mistake_is_told_at_once() {
+fn all_mistakes_are_reported_at_once() {
     let found = mistakes("kind = 'smtp'\ntimeout_ms = 0\nconnections = 0\nusername = 'u'\ntemplates = '/nowhere'");
     assert_eq!(
         names(&found),
@@ -45,7 +45,7 @@ fn every_mistake_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn plain_stays_on_this_machine() {
+async fn plain_connections_are_limited_to_this_machine() {
     let with = |rest: &str| mistakes(&format!("{SMTP}security = 'plain'\n{rest}"));
     for host in ["localhost", "127.0.0.1", "127.1.2.3", "::1"] {
         assert!(with(&format!("host = '{host}'")).is_empty(), "{host}");
@@ -57,7 +57,7 @@ async fn plain_stays_on_this_machine() {
 }
 
 #[test]
-fn a_relay_is_a_host() {
+fn the_relay_is_a_host_name_or_an_address() {
     for host in ["", "relay example", "relay:25", "smtp://relay.example", "relay/x"] {
         let found = mistakes(&format!("{SMTP}host = '{host}'\nsecurity = 'tls'"));
         assert_eq!(names(&found), ["mail.host"], "{host}");
@@ -65,9 +65,9 @@ fn a_relay_is_a_host() {
 }
 
 #[test]
-fn files_are_read_at_the_start() {
-    let place = tempfile::tempdir().unwrap();
-    let empty = place.path().join("empty");
+fn unreadable_and_empty_files_are_reported_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let empty = directory.path().join("empty");
     std::fs::write(&empty, "\n").unwrap();
     for (name, file) in [("ca_file", "/nowhere"), ("ca_file", empty.to_str().unwrap())] {
         let found = mistakes(&format!("{SMTP}host = 'relay.example'\nsecurity = 'tls'\n{name} = '{file}'"));
@@ -82,7 +82,7 @@ fn files_are_read_at_the_start() {
 }
 
 #[test]
-fn paths_are_relative_to_the_file() {
+fn paths_are_relative_to_the_settings_file() {
     let mut settings: MailSettings =
         toml::from_str("kind = 'directory'\ndirectory = 'out'\ntemplates = '/abs'").unwrap();
     settings.resolve(std::path::Path::new("/etc/roster"));
@@ -91,7 +91,7 @@ fn paths_are_relative_to_the_file() {
 }
 
 #[test]
-fn a_sender_is_an_address() {
+fn the_sender_is_one_ascii_address() {
     for from in ["", "roster", "roster@", "Example", "a@x.example, b@x.example", "röster@x.example", "r@bücher.example"]
     {
         let found = mistakes(&format!(

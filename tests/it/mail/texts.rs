@@ -1,4 +1,4 @@
-//! What a letter says, in both parts and in its headers, whatever the names in it are.
+//! Tests of the texts and headers of letters, with ordinary and hostile names.
 
 use super::{NOON, TOKEN, clock, invitation, letter, mailer, plain, settings};
 use crate::harness::smtp::{Manner, SmtpServer};
@@ -9,8 +9,8 @@ use roster::mail::settings::{MailSettings, Security};
 use roster::service::outbox::{DeliveryOutcome, Letter, Occasion};
 use std::path::Path;
 
-/// The bytes that arrive of this letter.
-async fn arrives(letter: &Letter) -> Vec<u8> {
+/// Delivers the letter and returns the bytes that the server received.
+async fn deliver(letter: &Letter) -> Vec<u8> {
     let server = SmtpServer::start(Manner::default()).await;
     assert_eq!(plain(&server).deliver(letter).await, DeliveryOutcome::Delivered);
     server.mailbox().remove(0).data
@@ -36,14 +36,14 @@ fn mailbox(address: Option<&Address>) -> (Option<String>, String) {
     (first.name().map(ToOwned::to_owned), first.address().unwrap().to_owned())
 }
 
-/// Values as a stored row could hold them if it was written by other means: past the checks of the types.
+/// A value that bypasses the checks of its type, as in a row that another program has written.
 fn unchecked<T: serde::de::DeserializeOwned>(text: &str) -> T {
     serde_json::from_value(text.into()).unwrap()
 }
 
 #[tokio::test]
 async fn a_letter_is_a_readable_message() {
-    let bytes = arrives(&invitation()).await;
+    let bytes = deliver(&invitation()).await;
     let message = parse(&bytes);
     let [subject, text, html] = texts(&message);
     assert_eq!(subject, "Invitation to “Acme”");
@@ -75,7 +75,7 @@ async fn a_letter_is_a_readable_message() {
 }
 
 #[tokio::test]
-async fn every_occasion_has_its_letter() {
+async fn every_occasion_has_a_letter() {
     for occasion in [Occasion::Invitation, Occasion::Reminder, Occasion::Added, Occasion::OwnerActivation] {
         for has_sender in [true, false] {
             let mut letter = letter(occasion);
@@ -83,7 +83,7 @@ async fn every_occasion_has_its_letter() {
                 letter.sender = None;
                 letter.reply_to = None;
             }
-            let bytes = arrives(&letter).await;
+            let bytes = deliver(&letter).await;
             let message = parse(&bytes);
             let [subject, text, html] = texts(&message);
             assert!(subject.contains("“Acme”") && !subject.contains(TOKEN));
@@ -99,7 +99,7 @@ async fn every_occasion_has_its_letter() {
 }
 
 #[tokio::test]
-async fn a_letter_without_the_token_it_needs_is_given_up() {
+async fn a_letter_without_its_token_fails_finally() {
     let server = SmtpServer::start(Manner::default()).await;
     let mut letter = invitation();
     letter.token = None;
@@ -109,8 +109,8 @@ async fn a_letter_without_the_token_it_needs_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_name_makes_no_header() {
-    let usual = arrives(&invitation()).await;
+async fn names_cannot_add_headers() {
+    let ordinary = deliver(&invitation()).await;
     for name in [
         "x\r\nBcc: eve@evil.example",
         "x\nBcc: eve@evil.example\n\nHello",
@@ -120,9 +120,9 @@ async fn a_name_makes_no_header() {
         let mut letter = invitation();
         letter.organization = unchecked(name);
         letter.sender = Some(unchecked(name));
-        let bytes = arrives(&letter).await;
+        let bytes = deliver(&letter).await;
         let message = parse(&bytes);
-        assert_eq!(header_names(&message), header_names(&parse(&usual)));
+        assert_eq!(header_names(&message), header_names(&parse(&ordinary)));
         assert_eq!(message.parts.len(), 3);
         assert_eq!(message.reply_to().unwrap().iter().count(), 1);
         assert_eq!(mailbox(message.reply_to()).1, "ada@acme.example");
@@ -133,8 +133,8 @@ async fn a_name_makes_no_header() {
 }
 
 #[tokio::test]
-async fn names_are_text_and_nothing_else() {
-    for (name, shown, escaped) in [
+async fn names_are_rendered_as_text() {
+    for (name, sanitized, escaped) in [
         ("<b>Acme</b><script>x</script>", "<b>Acme</ b><script>x</ script>", "&lt;b&gt;Acme&lt;&#x2f; b&gt;"),
         ("'\"><img src=x onerror=x>", "''><img src=x onerror=x>", "&#x27;&#x27;&gt;&lt;img src=x onerror=x&gt;"),
         ("{{ 7*7 }}", "{{ 7*7 }}", "{{ 7*7 }}"),
@@ -148,33 +148,33 @@ async fn names_are_text_and_nothing_else() {
         let mut letter = invitation();
         letter.organization = unchecked(name);
         letter.sender = Some(unchecked(name));
-        let bytes = arrives(&letter).await;
+        let bytes = deliver(&letter).await;
         let [subject, text, html] = texts(&parse(&bytes));
-        assert_eq!(subject, format!("Invitation to “{shown}”"));
-        assert!(text.contains(&format!("\n“{shown}” invites you to join “{shown}” as member.\n")), "{text}");
+        assert_eq!(subject, format!("Invitation to “{sanitized}”"));
+        assert!(text.contains(&format!("\n“{sanitized}” invites you to join “{sanitized}” as member.\n")), "{text}");
         assert!(html.contains(escaped), "{html}");
         for tag in ["<b>", "<script", "<img"] {
             assert!(!html.contains(tag), "{html}");
         }
         let links = |text: &str| text.matches("://").count() + text.matches("&#x2f;&#x2f;").count();
-        assert_eq!((links(&text), links(&html)), (1, 2), "only ours");
+        assert_eq!((links(&text), links(&html)), (1, 2), "only the links of the template");
     }
 }
 
 #[tokio::test]
-async fn long_names_survive() {
+async fn long_names_are_complete() {
     let mut letter = invitation();
     for name in ["🦀".repeat(200), "W".repeat(200), "ß ".repeat(99) + "ß", "a.".repeat(100)] {
         letter.organization = Name::parse(&name).unwrap();
         letter.sender = Some(DisplayName::parse(&name).unwrap());
-        let bytes = arrives(&letter).await;
-        let shown = name.replace('.', ". ").trim_end().to_owned();
+        let bytes = deliver(&letter).await;
+        let sanitized = name.replace('.', ". ").trim_end().to_owned();
         let message = parse(&bytes);
         let [subject, text, html] = texts(&message);
-        assert_eq!(subject, format!("Invitation to “{shown}”"));
-        assert_eq!(mailbox(message.reply_to()).0.unwrap(), shown);
+        assert_eq!(subject, format!("Invitation to “{sanitized}”"));
+        assert_eq!(mailbox(message.reply_to()).0.unwrap(), sanitized);
         for part in [text, html] {
-            assert!(part.contains(&format!("“{shown}” invites you to join “{shown}” as member.")));
+            assert!(part.contains(&format!("“{sanitized}” invites you to join “{sanitized}” as member.")));
         }
         // RFC 5322 §2.1.1: no line is longer than 998 bytes.
         assert!(bytes.split(|byte| *byte == b'\n').all(|line| line.len() < 999));
@@ -182,7 +182,7 @@ async fn long_names_survive() {
     }
 }
 
-/// Settings with templates of a deployment's own.
+/// Settings with custom templates.
 fn with_templates(server: &SmtpServer, directory: &Path, files: &[(&str, &str)]) -> MailSettings {
     for (name, text) in files {
         std::fs::write(directory.join(name), text).unwrap();
@@ -193,16 +193,16 @@ fn with_templates(server: &SmtpServer, directory: &Path, files: &[(&str, &str)])
 }
 
 #[tokio::test]
-async fn a_deployment_has_its_own_templates() {
+async fn custom_templates_replace_the_built_in_ones() {
     let server = SmtpServer::start(Manner::default()).await;
-    let place = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let files = [
         ("invitation.subject", "Komm zu {{ organization }}!\n"),
         ("invitation.txt", "{% if role == 'member' %}Grüße{% endif %}: {{ link }}\n"),
     ];
-    let settings = with_templates(&server, place.path(), &files);
-    // What Kubernetes puts beside the files of a ConfigMap.
-    std::fs::create_dir(place.path().join("..data")).unwrap();
+    let settings = with_templates(&server, directory.path(), &files);
+    // Kubernetes adds this entry beside the files of a ConfigMap.
+    std::fs::create_dir(directory.path().join("..data")).unwrap();
     let mut letter = invitation();
     letter.organization = unchecked("a\nb");
     assert_eq!(mailer(&settings).deliver(&letter).await, DeliveryOutcome::Delivered);
@@ -210,13 +210,13 @@ async fn a_deployment_has_its_own_templates() {
     let [subject, text, html] = texts(&parse(&bytes));
     assert_eq!(subject, "Komm zu “a b”!");
     assert_eq!(text.trim_end(), format!("Grüße: https://app.example/join?token={TOKEN}"));
-    assert!(html.contains("invites you to join"), "what is not replaced is ours");
+    assert!(html.contains("invites you to join"), "the other templates stay built in");
 }
 
 #[tokio::test]
-async fn a_template_that_does_not_work_stops_the_start() {
+async fn invalid_templates_are_reported_at_the_start() {
     let server = SmtpServer::start(Manner::default()).await;
-    for (name, text, wrong) in [
+    for (name, text, problem) in [
         ("invitation.txt", "{{ link", "syntax error"),
         ("invitation.txt", "{{ lnik }} {{ link }}", "undefined value"),
         ("invitation.txt", "{{ sender.name }} {{ link }}", "undefined value"),
@@ -225,16 +225,16 @@ async fn a_template_that_does_not_work_stops_the_start() {
         ("owner_activation.html", "{% if sender %}{{ link }}{% else %}Hello{% endif %}", "{{ link }} is missing"),
         ("added.txt", "{{ link }}", "undefined value"),
         ("invitation.subject", "{{ link }}", "undefined value"),
-        ("invitation.subject", " \n", "nothing is left"),
-        ("invitation.subject", "{% if not sender %}Hello{% endif %}", "nothing is left"),
+        ("invitation.subject", " \n", "is empty"),
+        ("invitation.subject", "{% if not sender %}Hello{% endif %}", "is empty"),
         ("invitation.subject", "Hello\nBcc: x", "one line"),
-        ("added.html", "", "nothing is left"),
-        ("invitaton.txt", "{{ link }}", "no mail has a template of this name"),
+        ("added.html", "", "is empty"),
+        ("invitaton.txt", "{{ link }}", "there is no template of this name"),
     ] {
-        let place = tempfile::tempdir().unwrap();
-        let settings = with_templates(&server, place.path(), &[(name, text)]);
-        let Err(mistakes) = Mailer::new(&settings, clock()) else { panic!("{name}: {text:?} was taken") };
+        let directory = tempfile::tempdir().unwrap();
+        let settings = with_templates(&server, directory.path(), &[(name, text)]);
+        let Err(mistakes) = Mailer::new(&settings, clock()) else { panic!("{name}: {text:?} was accepted") };
         let [mistake] = mistakes.as_slice() else { panic!("{mistakes:?}") };
-        assert!(mistake.contains(name) && mistake.contains(wrong), "{mistake}");
+        assert!(mistake.contains(name) && mistake.contains(problem), "{mistake}");
     }
 }

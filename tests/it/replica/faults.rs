@@ -124,7 +124,7 @@ async fn a_process_is_stopped_beyond_its_lease_and_goes_on() {
         let user = format!("revoked-{round}");
         here.organizations.add_member(add(&organization, &user, "member")).await.unwrap();
         until("both know of it", async || process.clients.clone().is_member(&organization, &user).await).await;
-        let before = process.metric("index_memory_answers").await;
+        let before = process.metric("replica_memory_answers").await;
         process.signal(Signal::SIGSTOP);
         here.organizations.remove_member(remove(&organization, &user)).await.unwrap();
         traffic.for_a_while(usual.max_staleness + Duration::from_millis(50)).await;
@@ -149,11 +149,11 @@ async fn a_process_is_stopped_beyond_its_lease_and_goes_on() {
         traffic.end().await;
         until("memory answers again", async || {
             process.clients.clone().is_member(&organization, &user).await;
-            process.metric("index_memory_answers").await > before + 1.0
+            process.metric("replica_memory_answers").await > before + 1.0
         })
         .await;
     }
-    assert!(process.metric("index_lost_writes").await < 1.0 && process.metric("index_gaps").await < 1.0);
+    assert!(process.metric("replica_lost_writes").await < 1.0 && process.metric("index_gaps").await < 1.0);
     super::tables::assert_equal(&server.database, server.roster.replica()).await;
     server.database.assert_invariants().await;
 }

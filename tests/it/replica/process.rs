@@ -43,7 +43,7 @@ impl Process {
         until_health(&channel, ServingStatus::Serving).await;
         let clients = clients(&channel, &server.service_token("root", &[Scope::Operator]));
         let process = Self { child, metrics, clients, _config: directory };
-        until("all is loaded", async || process.metric("index_loads").await >= 256.0).await;
+        until("all is loaded", async || process.metric("replica_loads").await >= 256.0).await;
         process
     }
 

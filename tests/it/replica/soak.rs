@@ -49,7 +49,7 @@ async fn a_long_run_does_not_grow() {
     let database = Database::new().await;
     crowd(&database).await;
     let server = Server::with_index_over(database.clone(), ReplicaSettings::default()).await;
-    let process = Process::start(&server, &format!("index_memory_mib = {}", LIMIT >> 20)).await;
+    let process = Process::start(&server, &format!("replica_memory_mib = {}", LIMIT >> 20)).await;
     let staleness = ReplicaSettings::default().max_staleness;
     // Everything goes to the process; the server here only looks on.
     let doors = vec![Pipeline { clients: process.clients.clone(), staleness, stale: None }];
@@ -61,7 +61,7 @@ async fn a_long_run_does_not_grow() {
     while begun.elapsed() < Duration::from_secs(seconds) {
         traffic.for_a_while(EVERY).await;
         weights.push(resident(process.pid()));
-        most = most.max(process.metric("index_bytes").await);
+        most = most.max(process.metric("replica_bytes").await);
         if weights.len() % 8 == 0 {
             // Whoever follows finds a hole, and loads buckets anew.
             sqlx::query("DELETE FROM log").execute(&database.pool).await.unwrap();
@@ -69,15 +69,15 @@ async fn a_long_run_does_not_grow() {
     }
     traffic.end().await;
     let thirds: Vec<u64> = weights.chunks(weights.len().div_ceil(3)).map(median).collect();
-    let loads = process.metric("index_loads").await;
+    let loads = process.metric("replica_loads").await;
     tell(&scene, &thirds, loads, most);
-    assert!(loads > 256.0 && process.metric("index_gaps").await > 0.0, "nothing was loaded anew: this tests little");
-    let buckets = process.metric("index_buckets").await;
+    assert!(loads > 256.0 && process.metric("replica_gaps").await > 0.0, "nothing was loaded anew: this tests little");
+    let buckets = process.metric("replica_buckets").await;
     assert!(
         buckets > 10.0 && buckets < 250.0 && most <= f64::from(LIMIT + 16 * 1024),
         "{buckets} buckets, {most} bytes"
     );
-    assert!(process.metric("index_memory_answers").await > 0.0);
+    assert!(process.metric("replica_memory_answers").await > 0.0);
     assert!(scene.counts.writes.load(Ordering::Relaxed) > 0);
     // The first third warms up.
     assert!(thirds[2] <= thirds[1] + ALLOWANCE, "it grows: {thirds:?} KiB, {weights:?}");

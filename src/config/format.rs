@@ -1,0 +1,146 @@
+//! Formats of settings: which text one accepts, which value that gives, and what holds when the setting is absent.
+
+use super::table::SettingRow;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+use tracing_subscriber::EnvFilter;
+
+/// Reads a value; `None` if the text is not in the range.
+type Parse<T> = Box<dyn Fn(&str) -> Option<T>>;
+
+/// The format of a setting that has no name and no default yet.
+pub(super) struct Format<T> {
+    value_name: &'static str,
+    range: String,
+    parse: Parse<T>,
+    print: Box<dyn Fn(&T) -> String>,
+}
+
+/// One setting: its row in the documents, and how its value is read.
+pub(super) struct Setting<T> {
+    pub(super) row: SettingRow,
+    pub(super) parse: Parse<T>,
+    /// The value if the setting is absent.
+    pub(super) default: T,
+}
+
+impl<T: 'static> Format<T> {
+    /// A setting with this default.
+    pub(super) fn or(self, default: T) -> Setting<T> {
+        let text = (self.print)(&default);
+        self.or_described(default, &text)
+    }
+
+    /// A setting whose default depends on the machine and is described in words.
+    pub(super) fn or_described(self, default: T, description: &str) -> Setting<T> {
+        let row = SettingRow::unnamed(self.value_name, self.range, Some(description.to_owned()));
+        Setting { row, parse: self.parse, default }
+    }
+
+    /// A setting that may be absent; the text describes the behaviour without it.
+    pub(super) fn optional(self, without: &str) -> Setting<Option<T>> {
+        let row = SettingRow::unnamed(self.value_name, self.range, Some(without.to_owned()));
+        Setting { row, parse: Box::new(move |text| (self.parse)(text).map(Some)), default: None }
+    }
+
+    /// A setting without a default: its absence is a mistake, which the reader adds, and gives `None`.
+    pub(super) fn required(self) -> Setting<Option<T>> {
+        let row = SettingRow::unnamed(self.value_name, self.range, None);
+        Setting { row, parse: Box::new(move |text| (self.parse)(text).map(Some)), default: None }
+    }
+}
+
+impl<T> Setting<T> {
+    pub(super) fn named(mut self, name: &'static str, former: Option<&'static str>, help: &'static str) -> Self {
+        self.row = SettingRow { name, former, help: help.trim_start(), ..self.row };
+        self
+    }
+}
+
+/// The URL of a Postgres database.
+pub(super) fn database_url() -> Format<sqlx::postgres::PgConnectOptions> {
+    Format {
+        value_name: "URL",
+        range: "a URL of the form postgres://user:password@host:port/database".to_owned(),
+        parse: Box::new(|text| crate::store::pool::parse_url(text).ok()),
+        // A URL may hold a password.
+        print: Box::new(|_| String::new()),
+    }
+}
+
+/// An address and a port.
+pub(super) fn address() -> Format<SocketAddr> {
+    Format {
+        value_name: "ADDRESS",
+        range: "an address and a port, as 127.0.0.1:50051".to_owned(),
+        parse: Box::new(|text| text.parse().ok()),
+        print: Box::new(SocketAddr::to_string),
+    }
+}
+
+/// A filter of log lines.
+pub(super) fn filter() -> Format<String> {
+    Format {
+        value_name: "FILTER",
+        range: "a level (error, warn, info, debug, trace), or several as roster=debug,sqlx=warn".to_owned(),
+        parse: Box::new(|text| EnvFilter::try_new(text).ok().map(|_| text.to_owned())),
+        print: Box::new(String::clone),
+    }
+}
+
+/// A whole number in this range.
+pub(super) fn number<T>(value_name: &'static str, range: RangeInclusive<T>) -> Format<T>
+where
+    T: FromStr + PartialOrd + Display + 'static,
+{
+    Format {
+        value_name,
+        range: format!("a whole number from {} to {}", range.start(), range.end()),
+        parse: Box::new(move |text| text.parse().ok().filter(|number| range.contains(number))),
+        print: Box::new(T::to_string),
+    }
+}
+
+/// A time in milliseconds.
+pub(super) fn milliseconds(range: RangeInclusive<u64>) -> Format<Duration> {
+    number("MILLISECONDS", range).map(Duration::from_millis, |time| time.as_millis().to_string())
+}
+
+/// A time in hours.
+pub(super) fn hours(range: RangeInclusive<u64>) -> Format<Duration> {
+    number("HOURS", range).map(Duration::from_hours, |time| (time.as_secs() / 3600).to_string())
+}
+
+/// A size in MiB; the value is in bytes.
+pub(super) fn mebibytes(range: RangeInclusive<usize>) -> Format<usize> {
+    number("MIB", range).map(|mebibytes| mebibytes << 20, |bytes| (bytes >> 20).to_string())
+}
+
+/// One of these words.
+pub(super) fn one_of<T: Copy + PartialEq + 'static, const N: usize>(
+    value_name: &'static str,
+    words: [(&'static str, T); N],
+) -> Format<T> {
+    Format {
+        value_name,
+        range: words.map(|(word, _)| word).join(" or "),
+        parse: Box::new(move |text| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)),
+        print: Box::new(move |value| {
+            words.iter().find(|(_, other)| other == value).map_or_else(String::new, |(word, _)| (*word).to_owned())
+        }),
+    }
+}
+
+impl<N: 'static> Format<N> {
+    fn map<T: 'static>(self, convert: fn(N) -> T, print: fn(&T) -> String) -> Format<T> {
+        Format {
+            value_name: self.value_name,
+            range: self.range,
+            parse: Box::new(move |text| (self.parse)(text).map(convert)),
+            print: Box::new(print),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The table of settings. A row makes the flag, the variable, the key in the file, the range check, the default, the
+//! line of `--help` and the line of the documents.
+//!
+//! To add a setting: write its row here, and use its value in [`super::Settings::read`]. The compiler warns of a row
+//! whose value is not used.
+
+use super::format::{Setting, address, database_url, filter, hours, mebibytes, milliseconds, number, one_of};
+use super::reader::SettingsReader;
+use super::{LISTEN, LogFormat, LogSettings};
+use crate::replica::limits::{MAX_STALENESS_MS, SERVE_STALE_MS};
+use crate::server::ServerSettings;
+use crate::service::ReplicaSettings;
+use crate::service::limits::{LOG_RETENTION, LOG_RETENTION_HOURS};
+use crate::store::limits::STATEMENT;
+use sqlx::postgres::PgConnectOptions;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Connections to Postgres by default. More than a few for each of its cores only wait for each other.
+pub(super) const DATABASE_CONNECTIONS: u32 = 16;
+
+/// What the documents say about one setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SettingRow {
+    /// The key in the settings file. The flag and the variable are derived from it.
+    pub(super) name: &'static str,
+    /// The name before a rename. It is accepted for one release, with a warning.
+    pub(super) former: Option<&'static str>,
+    pub(super) value_name: &'static str,
+    /// What may be written; also the end of the error that begins with "write".
+    pub(super) range: String,
+    /// The default in words; `None` for a setting that must be given.
+    pub(super) default: Option<String>,
+    pub(super) help: &'static str,
+}
+
+impl SettingRow {
+    pub(super) fn unnamed(value_name: &'static str, range: String, default: Option<String>) -> Self {
+        Self { name: "", former: None, value_name, range, default, help: "" }
+    }
+
+    pub(super) fn flag(name: &str) -> String {
+        format!("--{}", name.replace('_', "-"))
+    }
+
+    pub(super) fn variable(name: &str) -> String {
+        format!("ROSTER_{}", name.to_ascii_uppercase())
+    }
+
+    fn help(&self) -> String {
+        match &self.default {
+            Some(default) => format!("{} [default: {default}]", self.help),
+            None => self.help.to_owned(),
+        }
+    }
+}
+
+/// Defines a group of settings: a struct of flags, a struct of values, and a function for each row.
+macro_rules! settings {
+    ($(#[$attribute:meta])* $flags:ident => $values:ident {
+        $($(#[doc = $help:literal])+ $name:ident: $type:ty = $setting:expr $(, formerly $former:ident)?;)+
+    }) => {
+        $(#[$attribute])*
+        #[derive(Default, clap::Args)]
+        pub(super) struct $flags {$(
+            #[arg(long, value_name = $values::$name().row.value_name, help = $values::$name().row.help())]
+            $name: Option<String>,
+            $(#[arg(long, hide = true)]
+            $former: Option<String>,)?
+        )+}
+
+        /// The values of these settings.
+        pub(super) struct $values {$(
+            $(#[doc = $help])+
+            pub(super) $name: $type,
+        )+}
+
+        impl $values {
+            /// Reads every setting of the group. A mistake is added to the reader's, and gives the default.
+            pub(super) fn read(reader: &mut SettingsReader, flags: &$flags) -> Self {
+                Self {$(
+                    $name: {
+                        let former_flag = None$(.or(flags.$former.as_ref()))?;
+                        reader.setting(Self::$name(), flags.$name.as_ref(), former_flag)
+                    },
+                )+}
+            }
+
+            fn rows() -> Vec<SettingRow> {
+                vec![$(Self::$name().row),+]
+            }
+
+            $(fn $name() -> Setting<$type> {
+                let former = None$(.or(Some(stringify!($former))))?;
+                $setting.named(stringify!($name), former, concat!($($help),+))
+            })+
+        }
+    };
+}
+
+settings! {
+    /// The settings of the datastore, as flags.
+    DatastoreSettingFlags => DatastoreValues {
+        /// The Postgres database, as `postgres://user:password@host:port/database`. Other users of this machine can see
+        /// flags: give a password in the environment or in the file
+        database_url: Option<PgConnectOptions> = database_url().required();
+    }
+}
+
+settings! {
+    /// The settings of the server, as flags.
+    ServerSettingFlags => ServerValues {
+        /// Address and port to listen on
+        listen: SocketAddr = address().or(LISTEN);
+        /// Address and port of the HTTP endpoint for metrics, which asks for no credentials
+        metrics_listen: Option<SocketAddr> = address().optional("no endpoint");
+        /// Maximum number of connections to Postgres; the replica opens up to 7 more
+        database_connections: u32 = number("NUMBER", 1..=1_000).or(DATABASE_CONNECTIONS);
+        /// Deadline of a call that names none
+        default_deadline_ms: Duration = milliseconds(up_to(STATEMENT)).or(server().default_deadline);
+        /// Longest deadline of any call; a longer one is shortened
+        max_deadline_ms: Duration = milliseconds(up_to(STATEMENT)).or(server().max_deadline);
+        /// Maximum number of concurrent calls; more are rejected with UNAVAILABLE
+        max_concurrent_requests: usize = number("NUMBER", 1..=1_000_000).or(server().max_concurrent_requests);
+        /// Maximum number of concurrent streams; more are rejected with UNAVAILABLE
+        max_streams: usize = number("NUMBER", 1..=1_000_000).or(server().max_streams);
+        /// Time for a client to read what a stream has sent, before the server ends the stream
+        slow_reader_ms: Duration = milliseconds(up_to(Duration::from_mins(10))).or(server().slow_reader);
+        /// Maximum number of open connections; more wait to be accepted
+        max_connections: usize = number("NUMBER", 1..=1_000_000).or(server().max_connections);
+        /// Number of threads that serve connections
+        workers: usize = number("NUMBER", 1..=1_024).or_described(server().workers, "one for each core");
+        /// Time for open calls to end when the server stops
+        drain_ms: Duration = milliseconds(up_to(Duration::from_mins(10))).or(server().drain);
+        /// How long the change log is kept, and so how long a follower of changes may be away
+        change_log_hours: Duration = hours(LOG_RETENTION_HOURS).or(LOG_RETENTION);
+        /// Maximum staleness of a check that names no consistency requirement
+        max_staleness_ms: Duration = milliseconds(MAX_STALENESS_MS).or(replica().max_staleness);
+        /// Memory of the replica; Postgres answers for memberships that do not fit. 0: no replica
+        replica_memory_mib: usize = mebibytes(0..=1024 * 1024).or(replica().memory_bytes), formerly index_memory_mib;
+        /// Maximum staleness of answers while Postgres is unavailable; such answers are marked as stale
+        serve_stale_ms: Option<Duration> = milliseconds(SERVE_STALE_MS).optional("no stale answers");
+        /// Format of log lines
+        log_format: LogFormat =
+            one_of("FORMAT", [("text", LogFormat::Text), ("json", LogFormat::Json)]).or(LogFormat::Text);
+        /// Which log lines are written: a level or `target=level,…`
+        log: String = filter().or(LogSettings::default().filter);
+        /// Whether clients may read the protos by server reflection
+        reflection: bool = one_of("BOOL", [("true", true), ("false", false)]).or(server().reflection);
+    }
+}
+
+fn server() -> ServerSettings {
+    ServerSettings::default()
+}
+
+fn replica() -> ReplicaSettings {
+    ReplicaSettings::default()
+}
+
+fn up_to(longest: Duration) -> RangeInclusive<u64> {
+    1..=u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Every setting that is a flag, a variable and a key of the file, as a Markdown table for the documents.
+#[must_use]
+pub fn markdown() -> String {
+    let mut table = "| setting | flag | variable | default | range | meaning |\n|---|---|---|---|---|---|\n".to_owned();
+    for row in DatastoreValues::rows().into_iter().chain(ServerValues::rows()) {
+        let former = row.former.map(|former| format!(" (formerly `{former}`)")).unwrap_or_default();
+        let cells = [
+            format!("`{}`", row.name),
+            format!("`{}`", SettingRow::flag(row.name)),
+            format!("`{}`", SettingRow::variable(row.name)),
+            row.default.unwrap_or_else(|| "required".to_owned()),
+            row.range,
+            format!("{}{former}", row.help),
+        ];
+        // Writing to a string cannot fail.
+        let _ = writeln!(table, "| {} |", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
+    }
+    table
+}
