@@ -33,5 +33,5 @@ pub struct LogEntry {
     /// The organization's revision that this change made.
     pub revision: i64,
     /// The change.
-    pub entry: ChangeDetail,
+    pub detail: ChangeDetail,
 }

@@ -1,10 +1,10 @@
-//! What the index counts.
+//! Counters and gauges of the replica.
 
 use super::{AnswerSource, ReplicaState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Counters, written by whoever does what they count.
+/// Counters, updated by the follower, the loader and the lookup paths.
 #[derive(Default)]
 pub(super) struct ReplicaCounters {
     tables: AtomicU64,
@@ -22,12 +22,12 @@ pub(super) struct ReplicaCounters {
     pub(super) buckets: AtomicU64,
     pub(super) memberships: AtomicU64,
     pub(super) bytes: AtomicU64,
-    /// Whether nothing is being loaded.
-    pub(super) settled: AtomicBool,
+    /// Whether every bucket that fits into memory is loaded: no load is queued or running.
+    pub(super) loaded: AtomicBool,
 }
 
 impl ReplicaCounters {
-    pub(super) fn answered(&self, source: AnswerSource, count: usize) {
+    pub(super) fn count_answers(&self, source: AnswerSource, count: usize) {
         let counter = match source {
             AnswerSource::Memory => &self.tables,
             AnswerSource::Primary => &self.primary,
@@ -37,22 +37,22 @@ impl ReplicaCounters {
     }
 
     pub(super) fn is_loaded(&self) -> bool {
-        self.settled.load(Ordering::Acquire)
+        self.loaded.load(Ordering::Acquire)
     }
 }
 
-/// What the index has counted so far, and how it stands.
+/// The replica's counters since the process started, and its gauges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplicaStatistics {
-    /// Questions that memory answered.
+    /// Questions answered from memory.
     pub memory_answers: u64,
-    /// Questions that the primary answered.
+    /// Questions answered by the primary.
     pub primary_answers: u64,
-    /// Questions that memory answered although it was too old, because the primary did not.
+    /// Questions answered from memory beyond the maximum staleness, because the primary did not answer.
     pub stale_answers: u64,
-    /// Looks at the log that were applied in full.
+    /// Polls of the change log that were applied in full.
     pub polls: u64,
-    /// Looks at the log that failed.
+    /// Polls that failed.
     pub failed_polls: u64,
     /// Rows of the log that were applied.
     pub lines: u64,
@@ -60,19 +60,19 @@ pub struct ReplicaStatistics {
     pub loads: u64,
     /// Loads that failed.
     pub failed_loads: u64,
-    /// Buckets that were loaded anew because the log had a hole.
+    /// Reloads of a bucket because the log had a gap.
     pub gaps: u64,
-    /// How often everything was loaded anew because the datastore had lost writes.
+    /// Reloads of every bucket because the primary had lost writes.
     pub lost: u64,
-    /// How often listening for writes began anew.
+    /// Interruptions of the connection that listens for writes.
     pub listens: u64,
     /// Buckets in memory, of 256.
     pub buckets: u64,
     /// Memberships in memory.
     pub memberships: u64,
-    /// The bytes that they take, organizations and users included.
+    /// The size of the replica in bytes: memberships, organizations and users.
     pub bytes: u64,
-    /// How old the lease is; none without one.
+    /// The age of the lease; `None` without a lease.
     pub age: Option<Duration>,
 }
 

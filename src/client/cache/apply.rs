@@ -103,7 +103,7 @@ fn membership_line(told: &pb::MembershipChange) -> Result<LogEntry, Error> {
         organization: organization_id(&told.organization_id)?,
         kind: kind(&told.kind)?,
         revision: told.revision,
-        entry: ChangeDetail::Membership { user: user_id(&told.user_id)?, role: optional(&told.role, role)? },
+        detail: ChangeDetail::Membership { user: user_id(&told.user_id)?, role: optional(&told.role, role)? },
     })
 }
 
@@ -112,7 +112,7 @@ fn organization_line(told: &pb::OrganizationChange) -> Result<LogEntry, Error> {
     let entry =
         ChangeDetail::Organization { state, owner: optional(&told.owner_id, user_id)?, slug: slug(&told.slug)? };
     let (organization, kind) = (organization_id(&told.organization_id)?, kind(&told.kind)?);
-    Ok(LogEntry { organization, kind, revision: told.revision, entry })
+    Ok(LogEntry { organization, kind, revision: told.revision, detail: entry })
 }
 
 /// What a message of a watch says, read in full before anything of it is applied.
@@ -155,7 +155,7 @@ impl ClientReplica {
                 applied.repetitions += 1;
                 continue;
             }
-            let is_purge = matches!(line.entry, ChangeDetail::Organization { state: None, .. });
+            let is_purge = matches!(line.detail, ChangeDetail::Organization { state: None, .. });
             // What is gone for good needs nothing before it.
             if line.revision != *known + 1 && !is_purge {
                 return Err(ApplyError::Gap);
@@ -215,7 +215,7 @@ impl ExportLoader {
             let told = exported.organization.as_ref();
             let told = told.ok_or_else(|| unreadable("an organization", "without a name"))?;
             let line = organization_line(told)?;
-            let ChangeDetail::Organization { state: Some(state), owner, slug } = line.entry else {
+            let ChangeDetail::Organization { state: Some(state), owner, slug } = line.detail else {
                 return Err(unreadable("an organization", "that is gone for good"));
             };
             let id = line.organization;

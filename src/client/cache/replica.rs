@@ -77,7 +77,7 @@ impl ClientReplica {
 
     fn find(&self, held: &Bucket, id: OrganizationId, check: &Check) -> Option<Standing> {
         if let OrganizationRef::Slug(slug) = &check.organization
-            && !self.memory.is_called(held, id, slug)
+            && !self.memory.has_slug(held, id, slug)
         {
             // It has just been renamed.
             return None;

@@ -38,7 +38,7 @@ pub async fn append(
         organizations.push(line.organization.as_uuid());
         revisions.push(line.revision);
         kinds.push(line.kind.as_str().to_owned());
-        let texts = match &line.entry {
+        let texts = match &line.detail {
             ChangeDetail::Membership { user, role } => [
                 Some("MEMBERSHIP".to_owned()),
                 Some(user.to_string()),

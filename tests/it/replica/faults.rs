@@ -282,7 +282,7 @@ async fn the_log_lacks_what_was_acknowledged_and_not_yet_followed() {
     for at in ahead {
         token.cover(BucketPosition { position: at.position + 1, ..at });
     }
-    rig.servers[0].roster.replica().committed(&token);
+    rig.servers[0].roster.replica().record_commit(&token);
     until("it is noticed", async || rig.statistics()[0].lost == 1).await;
     let heard = || rig.servers[1].roster.replica().datastore_now().map(|now| i64::from(now.epoch));
     until("the other one hears of it", async || heard() == Some(epoch + 1)).await;
