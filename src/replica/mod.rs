@@ -7,7 +7,7 @@
 //!
 //! Freshness is a lease: the time, on this machine's boot-time clock, at which the last poll that was applied in full
 //! began. Every transaction that committed before that time is in every published bucket. The replica answers a default
-//! check only while the lease is younger than `max_staleness`; such an answer therefore includes every write, of any
+//! check only while the lease is at most `max_staleness` old; such an answer therefore includes every write, of any
 //! process, that was acknowledged more than `max_staleness` before the question. In addition, a process never answers
 //! from a state before its own acknowledged writes.
 
