@@ -119,7 +119,8 @@ impl MembershipCache {
 
     /// Answers from the replica if it is fresh enough, otherwise from the server.
     ///
-    /// # Errors [`Error::Unavailable`] if the replica is not fresh enough and the server does not answer; other errors
+    /// # Errors
+    /// [`Error::Unavailable`] if the replica is not fresh enough and the server does not answer; other errors
     /// if the server refuses the call. Treat every error as a denial or as a failure of the request, never as
     /// permission.
     pub async fn check(&self, check: &Check) -> Result<Answer, Error> {
