@@ -279,7 +279,8 @@ impl Oracle {
                 let nearby = &history.0[window.start().saturating_sub(3)..];
                 let nearby: Vec<_> = nearby.iter().take(20).collect();
                 return Err(format!(
-                    "no version in {window:?} matches: {call:?}\nanswers: {given:#?}\nusers: {user_states:?}\nhistory: {nearby:#?}"
+                    "no version in {window:?} matches: {call:?}\nanswers: {given:#?}\nusers: {user_states:?}\n\
+                     history: {nearby:#?}"
                 ));
             };
             token.organizations.insert(organization, version.revision);

@@ -119,7 +119,7 @@ impl Writer {
             "INSERT INTO naive (organization_id, user_id, role) VALUES ($2, $3, $5)",
         ] {
             // Every statement gets the same five parameters, whether it uses them or not.
-            let all = format!("WITH parameters AS (SELECT $1::smallint, $2::uuid, $3::text, $4::bigint, $5::text) {statement}");
+            let all = format!("WITH input AS (SELECT $1::smallint, $2::uuid, $3::text, $4::bigint, $5::text) {statement}");
             let query = sqlx::query(AssertSqlSafe(all)).bind(organization.bucket()).bind(organization.as_uuid()).bind(user);
             query.bind(revision + 1).bind(role).execute(&mut self.connection).await.unwrap();
         }
