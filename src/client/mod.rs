@@ -2,12 +2,10 @@
 //!
 //! * [`Client`] sends checks to the server, one or a batch.
 //! * [`MembershipCache`] answers checks in the backend's own process, from a replica of all memberships that it
-//! maintains by
-//!   watching the server. Its answers are as fresh as a server's: by default, every answer includes every write
-//!   acknowledged more than a second ago. When the replica cannot guarantee that, the cache asks the server.
+//!   maintains by watching the server. Its answers are as fresh as a server's: by default, every answer includes every
+//!   write acknowledged more than a second ago. When the replica cannot guarantee that, the cache asks the server.
 //! * [`RequirePermission`] is a tower layer on top of the cache. It forwards only requests whose user holds a
-//! permission or
-//!   a role.
+//!   permission or a role.
 //!
 //! Checks and their reasons are those of [`crate::domain::check`]. Every failure is an [`Error`], with the server's
 //! reason if there is one.
