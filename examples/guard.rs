@@ -1,5 +1,5 @@
-//! A backend that lets a call through only if its user may, by what roster says. It stands in front of the health service,
-//! which every project with tonic has; put your own there.
+//! A backend that forwards a call only if roster allows it. The guard stands in front of the health service, which
+//! every project with tonic has; replace it by your own service.
 
 use http::request::Parts;
 use roster::client::{
@@ -14,8 +14,9 @@ use tonic::service::LayerExt;
 use tonic::transport::Server;
 use tower::ServiceBuilder;
 
-/// Whom a call is from, and about which organization. Go by what you have verified: a session, a token's subject.
-fn who(parts: &Parts) -> CallSubject {
+/// The user and the organization of a call. A real backend takes the user from data that it has verified, such as a
+/// session or a bearer token, never from a plain header.
+fn subject(parts: &Parts) -> CallSubject {
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let user = UserId::parse(header("x-user")).map_err(|_| Status::unauthenticated("sign in"))?;
     let organization = OrganizationRef::parse(header("x-organization"));
@@ -24,17 +25,17 @@ fn who(parts: &Parts) -> CallSubject {
 
 pub(crate) async fn serve(roster: ClientSettings, listener: TcpListener) -> Result<(), Box<dyn Error>> {
     let client = Client::connect(roster).await?;
-    // A copy of all memberships in this process. What it cannot answer freshly enough, the server does.
+    // A replica of all memberships in this process. When it is not fresh enough, the server answers.
     let cache = MembershipCache::start(&client, CacheSettings::default());
 
-    // Ask wherever you like …
+    // Check in your own code …
     let answer = cache.check(&Check::permission("acme-inc", "grace", Permission::MembersAdd)?).await?;
     tracing::info!(allowed = answer.is_allowed(), reason = ?answer.reason, "may Grace add members?");
 
     // … or put a guard in front of a service.
     let (_reporter, service) = tonic_health::server::health_reporter();
     let guarded = ServiceBuilder::new()
-        .layer(RequirePermission::new(&cache, Permission::OrganizationUpdate, who))
+        .layer(RequirePermission::new(&cache, Permission::OrganizationUpdate, subject))
         .named_layer(service);
     Server::builder().add_service(guarded).serve_with_incoming(TcpListenerStream::new(listener)).await?;
     Ok(())
@@ -42,7 +43,7 @@ pub(crate) async fn serve(roster: ClientSettings, listener: TcpListener) -> Resu
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // A token with the scope `check`, or an API key. `TokenSource::from_fn` takes one that is renewed.
+    // A bearer token with the scope `check`, or an API key. `TokenSource::from_fn` supports tokens that expire.
     let token = TokenSource::fixed(&std::env::var("SERVICE")?)?;
     let roster = ClientSettings::new("http://127.0.0.1:50051")?.with_token(token);
     serve(roster, TcpListener::bind("127.0.0.1:50060").await?).await

@@ -1,4 +1,4 @@
-//! What goes wrong for a client, in one enum.
+//! The client's error type.
 
 use crate::domain::Violation;
 use crate::pb::ErrorReason;
@@ -8,48 +8,50 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// The domain of roster's reasons.
+/// The error domain (`google.rpc.ErrorInfo`) of roster's reasons.
 const DOMAIN: &str = "roster";
 
-/// What goes wrong outside of roster.
+/// An error of the backend's own code.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why there is no answer.
+/// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The server refused: the question or the credential is no good, or there is a fault in the server. Asking again
-    /// helps only if the code says so.
+    /// The server refused the call: the question or the credential is invalid, or the server has an internal fault. A
+    /// retry helps only if the status code allows it.
     #[error("roster refused: {0}")]
     Refused(Box<Failure>),
-    /// The server did not answer, or says that it cannot just now. Ask again, after [`Error::retry_after`].
+    /// The server did not answer, or answered that it cannot serve the call for now. Retry after
+    /// [`Error::retry_after`].
     #[error("roster is not available: {0}")]
     Unavailable(Box<Failure>),
-    /// The time for the call ran out.
+    /// The call's timeout ran out ([`super::ClientSettings::with_timeout`]).
     #[error("roster did not answer in time")]
     TimedOut,
-    /// The source of credentials gave none.
-    #[error("no credential to show to roster")]
+    /// The [`super::TokenSource`] returned an error or an invalid token.
+    #[error("no credential to send to roster")]
     Credential(#[source] BoxError),
-    /// The server answered what this client does not understand.
+    /// The answer, or the server's address, could not be parsed. An answer with a value that this version of the client
+    /// does not know is also rejected.
     #[error("roster's answer was not understood: {0}")]
     Unreadable(String),
 }
 
-/// What the server, or the connection to it, says of an error.
+/// The details of an error, from the server or from the connection to it.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// The status.
+    /// The gRPC status code.
     pub code: Code,
-    /// The reason, one of a closed list; none if the error is not roster's own, or of a reason that this client does not
-    /// know.
+    /// The reason, from a closed list. `None` if the error does not come from roster, or has a reason that this version
+    /// of the client does not know.
     pub reason: Option<ErrorReason>,
-    /// The sentence.
+    /// A sentence in English for logs. Programs should use `reason`.
     pub message: String,
-    /// What goes with the reason: `errors.proto` says what.
+    /// The metadata of the reason; `errors.proto` documents the keys.
     pub metadata: HashMap<String, String>,
-    /// What is wrong with the fields of the request.
+    /// The invalid fields of the request.
     pub violations: Vec<Violation>,
-    /// After how long to ask again, if the server says so.
+    /// The delay before a retry, if the server names one.
     pub retry_after: Option<Duration>,
 }
 
@@ -62,20 +64,20 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A reason's name on the wire: without the prefix that protobuf wants.
+/// A reason's name on the wire, without the prefix of the protobuf enum.
 fn reason_name(reason: ErrorReason) -> &'static str {
     let name = reason.as_str_name();
     name.strip_prefix("ERROR_REASON_").unwrap_or(name)
 }
 
 impl Error {
-    /// The server's reason, if there is one.
+    /// The server's reason; `None` if the error has none.
     #[must_use]
     pub fn reason(&self) -> Option<ErrorReason> {
         self.failure().and_then(|failure| failure.reason)
     }
 
-    /// What the server says of it, if it says something.
+    /// The details of the error, for [`Self::Refused`] and [`Self::Unavailable`].
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         match self {
@@ -84,25 +86,25 @@ impl Error {
         }
     }
 
-    /// After how long to ask again, if the server says so.
+    /// The delay before a retry, if the server names one.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.failure().and_then(|failure| failure.retry_after)
     }
 
-    /// Whether roster could not be reached, or could not answer.
+    /// Whether roster could not be reached or could not serve the call.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::TimedOut)
     }
 
-    /// That nobody could answer, in one form.
+    /// Turns a timeout into [`Self::Unavailable`], so that the cache has one error for "no answer".
     pub(super) fn or_unavailable(self) -> Self {
         match self {
             Self::TimedOut => Self::Unavailable(Box::new(Failure {
                 code: Code::DeadlineExceeded,
                 reason: None,
-                message: "it did not answer in time".to_owned(),
+                message: "the server did not answer in time".to_owned(),
                 metadata: HashMap::new(),
                 violations: Vec::new(),
                 retry_after: None,
@@ -113,13 +115,13 @@ impl Error {
 }
 
 impl From<Status> for Error {
-    /// Reads a status of any of roster's methods.
+    /// Converts the status of any of roster's methods.
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
         let info = details.error_info().filter(|info| info.domain == DOMAIN);
         let from_roster = info.is_some();
         match status.code() {
-            // tonic's own, when the deadline that it sent has passed, or roster's.
+            // Either tonic's own status, after the deadline that it sent has passed, or roster's.
             Code::DeadlineExceeded => return Self::TimedOut,
             Code::Cancelled if !from_roster => return Self::TimedOut,
             _ => {}
@@ -127,7 +129,7 @@ impl From<Status> for Error {
         let failure = Box::new(failure(&status, &details));
         match status.code() {
             Code::Unavailable => Self::Unavailable(failure),
-            // Of a connection that broke, or of somebody in between.
+            // From a broken connection or from a proxy in between.
             Code::Unknown | Code::Internal | Code::DataLoss if !from_roster => Self::Unavailable(failure),
             _ => Self::Refused(failure),
         }

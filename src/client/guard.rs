@@ -1,4 +1,4 @@
-//! A tower layer that lets only those requests through whose user may.
+//! A tower layer that rejects requests whose user lacks a permission or a role.
 
 use super::{Answer, Check, Error, MembershipCache, Question};
 use crate::domain::{OrganizationRef, Permission, Role, UserId};
@@ -10,23 +10,24 @@ use std::task::{Context, Poll};
 use tonic::Status;
 use tower::{Layer, Service};
 
-/// Whom a request is from and which organization it is about, as the backend has made out; or the status to refuse it
-/// with if it does not say.
+/// The organization and the user of a request, as the backend has verified them; or the status to reject the request
+/// with if it names none.
 pub type CallSubject = Result<(OrganizationRef, UserId), Status>;
 
-/// Why a request is not let through.
+/// Why the guard rejects a request.
 #[derive(Debug)]
 pub enum GuardRejection {
-    /// It does not say who, or where.
+    /// The request names no user or no organization; the status is the one from `extract`.
     Unnamed(Status),
-    /// The user may not.
+    /// The user lacks the permission or the role.
     Denied(Answer),
-    /// Nobody could say: neither the copy nor the server.
+    /// Neither the replica nor the server could answer.
     Unavailable(Error),
 }
 
 impl GuardRejection {
-    /// The gRPC status that says so. It does not tell a stranger why: that is in the answer.
+    /// The gRPC status for the caller. For a denied request it hides the reason, which is in the [`Answer`], so that a
+    /// caller cannot probe for organizations.
     #[must_use]
     pub fn status(&self) -> Status {
         match self {
@@ -37,13 +38,15 @@ impl GuardRejection {
     }
 }
 
-/// Lets a request through if its user holds a permission in its organization, or a role. `extract` says from a request's
-/// head who and where; it must go by what the backend has verified itself, such as its session, never by what a caller
-/// merely claims. Others are answered in its place: with the gRPC status of [`GuardRejection::status`], or what
+/// A tower layer that forwards a request only if its user holds a permission or a role in its organization.
+///
+/// `extract` returns the organization and the user from the request's head. It must use data that the backend has
+/// verified itself, such as its session, never an unverified claim of the caller. The guard answers other requests in
+/// place of the inner service: with the gRPC status of [`GuardRejection::status`], or with the response that
 /// [`Self::answering`] makes.
 ///
-/// The organization has to be in the head, in a header or the path: a layer in front of a gRPC method does not see the
-/// message. Where it is in the message, ask the [`MembershipCache`] in the handler.
+/// The organization must be in the request's head, in a header or the path: a layer in front of a gRPC method does not
+/// see the message. If the organization is in the message, call [`MembershipCache::check`] in the handler.
 #[derive(Debug, Clone)]
 pub struct RequirePermission<E, R = GrpcStatus> {
     cache: MembershipCache,
@@ -52,48 +55,48 @@ pub struct RequirePermission<E, R = GrpcStatus> {
     respond: R,
 }
 
-/// Answers with a gRPC status.
+/// Responds with a gRPC status.
 #[derive(Debug, Clone, Copy)]
 pub struct GrpcStatus;
 
-/// Makes the answer to what is not let through.
+/// Makes the response to a rejected request.
 pub trait Respond<B> {
-    /// The answer.
-    fn respond(&self, stopped: GuardRejection) -> Response<B>;
+    /// The response.
+    fn respond(&self, rejection: GuardRejection) -> Response<B>;
 }
 
 impl<B: Default> Respond<B> for GrpcStatus {
-    fn respond(&self, stopped: GuardRejection) -> Response<B> {
-        stopped.status().into_http()
+    fn respond(&self, rejection: GuardRejection) -> Response<B> {
+        rejection.status().into_http()
     }
 }
 
-/// Answers with what a function makes.
+/// Responds with the result of a function.
 #[derive(Debug, Clone)]
 pub struct RespondWith<F>(F);
 
 impl<B, F: Fn(GuardRejection) -> Response<B>> Respond<B> for RespondWith<F> {
-    fn respond(&self, stopped: GuardRejection) -> Response<B> {
-        self.0(stopped)
+    fn respond(&self, rejection: GuardRejection) -> Response<B> {
+        self.0(rejection)
     }
 }
 
 impl<E: Fn(&Parts) -> CallSubject> RequirePermission<E> {
-    /// Asks for a permission.
+    /// A layer that requires a permission.
     pub fn new(cache: &MembershipCache, permission: Permission, extract: E) -> Self {
-        Self::asking(cache, Question::Permission(permission), extract)
+        Self::requiring(cache, Question::Permission(permission), extract)
     }
 
-    /// Asks for at least this role.
+    /// A layer that requires at least this role.
     pub fn role(cache: &MembershipCache, role: Role, extract: E) -> Self {
-        Self::asking(cache, Question::Role(role), extract)
+        Self::requiring(cache, Question::Role(role), extract)
     }
 
-    fn asking(cache: &MembershipCache, question: Question, extract: E) -> Self {
+    fn requiring(cache: &MembershipCache, question: Question, extract: E) -> Self {
         Self { cache: cache.clone(), question, extract: Arc::new(extract), respond: GrpcStatus }
     }
 
-    /// Answers what is not let through with what this function makes: for services that do not speak gRPC.
+    /// Answers rejected requests with the response of this function, for services that do not speak gRPC.
     pub fn answering<B, F: Fn(GuardRejection) -> Response<B>>(
         self,
         respond: F,
@@ -135,7 +138,12 @@ impl<S: tonic::server::NamedService, E, R> tonic::server::NamedService for Guard
     const NAME: &'static str = S::NAME;
 }
 
-type GuardResult<T, E> = Result<T, E>;
+/// The future of a [`Guard`]: the inner service's future, a rejection that is ready, or a boxed future that checks with
+/// the server first. `F` is the future of the inner service, `A` the body of its response, and `E` its error.
+///
+/// The replica answers most checks, and then nothing is boxed.
+pub type GuardFuture<F, A, E> =
+    Either<F, Either<Ready<Result<Response<A>, E>>, BoxFuture<'static, Result<Response<A>, E>>>>;
 
 impl<S, E, R, B, A> Service<Request<B>> for Guard<S, E, R>
 where
@@ -149,11 +157,7 @@ where
 {
     type Response = Response<A>;
     type Error = S::Error;
-    // The copy mostly knows, and then nothing is boxed.
-    type Future = Either<
-        S::Future,
-        Either<Ready<GuardResult<Response<A>, S::Error>>, BoxFuture<'static, GuardResult<Response<A>, S::Error>>>,
-    >;
+    type Future = GuardFuture<S::Future, A, S::Error>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -162,18 +166,19 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
         let RequirePermission { cache, question, extract, respond } = &self.layer;
-        let stop = |stopped| Either::Right(Either::Left(ready(Ok(respond.respond(stopped)))));
+        let reject = |rejection| Either::Right(Either::Left(ready(Ok(respond.respond(rejection)))));
         let check = match extract(&parts) {
             Ok((organization, user)) => Check { organization, user, question: *question },
-            Err(status) => return stop(GuardRejection::Unnamed(status)),
+            Err(status) => return reject(GuardRejection::Unnamed(status)),
         };
         let request = Request::from_parts(parts, body);
         match cache.check_now(&check) {
             Some(answer) if answer.is_allowed() => return Either::Left(self.inner.call(request)),
-            Some(answer) => return stop(GuardRejection::Denied(answer)),
+            Some(answer) => return reject(GuardRejection::Denied(answer)),
             None => {}
         }
-        // The one that is ready is taken; its clone need not be.
+        // The future takes the instance that `poll_ready` has made ready; the clone left in its place need not be
+        // ready.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let (cache, respond) = (cache.clone(), respond.clone());

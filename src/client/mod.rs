@@ -1,13 +1,14 @@
-//! What a backend needs to ask roster, behind the feature `client`.
+//! The client library for backends, behind the feature `client`.
 //!
-//! * [`Client`] asks the server: one question, or many at once.
-//! * [`MembershipCache`] answers in the caller's own process, from a copy that it keeps by following the server, and is as
-//!   fresh as a server: everything acknowledged longer than a second ago is in every answer. Where it cannot promise
-//!   that, it asks the server.
-//! * [`RequirePermission`] is a tower layer on top of it, which lets only those requests through whose user may.
+//! * [`Client`] sends checks to the server, one or a batch.
+//! * [`MembershipCache`] answers checks in the backend's own process, from a replica of all memberships that it
+//!   maintains by watching the server. Its answers are as fresh as a server's: by default, every answer includes every
+//!   write acknowledged more than a second ago. When the replica cannot guarantee that, the cache asks the server.
+//! * [`RequirePermission`] is a tower layer on top of the cache. It forwards only requests whose user holds a
+//!   permission or a role.
 //!
-//! The questions and answers are those of [`crate::domain::check`]. Whatever goes wrong is one [`Error`], with the reason
-//! that the server gave.
+//! Checks and their reasons are those of [`crate::domain::check`]. Every failure is an [`Error`], with the server's
+//! reason if there is one.
 
 mod cache;
 mod error;
@@ -19,7 +20,7 @@ mod settings;
 pub use crate::domain::check::{Check, CheckReason, Question};
 pub use cache::{CacheSettings, MembershipCache, Statistics};
 pub use error::{Error, Failure};
-pub use guard::{CallSubject, Guard, GuardRejection, RequirePermission};
+pub use guard::{CallSubject, Guard, GuardFuture, GuardRejection, RequirePermission};
 pub use settings::{ClientSettings, TokenSource};
 
 use crate::domain::Role;
@@ -30,56 +31,59 @@ use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-/// How fresh an answer must be.
+/// The consistency requirement of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Consistency {
-    /// Everything acknowledged longer than a second ago, or what was agreed in its place.
+    /// The answer includes every write acknowledged longer ago than the maximum staleness: one second by default, the
+    /// setting `max_staleness` of the server or of [`CacheSettings`] otherwise.
     #[default]
     Recent,
-    /// That, and at least what this token covers: the `consistency_token` of a write or of an earlier answer.
+    /// As [`Self::Recent`], and the answer includes every write that this token covers: the `consistency_token` of a
+    /// write or of an earlier answer.
     AtLeastAsFresh(String),
-    /// Everything acknowledged before the question was asked.
+    /// The answer includes every write acknowledged before the check.
     Full,
 }
 
-/// Who answered.
+/// The source of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The copy in this process.
+    /// The replica in this process.
     Cache,
-    /// The server, from its memory.
+    /// The server, from its replica.
     Server,
-    /// The server, from its datastore.
+    /// The server, from its primary.
     Primary,
-    /// The server, from a memory older than it should be, because its datastore does not answer and its settings allow it.
+    /// The server, from its replica beyond the maximum staleness: its primary does not answer, and its setting
+    /// `serve_stale` allows such answers.
     Stale,
 }
 
-/// An answer.
+/// The answer to a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Why; [`CheckReason::Allowed`] is the only yes.
+    /// The reason; only [`CheckReason::Allowed`] permits the action.
     pub reason: CheckReason,
-    /// The user's role; none for who is not a member.
+    /// The user's role; `None` for a user who is not a member.
     pub role: Option<Role>,
-    /// The organization's revision that the answer reflects; 0 for one that is not there.
+    /// The revision of the organization that the answer reflects; 0 if the organization does not exist.
     pub revision: i64,
-    /// Who answered.
+    /// The source of the answer.
     pub source: Source,
-    /// A token that covers the state that the answer came from; empty if the answer is one of many, whose token stands
-    /// beside them, or from the copy in this process.
+    /// A consistency token that covers the state that the answer came from. Empty in a batch, which has one token for
+    /// all answers, and in answers from the replica in this process.
     pub consistency_token: String,
 }
 
 impl Answer {
-    /// Whether the answer is yes.
+    /// Whether the action is allowed.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         self.reason == CheckReason::Allowed
     }
 }
 
-/// Asks a server. Cheap to clone; clones share one connection, which is made again when it is lost.
+/// A client of one roster server. Cheap to clone; all clones share one connection, which reconnects after it is lost.
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Channel,
@@ -87,47 +91,47 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a server.
+    /// Connects to the server.
     ///
     /// # Errors
-    /// If none answers there.
+    /// If no server accepts the connection.
     pub async fn connect(settings: ClientSettings) -> Result<Self, Error> {
         let channel = settings.endpoint.connect().await.map_err(|error| Status::from_error(Box::new(error)))?;
         Ok(Self { channel, settings })
     }
 
-    /// A client that connects when it is first asked. Must be made inside of a tokio runtime.
+    /// A client that connects on its first call. Must be called within a tokio runtime.
     #[must_use]
     pub fn lazy(settings: ClientSettings) -> Self {
         Self { channel: settings.endpoint.connect_lazy(), settings }
     }
 
-    /// The same over a connection of its own.
-    fn apart(&self) -> Self {
+    /// A client with the same settings and a separate connection.
+    fn with_separate_connection(&self) -> Self {
         Self::lazy(self.settings.clone())
     }
 
-    /// The connection, for roster's other services: tonic's clients of them are in [`crate::pb`].
+    /// The connection, for roster's other services, whose tonic clients are in [`crate::pb`].
     #[must_use]
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    /// A request with this message, which shows the credential and ends in time.
+    /// A request with this message, the credential and the timeout.
     ///
     /// # Errors
-    /// If there is no credential to show.
+    /// [`Error::Credential`] if the token source fails.
     pub async fn request<M>(&self, message: M) -> Result<Request<M>, Error> {
-        let mut request = self.stream(message).await?;
+        let mut request = self.stream_request(message).await?;
         request.set_timeout(self.settings.timeout);
         Ok(request)
     }
 
-    /// A request that shows the credential, and has no end.
-    async fn stream<M>(&self, message: M) -> Result<Request<M>, Error> {
+    /// A request with the credential and without a timeout.
+    async fn stream_request<M>(&self, message: M) -> Result<Request<M>, Error> {
         let mut request = Request::new(message);
-        if let Some(token) = &self.settings.token {
-            request.metadata_mut().insert("authorization", token.header().await?);
+        if let Some(credential) = &self.settings.credential {
+            request.metadata_mut().insert("authorization", credential.header().await?);
         }
         Ok(request)
     }
@@ -136,17 +140,17 @@ impl Client {
         CheckServiceClient::new(self.channel.clone())
     }
 
-    /// Waits for a call, no longer than a call may take.
-    async fn within<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    /// Waits for a call, at most for the timeout.
+    async fn with_deadline<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::time::timeout(self.settings.timeout, call).await.unwrap_or(Err(Error::TimedOut))
     }
 
-    /// Asks one question.
+    /// Checks one user in one organization.
     ///
     /// # Errors
-    /// If there is no answer. *No* is an answer.
+    /// If there is no answer. A denial is an answer, not an error.
     pub async fn check(&self, check: &Check, consistency: &Consistency) -> Result<Answer, Error> {
-        let result = self.within(async {
+        let result = self.with_deadline(async {
             let message = pb::CheckMembershipRequest {
                 organization: check.organization.to_string(),
                 user_id: check.user.to_string(),
@@ -159,11 +163,12 @@ impl Client {
         question::answer(result.await?.ok_or_else(|| Error::Unreadable("an answer without a result".to_owned()))?)
     }
 
-    /// Asks many questions at once, at most [`crate::domain::limits::BATCH_CHECKS`]: the answers in their order, all about one
-    /// organization from one state of it, and a token that covers all.
+    /// Sends a batch of at most [`crate::domain::limits::BATCH_CHECKS`] checks. Returns the answers in the order of the
+    /// checks, and a consistency token that covers all of them. All answers about one organization come from one state
+    /// of it.
     ///
     /// # Errors
-    /// If there are no answers. *No* is an answer.
+    /// If there are no answers. A denial is an answer, not an error.
     pub async fn check_batch(
         &self,
         checks: &[Check],
@@ -172,20 +177,20 @@ impl Client {
         if checks.is_empty() {
             return Ok((Vec::new(), String::new()));
         }
-        let answers = self.within(async {
+        let response = self.with_deadline(async {
             let items = checks.iter().map(question::item).collect();
             let message = pb::BatchCheckMembershipRequest { items, consistency: question::consistency(consistency) };
             let request = self.request(message).await?;
             Ok(self.checks().batch_check_membership(request).await.map(Response::into_inner)?)
         });
-        let pb::BatchCheckMembershipResponse { results, consistency_token } = answers.await?;
+        let pb::BatchCheckMembershipResponse { results, consistency_token } = response.await?;
         if results.len() != checks.len() {
             return Err(Error::Unreadable(format!("{} answers to {} questions", results.len(), checks.len())));
         }
         Ok((results.into_iter().map(question::answer).collect::<Result<_, _>>()?, consistency_token))
     }
 
-    /// How long a call may take.
+    /// The timeout of a call.
     #[must_use]
     pub fn timeout(&self) -> Duration {
         self.settings.timeout

@@ -1,25 +1,25 @@
-//! Between the domain's questions and answers and those on the wire.
+//! Conversions between the domain's checks and the protobuf messages.
 
 use super::{Answer, Check, CheckReason, Consistency, Error, Question, Source};
 use crate::domain::Role;
 use crate::pb;
 
 pub(super) fn of_check(question: Question) -> Option<pb::check_membership_request::Question> {
-    use pb::check_membership_request::Question as Asked;
+    use pb::check_membership_request::Question as Wire;
     match question {
         Question::Member => None,
-        Question::Role(role) => Some(Asked::Role(role.as_str().to_owned())),
-        Question::Permission(permission) => Some(Asked::Permission(permission.as_str().to_owned())),
+        Question::Role(role) => Some(Wire::Role(role.as_str().to_owned())),
+        Question::Permission(permission) => Some(Wire::Permission(permission.as_str().to_owned())),
     }
 }
 
-/// One question of many.
+/// One question of a batch.
 pub(super) fn item(check: &Check) -> pb::CheckItem {
-    use pb::check_item::Question as Asked;
+    use pb::check_item::Question as Wire;
     let question = match check.question {
         Question::Member => None,
-        Question::Role(role) => Some(Asked::Role(role.as_str().to_owned())),
-        Question::Permission(permission) => Some(Asked::Permission(permission.as_str().to_owned())),
+        Question::Role(role) => Some(Wire::Role(role.as_str().to_owned())),
+        Question::Permission(permission) => Some(Wire::Permission(permission.as_str().to_owned())),
     };
     pb::CheckItem { organization: check.organization.to_string(), user_id: check.user.to_string(), question }
 }
@@ -34,7 +34,7 @@ pub(super) fn consistency(consistency: &Consistency) -> Option<pb::Consistency> 
     Some(pb::Consistency { requirement: Some(requirement) })
 }
 
-/// Reads an answer. One that this version of the client does not know is none: a guess would be worse.
+/// Parses an answer. A value that this version of the client does not know is an error: a guess could be wrong.
 pub(super) fn answer(result: pb::CheckResult) -> Result<Answer, Error> {
     let reason = match result.reason() {
         pb::CheckReason::Allowed => CheckReason::Allowed,
@@ -48,7 +48,7 @@ pub(super) fn answer(result: pb::CheckResult) -> Result<Answer, Error> {
         pb::CheckReason::Unspecified => return Err(unreadable("a reason", &result.reason.to_string())),
     };
     if result.allowed != (reason == CheckReason::Allowed) {
-        return Err(unreadable("an answer", "it contradicts its reason"));
+        return Err(unreadable("an answer", "allowed contradicts the reason"));
     }
     let source = match result.source() {
         pb::CheckSource::Memory => Source::Server,
@@ -61,8 +61,8 @@ pub(super) fn answer(result: pb::CheckResult) -> Result<Answer, Error> {
     Ok(Answer { reason, role, revision: result.revision, source, consistency_token: result.consistency_token })
 }
 
-/// Something from the server that is not known here.
-pub(super) fn unreadable(what: &str, told: &str) -> Error {
-    let told: String = told.chars().take(80).collect();
-    Error::Unreadable(format!("{what} that this client does not know: {told}"))
+/// The error for a value from the server that this client does not know.
+pub(super) fn unreadable(what: &str, value: &str) -> Error {
+    let value: String = value.chars().take(80).collect();
+    Error::Unreadable(format!("{what} that this client does not know: {value}"))
 }

@@ -1,4 +1,4 @@
-//! Where the server is, and what it is shown.
+//! Settings of the client: the server's address and the credential.
 
 use super::Error;
 use super::error::BoxError;
@@ -11,20 +11,20 @@ use std::time::Duration;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Endpoint;
 
-/// How to reach a server.
+/// Settings of a [`super::Client`]: the server's endpoint, the credential and the timeout of calls.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
     pub(super) endpoint: Endpoint,
-    pub(super) token: Option<TokenSource>,
+    pub(super) credential: Option<TokenSource>,
     pub(super) timeout: Duration,
 }
 
 impl ClientSettings {
-    /// The server at this address, such as `http://roster.internal:50051`, over connections that notice when the other
-    /// side is gone.
+    /// Settings for the server at this address, such as `http://roster.internal:50051`. The connection uses keep-alive
+    /// pings, so that the client notices when the server is gone.
     ///
     /// # Errors
-    /// If that is no address.
+    /// [`Error::Unreadable`] if the address is not a valid URI.
     pub fn new(address: impl Into<String>) -> Result<Self, Error> {
         let address = address.into();
         let endpoint =
@@ -38,21 +38,21 @@ impl ClientSettings {
         Ok(Self::of(endpoint))
     }
 
-    /// The server at an endpoint that the caller has made, for TLS (with one of tonic's TLS features) and whatever else
-    /// tonic can do. It should keep its connections alive, so that one that is gone is noticed.
+    /// Settings for a tonic endpoint, for TLS (with one of tonic's TLS features) and tonic's other options. Enable
+    /// keep-alive pings on it, so that the client notices when the server is gone.
     #[must_use]
     pub fn of(endpoint: Endpoint) -> Self {
-        Self { endpoint, token: None, timeout: limits::CLIENT_TIMEOUT }
+        Self { endpoint, credential: None, timeout: limits::CLIENT_TIMEOUT }
     }
 
-    /// Shows this: a token of the identity provider, or an API key of roster's.
+    /// Sends this credential with every call: a bearer token of the identity provider, or one of roster's API keys.
     #[must_use]
     pub fn with_token(mut self, token: TokenSource) -> Self {
-        self.token = Some(token);
+        self.credential = Some(token);
         self
     }
 
-    /// Lets a call take so long.
+    /// Sets the timeout of a call. The default is [`limits::CLIENT_TIMEOUT`], two seconds.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -60,48 +60,49 @@ impl ClientSettings {
     }
 }
 
-/// Where the credential comes from: a bearer token, or an API key, which roster takes the same way.
+/// The source of the credential: a bearer token, or an API key, which roster accepts in the same header.
 #[derive(Clone)]
 pub struct TokenSource(TokenSourceKind);
 
 #[derive(Clone)]
 enum TokenSourceKind {
     Fixed(AsciiMetadataValue),
-    Asked(Arc<dyn Fn() -> BoxFuture<'static, Result<String, BoxError>> + Send + Sync>),
+    Function(Arc<dyn Fn() -> BoxFuture<'static, Result<String, BoxError>> + Send + Sync>),
 }
 
 impl TokenSource {
-    /// Always this one.
+    /// A fixed credential.
     ///
     /// # Errors
-    /// If it cannot stand in a header.
+    /// [`Error::Credential`] if it contains characters that a header does not allow.
     pub fn fixed(token: &str) -> Result<Self, Error> {
         header(token).map(|header| Self(TokenSourceKind::Fixed(header)))
     }
 
-    /// The one that this function gives. It is asked for every call, so it keeps a token for as long as that is good,
-    /// and gets a new one in time.
+    /// A credential from a function. The client calls the function for every request, so the function should cache a
+    /// token while it is valid and renew it in time.
     #[must_use]
-    pub fn from_fn<F, G>(give: F) -> Self
+    pub fn from_fn<F, G>(source: F) -> Self
     where
         F: Fn() -> G + Send + Sync + 'static,
         G: Future<Output = Result<String, BoxError>> + Send + 'static,
     {
-        Self(TokenSourceKind::Asked(Arc::new(move || Box::pin(give()))))
+        Self(TokenSourceKind::Function(Arc::new(move || Box::pin(source()))))
     }
 
     pub(super) async fn header(&self) -> Result<AsciiMetadataValue, Error> {
         match &self.0 {
             TokenSourceKind::Fixed(header) => Ok(header.clone()),
-            TokenSourceKind::Asked(give) => header(&give().await.map_err(Error::Credential)?),
+            TokenSourceKind::Function(source) => header(&source().await.map_err(Error::Credential)?),
         }
     }
 }
 
 fn header(token: &str) -> Result<AsciiMetadataValue, Error> {
-    // The error is not told on: it may repeat the token.
+    // The cause is dropped: it may repeat the token.
     let header = AsciiMetadataValue::try_from(format!("Bearer {token}"));
-    let mut header = header.map_err(|_| Error::Credential("a token of characters that no header takes".into()))?;
+    let mut header =
+        header.map_err(|_| Error::Credential("the token contains characters that a header does not allow".into()))?;
     header.set_sensitive(true);
     Ok(header)
 }

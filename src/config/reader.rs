@@ -62,10 +62,8 @@ impl<'a> SettingsReader<'a> {
                 ));
                 return default;
             }
-            self.warnings.push(format!(
-                "{former} (from {}) is deprecated and will be removed in 1.0: use {name}",
-                old.origin
-            ));
+            self.warnings
+                .push(format!("{former} (from {}) is deprecated and will be removed in 1.0: use {name}", old.origin));
             (used_name, raw) = (former, Some(old));
         }
         let Some(raw) = raw else {

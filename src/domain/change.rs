@@ -33,5 +33,5 @@ pub struct LogEntry {
     /// The revision of the organization that this change made.
     pub revision: i64,
     /// The change.
-    pub entry: ChangeDetail,
+    pub detail: ChangeDetail,
 }

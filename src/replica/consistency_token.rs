@@ -1,7 +1,8 @@
-//! Consistency tokens: what a write made, or a check saw, as something that a later check can ask for.
+//! Consistency tokens: the log positions that a write produced or a check read, which a later check can require.
 //!
-//! Opaque to callers. Inside: a version byte, the first eight bytes of the datastore's id, its epoch, and for each bucket
-//! its number (users' buckets behind the organizations') and how far its log had come; base64url.
+//! Opaque to callers. The content: a version byte, the first eight bytes of the datastore's id, its epoch, and for each
+//! covered bucket its number (organization buckets first, then user buckets) and its log position. Encoded as
+//! base64url.
 
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{BucketPosition, Invalid, Standing};
@@ -14,18 +15,18 @@ const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 1 + 8 + 4;
 const ENTRY_BYTES: usize = 2 + 8;
 
-/// How far the logs of some buckets had come.
+/// A log position for each of some buckets, in one epoch of one datastore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsistencyToken {
-    /// The first bytes of the id of the datastore that it speaks of.
+    /// The first eight bytes of the datastore's id.
     pub datastore: [u8; 8],
-    /// The datastore's epoch.
+    /// The datastore's epoch: a token of an earlier epoch is not accepted, because the datastore has lost writes since.
     pub epoch: i32,
     positions: BTreeMap<i16, i64>,
 }
 
 impl ConsistencyToken {
-    /// A token of this datastore that covers nothing yet.
+    /// A token of this datastore that covers no bucket yet.
     #[must_use]
     pub fn new(datastore: Datastore) -> Self {
         let mut id = [0; 8];
@@ -33,18 +34,18 @@ impl ConsistencyToken {
         Self { datastore: id, epoch: datastore.epoch, positions: BTreeMap::new() }
     }
 
-    /// Covers an organization's bucket up to here.
+    /// Covers an organization bucket up to this position.
     pub fn cover(&mut self, at: BucketPosition) {
         let position = self.positions.entry(at.bucket).or_insert(0);
         *position = at.position.max(*position);
     }
 
-    /// Covers a user's bucket up to here.
+    /// Covers a user bucket up to this position.
     pub fn cover_user(&mut self, at: BucketPosition) {
         self.cover(BucketPosition { bucket: ORGANIZATION_BUCKETS + at.bucket, position: at.position });
     }
 
-    /// Covers what an answer of the primary came from.
+    /// Covers the positions that an answer of the primary was read at.
     pub fn cover_standing(&mut self, standing: &Standing) {
         if let Some(position) = standing.position {
             self.cover(position);
@@ -52,18 +53,18 @@ impl ConsistencyToken {
         self.cover_user(standing.user_position);
     }
 
-    /// How far it covers each bucket; those of users stand behind those of organizations.
+    /// The covered position of each bucket. User buckets have the numbers after the organization buckets.
     pub fn positions(&self) -> impl Iterator<Item = BucketPosition> {
         self.positions.iter().map(|(bucket, position)| BucketPosition { bucket: *bucket, position: *position })
     }
 
-    /// Whether it speaks of this datastore, in its present epoch.
+    /// Whether the token belongs to this datastore and to its current epoch.
     #[must_use]
     pub fn is_of(&self, datastore: Datastore) -> bool {
         self.datastore == datastore.id.as_bytes()[..8] && self.epoch == datastore.epoch
     }
 
-    /// The token as callers carry it.
+    /// The token's text form, which callers store and send.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + ENTRY_BYTES * self.positions.len());
@@ -77,14 +78,15 @@ impl ConsistencyToken {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads a token that a caller brings.
+    /// Parses a token that a caller sends.
     ///
     /// # Errors
-    /// If it is not one that roster made.
+    /// If the text is not a token in this format.
     pub fn decode(text: &str) -> Result<Self, Invalid> {
-        let invalid = || Invalid::new("not a consistency_token: give back what a write or a check answered");
-        let most = (HEADER_BYTES + ENTRY_BYTES * buckets()).div_ceil(3) * 4;
-        if text.len() > most {
+        let invalid =
+            || Invalid::new("not a consistency token: send back the consistency_token of an earlier write or check");
+        let longest = (HEADER_BYTES + ENTRY_BYTES * buckets()).div_ceil(3) * 4;
+        if text.len() > longest {
             return Err(invalid());
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid())?;
@@ -117,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_and_back() {
+    fn a_token_survives_encoding_and_decoding() {
         let mut token = ConsistencyToken::new(Datastore { id: uuid::Uuid::from_u128(7 << 100), epoch: 3 });
         for bucket in 0..ORGANIZATION_BUCKETS {
             token.cover(BucketPosition { bucket, position: i64::from(bucket) });
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token() {
+    fn malformed_tokens_are_rejected() {
         let good = ConsistencyToken::new(Datastore { id: uuid::Uuid::nil(), epoch: 1 }).encode();
         assert!(ConsistencyToken::decode(&good).is_ok());
         for bad in ["", "x", "AAAA", &good[1..], &format!("{good}A"), &"A".repeat(100_000), "=", "\u{e9}"] {

@@ -1,12 +1,13 @@
-//! The follower: loads the copy bucket by bucket, and applies what the log says since.
+//! The follower: loads the replica bucket by bucket and applies the change log to it.
 //!
-//! One task changes the copy, and nothing else does. A bucket that was loaded stands aside until a poll has brought it as
-//! far as all the others; only then is it published, so that the lease speaks for it too.
+//! The follower is the only task that changes the replica. A loaded bucket waits in the staging area until a poll has
+//! applied the log to it up to the same moment as to all other buckets. Only then is it published, so that the lease
+//! holds for it too.
 
 use super::feed::Commits;
 use super::loader::{self, BucketLoad, LoadedBucket};
-use super::log_diff::{LogDiff, sort};
-use super::{BUCKETS, ReplicaState, nanoseconds, of_users};
+use super::log_diff::{LogDiff, compare};
+use super::{BUCKETS, ReplicaState, nanoseconds, user_bucket};
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{UserId, UserState};
@@ -23,14 +24,15 @@ use std::sync::{Arc, PoisonError};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// The log that is there is not the log that was applied: writes were lost.
+/// The primary's log differs from the log that was applied: the primary has lost writes.
 struct LogDiverged;
 
-/// Why a round came to nothing.
+/// Why a poll failed.
 enum PollError {
-    /// The datastore does not answer, for now.
+    /// The primary does not answer for now.
     Store(StoreError),
-    LogDiverged,
+    /// See [`LogDiverged`].
+    Diverged,
 }
 
 impl From<StoreError> for PollError {
@@ -41,24 +43,26 @@ impl From<StoreError> for PollError {
 
 impl From<LogDiverged> for PollError {
     fn from(_: LogDiverged) -> Self {
-        Self::LogDiverged
+        Self::Diverged
     }
 }
 
-/// Follows, for ever.
+/// Follows the log. Never returns: the caller drops the future to stop it.
 pub(super) async fn run(shared: &Arc<ReplicaState>) {
-    let mut lost = false;
+    let mut diverged = false;
     loop {
-        match Follower::begin(shared, lost).await {
+        match Follower::start(shared, diverged).await {
             Ok(mut follower) => {
                 let LogDiverged = follower.follow().await;
-                tracing::error!("the datastore has lost writes that were applied here: everything is loaded anew");
+                tracing::error!(
+                    "the primary lost writes that this replica had applied (failover?): reloading every bucket"
+                );
                 shared.counters.lost.fetch_add(1, Ordering::Relaxed);
-                shared.forget();
-                lost = true;
+                shared.reset();
+                diverged = true;
             }
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "following cannot begin");
+                tracing::debug!(error = &error as &dyn std::error::Error, "the follower cannot start, retrying");
                 sleep(limits::FOLLOW_PAUSE).await;
             }
         }
@@ -69,101 +73,105 @@ struct Follower<'a> {
     shared: &'a Arc<ReplicaState>,
     connection: Option<PooledConnection>,
     datastore: Datastore,
-    /// How far each bucket is applied.
-    known: Vec<LogPosition>,
-    /// How far buckets had been applied that are followed once more from an earlier place: the log must come by here.
-    rewound: BTreeMap<i16, LogPosition>,
-    /// Loaded, and not published yet.
-    staged: BTreeMap<i16, Bucket>,
-    /// To be loaded.
-    wanted: BTreeSet<i16>,
-    /// How many buckets one load takes.
+    /// The position up to which each bucket is applied.
+    positions: Vec<LogPosition>,
+    /// Buckets that a load has set back to an earlier position, with the position applied before that. The log must
+    /// contain that position again.
+    rewinds: BTreeMap<i16, LogPosition>,
+    /// Buckets that are loaded and not published yet.
+    staging: BTreeMap<i16, Bucket>,
+    /// Buckets to load.
+    load_queue: BTreeSet<i16>,
+    /// The number of buckets that one load takes.
     stride: i16,
-    loading: JoinSet<BucketLoad>,
-    /// Bytes of each bucket that is in memory.
-    held: BTreeMap<i16, usize>,
-    /// Those for which there was no room, and how much they would have taken.
-    left_out: BTreeMap<i16, usize>,
+    loads: JoinSet<BucketLoad>,
+    /// The size of each loaded bucket, in bytes.
+    bucket_bytes: BTreeMap<i16, usize>,
+    /// The size of each bucket that did not fit into memory, in bytes; 0 if a purge has changed it since.
+    omitted_bytes: BTreeMap<i16, usize>,
     users: UserLoadState,
+    /// The row limit of the next poll, for each bucket.
     rows: i64,
 }
 
-/// Where the users who are not active are.
+/// The state of the inactive and erased users in memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum UserLoadState {
-    Wanted,
+    /// To be loaded before the next poll.
+    Missing,
     /// In memory, but no poll has been applied in full since.
-    LoadedBucket,
-    Held,
+    Loaded,
+    /// In memory and covered by the lease.
+    Published,
 }
 
 impl<'a> Follower<'a> {
-    /// Begins where the log now ends, with nothing in memory.
-    async fn begin(shared: &'a Arc<ReplicaState>, lost: bool) -> Result<Self, StoreError> {
-        let mut connection = shared.own.acquire().await?;
-        let begun = async {
+    /// Starts at the current end of the log with nothing in memory. After a divergence it begins a new epoch first.
+    async fn start(shared: &'a Arc<ReplicaState>, diverged: bool) -> Result<Self, StoreError> {
+        let mut connection = shared.replica_pool.acquire().await?;
+        let queries = async {
             let mut datastore = crate::store::datastore::datastore(&mut connection).await?;
-            if lost && let Some(before) = shared.datastore().filter(|before| before.id == datastore.id) {
+            if diverged && let Some(before) = shared.datastore().filter(|before| before.id == datastore.id) {
                 datastore.epoch = tail::begin_epoch(&mut connection, before.epoch).await?;
             }
-            let known = tail::heads(&mut connection).await?;
-            Ok::<_, StoreError>((datastore, known, snapshot::membership_bytes(&mut connection).await?))
+            let heads = tail::heads(&mut connection).await?;
+            Ok::<_, StoreError>((datastore, heads, snapshot::membership_bytes(&mut connection).await?))
         };
-        let (datastore, known, bytes) =
-            timeout(limits::POLL_TIMEOUT, begun).await.unwrap_or(Err(StoreError::Timeout(None)))?;
-        if known.len() != BUCKETS {
-            return Err(StoreError::Unreadable(format!("the log has {} buckets", known.len())));
+        let (datastore, heads, bytes) =
+            timeout(limits::POLL_TIMEOUT, queries).await.unwrap_or(Err(StoreError::Timeout(None)))?;
+        if heads.len() != BUCKETS {
+            return Err(StoreError::Unreadable(format!("the log has {} buckets", heads.len())));
         }
-        *shared.datastore.write().unwrap_or_else(PoisonError::into_inner) = Some(datastore);
-        for (followed, at) in shared.followed.iter().zip(&known) {
-            followed.store(at.position, Ordering::Release);
+        shared.set_datastore(datastore);
+        for (followed, head) in shared.followed_positions.iter().zip(&heads) {
+            followed.store(head.position, Ordering::Release);
         }
-        let copy = shared.settings.memory_bytes > 0;
+        let keeps_memberships = shared.settings.memory_bytes > 0;
         Ok(Self {
             shared,
             connection: Some(connection),
             datastore,
-            known,
-            rewound: BTreeMap::new(),
-            staged: BTreeMap::new(),
-            wanted: if copy { (0..ORGANIZATION_BUCKETS).collect() } else { BTreeSet::new() },
+            positions: heads,
+            rewinds: BTreeMap::new(),
+            staging: BTreeMap::new(),
+            load_queue: if keeps_memberships { (0..ORGANIZATION_BUCKETS).collect() } else { BTreeSet::new() },
             stride: stride(bytes),
-            loading: JoinSet::new(),
-            held: BTreeMap::new(),
-            left_out: BTreeMap::new(),
-            users: UserLoadState::Wanted,
+            loads: JoinSet::new(),
+            bucket_bytes: BTreeMap::new(),
+            omitted_bytes: BTreeMap::new(),
+            users: UserLoadState::Missing,
             rows: limits::POLL_ROWS,
         })
     }
 
-    /// Polls on a nudge, and now and then without one, for as long as the log is the one that was applied.
+    /// Polls on every notification and otherwise every [`limits::POLL_EVERY`]. Returns when the log has diverged.
     async fn follow(&mut self) -> LogDiverged {
         let mut next = Instant::now();
         loop {
             let spacing = Instant::now() + limits::POLL_SPACING;
-            match self.round().await {
+            match self.poll().await {
                 Ok(true) => next = Instant::now() + limits::POLL_EVERY,
-                // There is more to be had at once.
+                // The row limit cut this poll short.
                 Ok(false) => next = Instant::now(),
-                Err(PollError::LogDiverged) => return LogDiverged,
+                Err(PollError::Diverged) => return LogDiverged,
                 Err(PollError::Store(error)) => {
-                    self.shared.steady.store(false, Ordering::Release);
+                    self.shared.last_poll_ok.store(false, Ordering::Release);
                     self.shared.counters.failed_polls.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(error = &error as &dyn std::error::Error, "the log was not read");
-                    // Whatever is open on it, nobody shall use it again.
+                    tracing::debug!(error = &error as &dyn std::error::Error, "a poll of the change log failed");
+                    // A statement may still run on this connection: no other task may reuse it.
                     if let Some(mut connection) = self.connection.take() {
                         connection.close_on_drop();
                     }
                     sleep(limits::FOLLOW_PAUSE).await;
                 }
             }
-            self.load_more();
+            self.start_loads();
             sleep_until(spacing).await;
             tokio::select! {
-                () = self.shared.notify.notified() => {}
+                () = self.shared.wake_follower.notified() => {}
                 () = sleep_until(next) => {}
-                Some(loaded) = self.loading.join_next() => {
-                    if let Ok(load) = loaded {
+                Some(outcome) = self.loads.join_next() => {
+                    if let Ok(load) = outcome {
                         self.stage(load);
                     }
                 }
@@ -171,165 +179,168 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Looks at the log once and applies what it says. Tells whether that was all.
-    async fn round(&mut self) -> Result<bool, PollError> {
+    /// Polls the log once and applies the rows. Returns whether they reach the end of the log.
+    async fn poll(&mut self) -> Result<bool, PollError> {
         let begin = nanoseconds(crate::clock::uptime());
-        if self.users == UserLoadState::Wanted {
+        if self.users == UserLoadState::Missing {
             self.load_users().await?;
         }
-        let known = self.known.clone();
-        // Before the poll begins: it must find what was acknowledged.
-        let written: Vec<i64> = self.shared.written.iter().map(|written| written.load(Ordering::Acquire)).collect();
+        let positions = self.positions.clone();
+        // Read before the poll begins: the poll must find every write that was acknowledged until now.
+        let written: Vec<i64> =
+            self.shared.written_positions.iter().map(|written| written.load(Ordering::Acquire)).collect();
         let rows = self.rows;
         let connection = self.connection().await?;
-        let polled = timeout(limits::POLL_TIMEOUT, tail::poll(connection, &known, rows)).await;
-        let polled = polled.unwrap_or(Err(StoreError::Timeout(None)))?;
-        if polled.datastore.id != self.datastore.id {
-            return Err(LogDiverged.into());
-        }
-        if self.lacks(&polled, &written) {
+        let poll = timeout(limits::POLL_TIMEOUT, tail::poll(connection, &positions, rows)).await;
+        let poll = poll.unwrap_or(Err(StoreError::Timeout(None)))?;
+        if poll.datastore.id != self.datastore.id || self.is_missing_writes(&poll, &written) {
             return Err(LogDiverged.into());
         }
         let mut complete = true;
         let mut commits = Vec::new();
         self.rows = limits::POLL_ROWS;
-        for moved in polled.moved {
-            match sort(self.known[place(moved.bucket)], moved) {
-                LogDiff::LogContinuation(next) => {
-                    if next.rows.is_empty() {
-                        // Not even one transaction in so many rows.
+        for delta in poll.moved {
+            match compare(self.positions[index(delta.bucket)], delta) {
+                LogDiff::Continuation(continuation) => {
+                    if continuation.rows.is_empty() {
+                        // The row limit did not cover a single transaction.
                         self.rows = rows.saturating_mul(2);
                     }
-                    complete &= next.whole;
-                    commits.push(Commits { bucket: next.bucket, rows: next.rows });
+                    complete &= continuation.reaches_head;
+                    commits.push(Commits { bucket: continuation.bucket, rows: continuation.rows });
                 }
                 LogDiff::Gap { bucket, head } => self.reload(bucket, head),
-                LogDiff::LogDiverged => return Err(PollError::LogDiverged),
+                LogDiff::Diverged => return Err(PollError::Diverged),
             }
         }
-        if polled.datastore.epoch != self.datastore.epoch {
-            // Another process found that writes were lost, none of which were applied here. Not sooner: its tokens speak of
-            // a log that had to be compared with what is in memory first.
-            self.datastore = polled.datastore;
-            *self.shared.datastore.write().unwrap_or_else(PoisonError::into_inner) = Some(polled.datastore);
+        if poll.datastore.epoch != self.datastore.epoch {
+            // Another process found that writes were lost; this replica had applied none of them. The epoch is adopted
+            // only here, because the new epoch's tokens refer to a log that must first be compared with memory.
+            self.datastore = poll.datastore;
+            self.shared.set_datastore(poll.datastore);
         }
         for commits in commits {
             self.apply(commits);
         }
-        let known = &self.known;
-        self.rewound.retain(|bucket, at| known[place(*bucket)].position < at.position);
-        if complete && self.users != UserLoadState::Wanted {
+        let positions = &self.positions;
+        self.rewinds.retain(|bucket, at| positions[index(*bucket)].position < at.position);
+        if complete && self.users != UserLoadState::Missing {
             self.publish(begin);
         }
         Ok(complete)
     }
 
+    /// The follower's connection. It keeps one for as long as its statements succeed.
     async fn connection(&mut self) -> Result<&mut PooledConnection, StoreError> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.shared.own.acquire().await?,
+            None => self.shared.replica_pool.acquire().await?,
         };
         Ok(self.connection.insert(connection))
     }
 
-    /// Reads who is not active. What the log says since then is applied by the poll that follows.
+    /// Loads the inactive and erased users. The next poll applies the log from the snapshot's positions on.
     async fn load_users(&mut self) -> Result<(), StoreError> {
         let connection = self.connection().await?;
-        let read = timeout(limits::LOAD_TIMEOUT, snapshot::inactive_users(connection)).await;
-        for absent in read.unwrap_or(Err(StoreError::Timeout(None)))? {
-            self.shared.tables.put_users(absent.bucket, absent.at.position, &absent.states);
-            self.rewind(of_users(absent.bucket), absent.at);
+        let buckets = timeout(limits::LOAD_TIMEOUT, snapshot::inactive_users(connection)).await;
+        for users in buckets.unwrap_or(Err(StoreError::Timeout(None)))? {
+            self.shared.tables.put_users(users.bucket, users.at.position, &users.states);
+            self.rewind(user_bucket(users.bucket), users.at);
         }
-        self.users = UserLoadState::LoadedBucket;
+        self.users = UserLoadState::Loaded;
         Ok(())
     }
 
-    /// Follows a bucket from where a snapshot of it stands, if that is before what is applied elsewhere.
-    fn rewind(&mut self, bucket: i16, to: LogPosition) {
-        let known = &mut self.known[place(bucket)];
-        if to.position < known.position {
-            self.rewound.entry(bucket).or_insert(*known);
-            *known = to;
+    /// Sets a bucket's position back to the position of a snapshot, if the snapshot is older.
+    fn rewind(&mut self, bucket: i16, snapshot: LogPosition) {
+        let position = &mut self.positions[index(bucket)];
+        if snapshot.position < position.position {
+            self.rewinds.entry(bucket).or_insert(*position);
+            *position = snapshot;
         }
     }
 
-    /// Whether the log lacks what this process has acknowledged, or had applied before it went back to an earlier place.
-    fn lacks(&self, polled: &PollResult, written: &[i64]) -> bool {
-        let mut heads = self.known.clone();
-        for moved in &polled.moved {
-            heads[place(moved.bucket)] = moved.head;
+    /// Whether the log lacks a write that this process has acknowledged, or a row that it had applied before a rewind.
+    fn is_missing_writes(&self, poll: &PollResult, written: &[i64]) -> bool {
+        let mut heads = self.positions.clone();
+        for delta in &poll.moved {
+            heads[index(delta.bucket)] = delta.head;
         }
         let rows =
-            |bucket: i16| polled.moved.iter().filter(move |moved| moved.bucket == bucket).flat_map(|moved| &moved.rows);
+            |bucket: i16| poll.moved.iter().filter(move |delta| delta.bucket == bucket).flat_map(|delta| &delta.rows);
         heads.iter().zip(written).any(|(head, written)| head.position < *written)
-            || self.rewound.iter().any(|(bucket, at)| {
-                let other = |row: &LogRow| row.at.position == at.position && row.at != *at;
-                heads[place(*bucket)].position < at.position || rows(*bucket).any(other)
+            || self.rewinds.iter().any(|(bucket, at)| {
+                let replaced = |row: &LogRow| row.at.position == at.position && row.at != *at;
+                heads[index(*bucket)].position < at.position || rows(*bucket).any(replaced)
             })
     }
 
-    /// Begins to load, as much at once as may be.
-    fn load_more(&mut self) {
-        while self.loading.len() < limits::LOADS
-            && let Some(first) = self.wanted.pop_first()
+    /// Starts as many loads from the queue as [`limits::LOADS`] allows.
+    fn start_loads(&mut self) {
+        while self.loads.len() < limits::LOADS
+            && let Some(first) = self.load_queue.pop_first()
         {
             let mut last = first;
-            while last - first + 1 < self.stride && self.wanted.remove(&(last + 1)) {
+            while last - first + 1 < self.stride && self.load_queue.remove(&(last + 1)) {
                 last += 1;
             }
-            self.loading.spawn(loader::load(self.shared.clone(), first..=last));
+            self.loads.spawn(loader::load(self.shared.clone(), first..=last));
         }
     }
 
-    /// Takes in what was loaded, as far as there is room for it.
+    /// Stages the loaded buckets that fit into memory.
     fn stage(&mut self, load: BucketLoad) {
-        match load.loaded {
-            Ok(loaded) => {
-                for LoadedBucket { number, bucket, at } in loaded {
+        match load.result {
+            Ok(buckets) => {
+                for LoadedBucket { number, bucket, position } in buckets {
                     self.shared.counters.loads.fetch_add(1, Ordering::Relaxed);
-                    let others = self.held.iter().filter(|(held, _)| **held != number);
+                    let others = self.bucket_bytes.iter().filter(|(other, _)| **other != number);
                     let bytes = others.map(|(_, bytes)| bytes).sum::<usize>();
                     if bytes + bucket.bytes() > self.shared.settings.memory_bytes {
-                        tracing::warn!(bucket = number, bytes, "the copy is full: the primary answers for this bucket");
-                        self.left_out.insert(number, bucket.bytes());
+                        tracing::warn!(
+                            bucket = number,
+                            bytes,
+                            "the replica's memory is full: checks of this bucket go to the primary"
+                        );
+                        self.omitted_bytes.insert(number, bucket.bytes());
                         continue;
                     }
-                    self.rewind(number, at);
-                    self.left_out.remove(&number);
-                    self.held.insert(number, bucket.bytes());
-                    self.staged.insert(number, bucket);
+                    self.rewind(number, position);
+                    self.omitted_bytes.remove(&number);
+                    self.bucket_bytes.insert(number, bucket.bytes());
+                    self.staging.insert(number, bucket);
                 }
             }
             Err(error) => {
                 self.shared.counters.failed_loads.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(error = &error as &dyn std::error::Error, buckets = ?load.buckets, "a load failed");
-                self.wanted.extend(load.buckets);
+                self.load_queue.extend(load.buckets);
             }
         }
     }
 
-    /// No longer trusts what is in memory of a bucket, because the log does not say how it went on.
+    /// Discards a bucket and queues it for loading, because the log no longer has the rows that follow its position.
     fn reload(&mut self, bucket: i16, head: LogPosition) {
-        tracing::warn!(bucket, "the log has a hole: the bucket is loaded anew");
+        tracing::warn!(bucket, "the change log has a gap: reloading the bucket");
         self.shared.counters.gaps.fetch_add(1, Ordering::Relaxed);
         if bucket < ORGANIZATION_BUCKETS {
             self.drop_bucket(bucket);
-            self.wanted.insert(bucket);
+            self.load_queue.insert(bucket);
         } else {
-            self.shared.users_held.store(false, Ordering::Release);
-            self.users = UserLoadState::Wanted;
+            self.shared.users_loaded.store(false, Ordering::Release);
+            self.users = UserLoadState::Missing;
         }
-        self.known[place(bucket)] = head;
-        self.shared.followed[place(bucket)].store(head.position, Ordering::Release);
+        self.positions[index(bucket)] = head;
+        self.shared.followed_positions[index(bucket)].store(head.position, Ordering::Release);
     }
 
     fn drop_bucket(&mut self, bucket: i16) {
-        self.staged.remove(&bucket);
-        self.held.remove(&bucket);
+        self.staging.remove(&bucket);
+        self.bucket_bytes.remove(&bucket);
         self.shared.tables.take(bucket);
     }
 
-    /// Applies transactions to what is in memory, and tells those who watch.
+    /// Applies transactions to the replica and sends them to the feed.
     fn apply(&mut self, commits: Commits) {
         let Some(last) = commits.rows.last().map(|row| row.at) else { return };
         let count = u64::try_from(commits.rows.len()).unwrap_or_default();
@@ -337,118 +348,126 @@ impl<'a> Follower<'a> {
         let bucket = commits.bucket;
         let tables = &self.shared.tables;
         if bucket < ORGANIZATION_BUCKETS {
-            tables.apply(bucket, lines(&commits.rows), last.position);
-            if let Some(staged) = self.staged.get_mut(&bucket) {
-                tables.apply_to(staged, lines(&commits.rows), last.position);
+            tables.apply(bucket, entries(&commits.rows), last.position);
+            if let Some(bucket) = self.staging.get_mut(&bucket) {
+                tables.apply_to(bucket, entries(&commits.rows), last.position);
             }
         } else {
-            tables.apply_users(bucket - ORGANIZATION_BUCKETS, users(&commits.rows), last.position);
+            tables.apply_users(bucket - ORGANIZATION_BUCKETS, user_changes(&commits.rows), last.position);
         }
         if commits.rows.iter().any(is_purge)
-            && let Some(bytes) = self.left_out.get_mut(&bucket)
+            && let Some(bytes) = self.omitted_bytes.get_mut(&bucket)
         {
-            // It takes less now, nobody knows how much: it is tried again.
+            // The bucket is smaller now, by an unknown number of bytes: the next load measures it.
             *bytes = 0;
         }
-        self.known[place(bucket)] = last;
-        self.shared.followed[place(bucket)].fetch_max(last.position, Ordering::AcqRel);
-        // Without an audience there is nobody to tell.
+        self.positions[index(bucket)] = last;
+        self.shared.followed_positions[index(bucket)].fetch_max(last.position, Ordering::AcqRel);
+        // Fails only if there is no subscriber.
         let _ = self.shared.feed.send(Arc::new(commits));
     }
 
-    /// Everything up to the beginning of this poll is applied: publishes what was loaded, and renews the lease.
+    /// Publishes the staged buckets and renews the lease: every commit that precedes the beginning of this poll is
+    /// applied.
     fn publish(&mut self, begin: u64) {
         let shared = self.shared;
-        for (number, bucket) in std::mem::take(&mut self.staged) {
+        for (number, bucket) in std::mem::take(&mut self.staging) {
             shared.tables.put(number, bucket);
         }
-        self.users = UserLoadState::Held;
+        self.users = UserLoadState::Published;
         shared.lease.store(begin, Ordering::Release);
-        shared.steady.store(true, Ordering::Release);
-        shared.users_held.store(true, Ordering::Release);
-        self.weigh();
-        let settled = self.wanted.is_empty() && self.loading.is_empty();
-        shared.counters.settled.store(settled, Ordering::Release);
+        shared.last_poll_ok.store(true, Ordering::Release);
+        shared.users_loaded.store(true, Ordering::Release);
+        self.measure();
+        let loaded = self.load_queue.is_empty() && self.loads.is_empty();
+        shared.counters.loaded.store(loaded, Ordering::Release);
         shared.counters.polls.fetch_add(1, Ordering::Relaxed);
-        shared.polled.send_replace(begin);
+        shared.lease_updates.send_replace(begin);
     }
 
-    /// Loads one more of those that were left out, once there is room for it and for some growth.
-    fn let_in(&mut self) {
-        if !(self.wanted.is_empty() && self.loading.is_empty() && self.staged.is_empty()) {
+    /// Queues one omitted bucket once there is room for it and for a quarter more.
+    fn retry_omitted(&mut self) {
+        if !(self.load_queue.is_empty() && self.loads.is_empty() && self.staging.is_empty()) {
             return;
         }
-        let room = self.shared.settings.memory_bytes.saturating_sub(self.held.values().sum());
-        let fits = self.left_out.iter().find(|(_, bytes)| **bytes + **bytes / 4 < room);
-        if let Some(number) = fits.map(|(number, _)| *number) {
-            self.left_out.remove(&number);
-            self.wanted.insert(number);
+        let room = self.shared.settings.memory_bytes.saturating_sub(self.bucket_bytes.values().sum());
+        let candidate = self.omitted_bytes.iter().find(|(_, bytes)| **bytes + **bytes / 4 < room);
+        if let Some(number) = candidate.map(|(number, _)| *number) {
+            self.omitted_bytes.remove(&number);
+            self.load_queue.insert(number);
         }
     }
 
-    /// Counts what is in memory, lets go of what no longer fits, and loads anew what holds too much garbage.
-    fn weigh(&mut self) {
+    /// Measures the buckets, drops those that no longer fit, queues those with much garbage, and sets the gauges.
+    fn measure(&mut self) {
         let mut memberships = 0;
-        for (number, bytes) in &mut self.held {
+        for (number, bytes) in &mut self.bucket_bytes {
             if let Some(bucket) = self.shared.tables.read(*number).as_ref() {
                 *bytes = bucket.bytes();
                 memberships += bucket.memberships();
-                if bucket.is_littered() && self.wanted.insert(*number) {
-                    tracing::debug!(bucket = number, "a bucket holds much that is purged: it is loaded anew");
+                if bucket.is_littered() && self.load_queue.insert(*number) {
+                    tracing::debug!(bucket = number, "reloading a bucket to free the memory of purged organizations");
                 }
             }
         }
         let limit = self.shared.settings.memory_bytes;
-        while self.held.values().sum::<usize>() > limit
-            && let Some((number, _)) = self.held.last_key_value()
+        while self.bucket_bytes.values().sum::<usize>() > limit
+            && let Some((number, _)) = self.bucket_bytes.last_key_value()
         {
             let number = *number;
-            tracing::warn!(bucket = number, "the copy has grown too large: the primary answers for this bucket");
-            self.left_out.extend(self.held.get_key_value(&number));
+            tracing::warn!(
+                bucket = number,
+                "the replica has outgrown its memory: checks of this bucket go to the primary"
+            );
+            self.omitted_bytes.extend(self.bucket_bytes.get_key_value(&number));
             self.drop_bucket(number);
         }
-        self.let_in();
-        let bytes = self.held.values().sum::<usize>() + self.shared.tables.user_bytes();
+        self.retry_omitted();
+        let bytes = self.bucket_bytes.values().sum::<usize>() + self.shared.tables.user_bytes();
         let counters = &self.shared.counters;
         let set = |gauge: &std::sync::atomic::AtomicU64, value: usize| {
             gauge.store(u64::try_from(value).unwrap_or_default(), Ordering::Relaxed);
         };
-        set(&counters.buckets, self.held.len());
+        set(&counters.buckets, self.bucket_bytes.len());
         set(&counters.memberships, memberships);
         set(&counters.bytes, bytes);
     }
 }
 
 impl ReplicaState {
-    /// Forgets everything: the primary answers.
-    fn forget(&self) {
+    fn set_datastore(&self, datastore: Datastore) {
+        *self.datastore.write().unwrap_or_else(PoisonError::into_inner) = Some(datastore);
+    }
+
+    /// Drops the lease and every bucket: from now on the primary answers.
+    fn reset(&self) {
         self.lease.store(0, Ordering::Release);
-        self.steady.store(false, Ordering::Release);
-        self.users_held.store(false, Ordering::Release);
-        self.counters.settled.store(false, Ordering::Release);
+        self.last_poll_ok.store(false, Ordering::Release);
+        self.users_loaded.store(false, Ordering::Release);
+        self.counters.loaded.store(false, Ordering::Release);
         for bucket in 0..ORGANIZATION_BUCKETS {
             self.tables.take(bucket);
         }
-        // Positions of the log that was lost mean nothing in the one that is there.
-        for written in &self.written {
+        // Positions of the lost log mean nothing in the current one.
+        for written in &self.written_positions {
             written.store(0, Ordering::Release);
         }
     }
 }
 
-/// How many buckets to load at once, of a table of so many bytes.
+/// The number of buckets to load at once, for a membership table of this size in bytes.
 fn stride(bytes: i64) -> i16 {
     let buckets = limits::LOAD_BYTES.saturating_mul(ORGANIZATION_BUCKETS.into()) / bytes.max(1);
     i16::try_from(buckets).unwrap_or(ORGANIZATION_BUCKETS).clamp(1, ORGANIZATION_BUCKETS)
 }
 
-fn place(bucket: i16) -> usize {
+fn index(bucket: i16) -> usize {
     usize::from(bucket.unsigned_abs())
 }
 
-fn lines(rows: &[LogRow]) -> impl Iterator<Item = (i64, &LogEntry)> {
+fn entries(rows: &[LogRow]) -> impl Iterator<Item = (i64, &LogEntry)> {
     rows.iter().filter_map(|row| match &row.change {
-        LogChange::Organization(line) => Some((row.at.position, line)),
+        LogChange::Organization(entry) => Some((row.at.position, entry)),
         LogChange::User { .. } => None,
     })
 }
@@ -456,11 +475,11 @@ fn lines(rows: &[LogRow]) -> impl Iterator<Item = (i64, &LogEntry)> {
 fn is_purge(row: &LogRow) -> bool {
     matches!(
         &row.change,
-        LogChange::Organization(LogEntry { entry: ChangeDetail::Organization { state: None, .. }, .. })
+        LogChange::Organization(LogEntry { detail: ChangeDetail::Organization { state: None, .. }, .. })
     )
 }
 
-fn users(rows: &[LogRow]) -> impl Iterator<Item = (&UserId, UserState)> {
+fn user_changes(rows: &[LogRow]) -> impl Iterator<Item = (&UserId, UserState)> {
     rows.iter().filter_map(|row| match &row.change {
         LogChange::User { user, state, .. } => Some((user, *state)),
         LogChange::Organization(_) => None,

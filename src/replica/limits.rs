@@ -2,46 +2,47 @@
 
 use std::time::Duration;
 
-/// Connections of the index's own: one each to follow, to listen and to tell, two to load, two to ask the primary.
+/// Connections of the replica's pool: one each to follow, to listen and to notify, two to load, two to query the
+/// primary.
 pub const REPLICA_CONNECTIONS: u32 = 7;
-/// How often the log is looked at when nobody says that something was written.
+/// Time between polls of the log when no notification of a write arrives.
 pub const POLL_EVERY: Duration = Duration::from_millis(250);
-/// How old an answer may be that asks for nothing better, in milliseconds: a shorter bound than two looks at the log would
-/// hardly ever be kept from memory, and beyond a minute nobody would call it a bound.
+/// Range of the setting `max_staleness_ms`, in milliseconds. Below two poll intervals the replica could hardly ever
+/// answer; above a minute the bound would mean little.
 pub const MAX_STALENESS_MS: std::ops::RangeInclusive<u64> = 500..=60_000;
-/// How old an answer may be at most while the datastore is away, in milliseconds: a day.
+/// Range of the setting `serve_stale_ms`, in milliseconds: at most a day.
 pub const SERVE_STALE_MS: std::ops::RangeInclusive<u64> = 1_000..=86_400_000;
-/// The least time from one look to the next: under many writes one look takes in several. Each costs the datastore about
-/// half a millisecond, so that a process takes a tenth of one of its cores at most.
+/// Minimum time from the start of one poll to the start of the next: under many writes, one poll applies several. A
+/// poll costs the primary about half a millisecond, so one process takes at most a tenth of one of its cores.
 pub const POLL_SPACING: Duration = Duration::from_millis(5);
-/// How long one look may take before it is given up.
+/// Timeout of one poll.
 pub const POLL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Rows of one bucket that one look takes; a larger transaction is asked for again with twice as many.
+/// Rows of one bucket that one poll reads. For a larger transaction the follower polls again with twice the limit.
 pub const POLL_ROWS: i64 = 2_048;
-/// How long to wait after the datastore did not answer the one who follows it.
+/// Pause of the follower and the listener after an error.
 pub const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
-/// Loads at once: one reads while the other is built.
+/// Concurrent loads: one reads while the other builds its buckets.
 pub const LOADS: usize = 2;
-/// Bytes of the table of memberships that one load takes, as many buckets as that makes: large enough that a small table
-/// is one load, small enough that what was loaded is in use soon.
+/// Bytes of the membership table that one load reads; this determines the number of its buckets. Large enough that a
+/// small table is one load, small enough that loaded buckets are in use soon.
 pub const LOAD_BYTES: i64 = 16 * 1024 * 1024;
-/// How long one load may take.
+/// Timeout of one load.
 pub const LOAD_TIMEOUT: Duration = Duration::from_mins(1);
-/// The least time between two notifications of other processes. Each is a commit, and one inside every write would cost
-/// more than the write; but a change that comes right behind another waits for this long to be told.
+/// Minimum time between two notifications to other processes. Each is a commit, and one inside every write would cost
+/// more than the write; in return, a change right behind another is announced this much later.
 pub const NOTIFY_SPACING: Duration = Duration::from_millis(3);
-/// How long a check waits for what its token covers before it asks the primary: several looks at the log.
+/// Time that a check waits for the positions in its consistency token before it queries the primary: several polls.
 pub const CATCH_UP: Duration = Duration::from_millis(20);
-/// How long the primary gets where a stale answer may be given in its place.
+/// Timeout of the primary where a stale answer may replace its answer.
 pub const STALE_PATIENCE: Duration = Duration::from_millis(500);
-/// Statements that ask the primary at once: one, and another beside a large one. While Postgres answers one batch the
-/// next piles up; two of half the size each cost a tenth more.
+/// Concurrent statements of the primary lookup: one, and a second one beside a large one. While Postgres answers one
+/// batch the next one fills; two batches of half the size would each cost a tenth more.
 pub const PRIMARY_STATEMENTS: usize = 2;
-/// Questions up to which a statement is worth waiting for: a millisecond or two.
+/// Maximum number of questions in a statement that later questions wait for: it takes a millisecond or two.
 pub const PRIMARY_SMALL: usize = 256;
-/// Questions in one such statement, unless a single batch has more.
+/// Questions in one statement, unless a single lookup has more.
 pub const PRIMARY_QUESTIONS: usize = 2_048;
-/// Transactions that wait for the slowest of those who watch, in each process: who falls further behind reads the log.
+/// Capacity of the feed, in messages, for each process. A subscriber that falls further behind reads the log instead.
 pub const FEED_COMMITS: usize = 8_192;
-/// The time that one statement of the primary lookup may take: the default deadline of the calls that wait for it.
+/// Timeout of one statement of the primary lookup: the default deadline of the calls that wait for it.
 pub const PRIMARY_TIMEOUT: Duration = Duration::from_secs(5);

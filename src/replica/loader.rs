@@ -1,4 +1,4 @@
-//! Loading some buckets: everything that one snapshot holds of them.
+//! The loader: reads a range of buckets from one snapshot of the primary.
 
 use super::ReplicaState;
 use crate::replica::limits;
@@ -6,44 +6,56 @@ use crate::replica_tables::Bucket;
 use crate::store::StoreError;
 use crate::store::log::snapshot::BucketSnapshot;
 use crate::store::log::tail::LogPosition;
+use crate::store::pool::PooledConnection;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// Some buckets of organizations, and what a load of them came to.
+/// A range of organization buckets and the result of loading it.
 pub(super) struct BucketLoad {
     pub(super) buckets: RangeInclusive<i16>,
-    pub(super) loaded: Result<Vec<LoadedBucket>, StoreError>,
+    pub(super) result: Result<Vec<LoadedBucket>, StoreError>,
 }
 
-/// A bucket as a snapshot held it, and where in the log that was.
+/// A bucket as of a snapshot, and the snapshot's position in the bucket's log.
 pub(super) struct LoadedBucket {
     pub(super) number: i16,
     pub(super) bucket: Bucket,
-    pub(super) at: LogPosition,
+    pub(super) position: LogPosition,
 }
 
-/// Loads buckets of organizations.
+/// Loads organization buckets, in at most [`limits::LOAD_TIMEOUT`].
 pub(super) async fn load(shared: Arc<ReplicaState>, buckets: RangeInclusive<i16>) -> BucketLoad {
-    let loaded = tokio::time::timeout(limits::LOAD_TIMEOUT, read(&shared, &buckets)).await;
-    BucketLoad { buckets, loaded: loaded.unwrap_or(Err(StoreError::Timeout(None))) }
+    let outcome = tokio::time::timeout(limits::LOAD_TIMEOUT, async {
+        let mut connection = shared.replica_pool.acquire().await?;
+        let outcome = read(&shared, &mut connection, &buckets).await;
+        connection.finish(outcome)
+    });
+    let result = outcome.await.unwrap_or(Err(StoreError::Timeout(None)));
+    BucketLoad { buckets, result }
 }
 
-async fn read(shared: &ReplicaState, buckets: &RangeInclusive<i16>) -> Result<Vec<LoadedBucket>, StoreError> {
-    let mut connection = shared.own.acquire().await?;
-    let (mut snapshot, positions) = BucketSnapshot::begin(&mut connection, *buckets.start(), *buckets.end()).await?;
-    let new = |(number, at): (i16, LogPosition)| LoadedBucket { number, bucket: shared.tables.bucket(at.position), at };
+async fn read(
+    shared: &ReplicaState,
+    connection: &mut PooledConnection,
+    buckets: &RangeInclusive<i16>,
+) -> Result<Vec<LoadedBucket>, StoreError> {
+    let (mut snapshot, positions) = BucketSnapshot::begin(connection, *buckets.start(), *buckets.end()).await?;
+    let new = |(number, position): (i16, LogPosition)| {
+        let bucket = shared.tables.bucket(position.position);
+        LoadedBucket { number, bucket, position }
+    };
     let mut loaded: Vec<LoadedBucket> = buckets.clone().zip(positions).map(new).collect();
-    let place = |bucket: i16| usize::from((bucket - buckets.start()).unsigned_abs());
+    let index = |bucket: i16| usize::from((bucket - buckets.start()).unsigned_abs());
     snapshot
-        .organizations(|kept| {
-            if let Some(LoadedBucket { bucket, .. }) = loaded.get_mut(place(kept.id.bucket())) {
-                bucket.put_organization(kept.id, kept.state, kept.revision, kept.owner.as_ref(), &kept.slug);
+        .organizations(|row| {
+            if let Some(LoadedBucket { bucket, .. }) = loaded.get_mut(index(row.id.bucket())) {
+                bucket.put_organization(row.id, row.state, row.revision, row.owner.as_ref(), &row.slug);
             }
         })
         .await?;
     snapshot
         .members(|organization, user, role| {
-            if let Some(LoadedBucket { bucket, .. }) = loaded.get_mut(place(organization.bucket())) {
+            if let Some(LoadedBucket { bucket, .. }) = loaded.get_mut(index(organization.bucket())) {
                 bucket.put_member(organization, user, role);
             }
         })

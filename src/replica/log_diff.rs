@@ -1,52 +1,52 @@
-//! What a look at the log says of one bucket, compared with what is known of it. Pure.
+//! Compares the result of a poll with the applied position of one bucket. Pure.
 
 use crate::store::log::tail::{BucketDelta, LogPosition, LogRow};
 
-/// What a bucket that moved has to say.
+/// The relation between a bucket's log and its applied position.
 pub(super) enum LogDiff {
-    /// How it went on.
-    LogContinuation(LogContinuation),
-    /// The log no longer says how it went on from the known position.
+    /// The log continues from the applied position.
+    Continuation(LogContinuation),
+    /// The log no longer has the rows that follow the applied position.
     Gap { bucket: i16, head: LogPosition },
-    /// It is not the log that was applied.
-    LogDiverged,
+    /// The log is not the one that was applied.
+    Diverged,
 }
 
-/// What came after the known position.
+/// The rows after the applied position.
 pub(super) struct LogContinuation {
     pub(super) bucket: i16,
-    /// Whole transactions after the known position.
+    /// Whole transactions; empty if the row limit cut the first one short.
     pub(super) rows: Vec<LogRow>,
-    /// Whether they reach the head.
-    pub(super) whole: bool,
+    /// Whether the rows reach the head of the log.
+    pub(super) reaches_head: bool,
 }
 
-/// Compares what the log says with what is known of it.
-pub(super) fn sort(known: LogPosition, moved: BucketDelta) -> LogDiff {
-    let BucketDelta { bucket, head, rows } = moved;
-    if head.position <= known.position {
-        // It has not moved on, and yet it is another one.
-        return LogDiff::LogDiverged;
+/// Compares a bucket's log with the position up to which it is applied.
+pub(super) fn compare(applied: LogPosition, delta: BucketDelta) -> LogDiff {
+    let BucketDelta { bucket, head, rows } = delta;
+    if head.position <= applied.position {
+        // A poll returns only buckets whose head differs: this head is older, or a different row at the same position.
+        return LogDiff::Diverged;
     }
     let mut rows = rows.into_iter().peekable();
-    if known.position > 0 {
-        match rows.next_if(|row| row.at.position == known.position) {
-            Some(row) if row.at == known => {}
-            Some(_) => return LogDiff::LogDiverged,
+    if applied.position > 0 {
+        match rows.next_if(|row| row.at.position == applied.position) {
+            Some(row) if row.at == applied => {}
+            Some(_) => return LogDiff::Diverged,
             None => return LogDiff::Gap { bucket, head },
         }
     }
     let mut next: Vec<LogRow> = Vec::new();
-    for (row, expected) in rows.zip(known.position + 1..) {
+    for (row, expected) in rows.zip(applied.position + 1..) {
         if row.at.position != expected {
             return LogDiff::Gap { bucket, head };
         }
         next.push(row);
     }
-    // The head is further on, but nothing leads there.
-    let Some(read) = next.last().map(|row| row.at.position) else { return LogDiff::Gap { bucket, head } };
-    let whole = next.iter().rposition(|row| row.commit_position <= read).map_or(0, |index| index + 1);
+    // The head is further on, but no row follows the applied position.
+    let Some(last) = next.last().map(|row| row.at.position) else { return LogDiff::Gap { bucket, head } };
+    let whole = next.iter().rposition(|row| row.commit_position <= last).map_or(0, |index| index + 1);
     next.truncate(whole);
-    let whole = next.last().is_some_and(|row| row.at == head);
-    LogDiff::LogContinuation(LogContinuation { bucket, rows: next, whole })
+    let reaches_head = next.last().is_some_and(|row| row.at == head);
+    LogDiff::Continuation(LogContinuation { bucket, rows: next, reaches_head })
 }

@@ -1,7 +1,7 @@
-//! Looking things up: whether memory may answer, what it says, and when the primary is asked in its place.
+//! Lookup paths: when the replica may answer, how it answers, and when the primary is queried instead.
 
 use super::consistency_token::ConsistencyToken;
-use super::{CheckQuestion, Freshness, ReplicaState, StandingBatch, nanoseconds, of_users, primary};
+use super::{CheckQuestion, Freshness, ReplicaState, StandingBatch, nanoseconds, primary, user_bucket};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId};
 use crate::replica::AnswerSource;
@@ -19,92 +19,97 @@ impl ReplicaState {
         *self.datastore.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How old the lease is; none without one.
+    /// The age of the lease; `None` without a lease.
     pub(super) fn age(&self) -> Option<Duration> {
         let lease = self.lease.load(Ordering::Acquire);
         let now = nanoseconds(crate::clock::uptime());
         (lease > 0).then(|| Duration::from_nanos(now.saturating_sub(lease)))
     }
 
-    /// Whether memory, where it holds something, holds it freshly enough.
+    /// Whether the published buckets are fresh enough. Checked before a bucket is read, which can then only be newer.
     pub(super) fn is_fresh(&self, freshness: &Freshness) -> bool {
         let token = match freshness {
             Freshness::Full => return false,
             Freshness::Recent => None,
             Freshness::AtLeast(token) => Some(token),
         };
-        self.users_held.load(Ordering::Acquire)
+        self.users_loaded.load(Ordering::Acquire)
             && self.age().is_some_and(|age| age <= self.settings.max_staleness)
             && token.is_none_or(|token| self.covers(token))
     }
 
-    /// Whether everything that a token covers has been followed. Never for one of another datastore or epoch; nor while
-    /// polls fail: a token of a standby that was just promoted has the old epoch, until one of them notices.
+    /// Whether the follower has reached every position in a token. False for a token of another datastore or epoch, and
+    /// while polls fail: a standby that was just promoted issues tokens of the old epoch until a process notices that
+    /// writes were lost.
     pub(super) fn covers(&self, token: &ConsistencyToken) -> bool {
-        self.steady.load(Ordering::Acquire)
+        self.last_poll_ok.load(Ordering::Acquire)
             && self.datastore().is_some_and(|datastore| token.is_of(datastore))
             && token.positions().all(|at| {
-                let followed = self.followed.get(usize::from(at.bucket.unsigned_abs()));
+                let followed = self.followed_positions.get(usize::from(at.bucket.unsigned_abs()));
                 followed.is_some_and(|followed| followed.load(Ordering::Acquire) >= at.position)
             })
     }
 
-    /// Whether this process has written something that the copy does not have yet.
+    /// Whether this process has acknowledged a write to this bucket that the replica has not applied yet.
     pub(super) fn is_behind(&self, bucket: i16) -> bool {
-        let place = usize::from(bucket.unsigned_abs());
-        self.followed[place].load(Ordering::Acquire) < self.written[place].load(Ordering::Acquire)
+        let index = usize::from(bucket.unsigned_abs());
+        self.followed_positions[index].load(Ordering::Acquire) < self.written_positions[index].load(Ordering::Acquire)
     }
 
-    /// Waits a little for what a token covers.
+    /// Waits up to [`limits::CATCH_UP`] until the replica has applied the positions in a consistency token. Returns
+    /// whether it is fresh enough then.
     pub(super) async fn catch_up(&self, freshness: &Freshness) -> bool {
         let Freshness::AtLeast(token) = freshness else { return false };
-        // Without a lease there is nothing to wait for, and another epoch's token is never reached.
+        // Without a lease, waiting does not help; a token of another epoch is never reached.
         if !self.is_fresh(&Freshness::Recent) || !self.datastore().is_some_and(|datastore| token.is_of(datastore)) {
             return false;
         }
-        let mut polled = self.polled.subscribe();
-        self.notify.notify_one();
-        let reached = polled.wait_for(|_| self.covers(token));
+        let mut leases = self.lease_updates.subscribe();
+        self.wake_follower.notify_one();
+        let reached = leases.wait_for(|_| self.covers(token));
         let reached = tokio::time::timeout(limits::CATCH_UP, reached).await.is_ok();
         reached && self.is_fresh(freshness)
     }
 
-    /// Whether the copy may answer although it is too old: the primary failed to, and the settings allow it.
-    pub(super) fn may_be_stale(&self, freshness: &Freshness, error: &StoreError) -> bool {
+    /// Whether the replica may answer beyond the maximum staleness: the primary has failed, the caller names no
+    /// consistency requirement, and the setting `serve_stale` allows the present age.
+    pub(super) fn allows_stale(&self, freshness: &Freshness, error: &StoreError) -> bool {
         let failed = matches!(error, StoreError::Unavailable(_) | StoreError::Timeout(_));
         let allowed = self.settings.serve_stale.filter(|_| failed && *freshness == Freshness::Recent);
-        allowed.is_some_and(|cap| self.age().is_some_and(|age| age <= cap)) && self.users_held.load(Ordering::Acquire)
+        allowed.is_some_and(|limit| self.age().is_some_and(|age| age <= limit))
+            && self.users_loaded.load(Ordering::Acquire)
     }
 
-    /// Asks the primary. Where stale answers are allowed, it gets only so long.
-    pub(super) async fn ask_primary(
+    /// Queries the primary; where a stale answer may replace its answer, for [`limits::STALE_PATIENCE`] at most.
+    pub(super) async fn query_primary(
         &self,
         questions: Vec<primary::StandingKey>,
         freshness: &Freshness,
     ) -> Result<Vec<Standing>, StoreError> {
         let count = questions.len();
-        let asked = self.primary.ask(questions);
+        let query = self.primary.query(questions);
         let stale = self.settings.serve_stale.is_some() && *freshness == Freshness::Recent;
-        let answered = if stale {
-            let patience = tokio::time::timeout(limits::STALE_PATIENCE, asked);
-            patience.await.unwrap_or(Err(StoreError::Timeout(None)))
+        let outcome = if stale {
+            let query = tokio::time::timeout(limits::STALE_PATIENCE, query);
+            query.await.unwrap_or(Err(StoreError::Timeout(None)))
         } else {
-            asked.await
+            query.await
         };
-        if answered.is_ok() {
-            self.counters.answered(AnswerSource::Primary, count);
+        if outcome.is_ok() {
+            self.counters.count_answers(AnswerSource::Primary, count);
         }
-        answered
+        outcome
     }
 
-    /// What memory knows, however fresh; none if it cannot say.
-    pub(super) fn look_up(&self, organization: &OrganizationRef, user: Option<&UserId>) -> Option<Standing> {
-        // The state first: a user's position that is read before it can only be older.
+    /// Looks up a standing in memory, whatever the age of the lease. `None` if the bucket is not loaded, lacks a write
+    /// of this process, or does not resolve the slug.
+    pub(super) fn lookup(&self, organization: &OrganizationRef, user: Option<&UserId>) -> Option<Standing> {
+        // The tables read the position before the state, so the position can only be older than the state.
         let (user_state, user_position) = match user {
             None => (None, BucketPosition { bucket: 0, position: 0 }),
             Some(user) => {
                 let bucket = user.bucket();
-                if self.is_behind(of_users(bucket)) {
+                if self.is_behind(user_bucket(bucket)) {
                     return None;
                 }
                 let (state, position) = self.tables.user(user, bucket);
@@ -112,26 +117,28 @@ impl ReplicaState {
             }
         };
         let id = self.tables.organization(organization)?;
-        let held = self.tables.read(id.bucket());
-        let held = held.as_ref().filter(|held| self.may_ask(held, id, organization))?;
-        let found = held.find(id, user);
-        let position = Some(BucketPosition { bucket: id.bucket(), position: held.position() });
-        Some(Standing { organization: found.organization, role: found.role, user_state, position, user_position })
+        let bucket = self.tables.read(id.bucket());
+        let bucket = bucket.as_ref().filter(|bucket| self.can_answer(bucket, id, organization))?;
+        let member = bucket.find(id, user);
+        let position = Some(BucketPosition { bucket: id.bucket(), position: bucket.position() });
+        Some(Standing { organization: member.organization, role: member.role, user_state, position, user_position })
     }
 
-    /// Whether a bucket has everything that this process wrote, and the organization still has the slug it was found by.
-    pub(super) fn may_ask(&self, held: &Bucket, id: OrganizationId, named: &OrganizationRef) -> bool {
-        held.position() >= self.written[usize::from(id.bucket().unsigned_abs())].load(Ordering::Acquire)
-            && match named {
+    /// Whether a bucket contains every write of this process, and the organization still has the slug that resolved to
+    /// it.
+    fn can_answer(&self, bucket: &Bucket, id: OrganizationId, reference: &OrganizationRef) -> bool {
+        bucket.position() >= self.written_positions[usize::from(id.bucket().unsigned_abs())].load(Ordering::Acquire)
+            && match reference {
                 OrganizationRef::Id(_) => true,
-                OrganizationRef::Slug(slug) => self.tables.is_called(held, id, slug),
+                OrganizationRef::Slug(slug) => self.tables.has_slug(bucket, id, slug),
             }
     }
 
-    /// Answers many: memory what it can, if it is fresh, and the primary the others.
+    /// Answers a batch: from memory where possible, if it is fresh, and the other questions from the primary.
     ///
-    /// An organization may go by two names, of which memory knows one. If that shows, all is asked once more in one
-    /// place, so that all answers about an organization are from one state of it.
+    /// The batch may name one organization both by id and by slug, and memory may know only one of the two names. If
+    /// the primary's answers reveal that, all questions are asked again in one place, so that all answers about an
+    /// organization come from one state of it.
     pub(super) async fn answer_many<Q: CheckQuestion + Sync>(
         &self,
         questions: &[Q],
@@ -140,25 +147,25 @@ impl ReplicaState {
         token: ConsistencyToken,
     ) -> Result<StandingBatch, StoreError> {
         let (mut standings, mut token) =
-            if fresh { self.look_up_many(questions, token) } else { (vec![None; questions.len()], token) };
+            if fresh { self.lookup_many(questions, token) } else { (vec![None; questions.len()], token) };
         let mut sources = vec![AnswerSource::Memory; questions.len()];
-        let mut left: Vec<usize> = (0..questions.len()).filter(|index| standings[*index].is_none()).collect();
-        if !left.is_empty() {
-            let asked: Vec<_> = left.iter().map(|index| questions[*index].asks()).collect();
-            let (mut found, mut source) = self.ask_or_be_stale(&asked, freshness, &mut token).await?;
+        let mut open: Vec<usize> = (0..questions.len()).filter(|index| standings[*index].is_none()).collect();
+        if !open.is_empty() {
+            let subjects: Vec<_> = open.iter().map(|index| questions[*index].subject()).collect();
+            let (mut answers, mut source) = self.query_primary_or_stale(&subjects, freshness, &mut token).await?;
             let known = organizations(questions, &standings);
-            if found.iter().filter_map(|standing| standing.organization).any(|head| known.contains(&head.id)) {
-                left = (0..questions.len()).collect();
-                let asked: Vec<_> = questions.iter().map(CheckQuestion::asks).collect();
-                (found, source) = self.ask_or_be_stale(&asked, freshness, &mut token).await?;
+            if answers.iter().filter_map(|standing| standing.organization).any(|head| known.contains(&head.id)) {
+                open = (0..questions.len()).collect();
+                let subjects: Vec<_> = questions.iter().map(CheckQuestion::subject).collect();
+                (answers, source) = self.query_primary_or_stale(&subjects, freshness, &mut token).await?;
             }
-            for (index, standing) in left.into_iter().zip(found) {
+            for (index, standing) in open.into_iter().zip(answers) {
                 standings[index] = Some(standing);
                 sources[index] = source;
             }
         }
-        self.counters
-            .answered(AnswerSource::Memory, sources.iter().filter(|source| **source == AnswerSource::Memory).count());
+        let from_memory = sources.iter().filter(|source| **source == AnswerSource::Memory).count();
+        self.counters.count_answers(AnswerSource::Memory, from_memory);
         let standings: Vec<Standing> = standings.into_iter().flatten().collect();
         if standings.len() == questions.len() {
             Ok(StandingBatch { standings, sources, token })
@@ -167,67 +174,68 @@ impl ReplicaState {
         }
     }
 
-    /// Asks the primary; where it fails and the settings allow it, memory, however old.
-    async fn ask_or_be_stale(
+    /// Queries the primary. If it fails and the settings allow it, answers from memory beyond the maximum staleness.
+    async fn query_primary_or_stale(
         &self,
-        asked: &[(&OrganizationRef, &UserId)],
+        subjects: &[(&OrganizationRef, &UserId)],
         freshness: &Freshness,
         token: &mut ConsistencyToken,
     ) -> Result<(Vec<Standing>, AnswerSource), StoreError> {
-        let ask = asked.iter().map(|(organization, user)| ((*organization).clone(), Some((*user).clone()))).collect();
-        match self.ask_primary(ask, freshness).await {
-            Ok(found) => {
-                for standing in &found {
+        let keys = subjects.iter().map(|(organization, user)| ((*organization).clone(), Some((*user).clone())));
+        match self.query_primary(keys.collect(), freshness).await {
+            Ok(standings) => {
+                for standing in &standings {
                     token.cover_standing(standing);
                 }
-                Ok((found, AnswerSource::Primary))
+                Ok((standings, AnswerSource::Primary))
             }
-            Err(error) if self.may_be_stale(freshness, &error) => {
-                let (found, covered) = self.look_up_many(asked, token.clone());
-                let found: Vec<Standing> = found.into_iter().flatten().collect();
-                if found.len() < asked.len() {
+            Err(error) if self.allows_stale(freshness, &error) => {
+                let (standings, covered) = self.lookup_many(subjects, token.clone());
+                let standings: Vec<Standing> = standings.into_iter().flatten().collect();
+                if standings.len() < subjects.len() {
                     return Err(error);
                 }
                 *token = covered;
-                self.counters.answered(AnswerSource::StaleMemory, asked.len());
-                Ok((found, AnswerSource::StaleMemory))
+                self.counters.count_answers(AnswerSource::StaleMemory, subjects.len());
+                Ok((standings, AnswerSource::StaleMemory))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// What memory knows of many, none where it cannot say; bucket by bucket, each standing still while it is asked.
-    pub(super) fn look_up_many<Q: CheckQuestion>(
+    /// Looks up many standings in memory, bucket by bucket under each bucket's lock; `None` where memory cannot answer.
+    /// The returned token covers every bucket that was read.
+    fn lookup_many<Q: CheckQuestion>(
         &self,
         questions: &[Q],
         mut token: ConsistencyToken,
     ) -> (Vec<Option<Standing>>, ConsistencyToken) {
         let mut standings = vec![None; questions.len()];
-        if (0..USER_BUCKETS).any(|bucket| self.is_behind(of_users(bucket))) {
+        if (0..USER_BUCKETS).any(|bucket| self.is_behind(user_bucket(bucket))) {
             return (standings, token);
         }
         let ids: Vec<Option<OrganizationId>> =
-            questions.iter().map(|question| self.tables.organization(question.asks().0)).collect();
-        // Before any state is read: the states are then at least as new.
+            questions.iter().map(|question| self.tables.organization(question.subject().0)).collect();
+        // Read before the states, which are then at least as new.
         for bucket in 0..USER_BUCKETS {
             token.cover_user(BucketPosition { bucket, position: self.tables.user_position(bucket) });
         }
-        for (bucket, places) in by_bucket(&ids) {
-            let held = self.tables.read(bucket);
-            let Some(held) = held.as_ref() else { continue };
-            let position = BucketPosition { bucket, position: held.position() };
-            for (index, id) in places {
-                let (named, user) = questions[index].asks();
-                if !self.may_ask(held, id, named) {
+        for (number, indexes) in by_bucket(&ids) {
+            let bucket = self.tables.read(number);
+            let Some(bucket) = bucket.as_ref() else { continue };
+            let position = BucketPosition { bucket: number, position: bucket.position() };
+            for (index, id) in indexes {
+                let (organization, user) = questions[index].subject();
+                if !self.can_answer(bucket, id, organization) {
                     continue;
                 }
-                let found = held.find(id, Some(user));
+                let member = bucket.find(id, Some(user));
                 standings[index] = Some(Standing {
-                    organization: found.organization,
-                    role: found.role,
+                    organization: member.organization,
+                    role: member.role,
                     user_state: self.tables.user_state(user),
                     position: Some(position),
-                    // The token has all buckets of users.
+                    // Unused: the token covers all user buckets.
                     user_position: BucketPosition { bucket: 0, position: 0 },
                 });
             }
@@ -237,25 +245,25 @@ impl ReplicaState {
     }
 }
 
-/// The organizations that were asked about where there is an answer.
+/// The organizations of the questions that have an answer.
 fn organizations<Q: CheckQuestion>(questions: &[Q], standings: &[Option<Standing>]) -> HashSet<OrganizationId> {
     let answered =
         questions.iter().zip(standings).filter_map(|(question, standing)| Some((question, standing.as_ref()?)));
-    let ids = answered.filter_map(|(question, standing)| match question.asks().0 {
+    let ids = answered.filter_map(|(question, standing)| match question.subject().0 {
         OrganizationRef::Id(id) => Some(*id),
         OrganizationRef::Slug(_) => standing.organization.map(|head| head.id),
     });
     ids.collect()
 }
 
-/// The places of the ids, by bucket.
+/// The ids with their indexes, grouped by bucket.
 fn by_bucket(ids: &[Option<OrganizationId>]) -> Vec<(i16, Vec<(usize, OrganizationId)>)> {
-    let mut places: Vec<Vec<(usize, OrganizationId)>> =
+    let mut buckets: Vec<Vec<(usize, OrganizationId)>> =
         vec![Vec::new(); usize::from(ORGANIZATION_BUCKETS.unsigned_abs())];
     for (index, id) in ids.iter().enumerate() {
         if let Some(id) = id {
-            places[usize::from(id.bucket().unsigned_abs())].push((index, *id));
+            buckets[usize::from(id.bucket().unsigned_abs())].push((index, *id));
         }
     }
-    (0..).zip(places).filter(|(_, places)| !places.is_empty()).collect()
+    (0..).zip(buckets).filter(|(_, indexes)| !indexes.is_empty()).collect()
 }

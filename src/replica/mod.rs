@@ -1,11 +1,15 @@
-//! Who stands where: the look-up behind every check and every decision.
+//! The replica: the lookup behind every check and every authorization decision.
 //!
-//! Answers come from a copy of all memberships in this process ([`crate::replica_tables`]), which [`follower`] keeps by tailing the
-//! change log, or from the primary, in batches of whatever has piled up ([`primary`]). Nothing depends on the copy for
-//! being right: where it is not there, not fresh enough, or not sure, the primary answers.
+//! Answers come from an in-memory replica of all memberships ([`crate::replica_tables`]), which [`follower`] maintains
+//! by tailing the change log, or from the primary, which is queried in batches of the waiting questions ([`primary`]).
+//! Correctness never depends on the replica: where a bucket is missing, not fresh enough, or ambiguous, the primary
+//! answers.
 //!
-//! Freshness is a lease: the moment, on this machine's own clock, at which the last poll began that was applied in full.
-//! What was acknowledged before it is in the copy. A process moreover never answers from before its own writes.
+//! Freshness is a lease: the time, on this machine's boot-time clock, at which the last poll that was applied in full
+//! began. Every transaction that committed before that time is in every published bucket. The replica answers a default
+//! check only while the lease is at most `max_staleness` old; such an answer therefore includes every write, of any
+//! process, that was acknowledged more than `max_staleness` before the question. In addition, a process never answers
+//! from a state before its own acknowledged writes.
 
 pub mod consistency_token;
 mod feed;
@@ -41,84 +45,83 @@ use std::time::Duration;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Buckets of organizations and of users, in one row.
+/// The number of buckets: organization buckets first, then user buckets.
 const BUCKETS: usize = (ORGANIZATION_BUCKETS + USER_BUCKETS).unsigned_abs() as usize;
 
-/// How fresh an answer must be.
+/// The consistency requirement of a question.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Freshness {
-    /// Everything acknowledged longer ago than the settings' `max_staleness`.
+    /// The answer includes every write acknowledged longer ago than the setting `max_staleness`.
     #[default]
     Recent,
-    /// That, and everything that this token covers.
+    /// As [`Self::Recent`], and the answer includes every write that this token covers.
     AtLeast(ConsistencyToken),
-    /// Everything acknowledged before the question was asked.
+    /// The answer includes every write acknowledged before the question.
     Full,
 }
 
-/// Who answered.
+/// The source of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerSource {
-    /// The copy in memory, as fresh as was asked.
+    /// The replica, as fresh as required.
     Memory,
     /// The primary.
     Primary,
-    /// The copy in memory, older than was asked: the primary did not answer, and the settings allow it.
+    /// The replica beyond the maximum staleness: the primary did not answer, and the setting `serve_stale` allows it.
     StaleMemory,
 }
 
-/// Answers to many questions.
+/// The answers to a batch of questions.
 #[derive(Debug, Clone)]
 pub struct StandingBatch {
-    /// One for each question, in their order; each organization's from one state of it.
+    /// One standing for each question, in the same order. All standings in one organization come from one state of it.
     pub standings: Vec<Standing>,
-    /// Who answered each.
+    /// The source of each standing.
     pub sources: Vec<AnswerSource>,
-    /// Covers every state that an answer came from.
+    /// A token that covers every state that the standings came from.
     pub token: ConsistencyToken,
 }
 
-/// The look-up. Cheap to clone; clones are one index.
+/// A handle to the replica. Cheap to clone; all clones share one replica.
 #[derive(Debug, Clone)]
 pub struct Replica(Arc<ReplicaState>);
 
 struct ReplicaState {
     pool: Pool,
-    /// Connections of the index's own: it must not wait behind the writes that it follows.
-    own: Pool,
+    /// A separate pool, so that the replica never waits behind the writes that it follows.
+    replica_pool: Pool,
     settings: ReplicaSettings,
-    /// A random name for this process, so that it does not take its own notifications for others'.
+    /// A random name for this process, by which it recognizes and ignores its own notifications.
     name: String,
     tables: ReplicaTables,
     primary: Primary,
-    /// The lease: [`crate::clock::uptime`] in nanoseconds; 0 for none.
+    /// The lease: a [`crate::clock::uptime`] in nanoseconds, or 0 for no lease.
     lease: AtomicU64,
-    /// Whether the last poll came to something. After one that did not, the datastore may be another one by now.
-    steady: AtomicBool,
-    /// Whether the users who are not active are in memory.
-    users_held: AtomicBool,
-    /// How far the follower has come in each bucket: what is in the copy is at least as new.
-    followed: Box<[AtomicI64]>,
-    /// How far this process itself has written in each bucket, as far as it has acknowledged.
-    written: Box<[AtomicI64]>,
+    /// Whether the last poll succeeded. After a failure, the next connection may reach another datastore.
+    last_poll_ok: AtomicBool,
+    /// Whether the inactive and erased users are in memory.
+    users_loaded: AtomicBool,
+    /// The follower's position in each bucket's log; a published bucket is at least as new.
+    followed_positions: Box<[AtomicI64]>,
+    /// The position of this process's last acknowledged write to each bucket.
+    written_positions: Box<[AtomicI64]>,
     datastore: RwLock<Option<Datastore>>,
-    /// Told after each poll that was applied in full: the lease.
-    polled: watch::Sender<u64>,
+    /// The lease, sent after each poll that was applied in full.
+    lease_updates: watch::Sender<u64>,
     feed: broadcast::Sender<Arc<Commits>>,
-    /// Wakes the follower.
-    notify: Notify,
-    /// Wakes who tells other processes.
-    wrote: Notify,
+    wake_follower: Notify,
+    /// Wakes the task that notifies other processes of a write.
+    wake_announcer: Notify,
     counters: ReplicaCounters,
 }
 
 impl std::fmt::Debug for ReplicaState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Index").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Replica").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
-fn slots() -> Box<[AtomicI64]> {
+fn positions() -> Box<[AtomicI64]> {
     (0..BUCKETS).map(|_| AtomicI64::new(0)).collect()
 }
 
@@ -126,142 +129,145 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The place of a bucket of users behind those of organizations.
-fn of_users(bucket: i16) -> i16 {
+/// The number of a user bucket among all buckets.
+fn user_bucket(bucket: i16) -> i16 {
     ORGANIZATION_BUCKETS + bucket
 }
 
 impl Replica {
-    /// A look-up over this datastore. Until [`Self::follow`] runs, and while it loads, the primary answers.
+    /// A replica of this datastore. The primary answers until [`Self::follow`] runs and has loaded the buckets.
     #[must_use]
     pub fn new(pool: Pool, settings: ReplicaSettings) -> Self {
-        // To plan its few statements for each call's parameters would take longer than to run them.
+        // Planning the few statements again for each call's parameters would take longer than running them.
         let options = pool.connections().connect_options().as_ref().clone();
         let options = options.options([("plan_cache_mode", "force_generic_plan")]);
-        let own = Pool::new(pool::lazy(options, limits::REPLICA_CONNECTIONS));
+        let replica_pool = Pool::new(pool::lazy(options, limits::REPLICA_CONNECTIONS));
         let mut key = [0; 16];
         key.copy_from_slice(&crate::random::secret()[..16]);
         Self(Arc::new(ReplicaState {
-            primary: Primary::new(own.clone()),
+            primary: Primary::new(replica_pool.clone()),
             pool,
-            own,
+            replica_pool,
             settings,
             name: crate::random::uuid().to_string(),
             tables: ReplicaTables::new(key),
             lease: AtomicU64::new(0),
-            steady: AtomicBool::new(false),
-            users_held: AtomicBool::new(false),
-            followed: slots(),
-            written: slots(),
+            last_poll_ok: AtomicBool::new(false),
+            users_loaded: AtomicBool::new(false),
+            followed_positions: positions(),
+            written_positions: positions(),
             datastore: RwLock::new(None),
-            polled: watch::Sender::new(0),
+            lease_updates: watch::Sender::new(0),
             feed: broadcast::Sender::new(limits::FEED_COMMITS),
-            notify: Notify::new(),
-            wrote: Notify::new(),
+            wake_follower: Notify::new(),
+            wake_announcer: Notify::new(),
             counters: ReplicaCounters::default(),
         }))
     }
 
-    /// Keeps the copy: loads it, follows the log, tells and hears of writes, until told to stop.
+    /// Maintains the replica until `stop` is cancelled: loads the buckets, follows the log, and exchanges notifications
+    /// of writes with other processes.
     pub fn follow(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
         let shared = self.0.clone();
         async move {
-            let work = async {
+            let tasks = async {
                 tokio::join!(follower::run(&shared), notify::listen(&shared), notify::announce(&shared));
             };
             tokio::select! {
-                () = work => {}
+                () = tasks => {}
                 () = stop.cancelled() => {}
             }
         }
     }
 
-    /// Which datastore this is, as last heard.
+    /// The identity of the datastore, as of the last poll; without a poll, it is read from the datastore.
     ///
     /// # Errors
-    /// If it was not heard yet, and the datastore does not answer.
+    /// If there was no poll yet and the datastore does not answer.
     pub async fn datastore(&self) -> Result<Datastore, StoreError> {
         if let Some(datastore) = self.0.datastore() {
             return Ok(datastore);
         }
-        let asked = datastore::datastore(&mut *self.0.pool.acquire().await?).await?;
+        let mut connection = self.0.pool.acquire().await?;
+        let outcome = datastore::datastore(&mut connection).await;
+        let datastore = connection.finish(outcome)?;
         let mut known = self.0.datastore.write().unwrap_or_else(PoisonError::into_inner);
-        Ok(*known.get_or_insert(asked))
+        Ok(*known.get_or_insert(datastore))
     }
 
-    /// Which datastore this is, if that was heard.
+    /// The identity of the datastore, if it is known yet.
     #[must_use]
     pub fn datastore_now(&self) -> Option<Datastore> {
         self.0.datastore()
     }
 
-    /// Says that this process has committed a write that this token covers: from now on no answer is from before it, and
-    /// who follows the log is woken, here and elsewhere.
-    pub fn committed(&self, token: &ConsistencyToken) {
-        // Positions of a log that was lost meanwhile mean nothing.
-        let present = self.0.datastore().is_none_or(|datastore| token.is_of(datastore));
-        for at in token.positions().filter(|_| present) {
-            if let Some(written) = self.0.written.get(usize::from(at.bucket.unsigned_abs())) {
+    /// Records a committed write of this process by the token that covers it. From now on no answer of this process
+    /// precedes the write. Wakes the follower, here and in other processes.
+    pub fn record_commit(&self, token: &ConsistencyToken) {
+        // Positions of a log that has been lost in the meantime mean nothing.
+        let current = self.0.datastore().is_none_or(|datastore| token.is_of(datastore));
+        for at in token.positions().filter(|_| current) {
+            if let Some(written) = self.0.written_positions.get(usize::from(at.bucket.unsigned_abs())) {
                 written.fetch_max(at.position, Ordering::AcqRel);
             }
         }
-        self.0.notify.notify_one();
-        self.0.wrote.notify_one();
+        self.0.wake_follower.notify_one();
+        self.0.wake_announcer.notify_one();
     }
 
-    /// One user in one organization, from memory and at once; without a user, the organization alone. None if memory
-    /// cannot say, or not freshly enough.
+    /// The standing of a user in an organization, from memory without waiting; without a user, the organization alone.
+    /// `None` if memory cannot answer or is not fresh enough.
     #[must_use]
-    pub fn now(
+    pub fn standing_now(
         &self,
         organization: &OrganizationRef,
         user: Option<&UserId>,
         freshness: &Freshness,
     ) -> Option<Standing> {
-        let standing = self.0.is_fresh(freshness).then(|| self.0.look_up(organization, user))?;
+        let standing = self.0.is_fresh(freshness).then(|| self.0.lookup(organization, user))?;
         if standing.is_some() {
-            self.0.counters.answered(AnswerSource::Memory, 1);
+            self.0.counters.count_answers(AnswerSource::Memory, 1);
         }
         standing
     }
 
-    /// One user in one organization; without a user, the organization alone.
+    /// The standing of a user in an organization; without a user, the organization alone.
     ///
     /// # Errors
-    /// If memory cannot say and the datastore does not answer.
+    /// If memory cannot answer and the datastore does not answer.
     pub async fn standing(
         &self,
         organization: &OrganizationRef,
         user: Option<&UserId>,
         freshness: &Freshness,
     ) -> Result<(Standing, AnswerSource), StoreError> {
-        if let Some(standing) = self.now(organization, user, freshness) {
+        if let Some(standing) = self.standing_now(organization, user, freshness) {
             return Ok((standing, AnswerSource::Memory));
         }
         if self.0.catch_up(freshness).await
-            && let Some(standing) = self.now(organization, user, freshness)
+            && let Some(standing) = self.standing_now(organization, user, freshness)
         {
             return Ok((standing, AnswerSource::Memory));
         }
         let question = (organization.clone(), user.cloned());
-        let asked = self.0.ask_primary(vec![question], freshness).await;
-        match asked.map(|standings| standings.into_iter().next()) {
+        let outcome = self.0.query_primary(vec![question], freshness).await;
+        match outcome.map(|standings| standings.into_iter().next()) {
             Ok(Some(standing)) => Ok((standing, AnswerSource::Primary)),
             Ok(None) => Err(StoreError::Unreadable("a question was not answered".to_owned())),
             Err(error) => {
-                let stale = self.0.may_be_stale(freshness, &error).then(|| self.0.look_up(organization, user));
+                let stale = self.0.allows_stale(freshness, &error).then(|| self.0.lookup(organization, user));
                 let standing = stale.flatten().ok_or(error)?;
-                self.0.counters.answered(AnswerSource::StaleMemory, 1);
+                self.0.counters.count_answers(AnswerSource::StaleMemory, 1);
                 Ok((standing, AnswerSource::StaleMemory))
             }
         }
     }
 
-    /// Many users in many organizations, in the order asked; all that is asked of one organization is answered from one
-    /// state of it.
+    /// The standings of many users in many organizations, in the order of the questions. All answers about one
+    /// organization come from one state of it.
     ///
     /// # Errors
-    /// If memory cannot say and the datastore does not answer.
+    /// If memory cannot answer and the datastore does not answer.
     pub async fn standings<Q>(&self, questions: &[Q], freshness: &Freshness) -> Result<StandingBatch, StoreError>
     where
         Q: CheckQuestion + Sync,
@@ -271,65 +277,70 @@ impl Replica {
         self.0.answer_many(questions, freshness, fresh, ConsistencyToken::new(datastore)).await
     }
 
-    /// Where a user is in their life; none for one not heard of. From the primary.
+    /// The state of a user, from the primary; `None` for an unknown user.
     ///
     /// # Errors
     /// If the datastore does not answer.
     pub async fn user_state(&self, user: &UserId) -> Result<Option<UserState>, StoreError> {
-        users::state(&mut *self.0.pool.acquire().await?, user).await
+        let mut connection = self.0.pool.acquire().await?;
+        let outcome = users::state(&mut connection, user).await;
+        connection.finish(outcome)
     }
 
-    /// Where a user is in their life, from memory and at once; none within for one who is active or not heard of, none
-    /// at all if memory cannot say freshly enough.
+    /// The state of a user, from memory without waiting. The outer `None`: memory is not fresh enough to answer. The
+    /// inner `None`: the user is active or unknown.
     #[must_use]
     pub fn user_state_now(&self, user: &UserId) -> Option<Option<UserState>> {
-        let known = self.0.is_fresh(&Freshness::Recent) && !self.0.is_behind(of_users(user.bucket()));
+        let known = self.0.is_fresh(&Freshness::Recent) && !self.0.is_behind(user_bucket(user.bucket()));
         known.then(|| self.0.tables.user(user, user.bucket()).0)
     }
 
-    /// What has been counted so far.
+    /// The counters and gauges at this moment.
     #[must_use]
     pub fn statistics(&self) -> ReplicaStatistics {
         self.0.statistics()
     }
 
-    /// The changes as they are followed from now on. Where the follower loads a bucket anew there may be gaps and
-    /// repetitions: positions tell.
+    /// Subscribes to the changes that the follower applies from now on. When the follower reloads a bucket, the feed
+    /// may have gaps and repetitions; the positions show them.
     #[must_use]
     pub fn feed(&self) -> Feed {
         self.0.feed.subscribe()
     }
 
-    /// How far the log is followed in each bucket; those of users stand behind those of organizations.
+    /// The follower's position in each bucket's log. User buckets have the numbers after the organization buckets.
     #[must_use]
     pub fn positions(&self) -> BTreeMap<i16, i64> {
-        (0..).zip(&self.0.followed).map(|(bucket, position)| (bucket, position.load(Ordering::Acquire))).collect()
+        (0..)
+            .zip(&self.0.followed_positions)
+            .map(|(bucket, position)| (bucket, position.load(Ordering::Acquire)))
+            .collect()
     }
 
-    /// Waits until everything that is acknowledged now is in the copy and in the feed. Returns only once that is so.
+    /// Waits, without a time limit, until every write acknowledged before this call is in the replica and in the feed.
     pub async fn caught_up(&self) {
         let now = nanoseconds(crate::clock::uptime());
-        let mut polled = self.0.polled.subscribe();
-        self.0.notify.notify_one();
-        // Only the end of this index ends the channel, and it is in hand here.
-        let _ = polled.wait_for(|lease| *lease > now).await;
+        let mut leases = self.0.lease_updates.subscribe();
+        self.0.wake_follower.notify_one();
+        // Cannot fail: the sender is in `self`.
+        let _ = leases.wait_for(|lease| *lease > now).await;
     }
 
-    /// Waits until every bucket that is to be in memory is there.
+    /// Waits until every bucket that fits into memory is loaded and published.
     pub async fn loaded(&self) {
-        let mut polled = self.0.polled.subscribe();
-        let _ = polled.wait_for(|_| self.0.users_held.load(Ordering::Acquire) && self.0.counters.is_loaded()).await;
+        let mut leases = self.0.lease_updates.subscribe();
+        let _ = leases.wait_for(|_| self.0.users_loaded.load(Ordering::Acquire) && self.0.counters.is_loaded()).await;
     }
 }
 
 /// A question about a user in an organization.
 pub trait CheckQuestion {
-    /// Where, and who.
-    fn asks(&self) -> (&OrganizationRef, &UserId);
+    /// The organization and the user of the question.
+    fn subject(&self) -> (&OrganizationRef, &UserId);
 }
 
 impl CheckQuestion for (&OrganizationRef, &UserId) {
-    fn asks(&self) -> (&OrganizationRef, &UserId) {
+    fn subject(&self) -> (&OrganizationRef, &UserId) {
         *self
     }
 }

@@ -1,9 +1,10 @@
-//! Asking the primary, in batches of what has piled up.
+//! Lookups on the primary, in batches of the questions that wait.
 //!
-//! A question goes out at once if no statement is under way, and else with all the others that wait when it has ended.
-//! There is no timer: alone a question waits for nobody, and a thousand at once (a cold start, a lease that ran out) are a
-//! few statements. Each statement begins after its questions were asked. Only beside a large statement there may be
-//! another: nobody waits for somebody's ten thousand.
+//! If no statement runs, a question is sent at once. Otherwise it waits, and the next statement takes all waiting
+//! questions together. There is no timer: a single question never waits, and a thousand at once (a cold start, an
+//! expired lease) are a few statements. Each statement begins after its questions arrived, so its answers include every
+//! write acknowledged before they did. Only beside a large statement may a second one run, so that no question waits
+//! for another caller's ten thousand.
 
 use crate::domain::{OrganizationRef, Standing, UserId};
 use crate::replica::limits;
@@ -14,32 +15,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-/// Who in which organization; without a user, the organization alone.
+/// A user in an organization; without a user, the organization alone.
 pub(super) type StandingKey = (OrganizationRef, Option<UserId>);
 
-/// The way to the primary.
+/// The primary lookup.
 pub(super) struct Primary(Arc<PrimaryState>);
 
 struct PrimaryState {
     pool: Pool,
     queue: Mutex<LookupQueue>,
-    /// Where the statements run: one place, so that connections have one.
+    /// The runtime of the statements: always the one that owns the pool's connections.
     runtime: Handle,
 }
 
 #[derive(Default)]
 struct LookupQueue {
-    waiting: VecDeque<PendingLookup>,
-    /// Statements under way.
+    pending: VecDeque<PendingLookup>,
+    /// Running statements.
     running: usize,
-    /// Those of them that are small, or about to be begun.
+    /// Running statements that are small, or whose size is not known yet.
     small: usize,
 }
 
 struct PendingLookup {
     questions: Vec<StandingKey>,
-    answer: oneshot::Sender<StandingResult>,
-    /// Where it is waited for.
+    reply: oneshot::Sender<StandingResult>,
+    /// The runtime of the task that waits for the reply.
     runtime: Handle,
 }
 
@@ -50,11 +51,11 @@ impl Primary {
         Self(Arc::new(PrimaryState { pool, queue: Mutex::default(), runtime: Handle::current() }))
     }
 
-    /// Asks, and waits for the answers: all from one state of the datastore, in the order asked.
-    pub(super) async fn ask(&self, questions: Vec<StandingKey>) -> StandingResult {
-        let (answer, answered) = oneshot::channel();
-        self.0.add(PendingLookup { questions, answer, runtime: Handle::current() });
-        answered.await.unwrap_or(Err(StoreError::Timeout(None)))
+    /// Queries the primary. The answers are in the order of the questions, all from one state of the datastore.
+    pub(super) async fn query(&self, questions: Vec<StandingKey>) -> StandingResult {
+        let (reply, answers) = oneshot::channel();
+        self.0.enqueue(PendingLookup { questions, reply, runtime: Handle::current() });
+        answers.await.unwrap_or(Err(StoreError::Timeout(None)))
     }
 }
 
@@ -63,103 +64,104 @@ impl PrimaryState {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(self: &Arc<Self>, waiting: PendingLookup) {
+    fn enqueue(self: &Arc<Self>, lookup: PendingLookup) {
         let mut queue = self.queue();
-        queue.waiting.push_back(waiting);
-        self.begin(queue);
+        queue.pending.push_back(lookup);
+        self.start_statement(queue);
     }
 
-    /// Begins a statement for what waits, if there may be one more.
-    fn begin(self: &Arc<Self>, mut queue: MutexGuard<'_, LookupQueue>) {
-        if !queue.waiting.is_empty() && queue.small == 0 && queue.running < limits::PRIMARY_STATEMENTS {
+    /// Starts a statement for the waiting lookups, if the limits allow another one.
+    fn start_statement(self: &Arc<Self>, mut queue: MutexGuard<'_, LookupQueue>) {
+        if !queue.pending.is_empty() && queue.small == 0 && queue.running < limits::PRIMARY_STATEMENTS {
             queue.running += 1;
             queue.small += 1;
             drop(queue);
-            // In a task of its own: who asked may hang up, the others still wait.
-            self.runtime.spawn(work(StatementSlot { inner: self.clone(), held: true, small: true }));
+            // In a separate task: the caller may hang up while other callers still wait for the same statement.
+            self.runtime.spawn(work(StatementSlot { state: self.clone(), active: true, small: true }));
         }
     }
 }
 
-/// One of the statements that may run at once. Given back whatever happens.
+/// The right to run one of the concurrent statements. Released on drop.
 struct StatementSlot {
-    inner: Arc<PrimaryState>,
-    held: bool,
+    state: Arc<PrimaryState>,
+    active: bool,
     small: bool,
 }
 
 impl Drop for StatementSlot {
     fn drop(&mut self) {
-        if self.held {
-            let inner = self.inner.clone();
-            self.give_back(&mut inner.queue());
+        if self.active {
+            let state = self.state.clone();
+            self.release(&mut state.queue());
         }
     }
 }
 
 impl StatementSlot {
-    fn give_back(&mut self, queue: &mut LookupQueue) {
+    fn release(&mut self, queue: &mut LookupQueue) {
         queue.running -= 1;
         queue.small -= usize::from(self.small);
-        self.held = false;
+        self.active = false;
     }
 
-    /// What has piled up, as far as one statement goes. If nothing has, the place is given back under the same lock: a
-    /// question that comes a moment later finds it free.
-    fn take(&mut self) -> Vec<PendingLookup> {
-        let inner = self.inner.clone();
-        let mut queue = inner.queue();
+    /// Takes the waiting lookups, up to the limit of one statement. If there are none, the slot is released under the
+    /// same lock, so that a question that arrives a moment later finds it free.
+    fn take_batch(&mut self) -> Vec<PendingLookup> {
+        let state = self.state.clone();
+        let mut queue = state.queue();
         let mut batch = Vec::new();
         let mut count = 0;
-        while let Some(next) = queue.waiting.front() {
+        while let Some(next) = queue.pending.front() {
             if !batch.is_empty() && count + next.questions.len() > limits::PRIMARY_QUESTIONS {
                 break;
             }
             count += next.questions.len();
-            // Nobody waits any more for one whose caller hung up.
-            batch.extend(queue.waiting.pop_front().filter(|waiting| !waiting.answer.is_closed()));
+            // Skips lookups whose caller has hung up.
+            batch.extend(queue.pending.pop_front().filter(|lookup| !lookup.reply.is_closed()));
         }
         if batch.is_empty() {
-            self.give_back(&mut queue);
+            self.release(&mut queue);
             return batch;
         }
         queue.small -= usize::from(self.small);
         self.small = count <= limits::PRIMARY_SMALL;
         queue.small += usize::from(self.small);
-        inner.begin(queue);
+        state.start_statement(queue);
         batch
     }
 }
 
-async fn work(mut place: StatementSlot) {
+/// Runs statements until no lookup waits.
+async fn work(mut slot: StatementSlot) {
     loop {
-        let batch = place.take();
+        let batch = slot.take_batch();
         if batch.is_empty() {
             return;
         }
-        let questions: Vec<&StandingKey> = batch.iter().flat_map(|waiting| &waiting.questions).collect();
-        let told = run(&place.inner.pool, &questions).await;
-        // Behind the next statement, which Postgres then need not wait for.
-        place.inner.runtime.spawn(async move { hand_out(batch, told) });
+        let questions: Vec<&StandingKey> = batch.iter().flat_map(|lookup| &lookup.questions).collect();
+        let result = run(&slot.state.pool, &questions).await;
+        // In a separate task, so that Postgres gets the next statement first.
+        slot.state.runtime.spawn(async move { deliver(batch, result) });
     }
 }
 
-/// Gives everybody their answer, where they wait for it: to wake somebody in another runtime is a call of the system's,
-/// which is made once for all that wait there.
-fn hand_out(batch: Vec<PendingLookup>, told: StandingResult) {
-    let mut told = told.map(Vec::into_iter);
+/// Sends each caller its answers, from the runtime in which the caller waits: waking a task of another runtime is a
+/// system call, which is thereby made once for all callers of a runtime.
+fn deliver(batch: Vec<PendingLookup>, result: StandingResult) {
+    let mut result = result.map(Vec::into_iter);
     let mut by_runtime: HashMap<_, (Handle, Vec<_>)> = HashMap::new();
-    for PendingLookup { questions, answer, runtime } in batch {
-        let told = match &mut told {
+    for PendingLookup { questions, reply, runtime } in batch {
+        let answers = match &mut result {
             Ok(standings) => Ok(standings.by_ref().take(questions.len()).collect()),
             Err(error) => Err(error.clone()),
         };
-        by_runtime.entry(runtime.id()).or_insert_with(|| (runtime, Vec::new())).1.push((answer, told));
+        by_runtime.entry(runtime.id()).or_insert_with(|| (runtime, Vec::new())).1.push((reply, answers));
     }
-    for (runtime, answers) in by_runtime.into_values() {
+    for (runtime, replies) in by_runtime.into_values() {
         runtime.spawn(async move {
-            for (answer, told) in answers {
-                let _ = answer.send(told);
+            for (reply, answers) in replies {
+                let _ = reply.send(answers);
             }
         });
     }
@@ -167,11 +169,11 @@ fn hand_out(batch: Vec<PendingLookup>, told: StandingResult) {
 
 async fn run(pool: &Pool, questions: &[&StandingKey]) -> Result<Vec<Standing>, StoreError> {
     let mut connection = pool.acquire().await?;
-    let asked = standing::many(&mut connection, questions);
-    if let Ok(outcome) = tokio::time::timeout(limits::PRIMARY_TIMEOUT, asked).await {
+    let query = standing::many(&mut connection, questions);
+    if let Ok(outcome) = tokio::time::timeout(limits::PRIMARY_TIMEOUT, query).await {
         return connection.finish(outcome);
     }
-    // Postgres does not answer: nobody else shall get this connection.
+    // The statement still runs on this connection: it must not be reused.
     connection.close_on_drop();
     Err(StoreError::Timeout(None))
 }

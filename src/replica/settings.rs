@@ -1,15 +1,17 @@
-//! How the index is to work.
+//! Settings of the replica.
 
 use std::time::Duration;
 
-/// How the index is to work.
+/// Settings of the replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaSettings {
-    /// How old an answer may be for which nobody asks more: everything acknowledged longer ago is in it.
+    /// Maximum staleness of an answer whose caller names no consistency requirement: the answer includes every write
+    /// acknowledged longer ago than this.
     pub max_staleness: Duration,
-    /// How many bytes the copy may take. Buckets that do not fit are answered from the primary. 0: no copy.
+    /// Memory limit of the replica, in bytes. The primary answers for buckets that do not fit. 0 disables the replica.
     pub memory_bytes: usize,
-    /// How old an answer may be when the primary does not answer; none to give no such answer. It says what it is.
+    /// Maximum staleness of an answer while the primary does not answer; `None` to give no such answers. They are
+    /// marked as stale ([`super::AnswerSource::StaleMemory`]).
     pub serve_stale: Option<Duration>,
 }
 

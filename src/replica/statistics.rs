@@ -22,12 +22,12 @@ pub(super) struct ReplicaCounters {
     pub(super) buckets: AtomicU64,
     pub(super) memberships: AtomicU64,
     pub(super) bytes: AtomicU64,
-    /// Whether no load is pending or running.
-    pub(super) settled: AtomicBool,
+    /// Whether every bucket that fits into memory is loaded: no load is queued or running.
+    pub(super) loaded: AtomicBool,
 }
 
 impl ReplicaCounters {
-    pub(super) fn answered(&self, source: AnswerSource, count: usize) {
+    pub(super) fn count_answers(&self, source: AnswerSource, count: usize) {
         let counter = match source {
             AnswerSource::Memory => &self.tables,
             AnswerSource::Primary => &self.primary,
@@ -37,22 +37,22 @@ impl ReplicaCounters {
     }
 
     pub(super) fn is_loaded(&self) -> bool {
-        self.settled.load(Ordering::Acquire)
+        self.loaded.load(Ordering::Acquire)
     }
 }
 
-/// The counters since the start, and the present size and age of the replica.
+/// The replica's counters since the process started, and its gauges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplicaStatistics {
-    /// Questions answered from the replica.
+    /// Questions answered from memory.
     pub memory_answers: u64,
     /// Questions answered by the primary.
     pub primary_answers: u64,
-    /// Questions answered from a stale replica because the primary did not answer.
+    /// Questions answered from memory beyond the maximum staleness, because the primary did not answer.
     pub stale_answers: u64,
     /// Polls of the change log that were applied in full.
     pub polls: u64,
-    /// Polls of the change log that failed.
+    /// Polls that failed.
     pub failed_polls: u64,
     /// Rows of the change log that were applied.
     pub lines: u64,
@@ -60,19 +60,19 @@ pub struct ReplicaStatistics {
     pub loads: u64,
     /// Loads that failed.
     pub failed_loads: u64,
-    /// Buckets that were reloaded because of a gap in the change log.
+    /// Reloads of a bucket because the log had a gap.
     pub gaps: u64,
-    /// Reloads of every bucket because the primary had lost writes that the replica had applied.
+    /// Reloads of every bucket because the primary had lost writes.
     pub lost: u64,
-    /// Times that listening for notifications of writes was restarted.
+    /// Interruptions of the connection that listens for writes.
     pub listens: u64,
     /// Buckets in memory, of 256.
     pub buckets: u64,
     /// Memberships in memory.
     pub memberships: u64,
-    /// Bytes of memory of the replica, organizations and users included.
+    /// The size of the replica in bytes: memberships, organizations and users.
     pub bytes: u64,
-    /// Age of the lease; `None` without a lease, when the replica may not answer.
+    /// The age of the lease; `None` without a lease.
     pub age: Option<Duration>,
 }
 

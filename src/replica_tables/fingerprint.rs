@@ -1,10 +1,11 @@
-//! Keyed fingerprints: what stands in memory in place of the texts.
+//! Keyed fingerprints, which the replica stores in place of ids and slugs.
 //!
-//! `SipHash`-1-3 with 128 bits of output (Aumasson and Bernstein, "`SipHash`: a fast short-input PRF", 2012), under a random
-//! key that never leaves the process: whoever picks ids cannot pick two of one fingerprint, because they cannot compute
-//! any. Of a membership's fingerprint 124 bits are kept. A wrong yes needs one of the n memberships of a bucket to agree
-//! with an id that is not there: n / 2^124 for each check. With 10 million memberships in 256 buckets and a million
-//! checks a second that is one in 10^19 years. (64 bits would be one every three weeks.)
+//! `SipHash`-1-3 with 128 bits of output (Aumasson and Bernstein, "`SipHash`: a fast short-input PRF", 2012), under a
+//! random key that never leaves the process: a caller that chooses ids cannot choose two with the same fingerprint,
+//! because it cannot compute fingerprints. A slot keeps 124 bits of a membership's fingerprint. A false positive
+//! requires that one of the n memberships of a bucket collides with an id that is not in it: probability n / 2^124 for
+//! each check. With 10 million memberships in 256 buckets and a million checks per second that is one in 10^19 years.
+//! (With 64 bits: one every three weeks.)
 
 use super::table::TableEntry;
 use crate::domain::{OrganizationId, Role, Slug, UserId};
@@ -12,13 +13,15 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::{Hash, Hasher};
 use std::num::NonZeroU64;
 
-/// 128 bits that stand for a text. Two words and not one `u128`, which would align everything around it to sixteen bytes;
-/// one of them never zero, so that one that may be missing takes no more.
+/// A 128-bit fingerprint of a text. Two words rather than one `u128`, which would force an alignment of sixteen bytes
+/// on every type that contains it. The first word is never zero, so that an `Option` of a fingerprint takes no more
+/// space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint(NonZeroU64, u64);
 
 impl Fingerprint {
-    /// One of so many parts, by bits that its hash does not begin or end with.
+    /// The part, out of this number, to which the fingerprint belongs. It uses bits that are not the leading or
+    /// trailing bits of the hash.
     pub(super) fn part(self, parts: usize) -> usize {
         usize::try_from(self.1 >> 32).unwrap_or_default() % parts
     }
@@ -26,12 +29,12 @@ impl Fingerprint {
 
 impl Hash for Fingerprint {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // All bits are as random as any others: see `PassthroughHasher`.
+        // All bits are equally random: see `PassthroughHasher`.
         state.write_u64(self.0.get());
     }
 }
 
-/// The key of a process's fingerprints.
+/// The secret key of a process's fingerprints.
 #[derive(Clone, Copy)]
 pub(super) struct FingerprintKey(SipHasher13);
 
@@ -41,22 +44,22 @@ impl FingerprintKey {
         Self(SipHasher13::new_with_key(&random))
     }
 
-    /// A user in an organization. The owner is told by the same fingerprint.
+    /// The fingerprint of a user in an organization. The owner is recognized by the same fingerprint.
     pub(super) fn member(&self, organization: OrganizationId, user: &str) -> Fingerprint {
         self.of(organization.as_uuid().as_bytes(), user)
     }
 
-    /// A user.
+    /// The fingerprint of a user.
     pub(super) fn user(&self, user: &UserId) -> Fingerprint {
         self.of(b"u", user.as_str())
     }
 
-    /// A slug.
+    /// The fingerprint of a slug.
     pub(super) fn slug(&self, slug: &Slug) -> Fingerprint {
         self.of(b"s", slug.as_str())
     }
 
-    /// The prefixes differ in length or letter, and never stand in one table.
+    /// The prefixes differ in length or letter, and no table mixes them.
     fn of(&self, prefix: &[u8], text: &str) -> Fingerprint {
         let mut hasher = self.0;
         hasher.write(prefix);
@@ -66,7 +69,7 @@ impl FingerprintKey {
     }
 }
 
-/// The bits of a slot that say the role.
+/// The bits of a slot that hold the role.
 const ROLE_BITS: u64 = 0xf;
 
 /// A membership in sixteen bytes: 124 bits of fingerprint and four of role.
@@ -74,26 +77,26 @@ const ROLE_BITS: u64 = 0xf;
 pub(super) struct Slot(Fingerprint);
 
 impl Slot {
-    /// A member with a role.
+    /// The slot of a member with a role.
     pub(super) fn new(member: Fingerprint, role: Role) -> Self {
         let Fingerprint(first, second) = Self::key_of(member);
         Self(Fingerprint(first, second | u64::from(role.index())))
     }
 
-    /// What a member's slot is found by, whatever the role.
+    /// The table key of a member's slot, independent of the role.
     pub(super) fn key_of(Fingerprint(first, second): Fingerprint) -> Fingerprint {
         Fingerprint(first, second & !ROLE_BITS)
     }
 
-    /// The role.
+    /// The member's role; `None` for bits that no role uses.
     pub(super) fn role(self) -> Option<Role> {
         u8::try_from(self.0.1 & ROLE_BITS).ok().and_then(Role::from_index)
     }
 }
 
 impl TableEntry for Slot {
-    type FingerprintKey = Fingerprint;
-    // Seven in eight: with four to a line, nearly all are in the line where they belong, or in the next.
+    type Key = Fingerprint;
+    // Seven in eight: with four entries per line, nearly every entry is in the line of its hash or in the next.
     const FULL: usize = 28;
 
     fn key(&self) -> Fingerprint {
@@ -105,7 +108,7 @@ impl TableEntry for Slot {
     }
 }
 
-/// Hashes what is random already by taking it as it is.
+/// A hasher for keys that are random already: it returns the key's word unchanged.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct PassthroughHasher(u64);
 
@@ -115,7 +118,7 @@ impl Hasher for PassthroughHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Nothing that is kept comes as bytes.
+        // Required by the trait; no key hashes bytes.
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
@@ -126,7 +129,7 @@ impl Hasher for PassthroughHasher {
     }
 }
 
-/// Makes [`PassthroughHasher`]s.
+/// Builds [`PassthroughHasher`]s.
 pub(super) type PassthroughBuilder = std::hash::BuildHasherDefault<PassthroughHasher>;
 
 #[cfg(test)]
@@ -139,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_tells_its_role_and_is_found_by_any() {
+    fn a_slot_holds_its_role_and_its_key_ignores_it() {
         let key = FingerprintKey::new([7; 16]);
         for index in 0.. {
             let Some(role) = Role::from_index(index) else { break };
@@ -153,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn every_role_fits() {
+    fn every_role_fits_into_four_bits() {
         assert!(Role::from_index(16).is_none(), "a seventeenth role needs a fifth bit");
     }
 }

@@ -1,8 +1,9 @@
-//! The copy of all memberships as a thing in memory: what is kept, how it changes, how it is asked.
+//! The replica's tables: all memberships in memory, with their changes and lookups.
 //!
-//! Pure: it knows no datastore and no clock. The server fills it from Postgres ([`crate::replica`]), a client of roster from
-//! an export ([`crate::client`]); both then apply the lines of the log to it, whole transactions at a time. A bucket is
-//! behind one lock: who asks sees a whole prefix of each organization's history, never a mixture.
+//! Pure: no datastore and no clock. The server loads the tables from Postgres ([`crate::replica`]), a client of roster
+//! from an export ([`crate::client`]); both then apply the entries of the change log, whole transactions at a time.
+//! Each bucket has one lock, so a reader sees a prefix of each organization's history that ends between two
+//! transactions.
 
 mod bucket;
 mod fingerprint;
@@ -22,7 +23,7 @@ use slugs::{SlugChange, Slugs};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use users::UserTables;
 
-/// The copy.
+/// The tables of one replica.
 pub struct ReplicaTables {
     key: FingerprintKey,
     buckets: Box<[RwLock<Option<Bucket>>]>,
@@ -31,7 +32,7 @@ pub struct ReplicaTables {
 }
 
 impl ReplicaTables {
-    /// An empty copy. The random bytes are the key of its fingerprints, and a secret.
+    /// Empty tables. The random bytes are the secret key of the fingerprints.
     #[must_use]
     pub fn new(random: [u8; 16]) -> Self {
         let key = FingerprintKey::new(random);
@@ -43,7 +44,8 @@ impl ReplicaTables {
         }
     }
 
-    /// An empty bucket, to be filled with what a snapshot at this position holds, and then published with [`Self::put`].
+    /// An empty bucket at this position, to be filled from a snapshot at the same position and published with
+    /// [`Self::put`].
     #[must_use]
     pub fn bucket(&self, position: i64) -> Bucket {
         Bucket::new(self.key, position)
@@ -53,20 +55,20 @@ impl ReplicaTables {
         &self.buckets[usize::from(bucket.unsigned_abs()) % self.buckets.len()]
     }
 
-    /// Publishes a bucket in place of the one that was there.
+    /// Publishes a bucket and replaces the previous one.
     pub fn put(&self, number: i16, bucket: Bucket) {
         let old = {
-            let mut place = self.slot(number).write().unwrap_or_else(PoisonError::into_inner);
-            // Before anybody can see the bucket, so that its slugs are found.
+            let mut slot = self.slot(number).write().unwrap_or_else(PoisonError::into_inner);
+            // Before the bucket becomes visible, so that all its slugs resolve.
             self.slugs.put_all(bucket.slugs());
-            place.replace(bucket)
+            slot.replace(bucket)
         };
         if let Some(old) = old {
             self.forget_slugs(number, &old);
         }
     }
 
-    /// No longer holds a bucket.
+    /// Removes a bucket.
     pub fn take(&self, number: i16) {
         let old = self.slot(number).write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(old) = old {
@@ -74,99 +76,102 @@ impl ReplicaTables {
         }
     }
 
-    /// Takes back what an old copy of a bucket claimed and the present one does not.
+    /// Removes the slug claims of a replaced bucket that the present bucket does not make.
     fn forget_slugs(&self, number: i16, old: &Bucket) {
         let present = self.read(number);
-        let gone: Vec<SlugChange> = (old.slugs())
+        let changes: Vec<SlugChange> = (old.slugs())
             .filter(|(slug, id)| !present.as_ref().is_some_and(|present| present.has_slug(*id, *slug)))
             .map(|(slug, id)| SlugChange { organization: id, old: Some(slug), new: None })
             .collect();
         drop(present);
-        self.slugs.apply(&gone);
+        self.slugs.apply(&changes);
     }
 
-    /// Applies lines of whole transactions to a bucket, if it is held, up to this position.
-    pub fn apply<'a>(&self, number: i16, lines: impl Iterator<Item = (i64, &'a LogEntry)>, last: i64) {
-        let mut place = self.slot(number).write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = place.as_mut() {
-            self.slugs.apply(&bucket.apply(lines, last));
+    /// Applies the log entries of whole transactions to a bucket, up to the position `last`. Does nothing if the bucket
+    /// is not loaded.
+    pub fn apply<'a>(&self, number: i16, entries: impl Iterator<Item = (i64, &'a LogEntry)>, last: i64) {
+        let mut slot = self.slot(number).write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = slot.as_mut() {
+            self.slugs.apply(&bucket.apply(entries, last));
         }
     }
 
-    /// Applies lines to a bucket that is not published yet.
-    pub fn apply_to<'a>(&self, bucket: &mut Bucket, lines: impl Iterator<Item = (i64, &'a LogEntry)>, last: i64) {
-        bucket.apply(lines, last);
+    /// Applies log entries to a bucket that is not published yet.
+    pub fn apply_to<'a>(&self, bucket: &mut Bucket, entries: impl Iterator<Item = (i64, &'a LogEntry)>, last: i64) {
+        bucket.apply(entries, last);
     }
 
-    /// Takes in what one snapshot holds of a bucket of users: those who are not active.
+    /// Replaces a user bucket by its content in a snapshot: the inactive and erased users.
     pub fn put_users(&self, bucket: i16, position: i64, states: &[(UserId, UserState)]) {
         self.users.put_bucket(bucket, position, states);
     }
 
-    /// Applies lines of a bucket of users up to a position.
-    pub fn apply_users<'a>(&self, bucket: i16, lines: impl Iterator<Item = (&'a UserId, UserState)>, last: i64) {
-        self.users.apply(bucket, lines, last);
+    /// Applies the changes in a user bucket's log, up to the position `last`.
+    pub fn apply_users<'a>(&self, bucket: i16, changes: impl Iterator<Item = (&'a UserId, UserState)>, last: i64) {
+        self.users.apply(bucket, changes, last);
     }
 
-    /// A bucket as it now is; it stands still for as long as this is kept. None in it if the bucket is not held.
+    /// Locks a bucket for reading: it does not change while the guard lives. The guard holds `None` if the bucket is
+    /// not loaded.
     pub fn read(&self, number: i16) -> RwLockReadGuard<'_, Option<Bucket>> {
         self.slot(number).read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The organization that has this slug; none if no held bucket has such a one, and none if two have: a slug that has
-    /// just moved, from one whose bucket does not yet say so.
+    /// The organization with this slug. `None` if no loaded bucket has it, and also if two organizations have it: the
+    /// slug has just moved, and the bucket of its previous organization is not up to date yet.
     #[must_use]
     pub fn resolve(&self, slug: &Slug) -> Option<OrganizationId> {
         let slug = self.key.slug(slug);
-        let has = |id: &OrganizationId| self.read(id.bucket()).as_ref().is_some_and(|held| held.has_slug(*id, slug));
-        let mut having = self.slugs.find(slug).filter(has);
-        let one = having.next()?;
-        having.next().is_none().then_some(one)
+        let is_current =
+            |id: &OrganizationId| self.read(id.bucket()).as_ref().is_some_and(|bucket| bucket.has_slug(*id, slug));
+        let mut owners = self.slugs.find(slug).filter(is_current);
+        let owner = owners.next()?;
+        owners.next().is_none().then_some(owner)
     }
 
-    /// Whether any organization of a held bucket has this slug, be it one or two.
+    /// Whether one or two organizations of loaded buckets have this slug.
     #[must_use]
     pub fn is_claimed(&self, slug: &Slug) -> bool {
         let slug = self.key.slug(slug);
-        self.slugs.find(slug).any(|id| self.read(id.bucket()).as_ref().is_some_and(|held| held.has_slug(id, slug)))
+        self.slugs.find(slug).any(|id| self.read(id.bucket()).as_ref().is_some_and(|bucket| bucket.has_slug(id, slug)))
     }
 
-    /// The organization that is meant, if a held bucket knows it by that name. Ids are taken at their word.
+    /// The id of the referenced organization. A slug must resolve in a loaded bucket; an id is returned unchecked.
     #[must_use]
-    pub fn organization(&self, named: &OrganizationRef) -> Option<OrganizationId> {
-        match named {
+    pub fn organization(&self, reference: &OrganizationRef) -> Option<OrganizationId> {
+        match reference {
             OrganizationRef::Id(id) => Some(*id),
             OrganizationRef::Slug(slug) => self.resolve(slug),
         }
     }
 
-    /// The state of a user, and how far the log of their bucket was applied when it was read; no state for one who is
-    /// active or not heard of.
+    /// The state of a user, and a position of the user bucket's log that the state is at least as new as. `None` for an
+    /// active or unknown user.
     #[must_use]
     pub fn user(&self, user: &UserId, bucket: i16) -> (Option<UserState>, i64) {
         let position = self.users.position(bucket);
         (self.users.state(user, bucket), position)
     }
 
-    /// The state of a user; none for one who is active or not heard of.
+    /// The state of a user; `None` for an active or unknown user.
     #[must_use]
     pub fn user_state(&self, user: &UserId) -> Option<UserState> {
         if self.users.is_empty() { None } else { self.users.state(user, user.bucket()) }
     }
 
-    /// Whether an organization of this bucket has this slug now.
+    /// Whether an organization of this bucket has this slug at the bucket's position.
     #[must_use]
-    pub fn is_called(&self, bucket: &Bucket, organization: OrganizationId, slug: &Slug) -> bool {
+    pub fn has_slug(&self, bucket: &Bucket, organization: OrganizationId, slug: &Slug) -> bool {
         bucket.has_slug(organization, self.key.slug(slug))
     }
 
-    /// How far the log of a bucket of users is applied.
+    /// The position up to which a user bucket's log is applied.
     #[must_use]
     pub fn user_position(&self, bucket: i16) -> i64 {
         self.users.position(bucket)
     }
 
-    /// What the users take, in bytes.
+    /// The memory of the user tables, in bytes.
     #[must_use]
     pub fn user_bytes(&self) -> usize {
         self.users.bytes()
@@ -175,6 +180,6 @@ impl ReplicaTables {
 
 impl std::fmt::Debug for ReplicaTables {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Memory")
+        f.write_str("ReplicaTables")
     }
 }

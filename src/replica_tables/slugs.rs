@@ -1,17 +1,19 @@
-//! Which organization has which slug.
+//! The table from slugs to organizations.
 //!
-//! Buckets are applied one after the other, so a slug that moved may for a moment be claimed by two organizations or by
-//! one that has already let go of it. Therefore every claim is kept, and the organization itself has the last word.
+//! The follower applies buckets one after the other. A slug that moves between organizations may therefore for a moment
+//! be claimed by both, or by one that has already given it up. The table keeps every claim; a lookup verifies each
+//! claim in the organization's own record, which is authoritative.
 
 use super::fingerprint::{Fingerprint, PassthroughBuilder};
 use crate::domain::OrganizationId;
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
-/// What a slug takes, in bytes: an entry, and that a table is between half and full.
+/// The memory of one slug, in bytes: an entry with its control byte, and half as much again because the table is
+/// between half full and full.
 pub(super) const BYTES: usize = (size_of::<(Fingerprint, OrganizationId)>() + 1) * 3 / 2;
 
-/// What changed about who has which slug.
+/// A change of an organization's slug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SlugChange {
     pub(super) organization: OrganizationId,
@@ -22,11 +24,11 @@ pub(super) struct SlugChange {
 #[derive(Default)]
 struct SlugClaims {
     first: HashMap<Fingerprint, OrganizationId, PassthroughBuilder>,
-    /// Claims on slugs that are in `first` for somebody else: hardly ever any.
+    /// Claims on slugs that another organization claims in `first`: almost always empty.
     others: Vec<(Fingerprint, OrganizationId)>,
 }
 
-/// Parts with a lock each, so that one that grows holds up few others.
+/// The number of parts, each with a separate lock: while one part grows, the others stay available.
 const PARTS: usize = 64;
 
 /// The slugs of all buckets.
@@ -39,16 +41,16 @@ impl Default for Slugs {
 }
 
 impl Slugs {
-    /// Takes in the slugs of a bucket that was loaded.
+    /// Adds the slugs of a loaded bucket.
     pub(super) fn put_all(&self, slugs: impl Iterator<Item = (Fingerprint, OrganizationId)>) {
         for (slug, organization) in slugs {
             self.write(slug).put(slug, organization);
         }
     }
 
-    /// Takes in what changed.
-    pub(super) fn apply(&self, renamed: &[SlugChange]) {
-        for SlugChange { organization, old, new } in renamed {
+    /// Applies changes of slugs.
+    pub(super) fn apply(&self, changes: &[SlugChange]) {
+        for SlugChange { organization, old, new } in changes {
             if let Some(slug) = old {
                 self.write(*slug).take(*slug, *organization);
             }
@@ -58,7 +60,7 @@ impl Slugs {
         }
     }
 
-    /// The organizations that claim a slug: one, as a rule.
+    /// The organizations that claim a slug: normally one.
     pub(super) fn find(&self, slug: Fingerprint) -> impl Iterator<Item = OrganizationId> + use<> {
         let claims = self.0[slug.part(PARTS)].read().unwrap_or_else(PoisonError::into_inner);
         let first = claims.first.get(&slug).copied();
@@ -81,13 +83,13 @@ impl SlugClaims {
     }
 
     fn take(&mut self, slug: Fingerprint, organization: OrganizationId) {
-        if let Some(place) = self.others.iter().position(|claim| *claim == (slug, organization)) {
-            self.others.swap_remove(place);
+        if let Some(index) = self.others.iter().position(|claim| *claim == (slug, organization)) {
+            self.others.swap_remove(index);
         }
         if self.first.get(&slug) == Some(&organization) {
             self.first.remove(&slug);
-            if let Some(place) = self.others.iter().position(|(other, _)| *other == slug) {
-                let (slug, organization) = self.others.swap_remove(place);
+            if let Some(index) = self.others.iter().position(|(other, _)| *other == slug) {
+                let (slug, organization) = self.others.swap_remove(index);
                 self.first.insert(slug, organization);
             }
         }

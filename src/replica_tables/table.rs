@@ -1,28 +1,30 @@
-//! A hash table of which a look-up touches one cache line.
+//! A hash table whose lookups normally read one cache line.
 //!
-//! A copy of millions of memberships is far away from the processor: what a look-up costs is how many lines it waits for.
-//! The standard library's table has its keys in one place and a byte for each in another, so that it waits twice. Here
-//! the places are the lines themselves: an entry is in the line that its hash names, or, if that is full, in the first
-//! after it that was not (linear probing by buckets; Knuth, The Art of Computer Programming, volume 3, section 6.4).
-//! Removing fills the hole from behind, so that nothing is left that a later look-up would have to pass.
+//! A replica of millions of memberships does not fit into the processor's caches: the cost of a lookup is the number of
+//! cache lines it waits for. The standard library's table stores keys and control bytes apart, so a lookup waits twice.
+//! Here the buckets are the cache lines themselves: an entry is in the line that its hash selects, or, if that is full,
+//! in the first later line that was not (linear probing by buckets; Knuth, The Art of Computer Programming, volume 3,
+//! section 6.4). Removing an entry moves a later one into the hole, so that there are no tombstones for lookups to
+//! pass.
 //!
-//! It grows by a quarter and not to the double: of 64 bytes a membership may take, no half is left empty.
+//! The table grows by a quarter instead of doubling: with a budget of 64 bytes per membership, half of it must not stay
+//! empty.
 
-/// The bytes of a cache line, and of all that a look-up reads in the usual case.
+/// The size of a cache line in bytes: all that a lookup normally reads.
 const LINE: usize = 64;
 
-/// What a table holds. Some value of its bytes means nothing at all, so that an empty place takes no more.
+/// An entry of a table. `Option<Self>` must be as large as `Self`, so that an empty slot costs no extra space.
 pub(super) trait TableEntry: Copy {
-    /// What it is found by.
-    type FingerprintKey: Copy + Eq;
-    /// How many parts in 32 of the places may be taken: the more of them there are in a line, the fuller it may be.
+    /// The type of the entry's key.
+    type Key: Copy + Eq;
+    /// The maximum load factor, in 32nds: the more entries there are per line, the fuller the table may be.
     const FULL: usize;
 
-    /// Its key.
-    fn key(&self) -> Self::FingerprintKey;
+    /// The entry's key.
+    fn key(&self) -> Self::Key;
 
-    /// Where it belongs: the leading bits are as good as random.
-    fn hash(key: Self::FingerprintKey) -> u64;
+    /// The key's hash, which selects its line; the leading bits must be evenly distributed.
+    fn hash(key: Self::Key) -> u64;
 }
 
 #[derive(Clone, Copy)]
@@ -30,7 +32,7 @@ pub(super) trait TableEntry: Copy {
 struct CacheLine<E, const N: usize>([Option<E>; N]);
 
 impl<E: TableEntry, const N: usize> CacheLine<E, N> {
-    fn find(&self, key: E::FingerprintKey) -> Option<usize> {
+    fn find(&self, key: E::Key) -> Option<usize> {
         self.0.iter().position(|entry| entry.is_some_and(|entry| entry.key() == key))
     }
 
@@ -39,23 +41,23 @@ impl<E: TableEntry, const N: usize> CacheLine<E, N> {
     }
 }
 
-/// A table with so many entries in a line.
+/// A table with `N` entries per cache line.
 pub(super) struct Table<E, const N: usize> {
     lines: Box<[CacheLine<E, N>]>,
-    held: usize,
+    len: usize,
 }
 
 impl<E, const N: usize> Default for Table<E, N> {
     fn default() -> Self {
-        const { assert!(size_of::<CacheLine<E, N>>() == LINE, "so many entries fill a line") };
-        Self { lines: Box::default(), held: 0 }
+        const { assert!(size_of::<CacheLine<E, N>>() == LINE, "N entries must fill a cache line") };
+        Self { lines: Box::default(), len: 0 }
     }
 }
 
 impl<E: TableEntry, const N: usize> Table<E, N> {
-    /// How many entries it holds.
+    /// The number of entries.
     pub(super) fn len(&self) -> usize {
-        self.held
+        self.len
     }
 
     /// All entries.
@@ -63,57 +65,57 @@ impl<E: TableEntry, const N: usize> Table<E, N> {
         self.lines.iter().flat_map(|line| &line.0).flatten()
     }
 
-    /// The memory that it takes, in bytes.
+    /// The table's memory, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.lines.len() * LINE
     }
 
-    /// The entry of a key.
-    pub(super) fn get(&self, key: E::FingerprintKey) -> Option<&E> {
-        let (line, place) = self.seek(key)?;
-        self.lines[line].0[place].as_ref()
+    /// The entry with this key.
+    pub(super) fn get(&self, key: E::Key) -> Option<&E> {
+        let (line, slot) = self.seek(key)?;
+        self.lines[line].0[slot].as_ref()
     }
 
-    /// The entry of a key, to be changed in everything but its key.
-    pub(super) fn get_mut(&mut self, key: E::FingerprintKey) -> Option<&mut E> {
-        let (line, place) = self.seek(key)?;
-        self.lines[line].0[place].as_mut()
+    /// The entry with this key. The caller must not change the key.
+    pub(super) fn get_mut(&mut self, key: E::Key) -> Option<&mut E> {
+        let (line, slot) = self.seek(key)?;
+        self.lines[line].0[slot].as_mut()
     }
 
-    /// Puts an entry in, and takes out the one that had its key.
+    /// Inserts an entry and returns the previous one with the same key.
     pub(super) fn put(&mut self, entry: E) -> Option<E> {
-        if let Some(there) = self.get_mut(entry.key()) {
-            return Some(std::mem::replace(there, entry));
+        if let Some(previous) = self.get_mut(entry.key()) {
+            return Some(std::mem::replace(previous, entry));
         }
-        while (self.held + 1) * 32 > self.lines.len() * N * E::FULL {
+        while (self.len + 1) * 32 > self.lines.len() * N * E::FULL {
             self.grow();
         }
         self.add(entry);
         None
     }
 
-    /// Takes out the entry of a key.
-    pub(super) fn remove(&mut self, key: E::FingerprintKey) -> Option<E> {
-        let (line, place) = self.seek(key)?;
-        let full = self.lines[line].free().is_none();
-        let gone = self.lines[line].0[place].take();
-        self.held -= 1;
-        if full {
-            self.fill(line, place);
+    /// Removes the entry with this key and returns it.
+    pub(super) fn remove(&mut self, key: E::Key) -> Option<E> {
+        let (line, slot) = self.seek(key)?;
+        let was_full = self.lines[line].free().is_none();
+        let entry = self.lines[line].0[slot].take();
+        self.len -= 1;
+        if was_full {
+            self.fill_hole(line, slot);
         }
-        gone
+        entry
     }
 
-    /// Where the entry of a key is. Some line is not full, so the search ends.
-    fn seek(&self, key: E::FingerprintKey) -> Option<(usize, usize)> {
-        if self.held == 0 {
+    /// The line and the slot of the entry with this key. The search ends, because at least one line is not full.
+    fn seek(&self, key: E::Key) -> Option<(usize, usize)> {
+        if self.len == 0 {
             return None;
         }
-        let mut at = self.home(key);
+        let mut at = self.line_of(key);
         loop {
             let line = &self.lines[at];
-            if let Some(place) = line.find(key) {
-                return Some((at, place));
+            if let Some(slot) = line.find(key) {
+                return Some((at, slot));
             }
             if line.free().is_some() {
                 return None;
@@ -122,8 +124,8 @@ impl<E: TableEntry, const N: usize> Table<E, N> {
         }
     }
 
-    /// The line where a key belongs: the hash as a fraction of all lines, so that there may be any number of them.
-    fn home(&self, key: E::FingerprintKey) -> usize {
+    /// The line that a key's hash selects: the hash as a fraction of the number of lines, which may be any number.
+    fn line_of(&self, key: E::Key) -> usize {
         let lines = u64::try_from(self.lines.len()).unwrap_or(u64::MAX);
         usize::try_from((u128::from(E::hash(key)) * u128::from(lines)) >> 64).unwrap_or_default()
     }
@@ -132,18 +134,18 @@ impl<E: TableEntry, const N: usize> Table<E, N> {
         if line + 1 == self.lines.len() { 0 } else { line + 1 }
     }
 
-    /// How many steps it is from one line on to another.
+    /// The number of steps from one line forward to another.
     fn steps(&self, from: usize, to: usize) -> usize {
         if to >= from { to - from } else { to + self.lines.len() - from }
     }
 
-    /// Adds what is not there to a table that has room.
+    /// Adds an entry whose key is not in the table. The table must have room.
     fn add(&mut self, entry: E) {
-        let mut at = self.home(entry.key());
+        let mut at = self.line_of(entry.key());
         loop {
-            if let Some(place) = self.lines[at].free() {
-                self.lines[at].0[place] = Some(entry);
-                self.held += 1;
+            if let Some(slot) = self.lines[at].free() {
+                self.lines[at].0[slot] = Some(entry);
+                self.len += 1;
                 return;
             }
             at = self.after(at);
@@ -152,23 +154,24 @@ impl<E: TableEntry, const N: usize> Table<E, N> {
 
     fn grow(&mut self) {
         let lines = self.lines.len() + self.lines.len() / 4 + 1;
-        let grown = Self { lines: vec![CacheLine([None; N]); lines].into_boxed_slice(), held: 0 };
+        let grown = Self { lines: vec![CacheLine([None; N]); lines].into_boxed_slice(), len: 0 };
         for entry in std::mem::replace(self, grown).iter() {
             self.add(*entry);
         }
     }
 
-    /// Fills a hole in a line that was full, with what had to go past that line: a search would now end there. That leaves
-    /// a hole where it was, and so on, up to a line that was not full: nothing goes past that one.
-    fn fill(&mut self, mut hole: usize, mut place: usize) {
+    /// Fills a hole in a line that was full with an entry that had overflowed past that line, because a search would
+    /// now end at the hole. The moved entry leaves another hole, and so on, up to a line that was not full: no entry
+    /// overflows past such a line.
+    fn fill_hole(&mut self, mut hole: usize, mut slot: usize) {
         let mut at = hole;
         loop {
             at = self.after(at);
             let line = self.lines[at];
-            let past = |entry: &E| self.steps(self.home(entry.key()), at) >= self.steps(hole, at);
-            if let Some(from) = line.0.iter().position(|entry| entry.as_ref().is_some_and(past)) {
-                self.lines[hole].0[place] = self.lines[at].0[from].take();
-                (hole, place) = (at, from);
+            let overflowed = |entry: &E| self.steps(self.line_of(entry.key()), at) >= self.steps(hole, at);
+            if let Some(from) = line.0.iter().position(|entry| entry.as_ref().is_some_and(overflowed)) {
+                self.lines[hole].0[slot] = self.lines[at].0[from].take();
+                (hole, slot) = (at, from);
             }
             if line.free().is_some() {
                 return;
@@ -184,12 +187,12 @@ mod tests {
     use std::collections::BTreeMap;
     use std::num::NonZeroU64;
 
-    /// A key that says itself where it belongs, and a value.
+    /// A key whose hash is its own low bits, and a value.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     struct Pair(NonZeroU64, u64);
 
     impl TableEntry for Pair {
-        type FingerprintKey = NonZeroU64;
+        type Key = NonZeroU64;
         const FULL: usize = 28;
 
         fn key(&self) -> NonZeroU64 {
@@ -206,16 +209,16 @@ mod tests {
     }
 
     proptest! {
-        /// Sixteen places to belong to for sixty keys: lines overflow into others, around the end too.
+        /// Sixteen hashes for sixty keys: lines overflow into others, also around the end.
         #[test]
-        fn it_holds_what_a_map_holds(steps in prop::collection::vec((any::<bool>(), 1..60u64, 1..9u64), 1..400)) {
+        fn a_table_behaves_like_a_map(steps in prop::collection::vec((any::<bool>(), 1..60u64, 1..9u64), 1..400)) {
             let (mut table, mut map) = (Table::<Pair, 4>::default(), BTreeMap::new());
             for (puts, number, value) in steps {
                 let before = if puts { map.insert(number, value) } else { map.remove(&number) };
                 let before = before.map(|value| Pair(key(number), value));
-                let found =
+                let previous =
                     if puts { table.put(Pair(key(number), value)) } else { table.remove(key(number)) };
-                prop_assert_eq!(found, before);
+                prop_assert_eq!(previous, before);
                 prop_assert_eq!(table.len(), map.len());
                 for number in 1..60 {
                     prop_assert_eq!(table.get(key(number)).map(|pair| pair.1), map.get(&number).copied());
@@ -228,13 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_little_by_little() {
+    fn a_table_grows_by_a_quarter() {
         let mut table = Table::<Pair, 4>::default();
         for number in 1..=1_000 {
             table.put(Pair(key(number), number));
-            let places = table.bytes() / size_of::<Pair>();
-            assert!(table.len() * 32 <= places * Pair::FULL, "{number} of {places}");
-            assert!(number < 100 || table.len() * 32 > places * Pair::FULL * 3 / 4, "{number} of {places}");
+            let slots = table.bytes() / size_of::<Pair>();
+            assert!(table.len() * 32 <= slots * Pair::FULL, "{number} of {slots}");
+            assert!(number < 100 || table.len() * 32 > slots * Pair::FULL * 3 / 4, "{number} of {slots}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Random histories, applied to the copy and to plain maps beside it.
+//! Random histories, applied to the tables and to plain maps as their model.
 
 use super::*;
 use crate::domain::change::ChangeDetail;
@@ -40,7 +40,7 @@ enum Step {
         user: usize,
         role: Option<Role>,
     },
-    /// The bucket is loaded anew, as a snapshot of now would hold it.
+    /// The bucket is reloaded from a snapshot of the present state.
     Reload {
         bucket: i16,
     },
@@ -64,26 +64,26 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 #[derive(Default)]
-struct Truth {
+struct Model {
     position: i64,
     organizations: BTreeMap<u128, (OrganizationHead, Option<usize>, usize)>,
     members: BTreeMap<(u128, usize), Role>,
-    /// An id is never taken again.
+    /// The id of a purged organization is never reused.
     purged: BTreeSet<u128>,
-    held: [bool; 2],
+    loaded: [bool; 2],
 }
 
-impl Truth {
-    fn line(&mut self, number: u128, entry: ChangeDetail) -> LogEntry {
+impl Model {
+    fn log(&mut self, number: u128, detail: ChangeDetail) -> LogEntry {
         self.position += 1;
-        if let (ChangeDetail::Membership { .. }, Some((head, ..))) = (&entry, self.organizations.get_mut(&number)) {
+        if let (ChangeDetail::Membership { .. }, Some((head, ..))) = (&detail, self.organizations.get_mut(&number)) {
             head.revision = self.position;
         }
-        LogEntry { organization: id(number), kind: Kind::parse("account").unwrap(), revision: self.position, entry }
+        LogEntry { organization: id(number), kind: Kind::parse("account").unwrap(), revision: self.position, detail }
     }
 
-    fn load(&mut self, memory: &ReplicaTables, number: i16) {
-        let mut bucket = memory.bucket(self.position);
+    fn load(&mut self, tables: &ReplicaTables, number: i16) {
+        let mut bucket = tables.bucket(self.position);
         for (organization, (head, owner, named)) in &self.organizations {
             if head.id.bucket() == number {
                 let owner = owner.map(user);
@@ -95,16 +95,16 @@ impl Truth {
                 bucket.put_member(id(*organization), USERS[*member], *role);
             }
         }
-        memory.put(number, bucket);
-        self.held[usize::from(number.unsigned_abs())] = true;
+        tables.put(number, bucket);
+        self.loaded[usize::from(number.unsigned_abs())] = true;
     }
 
-    fn take(&mut self, memory: &ReplicaTables, step: Step) {
-        let (number, entry) = match step {
-            Step::Reload { bucket } => return self.load(memory, bucket),
+    fn step(&mut self, tables: &ReplicaTables, step: Step) {
+        let (number, detail) = match step {
+            Step::Reload { bucket } => return self.load(tables, bucket),
             Step::Drop { bucket } => {
-                self.held[usize::from(bucket.unsigned_abs())] = false;
-                return memory.take(bucket);
+                self.loaded[usize::from(bucket.unsigned_abs())] = false;
+                return tables.take(bucket);
             }
             Step::Purge { number } => {
                 self.members.retain(|(organization, _), _| *organization != number);
@@ -133,81 +133,81 @@ impl Truth {
                 (number, ChangeDetail::Membership { user: user(member), role })
             }
         };
-        let line = self.line(number, entry);
+        let entry = self.log(number, detail);
         let position = self.position;
-        // Twice: what a bucket has already is passed over.
+        // Twice: a bucket must skip the entries that it has already applied.
         for _ in 0..2 {
-            memory.apply(id(number).bucket(), std::iter::once((position, &line)), position);
+            tables.apply(id(number).bucket(), std::iter::once((position, &entry)), position);
         }
     }
 
-    fn compare(&self, memory: &ReplicaTables) {
+    fn assert_agrees(&self, tables: &ReplicaTables) {
         for number in 0..ORGANIZATIONS {
             let bucket = id(number).bucket();
-            let held = memory.read(bucket);
-            assert_eq!(held.is_some(), self.held[usize::from(bucket.unsigned_abs())]);
-            let Some(held) = held.as_ref() else { continue };
-            let there = self.organizations.get(&number);
+            let read = tables.read(bucket);
+            assert_eq!(read.is_some(), self.loaded[usize::from(bucket.unsigned_abs())]);
+            let Some(read) = read.as_ref() else { continue };
+            let organization = self.organizations.get(&number);
             for member in 0..USERS.len() {
-                let found = held.find(id(number), Some(&user(member)));
-                assert_eq!(found.organization, there.map(|(head, ..)| *head));
-                let owns = there.is_some_and(|(_, owner, _)| *owner == Some(member));
-                let role = if owns { Some(Role::OWNER) } else { self.members.get(&(number, member)).copied() };
-                assert_eq!(found.role, role.filter(|_| there.is_some()));
+                let lookup = read.find(id(number), Some(&user(member)));
+                assert_eq!(lookup.organization, organization.map(|(head, ..)| *head));
+                let is_owner = organization.is_some_and(|(_, owner, _)| *owner == Some(member));
+                let role = if is_owner { Some(Role::OWNER) } else { self.members.get(&(number, member)).copied() };
+                assert_eq!(lookup.role, role.filter(|_| organization.is_some()));
             }
         }
         for (index, _) in SLUGS.iter().enumerate() {
-            let holder =
+            let owner =
                 self.organizations.iter().find(|(_, (.., named))| *named == index).map(|(number, _)| id(*number));
-            let held = holder.filter(|id| self.held[usize::from(id.bucket().unsigned_abs())]);
-            assert_eq!(memory.resolve(&slug(index)), held);
+            let owner = owner.filter(|id| self.loaded[usize::from(id.bucket().unsigned_abs())]);
+            assert_eq!(tables.resolve(&slug(index)), owner);
         }
     }
 }
 
 proptest! {
     #[test]
-    fn the_copy_says_what_happened(steps in prop::collection::vec(step(), 1..60)) {
-        let memory = ReplicaTables::new([3; 16]);
-        let mut truth = Truth::default();
-        truth.load(&memory, 0);
-        truth.load(&memory, 1);
+    fn the_tables_agree_with_the_model(steps in prop::collection::vec(step(), 1..60)) {
+        let tables = ReplicaTables::new([3; 16]);
+        let mut model = Model::default();
+        model.load(&tables, 0);
+        model.load(&tables, 1);
         for step in steps {
-            truth.take(&memory, step);
-            truth.compare(&memory);
+            model.step(&tables, step);
+            model.assert_agrees(&tables);
         }
     }
 }
 
 #[test]
-fn what_a_purge_leaves_behind_counts_for_nothing() {
-    let memory = ReplicaTables::new([3; 16]);
-    let mut truth = Truth::default();
-    truth.load(&memory, 0);
-    let made = Step::Organization { number: 0, state: OrganizationState::Active, owner: None, slug: 0 };
-    truth.take(&memory, made);
+fn slots_of_purged_organizations_are_not_counted_as_memberships() {
+    let tables = ReplicaTables::new([3; 16]);
+    let mut model = Model::default();
+    model.load(&tables, 0);
+    let create = Step::Organization { number: 0, state: OrganizationState::Active, owner: None, slug: 0 };
+    model.step(&tables, create);
     for member in 0..USERS.len() {
-        truth.take(&memory, Step::Member { number: 0, user: member, role: Some(Role::MEMBER) });
+        model.step(&tables, Step::Member { number: 0, user: member, role: Some(Role::MEMBER) });
     }
-    assert_eq!(memory.read(0).as_ref().map(Bucket::memberships), Some(USERS.len()));
-    truth.take(&memory, Step::Purge { number: 0 });
-    assert_eq!(memory.read(0).as_ref().map(Bucket::memberships), Some(0));
-    truth.compare(&memory);
+    assert_eq!(tables.read(0).as_ref().map(Bucket::memberships), Some(USERS.len()));
+    model.step(&tables, Step::Purge { number: 0 });
+    assert_eq!(tables.read(0).as_ref().map(Bucket::memberships), Some(0));
+    model.assert_agrees(&tables);
 }
 
 #[test]
-fn users_who_are_not_active_are_known() {
-    let memory = ReplicaTables::new([3; 16]);
+fn inactive_and_erased_users_are_kept_and_active_ones_are_not() {
+    let tables = ReplicaTables::new([3; 16]);
     let ada = user(0);
     let bucket = ada.bucket();
-    assert_eq!(memory.user(&ada, bucket), (None, 0));
-    memory.put_users(bucket, 5, &[(ada.clone(), UserState::Inactive)]);
-    assert_eq!(memory.user(&ada, bucket), (Some(UserState::Inactive), 5));
-    memory.apply_users(bucket, [(&ada, UserState::Erased)].into_iter(), 6);
-    assert_eq!(memory.user(&ada, bucket), (Some(UserState::Erased), 6));
-    memory.apply_users(bucket, [(&ada, UserState::Active)].into_iter(), 7);
-    assert_eq!(memory.user(&ada, bucket), (None, 7));
-    assert_eq!(memory.user_state(&ada), None);
-    memory.put_users(bucket, 8, &[]);
-    assert_eq!(memory.user(&ada, bucket), (None, 8));
+    assert_eq!(tables.user(&ada, bucket), (None, 0));
+    tables.put_users(bucket, 5, &[(ada.clone(), UserState::Inactive)]);
+    assert_eq!(tables.user(&ada, bucket), (Some(UserState::Inactive), 5));
+    tables.apply_users(bucket, [(&ada, UserState::Erased)].into_iter(), 6);
+    assert_eq!(tables.user(&ada, bucket), (Some(UserState::Erased), 6));
+    tables.apply_users(bucket, [(&ada, UserState::Active)].into_iter(), 7);
+    assert_eq!(tables.user(&ada, bucket), (None, 7));
+    assert_eq!(tables.user_state(&ada), None);
+    tables.put_users(bucket, 8, &[]);
+    assert_eq!(tables.user(&ada, bucket), (None, 8));
 }

@@ -1,4 +1,4 @@
-//! The users who are switched off or erased. All others count as active, also those not heard of.
+//! The inactive and erased users. All other users count as active, also unknown ones.
 
 use super::fingerprint::{Fingerprint, FingerprintKey, PassthroughBuilder};
 use crate::domain::ids::USER_BUCKETS;
@@ -11,88 +11,88 @@ use std::sync::{PoisonError, RwLock};
 #[derive(Default)]
 struct UserBucket {
     states: RwLock<HashMap<Fingerprint, UserState, PassthroughBuilder>>,
-    /// Told after the states are changed, so that what is read is never older.
+    /// Advanced after the states have changed, so that the states are never older than the position.
     position: AtomicI64,
 }
 
 /// All buckets of users.
 pub(super) struct UserTables {
     key: FingerprintKey,
-    parts: Box<[UserBucket]>,
-    /// How many states are held in all: mostly none, and then nobody looks.
-    held: AtomicUsize,
+    buckets: Box<[UserBucket]>,
+    /// The number of states in all buckets: usually 0, in which case lookups skip the buckets.
+    count: AtomicUsize,
 }
 
 impl UserTables {
     pub(super) fn new(key: FingerprintKey) -> Self {
-        Self { key, parts: (0..USER_BUCKETS).map(|_| UserBucket::default()).collect(), held: AtomicUsize::new(0) }
+        Self { key, buckets: (0..USER_BUCKETS).map(|_| UserBucket::default()).collect(), count: AtomicUsize::new(0) }
     }
 
-    fn part(&self, bucket: i16) -> &UserBucket {
-        &self.parts[usize::from(bucket.unsigned_abs()) % self.parts.len()]
+    fn bucket(&self, number: i16) -> &UserBucket {
+        &self.buckets[usize::from(number.unsigned_abs()) % self.buckets.len()]
     }
 
-    /// Takes in what one snapshot holds of a bucket, in place of what was there.
-    pub(super) fn put_bucket(&self, bucket: i16, position: i64, states: &[(UserId, UserState)]) {
-        let part = self.part(bucket);
-        let mut held = part.states.write().unwrap_or_else(PoisonError::into_inner);
-        let before = held.len();
-        *held = states.iter().map(|(user, state)| (self.key.user(user), *state)).collect();
-        self.held.fetch_add(held.len(), Ordering::AcqRel);
-        self.held.fetch_sub(before, Ordering::AcqRel);
-        drop(held);
-        part.position.store(position, Ordering::Release);
+    /// Replaces a bucket by its content in a snapshot at this position.
+    pub(super) fn put_bucket(&self, number: i16, position: i64, snapshot: &[(UserId, UserState)]) {
+        let bucket = self.bucket(number);
+        let mut states = bucket.states.write().unwrap_or_else(PoisonError::into_inner);
+        let before = states.len();
+        *states = snapshot.iter().map(|(user, state)| (self.key.user(user), *state)).collect();
+        self.count.fetch_add(states.len(), Ordering::AcqRel);
+        self.count.fetch_sub(before, Ordering::AcqRel);
+        drop(states);
+        bucket.position.store(position, Ordering::Release);
     }
 
-    /// Applies the lines of a bucket up to a position.
-    pub(super) fn apply<'a>(&self, bucket: i16, lines: impl Iterator<Item = (&'a UserId, UserState)>, last: i64) {
-        let part = self.part(bucket);
-        let mut held = part.states.write().unwrap_or_else(PoisonError::into_inner);
-        for (user, state) in lines {
+    /// Applies the changes in a bucket's log up to the position `last`.
+    pub(super) fn apply<'a>(&self, number: i16, changes: impl Iterator<Item = (&'a UserId, UserState)>, last: i64) {
+        let bucket = self.bucket(number);
+        let mut states = bucket.states.write().unwrap_or_else(PoisonError::into_inner);
+        for (user, state) in changes {
             let user = self.key.user(user);
             let before = match state {
-                UserState::Active => held.remove(&user).map(|_| self.held.fetch_sub(1, Ordering::AcqRel)),
+                UserState::Active => states.remove(&user).map(|_| self.count.fetch_sub(1, Ordering::AcqRel)),
                 UserState::Inactive | UserState::Erased => {
-                    self.held.fetch_add(1, Ordering::AcqRel);
-                    held.insert(user, state).map(|_| self.held.fetch_sub(1, Ordering::AcqRel))
+                    self.count.fetch_add(1, Ordering::AcqRel);
+                    states.insert(user, state).map(|_| self.count.fetch_sub(1, Ordering::AcqRel))
                 }
             };
-            debug_assert!(before.is_none_or(|count| count > 0), "states are counted twice");
+            debug_assert!(before.is_none_or(|count| count > 0), "a state was counted twice");
         }
-        drop(held);
-        part.position.fetch_max(last, Ordering::AcqRel);
+        drop(states);
+        bucket.position.fetch_max(last, Ordering::AcqRel);
     }
 
-    /// How far a bucket's log is applied. Read before [`Self::state`], which is then at least as new.
-    pub(super) fn position(&self, bucket: i16) -> i64 {
-        self.part(bucket).position.load(Ordering::Acquire)
+    /// The position up to which a bucket's log is applied. A state that is read afterwards is at least as new.
+    pub(super) fn position(&self, number: i16) -> i64 {
+        self.bucket(number).position.load(Ordering::Acquire)
     }
 
-    /// The state of a user; none for one who is active or not heard of.
-    pub(super) fn state(&self, user: &UserId, bucket: i16) -> Option<UserState> {
+    /// The state of a user; `None` for an active or unknown user.
+    pub(super) fn state(&self, user: &UserId, number: i16) -> Option<UserState> {
         if self.is_empty() {
             return None;
         }
-        let held = self.part(bucket).states.read().unwrap_or_else(PoisonError::into_inner);
-        if held.is_empty() { None } else { held.get(&self.key.user(user)).copied() }
+        let states = self.bucket(number).states.read().unwrap_or_else(PoisonError::into_inner);
+        if states.is_empty() { None } else { states.get(&self.key.user(user)).copied() }
     }
 
-    /// Whether no state is held at all: then nobody need look.
+    /// Whether there are no inactive or erased users at all.
     pub(super) fn is_empty(&self) -> bool {
-        self.held.load(Ordering::Acquire) == 0
+        self.count.load(Ordering::Acquire) == 0
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let bytes = |part: &UserBucket| {
-            let held = part.states.read().unwrap_or_else(PoisonError::into_inner);
-            table_bytes(held.capacity(), size_of::<(Fingerprint, UserState)>())
+        let bytes = |bucket: &UserBucket| {
+            let states = bucket.states.read().unwrap_or_else(PoisonError::into_inner);
+            table_bytes(states.capacity(), size_of::<(Fingerprint, UserState)>())
         };
-        self.parts.iter().map(bytes).sum()
+        self.buckets.iter().map(bytes).sum()
     }
 }
 
-/// The memory of a hash table of the standard library: a power of two of places, of which seven in eight are used, each
-/// with a byte of its own beside it.
+/// The memory of a standard-library hash table, in bytes: a power of two of slots, of which seven in eight may be used,
+/// each with one control byte.
 fn table_bytes(capacity: usize, entry: usize) -> usize {
     (capacity * 8 / 7) * (entry + 1)
 }

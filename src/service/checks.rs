@@ -30,7 +30,7 @@ impl CheckAnswer {
 }
 
 impl CheckQuestion for Check {
-    fn asks(&self) -> (&OrganizationRef, &UserId) {
+    fn subject(&self) -> (&OrganizationRef, &UserId) {
         (&self.organization, &self.user)
     }
 }
@@ -40,7 +40,7 @@ impl Roster {
     /// the replica does not have the answer, or not as fresh as requested.
     #[must_use]
     pub fn check_now(&self, check: &Check, freshness: &Freshness) -> Option<(CheckAnswer, ConsistencyToken)> {
-        let standing = self.replica.now(&check.organization, Some(&check.user), freshness)?;
+        let standing = self.replica.standing_now(&check.organization, Some(&check.user), freshness)?;
         let mut token = ConsistencyToken::new(self.replica.datastore_now()?);
         token.cover_standing(&standing);
         Some((CheckAnswer::new(check.question, &standing, AnswerSource::Memory), token))

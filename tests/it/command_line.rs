@@ -209,9 +209,8 @@ async fn a_deprecated_setting_gives_one_warning() {
     );
     std::fs::write(&config, text).unwrap();
     let config = config.to_str().unwrap();
-    let warning = format!(
-        "index_memory_mib (from {config}) is deprecated and will be removed in 1.0: use replica_memory_mib"
-    );
+    let warning =
+        format!("index_memory_mib (from {config}) is deprecated and will be removed in 1.0: use replica_memory_mib");
     let (code, stdout, stderr) = output(&["check-config", "--config", config]).await;
     assert_eq!((code, stdout, stderr), (Some(0), "OK\n".to_owned(), format!("warning: {warning}\n")));
 

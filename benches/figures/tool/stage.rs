@@ -169,7 +169,9 @@ impl Server {
     /// Waits until the replica has loaded, and returns the time from the server's start.
     pub(crate) async fn until_loaded(&self, size: Size) -> Duration {
         until_listening(&self.metrics_address);
-        while self.metric("replica_memberships") < f64::from(size.memberships) || self.metric("replica_age_seconds") < 0.0 {
+        while self.metric("replica_memberships") < f64::from(size.memberships)
+            || self.metric("replica_age_seconds") < 0.0
+        {
             assert!(self.started.elapsed() < Duration::from_mins(5), "the replica has not loaded");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

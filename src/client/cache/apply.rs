@@ -1,8 +1,9 @@
-//! What an export and a watch tell, taken into a copy.
+//! Applies the messages of exports and watches to the client's replica.
 //!
-//! A watch tells everything at least once, and each change is told as what is so then: one that is told again, after a
-//! stream broke off, would take the copy back to what was. Revisions tell: an organization's changes have its revisions,
-//! one after the other without a gap. What the copy has is passed over; a gap means that it lacks something.
+//! A watch delivers every change at least once, and each change is the state at that time: applied again after a stream
+//! was interrupted, it would set the replica back. Revisions prevent that: the changes of an organization carry its
+//! revisions, consecutive and without a gap. The replica skips changes that it has applied; a gap means that it has
+//! missed one.
 
 use super::super::Error;
 use super::super::question::unreadable;
@@ -14,12 +15,12 @@ use crate::pb::{self, memberships_change::Change as ChangeMessage};
 use crate::replica_tables::Bucket;
 use std::collections::{BTreeMap, HashMap};
 
-/// Why changes cannot be taken in.
+/// Why changes cannot be outcome.
 #[derive(Debug)]
 pub(super) enum ApplyError {
-    /// One before them is missing.
+    /// An earlier change is missing.
     Gap,
-    /// They are not understood.
+    /// A change could not be parsed.
     Unreadable(Error),
 }
 
@@ -29,7 +30,8 @@ impl From<Error> for ApplyError {
     }
 }
 
-/// What the copy itself does not remember of what was applied since the last ping came back: nothing older is repeated.
+/// Revisions applied since the last answered ping that the replica itself does not store. Older changes are not
+/// repeated.
 #[derive(Debug, Default)]
 pub(super) struct RecentChanges {
     purged: HashMap<OrganizationId, i64>,
@@ -37,13 +39,13 @@ pub(super) struct RecentChanges {
 }
 
 impl RecentChanges {
-    pub(super) fn forget(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.purged.clear();
         self.users.clear();
     }
 }
 
-/// What was done with changes.
+/// The result of applying a message's changes.
 #[derive(Debug, Default)]
 pub(super) struct ApplyOutcome {
     pub(super) changes: usize,
@@ -98,153 +100,153 @@ fn user_state(number: i32) -> Result<UserState, Error> {
     }
 }
 
-fn membership_line(told: &pb::MembershipChange) -> Result<LogEntry, Error> {
+fn membership_entry(change: &pb::MembershipChange) -> Result<LogEntry, Error> {
     Ok(LogEntry {
-        organization: organization_id(&told.organization_id)?,
-        kind: kind(&told.kind)?,
-        revision: told.revision,
-        entry: ChangeDetail::Membership { user: user_id(&told.user_id)?, role: optional(&told.role, role)? },
+        organization: organization_id(&change.organization_id)?,
+        kind: kind(&change.kind)?,
+        revision: change.revision,
+        detail: ChangeDetail::Membership { user: user_id(&change.user_id)?, role: optional(&change.role, role)? },
     })
 }
 
-fn organization_line(told: &pb::OrganizationChange) -> Result<LogEntry, Error> {
-    let state = if told.purged { None } else { Some(organization_state(told.state)?) };
-    let entry =
-        ChangeDetail::Organization { state, owner: optional(&told.owner_id, user_id)?, slug: slug(&told.slug)? };
-    let (organization, kind) = (organization_id(&told.organization_id)?, kind(&told.kind)?);
-    Ok(LogEntry { organization, kind, revision: told.revision, entry })
+fn organization_entry(change: &pb::OrganizationChange) -> Result<LogEntry, Error> {
+    let state = if change.purged { None } else { Some(organization_state(change.state)?) };
+    let detail =
+        ChangeDetail::Organization { state, owner: optional(&change.owner_id, user_id)?, slug: slug(&change.slug)? };
+    let (organization, kind) = (organization_id(&change.organization_id)?, kind(&change.kind)?);
+    Ok(LogEntry { organization, kind, revision: change.revision, detail })
 }
 
-/// What a message of a watch says, read in full before anything of it is applied.
+/// The changes of one watch message, parsed completely before any of them is outcome.
 #[derive(Default)]
 struct WatchBatch {
-    lines: Vec<LogEntry>,
+    entries: Vec<LogEntry>,
     users: Vec<(UserId, i64, UserState)>,
 }
 
-fn read(changes: &[pb::MembershipsChange]) -> Result<WatchBatch, Error> {
-    let mut read = WatchBatch::default();
+fn parse(changes: &[pb::MembershipsChange]) -> Result<WatchBatch, Error> {
+    let mut batch = WatchBatch::default();
     for change in changes {
         match &change.change {
-            Some(ChangeMessage::Membership(told)) => read.lines.push(membership_line(told)?),
-            Some(ChangeMessage::Organization(told)) => read.lines.push(organization_line(told)?),
-            Some(ChangeMessage::User(told)) => {
-                read.users.push((user_id(&told.user_id)?, told.revision, user_state(told.state)?));
+            Some(ChangeMessage::Membership(change)) => batch.entries.push(membership_entry(change)?),
+            Some(ChangeMessage::Organization(change)) => batch.entries.push(organization_entry(change)?),
+            Some(ChangeMessage::User(change)) => {
+                batch.users.push((user_id(&change.user_id)?, change.revision, user_state(change.state)?));
             }
-            None => return Err(unreadable("a change", "of a new sort")),
+            None => return Err(unreadable("a change", "of an unknown type")),
         }
     }
-    Ok(read)
+    Ok(batch)
 }
 
 impl ClientReplica {
-    /// Takes in the changes of one message: those of one organization at once.
+    /// Applies the changes of one message; the changes of one organization take effect together.
     pub(super) fn apply(
         &self,
         changes: &[pb::MembershipsChange],
         recent: &mut RecentChanges,
     ) -> Result<ApplyOutcome, ApplyError> {
-        let read = read(changes)?;
-        let mut applied = ApplyOutcome::default();
+        let batch = parse(changes)?;
+        let mut outcome = ApplyOutcome::default();
         let mut buckets: BTreeMap<i16, Vec<LogEntry>> = BTreeMap::new();
         let mut revisions: HashMap<OrganizationId, i64> = HashMap::new();
-        for line in read.lines {
-            let id = line.organization;
+        for entry in batch.entries {
+            let id = entry.organization;
             let known = revisions.entry(id).or_insert_with(|| self.revision(id, recent));
-            if line.revision <= *known {
-                applied.repetitions += 1;
+            if entry.revision <= *known {
+                outcome.repetitions += 1;
                 continue;
             }
-            let is_purge = matches!(line.entry, ChangeDetail::Organization { state: None, .. });
-            // What is gone for good needs nothing before it.
-            if line.revision != *known + 1 && !is_purge {
+            let is_purge = matches!(entry.detail, ChangeDetail::Organization { state: None, .. });
+            // A purge does not depend on earlier changes.
+            if entry.revision != *known + 1 && !is_purge {
                 return Err(ApplyError::Gap);
             }
-            *known = line.revision;
+            *known = entry.revision;
             if is_purge {
-                recent.purged.insert(id, line.revision);
-                applied.purged = true;
+                recent.purged.insert(id, entry.revision);
+                outcome.purged = true;
             }
-            buckets.entry(id.bucket()).or_default().push(line);
+            buckets.entry(id.bucket()).or_default().push(entry);
         }
-        for (number, lines) in &buckets {
-            let position = self.memory.read(*number).as_ref().map_or(0, Bucket::position);
-            let last = position + i64::try_from(lines.len()).unwrap_or(i64::MAX);
-            self.memory.apply(*number, (position + 1..).zip(lines), last);
-            applied.changes += lines.len();
+        for (number, entries) in &buckets {
+            let position = self.tables.read(*number).as_ref().map_or(0, Bucket::position);
+            let last = position + i64::try_from(entries.len()).unwrap_or(i64::MAX);
+            self.tables.apply(*number, (position + 1..).zip(entries), last);
+            outcome.changes += entries.len();
         }
-        for (user, revision, state) in read.users {
+        for (user, revision, state) in batch.users {
             let known = recent.users.entry(user.clone()).or_default();
             if revision <= *known {
-                applied.repetitions += 1;
+                outcome.repetitions += 1;
                 continue;
             }
             *known = revision;
             let bucket = user.bucket();
-            self.memory.apply_users(bucket, std::iter::once((&user, state)), self.memory.user_position(bucket) + 1);
-            applied.changes += 1;
+            self.tables.apply_users(bucket, std::iter::once((&user, state)), self.tables.user_position(bucket) + 1);
+            outcome.changes += 1;
         }
-        Ok(applied)
+        Ok(outcome)
     }
 
-    /// The revision of an organization that is applied; 0 for one that has not been heard of.
+    /// The applied revision of an organization; 0 for an unknown one.
     fn revision(&self, id: OrganizationId, recent: &RecentChanges) -> i64 {
-        let held = self.memory.read(id.bucket());
-        let held = held.as_ref().and_then(|held| held.find(id, None).organization);
-        held.map(|held| held.revision).or_else(|| recent.purged.get(&id).copied()).unwrap_or_default()
+        let bucket = self.tables.read(id.bucket());
+        let head = bucket.as_ref().and_then(|bucket| bucket.find(id, None).organization);
+        head.map(|head| head.revision).or_else(|| recent.purged.get(&id).copied()).unwrap_or_default()
     }
 }
 
-/// An export as it comes in.
+/// Builds a replica from the messages of an export.
 pub(super) struct ExportLoader {
-    copy: ClientReplica,
+    replica: ClientReplica,
     buckets: Vec<Bucket>,
     users: BTreeMap<i16, Vec<(UserId, UserState)>>,
 }
 
 impl ExportLoader {
     pub(super) fn new(is_complete: bool) -> Self {
-        let copy = ClientReplica::new(is_complete);
-        let buckets = (0..ORGANIZATION_BUCKETS).map(|_| copy.memory.bucket(0)).collect();
-        Self { copy, buckets, users: BTreeMap::new() }
+        let replica = ClientReplica::new(is_complete);
+        let buckets = (0..ORGANIZATION_BUCKETS).map(|_| replica.tables.bucket(0)).collect();
+        Self { replica, buckets, users: BTreeMap::new() }
     }
 
-    /// Takes in a message.
-    pub(super) fn take(&mut self, message: &pb::ExportMembershipsResponse) -> Result<(), Error> {
+    /// Adds the content of a message.
+    pub(super) fn add(&mut self, message: &pb::ExportMembershipsResponse) -> Result<(), Error> {
         for exported in &message.organizations {
-            let told = exported.organization.as_ref();
-            let told = told.ok_or_else(|| unreadable("an organization", "without a name"))?;
-            let line = organization_line(told)?;
-            let ChangeDetail::Organization { state: Some(state), owner, slug } = line.entry else {
-                return Err(unreadable("an organization", "that is gone for good"));
+            let organization = exported.organization.as_ref();
+            let organization = organization.ok_or_else(|| unreadable("an organization", "without an id"))?;
+            let entry = organization_entry(organization)?;
+            let ChangeDetail::Organization { state: Some(state), owner, slug } = entry.detail else {
+                return Err(unreadable("an organization", "that is purged"));
             };
-            let id = line.organization;
+            let id = entry.organization;
             let bucket = usize::from(id.bucket().unsigned_abs());
-            let bucket = self.buckets.get_mut(bucket).ok_or_else(|| unreadable("a bucket", "of a new sort"))?;
-            // One with many members comes in parts.
+            let bucket = self.buckets.get_mut(bucket).ok_or_else(|| unreadable("a bucket", "of an unknown number"))?;
+            // An organization with many members is split over several messages.
             if bucket.find(id, None).organization.is_none() {
-                bucket.put_organization(id, state, line.revision, owner.as_ref(), &slug);
+                bucket.put_organization(id, state, entry.revision, owner.as_ref(), &slug);
             }
             for member in &exported.members {
                 bucket.put_member(id, user_id(&member.user_id)?.as_str(), role(&member.role)?);
             }
         }
-        for told in &message.users {
-            let user = user_id(&told.user_id)?;
-            self.users.entry(user.bucket()).or_default().push((user, user_state(told.state)?));
+        for exported in &message.users {
+            let user = user_id(&exported.user_id)?;
+            self.users.entry(user.bucket()).or_default().push((user, user_state(exported.state)?));
         }
         Ok(())
     }
 
-    /// The copy, once everything is in it.
+    /// Publishes every bucket and returns the replica. It has no lease yet.
     pub(super) fn finish(mut self) -> ClientReplica {
         for (number, bucket) in (0..).zip(self.buckets) {
-            self.copy.memory.put(number, bucket);
+            self.replica.tables.put(number, bucket);
         }
         for bucket in 0..USER_BUCKETS {
             let states = self.users.remove(&bucket).unwrap_or_default();
-            self.copy.memory.put_users(bucket, 0, &states);
+            self.replica.tables.put_users(bucket, 0, &states);
         }
-        self.copy
+        self.replica
     }
 }

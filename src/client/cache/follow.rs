@@ -1,4 +1,4 @@
-//! Following the server: an export, then one watch after the other from where the last one ended.
+//! The cache's follower: an export, then consecutive watches, each from the cursor of the previous one.
 
 use super::super::{Client, Error, question};
 use super::apply::{ApplyError, ExportLoader, RecentChanges};
@@ -18,33 +18,33 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, 
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
-/// A copy, and where it goes on.
+/// A replica and the cursor from which the next watch continues.
 struct FollowState {
-    copy: Arc<ClientReplica>,
+    replica: Arc<ClientReplica>,
     cursor: String,
     recent: RecentChanges,
-    /// When it was exported.
-    since: Duration,
+    /// The [`clock::uptime`] at the end of its export.
+    exported_at: Duration,
 }
 
-/// How a stream ended.
+/// The end of a stream.
 struct StreamEnd {
     error: Error,
-    /// Whether there is no going on from the cursor.
-    is_lost: bool,
-    /// Whether the server had said that everything was there: then the next try need not wait long.
-    was_well: bool,
+    /// Whether the watch cannot continue from the cursor: a new export is needed.
+    needs_export: bool,
+    /// Whether the stream had renewed the lease: then the next attempt starts with the shortest pause again.
+    was_current: bool,
 }
 
 impl StreamEnd {
     fn new(error: Error) -> Self {
-        // A cursor that is refused is no better later.
-        let is_lost = matches!(error.reason(), Some(ErrorReason::CursorExpired | ErrorReason::InvalidRequest));
-        Self { error, is_lost, was_well: false }
+        // The server would refuse the same cursor again.
+        let needs_export = matches!(error.reason(), Some(ErrorReason::CursorExpired | ErrorReason::InvalidRequest));
+        Self { error, needs_export, was_current: false }
     }
 
-    fn lost(why: &str) -> Self {
-        Self { error: Error::Unreadable(why.to_owned()), is_lost: true, was_well: false }
+    fn stale_replica(reason: &str) -> Self {
+        Self { error: Error::Unreadable(reason.to_owned()), needs_export: true, was_current: false }
     }
 }
 
@@ -60,147 +60,152 @@ impl From<Status> for StreamEnd {
     }
 }
 
-/// Follows for as long as it is let.
+/// Follows the server. Never returns: the cache aborts the task when its last handle is dropped.
 pub(super) async fn run(shared: Arc<CacheState>) {
-    let mut follower = CacheFollower { shared: &shared, client: shared.client.apart() };
-    let mut place = None;
+    let mut follower = CacheFollower { shared: &shared, client: shared.client.with_separate_connection() };
+    let mut state = None;
     let mut pause = limits::CACHE_PAUSE;
     loop {
-        let Err(StreamEnd { error, is_lost, was_well }) = follower.follow(&mut place).await;
-        shared.counters.interruptions.one_more();
-        tracing::warn!(error = &error as &dyn std::error::Error, is_lost, "the memberships are not followed");
-        if is_lost && let Some(FollowState { copy, .. }) = place.take() {
-            copy.distrust();
+        let Err(StreamEnd { error, needs_export, was_current }) = follower.follow(&mut state).await;
+        shared.counters.interruptions.increment();
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            needs_export,
+            "the watch of memberships was interrupted, reconnecting"
+        );
+        if needs_export && let Some(FollowState { replica, .. }) = state.take() {
+            replica.drop_lease();
         }
         if matches!(error, Error::TimedOut) {
-            // A connection that is silent may be so for a long time.
-            follower.client = shared.client.apart();
+            // A silent connection may stay silent for a long time.
+            follower.client = shared.client.with_separate_connection();
         }
-        if was_well {
+        if was_current {
             pause = limits::CACHE_PAUSE;
         }
-        // Half of it by chance, so that many who lost one server do not all come at once.
-        let chance = Duration::from_nanos(random::bits() % nanoseconds(pause).max(1));
-        sleep((pause / 2 + chance / 2).max(error.retry_after().unwrap_or_default())).await;
+        // Half of the pause is random, so that the clients of a lost server do not all reconnect at once.
+        let jitter = Duration::from_nanos(random::bits() % nanoseconds(pause).max(1));
+        sleep((pause / 2 + jitter / 2).max(error.retry_after().unwrap_or_default())).await;
         pause = (pause * 2).min(limits::CACHE_PAUSE_MAX);
     }
 }
 
-/// The next message of a stream that must not be silent for longer than this.
+/// The next message of a stream; an error if the stream is silent for longer than this.
 async fn next<M>(stream: &mut Streaming<M>, silence: Duration) -> Result<Option<M>, StreamEnd> {
     Ok(timeout(silence, stream.message()).await.map_err(|_| Error::TimedOut)??)
 }
 
 struct CacheFollower<'s> {
     shared: &'s CacheState,
-    /// With a connection of its own: an export must not get into the way of questions.
+    /// A client with a separate connection: an export must not delay checks.
     client: Client,
 }
 
 impl CacheFollower<'_> {
-    async fn follow(&self, followed: &mut Option<FollowState>) -> Result<Infallible, StreamEnd> {
-        let followed = match followed {
-            Some(followed) => followed,
-            None => followed.insert(self.export().await?),
+    /// Exports if there is no state to continue from, then watches until the stream ends.
+    async fn follow(&self, state: &mut Option<FollowState>) -> Result<Infallible, StreamEnd> {
+        let state = match state {
+            Some(state) => state,
+            None => state.insert(self.export().await?),
         };
-        self.watch(followed).await
+        self.watch(state).await
     }
 
     fn kind(&self) -> String {
         self.shared.settings.kind.as_ref().map(|kind| kind.as_str().to_owned()).unwrap_or_default()
     }
 
-    /// Opens a stream: in the time that a call may take.
+    /// Opens a stream within the timeout of a call.
     async fn open<M>(
         &self,
-        opening: impl Future<Output = Result<Response<Streaming<M>>, Status>>,
+        call: impl Future<Output = Result<Response<Streaming<M>>, Status>>,
     ) -> Result<Streaming<M>, StreamEnd> {
-        Ok(timeout(self.client.timeout(), opening).await.map_err(|_| Error::TimedOut)??.into_inner())
+        Ok(timeout(self.client.timeout(), call).await.map_err(|_| Error::TimedOut)??.into_inner())
     }
 
-    /// Takes everything in, and publishes it. It answers nothing before the first ping has come back.
+    /// Loads a replica from an export and publishes it. It has no lease, and answers nothing, until the first ping
+    /// returns.
     async fn export(&self) -> Result<FollowState, StreamEnd> {
-        let request = self.client.stream(pb::ExportMembershipsRequest { kind: self.kind() }).await?;
+        let request = self.client.stream_request(pb::ExportMembershipsRequest { kind: self.kind() }).await?;
         let mut stream = self.open(self.client.checks().export_memberships(request)).await?;
-        let mut loading = ExportLoader::new(self.shared.settings.kind.is_none());
+        let mut loader = ExportLoader::new(self.shared.settings.kind.is_none());
         let mut cursor = String::new();
         while let Some(message) = next(&mut stream, limits::CACHE_EXPORT_SILENCE).await? {
-            loading.take(&message)?;
+            loader.add(&message)?;
             cursor = message.cursor;
         }
         if cursor.is_empty() {
             return Err(question::unreadable("an export", "that ended without a cursor").into());
         }
-        let copy = Arc::new(loading.finish());
-        let published = Some(copy.clone());
-        *self.shared.copy.write().unwrap_or_else(PoisonError::into_inner) = published;
-        self.shared.counters.exports.one_more();
-        Ok(FollowState { copy, cursor, recent: RecentChanges::default(), since: clock::uptime() })
+        let replica = Arc::new(loader.finish());
+        *self.shared.replica.write().unwrap_or_else(PoisonError::into_inner) = Some(replica.clone());
+        self.shared.counters.exports.increment();
+        Ok(FollowState { replica, cursor, recent: RecentChanges::default(), exported_at: clock::uptime() })
     }
 
-    /// Takes in changes from the cursor on, until that breaks off.
-    async fn watch(&self, followed: &mut FollowState) -> Result<Infallible, StreamEnd> {
+    /// Applies the changes after the cursor, until the stream ends.
+    async fn watch(&self, state: &mut FollowState) -> Result<Infallible, StreamEnd> {
         let (mut pings, requests) = PingHistory::new();
         let first = pb::WatchMembershipsRequest {
-            cursor: followed.cursor.clone(),
+            cursor: state.cursor.clone(),
             kind: self.kind(),
             ..pb::WatchMembershipsRequest::default()
         };
         pings.send(first);
-        let request = self.client.stream(ReceiverStream::new(requests)).await?;
+        let request = self.client.stream_request(ReceiverStream::new(requests)).await?;
         let mut stream = self.open(self.client.checks().watch_memberships(request)).await?;
-        self.shared.counters.watches.one_more();
-        let every = self.shared.settings.ping_every.max(Duration::from_millis(1));
-        let mut due = interval_at(Instant::now() + every, every);
-        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut was_well = false;
-        let ended = loop {
-            let heard = Instant::now() + limits::CACHE_SILENCE;
+        self.shared.counters.watches.increment();
+        let interval = self.shared.settings.ping_every.max(Duration::from_millis(1));
+        let mut ping_due = interval_at(Instant::now() + interval, interval);
+        ping_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut was_current = false;
+        let end = loop {
+            let silent_until = Instant::now() + limits::CACHE_SILENCE;
             let message = loop {
                 tokio::select! {
                     message = stream.message() => break message,
-                    _ = due.tick() => pings.send(pb::WatchMembershipsRequest::default()),
-                    () = sleep_until(heard) => break Err(Status::deadline_exceeded("the watch is silent")),
+                    _ = ping_due.tick() => pings.send(pb::WatchMembershipsRequest::default()),
+                    () = sleep_until(silent_until) => break Err(Status::deadline_exceeded("the watch is silent")),
                 }
             };
-            let taken = match message {
-                Ok(Some(message)) => self.take(followed, &mut pings, message),
+            let outcome = match message {
+                Ok(Some(message)) => self.apply(state, &mut pings, message),
                 Ok(None) => Err(Status::unavailable("the watch has ended").into()),
                 Err(status) => Err(status.into()),
             };
-            match taken {
-                Ok(renewed) => was_well |= renewed,
-                Err(ended) => break ended,
+            match outcome {
+                Ok(renewed) => was_current |= renewed,
+                Err(end) => break end,
             }
         };
-        Err(StreamEnd { was_well, ..ended })
+        Err(StreamEnd { was_current, ..end })
     }
 
-    /// Takes in a message. Whether the lease was renewed by it.
-    fn take(
+    /// Applies a message. Returns whether it renewed the lease.
+    fn apply(
         &self,
-        followed: &mut FollowState,
+        state: &mut FollowState,
         pings: &mut PingHistory,
         message: pb::WatchMembershipsResponse,
     ) -> Result<bool, StreamEnd> {
-        let applied = followed.copy.apply(&message.changes, &mut followed.recent).map_err(|trouble| match trouble {
+        let outcome = state.replica.apply(&message.changes, &mut state.recent).map_err(|error| match error {
             ApplyError::Gap => {
-                self.shared.counters.gaps.one_more();
-                StreamEnd::lost("a change is missing")
+                self.shared.counters.gaps.increment();
+                StreamEnd::stale_replica("a change is missing")
             }
             ApplyError::Unreadable(error) => StreamEnd::new(error),
         })?;
-        self.shared.counters.applied(applied.changes, applied.repetitions);
+        self.shared.counters.count_changes(outcome.changes, outcome.repetitions);
         let Some(checkpoint) = message.checkpoint else { return Ok(false) };
-        followed.cursor = checkpoint.cursor;
-        let Some(lease) = pings.answered(checkpoint.ping) else { return Ok(false) };
-        // Whatever could be repeated has been, if this stream began further back.
-        followed.recent.forget();
-        followed.copy.renew(lease);
-        self.shared.renewed.send_replace(lease);
-        let is_due = clock::uptime().saturating_sub(followed.since) > limits::CACHE_SWEEP;
-        if is_due && followed.copy.is_littered() {
-            return Err(StreamEnd::lost("it holds too much of what is gone"));
+        state.cursor = checkpoint.cursor;
+        let Some(lease) = pings.confirm(checkpoint.ping) else { return Ok(false) };
+        // If this stream began at an earlier cursor, all its repetitions have arrived by now.
+        state.recent.clear();
+        state.replica.renew_lease(lease);
+        self.shared.lease_updates.send_replace(lease);
+        let is_due = clock::uptime().saturating_sub(state.exported_at) > limits::CACHE_SWEEP;
+        if is_due && state.replica.is_littered() {
+            return Err(StreamEnd::stale_replica("the replica holds too much memory of purged organizations"));
         }
         Ok(true)
     }
@@ -209,32 +214,33 @@ impl CacheFollower<'_> {
 /// The pings of one watch.
 pub(super) struct PingHistory {
     requests: mpsc::Sender<pb::WatchMembershipsRequest>,
-    /// When each was sent that has not come back, in nanoseconds: that is what the ping says.
-    sent: VecDeque<i64>,
+    /// The send times of the unanswered pings, in nanoseconds. The send time is also the ping's value.
+    unanswered: VecDeque<i64>,
 }
 
 impl PingHistory {
     pub(super) fn new() -> (Self, mpsc::Receiver<pb::WatchMembershipsRequest>) {
         let (requests, receiver) = mpsc::channel(2);
-        (Self { requests, sent: VecDeque::new() }, receiver)
+        (Self { requests, unanswered: VecDeque::new() }, receiver)
     }
 
-    /// Sends a ping with a request. One that finds no room is left out: the next one will do.
+    /// Sends a request with a ping. Skips it if the channel is full: the next ping serves as well.
     pub(super) fn send(&mut self, request: pb::WatchMembershipsRequest) {
-        // The moment before it leaves: what is acknowledged later may not be covered.
+        // Taken before the ping is sent: the answer may not cover writes acknowledged later.
         let ping = i64::try_from(nanoseconds(clock::uptime())).unwrap_or(i64::MAX);
         if self.requests.try_send(pb::WatchMembershipsRequest { ping, ..request }).is_ok() {
-            self.sent.push_back(ping);
+            self.unanswered.push_back(ping);
         }
-        while self.sent.len() > limits::CACHE_PINGS {
-            self.sent.pop_front();
+        while self.unanswered.len() > limits::CACHE_PINGS {
+            self.unanswered.pop_front();
         }
     }
 
-    /// The moment that a ping which has come back stands for; none if it is not one of these.
-    pub(super) fn answered(&mut self, ping: i64) -> Option<u64> {
-        let place = self.sent.iter().position(|sent| *sent == ping)?;
-        self.sent.drain(..=place);
+    /// The lease that a returned ping confirms: its send time. `None` if the ping is not one of the unanswered ones.
+    /// Earlier pings are dropped.
+    pub(super) fn confirm(&mut self, ping: i64) -> Option<u64> {
+        let index = self.unanswered.iter().position(|sent| *sent == ping)?;
+        self.unanswered.drain(..=index);
         u64::try_from(ping).ok()
     }
 }

@@ -1,9 +1,9 @@
-//! A copy of all memberships in the caller's own process.
+//! The membership cache: a replica of all memberships in the backend's own process.
 //!
-//! It is taken in by an export and kept by a watch; [`follow`] does both, and starts again when they break off. Freshness
-//! is a lease, as in the server: the moment, on this machine's own clock, at which the newest ping was sent that a
-//! checkpoint has brought back. Everything that was acknowledged before that moment is in the copy. What the lease does
-//! not cover, the server is asked.
+//! An export loads the replica and a watch keeps it up to date; [`follow`] runs both and restarts them after errors.
+//! Freshness is a lease, as in the server: the time, on this machine's boot-time clock, at which the newest ping that a
+//! checkpoint has returned was sent. The replica includes every write acknowledged before that time. When the lease is
+//! older than the maximum staleness, the cache asks the server.
 
 mod apply;
 mod follow;
@@ -25,15 +25,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How a copy is kept.
+/// Settings of a [`MembershipCache`].
 #[derive(Debug, Clone)]
 pub struct CacheSettings {
-    /// How old what an answer reflects may be. A copy that is older does not answer; then the server does, which keeps to
-    /// a limit of its own.
+    /// Maximum staleness of an answer from the replica: the answer includes every write acknowledged longer ago than
+    /// this. When the replica is older, the server answers, within its own `max_staleness`. Default: one second.
     pub max_staleness: Duration,
-    /// How often to ask how far the copy is. A quarter of `max_staleness` leaves room for a lost one or two.
+    /// Interval of the pings that renew the lease. A quarter of `max_staleness` tolerates one or two lost pings.
+    /// Default: 250 milliseconds.
     pub ping_every: Duration,
-    /// Only organizations of this kind; what is asked about others, the server answers. None: all.
+    /// Limits the replica to organizations of this kind; the server answers checks in others. `None`: all kinds.
     pub kind: Option<Kind>,
 }
 
@@ -43,86 +44,91 @@ impl Default for CacheSettings {
     }
 }
 
-/// The copy. Cheap to clone; clones are one copy, which is followed until the last of them is gone.
+/// A cache of all memberships. Cheap to clone; all clones share one replica, which is kept up to date until the last
+/// clone is dropped.
 #[derive(Debug, Clone)]
 pub struct MembershipCache(Arc<CacheOwner>);
 
 #[derive(Debug)]
 struct CacheOwner {
     shared: Arc<CacheState>,
-    following: JoinHandle<()>,
+    follower: JoinHandle<()>,
 }
 
 impl Drop for CacheOwner {
     fn drop(&mut self) {
-        self.following.abort();
+        self.follower.abort();
     }
 }
 
-/// What the owner and who follows have in common.
+/// The state that the cache and its follower share.
 #[derive(Debug)]
 struct CacheState {
     client: Client,
     settings: CacheSettings,
-    /// None before the first export has ended.
-    copy: RwLock<Option<Arc<ClientReplica>>>,
+    /// `None` until the first export has been loaded.
+    replica: RwLock<Option<Arc<ClientReplica>>>,
     counters: CacheCounters,
-    /// Told whenever the lease is renewed.
-    renewed: watch::Sender<u64>,
+    /// The lease, sent whenever it is renewed.
+    lease_updates: watch::Sender<u64>,
 }
 
 impl CacheState {
-    /// Asks the copy, if it is fresh enough. The lease is looked at first: what is read afterwards can only be newer.
-    fn ask<T>(&self, question: impl FnOnce(&ClientReplica) -> Option<T>) -> Option<T> {
-        let copy = self.copy.read().unwrap_or_else(PoisonError::into_inner);
-        let copy = copy.as_ref()?;
-        if copy.age()? <= self.settings.max_staleness { question(copy) } else { None }
+    /// Queries the replica if it is fresh enough. The lease is checked first: the data read afterwards can only be
+    /// newer.
+    fn query<T>(&self, lookup: impl FnOnce(&ClientReplica) -> Option<T>) -> Option<T> {
+        let replica = self.replica.read().unwrap_or_else(PoisonError::into_inner);
+        let replica = replica.as_ref()?;
+        if replica.age()? <= self.settings.max_staleness { lookup(replica) } else { None }
     }
 }
 
 impl MembershipCache {
-    /// Begins to follow. Until it has everything, the server answers. Must be called inside of a tokio runtime, which does
-    /// the following.
+    /// Starts the cache: loads the replica and keeps it up to date in a background task. Until the replica is loaded,
+    /// the server answers. Must be called within a tokio runtime, which runs the task.
     #[must_use]
     pub fn start(client: &Client, settings: CacheSettings) -> Self {
         let shared = Arc::new(CacheState {
             client: client.clone(),
             settings,
-            copy: RwLock::new(None),
+            replica: RwLock::new(None),
             counters: CacheCounters::default(),
-            renewed: watch::Sender::new(0),
+            lease_updates: watch::Sender::new(0),
         });
-        let following = tokio::spawn(follow::run(shared.clone()));
-        Self(Arc::new(CacheOwner { shared, following }))
+        let follower = tokio::spawn(follow::run(shared.clone()));
+        Self(Arc::new(CacheOwner { shared, follower }))
     }
 
-    /// Waits until the copy has everything that is acknowledged now, however long that takes. At the start of a program:
-    /// until it can answer.
+    /// Waits, without a time limit, until the replica includes every write acknowledged before this call. At the start
+    /// of a program, this waits until the replica can answer.
     pub async fn caught_up(&self) {
         let now = nanoseconds(crate::clock::uptime());
-        let mut renewed = self.0.shared.renewed.subscribe();
-        // Only the end of the copy ends the channel, and it is in hand here.
-        let _ = renewed.wait_for(|lease| *lease > now).await;
+        let mut leases = self.0.shared.lease_updates.subscribe();
+        // Cannot fail: the sender is in `self`.
+        let _ = leases.wait_for(|lease| *lease > now).await;
     }
 
-    /// Answers from the copy and at once; none if it cannot, or not freshly enough.
+    /// Answers from the replica, without waiting. `None` if the replica cannot answer or is not fresh enough.
     #[must_use]
     pub fn check_now(&self, check: &Check) -> Option<Answer> {
         let shared = &self.0.shared;
-        let standing = shared.ask(|copy| copy.standing(check))?;
-        shared.counters.memory_answered(1);
-        Some(told(check, &standing))
+        let standing = shared.query(|replica| replica.standing(check))?;
+        shared.counters.count_cache_answers(1);
+        Some(to_answer(check, &standing))
     }
 
-    /// Answers from the copy, or asks the server.
+    /// Answers from the replica if it is fresh enough, otherwise from the server.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the copy is not fresh enough and the server does not answer; others if the server refuses.
+    /// [`Error::Unavailable`] if the replica is not fresh enough and the server does not answer; other errors
+    /// if the server refuses the call. Treat every error as a denial or as a failure of the request, never as
+    /// permission.
     pub async fn check(&self, check: &Check) -> Result<Answer, Error> {
         self.check_with(check, &Consistency::Recent).await
     }
 
-    /// The same with another freshness: what a token covers, and what must be fully consistent, the server answers.
+    /// As [`Self::check`], with a consistency requirement. The server answers checks with a consistency token and fully
+    /// consistent checks.
     ///
     /// # Errors
     /// Those of [`Self::check`].
@@ -132,43 +138,44 @@ impl MembershipCache {
         {
             return Ok(answer);
         }
-        let asked = self.0.shared.client.check(check, consistency).await;
-        self.0.shared.counters.server_asked(asked.is_ok(), 1);
-        asked.map_err(Error::or_unavailable)
+        let outcome = self.0.shared.client.check(check, consistency).await;
+        self.0.shared.counters.count_server_answers(outcome.is_ok(), 1);
+        outcome.map_err(Error::or_unavailable)
     }
 
-    /// Answers many questions in their order, all about one organization from one state of it: all from the copy, or all
-    /// from the server, in batches of what that takes at once.
+    /// Answers a batch of any size, in the order of the checks. All answers come from the replica, or all from the
+    /// server. The server receives batches of at most [`crate::domain::limits::BATCH_CHECKS`]; within one such batch,
+    /// and in answers from the replica, all answers about one organization come from one state of it.
     ///
     /// # Errors
     /// Those of [`Self::check`].
     pub async fn check_batch(&self, checks: &[Check], consistency: &Consistency) -> Result<Vec<Answer>, Error> {
         let shared = &self.0.shared;
         if *consistency == Consistency::Recent
-            && let Some(standings) = shared.ask(|copy| copy.standings(checks))
+            && let Some(standings) = shared.query(|replica| replica.standings(checks))
         {
-            shared.counters.memory_answered(checks.len());
-            return Ok(checks.iter().zip(&standings).map(|(check, standing)| told(check, standing)).collect());
+            shared.counters.count_cache_answers(checks.len());
+            return Ok(checks.iter().zip(&standings).map(|(check, standing)| to_answer(check, standing)).collect());
         }
         let mut answers = Vec::with_capacity(checks.len());
-        for some in checks.chunks(crate::domain::limits::BATCH_CHECKS) {
-            let asked = shared.client.check_batch(some, consistency).await;
-            shared.counters.server_asked(asked.is_ok(), some.len());
-            answers.extend(asked.map_err(Error::or_unavailable)?.0);
+        for batch in checks.chunks(crate::domain::limits::BATCH_CHECKS) {
+            let outcome = shared.client.check_batch(batch, consistency).await;
+            shared.counters.count_server_answers(outcome.is_ok(), batch.len());
+            answers.extend(outcome.map_err(Error::or_unavailable)?.0);
         }
         Ok(answers)
     }
 
-    /// What has been counted so far.
+    /// The counters, and the state of the replica, at this moment.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let shared = &self.0.shared;
-        let copy = shared.copy.read().unwrap_or_else(PoisonError::into_inner);
-        shared.counters.tell(copy.as_deref())
+        let replica = shared.replica.read().unwrap_or_else(PoisonError::into_inner);
+        shared.counters.statistics(replica.as_deref())
     }
 }
 
-fn told(check: &Check, standing: &Standing) -> Answer {
+fn to_answer(check: &Check, standing: &Standing) -> Answer {
     let reason = answer(check.question, standing);
     let (role, revision) = role_and_revision(reason, standing);
     Answer { reason, role, revision, source: Source::Cache, consistency_token: String::new() }

@@ -1,4 +1,4 @@
-//! The copy itself: what is in memory, and how fresh that is.
+//! The client's replica: the tables and their lease.
 
 use super::super::Check;
 use crate::clock;
@@ -9,99 +9,100 @@ use crate::replica_tables::{Bucket, ReplicaTables};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What one export began and one watch after the other goes on with. Positions in it only count what was applied: the
-/// server's are in its cursors, which nobody but it reads.
+/// A replica that an export has loaded and consecutive watches keep up to date. Its log positions only count the
+/// applied changes; the server's positions are inside the cursors, which are opaque to the client.
 #[derive(Debug)]
 pub(super) struct ClientReplica {
-    pub(super) memory: ReplicaTables,
-    /// [`clock::uptime`] in nanoseconds; 0 for none.
+    pub(super) tables: ReplicaTables,
+    /// The lease: a [`clock::uptime`] in nanoseconds, or 0 for no lease.
     lease: AtomicU64,
-    /// Whether it has the organizations of all kinds: then what is not in it is not there.
+    /// Whether the replica has the organizations of all kinds. Then an organization that is not in it does not exist.
     is_complete: bool,
 }
 
-/// Answers come from no known place of the server's log.
-const NOWHERE: BucketPosition = BucketPosition { bucket: 0, position: 0 };
+/// The position of an answer from the cache: its position in the server's log is unknown.
+const NO_POSITION: BucketPosition = BucketPosition { bucket: 0, position: 0 };
 
 impl ClientReplica {
     pub(super) fn new(is_complete: bool) -> Self {
         let mut key = [0; 16];
         key.copy_from_slice(&random::secret()[..16]);
-        Self { memory: ReplicaTables::new(key), lease: AtomicU64::new(0), is_complete }
+        Self { tables: ReplicaTables::new(key), lease: AtomicU64::new(0), is_complete }
     }
 
-    /// Says that everything is in it that was acknowledged before this moment.
-    pub(super) fn renew(&self, lease: u64) {
+    /// Renews the lease: the replica includes every write acknowledged before this time.
+    pub(super) fn renew_lease(&self, lease: u64) {
         self.lease.fetch_max(lease, Ordering::AcqRel);
     }
 
-    /// Says that it is not to be trusted.
-    pub(super) fn distrust(&self) {
+    /// Drops the lease: the replica no longer answers.
+    pub(super) fn drop_lease(&self) {
         self.lease.store(0, Ordering::Release);
     }
 
-    /// How old the lease is; none without one.
+    /// The age of the lease; `None` without a lease.
     pub(super) fn age(&self) -> Option<Duration> {
         let lease = self.lease.load(Ordering::Acquire);
         (lease > 0).then(|| clock::uptime().saturating_sub(Duration::from_nanos(lease)))
     }
 
-    /// What it knows of one user in one organization; none if it cannot say.
+    /// Looks up a user in an organization; `None` if the replica cannot answer.
     pub(super) fn standing(&self, check: &Check) -> Option<Standing> {
-        let Some(id) = self.memory.organization(&check.organization) else {
-            // Two have it, for as long as it is not said of the one that it has let go.
-            let moving = matches!(&check.organization, OrganizationRef::Slug(slug) if self.memory.is_claimed(slug));
-            return if moving { None } else { self.nothing_there(&check.user) };
+        let Some(id) = self.tables.organization(&check.organization) else {
+            // The slug is moving: two organizations claim it until the change of its previous organization arrives.
+            let is_moving = matches!(&check.organization, OrganizationRef::Slug(slug) if self.tables.is_claimed(slug));
+            return if is_moving { None } else { self.without_organization(&check.user) };
         };
-        let held = self.memory.read(id.bucket());
-        self.find(held.as_ref()?, id, check)
+        let bucket = self.tables.read(id.bucket());
+        self.find(bucket.as_ref()?, id, check)
     }
 
-    /// What it knows of many, each bucket standing still while it is asked; none if it cannot say it of all. A name that is
-    /// not known may be another name of an organization that is: then it cannot say either, lest one organization be
-    /// seen in two states.
+    /// Looks up a batch, bucket by bucket under each bucket's lock; `None` if the replica cannot answer every check. An
+    /// unknown slug may be another name of an organization that the batch names by id. The replica then cannot answer
+    /// either, because answers about one organization could come from two states of it.
     pub(super) fn standings(&self, checks: &[Check]) -> Option<Vec<Standing>> {
         let ids: Vec<OrganizationId> =
-            checks.iter().map(|check| self.memory.organization(&check.organization)).collect::<Option<_>>()?;
+            checks.iter().map(|check| self.tables.organization(&check.organization)).collect::<Option<_>>()?;
         let mut order: Vec<usize> = (0..checks.len()).collect();
         order.sort_by_key(|index| ids[*index].bucket());
         let mut standings = vec![None; checks.len()];
         for group in order.chunk_by(|a, b| ids[*a].bucket() == ids[*b].bucket()) {
-            let held = self.memory.read(ids[*group.first()?].bucket());
+            let bucket = self.tables.read(ids[*group.first()?].bucket());
             for index in group {
-                standings[*index] = self.find(held.as_ref()?, ids[*index], &checks[*index]);
+                standings[*index] = self.find(bucket.as_ref()?, ids[*index], &checks[*index]);
             }
         }
         standings.into_iter().collect()
     }
 
-    fn find(&self, held: &Bucket, id: OrganizationId, check: &Check) -> Option<Standing> {
+    fn find(&self, bucket: &Bucket, id: OrganizationId, check: &Check) -> Option<Standing> {
         if let OrganizationRef::Slug(slug) = &check.organization
-            && !self.memory.is_called(held, id, slug)
+            && !self.tables.has_slug(bucket, id, slug)
         {
-            // It has just been renamed.
+            // The slug has just moved to another organization, or the organization was renamed.
             return None;
         }
-        let found = held.find(id, Some(&check.user));
-        if found.organization.is_none() {
-            return self.nothing_there(&check.user);
+        let member = bucket.find(id, Some(&check.user));
+        if member.organization.is_none() {
+            return self.without_organization(&check.user);
         }
-        Some(Standing { organization: found.organization, role: found.role, ..self.of(&check.user) })
+        Some(Standing { organization: member.organization, role: member.role, ..self.user_standing(&check.user) })
     }
 
-    /// What is so of a user where there is no organization; none if there may be one of another kind.
-    fn nothing_there(&self, user: &UserId) -> Option<Standing> {
-        self.is_complete.then(|| self.of(user))
+    /// The standing of a user in an organization that is not in the replica; `None` if the organization may be of
+    /// another kind.
+    fn without_organization(&self, user: &UserId) -> Option<Standing> {
+        self.is_complete.then(|| self.user_standing(user))
     }
 
-    fn of(&self, user: &UserId) -> Standing {
-        let user_state = self.memory.user_state(user);
-        Standing { organization: None, role: None, user_state, position: None, user_position: NOWHERE }
+    fn user_standing(&self, user: &UserId) -> Standing {
+        let user_state = self.tables.user_state(user);
+        Standing { organization: None, role: None, user_state, position: None, user_position: NO_POSITION }
     }
 
-    /// Whether a bucket is better exported anew, because of what purged organizations left in it.
+    /// Whether a new export would free a worthwhile amount of memory of purged organizations.
     pub(super) fn is_littered(&self) -> bool {
-        (0..ORGANIZATION_BUCKETS).any(|number| self.memory.read(number).as_ref().is_some_and(Bucket::is_littered))
+        (0..ORGANIZATION_BUCKETS).any(|number| self.tables.read(number).as_ref().is_some_and(Bucket::is_littered))
     }
 
     pub(super) fn memberships(&self) -> usize {
@@ -109,10 +110,10 @@ impl ClientReplica {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.sum(Bucket::bytes) + self.memory.user_bytes()
+        self.sum(Bucket::bytes) + self.tables.user_bytes()
     }
 
-    fn sum(&self, of: impl Fn(&Bucket) -> usize) -> usize {
-        (0..ORGANIZATION_BUCKETS).map(|number| self.memory.read(number).as_ref().map_or(0, &of)).sum()
+    fn sum(&self, measure: impl Fn(&Bucket) -> usize) -> usize {
+        (0..ORGANIZATION_BUCKETS).map(|number| self.tables.read(number).as_ref().map_or(0, &measure)).sum()
     }
 }

@@ -1,35 +1,35 @@
-//! What a copy counts.
+//! Counters and gauges of the cache.
 
 use super::replica::ClientReplica;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What a copy has done, and how it is.
+/// The cache's counters since its start, and the state of its replica.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Statistics {
-    /// Questions answered from the copy.
+    /// Checks answered from the replica.
     pub from_memory: u64,
-    /// Questions that the server answered.
+    /// Checks answered by the server.
     pub from_server: u64,
-    /// Questions that nobody answered.
+    /// Checks that the server did not answer either.
     pub unanswered: u64,
-    /// Exports taken in whole.
+    /// Exports that were loaded completely.
     pub exports: u64,
-    /// Watches begun.
+    /// Watches that were opened.
     pub watches: u64,
-    /// Watches and exports that broke off.
+    /// Watches and exports that ended with an error.
     pub interruptions: u64,
     /// Changes applied.
     pub changes: u64,
-    /// Changes passed over because the copy had them.
+    /// Changes skipped because the replica had applied them already.
     pub repetitions: u64,
-    /// Times that a change was missing: the copy was thrown away.
+    /// Gaps: a change was missing, and the replica was replaced by a new export.
     pub gaps: u64,
-    /// How old the lease is; none without one.
+    /// The age of the lease; `None` without a lease.
     pub age: Option<Duration>,
-    /// Memberships in the copy.
+    /// Memberships in the replica.
     pub memberships: usize,
-    /// The memory that the copy takes, in bytes.
+    /// The memory of the replica, in bytes.
     pub bytes: usize,
 }
 
@@ -46,12 +46,12 @@ pub(super) struct CacheCounters {
     repetitions: AtomicU64,
 }
 
-/// Counts one thing.
+/// A counter of single events.
 #[derive(Debug, Default)]
 pub(super) struct EventCounter(AtomicU64);
 
 impl EventCounter {
-    pub(super) fn one_more(&self) {
+    pub(super) fn increment(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -61,20 +61,20 @@ fn add(counter: &AtomicU64, count: usize) {
 }
 
 impl CacheCounters {
-    pub(super) fn memory_answered(&self, count: usize) {
+    pub(super) fn count_cache_answers(&self, count: usize) {
         add(&self.from_memory, count);
     }
 
-    pub(super) fn server_asked(&self, answered: bool, count: usize) {
+    pub(super) fn count_server_answers(&self, answered: bool, count: usize) {
         add(if answered { &self.from_server } else { &self.unanswered }, count);
     }
 
-    pub(super) fn applied(&self, changes: usize, repetitions: usize) {
+    pub(super) fn count_changes(&self, changes: usize, repetitions: usize) {
         add(&self.changes, changes);
         add(&self.repetitions, repetitions);
     }
 
-    pub(super) fn tell(&self, copy: Option<&ClientReplica>) -> Statistics {
+    pub(super) fn statistics(&self, replica: Option<&ClientReplica>) -> Statistics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Statistics {
             from_memory: read(&self.from_memory),
@@ -86,9 +86,9 @@ impl CacheCounters {
             gaps: read(&self.gaps.0),
             changes: read(&self.changes),
             repetitions: read(&self.repetitions),
-            age: copy.and_then(ClientReplica::age),
-            memberships: copy.map_or(0, ClientReplica::memberships),
-            bytes: copy.map_or(0, ClientReplica::bytes),
+            age: replica.and_then(ClientReplica::age),
+            memberships: replica.map_or(0, ClientReplica::memberships),
+            bytes: replica.map_or(0, ClientReplica::bytes),
         }
     }
 }

@@ -80,9 +80,9 @@ impl MembershipView {
     }
 
     fn convert_entry(&self, entry: &LogEntry) -> Option<ChangeMessage> {
-        let LogEntry { organization, kind, revision, entry } = entry;
+        let LogEntry { organization, kind, revision, detail } = entry;
         let (organization_id, kind, revision) = (organization.to_string(), kind.as_str().to_owned(), *revision);
-        match entry {
+        match detail {
             ChangeDetail::Membership { user, role } => {
                 self.scope.user.as_ref().is_none_or(|only| user == only).then(|| {
                     let role = role.map(|role| role.as_str().to_owned()).unwrap_or_default();

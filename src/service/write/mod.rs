@@ -257,7 +257,7 @@ impl Roster {
             if let Some(covered) =
                 outcome.as_ref().ok().and_then(|written| ConsistencyToken::decode(&written.token).ok())
             {
-                self.replica.committed(&covered);
+                self.replica.record_commit(&covered);
             }
             return connection.finish(outcome);
         }

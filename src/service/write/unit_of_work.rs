@@ -87,7 +87,7 @@ impl<'t> UnitOfWork<'t> {
             organization: organization.id,
             revision: organization.revision,
             kind: organization.kind.clone(),
-            entry,
+            detail: entry,
         };
         self.lines.entry(organization.id.bucket()).or_default().push(line);
         self.events.entry(organization.id).or_default().push(event);

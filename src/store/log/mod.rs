@@ -40,7 +40,7 @@ pub async fn append(
         organizations.push(entry.organization.as_uuid());
         revisions.push(entry.revision);
         kinds.push(entry.kind.as_str().to_owned());
-        let texts = match &entry.entry {
+        let texts = match &entry.detail {
             ChangeDetail::Membership { user, role } => [
                 Some("MEMBERSHIP".to_owned()),
                 Some(user.to_string()),

@@ -180,7 +180,7 @@ impl LogQueryRow {
                 organization: OrganizationId::from_uuid(self.organization_id.ok_or_else(unreadable)?),
                 kind: Kind::parse(self.kind.as_deref().ok_or_else(unreadable)?)?,
                 revision,
-                entry,
+                detail: entry,
             })
         };
         Ok(Some(LogRow { at: LogPosition { position, write_time }, commit_position, change }))

@@ -1,7 +1,7 @@
-//! The client for Rust backends: what it asks, the copy that it keeps, and the guard on top of it.
+//! The client library for Rust backends: checks, the membership cache and the guard.
 
-mod asks;
 mod cache;
+mod checks;
 mod faults;
 mod guard;
 mod proxy;
@@ -13,28 +13,28 @@ use roster::domain::Scope;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How long anything may take that must happen.
-const SOON: Duration = Duration::from_secs(30);
+/// Timeout of every expected event.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What must happen, soon.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SOON, what).await.expect("it never happened")
+/// Waits for an event, at most [`EVENT_TIMEOUT`].
+async fn soon<T>(event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(EVENT_TIMEOUT, event).await.expect("the event did not happen in time")
 }
 
-/// Settings that show a service's token with the scope `check`, at this address.
+/// Client settings with a service token with the scope `check`, for this address.
 fn settings(server: &Server, address: SocketAddr) -> ClientSettings {
     let token = TokenSource::fixed(&server.service_token("backend", &[Scope::Check])).unwrap();
     ClientSettings::new(format!("http://{address}")).unwrap().with_token(token)
 }
 
-/// A client of a server.
+/// A client connected to the server.
 async fn client(server: &Server) -> Client {
     Client::connect(settings(server, server.address)).await.unwrap()
 }
 
-/// A server, a way to it, and a copy that is kept over that way and has everything. The client's own connection is the
-/// first one of the way, the copy's is the next.
-async fn copied() -> (Server, Proxy, MembershipCache) {
+/// A server, a proxy in front of it, and a cache behind the proxy whose replica is up to date. Connection 0 of the
+/// proxy is the client's, connection 1 the cache follower's.
+async fn cached() -> (Server, Proxy, MembershipCache) {
     let server = Server::start().await;
     let proxy = Proxy::to(server.address).await;
     let client = Client::connect(settings(&server, proxy.address)).await.unwrap();
@@ -43,7 +43,7 @@ async fn copied() -> (Server, Proxy, MembershipCache) {
     (server, proxy, cache)
 }
 
-/// What the copy says, as soon as it says anything: on a busy machine the lease may just have run out.
+/// The answer from the replica, as soon as there is one: on a busy machine the lease may just have run out.
 async fn from_memory(cache: &MembershipCache, check: &Check) -> Answer {
     soon(async {
         loop {

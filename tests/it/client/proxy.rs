@@ -1,4 +1,4 @@
-//! A way to the server that can be cut, stalled, closed, and led elsewhere.
+//! A TCP proxy in front of a server that can cut, stall, refuse and redirect connections.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,72 +8,72 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How the way is.
+/// The behaviour of the proxy.
 #[derive(Debug, Clone)]
 struct State {
-    /// Where it leads.
+    /// The address of the server.
     target: SocketAddr,
-    /// Whether nobody gets in.
+    /// Whether new connections are refused.
     closed: bool,
-    /// Connections from this number on get nothing through.
+    /// Connections from this number on are stalled.
     stalled_from: usize,
 }
 
-/// The way.
+/// The proxy.
 #[derive(Debug)]
 pub struct Proxy {
     pub address: SocketAddr,
     state: watch::Sender<State>,
-    /// Ends every connection that is there now.
+    /// Closes every present connection.
     cut: Arc<Mutex<CancellationToken>>,
     end: CancellationToken,
-    /// Held once by each connection.
+    /// Each connection holds one reference.
     open: Arc<()>,
 }
 
 impl Proxy {
-    /// A way to there.
+    /// Starts a proxy to this address.
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (state, _) = watch::channel(State { target, closed: false, stalled_from: usize::MAX });
         let (cut, end) = (Arc::new(Mutex::new(CancellationToken::new())), CancellationToken::new());
         let open = Arc::new(());
-        let accepting = accept(listener, state.clone(), cut.clone(), open.clone());
-        tokio::spawn(end.clone().run_until_cancelled_owned(accepting));
+        let acceptor = accept(listener, state.clone(), cut.clone(), open.clone());
+        tokio::spawn(end.clone().run_until_cancelled_owned(acceptor));
         Self { address, state, cut, end, open }
     }
 
-    /// How many connections there are.
+    /// The number of open connections.
     pub fn connections(&self) -> usize {
-        // Two are held by the way itself.
+        // The proxy itself holds two references.
         Arc::strong_count(&self.open) - 2
     }
 
-    /// Cuts every connection; new ones get through.
+    /// Closes every present connection; new ones are accepted.
     pub fn cut(&self) {
         std::mem::take(&mut *self.cut.lock().unwrap()).cancel();
     }
 
-    /// Cuts every connection, and lets no new one through, or lets them through again.
+    /// Closes every present connection, and refuses new ones (`true`) or accepts them (`false`).
     pub fn close(&self, closed: bool) {
         self.state.send_modify(|state| state.closed = closed);
         self.cut();
     }
 
-    /// Lets nothing through any more on connections from this number on (counted from 0 since the beginning), though they
-    /// stay open, and new ones are let in.
+    /// Stalls connections from this number on (counted from 0 since the start): they stay open and new ones are
+    /// accepted, but no data passes.
     pub fn stall_from(&self, number: usize) {
         self.state.send_modify(|state| state.stalled_from = number);
     }
 
-    /// Lets everything through again, what has piled up first.
-    pub fn go_on(&self) {
+    /// Ends the stall; the data that has piled up passes first.
+    pub fn resume(&self) {
         self.stall_from(usize::MAX);
     }
 
-    /// Leads elsewhere from now on.
-    pub fn lead_to(&self, target: SocketAddr) {
+    /// Sends new connections to another address.
+    pub fn redirect(&self, target: SocketAddr) {
         self.state.send_modify(|state| state.target = target);
     }
 }
@@ -106,11 +106,11 @@ async fn connection(client: TcpStream, state: watch::Receiver<State>, number: us
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    let there = pump(from_client, to_server, state.clone(), number);
-    let back = pump(from_server, to_client, state, number);
+    let upstream = pump(from_client, to_server, state.clone(), number);
+    let downstream = pump(from_server, to_client, state, number);
     tokio::select! {
-        () = there => {}
-        () = back => {}
+        () = upstream => {}
+        () = downstream => {}
     }
 }
 

@@ -1,8 +1,8 @@
-//! A standby takes over that lacks the last commits.
+//! Failover to a standby that lacks the last commits.
 
 use super::faults::cluster;
 use super::oracle::Mode;
-use super::traffic::{Dice, Scene, Traffic};
+use super::traffic::{SeededRandom, Traffic, Workload};
 use super::{Rig, until};
 use crate::harness::{Database, Server};
 use roster::postgres::{Binaries, Cluster, Options, Stop};
@@ -13,26 +13,26 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// A place where whoever is the primary can be found.
+/// The address of the current primary: a link to its socket directory.
 struct Address(PathBuf);
 
 impl Address {
-    fn new(of: &Cluster) -> Self {
+    fn new(cluster: &Cluster) -> Self {
         let address = Self(std::env::temp_dir().join(format!("roster-at-{}", roster::random::uuid().simple())));
-        address.lead_to(of.data());
+        address.redirect(cluster.data());
         address
     }
 
-    fn lead_to(&self, socket_directory: &Path) {
+    fn redirect(&self, socket_directory: &Path) {
         let _ = std::fs::remove_file(&self.0);
         std::os::unix::fs::symlink(socket_directory, &self.0).unwrap();
     }
 
-    fn url(&self, of: &Cluster) -> String {
+    fn url(&self, cluster: &Cluster) -> String {
         let encoded = |path: &Path| path.to_str().unwrap().replace('/', "%2F");
-        let (url, there) = (of.url("roster"), encoded(of.data()));
-        assert!(url.contains(&there), "{url} does not lead to {there}");
-        url.replace(&there, &encoded(&self.0))
+        let (url, directory) = (cluster.url("roster"), encoded(cluster.data()));
+        assert!(url.contains(&directory), "{url} does not contain {directory}");
+        url.replace(&directory, &encoded(&self.0))
     }
 }
 
@@ -42,7 +42,7 @@ impl Drop for Address {
     }
 }
 
-/// A copy of a primary's data that will run as a standby. The primary is stopped for it.
+/// A standby with a copy of the primary's data, not started yet. Restarts the primary.
 async fn standby(primary: &mut Cluster) -> Cluster {
     let binaries = Binaries::find(None).unwrap_or_else(|error| panic!("{error}"));
     let mut standby = Cluster::start(&binaries, Options::temporary()).await.unwrap();
@@ -53,112 +53,114 @@ async fn standby(primary: &mut Cluster) -> Cluster {
         if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
     }
     let from = primary.data().join(".");
-    let copied = Command::new("cp").arg("-a").arg(from).arg(standby.data()).status().unwrap();
-    assert!(copied.success());
+    let status = Command::new("cp").arg("-a").arg(from).arg(standby.data()).status().unwrap();
+    assert!(status.success());
     std::fs::write(standby.data().join("standby.signal"), "").unwrap();
     primary.start_again().await.unwrap();
     standby
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standby_is_promoted_that_lacks_the_last_commits() {
+async fn answers_fulfil_the_contract_after_a_failover_that_loses_commits() {
     let (mut primary, _) = cluster().await;
     let address = Address::new(&primary);
     let rig = Rig::pair(Database::at(address.url(&primary))).await;
-    let scene = &rig.scene;
-    scene.tolerant.store(true, Ordering::Relaxed);
+    let workload = &rig.workload;
+    workload.tolerates_failures.store(true, Ordering::Relaxed);
     let epoch = rig.database.count("SELECT epoch::bigint FROM datastore").await;
-    let mut traffic = Traffic::begin(scene, 3, 3);
-    traffic.served(20).await;
+    let mut traffic = Traffic::begin(workload, 3, 3);
+    traffic.until_served(20).await;
     traffic.end().await;
 
     let mut standby = standby(&mut primary).await;
-    let kept = scene.oracle.mark();
-    let mut traffic = Traffic::begin(scene, 3, 3);
-    traffic.served(60).await;
+    let mark = workload.oracle.mark();
+    let mut traffic = Traffic::begin(workload, 3, 3);
+    traffic.until_served(60).await;
     traffic.end().await;
-    // All of that is in both memories, and lost.
+    // Both replicas have applied these writes, which are lost now.
     rig.caught_up().await;
-    let tokens = scene.forget_tokens();
+    let tokens = workload.take_tokens();
     primary.stop(Stop::Immediate).await;
-    scene.oracle.lose(&kept);
-    address.lead_to(standby.data());
+    workload.oracle.discard_after(&mark);
+    address.redirect(standby.data());
     let url = standby.url("roster");
-    let starting = tokio::spawn(async move {
+    let start = tokio::spawn(async move {
         standby.start_again().await.unwrap();
         standby
     });
-    until("the standby takes readers", async || PgConnection::connect(&url).await.is_ok()).await;
-    let mut there = PgConnection::connect(&url).await.unwrap();
-    let recovering: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut there).await.unwrap();
+    until("the standby accepts connections", async || PgConnection::connect(&url).await.is_ok()).await;
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let recovering: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut connection).await.unwrap();
     assert!(recovering);
-    // What is answered within the staleness bound may still be from before.
+    // Answers within the maximum staleness may still reflect the lost writes.
     let expired = Duration::from_millis(1_050);
     until("the leases run out", async || {
-        rig.statistics().iter().all(|told| told.lost > 0 || told.age.is_none_or(|age| age > expired))
+        rig.statistics().iter().all(|statistics| statistics.lost > 0 || statistics.age.is_none_or(|age| age > expired))
     })
     .await;
 
-    // From here on every answer is of the log that is there now: first while it takes no writes, then when it does.
-    let mut traffic = Traffic::begin(scene, 3, 3);
-    let primary_answers = |scene: &Scene| scene.counts.primary.load(Ordering::Relaxed);
-    let before = primary_answers(scene);
-    traffic.until("the standby answers checks", |scene| primary_answers(scene) > before + 20).await;
-    assert!(sqlx::query_scalar::<_, bool>("SELECT pg_promote()").fetch_one(&mut there).await.unwrap());
-    let tables = scene.counts.tables.load(Ordering::Relaxed);
-    traffic.until("memory answers again", |scene| scene.counts.tables.load(Ordering::Relaxed) > tables).await;
-    traffic.served(40).await;
+    // From here on, every answer reflects the standby's log: first while it is read-only, then after its promotion.
+    let mut traffic = Traffic::begin(workload, 3, 3);
+    let primary_answers = |workload: &Workload| workload.counts.primary.load(Ordering::Relaxed);
+    let before = primary_answers(workload);
+    traffic.until("the standby answers checks", |workload| primary_answers(workload) > before + 20).await;
+    assert!(sqlx::query_scalar::<_, bool>("SELECT pg_promote()").fetch_one(&mut connection).await.unwrap());
+    let memory = workload.counts.memory.load(Ordering::Relaxed);
+    traffic.until("memory answers again", |workload| workload.counts.memory.load(Ordering::Relaxed) > memory).await;
+    traffic.until_served(40).await;
     traffic.end().await;
-    let _standby = starting.await.unwrap();
-    for told in rig.statistics() {
-        assert_eq!(told.lost, 1, "{told:?}");
+    let _standby = start.await.unwrap();
+    for statistics in rig.statistics() {
+        assert_eq!(statistics.lost, 1, "{statistics:?}");
     }
     let now = rig.database.count("SELECT epoch::bigint FROM datastore").await;
     assert!(now > epoch && now <= epoch + 2, "from epoch {epoch} to {now}");
     rig.assert_equal_to_tables().await;
 
-    // What was lost is known to nobody any more: who brings a token of it is answered by the primary.
-    let mut dice = Dice::new(scene.seed, 0);
+    // Tokens of the lost epoch are not accepted by the replica: the primary answers.
+    let mut random = SeededRandom::new(workload.seed, 0);
     assert!(!tokens.is_empty());
     for token in tokens {
-        let place = dice.roll(scene.oracle.places.len());
-        let question = scene.question(&mut dice, place, false);
-        assert!(scene.ask(dice.roll(2), Mode::Before(token.text), &[question], &mut dice).await);
+        let organization = random.below(workload.oracle.organizations.len());
+        let question = workload.question(&mut random, organization, false);
+        assert!(workload.check(random.below(2), Mode::LostEpoch(token.text), &[question], &mut random).await);
     }
 }
 
-/// A follower that comes back when the new log is already longer than the one it knows: only what stands in it tells.
+/// A follower that reconnects when the new log is already longer than its own: only the content of the log reveals the
+/// loss.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_has_overtaken_the_lost_one_is_told_from_it() {
+async fn a_new_log_that_is_longer_than_the_lost_one_is_recognized() {
     let (mut primary, _) = cluster().await;
     let address = Address::new(&primary);
     let rig = Rig::pair(Database::at(address.url(&primary))).await;
-    let place = &rig.scene.oracle.places[0].id;
+    let organization = &rig.workload.oracle.organizations[0].id;
     let mut standby = standby(&mut primary).await;
     rig.servers[0].until_serving().await;
-    until("writes are taken again", async || {
-        let adding = crate::harness::add(place, "lost", "member");
-        rig.servers[0].operator().organizations.add_member(adding).await.is_ok()
+    until("the primary accepts writes", async || {
+        let request = crate::harness::add(organization, "lost", "member");
+        rig.servers[0].operator().organizations.add_member(request).await.is_ok()
     })
     .await;
     rig.caught_up().await;
-    assert!(rig.servers[1].operator().is_member(place, "lost").await);
+    assert!(rig.servers[1].operator().is_member(organization, "lost").await);
     primary.stop(Stop::Immediate).await;
     std::fs::remove_file(&address.0).unwrap();
 
     std::fs::remove_file(standby.data().join("standby.signal")).unwrap();
     standby.start_again().await.unwrap();
-    let there = Database::at(standby.url("roster"));
-    let other = Server::with_index_over(there, ReplicaSettings::default()).await;
+    let database = Database::at(standby.url("roster"));
+    let other = Server::with_index_over(database, ReplicaSettings::default()).await;
     for user in ["kept-1", "kept-2", "kept-3"] {
-        other.operator().add(place, user, "member").await;
+        other.operator().add(organization, user, "member").await;
     }
-    address.lead_to(standby.data());
-    until("the loss is noticed", async || rig.statistics().iter().all(|told| told.lost == 1)).await;
+    address.redirect(standby.data());
+    until("both servers notice the loss", async || rig.statistics().iter().all(|statistics| statistics.lost == 1))
+        .await;
     rig.assert_equal_to_tables().await;
     for server in &rig.servers {
-        assert!(!server.operator().is_member(place, "lost").await);
-        assert!(server.operator().is_member(place, "kept-3").await);
+        assert!(!server.operator().is_member(organization, "lost").await);
+        assert!(server.operator().is_member(organization, "kept-3").await);
     }
     assert_eq!(other.roster.replica().statistics().lost, 0);
 }

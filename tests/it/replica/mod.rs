@@ -1,4 +1,4 @@
-//! The index: that no answer is outside the contract, whatever happens to the log, to the servers and to Postgres.
+//! The replica: every answer fulfils the consistency contract, also under faults of the log, the servers and Postgres.
 
 mod change;
 mod failover;
@@ -18,50 +18,54 @@ use roster::replica::ReplicaStatistics;
 use roster::service::ReplicaSettings;
 use std::sync::Arc;
 use std::time::Duration;
-use traffic::{Pipeline, Scene};
+use traffic::{Endpoint, Workload};
 
-/// How long any condition is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of every expected condition.
+const CONDITION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Servers over one database, loaded, and what is known of the organizations there.
+/// Servers of one database with loaded replicas, and the workload with its oracle.
 struct Rig {
     database: Database,
     servers: Vec<Server>,
-    scene: Arc<Scene>,
+    workload: Arc<Workload>,
 }
 
 impl Rig {
-    async fn new(database: Database, settings: &[ReplicaSettings], places: usize, seed: u64) -> Self {
+    async fn new(database: Database, settings: &[ReplicaSettings], organizations: usize, seed: u64) -> Self {
         let mut servers = Vec::new();
         for settings in settings {
             servers.push(Server::with_index_over(database.clone(), settings.clone()).await);
         }
-        let door = |(server, settings): (&Server, &ReplicaSettings)| Pipeline {
+        let endpoint = |(server, settings): (&Server, &ReplicaSettings)| Endpoint {
             clients: server.operator(),
             staleness: settings.max_staleness,
             stale: settings.serve_stale,
         };
-        let doors = servers.iter().zip(settings).map(door).collect();
-        let rig = Self { database, servers, scene: Scene::new(doors, places, seed).await };
+        let endpoints = servers.iter().zip(settings).map(endpoint).collect();
+        let rig = Self { database, servers, workload: Workload::new(endpoints, organizations, seed).await };
         rig.caught_up().await;
         rig
     }
 
-    /// Two servers with the usual settings.
+    /// Two servers with default settings.
     async fn pair(database: Database) -> Self {
-        let usual = ReplicaSettings::default();
-        Self::new(database, &[usual.clone(), usual], 12, random::bits()).await
+        let settings = ReplicaSettings::default();
+        Self::new(database, &[settings.clone(), settings], 12, random::bits()).await
     }
 
-    /// Waits until every server has in memory whatever is acknowledged now.
+    /// Waits until every server's replica includes every write acknowledged before this call.
     async fn caught_up(&self) {
         for server in &self.servers {
             let caught_up = async {
                 server.roster.replica().loaded().await;
                 server.roster.replica().caught_up().await;
             };
-            let told = || server.roster.replica().statistics();
-            assert!(tokio::time::timeout(PATIENCE, caught_up).await.is_ok(), "never caught up: {:?}", told());
+            let statistics = || server.roster.replica().statistics();
+            assert!(
+                tokio::time::timeout(CONDITION_TIMEOUT, caught_up).await.is_ok(),
+                "the replica did not catch up in time: {:?}",
+                statistics()
+            );
         }
     }
 
@@ -69,11 +73,12 @@ impl Rig {
         self.servers.iter().map(|server| server.roster.replica().statistics()).collect()
     }
 
-    /// Asserts that every server's memory is what the tables hold, and that these are whole. Nobody may write meanwhile.
+    /// Asserts that every server's replica equals the database and that the database's invariants hold. No write may
+    /// run at the same time.
     async fn assert_equal_to_tables(&self) {
         for server in &self.servers {
             let compared = tables::assert_equal(&self.database, server.roster.replica()).await;
-            assert_eq!(compared, self.scene.oracle.places.len());
+            assert_eq!(compared, self.workload.oracle.organizations.len());
         }
         self.database.assert_invariants().await;
         self.database.assert_no_open_transactions().await;
@@ -81,11 +86,11 @@ impl Rig {
 }
 
 /// Waits until a condition holds.
-pub async fn until(change: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn until(condition: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "it never happened that {change}");
+    assert!(tokio::time::timeout(CONDITION_TIMEOUT, waiting).await.is_ok(), "timed out waiting until {condition}");
 }

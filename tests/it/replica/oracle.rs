@@ -1,10 +1,10 @@
-//! What may be answered: the history of every organization and user, as those who write it know it, and the contract of
-//! checks as a question put to it.
+//! The oracle: the history of every organization and user, as recorded by the writers, and the verification of answers
+//! against the consistency contract.
 //!
-//! An answer carries its organization's revision, so it must say exactly what the history says at that revision; and the
-//! revision must lie between the oldest and the newest that the contract allows. Where an answer carries none (an
-//! organization that is deleted, or has another slug), some revision in between must say so. All that one batch says of an
-//! organization must be so at one revision.
+//! An answer carries its organization's revision, so it must equal the history at that revision, and the revision must
+//! lie between the oldest and the newest that the contract allows. If an answer carries no revision (the organization
+//! is deleted, or has another slug), at least one revision in between must give this answer. All answers of one batch
+//! about one organization must be correct at one common revision.
 
 use roster::grpc::pb;
 use std::collections::BTreeMap;
@@ -12,11 +12,11 @@ use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// The users: first those who may own, then those who may be switched off, last those who are nobody's members.
+/// Numbers of users: the first may own organizations, the next may be deactivated, the last are never members.
 pub const OWNERS: usize = 8;
 pub const MEMBERS: usize = 22;
 pub const USERS: usize = 24;
-/// The slugs that each organization takes in turn.
+/// The number of slugs that each organization alternates between.
 pub const SLUGS: usize = 3;
 
 /// A stored role.
@@ -29,7 +29,7 @@ pub enum Role {
 
 /// An organization as of one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Organization {
+pub struct OrganizationState {
     pub deleted: bool,
     pub inactive: bool,
     pub owner: usize,
@@ -37,78 +37,85 @@ pub struct Organization {
     pub roles: [Role; USERS],
 }
 
-/// A state, and when it came to be.
+/// A version of a state, with the times of its write.
 #[derive(Debug, Clone)]
-pub struct ChangeDetail<T> {
+pub struct Version<T> {
     pub revision: i64,
     pub state: T,
-    /// Before the write was sent.
+    /// A time before the write was sent.
     sent: Instant,
-    /// After it was acknowledged; none while it is under way.
+    /// A time after its acknowledgement; `None` while the write is pending.
     acknowledged: Option<Instant>,
-    /// The doors that acknowledged it, and when: more than one where the request was repeated.
-    by: Vec<(usize, Instant)>,
+    /// The endpoints that acknowledged the write, with the times: several if the request was repeated.
+    acknowledgements: Vec<(usize, Instant)>,
 }
 
-/// All states that something has had, oldest first. Only the last may be under way.
+/// All versions of a state, oldest first. Only the last may be pending.
 #[derive(Debug)]
-pub struct History<T>(Vec<ChangeDetail<T>>);
+pub struct History<T>(Vec<Version<T>>);
 
 impl<T: Clone> History<T> {
     pub fn new(revision: i64, state: T) -> Self {
         let now = Instant::now();
-        Self(vec![ChangeDetail { revision, state, sent: now, acknowledged: Some(now), by: Vec::new() }])
+        Self(vec![Version { revision, state, sent: now, acknowledged: Some(now), acknowledgements: Vec::new() }])
     }
 
-    pub fn last(&self) -> &ChangeDetail<T> {
+    pub fn last(&self) -> &Version<T> {
         self.0.last().unwrap()
     }
 
-    /// A write is about to be sent.
+    /// Records a write before it is sent.
     pub fn begin(&mut self, revision: i64, state: T) {
-        assert!(self.last().acknowledged.is_some(), "two writes at once");
-        self.0.push(ChangeDetail { revision, state, sent: Instant::now(), acknowledged: None, by: Vec::new() });
+        assert!(self.last().acknowledged.is_some(), "the previous write is still pending");
+        self.0.push(Version {
+            revision,
+            state,
+            sent: Instant::now(),
+            acknowledged: None,
+            acknowledgements: Vec::new(),
+        });
     }
 
-    /// It was acknowledged, perhaps once more.
-    pub fn end(&mut self, door: usize) {
+    /// Records an acknowledgement of the last write, the first one or a repeated one.
+    pub fn acknowledge(&mut self, endpoint: usize) {
         let (last, now) = (self.0.last_mut().unwrap(), Instant::now());
         last.acknowledged.get_or_insert(now);
-        last.by.push((door, now));
+        last.acknowledgements.push((endpoint, now));
     }
 
-    /// The states that an answer may reflect: from the newest that it must, to the newest that it can.
-    fn window(&self, asked: &Asked, floor: Option<i64>) -> RangeInclusive<usize> {
-        let acknowledged = |by: Instant| {
-            self.0.partition_point(|entry| entry.acknowledged.is_some_and(|at| at <= by)).saturating_sub(1)
+    /// The versions that an answer may reflect: from the oldest that the contract allows to the newest that can exist.
+    fn window(&self, call: &Call, floor: Option<i64>) -> RangeInclusive<usize> {
+        let acknowledged = |time: Instant| {
+            self.0.partition_point(|version| version.acknowledged.is_some_and(|at| at <= time)).saturating_sub(1)
         };
-        let old = asked.sent.checked_sub(asked.tolerance());
-        let mut oldest = old.map_or(0, acknowledged);
+        let bound = call.sent.checked_sub(call.tolerance());
+        let mut oldest = bound.map_or(0, acknowledged);
         if let Some(floor) = floor {
-            oldest = oldest.max(self.0.partition_point(|entry| entry.revision < floor));
+            oldest = oldest.max(self.0.partition_point(|version| version.revision < floor));
         }
-        // A server never answers from before what it has acknowledged itself.
-        let is_own =
-            |index: &usize| self.0[*index].by.iter().any(|(door, at)| *door == asked.door && *at <= asked.sent);
-        let own = (oldest..=acknowledged(asked.sent)).rev().find(is_own);
-        let newest = self.0.partition_point(|entry| entry.sent <= asked.received).saturating_sub(1);
+        // A server never answers from a state before a write that it has acknowledged itself.
+        let is_own = |index: &usize| {
+            self.0[*index].acknowledgements.iter().any(|(endpoint, at)| *endpoint == call.endpoint && *at <= call.sent)
+        };
+        let own = (oldest..=acknowledged(call.sent)).rev().find(is_own);
+        let newest = self.0.partition_point(|version| version.sent <= call.received).saturating_sub(1);
         oldest.max(own.unwrap_or(0))..=newest
     }
 }
 
-/// How fresh an answer is to be.
+/// The consistency requirement of a call.
 #[derive(Debug, Clone)]
 pub enum Mode {
     Recent,
-    AtLeast(ConsistencyToken),
-    /// With a token of before a failover that lost writes: as good as [`Self::Full`].
-    Before(String),
+    AtLeast(CoveredToken),
+    /// A consistency token from before a failover that lost writes: equivalent to [`Self::Full`].
+    LostEpoch(String),
     Full,
 }
 
-/// A token, and what its bearer knows that it covers.
+/// A consistency token and the revisions that it must cover.
 #[derive(Debug, Clone, Default)]
-pub struct ConsistencyToken {
+pub struct CoveredToken {
     pub text: String,
     /// Revisions of organizations.
     pub organizations: BTreeMap<usize, i64>,
@@ -116,214 +123,230 @@ pub struct ConsistencyToken {
     pub users: BTreeMap<usize, i64>,
 }
 
-/// When, where and how something was asked and answered.
+/// A call of a check, with its endpoint and its times.
 #[derive(Debug, Clone)]
-pub struct Asked {
-    pub door: usize,
+pub struct Call {
+    pub endpoint: usize,
     pub mode: Mode,
     pub sent: Instant,
     pub received: Instant,
-    /// The server's `max_staleness`; its cap, if an answer said that it was stale.
+    /// The server's `max_staleness`; its `serve_stale` if an answer is marked as stale.
     pub staleness: Duration,
 }
 
-impl Asked {
+impl Call {
     fn tolerance(&self) -> Duration {
         match self.mode {
             Mode::Recent | Mode::AtLeast(_) => self.staleness,
-            Mode::Before(_) | Mode::Full => Duration::ZERO,
+            Mode::LostEpoch(_) | Mode::Full => Duration::ZERO,
         }
     }
 }
 
-/// What is asked of a user.
+/// The condition that a check tests.
 #[derive(Debug, Clone, Copy)]
-pub enum What {
+pub enum Criterion {
     Member,
     Admin,
     Owner,
     MembersAdd,
 }
 
-/// A question.
+/// A check.
 #[derive(Debug, Clone, Copy)]
 pub struct Question {
-    pub place: usize,
-    /// By this of its slugs; none for by id.
+    /// The organization's number.
+    pub organization: usize,
+    /// The number of the slug that names the organization; `None` names it by id.
     pub slug: Option<usize>,
     pub user: usize,
-    pub change: What,
+    pub criterion: Criterion,
 }
 
-/// An organization, and its history.
-pub struct Place {
+/// An organization and its history.
+pub struct Organization {
     pub id: String,
-    /// Held by who writes it.
-    pub turn: tokio::sync::Mutex<()>,
-    pub history: Mutex<History<Organization>>,
+    /// Serializes the writers of the organization.
+    pub write_lock: tokio::sync::Mutex<()>,
+    pub history: Mutex<History<OrganizationState>>,
 }
 
-/// A user, and whether they are switched off.
-pub struct Person {
-    pub turn: tokio::sync::Mutex<()>,
+/// A user and the history of its deactivation.
+pub struct User {
+    pub write_lock: tokio::sync::Mutex<()>,
     pub history: Mutex<History<bool>>,
 }
 
-/// All that is known.
+/// The recorded histories.
 pub struct Oracle {
-    pub places: Vec<Place>,
-    pub people: Vec<Person>,
+    pub organizations: Vec<Organization>,
+    pub users: Vec<User>,
 }
 
-/// How far every history had come.
+/// The length of every history at one time.
 pub struct Mark {
-    places: Vec<usize>,
-    people: Vec<usize>,
+    organizations: Vec<usize>,
+    users: Vec<usize>,
 }
 
 pub fn user(index: usize) -> String {
     format!("user-{index}")
 }
 
-pub fn slug(place: usize, index: usize) -> String {
-    format!("place-{place}-{index}")
+pub fn slug(organization: usize, index: usize) -> String {
+    format!("organization-{organization}-{index}")
 }
 
 impl Oracle {
-    /// Of organizations of these ids, which are at this revision and state.
-    pub fn new(places: Vec<(String, i64, Organization)>) -> Self {
-        let place = |(id, revision, state)| Place {
+    /// An oracle of organizations with these ids, revisions and states.
+    pub fn new(organizations: Vec<(String, i64, OrganizationState)>) -> Self {
+        let organization = |(id, revision, state)| Organization {
             id,
-            turn: tokio::sync::Mutex::default(),
+            write_lock: tokio::sync::Mutex::default(),
             history: Mutex::new(History::new(revision, state)),
         };
-        let person = |_| Person { turn: tokio::sync::Mutex::default(), history: Mutex::new(History::new(0, false)) };
-        Self { places: places.into_iter().map(place).collect(), people: (0..USERS).map(person).collect() }
+        let user = |_| User { write_lock: tokio::sync::Mutex::default(), history: Mutex::new(History::new(0, false)) };
+        Self {
+            organizations: organizations.into_iter().map(organization).collect(),
+            users: (0..USERS).map(user).collect(),
+        }
     }
 
     pub fn name(&self, question: &Question) -> String {
-        question.slug.map_or_else(|| self.places[question.place].id.clone(), |index| slug(question.place, index))
+        question.slug.map_or_else(
+            || self.organizations[question.organization].id.clone(),
+            |index| slug(question.organization, index),
+        )
     }
 
-    /// How far every history has come. Nobody may write meanwhile.
+    /// The present length of every history. No write may run at the same time.
     pub fn mark(&self) -> Mark {
-        let places = self.places.iter().map(|place| place.history.lock().unwrap().0.len());
-        let people = self.people.iter().map(|person| person.history.lock().unwrap().0.len());
-        Mark { places: places.collect(), people: people.collect() }
+        let organizations = self.organizations.iter().map(|organization| organization.history.lock().unwrap().0.len());
+        let users = self.users.iter().map(|user| user.history.lock().unwrap().0.len());
+        Mark { organizations: organizations.collect(), users: users.collect() }
     }
 
-    /// Everything that came after this was lost.
-    pub fn lose(&self, mark: &Mark) {
-        for (place, length) in self.places.iter().zip(&mark.places) {
-            place.history.lock().unwrap().0.truncate(*length);
+    /// Discards the versions after a mark, because the datastore has lost them.
+    pub fn discard_after(&self, mark: &Mark) {
+        for (organization, length) in self.organizations.iter().zip(&mark.organizations) {
+            organization.history.lock().unwrap().0.truncate(*length);
         }
-        for (person, length) in self.people.iter().zip(&mark.people) {
-            person.history.lock().unwrap().0.truncate(*length);
+        for (user, length) in self.users.iter().zip(&mark.users) {
+            user.history.lock().unwrap().0.truncate(*length);
         }
     }
 
-    /// Judges the answers to one call, all given at once. Tells what the answer's token must cover, or what is wrong.
-    pub fn judge(
+    /// Verifies the answers to one call. Returns the revisions that the answer's token must cover, or a description of
+    /// the violation.
+    pub fn verify(
         &self,
-        asked: &Asked,
+        call: &Call,
         questions: &[Question],
         answers: &[pb::CheckResult],
-    ) -> Result<ConsistencyToken, String> {
-        assert_eq!(questions.len(), answers.len(), "as many answers as questions");
-        let (none_organizations, none_users) = (BTreeMap::new(), BTreeMap::new());
-        let (organization_floors, user_floors) = match &asked.mode {
+    ) -> Result<CoveredToken, String> {
+        assert_eq!(questions.len(), answers.len(), "one answer per question");
+        let (no_organizations, no_users) = (BTreeMap::new(), BTreeMap::new());
+        let (organization_floors, user_floors) = match &call.mode {
             Mode::AtLeast(token) => (&token.organizations, &token.users),
-            Mode::Recent | Mode::Before(_) | Mode::Full => (&none_organizations, &none_users),
+            Mode::Recent | Mode::LostEpoch(_) | Mode::Full => (&no_organizations, &no_users),
         };
-        let mut token = ConsistencyToken::default();
-        let mut switched: BTreeMap<usize, Switched> = BTreeMap::new();
+        let mut token = CoveredToken::default();
+        let mut user_states: BTreeMap<usize, PossibleStates> = BTreeMap::new();
         for question in questions {
-            switched.entry(question.user).or_insert_with(|| {
-                let history = self.people[question.user].history.lock().unwrap();
-                let window = history.window(asked, user_floors.get(&question.user).copied());
+            user_states.entry(question.user).or_insert_with(|| {
+                let history = self.users[question.user].history.lock().unwrap();
+                let window = history.window(call, user_floors.get(&question.user).copied());
                 token.users.insert(question.user, history.0[*window.start()].revision);
-                Switched::new(&history.0[window])
+                PossibleStates::new(&history.0[window])
             });
         }
-        let mut by_place: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut by_organization: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, question) in questions.iter().enumerate() {
-            by_place.entry(question.place).or_default().push(index);
+            by_organization.entry(question.organization).or_default().push(index);
         }
-        for (place, indices) in by_place {
-            let history = self.places[place].history.lock().unwrap();
-            let window = history.window(asked, organization_floors.get(&place).copied());
-            let fits = |entry: &&ChangeDetail<Organization>| {
+        for (organization, indices) in by_organization {
+            let history = self.organizations[organization].history.lock().unwrap();
+            let window = history.window(call, organization_floors.get(&organization).copied());
+            let matches = |version: &&Version<OrganizationState>| {
                 indices.iter().all(|index| {
                     let (question, answer) = (&questions[*index], &answers[*index]);
-                    switched[&question.user].possible().any(|off| agrees(entry, question, off, answer))
+                    user_states[&question.user].possible().any(|inactive| agrees(version, question, inactive, answer))
                 })
             };
-            let Some(found) = history.0[window.clone()].iter().find(fits) else {
-                let told: Vec<_> = indices.iter().take(12).map(|index| (questions[*index], &answers[*index])).collect();
-                let near = &history.0[window.start().saturating_sub(3)..];
-                let near: Vec<_> = near.iter().take(20).collect();
+            let Some(version) = history.0[window.clone()].iter().find(matches) else {
+                let given: Vec<_> =
+                    indices.iter().take(12).map(|index| (questions[*index], &answers[*index])).collect();
+                let nearby = &history.0[window.start().saturating_sub(3)..];
+                let nearby: Vec<_> = nearby.iter().take(20).collect();
                 return Err(format!(
-                    "no state in {window:?} fits: {asked:?}\nanswers: {told:#?}\nusers: {switched:?}\nhistory: {near:#?}"
+                    "no version in {window:?} matches: {call:?}\nanswers: {given:#?}\nusers: {user_states:?}\n\
+                     history: {nearby:#?}"
                 ));
             };
-            token.organizations.insert(place, found.revision);
+            token.organizations.insert(organization, version.revision);
         }
         Ok(token)
     }
 }
 
-/// What a user may have been.
+/// The states that a user may have had within the window.
 #[derive(Debug)]
-struct Switched {
-    on: bool,
-    off: bool,
+struct PossibleStates {
+    active: bool,
+    inactive: bool,
 }
 
-impl Switched {
-    fn new(entries: &[ChangeDetail<bool>]) -> Self {
-        Self { on: entries.iter().any(|entry| !entry.state), off: entries.iter().any(|entry| entry.state) }
+impl PossibleStates {
+    fn new(versions: &[Version<bool>]) -> Self {
+        Self {
+            active: versions.iter().any(|version| !version.state),
+            inactive: versions.iter().any(|version| version.state),
+        }
     }
 
     fn possible(&self) -> impl Iterator<Item = bool> {
-        [(self.on, false), (self.off, true)].into_iter().filter(|(possible, _)| *possible).map(|(_, off)| off)
+        [(self.active, false), (self.inactive, true)]
+            .into_iter()
+            .filter(|(possible, _)| *possible)
+            .map(|(_, inactive)| inactive)
     }
 }
 
-/// Whether an answer is what is to be said of this state.
-fn agrees(entry: &ChangeDetail<Organization>, question: &Question, off: bool, answer: &pb::CheckResult) -> bool {
-    let (reason, role, revision) = expected(entry, question, off);
+/// Whether an answer is correct for a version of the organization and a state of the user.
+fn agrees(version: &Version<OrganizationState>, question: &Question, inactive: bool, answer: &pb::CheckResult) -> bool {
+    let (reason, role, revision) = expected(version, question, inactive);
     let allowed = reason == pb::CheckReason::Allowed;
     answer.revision == revision && answer.reason() == reason && answer.role == role && answer.allowed == allowed
 }
 
 fn expected(
-    entry: &ChangeDetail<Organization>,
+    version: &Version<OrganizationState>,
     question: &Question,
-    off: bool,
+    inactive: bool,
 ) -> (pb::CheckReason, &'static str, i64) {
     use pb::CheckReason::{
         Allowed, NotAMember, OrganizationInactive, OrganizationNotFound, RoleLacksPermission, RoleTooLow, UserInactive,
     };
-    let state = &entry.state;
+    let state = &version.state;
     if state.deleted || question.slug.is_some_and(|slug| slug != state.slug) {
         return (OrganizationNotFound, "", 0);
     }
-    let owns = state.owner == question.user;
+    let is_owner = state.owner == question.user;
     let stored = state.roles[question.user];
     let role = match stored {
         Role::None => "",
-        _ if owns => "owner",
+        _ if is_owner => "owner",
         Role::Admin => "admin",
         Role::Member => "member",
     };
-    let reason = match (question.change, stored) {
+    let reason = match (question.criterion, stored) {
         _ if state.inactive => OrganizationInactive,
-        _ if off => UserInactive,
+        _ if inactive => UserInactive,
         (_, Role::None) => NotAMember,
-        (What::Owner, _) if !owns => RoleTooLow,
-        (What::Admin, Role::Member) => RoleTooLow,
-        (What::MembersAdd, Role::Member) => RoleLacksPermission,
+        (Criterion::Owner, _) if !is_owner => RoleTooLow,
+        (Criterion::Admin, Role::Member) => RoleTooLow,
+        (Criterion::MembersAdd, Role::Member) => RoleLacksPermission,
         _ => Allowed,
     };
-    (reason, role, entry.revision)
+    (reason, role, version.revision)
 }

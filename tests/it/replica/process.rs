@@ -1,4 +1,4 @@
-//! The program as a process, over the database of a server of the tests, with that one's keys.
+//! The program as a separate process, with the database and the signing keys of a test server.
 
 use super::until;
 use crate::harness::Server;
@@ -21,8 +21,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with these settings beside the necessary ones, and waits until it is healthy and has loaded
-    /// what it may.
+    /// Starts the program with these settings besides the required ones, and waits until it is healthy and has loaded
+    /// its replica.
     pub async fn start(server: &Server, settings: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("roster.toml");
@@ -43,7 +43,7 @@ impl Process {
         until_health(&channel, ServingStatus::Serving).await;
         let clients = clients(&channel, &server.service_token("root", &[Scope::Operator]));
         let process = Self { child, metrics, clients, _config: directory };
-        until("all is loaded", async || process.metric("replica_loads").await >= 256.0).await;
+        until("the replica is loaded", async || process.metric("replica_loads").await >= 256.0).await;
         process
     }
 
@@ -55,17 +55,17 @@ impl Process {
         Pid::from_raw(self.child.id().unwrap().try_into().unwrap())
     }
 
-    /// What it tells of this metric.
+    /// The current value of a metric.
     pub async fn metric(&self, name: &str) -> f64 {
         let mut stream = TcpStream::connect(&self.metrics).await.unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: metrics\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
-        // A counter's value stands under its name and `_total`.
+        // A counter is reported under its name with the suffix `_total`.
         let value = text.lines().find_map(|line| {
-            let (told, value) = line.split_once(' ')?;
-            let told = told.strip_prefix("roster_")?;
-            (told == name || told.strip_suffix("_total") == Some(name)).then(|| value.parse().unwrap())
+            let (metric, value) = line.split_once(' ')?;
+            let metric = metric.strip_prefix("roster_")?;
+            (metric == name || metric.strip_suffix("_total") == Some(name)).then(|| value.parse().unwrap())
         });
         value.unwrap_or_else(|| panic!("no metric {name} in {text}"))
     }

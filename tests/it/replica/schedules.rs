@@ -1,7 +1,7 @@
-//! The schedules that break naive logs. In each, transactions change memberships, say so in roster's log, and say so in a
-//! naive log as well: a table with a sequence, a time and a transaction id, with a cursor over each. In the schedules in
-//! which these lose changes, take them in the wrong order or stand still, they are seen to; roster's copy is right, and in
-//! time.
+//! Schedules that break naive change logs. In each, transactions change memberships and append to roster's log and to a
+//! naive log: a table with a sequence, a time and a transaction id, and one follower with a cursor over each. The tests
+//! assert that the naive followers lose changes, apply them in the wrong order or stop, and that roster's replica is
+//! correct within [`CATCH_UP_TIMEOUT`].
 
 use super::tables;
 use crate::harness::{Database, Server, organization};
@@ -17,20 +17,20 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How long roster's copy may take to be right, whatever is under way: far beyond what it takes, far below for ever.
-const SOON: Duration = Duration::from_secs(2);
+/// Time in which roster's replica must be correct, whatever transactions are open: far longer than it takes.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A user in an organization, and the role.
-type Copy = BTreeMap<(Uuid, String), String>;
+/// The role of each user in each organization.
+type Roles = BTreeMap<(Uuid, String), String>;
 
-/// A server over a Postgres of its own, organizations in buckets of their own, and a naive log.
-struct Stage {
+/// A server with a separate Postgres cluster, organizations in different buckets, and a naive log.
+struct Setup {
     cluster: Cluster,
     server: Server,
-    here: Vec<OrganizationId>,
+    organizations: Vec<OrganizationId>,
 }
 
-impl Stage {
+impl Setup {
     async fn new() -> Self {
         let binaries = Binaries::find(None).unwrap_or_else(|error| panic!("{error}"));
         let options = Options::temporary().with("max_prepared_transactions", "4");
@@ -45,21 +45,21 @@ impl Stage {
             number bigserial, time timestamptz NOT NULL DEFAULT now(), xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
             organization_id uuid NOT NULL, user_id text NOT NULL, role text)";
         sqlx::query(naive).execute(&server.database.pool).await.unwrap();
-        let mut here: Vec<OrganizationId> = Vec::new();
-        while here.len() < 2 {
-            let request = pb::CreateOrganizationRequest { owner_user_id: "ada".to_owned(), ..organization("Here") };
-            let made = server.operator().organizations.create_organization(request).await.unwrap().into_inner();
-            let id = OrganizationId::from_uuid(Uuid::parse_str(&made.organization.unwrap().id).unwrap());
-            if here.iter().all(|other| other.bucket() != id.bucket()) {
-                here.push(id);
+        let mut organizations: Vec<OrganizationId> = Vec::new();
+        while organizations.len() < 2 {
+            let request = pb::CreateOrganizationRequest { owner_user_id: "ada".to_owned(), ..organization("Acme") };
+            let response = server.operator().organizations.create_organization(request).await.unwrap().into_inner();
+            let id = OrganizationId::from_uuid(Uuid::parse_str(&response.organization.unwrap().id).unwrap());
+            if organizations.iter().all(|other| other.bucket() != id.bucket()) {
+                organizations.push(id);
             }
         }
-        // So that they are compared: a user is known from the first mention by way of a server.
+        // The comparison covers known users only: a user is known after the first mention through a server.
         for user in ["eve", "kurt"] {
-            server.operator().add(&here[1].to_string(), user, "member").await;
+            server.operator().add(&organizations[1].to_string(), user, "member").await;
         }
         server.roster.replica().loaded().await;
-        Self { cluster, server, here }
+        Self { cluster, server, organizations }
     }
 
     fn database(&self) -> &Database {
@@ -70,22 +70,22 @@ impl Stage {
         Writer::begin(&self.database().url).await
     }
 
-    /// A transaction in another database of the same Postgres, which has an id.
-    async fn elsewhere(&self) -> PgConnection {
+    /// A transaction with an id in another database of the same cluster.
+    async fn foreign_transaction(&self) -> PgConnection {
         let mut connection = PgConnection::connect(&self.cluster.url("other")).await.unwrap();
         sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()").execute(&mut connection).await.unwrap();
         connection
     }
 
-    /// Asserts that roster's copy is what is committed, at once.
-    async fn assert_right(&self) {
-        let begun = Instant::now();
+    /// Asserts that roster's replica equals the committed state within the timeout.
+    async fn assert_replica_correct(&self) {
+        let start = Instant::now();
         let compared = tables::assert_equal(self.database(), self.server.roster.replica()).await;
-        assert!(compared >= 2 && begun.elapsed() < SOON, "{compared} after {:?}", begun.elapsed());
+        assert!(compared >= 2 && start.elapsed() < CATCH_UP_TIMEOUT, "{compared} after {:?}", start.elapsed());
     }
 
-    /// What the naive log is about: the memberships that were written by hand.
-    async fn truth(&self) -> Copy {
+    /// The committed memberships that the naive log covers.
+    async fn expected(&self) -> Roles {
         let rows = "SELECT organization_id, user_id, role FROM memberships m
             WHERE EXISTS (SELECT FROM naive n WHERE (n.organization_id, n.user_id) = (m.organization_id, m.user_id))";
         let rows: Vec<(Uuid, String, String)> = sqlx::query_as(rows).fetch_all(&self.database().pool).await.unwrap();
@@ -93,24 +93,24 @@ impl Stage {
     }
 }
 
-/// A write, step by step.
+/// A write transaction whose steps the test controls.
 struct Writer {
     connection: PgConnection,
-    lines: Vec<LogEntry>,
+    entries: Vec<LogEntry>,
 }
 
 impl Writer {
     async fn begin(url: &str) -> Self {
         let mut connection = PgConnection::connect(url).await.unwrap();
         sqlx::query("BEGIN").execute(&mut connection).await.unwrap();
-        Self { connection, lines: Vec::new() }
+        Self { connection, entries: Vec::new() }
     }
 
-    /// Changes a membership, and says so in the naive log.
-    async fn change(&mut self, here: OrganizationId, user: &str, role: Option<&str>) {
+    /// Changes a membership and appends the change to the naive log.
+    async fn change(&mut self, organization: OrganizationId, user: &str, role: Option<&str>) {
         let lock = "SELECT kind, revision FROM organizations WHERE id = $1 FOR NO KEY UPDATE";
         let (kind, revision): (String, i64) =
-            sqlx::query_as(lock).bind(here.as_uuid()).fetch_one(&mut self.connection).await.unwrap();
+            sqlx::query_as(lock).bind(organization.as_uuid()).fetch_one(&mut self.connection).await.unwrap();
         for statement in [
             "UPDATE organizations SET revision = $4 WHERE id = $2",
             "DELETE FROM memberships WHERE bucket = $1 AND organization_id = $2 AND user_id = $3",
@@ -118,25 +118,25 @@ impl Writer {
              SELECT $1, $2, $3, $5, '{}', $4, now(), now() WHERE $5 IS NOT NULL",
             "INSERT INTO naive (organization_id, user_id, role) VALUES ($2, $3, $5)",
         ] {
-            // Each takes the same five, whichever it needs.
-            let all = format!("WITH given AS (SELECT $1::smallint, $2::uuid, $3::text, $4::bigint, $5::text) {statement}");
-            let query = sqlx::query(AssertSqlSafe(all)).bind(here.bucket()).bind(here.as_uuid()).bind(user);
+            // Every statement gets the same five parameters, whether it uses them or not.
+            let all = format!("WITH input AS (SELECT $1::smallint, $2::uuid, $3::text, $4::bigint, $5::text) {statement}");
+            let query = sqlx::query(AssertSqlSafe(all)).bind(organization.bucket()).bind(organization.as_uuid()).bind(user);
             query.bind(revision + 1).bind(role).execute(&mut self.connection).await.unwrap();
         }
         let role = role.map(|role| Role::parse(role).unwrap());
-        let entry = ChangeDetail::Membership { user: UserId::parse(user).unwrap(), role };
+        let detail = ChangeDetail::Membership { user: UserId::parse(user).unwrap(), role };
         let kind = Kind::parse(&kind).unwrap();
-        self.lines.push(LogEntry { organization: here, kind, revision: revision + 1, entry });
+        self.entries.push(LogEntry { organization, kind, revision: revision + 1, detail });
     }
 
-    /// The last step of a write: roster's log, bucket by bucket.
+    /// Appends the entries to roster's log, bucket by bucket: the last step before the commit.
     async fn log(&mut self) {
         let mut buckets: BTreeMap<i16, Vec<LogEntry>> = BTreeMap::new();
-        for line in self.lines.drain(..) {
-            buckets.entry(line.organization.bucket()).or_default().push(line);
+        for entry in self.entries.drain(..) {
+            buckets.entry(entry.organization.bucket()).or_default().push(entry);
         }
-        for (bucket, lines) in buckets {
-            log::append(&mut self.connection, bucket, &lines).await.unwrap();
+        for (bucket, entries) in buckets {
+            log::append(&mut self.connection, bucket, &entries).await.unwrap();
         }
     }
 
@@ -150,86 +150,91 @@ impl Writer {
     }
 }
 
-/// A transaction that is too large for one look at the log is seen whole or not at all.
+/// A transaction that exceeds the row limit of a poll becomes visible as a whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_is_larger_than_one_look() {
+async fn a_transaction_larger_than_a_poll_is_applied_as_a_whole() {
     const MANY: i64 = 5_000;
-    let stage = Stage::new().await;
-    let (index, here) = (stage.server.roster.replica(), stage.here[0]);
-    let named = OrganizationRef::Id(here);
-    let revision = || index.now(&named, None, &Freshness::Recent).map(|told| told.organization.unwrap().revision);
-    index.caught_up().await;
+    let setup = Setup::new().await;
+    let (replica, organization) = (setup.server.roster.replica(), setup.organizations[0]);
+    let reference = OrganizationRef::Id(organization);
+    let standing = || replica.standing_now(&reference, None, &Freshness::Recent);
+    let revision = || standing().map(|standing| standing.organization.unwrap().revision);
+    replica.caught_up().await;
     let before = revision().unwrap();
-    let mut write = stage.begin().await;
-    write.change(here, "eve", Some("member")).await;
-    let line = write.lines.pop().unwrap();
+    let mut write = setup.begin().await;
+    write.change(organization, "eve", Some("member")).await;
+    let template = write.entries.pop().unwrap();
     for number in 0..MANY {
         let user = UserId::parse(&format!("many-{number}")).unwrap();
-        let entry = ChangeDetail::Membership { user, role: Some(Role::MEMBER) };
-        write.lines.push(LogEntry { revision: line.revision + number, entry, ..line.clone() });
+        let detail = ChangeDetail::Membership { user, role: Some(Role::MEMBER) };
+        write.entries.push(LogEntry { revision: template.revision + number, detail, ..template.clone() });
     }
     let after = before + MANY;
-    write.lines.push(LogEntry { revision: after, ..line });
+    write.entries.push(LogEntry { revision: after, ..template });
     for rows in [
         "INSERT INTO memberships SELECT bucket, id, 'many-' || n, 'member', '{}', 1, now(), now()
          FROM organizations, generate_series(0, $2 - 1) n WHERE id = $1",
         "UPDATE organizations SET revision = revision - 1 + $2 WHERE id = $1",
     ] {
-        let rows = sqlx::query(rows).bind(here.as_uuid()).bind(MANY);
+        let rows = sqlx::query(rows).bind(organization.as_uuid()).bind(MANY);
         rows.execute(&mut write.connection).await.unwrap();
     }
     write.commit().await;
-    let begun = Instant::now();
+    let start = Instant::now();
     while revision() != Some(after) {
-        assert!(revision().is_none_or(|now| now == before || now == after), "half of it: {:?}", revision());
-        assert!(begun.elapsed() < 10 * SOON, "it never came");
+        assert!(
+            revision().is_none_or(|now| now == before || now == after),
+            "a part of the transaction is visible: {:?}",
+            revision()
+        );
+        assert!(start.elapsed() < 10 * CATCH_UP_TIMEOUT, "the transaction did not become visible in time");
         tokio::task::yield_now().await;
     }
-    stage.assert_right().await;
-    assert_eq!(index.statistics().gaps, 0);
+    setup.assert_replica_correct().await;
+    assert_eq!(replica.statistics().gaps, 0);
 }
 
-/// A row of the log is gone before everybody has read it, and the next ones are there.
+/// A row of the log is deleted before the follower has read it; later rows are present.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_has_a_hole() {
-    let stage = Stage::new().await;
-    let here = stage.here[0];
+async fn a_gap_in_the_log_reloads_the_bucket() {
+    let setup = Setup::new().await;
+    let organization = setup.organizations[0];
     for (user, gaps) in [("eve", 1), ("kurt", 2)] {
-        let mut write = stage.begin().await;
+        let mut write = setup.begin().await;
         for role in [Some("admin"), None, Some("member")] {
-            write.change(here, user, role).await;
+            write.change(organization, user, role).await;
         }
         write.log().await;
-        let hole = "DELETE FROM log WHERE bucket = $1
+        let gap = "DELETE FROM log WHERE bucket = $1
             AND position = (SELECT position - 1 FROM log_heads WHERE bucket = $1)";
-        sqlx::query(hole).bind(here.bucket()).execute(&mut write.connection).await.unwrap();
+        sqlx::query(gap).bind(organization.bucket()).execute(&mut write.connection).await.unwrap();
         write.commit().await;
-        stage.assert_right().await;
-        assert_eq!(stage.server.roster.replica().statistics().gaps, gaps);
+        setup.assert_replica_correct().await;
+        assert_eq!(setup.server.roster.replica().statistics().gaps, gaps);
     }
 }
 
-/// What a follower of the naive log goes by.
+/// The cursor of a follower of the naive log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
+enum Cursor {
     /// The highest number seen.
     Number,
-    /// The highest number seen, waiting for each that is missing.
+    /// The highest number seen; the follower waits for missing numbers.
     EveryNumber,
     /// The latest time seen.
     Time,
-    /// Transaction ids, as far as no transaction is under way.
+    /// The highest transaction id below the oldest running transaction.
     Xid,
 }
 
-const ALL: [By; 4] = [By::Number, By::EveryNumber, By::Time, By::Xid];
+const ALL: [Cursor; 4] = [Cursor::Number, Cursor::EveryNumber, Cursor::Time, Cursor::Xid];
 
 /// A follower of the naive log.
 struct Naive {
-    by: By,
-    /// The cursor, as text.
-    at: String,
-    copy: Copy,
+    cursor: Cursor,
+    /// The cursor's value, as text.
+    value: String,
+    roles: Roles,
 }
 
 #[derive(sqlx::FromRow)]
@@ -243,170 +248,178 @@ struct Row {
 
 impl Naive {
     fn all() -> Vec<Self> {
-        let start = |by| if by == By::Time { "epoch" } else { "0" }.to_owned();
-        ALL.into_iter().map(|by| Self { by, at: start(by), copy: Copy::new() }).collect()
+        let start = |cursor| if cursor == Cursor::Time { "epoch" } else { "0" }.to_owned();
+        ALL.into_iter().map(|cursor| Self { cursor, value: start(cursor), roles: Roles::new() }).collect()
     }
 
-    /// Reads what is new by its cursor.
+    /// Applies the rows after the cursor.
     async fn poll(&mut self, database: &Database) {
-        let statement = match self.by {
-            By::Number | By::EveryNumber => {
+        let statement = match self.cursor {
+            Cursor::Number | Cursor::EveryNumber => {
                 "SELECT *, number::text AS cursor FROM naive WHERE number > $1::bigint ORDER BY number"
             }
-            By::Time => "SELECT *, time::text AS cursor FROM naive WHERE time > $1::timestamptz ORDER BY time, number",
-            By::Xid => {
+            Cursor::Time => {
+                "SELECT *, time::text AS cursor FROM naive WHERE time > $1::timestamptz ORDER BY time, number"
+            }
+            Cursor::Xid => {
                 "SELECT *, xid::text AS cursor FROM naive
                  WHERE xid > $1::xid8 AND xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid, number"
             }
         };
-        let rows: Vec<Row> = sqlx::query_as(statement).bind(&self.at).fetch_all(&database.pool).await.unwrap();
+        let rows: Vec<Row> = sqlx::query_as(statement).bind(&self.value).fetch_all(&database.pool).await.unwrap();
         for row in rows {
-            if self.by == By::EveryNumber && row.number != self.at.parse::<i64>().unwrap() + 1 {
+            if self.cursor == Cursor::EveryNumber && row.number != self.value.parse::<i64>().unwrap() + 1 {
                 break;
             }
-            self.at = row.cursor;
+            self.value = row.cursor;
             let key = (row.organization_id, row.user_id);
             match row.role {
-                Some(role) => self.copy.insert(key, role),
-                None => self.copy.remove(&key),
+                Some(role) => self.roles.insert(key, role),
+                None => self.roles.remove(&key),
             };
         }
     }
 }
 
-/// Lets all naive followers read, and asserts that exactly these are then right.
-#[track_caller]
-fn right(naive: &[Naive], truth: &Copy) -> Vec<By> {
-    naive.iter().filter(|naive| naive.copy == *truth).map(|naive| naive.by).collect()
+/// The cursors of the naive followers whose roles are correct.
+fn correct(naive: &[Naive], expected: &Roles) -> Vec<Cursor> {
+    naive.iter().filter(|naive| naive.roles == *expected).map(|naive| naive.cursor).collect()
 }
 
-async fn poll(stage: &Stage, naive: &mut [Naive]) -> Vec<By> {
+/// Lets all naive followers poll. Returns the cursors of those that are correct afterwards.
+async fn poll(setup: &Setup, naive: &mut [Naive]) -> Vec<Cursor> {
     for naive in naive.iter_mut() {
-        naive.poll(stage.database()).await;
+        naive.poll(setup.database()).await;
     }
-    right(naive, &stage.truth().await)
+    correct(naive, &setup.expected().await)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_comes_late() {
-    let stage = Stage::new().await;
+async fn a_late_commit_is_applied() {
+    let setup = Setup::new().await;
     let mut naive = Naive::all();
-    let (mut late, mut prompt) = (stage.begin().await, stage.begin().await);
-    late.change(stage.here[0], "eve", Some("member")).await;
-    prompt.change(stage.here[1], "kurt", Some("admin")).await;
+    let (mut late, mut prompt) = (setup.begin().await, setup.begin().await);
+    late.change(setup.organizations[0], "eve", Some("member")).await;
+    prompt.change(setup.organizations[1], "kurt", Some("admin")).await;
     prompt.commit().await;
-    // While the first is under way: who waits for it does not have the second.
-    assert_eq!(poll(&stage, &mut naive).await, [By::Number, By::Time]);
-    stage.assert_right().await;
+    // While the first is open, the followers that wait for it do not have the second.
+    assert_eq!(poll(&setup, &mut naive).await, [Cursor::Number, Cursor::Time]);
+    setup.assert_replica_correct().await;
     late.commit().await;
-    // Who did not wait has passed it by, for ever.
-    assert_eq!(poll(&stage, &mut naive).await, [By::EveryNumber, By::Xid]);
-    assert_eq!(poll(&stage, &mut naive).await, [By::EveryNumber, By::Xid]);
-    stage.assert_right().await;
+    // The followers that did not wait have missed it.
+    assert_eq!(poll(&setup, &mut naive).await, [Cursor::EveryNumber, Cursor::Xid]);
+    assert_eq!(poll(&setup, &mut naive).await, [Cursor::EveryNumber, Cursor::Xid]);
+    setup.assert_replica_correct().await;
 
-    // Also where the first has said so in roster's log and not yet committed.
-    let (mut late, mut prompt) = (stage.begin().await, stage.begin().await);
-    late.change(stage.here[0], "eve", None).await;
+    // The same with the first already in roster's log, but not committed.
+    let (mut late, mut prompt) = (setup.begin().await, setup.begin().await);
+    late.change(setup.organizations[0], "eve", None).await;
     late.log().await;
-    prompt.change(stage.here[1], "kurt", None).await;
+    prompt.change(setup.organizations[1], "kurt", None).await;
     prompt.commit().await;
-    stage.assert_right().await;
+    setup.assert_replica_correct().await;
     late.commit().await;
-    stage.assert_right().await;
+    setup.assert_replica_correct().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_is_rolled_back() {
-    let stage = Stage::new().await;
+async fn a_rolled_back_write_leaves_no_gap() {
+    let setup = Setup::new().await;
     let mut naive = Naive::all();
-    let (mut undone, mut done) = (stage.begin().await, stage.begin().await);
-    undone.change(stage.here[0], "eve", Some("admin")).await;
-    undone.log().await;
-    done.change(stage.here[1], "kurt", Some("admin")).await;
-    done.commit().await;
-    stage.assert_right().await;
-    undone.roll_back().await;
-    // The number is gone: who waits for it, so as to lose nothing, waits for ever.
-    assert_eq!(poll(&stage, &mut naive).await, [By::Number, By::Time, By::Xid]);
-    let mut next = stage.begin().await;
-    next.change(stage.here[0], "eve", Some("member")).await;
+    let (mut aborted, mut committed) = (setup.begin().await, setup.begin().await);
+    aborted.change(setup.organizations[0], "eve", Some("admin")).await;
+    aborted.log().await;
+    committed.change(setup.organizations[1], "kurt", Some("admin")).await;
+    committed.commit().await;
+    setup.assert_replica_correct().await;
+    aborted.roll_back().await;
+    // The sequence number is lost: the follower that waits for it to lose nothing never continues.
+    assert_eq!(poll(&setup, &mut naive).await, [Cursor::Number, Cursor::Time, Cursor::Xid]);
+    let mut next = setup.begin().await;
+    next.change(setup.organizations[0], "eve", Some("member")).await;
     next.commit().await;
-    assert_eq!(poll(&stage, &mut naive).await, [By::Number, By::Time, By::Xid]);
-    stage.assert_right().await;
-    // Roster's log has no hole.
-    assert_eq!(stage.server.roster.replica().statistics().gaps, 0);
-    let holes =
+    assert_eq!(poll(&setup, &mut naive).await, [Cursor::Number, Cursor::Time, Cursor::Xid]);
+    setup.assert_replica_correct().await;
+    // Roster's log has no gap.
+    assert_eq!(setup.server.roster.replica().statistics().gaps, 0);
+    let gaps =
         "SELECT count(*) FROM log_heads h WHERE position <> (SELECT count(*) FROM log l WHERE l.bucket = h.bucket)";
-    assert_eq!(stage.database().count(holes).await, 0);
+    assert_eq!(setup.database().count(gaps).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_write_one_row_in_crossed_order() {
-    let stage = Stage::new().await;
+async fn a_transaction_that_began_first_and_commits_last_is_applied_last() {
+    let setup = Setup::new().await;
     let mut naive = Naive::all();
-    let (mut first, mut second) = (stage.begin().await, stage.begin().await);
-    // The first to begin is the second to come to the row, and takes back what the other gave.
-    first.change(stage.here[0], "kurt", Some("member")).await;
-    second.change(stage.here[1], "eve", Some("admin")).await;
+    let (mut first, mut second) = (setup.begin().await, setup.begin().await);
+    // The transaction that began first reaches the row last, and revokes the role that the other one granted.
+    first.change(setup.organizations[0], "kurt", Some("member")).await;
+    second.change(setup.organizations[1], "eve", Some("admin")).await;
     second.commit().await;
-    stage.assert_right().await;
-    for naive in naive.iter_mut().filter(|naive| naive.by == By::Number) {
-        naive.poll(stage.database()).await;
+    setup.assert_replica_correct().await;
+    for naive in naive.iter_mut().filter(|naive| naive.cursor == Cursor::Number) {
+        naive.poll(setup.database()).await;
     }
-    first.change(stage.here[1], "eve", None).await;
+    first.change(setup.organizations[1], "eve", None).await;
     first.commit().await;
-    // By time and by transaction the revocation comes before the grant; by number, what came late is lost.
-    assert_eq!(poll(&stage, &mut naive).await, [By::EveryNumber]);
+    // By time and by transaction id the revocation precedes the grant; by number, the late commit is lost.
+    assert_eq!(poll(&setup, &mut naive).await, [Cursor::EveryNumber]);
     for naive in &naive {
         let has = |organization: OrganizationId, user: &str| {
-            naive.copy.contains_key(&(organization.as_uuid(), user.to_owned()))
+            naive.roles.contains_key(&(organization.as_uuid(), user.to_owned()))
         };
-        assert_eq!(has(stage.here[1], "eve"), [By::Time, By::Xid].contains(&naive.by), "{:?}", naive.by);
-        assert_eq!(has(stage.here[0], "kurt"), naive.by != By::Number, "{:?}", naive.by);
+        assert_eq!(
+            has(setup.organizations[1], "eve"),
+            [Cursor::Time, Cursor::Xid].contains(&naive.cursor),
+            "{:?}",
+            naive.cursor
+        );
+        assert_eq!(has(setup.organizations[0], "kurt"), naive.cursor != Cursor::Number, "{:?}", naive.cursor);
     }
-    stage.assert_right().await;
+    setup.assert_replica_correct().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_is_held_open_in_another_database() {
-    let stage = Stage::new().await;
+async fn an_open_transaction_in_another_database_delays_nothing() {
+    let setup = Setup::new().await;
     let mut naive = Naive::all();
-    let held = stage.elsewhere().await;
-    let mut write = stage.begin().await;
-    write.change(stage.here[0], "eve", Some("member")).await;
+    let open = setup.foreign_transaction().await;
+    let mut write = setup.begin().await;
+    write.change(setup.organizations[0], "eve", Some("member")).await;
     write.commit().await;
-    stage.assert_right().await;
-    assert_eq!(poll(&stage, &mut naive).await, [By::Number, By::EveryNumber, By::Time]);
-    held.close().await.unwrap();
-    super::until("it ends", async || poll(&stage, &mut naive).await == ALL).await;
-    stage.assert_right().await;
+    setup.assert_replica_correct().await;
+    assert_eq!(poll(&setup, &mut naive).await, [Cursor::Number, Cursor::EveryNumber, Cursor::Time]);
+    open.close().await.unwrap();
+    super::until("the transaction ends", async || poll(&setup, &mut naive).await == ALL).await;
+    setup.assert_replica_correct().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_prepared_transaction_is_orphaned() {
-    let mut stage = Stage::new().await;
+async fn an_orphaned_prepared_transaction_delays_nothing() {
+    let mut setup = Setup::new().await;
     let mut naive = Naive::all();
-    let mut orphan = stage.elsewhere().await;
+    let mut orphan = setup.foreign_transaction().await;
     sqlx::query("PREPARE TRANSACTION 'orphan'").execute(&mut orphan).await.unwrap();
     orphan.close().await.unwrap();
     for role in [Some("member"), None, Some("admin")] {
-        let mut write = stage.begin().await;
-        write.change(stage.here[0], "eve", role).await;
+        let mut write = setup.begin().await;
+        write.change(setup.organizations[0], "eve", role).await;
         write.commit().await;
-        stage.assert_right().await;
-        let right = poll(&stage, &mut naive).await;
-        // Of what came after it, who waits for every transaction has nothing: right by chance where all was taken back.
-        assert_eq!(right.contains(&By::Xid), role.is_none());
-        assert_eq!(right.iter().filter(|by| **by != By::Xid).count(), 3);
+        setup.assert_replica_correct().await;
+        let correct = poll(&setup, &mut naive).await;
+        // The follower by transaction id has none of the later changes: it is correct by chance when the role was
+        // revoked.
+        assert_eq!(correct.contains(&Cursor::Xid), role.is_none());
+        assert_eq!(correct.iter().filter(|cursor| **cursor != Cursor::Xid).count(), 3);
     }
-    // Not even a restart ends it.
-    stage.cluster.restart(Stop::Fast).await.unwrap();
-    stage.server.until_serving().await;
-    super::until("Postgres is back", async || sqlx::query("SELECT 1").execute(&stage.database().pool).await.is_ok())
+    // A restart does not end the prepared transaction.
+    setup.cluster.restart(Stop::Fast).await.unwrap();
+    setup.server.until_serving().await;
+    super::until("Postgres is back", async || sqlx::query("SELECT 1").execute(&setup.database().pool).await.is_ok())
         .await;
-    assert_eq!(poll(&stage, &mut naive).await, [By::Number, By::EveryNumber, By::Time]);
-    stage.assert_right().await;
-    let mut elsewhere = PgConnection::connect(&stage.cluster.url("other")).await.unwrap();
-    sqlx::query("ROLLBACK PREPARED 'orphan'").execute(&mut elsewhere).await.unwrap();
-    assert_eq!(poll(&stage, &mut naive).await, ALL);
+    assert_eq!(poll(&setup, &mut naive).await, [Cursor::Number, Cursor::EveryNumber, Cursor::Time]);
+    setup.assert_replica_correct().await;
+    let mut connection = PgConnection::connect(&setup.cluster.url("other")).await.unwrap();
+    sqlx::query("ROLLBACK PREPARED 'orphan'").execute(&mut connection).await.unwrap();
+    assert_eq!(poll(&setup, &mut naive).await, ALL);
 }

@@ -1,8 +1,8 @@
-//! A long run: the program under churn and under a limit of memory that binds, with checks, writes and buckets loaded
-//! anew, does not grow. `ROSTER_SOAK_SECONDS` says how long.
+//! A long run: with checks, writes, reloads and a memory limit that is always reached, the process does not grow.
+//! `ROSTER_SOAK_SECONDS` sets the duration.
 
 use super::process::Process;
-use super::traffic::{Pipeline, Scene, Traffic};
+use super::traffic::{Endpoint, Traffic, Workload};
 use crate::harness::bulk::Bulk;
 use crate::harness::{Database, Server};
 use nix::unistd::Pid;
@@ -11,79 +11,82 @@ use roster::service::ReplicaSettings;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// In CI: enough to see that it runs, and what grows with every call.
+/// The duration in CI: enough to detect growth with every call.
 const SECONDS: u64 = 9;
-/// How often it is weighed.
-const EVERY: Duration = Duration::from_millis(250);
-/// How much more the last third may weigh than the one before it, in KiB: an allocator keeps what it had at a peak, and
-/// there are as many connections as before.
+/// Interval of the measurements.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// Allowed growth from the second to the last third, in KiB: the allocator keeps the memory of peaks, and the number of
+/// connections does not change.
 const ALLOWANCE: u64 = 6 * 1024;
-const PLACES: usize = 48;
-/// The limit of the index, in bytes.
+const ORGANIZATIONS: usize = 48;
+/// The memory limit of the replica, in bytes.
 const LIMIT: u32 = 1 << 20;
 
-/// Organizations that take about three times as much as there is room for. Their ids are known by their numbers.
-async fn crowd(database: &Database) {
-    let made =
+/// Creates organizations that take about three times the memory limit. Their ids derive from their numbers.
+async fn fill(database: &Database) {
+    let owned =
         "SELECT md5(n::text)::uuid AS id, 'crowd-' || n AS slug, 'crowd' AS owner FROM generate_series(1, 18000) n";
-    let memberships = format!("SELECT id, owner AS user_id FROM ({made}) owned");
-    Bulk { users: "SELECT 'crowd' AS id", organizations: made, memberships: &memberships }.put(database).await;
+    let memberships = format!("SELECT id, owner AS user_id FROM ({owned}) owned");
+    Bulk { users: "SELECT 'crowd' AS id", organizations: owned, memberships: &memberships }.put(database).await;
 }
 
-/// What a process has in memory, in KiB.
+/// The resident memory of a process, in KiB.
 fn resident(pid: Pid) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-fn median(of: &[u64]) -> u64 {
-    let mut sorted = of.to_vec();
+fn median(values: &[u64]) -> u64 {
+    let mut sorted = values.to_vec();
     sorted.sort_unstable();
     sorted[sorted.len() / 2]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_run_does_not_grow() {
+async fn memory_does_not_grow_in_a_long_run() {
     let seconds = std::env::var("ROSTER_SOAK_SECONDS").map_or(SECONDS, |seconds| seconds.parse().unwrap());
     let database = Database::new().await;
-    crowd(&database).await;
+    fill(&database).await;
     let server = Server::with_index_over(database.clone(), ReplicaSettings::default()).await;
     let process = Process::start(&server, &format!("replica_memory_mib = {}", LIMIT >> 20)).await;
     let staleness = ReplicaSettings::default().max_staleness;
-    // Everything goes to the process; the server here only looks on.
-    let doors = vec![Pipeline { clients: process.clients.clone(), staleness, stale: None }];
-    let scene = Scene::new(doors, PLACES, random::bits()).await;
-    let mut traffic = Traffic::begin(&scene, 3, 4);
-    let mut weights = Vec::new();
-    let begun = Instant::now();
-    let mut most = 0.0_f64;
-    while begun.elapsed() < Duration::from_secs(seconds) {
-        traffic.for_a_while(EVERY).await;
-        weights.push(resident(process.pid()));
-        most = most.max(process.metric("replica_bytes").await);
-        if weights.len() % 8 == 0 {
-            // Whoever follows finds a hole, and loads buckets anew.
+    // All calls go to the process; the server in this process is idle.
+    let endpoints = vec![Endpoint { clients: process.clients.clone(), staleness, stale: None }];
+    let workload = Workload::new(endpoints, ORGANIZATIONS, random::bits()).await;
+    let mut traffic = Traffic::begin(&workload, 3, 4);
+    let mut samples = Vec::new();
+    let start = Instant::now();
+    let mut peak = 0.0_f64;
+    while start.elapsed() < Duration::from_secs(seconds) {
+        traffic.run_for(INTERVAL).await;
+        samples.push(resident(process.pid()));
+        peak = peak.max(process.metric("replica_bytes").await);
+        if samples.len() % 8 == 0 {
+            // The follower finds a gap and reloads buckets.
             sqlx::query("DELETE FROM log").execute(&database.pool).await.unwrap();
         }
     }
     traffic.end().await;
-    let thirds: Vec<u64> = weights.chunks(weights.len().div_ceil(3)).map(median).collect();
+    let thirds: Vec<u64> = samples.chunks(samples.len().div_ceil(3)).map(median).collect();
     let loads = process.metric("replica_loads").await;
-    tell(&scene, &thirds, loads, most);
-    assert!(loads > 256.0 && process.metric("replica_gaps").await > 0.0, "nothing was loaded anew: this tests little");
+    report(&workload, &thirds, loads, peak);
+    assert!(loads > 256.0 && process.metric("replica_gaps").await > 0.0, "too few reloads for a meaningful test");
     let buckets = process.metric("replica_buckets").await;
     assert!(
-        buckets > 10.0 && buckets < 250.0 && most <= f64::from(LIMIT + 16 * 1024),
-        "{buckets} buckets, {most} bytes"
+        buckets > 10.0 && buckets < 250.0 && peak <= f64::from(LIMIT + 16 * 1024),
+        "{buckets} buckets, {peak} bytes"
     );
     assert!(process.metric("replica_memory_answers").await > 0.0);
-    assert!(scene.counts.writes.load(Ordering::Relaxed) > 0);
-    // The first third warms up.
-    assert!(thirds[2] <= thirds[1] + ALLOWANCE, "it grows: {thirds:?} KiB, {weights:?}");
+    assert!(workload.counts.writes.load(Ordering::Relaxed) > 0);
+    // The first third is the warm-up.
+    assert!(thirds[2] <= thirds[1] + ALLOWANCE, "the process grows: {thirds:?} KiB, {samples:?}");
 }
 
 #[expect(clippy::print_stderr, reason = "the figures of a long run")]
-fn tell(scene: &Scene, thirds: &[u64], loads: f64, most: f64) {
-    eprintln!("seed {}: medians of thirds {thirds:?} KiB, {loads} loads, {most} bytes, {:?}", scene.seed, scene.counts);
+fn report(workload: &Workload, thirds: &[u64], loads: f64, peak: f64) {
+    eprintln!(
+        "seed {}: medians of thirds {thirds:?} KiB, {loads} loads, {peak} bytes, {:?}",
+        workload.seed, workload.counts
+    );
 }

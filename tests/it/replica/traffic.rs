@@ -1,8 +1,8 @@
-//! Callers who never stop: those who write, each change on record before it is sent, and those who ask, each answer judged.
+//! Concurrent callers: writers, which record each change before they send it, and checkers, which verify each answer.
 
 use super::change::{Change, Write};
 use super::oracle::{
-    self, Asked, ConsistencyToken, MEMBERS, Mode, OWNERS, Oracle, Organization, Question, Role, SLUGS, USERS, What,
+    self, Call, CoveredToken, Criterion, MEMBERS, Mode, OWNERS, Oracle, OrganizationState, Question, Role, SLUGS, USERS,
 };
 use crate::harness::server::Clients;
 use crate::harness::{is_member, organization};
@@ -15,36 +15,36 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-/// How long a write may be repeated until it is answered.
-const PATIENCE: Duration = Duration::from_mins(1);
-/// Questions in a batch at most.
+/// Timeout of a write, with its repetitions.
+const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
+/// Maximum number of checks in a batch.
 const BATCH: usize = 300;
-/// Tokens that are kept to be brought along.
+/// Number of consistency tokens that are stored for later checks.
 const TOKENS: usize = 64;
 
-/// Small numbers that look random and are the same for each seed (xorshift64*).
-pub struct Dice(u64);
+/// Pseudo-random numbers, the same for each seed (xorshift64*).
+pub struct SeededRandom(u64);
 
-impl Dice {
+impl SeededRandom {
     pub fn new(seed: u64, number: u64) -> Self {
         Self((seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).max(1))
     }
 
-    pub fn roll(&mut self, sides: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        usize::try_from(high).unwrap() % sides
+        usize::try_from(high).unwrap() % limit
     }
 
-    pub fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
-        (!of.is_empty()).then(|| of[self.roll(of.len())])
+    pub fn pick<T: Copy>(&mut self, values: &[T]) -> Option<T> {
+        (!values.is_empty()).then(|| values[self.below(values.len())])
     }
 }
 
-/// A server, as its callers know it.
-pub struct Pipeline {
+/// The endpoint of a server, with its settings.
+pub struct Endpoint {
     pub clients: Clients,
     /// Its `max_staleness`.
     pub staleness: Duration,
@@ -52,14 +52,14 @@ pub struct Pipeline {
     pub stale: Option<Duration>,
 }
 
-/// What has been counted.
+/// Counters of answers and calls.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub checks: AtomicU64,
     pub writes: AtomicU64,
     pub calls: AtomicU64,
     pub failed: AtomicU64,
-    pub tables: AtomicU64,
+    pub memory: AtomicU64,
     pub primary: AtomicU64,
     pub stale: AtomicU64,
 }
@@ -70,162 +70,175 @@ impl Counts {
     }
 }
 
-/// Everything that callers share.
-pub struct Scene {
+/// The state that all callers share.
+pub struct Workload {
     pub oracle: Oracle,
-    pub doors: Vec<Pipeline>,
+    pub endpoints: Vec<Endpoint>,
     pub counts: Counts,
     pub seed: u64,
-    /// Whether calls may fail, for as long as they say so by name.
-    pub tolerant: AtomicBool,
+    /// Whether calls may fail with `UNAVAILABLE` or `DEADLINE_EXCEEDED`.
+    pub tolerates_failures: AtomicBool,
     stop: AtomicBool,
-    tokens: Mutex<Vec<ConsistencyToken>>,
+    tokens: Mutex<Vec<CoveredToken>>,
     callers: AtomicUsize,
 }
 
-/// Callers at work.
+/// A set of running callers.
 pub struct Traffic {
-    pub scene: Arc<Scene>,
+    pub workload: Arc<Workload>,
     callers: JoinSet<()>,
 }
 
-impl Scene {
-    /// Makes organizations by the first door, and what is known of them.
-    pub async fn new(doors: Vec<Pipeline>, places: usize, seed: u64) -> Arc<Self> {
-        let mut made = Vec::new();
-        let mut clients = doors[0].clients.clone();
-        for place in 0..places {
-            let (owner, mut roles) = (place % OWNERS, [Role::None; USERS]);
+impl Workload {
+    /// Creates organizations through the first endpoint, and the oracle that knows them.
+    pub async fn new(endpoints: Vec<Endpoint>, count: usize, seed: u64) -> Arc<Self> {
+        let mut organizations = Vec::new();
+        let mut clients = endpoints[0].clients.clone();
+        for index in 0..count {
+            let (owner, mut roles) = (index % OWNERS, [Role::None; USERS]);
             let request = pb::CreateOrganizationRequest {
-                slug: oracle::slug(place, 0),
+                slug: oracle::slug(index, 0),
                 owner_user_id: oracle::user(owner),
-                ..organization(&format!("Place {place}"))
+                ..organization(&format!("Organization {index}"))
             };
             let id = clients.organizations.create_organization(request).await.unwrap();
             let id = id.into_inner().organization.unwrap().id;
             roles[owner] = Role::Admin;
             let mut revision = 2;
             for (user, role) in roles.iter_mut().enumerate().take(MEMBERS) {
-                if user != owner && (user + place) % 3 == 0 {
+                if user != owner && (user + index) % 3 == 0 {
                     clients.add(&id, &oracle::user(user), "member").await;
                     *role = Role::Member;
                     revision += 1;
                 }
             }
-            made.push((id, revision, Organization { deleted: false, inactive: false, owner, slug: 0, roles }));
+            organizations.push((
+                id,
+                revision,
+                OrganizationState { deleted: false, inactive: false, owner, slug: 0, roles },
+            ));
         }
         Arc::new(Self {
-            oracle: Oracle::new(made),
-            doors,
+            oracle: Oracle::new(organizations),
+            endpoints,
             counts: Counts::default(),
             seed,
-            tolerant: AtomicBool::new(false),
+            tolerates_failures: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             tokens: Mutex::default(),
             callers: AtomicUsize::new(0),
         })
     }
 
-    fn stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn keep(&self, dice: &mut Dice, token: ConsistencyToken) {
+    fn store_token(&self, random: &mut SeededRandom, token: CoveredToken) {
         let mut tokens = self.tokens.lock().unwrap();
         if tokens.len() < TOKENS {
             tokens.push(token);
         } else {
-            tokens[dice.roll(TOKENS)] = token;
+            tokens[random.below(TOKENS)] = token;
         }
     }
 
-    /// Tokens of before a failover that lost writes know of things that never were.
-    pub fn forget_tokens(&self) -> Vec<ConsistencyToken> {
+    /// Takes the stored tokens. After a failover that lost writes, they cover writes that no longer exist.
+    pub fn take_tokens(&self) -> Vec<CoveredToken> {
         std::mem::take(&mut *self.tokens.lock().unwrap())
     }
 
-    /// Notes that a call failed, and waits a moment.
-    async fn failed(&self, change: &str, status: &Status) {
-        let known = [Code::Unavailable, Code::DeadlineExceeded];
-        assert!(self.tolerant.load(Ordering::Relaxed), "seed {}: {change}: {status:?}", self.seed);
-        assert!(known.contains(&status.code()), "seed {}: {change} fails otherwise: {status:?}", self.seed);
+    /// Counts a failed call and pauses. Panics if the workload does not tolerate this failure.
+    async fn count_failure(&self, call: &str, status: &Status) {
+        let expected = [Code::Unavailable, Code::DeadlineExceeded];
+        assert!(self.tolerates_failures.load(Ordering::Relaxed), "seed {}: {call}: {status:?}", self.seed);
+        assert!(
+            expected.contains(&status.code()),
+            "seed {}: {call} failed with an unexpected status: {status:?}",
+            self.seed
+        );
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
-    /// Asks through a door, and judges the answers. Tells whether there were any.
-    pub async fn ask(&self, door: usize, mode: Mode, questions: &[Question], dice: &mut Dice) -> bool {
-        let mut checks = self.doors[door].clients.checks.clone();
+    /// Sends checks to an endpoint and verifies the answers. Returns whether there were any.
+    pub async fn check(&self, endpoint: usize, mode: Mode, questions: &[Question], random: &mut SeededRandom) -> bool {
+        let mut checks = self.endpoints[endpoint].clients.checks.clone();
         let requirement = match &mode {
             Mode::Recent => None,
-            Mode::AtLeast(ConsistencyToken { text, .. }) | Mode::Before(text) => {
+            Mode::AtLeast(CoveredToken { text, .. }) | Mode::LostEpoch(text) => {
                 Some(Requirement::AtLeastAsFresh(text.clone()))
             }
             Mode::Full => Some(Requirement::FullyConsistent(true)),
         };
         let consistency = requirement.map(|requirement| pb::Consistency { requirement: Some(requirement) });
         let sent = Instant::now();
-        let answered = if let [question] = questions {
+        let outcome = if let [question] = questions {
             let request = pb::CheckMembershipRequest { consistency, ..self.single(question) };
-            let answered = checks.check_membership(request).await;
-            answered.map(|answer| answer.into_inner().result.unwrap()).map(|answer| {
+            let outcome = checks.check_membership(request).await;
+            outcome.map(|answer| answer.into_inner().result.unwrap()).map(|answer| {
                 let token = answer.consistency_token.clone();
                 (vec![answer], token)
             })
         } else {
             let items = questions.iter().map(|question| self.item(question)).collect();
-            let answered = checks.batch_check_membership(pb::BatchCheckMembershipRequest { items, consistency }).await;
-            answered.map(tonic::Response::into_inner).map(|answer| (answer.results, answer.consistency_token))
+            let outcome = checks.batch_check_membership(pb::BatchCheckMembershipRequest { items, consistency }).await;
+            outcome.map(tonic::Response::into_inner).map(|answer| (answer.results, answer.consistency_token))
         };
         let received = Instant::now();
-        match answered {
+        match outcome {
             Ok((answers, text)) => {
-                let staleness = self.count(door, &mode, &answers);
-                let asked = Asked { door, mode, sent, received, staleness };
-                let judged = self.oracle.judge(&asked, questions, &answers);
-                let token = judged.unwrap_or_else(|wrong| panic!("seed {}: outside the contract: {wrong}", self.seed));
-                self.keep(dice, ConsistencyToken { text, ..token });
+                let staleness = self.count(endpoint, &mode, &answers);
+                let call = Call { endpoint, mode, sent, received, staleness };
+                let verified = self.oracle.verify(&call, questions, &answers);
+                let token =
+                    verified.unwrap_or_else(|violation| panic!("seed {}: contract violated: {violation}", self.seed));
+                self.store_token(random, CoveredToken { text, ..token });
                 true
             }
             Err(status) => {
-                self.failed("a check", &status).await;
+                self.count_failure("a check", &status).await;
                 false
             }
         }
     }
 
-    /// Counts who answered, and tells how old the answers may be.
-    fn count(&self, door: usize, mode: &Mode, answers: &[pb::CheckResult]) -> Duration {
+    /// Counts the sources of the answers and returns the allowed staleness.
+    fn count(&self, endpoint: usize, mode: &Mode, answers: &[pb::CheckResult]) -> Duration {
         let count = |source| u64::try_from(answers.iter().filter(|answer| answer.source() == source).count()).unwrap();
-        let tables = count(pb::CheckSource::Memory);
+        let memory = count(pb::CheckSource::Memory);
         let (primary, stale) = (count(pb::CheckSource::Primary), count(pb::CheckSource::StaleMemory));
-        assert_eq!(tables + primary + stale, u64::try_from(answers.len()).unwrap());
-        let full = matches!(mode, Mode::Full | Mode::Before(_));
-        assert!(!full || tables + stale == 0, "not from the primary: {answers:?}");
-        assert!(stale == 0 || matches!(mode, Mode::Recent), "stale answers to who asked for more");
-        for (counter, more) in [
-            (&self.counts.tables, tables),
+        assert_eq!(memory + primary + stale, u64::try_from(answers.len()).unwrap());
+        let full = matches!(mode, Mode::Full | Mode::LostEpoch(_));
+        assert!(!full || memory + stale == 0, "not from the primary: {answers:?}");
+        assert!(stale == 0 || matches!(mode, Mode::Recent), "stale answers in spite of a consistency requirement");
+        for (counter, count) in [
+            (&self.counts.memory, memory),
             (&self.counts.primary, primary),
             (&self.counts.stale, stale),
-            (&self.counts.checks, tables + primary + stale),
+            (&self.counts.checks, memory + primary + stale),
             (&self.counts.calls, 1),
         ] {
-            counter.fetch_add(more, Ordering::Relaxed);
+            counter.fetch_add(count, Ordering::Relaxed);
         }
-        let door = &self.doors[door];
-        if stale == 0 { door.staleness } else { door.stale.expect("stale answers where none are allowed") }
+        let endpoint = &self.endpoints[endpoint];
+        if stale == 0 {
+            endpoint.staleness
+        } else {
+            endpoint.stale.expect("stale answers without the setting serve_stale")
+        }
     }
 
     fn single(&self, question: &Question) -> pb::CheckMembershipRequest {
         use pb::check_membership_request::Question::{Permission, Role};
-        let asked = match question.change {
-            What::Member => None,
-            What::Admin => Some(Role("admin".to_owned())),
-            What::Owner => Some(Role("owner".to_owned())),
-            What::MembersAdd => Some(Permission("members.add".to_owned())),
+        let condition = match question.criterion {
+            Criterion::Member => None,
+            Criterion::Admin => Some(Role("admin".to_owned())),
+            Criterion::Owner => Some(Role("owner".to_owned())),
+            Criterion::MembersAdd => Some(Permission("members.add".to_owned())),
         };
         let request = is_member(&self.oracle.name(question), &oracle::user(question.user));
-        pb::CheckMembershipRequest { question: asked, ..request }
+        pb::CheckMembershipRequest { question: condition, ..request }
     }
 
     fn item(&self, question: &Question) -> pb::CheckItem {
@@ -239,131 +252,137 @@ impl Scene {
         pb::CheckItem { organization: single.organization, user_id: single.user_id, question }
     }
 
-    /// Some question. By a slug that the organization had last, or by any: where that is nobody's, the primary answers.
-    pub fn question(&self, dice: &mut Dice, place: usize, any_slug: bool) -> Question {
-        let change = [What::Member, What::Member, What::Admin, What::Owner, What::MembersAdd][dice.roll(5)];
-        let slug = (dice.roll(4) == 0).then(|| {
-            let last = self.oracle.places[place].history.lock().unwrap().last().state.slug;
-            if any_slug { dice.roll(SLUGS) } else { last }
+    /// A random question. A slug is the organization's present one or, with `any_slug`, any of its slugs; if no
+    /// organization has it, the primary answers.
+    pub fn question(&self, random: &mut SeededRandom, organization: usize, any_slug: bool) -> Question {
+        let criterion =
+            [Criterion::Member, Criterion::Member, Criterion::Admin, Criterion::Owner, Criterion::MembersAdd]
+                [random.below(5)];
+        let slug = (random.below(4) == 0).then(|| {
+            let last = self.oracle.organizations[organization].history.lock().unwrap().last().state.slug;
+            if any_slug { random.below(SLUGS) } else { last }
         });
-        Question { place, slug, user: dice.roll(USERS), change }
+        Question { organization, slug, user: random.below(USERS), criterion }
     }
 
-    async fn ask_for_ever(self: Arc<Self>, number: usize) {
-        let mut dice = Dice::new(self.seed, u64::try_from(number).unwrap());
-        while !self.stopped() {
-            let door = dice.roll(self.doors.len());
-            let mode = match dice.roll(8) {
+    async fn run_checker(self: Arc<Self>, number: usize) {
+        let mut random = SeededRandom::new(self.seed, u64::try_from(number).unwrap());
+        while !self.is_stopped() {
+            let endpoint = random.below(self.endpoints.len());
+            let mode = match random.below(8) {
                 0 => Mode::Full,
                 1..=3 => {
                     let tokens = self.tokens.lock().unwrap();
-                    let kept = (!tokens.is_empty()).then(|| tokens[dice.roll(tokens.len())].clone());
-                    kept.map_or(Mode::Recent, Mode::AtLeast)
+                    let stored = (!tokens.is_empty()).then(|| tokens[random.below(tokens.len())].clone());
+                    stored.map_or(Mode::Recent, Mode::AtLeast)
                 }
                 _ => Mode::Recent,
             };
-            let places: Vec<usize> = (0..=dice.roll(8)).map(|_| dice.roll(self.oracle.places.len())).collect();
-            let count = if dice.roll(5) < 2 { 1 } else { 2 + dice.roll(BATCH - 1) };
-            let any_slug = dice.roll(4) == 0;
+            let organizations: Vec<usize> =
+                (0..=random.below(8)).map(|_| random.below(self.oracle.organizations.len())).collect();
+            let count = if random.below(5) < 2 { 1 } else { 2 + random.below(BATCH - 1) };
+            let any_slug = random.below(4) == 0;
             let questions: Vec<Question> = (0..count)
                 .map(|_| {
-                    let place = places[dice.roll(places.len())];
-                    self.question(&mut dice, place, any_slug)
+                    let organization = organizations[random.below(organizations.len())];
+                    self.question(&mut random, organization, any_slug)
                 })
                 .collect();
-            self.ask(door, mode, &questions, &mut dice).await;
+            self.check(endpoint, mode, &questions, &mut random).await;
         }
     }
 
-    async fn write_for_ever(self: Arc<Self>, number: usize) {
-        let mut dice = Dice::new(self.seed, u64::try_from(number).unwrap());
-        while !self.stopped() {
-            if dice.roll(12) == 0 {
-                self.switch(&mut dice).await;
+    async fn run_writer(self: Arc<Self>, number: usize) {
+        let mut random = SeededRandom::new(self.seed, u64::try_from(number).unwrap());
+        while !self.is_stopped() {
+            if random.below(12) == 0 {
+                self.write_user(&mut random).await;
             } else {
-                let place = dice.roll(self.oracle.places.len());
-                self.write(&mut dice, place).await;
+                let index = random.below(self.oracle.organizations.len());
+                self.write_organization(&mut random, index).await;
             }
         }
     }
 
-    /// One random write in an organization.
-    pub async fn write(&self, dice: &mut Dice, place: usize) {
-        let here = &self.oracle.places[place];
-        let _turn = here.turn.lock().await;
+    /// A random write to an organization.
+    async fn write_organization(&self, random: &mut SeededRandom, index: usize) {
+        let organization = &self.oracle.organizations[index];
+        let _write_lock = organization.write_lock.lock().await;
         let (revision, state) = {
-            let history = here.history.lock().unwrap();
+            let history = organization.history.lock().unwrap();
             (history.last().revision, history.last().state.clone())
         };
-        let change = Change::pick(dice, &state);
-        // Nobody is switched off while they are added: that would be refused.
-        let _person = match change {
+        let change = Change::pick(random, &state);
+        // A user must not be deactivated while it is added: the server would refuse the addition.
+        let _user_lock = match change {
             Change::Add(user, _) => {
-                let turn = self.oracle.people[user].turn.lock().await;
-                if self.oracle.people[user].history.lock().unwrap().last().state {
+                let lock = self.oracle.users[user].write_lock.lock().await;
+                if self.oracle.users[user].history.lock().unwrap().last().state {
                     return;
                 }
-                Some(turn)
+                Some(lock)
             }
             _ => None,
         };
-        let (next, more) = change.apply(&state);
-        here.history.lock().unwrap().begin(revision + more, next);
-        let name = format!("Place {place} at {revision}");
-        let write = Write::In { change, place, id: here.id.clone(), name };
-        let done = |door| here.history.lock().unwrap().end(door);
-        let text = self.until_done(dice, &write, done).await;
-        let organizations = [(place, revision + more)].into();
-        let token = ConsistencyToken { text, organizations, ..ConsistencyToken::default() };
-        let questions: Vec<Question> = (0..3).map(|_| self.question(dice, place, false)).collect();
-        self.bring(dice, token, &questions).await;
+        let (next, revisions) = change.apply(&state);
+        organization.history.lock().unwrap().begin(revision + revisions, next);
+        let name = format!("Organization {index} at {revision}");
+        let write = Write::Organization { change, index, id: organization.id.clone(), name };
+        let acknowledge = |endpoint| organization.history.lock().unwrap().acknowledge(endpoint);
+        let text = self.write(random, &write, acknowledge).await;
+        let organizations = [(index, revision + revisions)].into();
+        let token = CoveredToken { text, organizations, ..CoveredToken::default() };
+        let questions: Vec<Question> = (0..3).map(|_| self.question(random, index, false)).collect();
+        self.use_token(random, token, &questions).await;
     }
 
-    /// Switches a user off or on.
-    async fn switch(&self, dice: &mut Dice) {
-        let user = OWNERS + dice.roll(MEMBERS - OWNERS);
-        let person = &self.oracle.people[user];
-        let _turn = person.turn.lock().await;
-        let (revision, off) = {
-            let history = person.history.lock().unwrap();
+    /// Deactivates or reactivates a user.
+    async fn write_user(&self, random: &mut SeededRandom) {
+        let user = OWNERS + random.below(MEMBERS - OWNERS);
+        let record = &self.oracle.users[user];
+        let _write_lock = record.write_lock.lock().await;
+        let (revision, inactive) = {
+            let history = record.history.lock().unwrap();
             (history.last().revision, history.last().state)
         };
-        person.history.lock().unwrap().begin(revision + 1, !off);
-        let write = Write::Switch { user, off: !off };
-        let text = self.until_done(dice, &write, |door| person.history.lock().unwrap().end(door)).await;
+        record.history.lock().unwrap().begin(revision + 1, !inactive);
+        let write = Write::User { user, inactive: !inactive };
+        let text = self.write(random, &write, |endpoint| record.history.lock().unwrap().acknowledge(endpoint)).await;
         let users = [(user, revision + 1)].into();
-        let token = ConsistencyToken { text, users, ..ConsistencyToken::default() };
-        let place = dice.roll(self.oracle.places.len());
-        self.bring(dice, token, &[Question { place, slug: None, user, change: What::Member }]).await;
+        let token = CoveredToken { text, users, ..CoveredToken::default() };
+        let organization = random.below(self.oracle.organizations.len());
+        self.use_token(random, token, &[Question { organization, slug: None, user, criterion: Criterion::Member }])
+            .await;
     }
 
-    /// Asks about what was just written, of a server that has hardly heard of it, and keeps the token for others.
-    async fn bring(&self, dice: &mut Dice, token: ConsistencyToken, questions: &[Question]) {
-        if dice.roll(2) == 0 {
-            self.ask(dice.roll(self.doors.len()), Mode::AtLeast(token.clone()), questions, dice).await;
+    /// Checks the result of a write with its token, possibly on a server that has not applied it yet, and stores the
+    /// token.
+    async fn use_token(&self, random: &mut SeededRandom, token: CoveredToken, questions: &[Question]) {
+        if random.below(2) == 0 {
+            self.check(random.below(self.endpoints.len()), Mode::AtLeast(token.clone()), questions, random).await;
         }
-        self.keep(dice, token);
+        self.store_token(random, token);
     }
 
-    /// Writes through some door, and through others while nobody knows whether it is done. Now and then once more
-    /// although it is: the same answer then comes from a server that has not written itself.
-    async fn until_done(&self, dice: &mut Dice, write: &Write, done: impl Fn(usize) + Send) -> String {
+    /// Sends a write to a random endpoint, and to other endpoints until one acknowledges it. Sometimes repeats an
+    /// acknowledged write: a server that did not execute it then returns the same answer.
+    async fn write(&self, random: &mut SeededRandom, write: &Write, acknowledge: impl Fn(usize) + Send) -> String {
         let request_id = random::uuid().to_string();
-        let begun = Instant::now();
-        let mut again = dice.roll(10) == 0;
+        let start = Instant::now();
+        let mut repeat = random.below(10) == 0;
         loop {
-            let door = dice.roll(self.doors.len());
-            match write.call(self.doors[door].clients.clone(), request_id.clone()).await {
+            let endpoint = random.below(self.endpoints.len());
+            match write.call(self.endpoints[endpoint].clients.clone(), request_id.clone()).await {
                 Ok(token) => {
-                    done(door);
-                    if !std::mem::take(&mut again) {
+                    acknowledge(endpoint);
+                    if !std::mem::take(&mut repeat) {
                         self.counts.writes.fetch_add(1, Ordering::Relaxed);
                         return token;
                     }
                 }
                 Err(status) => {
-                    assert!(begun.elapsed() < PATIENCE, "seed {}: a write is never done: {status:?}", self.seed);
-                    self.failed("a write", &status).await;
+                    assert!(start.elapsed() < WRITE_TIMEOUT, "seed {}: a write timed out: {status:?}", self.seed);
+                    self.count_failure("a write", &status).await;
                 }
             }
         }
@@ -371,54 +390,58 @@ impl Scene {
 }
 
 impl Traffic {
-    /// So many who write and so many who ask.
-    pub fn begin(scene: &Arc<Scene>, writers: usize, checkers: usize) -> Self {
-        scene.stop.store(false, Ordering::Relaxed);
+    /// Starts this many writers and checkers.
+    pub fn begin(workload: &Arc<Workload>, writers: usize, checkers: usize) -> Self {
+        workload.stop.store(false, Ordering::Relaxed);
         let mut callers = JoinSet::new();
         for index in 0..writers + checkers {
-            let number = scene.callers.fetch_add(1, Ordering::Relaxed) + 1;
+            let number = workload.callers.fetch_add(1, Ordering::Relaxed) + 1;
             if index < writers {
-                callers.spawn(scene.clone().write_for_ever(number));
+                callers.spawn(workload.clone().run_writer(number));
             } else {
-                callers.spawn(scene.clone().ask_for_ever(number));
+                callers.spawn(workload.clone().run_checker(number));
             }
         }
-        Self { scene: scene.clone(), callers }
+        Self { workload: workload.clone(), callers }
     }
 
-    /// Goes on until a condition holds. Fails with the first caller that fails.
-    pub async fn until(&mut self, change: &str, mut holds: impl FnMut(&Scene) -> bool) {
-        let begun = Instant::now();
-        while !holds(&self.scene) {
-            assert!(begun.elapsed() < 2 * PATIENCE, "seed {}: it never happened that {change}", self.scene.seed);
-            self.for_a_while(Duration::from_millis(5)).await;
+    /// Runs until a condition holds. Panics with the first caller that panics.
+    pub async fn until(&mut self, condition: &str, mut holds: impl FnMut(&Workload) -> bool) {
+        let start = Instant::now();
+        while !holds(&self.workload) {
+            assert!(
+                start.elapsed() < 2 * WRITE_TIMEOUT,
+                "seed {}: timed out waiting until {condition}",
+                self.workload.seed
+            );
+            self.run_for(Duration::from_millis(5)).await;
         }
     }
 
-    /// Goes on for so long.
-    pub async fn for_a_while(&mut self, time: Duration) {
+    /// Runs for this time.
+    pub async fn run_for(&mut self, time: Duration) {
         tokio::select! {
-            Some(ended) = self.callers.join_next() => ended.unwrap(),
+            Some(outcome) = self.callers.join_next() => outcome.unwrap(),
             () = tokio::time::sleep(time) => {}
         }
     }
 
-    /// Goes on until so many more calls and writes were answered.
-    pub async fn served(&mut self, more: u64) {
+    /// Runs until this many more calls and this many more writes have been answered.
+    pub async fn until_served(&mut self, more: u64) {
         let count = |counts: &Counts| (counts.calls.load(Ordering::Relaxed), counts.writes.load(Ordering::Relaxed));
-        let (calls, writes) = count(&self.scene.counts);
-        let served = |scene: &Scene| {
-            let now = count(&scene.counts);
+        let (calls, writes) = count(&self.workload.counts);
+        let served = |workload: &Workload| {
+            let now = count(&workload.counts);
             now.0 >= calls + more && now.1 >= writes + more
         };
         self.until("calls were answered", served).await;
     }
 
-    /// Ends it: every write is done then.
+    /// Stops all callers. Afterwards no write is pending.
     pub async fn end(mut self) {
-        self.scene.stop.store(true, Ordering::Relaxed);
-        while let Some(ended) = self.callers.join_next().await {
-            ended.unwrap();
+        self.workload.stop.store(true, Ordering::Relaxed);
+        while let Some(outcome) = self.callers.join_next().await {
+            outcome.unwrap();
         }
     }
 }

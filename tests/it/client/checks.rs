@@ -1,4 +1,4 @@
-//! Questions, answers, and what goes wrong.
+//! Checks of the client: answers and errors.
 
 use super::proxy::Proxy;
 use super::{client, settings, soon};
@@ -12,19 +12,19 @@ use std::time::Duration;
 use tonic::Code;
 
 #[tokio::test]
-async fn asks_one_and_asks_many() {
+async fn single_checks_and_batches_are_answered() {
     let server = Server::start().await;
     let mut owner = server.user("ada");
     let id = owner.create("Acme").await;
     owner.add(&id, "grace", "admin").await;
     let client = client(&server).await;
 
-    let asked = Check::permission("acme", "grace", Permission::MembersAdd).unwrap();
-    let answer = client.check(&asked, &Consistency::Full).await.unwrap();
+    let check = Check::permission("acme", "grace", Permission::MembersAdd).unwrap();
+    let answer = client.check(&check, &Consistency::Full).await.unwrap();
     assert!(answer.is_allowed() && answer.role == Some(Role::ADMIN) && answer.source == Source::Primary);
     assert!(answer.revision > 1);
     let fresh = Consistency::AtLeastAsFresh(answer.consistency_token);
-    assert!(client.check(&asked, &fresh).await.unwrap().is_allowed());
+    assert!(client.check(&check, &fresh).await.unwrap().is_allowed());
 
     let checks = [
         Check::member(&id, "ada").unwrap(),
@@ -35,66 +35,66 @@ async fn asks_one_and_asks_many() {
     ];
     let (answers, token) = client.check_batch(&checks, &Consistency::Full).await.unwrap();
     let reasons: Vec<CheckReason> = answers.iter().map(|answer| answer.reason).collect();
-    let told = [
+    let expected = [
         CheckReason::Allowed,
         CheckReason::RoleTooLow,
         CheckReason::RoleLacksPermission,
         CheckReason::NotAMember,
         CheckReason::OrganizationNotFound,
     ];
-    assert_eq!(reasons, told);
+    assert_eq!(reasons, expected);
     assert_eq!((answers[0].role, answers[3].role, answers[4].revision), (Some(Role::OWNER), None, 0));
     assert!(!token.is_empty());
     assert!(client.check_batch(&[], &Consistency::Recent).await.unwrap().0.is_empty());
 }
 
 #[tokio::test]
-async fn the_rest_of_the_interface_is_reached_over_the_same_connection() {
+async fn other_services_share_the_connection() {
     let server = Server::start().await;
     let id = server.user("ada").create("Acme").await;
     let client = client(&server).await;
     let mut organizations = pb::organization_service_client::OrganizationServiceClient::new(client.channel());
     let message = pb::GetOrganizationRequest { organization: "acme".to_owned() };
-    let got = organizations.get_organization(client.request(message).await.unwrap()).await.unwrap().into_inner();
-    assert_eq!(got.organization.unwrap().id, id);
-    let refused = organizations.add_member(client.request(add(&id, "eve", "admin")).await.unwrap()).await;
-    let error = Error::from(refused.unwrap_err());
+    let response = organizations.get_organization(client.request(message).await.unwrap()).await.unwrap().into_inner();
+    assert_eq!(response.organization.unwrap().id, id);
+    let outcome = organizations.add_member(client.request(add(&id, "eve", "admin")).await.unwrap()).await;
+    let error = Error::from(outcome.unwrap_err());
     assert_eq!(error.reason(), Some(pb::ErrorReason::ScopeMissing), "{error}");
 }
 
 #[tokio::test]
-async fn errors_tell_their_reason() {
+async fn errors_carry_the_reason_of_the_server() {
     let server = Server::start().await;
-    let ask = Check::member("acme", "ada").unwrap();
+    let check = Check::member("acme", "ada").unwrap();
     let with = |token: &str| {
         let token = TokenSource::fixed(token).unwrap();
         Client::lazy(settings(&server, server.address).with_token(token))
     };
-    let wrong = with("wrong").check(&ask, &Consistency::Recent).await.unwrap_err();
+    let wrong = with("wrong").check(&check, &Consistency::Recent).await.unwrap_err();
     assert_eq!(wrong.reason(), Some(pb::ErrorReason::CredentialInvalid), "{wrong}");
     assert!(matches!(&wrong, Error::Refused(failure) if failure.code == Code::Unauthenticated));
 
-    let user = with(&server.mint(&Server::claims("ada"))).check(&ask, &Consistency::Recent).await.unwrap_err();
+    let user = with(&server.mint(&Server::claims("ada"))).check(&check, &Consistency::Recent).await.unwrap_err();
     assert_eq!(user.reason(), Some(pb::ErrorReason::CallerNotAllowed), "{user}");
     assert_eq!(user.failure().unwrap().metadata["caller"], "user");
 
     let no_token = Consistency::AtLeastAsFresh("?".to_owned());
-    let invalid = client(&server).await.check(&ask, &no_token).await.unwrap_err();
+    let invalid = client(&server).await.check(&check, &no_token).await.unwrap_err();
     assert_eq!(invalid.reason(), Some(pb::ErrorReason::InvalidRequest), "{invalid}");
     assert_eq!(invalid.failure().unwrap().violations[0].field, "consistency.at_least_as_fresh");
     assert!(!invalid.is_unavailable());
 
-    let nobody = ClientSettings::new(format!("http://{}", server.address)).unwrap();
-    let missing = Client::lazy(nobody).check(&ask, &Consistency::Recent).await.unwrap_err();
+    let anonymous = ClientSettings::new(format!("http://{}", server.address)).unwrap();
+    let missing = Client::lazy(anonymous).check(&check, &Consistency::Recent).await.unwrap_err();
     assert_eq!(missing.reason(), Some(pb::ErrorReason::CredentialMissing), "{missing}");
     assert!(matches!(TokenSource::fixed("new\nline").unwrap_err(), Error::Credential(_)));
 }
 
 #[tokio::test]
-async fn every_reason_is_known_and_what_is_worth_repeating_says_when() {
-    let named = (1..200).filter_map(|number| pb::ErrorReason::try_from(number).ok()).collect::<Vec<_>>();
-    assert!(named.len() > 30);
-    for reason in named {
+async fn every_reason_is_known_and_overload_names_a_retry_delay() {
+    let reasons = (1..200).filter_map(|number| pb::ErrorReason::try_from(number).ok()).collect::<Vec<_>>();
+    assert!(reasons.len() > 30);
+    for reason in reasons {
         let error = Error::from(status::plain(Code::FailedPrecondition, reason, "no"));
         assert_eq!(error.reason(), Some(reason), "{error}");
     }
@@ -104,50 +104,50 @@ async fn every_reason_is_known_and_what_is_worth_repeating_says_when() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_is_unavailable_and_one_that_is_silent_times_out() {
+async fn an_unreachable_server_is_unavailable_and_a_silent_one_times_out() {
     let server = Server::start().await;
     let proxy = Proxy::to(server.address).await;
     let client = Client::lazy(settings(&server, proxy.address).with_timeout(Duration::from_millis(300)));
-    let ask = Check::member("acme", "ada").unwrap();
-    assert!(client.check(&ask, &Consistency::Recent).await.is_ok());
+    let check = Check::member("acme", "ada").unwrap();
+    assert!(client.check(&check, &Consistency::Recent).await.is_ok());
 
     proxy.stall_from(0);
-    let silent = client.check(&ask, &Consistency::Recent).await.unwrap_err();
+    let silent = client.check(&check, &Consistency::Recent).await.unwrap_err();
     assert!(matches!(silent, Error::TimedOut) && silent.is_unavailable(), "{silent}");
 
     proxy.close(true);
-    let away = client.check(&ask, &Consistency::Recent).await.unwrap_err();
-    assert!(away.is_unavailable(), "{away}");
+    let unreachable = client.check(&check, &Consistency::Recent).await.unwrap_err();
+    assert!(unreachable.is_unavailable(), "{unreachable}");
     assert!(Client::connect(settings(&server, ([127, 0, 0, 1], 1).into())).await.unwrap_err().is_unavailable());
 
-    proxy.go_on();
+    proxy.resume();
     proxy.close(false);
-    soon(async { while client.check(&ask, &Consistency::Recent).await.is_err() {} }).await;
+    soon(async { while client.check(&check, &Consistency::Recent).await.is_err() {} }).await;
 }
 
 #[tokio::test]
-async fn the_credential_is_asked_for_each_time_so_that_it_can_be_renewed() {
+async fn the_token_source_is_called_for_every_request() {
     let server = Server::start().await;
-    let good = server.service_token("backend", &[Scope::Check]);
-    let asked = Arc::new(AtomicUsize::new(0));
+    let valid = server.service_token("backend", &[Scope::Check]);
+    let calls = Arc::new(AtomicUsize::new(0));
     let source = TokenSource::from_fn({
-        let asked = asked.clone();
+        let calls = calls.clone();
         move || {
-            let (number, good) = (asked.fetch_add(1, Ordering::Relaxed), good.clone());
+            let (number, valid) = (calls.fetch_add(1, Ordering::Relaxed), valid.clone());
             async move {
                 match number {
-                    0 => Err("the provider is away".into()),
+                    0 => Err("the provider does not answer".into()),
                     1 => Ok("expired".to_owned()),
-                    _ => Ok(good),
+                    _ => Ok(valid),
                 }
             }
         }
     });
     let client = Client::lazy(settings(&server, server.address).with_token(source));
-    let ask = Check::member("acme", "ada").unwrap();
-    let none = client.check(&ask, &Consistency::Recent).await.unwrap_err();
-    assert!(matches!(&none, Error::Credential(why) if why.to_string() == "the provider is away"), "{none}");
-    assert!(matches!(client.check(&ask, &Consistency::Recent).await, Err(Error::Refused(_))));
-    assert!(client.check(&ask, &Consistency::Recent).await.is_ok());
-    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    let check = Check::member("acme", "ada").unwrap();
+    let none = client.check(&check, &Consistency::Recent).await.unwrap_err();
+    assert!(matches!(&none, Error::Credential(cause) if cause.to_string() == "the provider does not answer"), "{none}");
+    assert!(matches!(client.check(&check, &Consistency::Recent).await, Err(Error::Refused(_))));
+    assert!(client.check(&check, &Consistency::Recent).await.is_ok());
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
 }
