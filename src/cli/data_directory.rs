@@ -26,11 +26,11 @@ pub(super) struct DirectoryLock {
 }
 
 impl DataDirectory {
-    /// Chooses the directory: the given one; for root `/var/lib/roster-dev`, because Postgres must run as another
+    /// Chooses the directory: the one of the flag; for root `/var/lib/roster-dev`, because Postgres must run as another
     /// account, which may not enter root's home directory; for other users a directory in their home directory.
-    pub(super) fn find(given: Option<&PathBuf>) -> Result<Self, CliError> {
-        if let Some(given) = given {
-            return std::path::absolute(given).map(Self).map_err(file(given));
+    pub(super) fn find(flag: Option<&PathBuf>) -> Result<Self, CliError> {
+        if let Some(path) = flag {
+            return std::path::absolute(path).map(Self).map_err(file(path));
         }
         if Uid::effective().is_root() {
             return Ok(Self(PathBuf::from("/var/lib/roster-dev")));

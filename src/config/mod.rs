@@ -48,7 +48,7 @@ pub struct Flags {
 /// The settings that `roster migrate` needs, as flags.
 #[derive(Default, clap::Args)]
 pub struct DatastoreFlags {
-    /// The settings file, in TOML; the variable is ROSTER_CONFIG
+    /// The settings file, in TOML; the variable is `ROSTER_CONFIG`
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]

@@ -23,9 +23,10 @@ impl Binaries {
     ///
     /// # Errors
     /// [`Error::NotAServer`] for a given directory, [`Error::NotInstalled`], [`Error::TooOld`].
-    pub fn find(given: Option<&Path>) -> Result<Self, Error> {
-        let given = given.map(Path::to_owned).or_else(|| std::env::var_os("ROSTER_POSTGRES_BIN").map(PathBuf::from));
-        if let Some(directory) = given {
+    pub fn find(directory: Option<&Path>) -> Result<Self, Error> {
+        let configured =
+            directory.map(Path::to_owned).or_else(|| std::env::var_os("ROSTER_POSTGRES_BIN").map(PathBuf::from));
+        if let Some(directory) = configured {
             let binaries = Self::inspect(&directory).ok_or(Error::NotAServer(directory))?;
             return if binaries.version >= OLDEST { Ok(binaries) } else { Err(binaries.too_old()) };
         }

@@ -84,8 +84,8 @@ impl Cluster {
     /// See [`Error`].
     pub async fn start(binaries: &Binaries, mut options: Options) -> Result<Self, Error> {
         let account = Account::needed()?;
-        let given = &options.data;
-        let (Some(parent), Some(name)) = (given.parent(), given.file_name()) else {
+        let path = &options.data;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Error::NotData(options.data));
         };
         let parent = std::path::absolute(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
