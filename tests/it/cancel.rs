@@ -1,7 +1,7 @@
 //! Callers who hang up: every method, cancelled at fifty points in time, and the fault in sqlx that makes it worth it.
 
 use crate::harness::Database;
-use crate::harness::samples::{Place, Stage, Who, Write, call, sample};
+use crate::harness::samples::{Fixture, SampleCaller, Target, Write, call, sample};
 use h2::client::SendRequest;
 use prost::bytes::{BufMut, Bytes, BytesMut};
 use roster::authz::rules::{METHODS, Method};
@@ -40,7 +40,7 @@ struct Raw {
 }
 
 impl Raw {
-    async fn connect(stage: &Stage) -> Self {
+    async fn connect(stage: &Fixture) -> Self {
         let stream = TcpStream::connect(stage.server.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let (send, connection) = h2::client::handshake(stream).await.unwrap();
@@ -53,9 +53,9 @@ impl Raw {
     /// Sends a call and hangs up after the delay; tells whether the answer had begun before.
     async fn hang_up(
         self,
-        stage: &Stage,
+        stage: &Fixture,
         method: &Method,
-        who: Who,
+        who: SampleCaller,
         message: &[u8],
         how: HangUp,
         delay: Duration,
@@ -96,7 +96,7 @@ struct Tally {
 }
 
 /// How many events a request has left: asked in one statement, so that half a write would show.
-async fn events_of(stage: &Stage, write: &Write) -> i64 {
+async fn events_of(stage: &Fixture, write: &Write) -> i64 {
     sqlx::query_scalar(
         "SELECT (SELECT count(*) FROM events WHERE request_id = $1::uuid)
               + (SELECT count(*) FROM user_events WHERE request_id = $1::uuid)",
@@ -107,15 +107,15 @@ async fn events_of(stage: &Stage, write: &Write) -> i64 {
     .unwrap()
 }
 
-fn request(method: &Method, place: &Place, write: &Write) -> (Who, Vec<u8>) {
+fn request(method: &Method, place: &Target, write: &Write) -> (SampleCaller, Vec<u8>) {
     sample(method, place, write).unwrap_or_else(|| panic!("{} has no sample request", method.path))
 }
 
 /// The median time of a method's uncancelled call, and how many events it makes.
-async fn measure(stage: &Stage, method: &Method) -> (Duration, i64) {
+async fn measure(stage: &Fixture, method: &Method) -> (Duration, i64) {
     let mut times = Vec::new();
     let mut events = 0;
-    for place in stage.places(method, 7).await {
+    for place in stage.targets(method, 7).await {
         let write = Write::fresh();
         let (who, message) = request(method, &place, &write);
         let start = Instant::now();
@@ -128,7 +128,7 @@ async fn measure(stage: &Stage, method: &Method) -> (Duration, i64) {
     (times[times.len() / 2], events)
 }
 
-async fn cancel_at(stage: &Stage, method: &Method, place: &Place, how: HangUp, delay: Duration, all: i64) -> Tally {
+async fn cancel_at(stage: &Fixture, method: &Method, place: &Target, how: HangUp, delay: Duration, all: i64) -> Tally {
     let write = Write::fresh();
     let (who, message) = request(method, place, &write);
     let answered = if how == HangUp::Drop {
@@ -154,11 +154,11 @@ async fn cancel_at(stage: &Stage, method: &Method, place: &Place, how: HangUp, d
 }
 
 async fn cancel_each(which: impl Fn(&Method) -> bool) -> Tally {
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let mut total = Tally::default();
     for method in METHODS.iter().filter(|method| which(method)) {
         let (median, events) = measure(&stage, method).await;
-        let places = stage.places(method, usize::try_from(POINTS).unwrap()).await;
+        let places = stage.targets(method, usize::try_from(POINTS).unwrap()).await;
         let mut cancelled = 0;
         for (point, place) in (0..POINTS).zip(&places) {
             let how = [HangUp::Drop, HangUp::Reset, HangUp::Disconnect][usize::try_from(point % 3).unwrap()];

@@ -1,27 +1,27 @@
 //! What becomes of a letter: taken, put off, given up; and what never happens on the way.
 
 use super::{TOKEN, invitation, mailer, plain, settings};
-use crate::harness::smtp::{Act, Fault, Manner, PASSWORD, SmtpServer, USERNAME};
+use crate::harness::smtp::{Act, Fault, PASSWORD, SmtpOptions, SmtpServer, USERNAME};
 use mail_parser::MessageParser;
 use roster::domain::EmailAddress;
 use roster::mail::settings::{MailKind, Security};
 use roster::service::outbox::DeliveryOutcome;
 use std::time::{Duration, Instant};
 
-const STARTTLS: Manner = Manner { tls: false, starttls: true, auth: None, utf8: false };
-const TLS: Manner = Manner { tls: true, starttls: false, auth: None, utf8: false };
-const PLAIN: Manner = Manner { tls: false, starttls: false, auth: None, utf8: false };
+const STARTTLS: SmtpOptions = SmtpOptions { tls: false, starttls: true, auth: None, utf8: false };
+const TLS: SmtpOptions = SmtpOptions { tls: true, starttls: false, auth: None, utf8: false };
+const PLAIN: SmtpOptions = SmtpOptions { tls: false, starttls: false, auth: None, utf8: false };
 
 #[tokio::test]
 async fn a_letter_arrives_by_every_kind_of_connection() {
-    for (manner, security) in [(PLAIN, Security::Plain), (STARTTLS, Security::Starttls), (TLS, Security::Tls)] {
-        let server = SmtpServer::start(manner).await;
+    for (options, security) in [(PLAIN, Security::Plain), (STARTTLS, Security::Starttls), (TLS, Security::Tls)] {
+        let server = SmtpServer::start(options).await;
         let mailer = mailer(&settings(&server, security));
         assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
         let [received] = server.mailbox().try_into().unwrap();
         assert_eq!((received.from.as_str(), received.to.as_str()), ("roster@mail.example", "bob@recipient.example"));
         assert_eq!(received.encrypted, security != Security::Plain);
-        let hello = server.heard().into_iter().find(|line| line.starts_with("EHLO")).unwrap();
+        let hello = server.commands().into_iter().find(|line| line.starts_with("EHLO")).unwrap();
         assert_eq!(hello, "EHLO mail.example");
     }
 }
@@ -29,7 +29,7 @@ async fn a_letter_arrives_by_every_kind_of_connection() {
 #[tokio::test]
 async fn it_logs_in() {
     for auth in ["PLAIN", "LOGIN"] {
-        let server = SmtpServer::start(Manner { auth: Some(auth), ..STARTTLS }).await;
+        let server = SmtpServer::start(SmtpOptions { auth: Some(auth), ..STARTTLS }).await;
         let mut settings = settings(&server, Security::Starttls);
         settings.username = Some(USERNAME.to_owned());
         settings.password_file = Some(server.password_file());
@@ -53,13 +53,13 @@ async fn it_logs_in() {
 
 #[tokio::test]
 async fn no_letter_and_no_password_leaves_unprotected() {
-    let server = SmtpServer::start(Manner { auth: Some("PLAIN"), ..PLAIN }).await;
+    let server = SmtpServer::start(SmtpOptions { auth: Some("PLAIN"), ..PLAIN }).await;
     let mut settings = settings(&server, Security::Starttls);
     settings.username = Some(USERNAME.to_owned());
     settings.password_file = Some(server.password_file());
     let DeliveryOutcome::Transient(why) = mailer(&settings).deliver(&invitation()).await else { panic!("not put off") };
     assert!(why.contains("STARTTLS is not supported"), "{why}");
-    assert!(server.heard().iter().all(|line| line.starts_with("EHLO")), "{:?}", server.heard());
+    assert!(server.commands().iter().all(|line| line.starts_with("EHLO")), "{:?}", server.commands());
     assert!(server.mailbox().is_empty());
 }
 
@@ -72,15 +72,15 @@ async fn what_is_slipped_in_before_encryption_is_not_believed() {
         panic!("not put off")
     };
     assert!(why.starts_with("the relay cannot be used: "), "{why}");
-    assert_eq!(server.heard(), ["EHLO mail.example", "STARTTLS"]);
+    assert_eq!(server.commands(), ["EHLO mail.example", "STARTTLS"]);
 }
 
 #[tokio::test]
 async fn a_wrong_certificate_is_refused() {
-    for (manner, security) in [(STARTTLS, Security::Starttls), (TLS, Security::Tls)] {
+    for (options, security) in [(STARTTLS, Security::Starttls), (TLS, Security::Tls)] {
         // Signed by nobody whom it trusts, signed by another than the one in the file, and signed for another name.
-        let (server, other) = (SmtpServer::start(manner).await, SmtpServer::start(manner).await);
-        let misnamed = SmtpServer::named(manner, "relay.example").await;
+        let (server, other) = (SmtpServer::start(options).await, SmtpServer::start(options).await);
+        let misnamed = SmtpServer::named(options, "relay.example").await;
         for (server, ca_file) in
             [(&server, None), (&server, Some(other.ca_file())), (&misnamed, Some(misnamed.ca_file()))]
         {
@@ -173,7 +173,7 @@ async fn letters_in_a_row_share_a_connection() {
         assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
     }
     mailer.hang_up().await;
-    assert_eq!(server.heard().last().unwrap(), "QUIT");
+    assert_eq!(server.commands().last().unwrap(), "QUIT");
     assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
     let connections: Vec<usize> = server.mailbox().iter().map(|received| received.connection).collect();
     assert_eq!(connections, [1, 1, 1, 2]);
@@ -210,7 +210,7 @@ async fn an_address_beyond_ascii_needs_a_relay_that_takes_it() {
     let DeliveryOutcome::Final(why) = plain(&server).deliver(&letter).await else { panic!("not given up") };
     assert!(why.contains("SMTPUTF8"), "{why}");
 
-    let server = SmtpServer::start(Manner { utf8: true, ..PLAIN }).await;
+    let server = SmtpServer::start(SmtpOptions { utf8: true, ..PLAIN }).await;
     assert_eq!(plain(&server).deliver(&letter).await, DeliveryOutcome::Delivered);
     assert_eq!(server.mailbox()[0].to, "bücher@xn--bcher-kva.example");
 
@@ -249,7 +249,7 @@ async fn letters_can_be_kept_in_a_directory() {
 
 #[tokio::test]
 async fn the_password_is_not_shown() {
-    let server = SmtpServer::start(Manner { auth: Some("PLAIN"), ..PLAIN }).await;
+    let server = SmtpServer::start(SmtpOptions { auth: Some("PLAIN"), ..PLAIN }).await;
     let mut settings = settings(&server, Security::Plain);
     settings.username = Some("somebody else".to_owned());
     settings.password_file = Some(server.password_file());

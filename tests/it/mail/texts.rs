@@ -1,7 +1,7 @@
 //! What a letter says, in both parts and in its headers, whatever the names in it are.
 
 use super::{NOON, TOKEN, clock, invitation, letter, mailer, plain, settings};
-use crate::harness::smtp::{Manner, SmtpServer};
+use crate::harness::smtp::{SmtpOptions, SmtpServer};
 use mail_parser::{Address, HeaderValue, Message, MessageParser, MimeHeaders};
 use roster::domain::{DisplayName, Name};
 use roster::mail::Mailer;
@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// The bytes that arrive of this letter.
 async fn arrives(letter: &Letter) -> Vec<u8> {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     assert_eq!(plain(&server).deliver(letter).await, DeliveryOutcome::Delivered);
     server.mailbox().remove(0).data
 }
@@ -100,7 +100,7 @@ async fn every_occasion_has_its_letter() {
 
 #[tokio::test]
 async fn a_letter_without_the_token_it_needs_is_given_up() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     let mut letter = invitation();
     letter.token = None;
     let sent = plain(&server).deliver(&letter).await;
@@ -194,7 +194,7 @@ fn with_templates(server: &SmtpServer, directory: &Path, files: &[(&str, &str)])
 
 #[tokio::test]
 async fn a_deployment_has_its_own_templates() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     let place = tempfile::tempdir().unwrap();
     let files = [
         ("invitation.subject", "Komm zu {{ organization }}!\n"),
@@ -215,7 +215,7 @@ async fn a_deployment_has_its_own_templates() {
 
 #[tokio::test]
 async fn a_template_that_does_not_work_stops_the_start() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     for (name, text, wrong) in [
         ("invitation.txt", "{{ link", "syntax error"),
         ("invitation.txt", "{{ lnik }} {{ link }}", "undefined value"),

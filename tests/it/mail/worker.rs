@@ -2,7 +2,7 @@
 
 use super::{TOKEN, invitation, mailer, plain, settings};
 use crate::harness::log::Log;
-use crate::harness::smtp::{Act, Fault, Manner, SmtpServer};
+use crate::harness::smtp::{Act, Fault, SmtpOptions, SmtpServer};
 use roster::mail::settings::Security;
 use roster::mail::{Mailer, worker};
 use roster::service::ServiceError;
@@ -91,7 +91,7 @@ fn numbered(number: usize) -> Letter {
 
 #[tokio::test]
 async fn what_is_due_is_sent_by_few_connections() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     let outbox = Outbox::start(plain(&server), 40);
     let settled = outbox.until_settled(40).await;
     assert!(settled.iter().all(|(_, sent)| *sent == DeliveryOutcome::Delivered));
@@ -106,7 +106,7 @@ async fn what_is_due_is_sent_by_few_connections() {
 
 #[tokio::test]
 async fn a_nudge_wakes_it() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     let outbox = Outbox::start(plain(&server), 0);
     let began = Instant::now();
     for count in 1..=10 {
@@ -122,7 +122,7 @@ async fn a_nudge_wakes_it() {
 
 #[tokio::test]
 async fn each_letter_is_settled_as_it_went() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     server.misbehave([
         Some(Fault { at: "RCPT", act: Act::Answer("450 4.2.1 later") }),
         Some(Fault { at: "RCPT", act: Act::Answer("550 5.1.1 nobody") }),
@@ -146,7 +146,7 @@ async fn each_letter_is_settled_as_it_went() {
 
 #[tokio::test]
 async fn a_datastore_that_does_not_answer_is_waited_for() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     let due = (0..3).map(numbered).collect();
     let rows = Rows { due, deaf_to_claims: 3, deaf_to_settling: 2, ..Rows::default() };
     let outbox = Outbox::over(plain(&server), rows);
@@ -157,7 +157,7 @@ async fn a_datastore_that_does_not_answer_is_waited_for() {
 
 #[tokio::test]
 async fn it_stops_at_once_and_finishes_what_is_under_way() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     server.misbehave([Some(Fault { at: "BODY", act: Act::Hang })]);
     let mut settings = settings(&server, Security::Plain);
     settings.connections = 1;
@@ -172,7 +172,7 @@ async fn it_stops_at_once_and_finishes_what_is_under_way() {
 
 #[tokio::test]
 async fn it_stops_while_the_datastore_is_away() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     let outbox = Outbox::over(plain(&server), Rows { deaf_to_claims: u32::MAX, ..Rows::default() });
     // After it has asked four times, it waits for two seconds.
     let asked = async {
@@ -187,7 +187,7 @@ async fn it_stops_while_the_datastore_is_away() {
 #[tokio::test]
 async fn nothing_of_a_letter_is_logged() {
     let log = Log::watch();
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     server.misbehave([
         Some(Fault { at: "RCPT", act: Act::Answer("450 4.2.1 <bob@recipient.example>: later") }),
         Some(Fault { at: "RCPT", act: Act::Answer("550 <bob@recipient.example>: nobody") }),

@@ -149,7 +149,7 @@ async fn a_log_that_has_overtaken_the_lost_one_is_told_from_it() {
     std::fs::remove_file(standby.data().join("standby.signal")).unwrap();
     standby.start_again().await.unwrap();
     let there = Database::at(standby.url("roster"));
-    let other = Server::with_index_over(there, ReplicaSettings::default()).await;
+    let other = Server::with_replica_over(there, ReplicaSettings::default()).await;
     for user in ["kept-1", "kept-2", "kept-3"] {
         other.operator().add(place, user, "member").await;
     }

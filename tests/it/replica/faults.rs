@@ -107,7 +107,7 @@ async fn polls_take_longer_than_the_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_is_stopped_beyond_its_lease_and_goes_on() {
     let usual = ReplicaSettings::default();
-    let server = Server::with_index_over(Database::new().await, usual.clone()).await;
+    let server = Server::with_replica_over(Database::new().await, usual.clone()).await;
     let process = Process::start(&server, "").await;
     let door = |clients| Pipeline { clients, staleness: usual.max_staleness, stale: None };
     let doors = vec![door(server.operator()), door(process.clients.clone())];

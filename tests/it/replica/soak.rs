@@ -27,7 +27,7 @@ async fn crowd(database: &Database) {
     let made =
         "SELECT md5(n::text)::uuid AS id, 'crowd-' || n AS slug, 'crowd' AS owner FROM generate_series(1, 18000) n";
     let memberships = format!("SELECT id, owner AS user_id FROM ({made}) owned");
-    Bulk { users: "SELECT 'crowd' AS id", organizations: made, memberships: &memberships }.put(database).await;
+    Bulk { users: "SELECT 'crowd' AS id", organizations: made, memberships: &memberships }.insert(database).await;
 }
 
 /// What a process has in memory, in KiB.
@@ -48,7 +48,7 @@ async fn a_long_run_does_not_grow() {
     let seconds = std::env::var("ROSTER_SOAK_SECONDS").map_or(SECONDS, |seconds| seconds.parse().unwrap());
     let database = Database::new().await;
     crowd(&database).await;
-    let server = Server::with_index_over(database.clone(), ReplicaSettings::default()).await;
+    let server = Server::with_replica_over(database.clone(), ReplicaSettings::default()).await;
     let process = Process::start(&server, &format!("index_memory_mib = {}", LIMIT >> 20)).await;
     let staleness = ReplicaSettings::default().max_staleness;
     // Everything goes to the process; the server here only looks on.
