@@ -1,4 +1,5 @@
-//! The expected answer of every method to every caller, written by hand from the design and not from the rules under test.
+//! The expected answer of every method to every caller, written by hand from the design and not from the rules under
+//! test.
 
 use std::collections::BTreeMap;
 use tonic::Code;
@@ -16,56 +17,56 @@ pub enum Cell {
     Refused(Code, &'static str),
 }
 
-/// The columns. `@off`: the request names an inactive organization. `@gone`: it names a deleted one. All other requests name
-/// an active organization. `off` alone is a deactivated user, who is an admin. `for-…` is a service with the scope `act-as`
-/// on behalf of that user; `act-as` alone is a service with that scope that names no user. The first three columns are
-/// callers without a valid credential; the credentials of `bad` and `expired` name the owner.
+/// The columns. `@off`: the request names an inactive organization. `@gone`: it names a deleted one. All other requests
+/// name an active organization. `off` alone is a deactivated user, who is an admin. `for-…` is a service with the scope
+/// `act-as` on behalf of that user; `act-as` alone is a service with that scope that names no user. The first three
+/// columns are callers without a valid credential; the credentials of `bad` and `expired` name the owner.
 ///
 /// A caller accepts, declines and previews the invitation to their own address into the same organization. A caller
 /// without an address uses the token of another user.
 const USERS: &str = "
                         anonymous bad expired stranger other former off  member admin owner member@off owner@off member@gone owner@gone
-CreateOrganization      cred   bad old     done     done  done   off  done   done  done  done       done      done        done
-GetOrganization         cred   bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
-ListOrganizations       cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-UpdateOrganization      cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-ActivateOrganization    cred   bad old     deny     deny  deny   off  role   role  same  role       done      deny        deny
-DeactivateOrganization  cred   bad old     deny     deny  deny   off  role   role  done  role       same      deny        deny
-DeleteOrganization      cred   bad old     deny     deny  deny   off  role   role  done  role       done      deny        deny
-UndeleteOrganization    cred   bad old     deny     deny  deny   off  role   role  same  role       same      deny        done
-AddMember               cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-EnsureMember            cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-BatchAddMembers         cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-GetMember               cred   bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
-ListMembers             cred   bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
-UpdateMember            cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-RemoveMember            cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-LeaveOrganization       cred   bad old     deny     deny  deny   off  done   done  owns  shut       shut      deny        deny
-TransferOwnership       cred   bad old     deny     deny  deny   off  role   role  done  role       done      deny        deny
-ListUserOrganizations   cred   bad old     read     read  read   off  read   read  read  read       read      read        read
-CheckMembership         cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-BatchCheckMembership    cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-StreamChecks            cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-WatchEvents             cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-WatchMemberships        cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-ExportMemberships       cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-GetCaller               cred   bad old     read     read  read   off  read   read  read  read       read      read        read
-PutUser                 cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-GetUser                 cred   bad old     read     read  read   off  read   read  read  read       read      read        read
-DeactivateUser          cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-ReactivateUser          cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-DeleteUser              cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-CreateInvitation        cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-BatchCreateInvitations  cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-GetInvitation           cred   bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
-ListInvitations         cred   bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
-ListEvents              cred   bad old     deny     deny  deny   off  role   read  read  role       read      deny        read
-ListReceivedInvitations cred   bad old     read     read  read   off  read   read  read  read       read      read        read
-PreviewInvitation       read   bad old     read     read  read   off  read   read  read  read       read      lost        lost
-AcceptInvitation        cred   bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
-DeclineInvitation       cred   bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
-RevokeInvitation        cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-RemindInvitation        cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+CreateOrganization      cred      bad old     done     done  done   off  done   done  done  done       done      done        done
+GetOrganization         cred      bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
+ListOrganizations       cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+UpdateOrganization      cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+ActivateOrganization    cred      bad old     deny     deny  deny   off  role   role  same  role       done      deny        deny
+DeactivateOrganization  cred      bad old     deny     deny  deny   off  role   role  done  role       same      deny        deny
+DeleteOrganization      cred      bad old     deny     deny  deny   off  role   role  done  role       done      deny        deny
+UndeleteOrganization    cred      bad old     deny     deny  deny   off  role   role  same  role       same      deny        done
+AddMember               cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+EnsureMember            cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+BatchAddMembers         cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+GetMember               cred      bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
+ListMembers             cred      bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
+UpdateMember            cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+RemoveMember            cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+LeaveOrganization       cred      bad old     deny     deny  deny   off  done   done  owns  shut       shut      deny        deny
+TransferOwnership       cred      bad old     deny     deny  deny   off  role   role  done  role       done      deny        deny
+ListUserOrganizations   cred      bad old     read     read  read   off  read   read  read  read       read      read        read
+CheckMembership         cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+BatchCheckMembership    cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+StreamChecks            cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+WatchEvents             cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+WatchMemberships        cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+ExportMemberships       cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+GetCaller               cred      bad old     read     read  read   off  read   read  read  read       read      read        read
+PutUser                 cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+GetUser                 cred      bad old     read     read  read   off  read   read  read  read       read      read        read
+DeactivateUser          cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+ReactivateUser          cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+DeleteUser              cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+CreateInvitation        cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+BatchCreateInvitations  cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+GetInvitation           cred      bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
+ListInvitations         cred      bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
+ListEvents              cred      bad old     deny     deny  deny   off  role   read  read  role       read      deny        read
+ListReceivedInvitations cred      bad old     read     read  read   off  read   read  read  read       read      read        read
+PreviewInvitation       read      bad old     read     read  read   off  read   read  read  read       read      lost        lost
+AcceptInvitation        cred      bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
+DeclineInvitation       cred      bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
+RevokeInvitation        cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+RemindInvitation        cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
 ";
 
 const SERVICES: &str = "

@@ -1,6 +1,6 @@
 //! Random requests with the ids of another organization. The user `ann` owns the organization A and puts ids of the
-//! organization B into any field of a request. No request changes B, and no answer discloses anything of B. (Each request
-//! has a new `ann` and a new A, so that an answer cannot repeat what an earlier request wrote into A.)
+//! organization B into any field of a request. No request changes B, and no answer discloses anything of B. (Each
+//! request has a new `ann` and a new A, so that an answer cannot repeat what an earlier request wrote into A.)
 
 use super::fixture::user_token;
 use crate::harness::raw::{self, Call};

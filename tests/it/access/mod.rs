@@ -36,7 +36,7 @@ async fn every_caller_gets_the_answer_of_the_table() {
     assert_eq!(columns, expected_columns);
 
     let before = Snapshot::take(&fixture.server.database).await;
-    let mut wrong = Vec::new();
+    let mut mismatches = Vec::new();
     for method in &METHODS {
         for caller in &callers {
             for message in forms(method, &caller.organization, caller.user) {
@@ -49,7 +49,7 @@ async fn every_caller_gets_the_answer_of_the_table() {
                 let actual = classify(&answer, method.write, !changes.is_empty() && !counted);
                 let expected = rows[method.name][caller.name];
                 if actual != expected.into() {
-                    wrong.push(format!("{} by {}: {actual:?} instead of {expected:?}", method.name, caller.name));
+                    mismatches.push(format!("{} by {}: {actual:?} instead of {expected:?}", method.name, caller.name));
                 }
                 if !changes.is_empty() {
                     fixture.server.database.assert_invariants().await;
@@ -61,7 +61,7 @@ async fn every_caller_gets_the_answer_of_the_table() {
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(mismatches.is_empty(), "{}", mismatches.join("\n"));
 }
 
 /// The actual answer.

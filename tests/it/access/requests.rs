@@ -4,8 +4,8 @@ use super::fixture::{INACTIVE_USER, MEMBER, Organization};
 use crate::harness::samples::{Setup, Target, Write, sample, setup};
 use roster::authz::rules::Method;
 
-/// The sample request of a method in every form: the id and the slug of an organization are looked up in two ways, and so
-/// are the token and the id of an invitation. A user who answers an invitation answers the one to their own address.
+/// The sample request of a method in every form: the id and the slug of an organization are looked up in two ways, and
+/// so are the token and the id of an invitation. A user who answers an invitation answers the one to their own address.
 pub fn forms(method: &Method, organization: &Organization, user: Option<&str>) -> Vec<Vec<u8>> {
     let received = &organization.invited[user.unwrap_or(MEMBER)];
     let mut forms = Vec::new();
@@ -22,8 +22,8 @@ pub fn forms(method: &Method, organization: &Organization, user: Option<&str>) -
     forms
 }
 
-/// The sample request of a method, about the organization of this name or about an invitation into it. Users ask for their
-/// own account where the method reads one.
+/// The sample request of a method, about the organization of this name or about an invitation into it. Users ask for
+/// their own account where the method reads one.
 pub fn request(method: &Method, organization: &str, invitation: &str, user: Option<&str>) -> Vec<u8> {
     message(method, &target(method, organization, invitation, user))
 }

@@ -22,8 +22,8 @@ pub fn descriptors() -> &'static DescriptorPool {
 
 /// Every method of the package `roster.v1`.
 pub fn methods() -> Vec<MethodDescriptor> {
-    let own = descriptors().services().filter(|service| service.package_name() == "roster.v1");
-    own.flat_map(|service| service.methods().collect::<Vec<_>>()).collect()
+    let services = descriptors().services().filter(|service| service.package_name() == "roster.v1");
+    services.flat_map(|service| service.methods().collect::<Vec<_>>()).collect()
 }
 
 /// A message type of the package `roster.v1`, by its short name.

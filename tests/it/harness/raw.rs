@@ -101,8 +101,8 @@ pub async fn send_unfinished(address: SocketAddr, call: Call) -> Answer {
     within_patience(exchange(address, call, Body::Unfinished, false)).await
 }
 
-/// Sends a request whose body is cut at these offsets, and waits for the whole answer. Each piece follows after the server
-/// has read the one before; the end of the stream is sent separately.
+/// Sends a request whose body is cut at these offsets, and waits for the whole answer. Each piece follows after the
+/// server has read the one before; the end of the stream is sent separately.
 pub async fn send_in_pieces(address: SocketAddr, call: Call, cuts: &[usize]) -> Answer {
     within_patience(exchange(address, call, Body::InPieces(cuts), false)).await
 }

@@ -1,8 +1,8 @@
 //! The registry of sample requests: one valid request for each method, for the tests that walk all methods.
 //!
 //! A new method needs one entry here: its caller, the state that it needs, and its message. The access matrix sends the
-//! same messages about its own organizations. The input tests build their requests from the descriptors instead, by field
-//! name, because they need every field set.
+//! same messages about its own organizations. The input tests build their requests from the descriptors instead, by
+//! field name, because they need every field set.
 
 use super::dynamic::first;
 use super::server::{Clients, Credential};
@@ -43,7 +43,8 @@ pub enum SampleCaller {
 /// The state that a sample request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
-    /// An active organization with an active member. Several targets share it, since the request changes the member only.
+    /// An active organization with an active member. Several targets share it, since the request changes the member
+    /// only.
     Member,
     /// An active organization for each target, since the request changes the organization itself.
     Organization,
@@ -71,8 +72,8 @@ impl Setup {
     }
 }
 
-/// The resources that a sample request names. In the fixture: an organization of `ada` with `grace` as admin, and `alan`
-/// and one more user as members.
+/// The resources that a sample request names. In the fixture: an organization of `ada` with `grace` as admin, and
+/// `alan` and one more user as members.
 #[derive(Debug, Clone, Default)]
 pub struct Target {
     /// The id or the slug of the organization.
@@ -275,8 +276,8 @@ impl Sample {
     }
 }
 
-/// The caller and the message of a method's sample. The request succeeds on its target; a write changes something there.
-/// `None` for a method without an entry: the tests that walk the methods fail on it.
+/// The caller and the message of a method's sample. The request succeeds on its target; a write changes something
+/// there. `None` for a method without an entry: the tests that walk the methods fail on it.
 pub fn sample(method: &Method, target: &Target, write: &Write) -> Option<(SampleCaller, Vec<u8>)> {
     entry(method, target, write).map(|sample| (sample.caller, sample.message))
 }

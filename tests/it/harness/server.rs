@@ -52,7 +52,8 @@ impl Server {
         Self::over(Database::new().await, ServerSettings::default()).await
     }
 
-    /// Starts a server over a datastore with another id than the datastores of other tests, and waits until it is healthy.
+    /// Starts a server over a datastore with another id than the datastores of other tests, and waits until it is
+    /// healthy.
     pub async fn of_another_datastore() -> Self {
         let database = Database::new().await;
         sqlx::query("UPDATE datastore SET id = gen_random_uuid()").execute(&database.pool).await.unwrap();

@@ -1,4 +1,5 @@
-//! A small SMTP server on loopback. It stores the messages that it accepts, and injects the faults that a test requests.
+//! A small SMTP server on loopback. It stores the messages that it accepts, and injects the faults that a test
+//! requests.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::collections::VecDeque;
@@ -211,17 +212,17 @@ impl Connection {
             self.state.lock().unwrap().commands.push(line.clone());
             let verb = line.split(' ').next().unwrap_or_default().to_uppercase();
             let locked = self.options.auth.is_some() && !self.logged_in;
-            let done = match verb.as_str() {
+            let ended = match verb.as_str() {
                 "EHLO" => {
                     let answer = self.extensions();
                     self.answer("EHLO", &answer, &mut wire).await?
                 }
                 "STARTTLS" if self.options.starttls && !self.encrypted => {
-                    let done = self.answer("STARTTLS", "220 go ahead", &mut wire).await?;
-                    if !done {
+                    let ended = self.answer("STARTTLS", "220 go ahead", &mut wire).await?;
+                    if !ended {
                         wire = self.encrypt(wire).await?;
                     }
-                    done
+                    ended
                 }
                 "AUTH" => {
                     let answer = self.log_in(&line, &mut wire).await?;
@@ -236,9 +237,9 @@ impl Connection {
                     self.answer("RCPT", "250 2.1.5 ok", &mut wire).await?
                 }
                 "DATA" if !locked => {
-                    let done = self.answer("DATA", "354 go ahead", &mut wire).await?;
+                    let ended = self.answer("DATA", "354 go ahead", &mut wire).await?;
                     let refused = matches!(self.fault, Some(Fault { at: "DATA", .. }));
-                    done || (!refused && self.receive(&from, &to, &mut wire).await?)
+                    ended || (!refused && self.receive(&from, &to, &mut wire).await?)
                 }
                 "NOOP" => self.answer("NOOP", "250 ok", &mut wire).await?,
                 "QUIT" => {
@@ -248,7 +249,7 @@ impl Connection {
                 "MAIL" | "RCPT" | "DATA" => self.answer(&verb, "530 5.7.0 log in first", &mut wire).await?,
                 _ => self.answer(&verb, "500 5.5.1 unknown command", &mut wire).await?,
             };
-            if done {
+            if ended {
                 return Ok(());
             }
         }

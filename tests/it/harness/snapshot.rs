@@ -3,8 +3,8 @@
 use super::Database;
 use sqlx::AssertSqlSafe;
 
-/// All rows of all tables except `datastore`. Restoring the log loses writes; the follower detects that and records it in
-/// `datastore`.
+/// All rows of all tables except `datastore`. Restoring the log loses writes; the follower detects that and records it
+/// in `datastore`.
 pub struct Snapshot {
     database: Database,
     tables: Vec<String>,

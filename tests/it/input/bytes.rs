@@ -138,7 +138,8 @@ async fn unknown_fields_are_ignored_and_the_last_of_repeated_fields_counts() {
         let unknown = [delimited(UNKNOWN, b"\xff\0"), varint(UNKNOWN, u64::MAX), fixed32(UNKNOWN)].concat();
         let more = [unknown.as_slice(), &base, &unknown].concat();
         assert_eq!(outcome(fixture.call(&method, more).await), alone, "{}", method.full_name());
-        // The last value of a repeated singular field counts. Lists grow, and a filter with a repeated state stays valid.
+        // The last value of a repeated singular field counts. Lists grow, and a filter with a repeated state stays
+        // valid.
         let twice = [base.as_slice(), &base].concat();
         let again = outcome(fixture.call(&method, twice).await);
         assert!(again == alone || method.name() == "BatchAddMembers", "{}: {again:?}", method.full_name());

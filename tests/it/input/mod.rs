@@ -25,14 +25,15 @@ use tonic_types::StatusExt;
 struct Fixture {
     server: Server,
     organization: String,
-    /// The id of a pending invitation into the organization. It is to an identifier, so any user with the token may answer
-    /// it.
+    /// The id of a pending invitation into the organization. It is to an identifier, so any user with the token may
+    /// answer it.
     invitation: String,
     /// The token of that invitation.
     token: String,
     /// A caller who passes every access rule, and has no profile that a call would store.
     operator: Caller,
-    /// The user `ada`, for methods that only users may call. Her bearer token was used before, so a call stores no profile.
+    /// The user `ada`, for methods that only users may call. Her bearer token was used before, so a call stores no
+    /// profile.
     user: Caller,
     /// The typed clients of `ada`.
     ada: Clients,
@@ -94,10 +95,10 @@ fn violations(status: &Status) -> Vec<String> {
     let details = status.get_error_details();
     assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some("INVALID_REQUEST"), "{status:?}");
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
-    let mut named = details.bad_request().unwrap().field_violations.clone();
-    assert!(named.iter().all(|violation| !violation.description.is_empty()), "{named:?}");
-    named.sort_by(|a, b| a.field.cmp(&b.field));
-    named.into_iter().map(|violation| violation.field).collect()
+    let mut violations = details.bad_request().unwrap().field_violations.clone();
+    assert!(violations.iter().all(|violation| !violation.description.is_empty()), "{violations:?}");
+    violations.sort_by(|a, b| a.field.cmp(&b.field));
+    violations.into_iter().map(|violation| violation.field).collect()
 }
 
 /// Whether the walks descend into a message type: those of the package `roster.v1`.
