@@ -46,7 +46,7 @@ async fn cve_2026_1529_a_token_that_describes_itself_cannot_be_forged() {
 
 /// Managers of invitations can read the stored token through the API.
 #[tokio::test]
-async fn cve_2026_16072_no_answer_but_the_first_holds_the_token() {
+async fn cve_2026_16072_only_the_first_answer_contains_the_token() {
     let fixture = Fixture::new().await;
     let request_id = roster::random::uuid().to_string();
     let request = pb::CreateInvitationRequest { request_id, ..invite(&fixture.acme, "grace@example.com") };

@@ -249,7 +249,7 @@ async fn now(fixture: &Fixture) -> OffsetDateTime {
 }
 
 #[tokio::test]
-async fn expiry_takes_effect_within_a_millisecond() {
+async fn expiry_is_exact_to_the_millisecond() {
     let fixture = Fixture::new().await;
     let mut grace = fixture.server.user_with_email("grace");
     let (mut valid, mut expired) = (0, 0);
@@ -319,7 +319,7 @@ async fn invitations_into_an_inactive_organization_wait_and_into_a_deleted_one_e
 }
 
 #[tokio::test]
-async fn an_invitation_is_invalid_after_its_inviter_lost_the_permission() {
+async fn an_invitation_cannot_be_accepted_after_its_inviter_lost_the_permission() {
     let fixture = Fixture::new().await;
     let mut ada = fixture.ada.clone();
     for what in ["removed", "demoted", "deactivated"] {
