@@ -309,11 +309,10 @@ impl Fixture {
     }
 
     fn request(&self, method: &Method, a: &OrganizationA, bytes: &[u8]) -> Vec<u8> {
+        use Placement::{Everywhere, Rare, Targeted};
         let service = self.pool.get_service_by_name(method.service).unwrap();
         let descriptor = service.methods().find(|descriptor| descriptor.name() == method.name).unwrap();
-        let mut generator =
-            RequestGenerator { bytes: bytes.iter().cycle(), placement: Placement::Targeted, a, b: &self.b };
-        use Placement::{Everywhere, Rare, Targeted};
+        let mut generator = RequestGenerator { bytes: bytes.iter().cycle(), placement: Targeted, a, b: &self.b };
         generator.placement = generator.one_of(&[Everywhere, Rare, Rare, Targeted, Targeted]);
         let mut message = generator.message(&descriptor.input(), 0);
         let used = message.encode_to_vec();

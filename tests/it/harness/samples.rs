@@ -265,12 +265,15 @@ struct Sample {
 }
 
 impl SampleCaller {
+    /// An entry for this caller, whose target needs no further state.
+    #[expect(clippy::needless_pass_by_value, reason = "each entry builds its message in place")]
     fn sends(self, message: impl Message) -> Sample {
         Sample { caller: self, setup: Setup::Member, message: message.encode_to_vec() }
     }
 }
 
 impl Sample {
+    /// The entry with the state that its target needs.
     fn after(self, setup: Setup) -> Self {
         Self { setup, ..self }
     }

@@ -4,6 +4,7 @@
 
 use super::{execute, until_waiting, value};
 use crate::harness::{Database, Server};
+use WriterOutcome::{Committed, Refused, Rejected};
 use sqlx::{Connection, PgConnection};
 
 /// The way in which a writer reads the state that it decides by.
@@ -42,14 +43,14 @@ enum WriterOutcome {
 async fn write(connection: &mut PgConnection, writer: &Writer, number: i64) -> WriterOutcome {
     if number < writer.minimum {
         execute(connection, "ROLLBACK").await.unwrap();
-        return WriterOutcome::Refused;
+        return Refused;
     }
     for statement in &writer.statements {
         execute(connection, statement).await.unwrap();
     }
     match execute(connection, "COMMIT").await {
-        Ok(_) => WriterOutcome::Committed,
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("23503") => WriterOutcome::Rejected,
+        Ok(_) => Committed,
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("23503") => Rejected,
         Err(error) => panic!("{error}"),
     }
 }
@@ -149,9 +150,9 @@ async fn one_of_the_last_two_admins_stays() {
         ],
     };
     let check = |locking, outcomes, left| match locking {
-        Locking::LockThenRead => assert_eq!((outcomes, left), ([WriterOutcome::Committed, WriterOutcome::Refused], 1)),
+        Locking::LockThenRead => assert_eq!((outcomes, left), ([Committed, Refused], 1)),
         Locking::LockAndRead | Locking::WithoutLock => {
-            assert_eq!((outcomes, left), ([WriterOutcome::Committed, WriterOutcome::Committed], 0), "{locking:?}")
+            assert_eq!((outcomes, left), ([Committed, Committed], 0), "{locking:?}");
         }
     };
     with_each_locking(with_two_admins, |id| [remove(id, "grace"), remove(id, "alan")], admins, check).await;
@@ -173,11 +174,9 @@ async fn a_revoked_permission_authorizes_no_write() {
     let written =
         |id: &str| format!("SELECT count(*) FROM memberships WHERE organization_id = '{id}' AND user_id = 'by-grace'");
     let check = |locking, outcomes, written| match locking {
-        Locking::LockThenRead => {
-            assert_eq!((outcomes, written), ([WriterOutcome::Committed, WriterOutcome::Refused], 0))
-        }
+        Locking::LockThenRead => assert_eq!((outcomes, written), ([Committed, Refused], 0)),
         Locking::LockAndRead | Locking::WithoutLock => {
-            assert_eq!((outcomes, written), ([WriterOutcome::Committed, WriterOutcome::Committed], 1), "{locking:?}")
+            assert_eq!((outcomes, written), ([Committed, Committed], 1), "{locking:?}");
         }
     };
     with_each_locking(with_two_admins, writers, written, check).await;
@@ -197,11 +196,9 @@ async fn one_of_two_first_members_becomes_the_owner() {
     let owner = |id: &str| format!("SELECT count(*) FROM organizations WHERE id = '{id}' AND owner_id = 'ada'");
     // With a wrong variant both writers commit, but `ada` does not own the organization.
     let check = |locking, outcomes, ada_owns| match locking {
-        Locking::LockThenRead => {
-            assert_eq!((outcomes, ada_owns), ([WriterOutcome::Committed, WriterOutcome::Refused], 1))
-        }
+        Locking::LockThenRead => assert_eq!((outcomes, ada_owns), ([Committed, Refused], 1)),
         Locking::LockAndRead | Locking::WithoutLock => {
-            assert_eq!((outcomes, ada_owns), ([WriterOutcome::Committed, WriterOutcome::Committed], 0), "{locking:?}")
+            assert_eq!((outcomes, ada_owns), ([Committed, Committed], 0), "{locking:?}");
         }
     };
     with_each_locking(pending, |id| [first(id, "ada"), first(id, "grace")], owner, check).await;
@@ -224,11 +221,9 @@ async fn the_owner_rule_holds_without_a_lock_but_only_by_a_constraint() {
     let owner = |id: &str| format!("SELECT count(*) FROM organizations WHERE id = '{id}' AND owner_id = 'ada'");
     // The foreign key is the last line of defence. The service does not rely on it to detect the conflict.
     let check = |locking, outcomes, ada_owns| match locking {
-        Locking::LockThenRead => {
-            assert_eq!((outcomes, ada_owns), ([WriterOutcome::Committed, WriterOutcome::Refused], 1))
-        }
+        Locking::LockThenRead => assert_eq!((outcomes, ada_owns), ([Committed, Refused], 1)),
         Locking::LockAndRead | Locking::WithoutLock => {
-            assert_eq!((outcomes, ada_owns), ([WriterOutcome::Committed, WriterOutcome::Rejected], 1), "{locking:?}");
+            assert_eq!((outcomes, ada_owns), ([Committed, Rejected], 1), "{locking:?}");
         }
     };
     with_each_locking(with_two_admins, writers, owner, check).await;
