@@ -2,7 +2,7 @@
 //! necessary.
 
 use crate::harness::Database;
-use crate::harness::samples::{Place, Stage, Who, Write, call, sample};
+use crate::harness::samples::{Fixture, SampleCaller, Target, Write, call, sample};
 use h2::client::SendRequest;
 use prost::bytes::{BufMut, Bytes, BytesMut};
 use roster::authz::rules::{METHODS, Method};
@@ -42,7 +42,7 @@ struct RawClient {
 }
 
 impl RawClient {
-    async fn connect(stage: &Stage) -> Self {
+    async fn connect(stage: &Fixture) -> Self {
         let stream = TcpStream::connect(stage.server.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let (send, connection) = h2::client::handshake(stream).await.unwrap();
@@ -55,9 +55,9 @@ impl RawClient {
     /// Sends a call and hangs up after the delay. Returns whether the answer had begun before.
     async fn hang_up(
         self,
-        stage: &Stage,
+        stage: &Fixture,
         method: &Method,
-        who: Who,
+        who: SampleCaller,
         message: &[u8],
         how: HangUp,
         delay: Duration,
@@ -98,7 +98,7 @@ struct Tally {
 }
 
 /// The number of events that a request has left, read in one statement so that half a write would show.
-async fn events_of(stage: &Stage, write: &Write) -> i64 {
+async fn events_of(stage: &Fixture, write: &Write) -> i64 {
     sqlx::query_scalar(
         "SELECT (SELECT count(*) FROM events WHERE request_id = $1::uuid)
               + (SELECT count(*) FROM user_events WHERE request_id = $1::uuid)",
@@ -109,15 +109,15 @@ async fn events_of(stage: &Stage, write: &Write) -> i64 {
     .unwrap()
 }
 
-fn request(method: &Method, place: &Place, write: &Write) -> (Who, Vec<u8>) {
+fn request(method: &Method, place: &Target, write: &Write) -> (SampleCaller, Vec<u8>) {
     sample(method, place, write).unwrap_or_else(|| panic!("{} has no sample request", method.path))
 }
 
 /// The median time of a method's uncancelled call, and the number of its events.
-async fn measure(stage: &Stage, method: &Method) -> (Duration, i64) {
+async fn measure(stage: &Fixture, method: &Method) -> (Duration, i64) {
     let mut times = Vec::new();
     let mut events = 0;
-    for place in stage.places(method, 7).await {
+    for place in stage.targets(method, 7).await {
         let write = Write::fresh();
         let (who, message) = request(method, &place, &write);
         let start = Instant::now();
@@ -130,7 +130,7 @@ async fn measure(stage: &Stage, method: &Method) -> (Duration, i64) {
     (times[times.len() / 2], events)
 }
 
-async fn cancel_at(stage: &Stage, method: &Method, place: &Place, how: HangUp, delay: Duration, all: i64) -> Tally {
+async fn cancel_at(stage: &Fixture, method: &Method, place: &Target, how: HangUp, delay: Duration, all: i64) -> Tally {
     let write = Write::fresh();
     let (who, message) = request(method, place, &write);
     let answered = if how == HangUp::Drop {
@@ -156,11 +156,11 @@ async fn cancel_at(stage: &Stage, method: &Method, place: &Place, how: HangUp, d
 }
 
 async fn cancel_each(which: impl Fn(&Method) -> bool) -> Tally {
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let mut total = Tally::default();
     for method in METHODS.iter().filter(|method| which(method)) {
         let (median, events) = measure(&stage, method).await;
-        let places = stage.places(method, usize::try_from(POINTS).unwrap()).await;
+        let places = stage.targets(method, usize::try_from(POINTS).unwrap()).await;
         let mut cancelled = 0;
         for (point, place) in (0..POINTS).zip(&places) {
             let how = [HangUp::Drop, HangUp::Reset, HangUp::Disconnect][usize::try_from(point % 3).unwrap()];

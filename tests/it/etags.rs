@@ -1,6 +1,6 @@
 //! Conditional writes: a change with an etag succeeds only while its resource is unchanged.
 
-use crate::harness::samples::Stage;
+use crate::harness::samples::Fixture;
 use crate::harness::server::Clients;
 use crate::harness::{remove, set_role, transfer};
 use crate::invitations::invite;
@@ -19,7 +19,7 @@ async fn member(caller: &mut Clients, organization: &str, user: &str) -> pb::Mem
 
 #[tokio::test]
 async fn a_write_with_a_stale_etag_of_an_organization_is_refused() {
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Acme").await;
     ada.add(&acme, "grace", "admin").await;
@@ -58,7 +58,7 @@ async fn a_write_with_a_stale_etag_of_an_organization_is_refused() {
 
 #[tokio::test]
 async fn a_write_with_a_stale_etag_of_a_member_is_refused_even_after_the_member_is_added_again() {
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Acme").await;
     ada.add(&acme, "grace", "member").await;

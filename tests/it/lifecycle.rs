@@ -112,7 +112,7 @@ async fn an_idle_server_stops_at_once() {
     server.stop().await;
     assert!(begin.elapsed() < SOON / 2, "{:?}", begin.elapsed());
     assert_eq!(
-        server.nobody().users.get_caller(pb::GetCallerRequest::default()).await.unwrap_err().code(),
+        server.anonymous().users.get_caller(pb::GetCallerRequest::default()).await.unwrap_err().code(),
         Code::Unavailable
     );
 }

@@ -1,6 +1,6 @@
 //! Repeated requests and dry runs: `request_id` and `validate_only`.
 
-use crate::harness::samples::{Place, Stage, Who, Write, call, sample};
+use crate::harness::samples::{Fixture, SampleCaller, Target, Write, call, sample};
 use crate::harness::server::Clients;
 use crate::harness::{Database, add, assert_refused, organization, reason, remove, set_role, transfer};
 use crate::invitations::invite;
@@ -16,7 +16,7 @@ fn writes() -> impl Iterator<Item = &'static Method> {
     METHODS.iter().filter(|method| method.write)
 }
 
-fn request(method: &Method, place: &Place, write: &Write) -> (Who, Vec<u8>) {
+fn request(method: &Method, place: &Target, write: &Write) -> (SampleCaller, Vec<u8>) {
     sample(method, place, write).unwrap_or_else(|| panic!("{} has no sample request", method.path))
 }
 
@@ -119,9 +119,9 @@ fn tokens_of(method: &Method) -> usize {
 #[tokio::test]
 async fn a_repeated_request_gets_the_same_answer_byte_for_byte_and_changes_nothing() {
     let pool = DescriptorPool::decode(roster::grpc::FILE_DESCRIPTOR_SET).unwrap();
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     for method in writes() {
-        let (place, write) = (stage.place(method).await, Write::fresh());
+        let (place, write) = (stage.target(method).await, Write::fresh());
         let mut first = stage.call(method, request(method, &place, &write)).await.unwrap();
         // An invitation token is in the first answer only, not in the repeated one.
         let mut message = decode(&pool, method, &first);
@@ -160,7 +160,7 @@ async fn a_repeated_request_gets_the_same_answer_byte_for_byte_and_changes_nothi
 
 #[tokio::test]
 async fn request_ids_belong_to_one_caller_and_one_method() {
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let mut ada = stage.ada.clone();
     let request = pb::CreateOrganizationRequest { request_id: fresh_id(), ..organization("Acme") };
     let id = |made: tonic::Response<pb::CreateOrganizationResponse>| made.into_inner().organization.unwrap().id;
@@ -191,7 +191,7 @@ async fn request_ids_belong_to_one_caller_and_one_method() {
 
 #[tokio::test]
 async fn refusals_are_not_stored() {
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Acme").await;
     ada.add(&acme, "grace", "member").await;
@@ -209,7 +209,7 @@ async fn refusals_are_not_stored() {
 
 #[tokio::test]
 async fn permissions_are_checked_again_before_an_answer_is_repeated() {
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let mut ada = stage.ada.clone();
     let mut grace = stage.server.user("grace");
     let acme = ada.create("Acme").await;
@@ -240,7 +240,7 @@ async fn permissions_are_checked_again_before_an_answer_is_repeated() {
 
 #[tokio::test]
 async fn a_request_that_ended_its_callers_own_access_is_answered_again() {
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Acme").await;
     let mut people = ["grace", "alan", "joan"].map(|id| stage.server.user(id));
@@ -291,9 +291,9 @@ async fn a_request_that_ended_its_callers_own_access_is_answered_again() {
 #[tokio::test]
 async fn validate_only_changes_nothing_and_answers_like_the_write() {
     let pool = DescriptorPool::decode(roster::grpc::FILE_DESCRIPTOR_SET).unwrap();
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     for method in writes() {
-        let place = stage.place(method).await;
+        let place = stage.target(method).await;
         let write = Write { validate_only: true, ..Write::fresh() };
         let before = dump(stage.database()).await;
         let dry_run = stage.call(method, request(method, &place, &write)).await.unwrap();
@@ -319,10 +319,10 @@ async fn validate_only_changes_nothing_and_answers_like_the_write() {
 
 #[tokio::test]
 async fn invitation_tokens_are_valid_and_returned_once() {
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let acme = stage.ada.clone().create("Place").await;
     let mut operator = stage.operator.clone();
-    let mut anonymous = stage.server.nobody().invitations;
+    let mut anonymous = stage.server.anonymous().invitations;
     let mut works = async |token: &str| {
         let preview = pb::PreviewInvitationRequest { token: token.to_owned() };
         anonymous.preview_invitation(preview).await.is_ok()
@@ -370,7 +370,7 @@ async fn invitation_tokens_are_valid_and_returned_once() {
 
 #[tokio::test]
 async fn validate_only_refuses_like_the_write() {
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Place").await;
     ada.add(&acme, "grace", "admin").await;
@@ -400,7 +400,7 @@ async fn validate_only_refuses_like_the_write() {
 
 #[tokio::test]
 async fn an_id_is_remembered_for_a_day() {
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Acme").await;
     let request = pb::AddMemberRequest { request_id: fresh_id(), ..add(&acme, "grace", "member") };
@@ -430,7 +430,7 @@ async fn an_id_is_remembered_for_a_day() {
 
 #[tokio::test]
 async fn the_answer_to_a_request_that_ended_its_callers_access_is_kept_for_a_day_too() {
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let mut ada = stage.ada.clone();
     let acme = ada.create("Acme").await;
     ada.add(&acme, "grace", "member").await;
@@ -447,10 +447,10 @@ async fn the_answer_to_a_request_that_ended_its_callers_access_is_kept_for_a_day
 #[tokio::test]
 async fn reads_ignore_a_request_id() {
     // No field of a request makes a read store anything.
-    let stage = Stage::new().await;
+    let stage = Fixture::new().await;
     let mut places = Vec::new();
     for method in METHODS.iter().filter(|method| !method.write) {
-        places.push((method, stage.place(method).await));
+        places.push((method, stage.target(method).await));
     }
     let before = dump(stage.database()).await;
     for (method, place) in places {

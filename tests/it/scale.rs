@@ -26,7 +26,7 @@ async fn fill(database: &Database, users: usize, organizations: usize) {
         organizations: &made,
         memberships: &format!("SELECT id, owner AS user_id FROM ({made}) owned"),
     }
-    .put(database)
+    .insert(database)
     .await;
 }
 

@@ -1,71 +1,72 @@
-//! What everybody is to be answered, written by hand from the design and not from the rules under test.
+//! The expected answer of every method to every caller, written by hand from the design and not from the rules under
+//! test.
 
 use std::collections::BTreeMap;
 use tonic::Code;
 
-/// What a cell expects.
+/// The expected answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cell {
-    /// An answer of a method that only reads.
+    /// Success of a read.
     Read,
-    /// Success, and something is changed.
+    /// Success of a write that changes something.
     Done,
-    /// Success of a write to which there is nothing to do.
+    /// Success of a write that has nothing to change.
     Same,
-    /// A refusal, which changes nothing.
+    /// An error, which changes nothing.
     Refused(Code, &'static str),
 }
 
-/// `@off`: about an organization that is switched off. `@gone`: about one that is deleted. `off` alone is a deactivated
-/// user, who is an admin. `for-…`: a service with the scope `act-as` on behalf of that user; without `for-`, `act-as` is a
-/// service that has that scope and names nobody. All others are about an organization in use, the first three with
-/// whatever they show of its owner.
+/// The columns. `@off`: the request names an inactive organization. `@gone`: it names a deleted one. All other requests
+/// name an active organization. `off` alone is a deactivated user, who is an admin. `for-…` is a service with the scope
+/// `act-as` on behalf of that user; `act-as` alone is a service with that scope that names no user. The first three
+/// columns are callers without a valid credential; the credentials of `bad` and `expired` name the owner.
 ///
-/// Accepting, declining and looking at an invitation is about the one to the caller's own address, into the same
-/// organization; a caller without an address has the token of another's.
+/// A caller accepts, declines and previews the invitation to their own address into the same organization. A caller
+/// without an address uses the token of another user.
 const USERS: &str = "
-                        nobody bad expired stranger other former off  member admin owner member@off owner@off member@gone owner@gone
-CreateOrganization      cred   bad old     done     done  done   off  done   done  done  done       done      done        done
-GetOrganization         cred   bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
-ListOrganizations       cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-UpdateOrganization      cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-ActivateOrganization    cred   bad old     deny     deny  deny   off  role   role  same  role       done      deny        deny
-DeactivateOrganization  cred   bad old     deny     deny  deny   off  role   role  done  role       same      deny        deny
-DeleteOrganization      cred   bad old     deny     deny  deny   off  role   role  done  role       done      deny        deny
-UndeleteOrganization    cred   bad old     deny     deny  deny   off  role   role  same  role       same      deny        done
-AddMember               cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-EnsureMember            cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-BatchAddMembers         cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-GetMember               cred   bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
-ListMembers             cred   bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
-UpdateMember            cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-RemoveMember            cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-LeaveOrganization       cred   bad old     deny     deny  deny   off  done   done  owns  shut       shut      deny        deny
-TransferOwnership       cred   bad old     deny     deny  deny   off  role   role  done  role       done      deny        deny
-ListUserOrganizations   cred   bad old     read     read  read   off  read   read  read  read       read      read        read
-CheckMembership         cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-BatchCheckMembership    cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-StreamChecks            cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-WatchEvents             cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-WatchMemberships        cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-ExportMemberships       cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-GetCaller               cred   bad old     read     read  read   off  read   read  read  read       read      read        read
-PutUser                 cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-GetUser                 cred   bad old     read     read  read   off  read   read  read  read       read      read        read
-DeactivateUser          cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-ReactivateUser          cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-DeleteUser              cred   bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
-CreateInvitation        cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-BatchCreateInvitations  cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-GetInvitation           cred   bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
-ListInvitations         cred   bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
-ListEvents              cred   bad old     deny     deny  deny   off  role   read  read  role       read      deny        read
-ListReceivedInvitations cred   bad old     read     read  read   off  read   read  read  read       read      read        read
-PreviewInvitation       read   bad old     read     read  read   off  read   read  read  read       read      lost        lost
-AcceptInvitation        cred   bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
-DeclineInvitation       cred   bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
-RevokeInvitation        cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
-RemindInvitation        cred   bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+                        anonymous bad expired stranger other former off  member admin owner member@off owner@off member@gone owner@gone
+CreateOrganization      cred      bad old     done     done  done   off  done   done  done  done       done      done        done
+GetOrganization         cred      bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
+ListOrganizations       cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+UpdateOrganization      cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+ActivateOrganization    cred      bad old     deny     deny  deny   off  role   role  same  role       done      deny        deny
+DeactivateOrganization  cred      bad old     deny     deny  deny   off  role   role  done  role       same      deny        deny
+DeleteOrganization      cred      bad old     deny     deny  deny   off  role   role  done  role       done      deny        deny
+UndeleteOrganization    cred      bad old     deny     deny  deny   off  role   role  same  role       same      deny        done
+AddMember               cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+EnsureMember            cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+BatchAddMembers         cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+GetMember               cred      bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
+ListMembers             cred      bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
+UpdateMember            cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+RemoveMember            cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+LeaveOrganization       cred      bad old     deny     deny  deny   off  done   done  owns  shut       shut      deny        deny
+TransferOwnership       cred      bad old     deny     deny  deny   off  role   role  done  role       done      deny        deny
+ListUserOrganizations   cred      bad old     read     read  read   off  read   read  read  read       read      read        read
+CheckMembership         cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+BatchCheckMembership    cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+StreamChecks            cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+WatchEvents             cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+WatchMemberships        cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+ExportMemberships       cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+GetCaller               cred      bad old     read     read  read   off  read   read  read  read       read      read        read
+PutUser                 cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+GetUser                 cred      bad old     read     read  read   off  read   read  read  read       read      read        read
+DeactivateUser          cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+ReactivateUser          cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+DeleteUser              cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+CreateInvitation        cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+BatchCreateInvitations  cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+GetInvitation           cred      bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
+ListInvitations         cred      bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
+ListEvents              cred      bad old     deny     deny  deny   off  role   read  read  role       read      deny        read
+ListReceivedInvitations cred      bad old     read     read  read   off  read   read  read  read       read      read        read
+PreviewInvitation       read      bad old     read     read  read   off  read   read  read  read       read      lost        lost
+AcceptInvitation        cred      bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
+DeclineInvitation       cred      bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
+RevokeInvitation        cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+RemindInvitation        cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
 ";
 
 const SERVICES: &str = "
@@ -131,11 +132,11 @@ fn cell(word: &str) -> Cell {
         "shut" => Cell::Refused(Code::FailedPrecondition, "ORGANIZATION_INACTIVE"),
         "lost" => Cell::Refused(Code::NotFound, "INVITATION_NOT_FOUND"),
         "gone" => Cell::Refused(Code::FailedPrecondition, "ORGANIZATION_DELETED"),
-        unknown => panic!("the table has no such word: {unknown}"),
+        unknown => panic!("unknown word in the table: {unknown}"),
     }
 }
 
-/// A method's row: what each column expects.
+/// The row of a method: the expected answer for each column.
 pub type Row = BTreeMap<&'static str, Cell>;
 
 /// The rows of both tables, by method.
@@ -155,6 +156,6 @@ pub fn rows() -> BTreeMap<&'static str, Row> {
         }
     }
     let widths: Vec<usize> = rows.values().map(BTreeMap::len).collect();
-    assert!(widths.iter().all(|width| *width == widths[0]), "each table has a row for each method");
+    assert!(widths.iter().all(|width| *width == widths[0]), "a method lacks a row in one of the tables");
     rows
 }

@@ -1,21 +1,21 @@
-//! Rows by the thousand, put into the tables without going through the service. No log and no events tell of them.
+//! Thousands of rows, inserted directly into the tables. The change log and the events do not contain them.
 
 use super::Database;
 use sqlx::AssertSqlSafe;
 
-/// What to put in: a query each.
+/// The rows to insert, as one query for each table.
 pub struct Bulk<'a> {
-    /// Of `id`.
+    /// Returns `id`.
     pub users: &'a str,
-    /// Of `id`, `slug` and `owner`, of whom a membership is below.
+    /// Returns `id`, `slug` and `owner`. `memberships` must contain each owner.
     pub organizations: &'a str,
-    /// Of `id`, an organization's, and `user_id`. All are admins.
+    /// Returns the `id` of an organization and a `user_id`. Every member becomes an admin.
     pub memberships: &'a str,
 }
 
 impl Bulk<'_> {
-    /// Puts all of it in, or nothing.
-    pub async fn put(self, database: &Database) {
+    /// Inserts all rows in one transaction.
+    pub async fn insert(self, database: &Database) {
         let Self { users, organizations, memberships } = self;
         let statements = format!(
             "INSERT INTO users (user_bucket, id, state, deactivated_by_operator, email_verified, profile_issued_at, revision,

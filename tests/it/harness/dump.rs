@@ -1,16 +1,16 @@
-//! Everything that a database holds, to be compared.
+//! The whole content of a database, for comparison.
 
 use super::Database;
 use sqlx::AssertSqlSafe;
 use std::collections::BTreeMap;
 
 impl Database {
-    /// Every row of every table, as text. Two dumps are equal if nothing was changed between them.
+    /// Every row of every table, as text. Two dumps are equal if nothing changed between them.
     pub async fn dump(&self) -> BTreeMap<String, Vec<String>> {
         let names = "SELECT relname::text FROM pg_class
             WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition";
         let names: Vec<String> = sqlx::query_scalar(names).fetch_all(&self.pool).await.unwrap();
-        assert!(names.iter().any(|name| name == "memberships"), "a dump of nothing compares nothing");
+        assert!(names.iter().any(|name| name == "memberships"), "the dump is missing tables");
         let mut dump = BTreeMap::new();
         for name in names {
             let rows = format!("SELECT t::text FROM {name} t ORDER BY 1");

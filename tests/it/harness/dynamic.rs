@@ -1,4 +1,4 @@
-//! Calls by descriptor: for tests that walk every method and every field, those of later services too.
+//! Calls by descriptor, for the tests that walk every method and every field of every service.
 
 use super::server::Credential;
 use http::uri::PathAndQuery;
@@ -14,56 +14,56 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-/// What roster's protos say, comments and all.
+/// The descriptors of roster's protos, with their comments.
 pub fn descriptors() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
     POOL.get_or_init(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap())
 }
 
-/// Every method of roster's own.
+/// Every method of the package `roster.v1`.
 pub fn methods() -> Vec<MethodDescriptor> {
-    let own = descriptors().services().filter(|service| service.package_name() == "roster.v1");
-    own.flat_map(|service| service.methods().collect::<Vec<_>>()).collect()
+    let services = descriptors().services().filter(|service| service.package_name() == "roster.v1");
+    services.flat_map(|service| service.methods().collect::<Vec<_>>()).collect()
 }
 
-/// A message type of roster's own.
+/// A message type of the package `roster.v1`, by its short name.
 pub fn message(name: &str) -> MessageDescriptor {
     descriptors().get_message_by_name(&format!("roster.v1.{name}")).unwrap()
 }
 
-/// An enum of roster's own.
+/// An enum of the package `roster.v1`, by its short name.
 pub fn enumeration(name: &str) -> EnumDescriptor {
     descriptors().get_enum_by_name(&format!("roster.v1.{name}")).unwrap()
 }
 
-/// The path that a method is called by.
+/// The request path of a method.
 pub fn path(method: &MethodDescriptor) -> String {
     format!("/{}/{}", method.parent_service().full_name(), method.name())
 }
 
-/// The comment that stands before what the path leads to, on one line.
+/// The leading comment of the element at a descriptor path, on one line.
 pub fn comment(file: &FileDescriptor, path: &[i32]) -> String {
     let info = file.file_descriptor_proto().source_code_info.as_ref().unwrap();
     let location = info.location.iter().find(|location| location.path == path).unwrap();
     location.leading_comments().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A caller who sends bytes.
+/// A client that sends and receives encoded messages.
 #[derive(Debug, Clone)]
 pub struct Caller(Grpc<InterceptedService<Channel, Credential>>);
 
 impl Caller {
-    /// A caller over this connection who shows this.
+    /// A client over this connection with this credential.
     pub fn new(channel: &Channel, credential: Credential) -> Self {
         Self(Grpc::new(InterceptedService::new(channel.clone(), credential)))
     }
 
-    /// A caller with this token.
+    /// A client with this bearer token.
     pub fn with_token(channel: &Channel, token: String) -> Self {
         Self::new(channel, Credential { token: Some(token), on_behalf_of: None })
     }
 
-    /// Calls a method with the bytes of a message, and gives those of the answer: the first one, where it is a stream.
+    /// Calls a method with an encoded message and returns the encoded answer, the first one of a stream.
     pub async fn call(&mut self, method: &MethodDescriptor, message: Vec<u8>) -> Result<Vec<u8>, Status> {
         self.0.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
         let path = path(method).parse().unwrap();
@@ -71,8 +71,8 @@ impl Caller {
     }
 }
 
-/// Calls with one message, and gives the first answer. What a stream says in the place of an answer is an error as any
-/// other.
+/// Calls with one message and returns the first answer. An error that a stream of checks sends in place of an answer is
+/// returned as an error.
 pub async fn first<T>(
     client: &mut Grpc<T>,
     path: PathAndQuery,
@@ -87,22 +87,22 @@ where
     if !is_stream {
         return Ok(client.unary(Request::new(message), path, Bytes).await?.into_inner());
     }
-    let of_checks = path.path().ends_with("/StreamChecks");
+    let is_checks = path.path().ends_with("/StreamChecks");
     let messages = tonic::codegen::tokio_stream::once(message);
     let mut answers = client.streaming(Request::new(messages), path, Bytes).await?.into_inner();
     let answer = answers.message().await?.unwrap_or_default();
-    if of_checks && let Some(Outcome::Error(error)) = pb::StreamChecksResponse::decode(&*answer).unwrap().outcome {
+    if is_checks && let Some(Outcome::Error(error)) = pb::StreamChecksResponse::decode(&*answer).unwrap().outcome {
         return Err(status(&error));
     }
     Ok(answer)
 }
 
-/// The error that stands in the place of an answer.
+/// The status of an error that a stream of checks sends in place of an answer.
 pub fn status(error: &tonic_types::pb::Status) -> Status {
     Status::with_details(Code::from(error.code), error.message.clone(), error.encode_to_vec().into())
 }
 
-/// Messages as they are on the wire.
+/// A codec that passes encoded messages through.
 #[derive(Debug, Clone, Copy)]
 pub struct Bytes;
 

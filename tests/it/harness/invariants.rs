@@ -1,9 +1,9 @@
-//! What must be true of a database after anything at all.
+//! The invariants of a database, which hold after every call.
 
 use super::Database;
 
-/// Each query counts what must not be.
-const MUST_BE_NONE: &[(&str, &str)] = &[
+/// Each invariant with a query that counts its violations.
+const INVARIANTS: &[(&str, &str)] = &[
     (
         "an organization that is not pending has one owner, who is a member as admin",
         "SELECT count(*) FROM organizations o WHERE (o.owner_id IS NULL) <> (o.state = 'PENDING')
@@ -39,7 +39,7 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
          WHERE h.position <> coalesce(l.rows, 0) OR coalesce(l.first, 1) <> 1 OR coalesce(l.last, 0) <> h.position",
     ),
     (
-        "a users' log is dense and ends at its head",
+        "a users' bucket's log is dense and ends at its head",
         "SELECT count(*) FROM user_log_heads h LEFT JOIN (
              SELECT user_bucket, count(*) AS rows, max(position) AS last FROM user_log GROUP BY user_bucket
          ) l USING (user_bucket)
@@ -56,7 +56,7 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
          WHERE write_time <> newest",
     ),
     (
-        "in a bucket, one transaction's rows have one time of writing, and later ones a later one",
+        "in a bucket, the rows of one transaction have one write time, and those of a later transaction a later one",
         "SELECT count(*) FROM (
              SELECT commit_position, write_time, lag(commit_position) OVER bucket AS commit_before,
                     lag(write_time) OVER bucket AS time_before
@@ -68,7 +68,7 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
                     ELSE write_time <= time_before END",
     ),
     (
-        "every line tells its organization's kind",
+        "every log row has the kind of its organization",
         "SELECT count(*) FROM log l JOIN organizations o ON o.bucket = l.bucket AND o.id = l.organization_id
          WHERE l.kind <> o.kind",
     ),
@@ -81,7 +81,7 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
          WHERE e.rows IS DISTINCT FROM o.revision OR e.first <> 1 OR e.last <> o.revision",
     ),
     (
-        "each event has its line in the log, and each line its event",
+        "each event has its log row, and each log row its event",
         "SELECT count(*) FROM events e FULL JOIN log l
          ON l.bucket = e.bucket AND l.organization_id = e.organization_id AND l.revision = e.revision
          WHERE e.revision IS NULL OR l.revision IS NULL",
@@ -92,7 +92,7 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
          WHERE a.revision < b.revision AND a.position >= b.position",
     ),
     (
-        "the log replayed is the table of memberships",
+        "replaying the log gives the table of memberships",
         "WITH last AS (
              SELECT DISTINCT ON (bucket, organization_id, user_id) organization_id, user_id, role, position
              FROM log WHERE entry = 'MEMBERSHIP' ORDER BY bucket, organization_id, user_id, position DESC
@@ -105,7 +105,7 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
          WHERE r.role IS DISTINCT FROM m.role",
     ),
     (
-        "the log's last word on an organization is its row",
+        "the newest log row of an organization matches its row",
         "WITH last AS (
              SELECT DISTINCT ON (bucket, organization_id) organization_id, state, owner_id, slug
              FROM log WHERE entry = 'ORGANIZATION' ORDER BY bucket, organization_id, position DESC)
@@ -115,7 +115,7 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
             OR l.owner_id IS DISTINCT FROM o.owner_id OR l.slug IS DISTINCT FROM o.slug",
     ),
     (
-        "the users' log's last word on a user is their row",
+        "the newest row of the users' log about a user matches the user's row",
         "WITH last AS (
              SELECT DISTINCT ON (user_id) user_id, state FROM user_log ORDER BY user_id, position DESC)
          SELECT count(*) FROM users u LEFT JOIN last l ON l.user_id = u.id
@@ -129,18 +129,18 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
          WHERE e.rows IS DISTINCT FROM u.revision OR e.last <> u.revision",
     ),
     (
-        "nobody has two pending invitations into an organization",
+        "a recipient has at most one pending invitation into an organization",
         "SELECT count(*) FROM (
              SELECT FROM invitations WHERE state = 'PENDING'
              GROUP BY organization_id, is_email, identifier_normal HAVING count(*) > 1) twice",
     ),
     (
-        "an accepted invitation says which known user accepted it, and no other one does",
+        "an invitation names the known user who accepted it if and only if it is accepted",
         "SELECT count(*) FROM invitations i LEFT JOIN users u ON u.id = i.accepted_by
          WHERE (i.state = 'ACCEPTED') <> (i.accepted_by IS NOT NULL) OR (i.accepted_by IS NOT NULL AND u.id IS NULL)",
     ),
     (
-        "every invitation is in the bucket of an organization that is there",
+        "every invitation is in the bucket of an existing organization",
         "SELECT count(*) FROM invitations i LEFT JOIN organizations o ON o.id = i.organization_id
          WHERE o.bucket IS DISTINCT FROM i.bucket",
     ),
@@ -150,7 +150,7 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
          WHERE o.delete_time IS NOT NULL AND i.state = 'PENDING' AND i.expire_time > clock_timestamp()",
     ),
     (
-        "every token is of an invitation that is there, in the same organization",
+        "every token belongs to an existing invitation of the same organization",
         "SELECT count(*) FROM invitation_tokens t LEFT JOIN invitations i ON i.id = t.invitation_id
          WHERE (i.bucket, i.organization_id) IS DISTINCT FROM (t.bucket, t.organization_id)",
     ),
@@ -160,8 +160,7 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
              SELECT FROM invitation_tokens GROUP BY invitation_id HAVING count(*) > 5) more",
     ),
     (
-        "a mail that waits is about an invitation in its organization that nobody has answered or taken back, or a known
-         user",
+        "a waiting mail is about an unanswered and unrevoked invitation of its organization, or about a known user",
         "SELECT count(*) FROM outbox m
          LEFT JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
          LEFT JOIN invitations i ON i.id = m.invitation_id AND i.organization_id = m.organization_id
@@ -170,7 +169,7 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
          WHERE o.id IS NULL OR coalesce(i.id::text, u.id) IS NULL",
     ),
     (
-        "an invitation's events are of its making and of one end at most",
+        "an invitation has one event of its creation and at most one of its end",
         "SELECT count(*) FROM invitations i LEFT JOIN (
              SELECT organization_id, new ->> 'invitation' AS id,
                     count(*) FILTER (WHERE type = 'invitation.created') AS made,
@@ -181,23 +180,23 @@ const MUST_BE_NONE: &[(&str, &str)] = &[
          WHERE e.made IS DISTINCT FROM 1 OR coalesce(e.ends, '{}'::text[]) <>
              CASE i.state WHEN 'PENDING' THEN '{}'::text[] ELSE ARRAY['invitation.' || lower(i.state)] END",
     ),
-    ("no answer is kept without its content", "SELECT count(*) FROM requests WHERE answer IS NULL"),
+    ("no stored answer lacks its content", "SELECT count(*) FROM requests WHERE answer IS NULL"),
 ];
 
 impl Database {
-    /// Asserts everything that must always be true.
+    /// Asserts every invariant.
     pub async fn assert_invariants(&self) {
-        for (rule, query) in MUST_BE_NONE {
+        for (rule, query) in INVARIANTS {
             let broken = self.count(query).await;
-            assert_eq!(broken, 0, "{rule}: {broken} do not keep it");
+            assert_eq!(broken, 0, "{rule}: {broken} violations");
         }
         let types = "SELECT type FROM events UNION SELECT type FROM user_events";
         for written in sqlx::query_scalar::<_, String>(types).fetch_all(&self.pool).await.unwrap() {
-            assert!(roster::domain::event::EventType::parse(&written).is_ok(), "{written} is no known type of event");
+            assert!(roster::domain::event::EventType::parse(&written).is_ok(), "unknown event type: {written}");
         }
     }
 
-    /// Asserts that nobody left a transaction open. Waits for those that are just ending.
+    /// Asserts that no transaction is open. Waits up to 10 s for transactions that are ending.
     pub async fn assert_no_open_transactions(&self) {
         const OPEN: &str = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL";

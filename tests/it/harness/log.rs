@@ -1,16 +1,16 @@
-//! Everything that is logged on the thread of one test, at TRACE, for the test to read.
+//! The log lines of one test's thread, at TRACE.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use tracing::Dispatch;
 use tracing::subscriber::{self, DefaultGuard, NoSubscriber};
 
-/// A log, from [`Log::watch`] to [`Log::end`]. The tasks of a test on one thread are in it.
+/// The log lines from [`Log::watch`] to [`Log::end`]. They include those of the tasks of a single-threaded test.
 pub struct Log {
     bytes: Bytes,
     _guard: DefaultGuard,
-    /// While there is but one subscriber, tracing takes that of the thread that reaches a log statement first, and the
-    /// threads of other tests have none: so there are two.
+    /// A second subscriber. With a single one, tracing asks the subscriber of the first thread that reaches a log
+    /// statement whether to enable it for the whole process, and the threads of other tests have none.
     _other: Dispatch,
 }
 
@@ -27,7 +27,7 @@ impl Log {
         Self { bytes, _guard: subscriber::set_default(lines), _other: other }
     }
 
-    /// What was logged.
+    /// The log lines so far, as text.
     pub fn end(self) -> String {
         String::from_utf8(self.bytes.0.lock().unwrap().clone()).unwrap()
     }

@@ -1,4 +1,4 @@
-//! What every test stands on: a real Postgres for all of them, a database for each, a server on a socket of its own.
+//! The test harness: one real Postgres for all tests, a database for each test, servers, clients and sample requests.
 
 pub mod bulk;
 pub mod dump;
@@ -20,27 +20,34 @@ use roster::grpc::pb;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// The reason that an error carries. Every error of roster's carries one: a test that meets another one fails here.
+/// The reason of an error. Every error of roster has one; the test fails on an error without one.
 pub fn reason(status: &Status) -> String {
-    let info = status.get_details_error_info().unwrap_or_else(|| panic!("an error without a reason: {status:?}"));
+    let info = status.get_details_error_info().unwrap_or_else(|| panic!("the error has no reason: {status:?}"));
     assert_eq!(info.domain, "roster");
     info.reason
 }
 
-/// The error of an answer that must be one.
+/// The code and the reason of an answer that must be an error.
 #[track_caller]
 pub fn refused<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
-    let status = answer.expect_err("this should have been refused");
+    let status = answer.expect_err("the call succeeded");
     (status.code(), reason(&status))
 }
 
-/// Asserts that an answer is a refusal with this code and reason.
+/// Asserts that an answer is an error with this code and reason.
 #[track_caller]
 pub fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, reason: &str) {
     assert_eq!(refused(answer), (code, reason.to_owned()));
 }
 
-/// A request that makes an organization of this name.
+/// An invitation, as its creator knows it.
+#[derive(Debug, Clone, Default)]
+pub struct IssuedInvitation {
+    pub id: String,
+    pub token: String,
+}
+
+/// A request that creates an organization with this name.
 pub fn organization(name: &str) -> pb::CreateOrganizationRequest {
     pb::CreateOrganizationRequest { name: name.to_owned(), ..Default::default() }
 }
@@ -55,7 +62,7 @@ pub fn add(organization: &str, user: &str, role: &str) -> pb::AddMemberRequest {
     }
 }
 
-/// A request that hands an organization to a user by id.
+/// A request that transfers the ownership of an organization to a user by id.
 pub fn transfer(organization: &str, user: &str) -> pb::TransferOwnershipRequest {
     pb::TransferOwnershipRequest {
         organization: organization.to_owned(),
@@ -79,7 +86,7 @@ pub fn remove(organization: &str, user: &str) -> pb::RemoveMemberRequest {
     pb::RemoveMemberRequest { organization: organization.to_owned(), user_id: user.to_owned(), ..Default::default() }
 }
 
-/// A question: is the user a member at all?
+/// A check for any membership of a user.
 pub fn is_member(organization: &str, user: &str) -> pb::CheckMembershipRequest {
     pb::CheckMembershipRequest { organization: organization.to_owned(), user_id: user.to_owned(), ..Default::default() }
 }

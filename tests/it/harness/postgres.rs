@@ -1,4 +1,4 @@
-//! One Postgres for the whole run, and a fresh database for each test that asks.
+//! One Postgres for the whole run, and a new database for each test that needs one.
 
 use roster::postgres::{Binaries, Cluster, Options};
 use roster::store::migrations;
@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const TEMPLATE: &str = "roster_template";
 
-/// The Postgres that all tests share. It ends when this process ends, however it ends.
+/// The Postgres that all tests share. It stops when this process ends, however it ends.
 static SHARED: OnceLock<Cluster> = OnceLock::new();
 static DATABASES: AtomicU64 = AtomicU64::new(0);
 
 fn shared() -> &'static Cluster {
     SHARED.get_or_init(|| {
-        // A thread and a runtime of its own: tests bring runtimes that end with them.
+        // A separate thread and runtime: the runtime of a test ends with the test.
         std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(start())
@@ -28,7 +28,7 @@ fn shared() -> &'static Cluster {
 
 async fn start() -> Cluster {
     let binaries = Binaries::find(None).unwrap_or_else(|error| panic!("{error}"));
-    // Nothing here must survive the machine, only the process: no fsync.
+    // The data need not survive a crash of the machine: no fsync.
     let options = Options::temporary().with("fsync", "off").with("max_connections", "400");
     let cluster = Cluster::start(&binaries, options).await.unwrap_or_else(|error| panic!("{error}"));
     cluster.create_database(TEMPLATE).await.unwrap();
@@ -36,22 +36,22 @@ async fn start() -> Cluster {
     cluster
 }
 
-/// A database of its own, with the schema in it.
+/// A database for one test.
 #[derive(Debug, Clone)]
 pub struct Database {
-    /// Its URL.
+    /// The URL that a server connects to.
     pub url: String,
-    /// Connections to it, for looking and for breaking things on purpose: not the server's.
+    /// The test's own connections, for queries and for injected faults.
     pub pool: PgPool,
 }
 
 impl Database {
-    /// Makes one.
+    /// Creates a database with the schema.
     pub async fn new() -> Self {
         Self::from_template(TEMPLATE).await
     }
 
-    /// Makes one without a schema.
+    /// Creates a database without the schema.
     pub async fn empty() -> Self {
         Self::from_template("template0").await
     }
@@ -66,13 +66,13 @@ impl Database {
         Self::at(cluster.url(&name))
     }
 
-    /// A database that is there already.
+    /// An existing database.
     pub fn at(url: String) -> Self {
         let pool = sqlx::postgres::PgPoolOptions::new().max_connections(4).connect_lazy(&url).unwrap();
         Self { url, pool }
     }
 
-    /// One number that a query gives.
+    /// The number that a query returns.
     pub async fn count(&self, query: &'static str) -> i64 {
         sqlx::query_scalar(query).fetch_one(&self.pool).await.unwrap()
     }

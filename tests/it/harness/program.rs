@@ -1,4 +1,4 @@
-//! The program itself, run as a process.
+//! The `roster` program, run as a process.
 
 use super::server::{Clients, Credential};
 use nix::sys::signal::{Signal, kill};
@@ -11,7 +11,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-/// Longer than anything here takes on a busy machine.
+/// Upper limit of every wait: longer than any step takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
 pub fn roster(arguments: &[&str]) -> Command {
@@ -40,18 +40,18 @@ pub fn clients(channel: &Channel, token: &str) -> Clients {
     Clients::new(channel, Credential { token: Some(token.to_owned()), on_behalf_of: None })
 }
 
-/// Waits until health says this. Asks again and again: the server may not listen yet.
+/// Waits until the health service reports this status. Retries, since the server may not listen yet.
 pub async fn until(channel: &Channel, wanted: ServingStatus) {
-    let asking = async {
+    let reported = async {
         loop {
-            let told = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await;
-            if told.is_ok_and(|told| told.into_inner().status() == wanted) {
+            let answer = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await;
+            if answer.is_ok_and(|answer| answer.into_inner().status() == wanted) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, asking).await.is_ok(), "health never said {wanted:?}");
+    assert!(tokio::time::timeout(PATIENCE, reported).await.is_ok(), "the health service never reported {wanted:?}");
 }
 
 pub fn free_port() -> u16 {

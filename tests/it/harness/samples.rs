@@ -1,8 +1,12 @@
-//! One good request for each method, on a place made for it: for tests that go over all methods.
+//! The registry of sample requests: one valid request for each method, for the tests that walk all methods.
+//!
+//! A new method needs one entry here: its caller, the state that it needs, and its message. The access matrix sends the
+//! same messages about its own organizations. The input tests build their requests from the descriptors instead, by
+//! field name, because they need every field set.
 
 use super::dynamic::first;
 use super::server::{Clients, Credential};
-use super::{Database, Server, add};
+use super::{Database, IssuedInvitation, Server};
 use http::uri::PathAndQuery;
 use prost::Message;
 use roster::authn::mint::ClaimSet;
@@ -14,40 +18,81 @@ use tonic::client::Grpc;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
-/// Calls a method with the bytes of a message; of a stream, the first answer counts.
+/// Calls a method with an encoded message and returns the encoded answer, the first one of a stream.
 pub async fn call(channel: Channel, token: &str, path: &'static str, message: Vec<u8>) -> Result<Vec<u8>, Status> {
-    let shown = Credential { token: Some(token.to_owned()), on_behalf_of: None };
-    let mut client = Grpc::new(InterceptedService::new(channel, shown));
+    let credential = Credential { token: Some(token.to_owned()), on_behalf_of: None };
+    let mut client = Grpc::new(InterceptedService::new(channel, credential));
     client.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
     let is_stream = roster::authz::rules::method(path).unwrap().streaming.any();
     first(&mut client, PathAndQuery::from_static(path), message, is_stream).await
 }
 
-/// Who makes a sample request.
+/// The caller of a sample request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Who {
-    /// `ada`, who owns every place.
+pub enum SampleCaller {
+    /// `ada`, the owner of every organization of the fixture.
     Owner,
-    /// `alan`, a plain member of every place, with a verified address.
+    /// `alan`, a plain member of every organization, with a verified address.
     Member,
     /// An operator.
     Operator,
-    /// `ivy`, with a verified address, who is invited to every place that a sample needs it of.
-    IssuedInvitation,
+    /// `ivy`, with a verified address: the recipient of the invitation, where the method needs one.
+    Invitee,
 }
 
-/// What a sample request is about: an organization of `ada`'s, with `grace` as admin, `alan` and one more as members.
-#[derive(Debug, Clone)]
-pub struct Place {
+/// The state that a sample request needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// An active organization with an active member. Several targets share it, since the request changes the member
+    /// only.
+    Member,
+    /// An active organization for each target, since the request changes the organization itself.
+    Organization,
+    /// A deactivated organization.
+    InactiveOrganization,
+    /// A deleted organization.
+    DeletedOrganization,
+    /// A deactivated member of an active organization.
+    InactiveMember,
+    /// A pending invitation to `ivy`, into an organization for each target.
+    InvitationToInvitee,
+    /// A pending invitation to an identifier that is not an address.
+    InvitationToIdentifier,
+}
+
+impl Setup {
+    /// Whether each target needs an organization that no other target uses.
+    fn needs_organization(self) -> bool {
+        match self {
+            Self::Member | Self::InactiveMember | Self::InvitationToIdentifier => false,
+            Self::Organization | Self::InactiveOrganization | Self::DeletedOrganization | Self::InvitationToInvitee => {
+                true
+            }
+        }
+    }
+}
+
+/// The resources that a sample request names. In the fixture: an organization of `ada` with `grace` as admin, and
+/// `alan` and one more user as members.
+#[derive(Debug, Clone, Default)]
+pub struct Target {
+    /// The id or the slug of the organization.
     pub organization: String,
-    /// A member nobody else knows.
-    pub subject: String,
-    /// An invitation, where a sample needs one: its id and its token.
+    /// A member of the organization and of no other one.
+    pub member: String,
+    /// The user whose account a read asks for.
+    pub account: String,
+    /// The id of an invitation into the organization, for the methods that manage invitations.
     pub invitation: String,
-    pub token: String,
+    /// An invitation that the caller can answer.
+    pub received: IssuedInvitation,
+    /// Whether the caller answers the invitation by its id instead of its token.
+    pub by_id: bool,
+    /// The delivery of new invitation tokens where the method supports every kind; unspecified is the method's default.
+    pub delivery: pb::InvitationDelivery,
 }
 
-/// What every write carries.
+/// The fields that every write has.
 #[derive(Debug, Clone, Default)]
 pub struct Write {
     pub reason: String,
@@ -56,92 +101,82 @@ pub struct Write {
 }
 
 impl Write {
-    /// A write under a fresh request id.
+    /// A write with a new request id.
     pub fn fresh() -> Self {
         Self { request_id: roster::random::uuid().to_string(), ..Self::default() }
     }
 }
 
 /// A server, and the callers of the samples.
-pub struct Stage {
+pub struct Fixture {
     pub server: Server,
     pub ada: Clients,
     pub operator: Clients,
     tokens: [String; 4],
-    places: AtomicUsize,
+    targets: AtomicUsize,
 }
 
-impl Stage {
-    /// Sets it up, with every caller known, so that no later call has a profile to write down.
+impl Fixture {
+    /// Starts the server and calls it once as each caller, so that no later call has a profile to store.
     pub async fn new() -> Self {
         let server = Server::start_generous().await;
-        let address = |id: &str| {
+        let with_address = |id: &str| {
             let email = Some(format!("{id}@example.com"));
             server.mint(&ClaimSet { email, email_verified: Some(true), ..Server::claims(id) })
         };
         let tokens = [
             server.mint(&Server::claims("ada")),
-            address("alan"),
+            with_address("alan"),
             server.service_token("root", &[roster::domain::Scope::Operator]),
-            address("ivy"),
+            with_address("ivy"),
         ];
         let [ada, alan, operator, ivy] = tokens.each_ref().map(|token| server.with_token(token));
         for mut caller in [ada.clone(), alan, operator.clone(), ivy] {
             caller.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
         }
-        Self { server, ada, operator, tokens, places: AtomicUsize::new(0) }
+        Self { server, ada, operator, tokens, targets: AtomicUsize::new(0) }
     }
 
     pub fn database(&self) -> &Database {
         &self.server.database
     }
 
-    /// The token that a caller shows.
-    pub fn token(&self, who: Who) -> &str {
-        match who {
-            Who::Owner => &self.tokens[0],
-            Who::Member => &self.tokens[1],
-            Who::Operator => &self.tokens[2],
-            Who::IssuedInvitation => &self.tokens[3],
+    /// The bearer token of a caller.
+    pub fn token(&self, caller: SampleCaller) -> &str {
+        match caller {
+            SampleCaller::Owner => &self.tokens[0],
+            SampleCaller::Member => &self.tokens[1],
+            SampleCaller::Operator => &self.tokens[2],
+            SampleCaller::Invitee => &self.tokens[3],
         }
     }
 
-    /// Makes a place, in the state that the method's sample needs.
-    pub async fn place(&self, method: &Method) -> Place {
-        self.places(method, 1).await.remove(0)
+    /// Creates a target in the state that the method's sample needs.
+    pub async fn target(&self, method: &Method) -> Target {
+        self.targets(method, 1).await.remove(0)
     }
 
-    /// Makes places: one organization for all of them, if the method's sample touches only the subject there.
-    pub async fn places(&self, method: &Method, count: usize) -> Vec<Place> {
-        let of_organization = [
-            "UpdateOrganization",
-            "ActivateOrganization",
-            "DeactivateOrganization",
-            "DeleteOrganization",
-            "UndeleteOrganization",
-            "LeaveOrganization",
-            "TransferOwnership",
-            "AcceptInvitation",
-            "ListReceivedInvitations",
-        ];
-        let mut places = Vec::new();
-        if of_organization.contains(&method.name) {
+    /// Creates targets in the state that the method's sample needs, in one organization where they can share it.
+    pub async fn targets(&self, method: &Method, count: usize) -> Vec<Target> {
+        let setup = setup(method);
+        let mut targets = Vec::new();
+        if setup.needs_organization() {
             for _ in 0..count {
-                places.extend(self.organization(1).await);
+                targets.extend(self.organization(1).await);
             }
         } else {
-            places = self.organization(count).await;
+            targets = self.organization(count).await;
         }
-        for place in &mut places {
-            self.prepare(method, place).await;
+        for target in &mut targets {
+            self.prepare(setup, target).await;
         }
-        places
+        targets
     }
 
-    /// Makes an organization with so many subjects.
-    async fn organization(&self, subjects: usize) -> Vec<Place> {
+    /// Creates an organization with this many members as targets.
+    async fn organization(&self, members: usize) -> Vec<Target> {
         let mut ada = self.ada.clone();
-        let first = self.places.fetch_add(subjects, Ordering::Relaxed);
+        let first = self.targets.fetch_add(members, Ordering::Relaxed);
         let organization = ada.create(&format!("Place {first}")).await;
         let item = |user: &str, role: &str| pb::BatchAddMembersItem {
             person: Some(pb::batch_add_members_item::Person::UserId(user.to_owned())),
@@ -149,64 +184,66 @@ impl Stage {
             ..Default::default()
         };
         let mut items = vec![item("grace", "admin"), item("alan", "member")];
-        let mut places = Vec::new();
-        for number in first..first + subjects {
-            let subject = format!("subject-{number}");
-            items.push(item(&subject, "member"));
-            let (invitation, token) = (String::new(), String::new());
-            places.push(Place { organization: organization.clone(), subject, invitation, token });
+        let mut targets = Vec::new();
+        for number in first..first + members {
+            let member = format!("member-{number}");
+            items.push(item(&member, "member"));
+            let (organization, account) = (organization.clone(), member.clone());
+            let delivery = pb::InvitationDelivery::Token;
+            targets.push(Target { organization, member, account, delivery, ..Target::default() });
         }
         let batch = pb::BatchAddMembersRequest { organization, items, ..Default::default() };
         let answer = ada.organizations.batch_add_members(batch).await.unwrap().into_inner();
         assert!(answer.results.iter().all(|result| result.member.is_some()));
-        places
+        targets
     }
 
-    async fn prepare(&self, method: &Method, place: &mut Place) {
+    async fn prepare(&self, setup: Setup, target: &mut Target) {
         let (mut ada, mut operator) = (self.ada.clone(), self.operator.clone());
-        let Place { organization, subject, .. } = place.clone();
-        match method.name {
-            "AcceptInvitation" | "ListReceivedInvitations" => self.invite(place, "ivy@example.com").await,
-            "DeclineInvitation" | "GetInvitation" | "ListInvitations" | "PreviewInvitation" | "RevokeInvitation"
-            | "RemindInvitation" => self.invite(place, &format!("@{subject}")).await,
-            "ActivateOrganization" => {
-                let off = pb::DeactivateOrganizationRequest { organization, ..Default::default() };
-                ada.organizations.deactivate_organization(off).await.unwrap();
+        let Target { organization, member, .. } = target.clone();
+        match setup {
+            Setup::Member | Setup::Organization => {}
+            Setup::InvitationToInvitee => self.invite(target, "ivy@example.com").await,
+            Setup::InvitationToIdentifier => self.invite(target, &format!("@{member}")).await,
+            Setup::InactiveOrganization => {
+                let request = pb::DeactivateOrganizationRequest { organization, ..Default::default() };
+                ada.organizations.deactivate_organization(request).await.unwrap();
             }
-            "UndeleteOrganization" => {
-                let off = pb::DeleteOrganizationRequest { organization, ..Default::default() };
-                ada.organizations.delete_organization(off).await.unwrap();
+            Setup::DeletedOrganization => {
+                let request = pb::DeleteOrganizationRequest { organization, ..Default::default() };
+                ada.organizations.delete_organization(request).await.unwrap();
             }
-            "ReactivateUser" => {
-                let off = pb::DeactivateUserRequest { user_id: subject, ..Default::default() };
-                operator.users.deactivate_user(off).await.unwrap();
+            Setup::InactiveMember => {
+                let request = pb::DeactivateUserRequest { user_id: member, ..Default::default() };
+                operator.users.deactivate_user(request).await.unwrap();
             }
-            _ => {}
         }
     }
 
-    /// Invites to an address, or to an identifier that is none.
-    async fn invite(&self, place: &mut Place, recipient: &str) {
+    /// Invites an address, or an identifier that starts with `@`.
+    async fn invite(&self, target: &mut Target, recipient: &str) {
         use pb::create_invitation_request::Recipient;
-        let other = recipient.starts_with('@');
-        let named = if other { Recipient::Identifier } else { Recipient::Email };
+        let is_identifier = recipient.starts_with('@');
+        let kind = if is_identifier { Recipient::Identifier } else { Recipient::Email };
         let request = pb::CreateInvitationRequest {
-            organization: place.organization.clone(),
-            recipient: Some(named(recipient.to_owned())),
+            organization: target.organization.clone(),
+            recipient: Some(kind(recipient.to_owned())),
             delivery: pb::InvitationDelivery::Token.into(),
             ..Default::default()
         };
-        let made = self.operator.clone().invitations.create_invitation(request).await.unwrap().into_inner();
-        (place.invitation, place.token) = (made.invitation.unwrap().invitation_id, made.token);
+        let created = self.operator.clone().invitations.create_invitation(request).await.unwrap().into_inner();
+        let id = created.invitation.unwrap().invitation_id;
+        target.invitation.clone_from(&id);
+        target.received = IssuedInvitation { id, token: created.token };
     }
 
-    /// Makes a call as a sample says.
-    pub async fn call(&self, method: &Method, (who, message): (Who, Vec<u8>)) -> Result<Vec<u8>, Status> {
-        call(self.server.channel(), self.token(who), method.path, message).await
+    /// Makes the call of a sample.
+    pub async fn call(&self, method: &Method, (caller, message): (SampleCaller, Vec<u8>)) -> Result<Vec<u8>, Status> {
+        call(self.server.channel(), self.token(caller), method.path, message).await
     }
 }
 
-/// Attributes with numbers that a careless path through JSON would spoil.
+/// Attributes with numbers and characters that a lossy conversion through JSON would change.
 pub fn attributes() -> prost_types::Struct {
     use prost_types::value::Kind;
     let value = |kind| prost_types::Value { kind: Some(kind) };
@@ -220,159 +257,242 @@ pub fn attributes() -> prost_types::Struct {
     prost_types::Struct { fields: fields.map(|(key, kind)| (key.to_owned(), value(kind))).into() }
 }
 
-/// The sample of a method: a request that succeeds on its place, and, if it is a write, changes something there. None
-/// for a method that has no sample yet: the tests fail on that.
-pub fn sample(method: &Method, place: &Place, write: &Write) -> Option<(Who, Vec<u8>)> {
-    if method.write { sample_of_write(method.name, place, write) } else { sample_of_read(method.name, place) }
+/// One entry of the registry.
+struct Sample {
+    caller: SampleCaller,
+    setup: Setup,
+    message: Vec<u8>,
 }
 
-fn sample_of_read(name: &str, place: &Place) -> Option<(Who, Vec<u8>)> {
-    let Place { organization, subject, invitation: invitation_id, token } = place.clone();
-    let check = super::is_member(&organization, &subject);
+impl SampleCaller {
+    /// An entry for this caller, whose target needs no further state.
+    #[expect(clippy::needless_pass_by_value, reason = "each entry builds its message in place")]
+    fn sends(self, message: impl Message) -> Sample {
+        Sample { caller: self, setup: Setup::Member, message: message.encode_to_vec() }
+    }
+}
+
+impl Sample {
+    /// The entry with the state that its target needs.
+    fn after(self, setup: Setup) -> Self {
+        Self { setup, ..self }
+    }
+}
+
+/// The caller and the message of a method's sample. The request succeeds on its target; a write changes something
+/// there. `None` for a method without an entry: the tests that walk the methods fail on it.
+pub fn sample(method: &Method, target: &Target, write: &Write) -> Option<(SampleCaller, Vec<u8>)> {
+    entry(method, target, write).map(|sample| (sample.caller, sample.message))
+}
+
+/// The state that a method's sample needs.
+pub fn setup(method: &Method) -> Setup {
+    entry(method, &Target::default(), &Write::default()).map_or(Setup::Member, |sample| sample.setup)
+}
+
+fn entry(method: &Method, target: &Target, write: &Write) -> Option<Sample> {
+    if !method.write {
+        return read_entry(method.name, target);
+    }
+    organization_entry(method.name, target, write)
+        .or_else(|| member_entry(method.name, target, write))
+        .or_else(|| user_entry(method.name, target, write))
+        .or_else(|| invitation_entry(method.name, target, write))
+}
+
+fn read_entry(name: &str, target: &Target) -> Option<Sample> {
+    use SampleCaller::{Invitee, Member, Operator, Owner};
+    let Target { organization, member, account, invitation: invitation_id, received, .. } = target.clone();
     Some(match name {
-        "GetCaller" => (Who::Owner, pb::GetCallerRequest {}.encode_to_vec()),
-        "GetOrganization" => (Who::Member, pb::GetOrganizationRequest { organization }.encode_to_vec()),
-        "ListOrganizations" => (Who::Operator, pb::ListOrganizationsRequest::default().encode_to_vec()),
-        "ListUserOrganizations" => (Who::Member, pb::ListUserOrganizationsRequest::default().encode_to_vec()),
-        "GetMember" => (Who::Member, pb::GetMemberRequest { organization, user_id: subject }.encode_to_vec()),
-        "ListMembers" => (Who::Owner, pb::ListMembersRequest { organization, ..Default::default() }.encode_to_vec()),
-        "GetInvitation" => (Who::Owner, pb::GetInvitationRequest { organization, invitation_id }.encode_to_vec()),
+        "GetCaller" => Owner.sends(pb::GetCallerRequest {}),
+        "GetOrganization" => Member.sends(pb::GetOrganizationRequest { organization }),
+        "ListOrganizations" => Operator.sends(pb::ListOrganizationsRequest::default()),
+        "ListUserOrganizations" => {
+            Operator.sends(pb::ListUserOrganizationsRequest { user_id: account, ..Default::default() })
+        }
+        "GetMember" => Member.sends(pb::GetMemberRequest { organization, user_id: member }),
+        "ListMembers" => Owner.sends(pb::ListMembersRequest { organization, ..Default::default() }),
+        "GetInvitation" => {
+            let request = pb::GetInvitationRequest { organization, invitation_id };
+            Owner.sends(request).after(Setup::InvitationToIdentifier)
+        }
         "ListInvitations" => {
-            (Who::Owner, pb::ListInvitationsRequest { organization, ..Default::default() }.encode_to_vec())
+            let request = pb::ListInvitationsRequest { organization, ..Default::default() };
+            Owner.sends(request).after(Setup::InvitationToIdentifier)
         }
-        "ListEvents" => (Who::Owner, pb::ListEventsRequest { organization, ..Default::default() }.encode_to_vec()),
+        "ListEvents" => Owner.sends(pb::ListEventsRequest { organization, ..Default::default() }),
         "ListReceivedInvitations" => {
-            (Who::IssuedInvitation, pb::ListReceivedInvitationsRequest::default().encode_to_vec())
+            let request = pb::ListReceivedInvitationsRequest::default();
+            Invitee.sends(request).after(Setup::InvitationToInvitee)
         }
-        "PreviewInvitation" => (Who::Member, pb::PreviewInvitationRequest { token }.encode_to_vec()),
-        "GetUser" => (Who::Operator, pb::GetUserRequest { user_id: subject }.encode_to_vec()),
-        "CheckMembership" | "StreamChecks" => (Who::Operator, check.encode_to_vec()),
-        "WatchMemberships" => {
-            (Who::Operator, pb::WatchMembershipsRequest { organization, ..Default::default() }.encode_to_vec())
+        "PreviewInvitation" => {
+            let request = pb::PreviewInvitationRequest { token: received.token };
+            Member.sends(request).after(Setup::InvitationToIdentifier)
         }
-        "WatchEvents" => (Who::Operator, pb::WatchEventsRequest { organization, ..Default::default() }.encode_to_vec()),
-        "ExportMemberships" => (Who::Operator, pb::ExportMembershipsRequest::default().encode_to_vec()),
+        "GetUser" => Operator.sends(pb::GetUserRequest { user_id: account }),
+        "CheckMembership" | "StreamChecks" => Operator.sends(super::is_member(&organization, &member)),
+        "WatchMemberships" => Operator.sends(pb::WatchMembershipsRequest { organization, ..Default::default() }),
+        "WatchEvents" => Operator.sends(pb::WatchEventsRequest { organization, ..Default::default() }),
+        "ExportMemberships" => Operator.sends(pb::ExportMembershipsRequest::default()),
         "BatchCheckMembership" => {
-            let item = pb::CheckItem { organization, user_id: subject, ..Default::default() };
-            (
-                Who::Operator,
-                pb::BatchCheckMembershipRequest { items: vec![item; 20], ..Default::default() }.encode_to_vec(),
-            )
+            let item = pb::CheckItem { organization, user_id: member, ..Default::default() };
+            Operator.sends(pb::BatchCheckMembershipRequest { items: vec![item; 20], ..Default::default() })
         }
         _ => return None,
     })
 }
 
-/// Builds a write with what every write carries.
+/// Builds a write with the fields that every write has.
 macro_rules! write_request {
     ($write:ident, $request:ident { $($field:ident $(: $value:expr)?),* $(,)? }) => {{
         let Write { reason, request_id, validate_only } = $write.clone();
         #[allow(clippy::needless_update, reason = "some requests have no other fields")]
-        pb::$request { reason, request_id, validate_only, $($field $(: $value)?,)* ..Default::default() }.encode_to_vec()
+        pb::$request { reason, request_id, validate_only, $($field $(: $value)?,)* ..Default::default() }
     }};
 }
 
-fn sample_of_write(name: &str, place: &Place, write: &Write) -> Option<(Who, Vec<u8>)> {
-    let Place { organization, subject, .. } = place.clone();
-    let alan = "alan".to_owned();
-    let added = add(&organization, &format!("new-of-{subject}"), "admin");
+fn organization_entry(name: &str, target: &Target, write: &Write) -> Option<Sample> {
+    use SampleCaller::Owner;
+    let Target { organization, member, .. } = target.clone();
     let attributes = Some(attributes());
     Some(match name {
         "CreateOrganization" => {
-            let name = format!("By sample {subject}");
+            let name = format!("By sample {member}");
             let owner_attributes = attributes.clone();
-            (Who::Owner, write_request!(write, CreateOrganizationRequest { name, attributes, owner_attributes }))
+            Owner.sends(write_request!(write, CreateOrganizationRequest { name, attributes, owner_attributes }))
         }
         "UpdateOrganization" => {
-            let (name, slug) = (format!("Renamed {subject}"), format!("renamed-{subject}"));
-            (Who::Owner, write_request!(write, UpdateOrganizationRequest { organization, name, slug, attributes }))
+            let (name, slug) = (format!("Renamed {member}"), format!("renamed-{member}"));
+            let request = write_request!(write, UpdateOrganizationRequest { organization, name, slug, attributes });
+            Owner.sends(request).after(Setup::Organization)
         }
-        "ActivateOrganization" => (Who::Owner, write_request!(write, ActivateOrganizationRequest { organization })),
-        "DeactivateOrganization" => (Who::Owner, write_request!(write, DeactivateOrganizationRequest { organization })),
-        "DeleteOrganization" => (Who::Owner, write_request!(write, DeleteOrganizationRequest { organization })),
-        "UndeleteOrganization" => (Who::Owner, write_request!(write, UndeleteOrganizationRequest { organization })),
+        "ActivateOrganization" => {
+            let request = write_request!(write, ActivateOrganizationRequest { organization });
+            Owner.sends(request).after(Setup::InactiveOrganization)
+        }
+        "DeactivateOrganization" => {
+            let request = write_request!(write, DeactivateOrganizationRequest { organization });
+            Owner.sends(request).after(Setup::Organization)
+        }
+        "DeleteOrganization" => {
+            let request = write_request!(write, DeleteOrganizationRequest { organization });
+            Owner.sends(request).after(Setup::Organization)
+        }
+        "UndeleteOrganization" => {
+            let request = write_request!(write, UndeleteOrganizationRequest { organization });
+            Owner.sends(request).after(Setup::DeletedOrganization)
+        }
+        _ => return None,
+    })
+}
+
+fn member_entry(name: &str, target: &Target, write: &Write) -> Option<Sample> {
+    use SampleCaller::{Member, Owner};
+    let Target { organization, member, .. } = target.clone();
+    let new_user = format!("new-of-{member}");
+    let attributes = Some(attributes());
+    Some(match name {
         "AddMember" => {
-            let (person, role) = (added.person, added.role);
-            (Who::Owner, write_request!(write, AddMemberRequest { organization, person, role, attributes }))
+            let person = Some(pb::add_member_request::Person::UserId(new_user));
+            let role = "admin".to_owned();
+            Owner.sends(write_request!(write, AddMemberRequest { organization, person, role, attributes }))
         }
         "EnsureMember" => {
-            let person = Some(pb::ensure_member_request::Person::UserId(format!("new-of-{subject}")));
-            (Who::Owner, write_request!(write, EnsureMemberRequest { organization, person, attributes }))
+            let person = Some(pb::ensure_member_request::Person::UserId(new_user));
+            Owner.sends(write_request!(write, EnsureMemberRequest { organization, person, attributes }))
         }
         "BatchAddMembers" => {
             let item = |user: String| pb::BatchAddMembersItem {
                 person: Some(pb::batch_add_members_item::Person::UserId(user)),
                 ..Default::default()
             };
-            // One of them is in already: an answer with both kinds of results.
-            let items = vec![item(format!("one-of-{subject}")), item(alan), item(format!("two-of-{subject}"))];
-            (Who::Owner, write_request!(write, BatchAddMembersRequest { organization, items }))
+            // One user is a member already, so the answer has both kinds of results.
+            let items = vec![item(format!("one-of-{member}")), item(member.clone()), item(format!("two-of-{member}"))];
+            Owner.sends(write_request!(write, BatchAddMembersRequest { organization, items }))
         }
         "UpdateMember" => {
-            let (role, user_id) = ("admin".to_owned(), subject);
-            (Who::Owner, write_request!(write, UpdateMemberRequest { organization, user_id, role, attributes }))
+            let (role, user_id) = ("admin".to_owned(), member);
+            Owner.sends(write_request!(write, UpdateMemberRequest { organization, user_id, role, attributes }))
         }
-        "RemoveMember" => (Who::Owner, write_request!(write, RemoveMemberRequest { organization, user_id: subject })),
-        "LeaveOrganization" => (Who::Member, write_request!(write, LeaveOrganizationRequest { organization })),
+        "RemoveMember" => Owner.sends(write_request!(write, RemoveMemberRequest { organization, user_id: member })),
+        "LeaveOrganization" => {
+            let request = write_request!(write, LeaveOrganizationRequest { organization });
+            Member.sends(request).after(Setup::Organization)
+        }
         "TransferOwnership" => {
-            let person = Some(pb::transfer_ownership_request::Person::UserId(alan));
-            (Who::Owner, write_request!(write, TransferOwnershipRequest { organization, person }))
+            let person = Some(pb::transfer_ownership_request::Person::UserId(member));
+            let request = write_request!(write, TransferOwnershipRequest { organization, person });
+            Owner.sends(request).after(Setup::Organization)
         }
-        "PutUser" => {
-            let (email, display_name) = (format!("{subject}@example.com"), "Some Body".to_owned());
-            let request = write_request!(write, PutUserRequest { user_id: subject, email, display_name });
-            (Who::Operator, request)
-        }
-        "DeactivateUser" => (Who::Operator, write_request!(write, DeactivateUserRequest { user_id: subject })),
-        "ReactivateUser" => (Who::Operator, write_request!(write, ReactivateUserRequest { user_id: subject })),
-        "DeleteUser" => (Who::Operator, write_request!(write, DeleteUserRequest { user_id: subject })),
-        _ => return sample_of_invitation(name, place, write),
+        _ => return None,
     })
 }
 
-fn sample_of_invitation(name: &str, place: &Place, write: &Write) -> Option<(Who, Vec<u8>)> {
-    let Place { organization, subject, invitation: invitation_id, token } = place.clone();
-    let in_the_answer = i32::from(pb::InvitationDelivery::Token);
+fn user_entry(name: &str, target: &Target, write: &Write) -> Option<Sample> {
+    use SampleCaller::Operator;
+    let Target { member, .. } = target.clone();
+    Some(match name {
+        "PutUser" => {
+            let (email, display_name) = (format!("{member}@example.com"), "A name".to_owned());
+            Operator.sends(write_request!(write, PutUserRequest { user_id: member, email, display_name }))
+        }
+        "DeactivateUser" => Operator.sends(write_request!(write, DeactivateUserRequest { user_id: member })),
+        "ReactivateUser" => {
+            let request = write_request!(write, ReactivateUserRequest { user_id: member });
+            Operator.sends(request).after(Setup::InactiveMember)
+        }
+        "DeleteUser" => Operator.sends(write_request!(write, DeleteUserRequest { user_id: member })),
+        _ => return None,
+    })
+}
+
+fn invitation_entry(name: &str, target: &Target, write: &Write) -> Option<Sample> {
+    use SampleCaller::{Invitee, Operator, Owner};
+    let Target { organization, member, invitation: invitation_id, received, by_id, delivery, .. } = target.clone();
     Some(match name {
         "CreateInvitation" => {
             use pb::create_invitation_request::Recipient;
-            let recipient = Some(Recipient::Email(format!("guest-of-{subject}@example.com")));
+            let recipient = Some(Recipient::Email(format!("guest-of-{member}@example.com")));
             let (role, attributes) = ("admin".to_owned(), Some(attributes()));
             // By mail, which waits in the outbox.
             let delivery = pb::InvitationDelivery::Email.into();
             let lifetime = Some(prost_types::Duration { seconds: 7200, nanos: 0 });
-            let request = write_request!(
+            Owner.sends(write_request!(
                 write,
                 CreateInvitationRequest { organization, recipient, role, attributes, delivery, lifetime }
-            );
-            (Who::Owner, request)
+            ))
         }
         "BatchCreateInvitations" => {
             use pb::batch_create_invitations_item::Recipient;
             let item = |recipient| pb::BatchCreateInvitationsItem { recipient: Some(recipient), ..Default::default() };
             let email = |id: &str| item(Recipient::Email(format!("{id}@example.com")));
-            let other = item(Recipient::Identifier(format!("two of {subject}")));
-            // One of them is a member: an answer with both kinds of results.
-            let items = vec![email(&format!("one-of-{subject}")), email("alan"), other];
-            let delivery = in_the_answer;
-            (Who::Operator, write_request!(write, BatchCreateInvitationsRequest { organization, items, delivery }))
+            let identifier = item(Recipient::Identifier(format!("two of {member}")));
+            // `alan` is a member in the fixture, so the answer has both kinds of results.
+            let items = vec![email(&format!("one-of-{member}")), email("alan"), identifier];
+            let delivery = delivery.into();
+            Operator.sends(write_request!(write, BatchCreateInvitationsRequest { organization, items, delivery }))
         }
         "AcceptInvitation" => {
-            let invitation = Some(pb::accept_invitation_request::Invitation::Token(token));
-            (Who::IssuedInvitation, write_request!(write, AcceptInvitationRequest { invitation }))
+            use pb::accept_invitation_request::Invitation::{InvitationId, Token};
+            let invitation = Some(if by_id { InvitationId(received.id) } else { Token(received.token) });
+            let request = write_request!(write, AcceptInvitationRequest { invitation });
+            Invitee.sends(request).after(Setup::InvitationToInvitee)
         }
         "DeclineInvitation" => {
-            let invitation = Some(pb::decline_invitation_request::Invitation::Token(token));
-            (Who::IssuedInvitation, write_request!(write, DeclineInvitationRequest { invitation }))
+            use pb::decline_invitation_request::Invitation::{InvitationId, Token};
+            let invitation = Some(if by_id { InvitationId(received.id) } else { Token(received.token) });
+            let request = write_request!(write, DeclineInvitationRequest { invitation });
+            Invitee.sends(request).after(Setup::InvitationToIdentifier)
         }
         "RevokeInvitation" => {
-            (Who::Owner, write_request!(write, RevokeInvitationRequest { organization, invitation_id }))
+            let request = write_request!(write, RevokeInvitationRequest { organization, invitation_id });
+            Owner.sends(request).after(Setup::InvitationToIdentifier)
         }
         "RemindInvitation" => {
-            let (delivery, rotate) = (in_the_answer, true);
+            let (delivery, rotate) = (delivery.into(), true);
             let request =
                 write_request!(write, RemindInvitationRequest { organization, invitation_id, delivery, rotate });
-            (Who::Operator, request)
+            Operator.sends(request).after(Setup::InvitationToIdentifier)
         }
         _ => return None,
     })

@@ -1,4 +1,4 @@
-//! A server on a socket of its own, and clients for every kind of caller.
+//! A server on its own port, and clients for every kind of caller.
 
 use super::Database;
 use roster::authn::authenticator::Authenticator;
@@ -33,13 +33,13 @@ use tonic_health::pb::health_client::HealthClient;
 pub const ISSUER: &str = "https://issuer.test";
 pub const AUDIENCE: &str = "roster";
 
-/// A server, and what it stands on.
+/// A running server with its database and its signing key. Dropping it stops the server.
 pub struct Server {
     pub address: SocketAddr,
     pub database: Database,
     pub roster: Roster,
     pub key: SigningKey,
-    /// The server's own.
+    /// The authenticator that the server uses.
     pub authenticator: Authenticator,
     channel: Channel,
     stop: CancellationToken,
@@ -47,19 +47,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server over a database of its own, healthy.
+    /// Starts a server over a new database, and waits until it is healthy.
     pub async fn start() -> Self {
         Self::over(Database::new().await, ServerSettings::default()).await
     }
 
-    /// A server over a datastore that says that it is another one than those of the other tests, healthy.
+    /// Starts a server over a datastore with another id than the datastores of other tests, and waits until it is
+    /// healthy.
     pub async fn of_another_datastore() -> Self {
         let database = Database::new().await;
         sqlx::query("UPDATE datastore SET id = gen_random_uuid()").execute(&database.pool).await.unwrap();
         Self::over(database, ServerSettings::default()).await
     }
 
-    /// A server whose outbox takes mail, and that nobody brings to a limit who tests something else. Healthy.
+    /// Starts a server with mail enabled and without limits on invitations, and waits until it is healthy.
     pub async fn start_generous() -> Self {
         Self::with_invitations(InvitationSettings {
             mail: true,
@@ -73,19 +74,19 @@ impl Server {
         .await
     }
 
-    /// A server over this database, healthy.
+    /// Starts a server over this database, and waits until it is healthy.
     pub async fn over(database: Database, settings: ServerSettings) -> Self {
         let server = Self::launch(database, settings).await;
         server.until_serving().await;
         server
     }
 
-    /// A server over a database of its own that keeps these limits on invitations, healthy.
+    /// Starts a server with these limits on invitations over a new database, and waits until it is healthy.
     pub async fn with_invitations(invitations: InvitationSettings) -> Self {
         Self::with_invitations_over(Database::new().await, invitations).await
     }
 
-    /// A server over this database that keeps these limits on invitations, healthy.
+    /// Starts a server with these limits on invitations over this database, and waits until it is healthy.
     pub async fn with_invitations_over(database: Database, invitations: InvitationSettings) -> Self {
         let configure = |roster: Roster| roster.with_invitations(invitations);
         let server = Self::launch_as(database, ServerSettings::default(), |_| {}, configure).await;
@@ -93,20 +94,20 @@ impl Server {
         server
     }
 
-    /// A server over this database whose index works like this, healthy.
-    pub async fn with_index_over(database: Database, index: ReplicaSettings) -> Self {
-        let configure = |roster: Roster| roster.with_replica(index);
+    /// Starts a server with these settings of the replica over this database, and waits until it is healthy.
+    pub async fn with_replica_over(database: Database, replica: ReplicaSettings) -> Self {
+        let configure = |roster: Roster| roster.with_replica(replica);
         let server = Self::launch_as(database, ServerSettings::default(), |_| {}, configure).await;
         server.until_serving().await;
         server
     }
 
-    /// A server over this database, perhaps not yet healthy.
+    /// Starts a server over this database, without waiting until it is healthy.
     pub async fn launch(database: Database, settings: ServerSettings) -> Self {
         Self::launch_with(database, settings, |_| {}).await
     }
 
-    /// A server that lets in whom these settings name once they are changed so, perhaps not yet healthy.
+    /// Starts a server with changed settings of the authentication, without waiting until it is healthy.
     pub async fn launch_with(
         database: Database,
         settings: ServerSettings,
@@ -145,32 +146,35 @@ impl Server {
         Self { address, database, roster, key, authenticator, channel, stop, running: Some(running) }
     }
 
-    /// Waits until health says SERVING.
+    /// Waits until the health service reports SERVING.
     pub async fn until_serving(&self) {
         self.until(ServingStatus::Serving).await;
     }
 
-    /// Waits until health says this.
+    /// Waits until the health service reports this status.
     pub async fn until(&self, wanted: ServingStatus) {
         let mut health = HealthClient::new(self.channel.clone());
-        let told = async {
+        let reported = async {
             let request = HealthCheckRequest::default();
             let mut watch = health.watch(request).await.unwrap().into_inner();
-            while let Some(told) = watch.message().await.unwrap() {
-                if told.status() == wanted {
+            while let Some(answer) = watch.message().await.unwrap() {
+                if answer.status() == wanted {
                     return;
                 }
             }
         };
-        assert!(tokio::time::timeout(Duration::from_secs(20), told).await.is_ok(), "health never said {wanted:?}");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(20), reported).await.is_ok(),
+            "the health service never reported {wanted:?}"
+        );
     }
 
-    /// Tells it to stop.
+    /// Begins a graceful stop.
     pub fn begin_stop(&self) {
         self.stop.cancel();
     }
 
-    /// Tells it to stop, and waits until it has.
+    /// Stops the server, and waits until it has stopped.
     pub async fn stop(&mut self) {
         self.stop.cancel();
         if let Some(running) = self.running.take() {
@@ -183,12 +187,12 @@ impl Server {
         self.channel.clone()
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     pub async fn connect(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
     }
 
-    /// The claims of a good token for this subject.
+    /// The claims of a valid bearer token for this subject.
     pub fn claims(sub: &str) -> ClaimSet {
         let now = Clock::system().unix_seconds();
         ClaimSet {
@@ -204,23 +208,23 @@ impl Server {
         }
     }
 
-    /// A signed token.
+    /// Signs a bearer token.
     pub fn mint(&self, claims: &ClaimSet) -> String {
         self.key.mint(claims).unwrap().expose().to_owned()
     }
 
-    /// A token of a service with these scopes.
+    /// The bearer token of a service with these scopes.
     pub fn service_token(&self, name: &str, scopes: &[Scope]) -> String {
         let words: Vec<String> = scopes.iter().map(|scope| format!("roster:{}", scope.as_str())).collect();
         self.mint(&ClaimSet { scope: Some(words.join(" ")), ..Self::claims(name) })
     }
 
-    /// Clients without a credential.
-    pub fn nobody(&self) -> Clients {
+    /// Clients of an anonymous caller.
+    pub fn anonymous(&self) -> Clients {
         Clients::new(&self.channel, Credential::default())
     }
 
-    /// Clients of a user whose token says nothing but who they are.
+    /// Clients of a user whose bearer token has no claims except the subject.
     pub fn user(&self, id: &str) -> Clients {
         self.with_token(&self.mint(&Self::claims(id)))
     }
@@ -231,7 +235,7 @@ impl Server {
         self.with_token(&self.mint(&ClaimSet { email, email_verified: Some(true), ..Self::claims(id) }))
     }
 
-    /// Clients of a user of whom their provider knows this address, verified or not.
+    /// Clients of a user whose bearer token has this address, verified or not.
     pub fn person(&self, id: &str, email: &str, verified: bool) -> Clients {
         let email = Some(email.to_owned());
         self.with_token(&self.mint(&ClaimSet { email, email_verified: Some(verified), ..Self::claims(id) }))
@@ -242,7 +246,7 @@ impl Server {
         self.with_token(&self.service_token("backend", scopes))
     }
 
-    /// What a service shows that has these scopes.
+    /// The credential of a service with these scopes.
     pub fn credential(&self, scopes: &[Scope]) -> Credential {
         Credential { token: Some(self.service_token("backend", scopes)), on_behalf_of: None }
     }
@@ -258,7 +262,7 @@ impl Server {
         Clients::new(&self.channel, Credential { token: Some(token), on_behalf_of: Some(user.to_owned()) })
     }
 
-    /// Clients with this token.
+    /// Clients with this bearer token.
     pub fn with_token(&self, token: &str) -> Clients {
         Clients::new(&self.channel, Credential { token: Some(token.to_owned()), on_behalf_of: None })
     }
@@ -270,7 +274,7 @@ impl Drop for Server {
     }
 }
 
-/// What a server of the tests lets in: tokens of one issuer, which may grant every scope.
+/// The settings of the authentication in tests: bearer tokens of one issuer, which may grant every scope.
 pub fn auth_settings(jwks: PathBuf) -> AuthSettings {
     AuthSettings {
         issuers: vec![IssuerSettings {
@@ -286,7 +290,7 @@ pub fn auth_settings(jwks: PathBuf) -> AuthSettings {
     }
 }
 
-/// Writes the public key where a server can read it.
+/// Writes the public key to a JWKS file, and returns its path.
 pub fn write_jwks(key: &SigningKey) -> PathBuf {
     static FILES: AtomicU64 = AtomicU64::new(0);
     let number = FILES.fetch_add(1, Ordering::Relaxed);
@@ -295,7 +299,7 @@ pub fn write_jwks(key: &SigningKey) -> PathBuf {
     path
 }
 
-/// What a client shows.
+/// The credential that a client sends with each call.
 #[derive(Debug, Clone, Default)]
 pub struct Credential {
     pub token: Option<String>,
@@ -315,44 +319,44 @@ impl Interceptor for Credential {
     }
 }
 
-type Shown = InterceptedService<Channel, Credential>;
+type AuthenticatedChannel = InterceptedService<Channel, Credential>;
 
-/// One caller's clients of every service.
+/// One caller's clients for every service.
 #[derive(Debug, Clone)]
 pub struct Clients {
-    pub organizations: OrganizationServiceClient<Shown>,
-    pub invitations: InvitationServiceClient<Shown>,
-    pub users: UserServiceClient<Shown>,
-    pub checks: CheckServiceClient<Shown>,
-    pub events: EventServiceClient<Shown>,
+    pub organizations: OrganizationServiceClient<AuthenticatedChannel>,
+    pub invitations: InvitationServiceClient<AuthenticatedChannel>,
+    pub users: UserServiceClient<AuthenticatedChannel>,
+    pub checks: CheckServiceClient<AuthenticatedChannel>,
+    pub events: EventServiceClient<AuthenticatedChannel>,
 }
 
 impl Clients {
-    /// Clients over this connection that show this.
+    /// Clients over this connection with this credential.
     pub fn new(channel: &Channel, credential: Credential) -> Self {
-        let shown = InterceptedService::new(channel.clone(), credential);
+        let channel = InterceptedService::new(channel.clone(), credential);
         Self {
-            organizations: OrganizationServiceClient::new(shown.clone()),
-            invitations: InvitationServiceClient::new(shown.clone()),
-            users: UserServiceClient::new(shown.clone()),
-            checks: CheckServiceClient::new(shown.clone()),
-            events: EventServiceClient::new(shown),
+            organizations: OrganizationServiceClient::new(channel.clone()),
+            invitations: InvitationServiceClient::new(channel.clone()),
+            users: UserServiceClient::new(channel.clone()),
+            checks: CheckServiceClient::new(channel.clone()),
+            events: EventServiceClient::new(channel),
         }
     }
 
-    /// Makes an organization of this name, and tells its id.
+    /// Creates an organization with this name, and returns its id.
     pub async fn create(&mut self, name: &str) -> String {
         let answer = self.organizations.create_organization(super::organization(name)).await.unwrap();
         answer.into_inner().organization.unwrap().id
     }
 
-    /// Adds a member, and gives the token that covers it.
+    /// Adds a member, and returns the consistency token of the write.
     pub async fn add(&mut self, organization: &str, user: &str, role: &str) -> String {
         let added = self.organizations.add_member(super::add(organization, user, role)).await.unwrap();
         added.into_inner().consistency_token
     }
 
-    /// Asks whether a user is a member.
+    /// Checks whether a user is a member.
     pub async fn is_member(&mut self, organization: &str, user: &str) -> bool {
         let answer = self.checks.check_membership(super::is_member(organization, user)).await.unwrap();
         answer.into_inner().result.unwrap().allowed

@@ -1,4 +1,5 @@
-//! A small SMTP server on loopback, which keeps what it takes and misbehaves as told.
+//! A small SMTP server on loopback. It stores the messages that it accepts, and injects the faults that a test
+//! requests.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::collections::VecDeque;
@@ -17,60 +18,60 @@ use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 pub const USERNAME: &str = "roster";
 pub const PASSWORD: &str = "open sesame";
 
-/// What a server does instead of what it should, at one point of one connection.
+/// A fault at one point of one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
-    /// A command, or `CONNECT` for the greeting, or `BODY` for what comes after DATA.
+    /// A command, or `CONNECT` for the greeting, or `BODY` for the message after DATA.
     pub at: &'static str,
     pub act: Act,
 }
 
-/// How it misbehaves.
+/// The faulty behaviour.
 #[derive(Debug, Clone, Copy)]
 pub enum Act {
-    /// Says this.
+    /// Sends this answer instead.
     Answer(&'static str),
-    /// Never says anything again.
+    /// Sends nothing any more.
     Hang,
     /// Closes the connection.
     Close,
 }
 
-/// What a server is like.
+/// The options of a server.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Manner {
-    /// Speaks TLS from the first byte.
+pub struct SmtpOptions {
+    /// Uses TLS from the first byte.
     pub tls: bool,
     /// Offers STARTTLS.
     pub starttls: bool,
-    /// The mechanisms that it offers for logging in; then it wants a login.
+    /// The authentication mechanisms that the server offers. If set, it requires a login.
     pub auth: Option<&'static str>,
     /// Offers SMTPUTF8.
     pub utf8: bool,
 }
 
-/// A message that it took.
+/// A message that the server accepted.
 #[derive(Debug, Clone)]
 pub struct Received {
     pub from: String,
     pub to: String,
     pub data: Vec<u8>,
     pub encrypted: bool,
-    /// The connection that it came by, counted from 1.
+    /// The number of the connection that delivered the message, from 1.
     pub connection: usize,
 }
 
 #[derive(Default)]
 struct State {
     mailbox: Vec<Received>,
-    /// One for each connection to come; afterwards it behaves.
+    /// One entry for each of the next connections; later connections have no faults.
     faults: VecDeque<Option<Fault>>,
-    /// The commands that it got.
-    heard: Vec<String>,
+    /// The commands that clients sent.
+    commands: Vec<String>,
     connections: usize,
 }
 
-/// A server, which ends with this.
+/// A running server. Dropping it stops the server.
 pub struct SmtpServer {
     pub address: SocketAddr,
     state: Arc<Mutex<State>>,
@@ -83,13 +84,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 type Wire = BufReader<Box<dyn Stream>>;
 
 impl SmtpServer {
-    /// A server whose certificate is for 127.0.0.1.
-    pub async fn start(manner: Manner) -> Self {
-        Self::named(manner, "127.0.0.1").await
+    /// Starts a server with a certificate for 127.0.0.1.
+    pub async fn start(options: SmtpOptions) -> Self {
+        Self::named(options, "127.0.0.1").await
     }
 
-    /// A server whose certificate is for this name.
-    pub async fn named(manner: Manner, name: &str) -> Self {
+    /// Starts a server with a certificate for this name.
+    pub async fn named(options: SmtpOptions, name: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let acceptor = certificate(name, &directory.path().join("ca.pem"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -100,8 +101,8 @@ impl SmtpServer {
             async move {
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
-                    let connection = Connection::new(manner, acceptor.clone(), Arc::clone(&state));
-                    // That the client goes away is its right.
+                    let connection = Connection::new(options, acceptor.clone(), Arc::clone(&state));
+                    // A client may disconnect at any time.
                     tokio::spawn(async move { connection.serve(Box::new(stream)).await.ok() });
                 }
             }
@@ -109,34 +110,34 @@ impl SmtpServer {
         Self { address, state, directory, running }
     }
 
-    /// How it misbehaves: one for each of the connections to come.
+    /// Injects faults: one entry for each of the next connections.
     pub fn misbehave(&self, faults: impl IntoIterator<Item = Option<Fault>>) {
         self.state.lock().unwrap().faults.extend(faults);
     }
 
-    /// What it has taken.
+    /// The messages that the server accepted.
     pub fn mailbox(&self) -> Vec<Received> {
         self.state.lock().unwrap().mailbox.clone()
     }
 
-    /// The commands that it has got.
-    pub fn heard(&self) -> Vec<String> {
-        self.state.lock().unwrap().heard.clone()
+    /// The commands that clients sent.
+    pub fn commands(&self) -> Vec<String> {
+        self.state.lock().unwrap().commands.clone()
     }
 
-    /// The certificate of who signed its own.
+    /// The certificate of the CA that signed the server's certificate.
     pub fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
-    /// A file with its password.
+    /// Writes the server's password to a file, and returns its path.
     pub fn password_file(&self) -> PathBuf {
         let path = self.directory.path().join("password");
         std::fs::write(&path, format!("{PASSWORD}\n")).unwrap();
         path
     }
 
-    /// Waits until it has taken so many messages.
+    /// Waits up to 10 s until the server has accepted this many messages.
     pub async fn until_received(&self, count: usize) -> Vec<Received> {
         for _ in 0..400 {
             let mailbox = self.mailbox();
@@ -145,7 +146,7 @@ impl SmtpServer {
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        panic!("{} of {count} messages came", self.mailbox().len());
+        panic!("{} of {count} messages arrived", self.mailbox().len());
     }
 }
 
@@ -155,7 +156,7 @@ impl Drop for SmtpServer {
     }
 }
 
-/// Makes a certificate for this name, and writes down whom to trust for it.
+/// Creates a certificate for this name, and writes the CA's certificate to the file.
 fn certificate(name: &str, ca_file: &Path) -> TlsAcceptor {
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -174,7 +175,7 @@ fn certificate(name: &str, ca_file: &Path) -> TlsAcceptor {
 }
 
 struct Connection {
-    manner: Manner,
+    options: SmtpOptions,
     acceptor: TlsAcceptor,
     state: Arc<Mutex<State>>,
     fault: Option<Fault>,
@@ -184,21 +185,21 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(manner: Manner, acceptor: TlsAcceptor, state: Arc<Mutex<State>>) -> Self {
+    fn new(options: SmtpOptions, acceptor: TlsAcceptor, state: Arc<Mutex<State>>) -> Self {
         let (fault, number) = {
             let mut state = state.lock().unwrap();
             state.connections += 1;
             (state.faults.pop_front().flatten(), state.connections)
         };
-        Self { manner, acceptor, state, fault, number, encrypted: false, logged_in: false }
+        Self { options, acceptor, state, fault, number, encrypted: false, logged_in: false }
     }
 
     async fn serve(mut self, stream: Box<dyn Stream>) -> std::io::Result<()> {
         let mut wire: Wire = BufReader::new(stream);
-        if self.manner.tls {
+        if self.options.tls {
             wire = self.encrypt(wire).await?;
         }
-        if self.say("CONNECT", "220 relay.test ready", &mut wire).await? {
+        if self.answer("CONNECT", "220 relay.test ready", &mut wire).await? {
             return Ok(());
         }
         let (mut from, mut to) = (String::new(), String::new());
@@ -208,54 +209,54 @@ impl Connection {
             if line.is_empty() {
                 return Ok(());
             }
-            self.state.lock().unwrap().heard.push(line.clone());
+            self.state.lock().unwrap().commands.push(line.clone());
             let verb = line.split(' ').next().unwrap_or_default().to_uppercase();
-            let locked = self.manner.auth.is_some() && !self.logged_in;
-            let done = match verb.as_str() {
+            let locked = self.options.auth.is_some() && !self.logged_in;
+            let ended = match verb.as_str() {
                 "EHLO" => {
                     let answer = self.extensions();
-                    self.say("EHLO", &answer, &mut wire).await?
+                    self.answer("EHLO", &answer, &mut wire).await?
                 }
-                "STARTTLS" if self.manner.starttls && !self.encrypted => {
-                    let done = self.say("STARTTLS", "220 go ahead", &mut wire).await?;
-                    if !done {
+                "STARTTLS" if self.options.starttls && !self.encrypted => {
+                    let ended = self.answer("STARTTLS", "220 go ahead", &mut wire).await?;
+                    if !ended {
                         wire = self.encrypt(wire).await?;
                     }
-                    done
+                    ended
                 }
                 "AUTH" => {
                     let answer = self.log_in(&line, &mut wire).await?;
-                    self.say("AUTH", answer, &mut wire).await?
+                    self.answer("AUTH", answer, &mut wire).await?
                 }
                 "MAIL" if !locked => {
                     from = path(&line);
-                    self.say("MAIL", "250 2.1.0 ok", &mut wire).await?
+                    self.answer("MAIL", "250 2.1.0 ok", &mut wire).await?
                 }
                 "RCPT" if !locked => {
                     to = path(&line);
-                    self.say("RCPT", "250 2.1.5 ok", &mut wire).await?
+                    self.answer("RCPT", "250 2.1.5 ok", &mut wire).await?
                 }
                 "DATA" if !locked => {
-                    let done = self.say("DATA", "354 go ahead", &mut wire).await?;
+                    let ended = self.answer("DATA", "354 go ahead", &mut wire).await?;
                     let refused = matches!(self.fault, Some(Fault { at: "DATA", .. }));
-                    done || (!refused && self.take(&from, &to, &mut wire).await?)
+                    ended || (!refused && self.receive(&from, &to, &mut wire).await?)
                 }
-                "NOOP" => self.say("NOOP", "250 ok", &mut wire).await?,
+                "NOOP" => self.answer("NOOP", "250 ok", &mut wire).await?,
                 "QUIT" => {
-                    self.say("QUIT", "221 bye", &mut wire).await?;
+                    self.answer("QUIT", "221 bye", &mut wire).await?;
                     true
                 }
-                "MAIL" | "RCPT" | "DATA" => self.say(&verb, "530 5.7.0 log in first", &mut wire).await?,
-                _ => self.say(&verb, "500 5.5.1 what?", &mut wire).await?,
+                "MAIL" | "RCPT" | "DATA" => self.answer(&verb, "530 5.7.0 log in first", &mut wire).await?,
+                _ => self.answer(&verb, "500 5.5.1 unknown command", &mut wire).await?,
             };
-            if done {
+            if ended {
                 return Ok(());
             }
         }
     }
 
-    /// Says this, or does what it is told to do here instead. True if the connection is at its end.
-    async fn say(&self, at: &str, answer: &str, wire: &mut Wire) -> std::io::Result<bool> {
+    /// Sends the answer, or injects the fault that is due at this point. Returns true if the connection must end.
+    async fn answer(&self, at: &str, answer: &str, wire: &mut Wire) -> std::io::Result<bool> {
         let answer = match self.fault.filter(|fault| fault.at == at).map(|fault| fault.act) {
             None => answer,
             Some(Act::Answer(other)) => other,
@@ -269,13 +270,13 @@ impl Connection {
 
     fn extensions(&self) -> String {
         let mut lines = vec!["relay.test".to_owned(), "8BITMIME".to_owned()];
-        if self.manner.starttls && !self.encrypted {
+        if self.options.starttls && !self.encrypted {
             lines.push("STARTTLS".to_owned());
         }
-        if self.manner.utf8 {
+        if self.options.utf8 {
             lines.push("SMTPUTF8".to_owned());
         }
-        lines.extend(self.manner.auth.map(|mechanisms| format!("AUTH {mechanisms}")));
+        lines.extend(self.options.auth.map(|mechanisms| format!("AUTH {mechanisms}")));
         let last = lines.pop().unwrap();
         let before = lines.iter().fold(String::new(), |before, line| before + "250-" + line + "\r\n");
         format!("{before}250 {last}")
@@ -292,32 +293,32 @@ impl Connection {
         let base64 = &base64::engine::general_purpose::STANDARD;
         let decode = |text: &[u8]| String::from_utf8(base64.decode(text.trim_ascii()).unwrap()).unwrap();
         let words: Vec<&str> = line.split(' ').collect();
-        let said = match words.as_slice() {
-            [_, "PLAIN", said] => decode(said.as_bytes()),
+        let login = match words.as_slice() {
+            [_, "PLAIN", response] => decode(response.as_bytes()),
             [_, "LOGIN", ..] => {
-                let mut said = String::new();
+                let mut login = String::new();
                 for question in ["Username:", "Password:"] {
                     wire.write_all(format!("334 {}\r\n", base64.encode(question)).as_bytes()).await?;
                     wire.flush().await?;
-                    said = format!("{said}\0{}", decode(&read_line(wire).await?));
+                    login = format!("{login}\0{}", decode(&read_line(wire).await?));
                 }
-                said
+                login
             }
             _ => return Ok("504 5.5.4 no such mechanism"),
         };
-        self.logged_in = said == format!("\0{USERNAME}\0{PASSWORD}");
-        Ok(if self.logged_in { "235 2.7.0 welcome" } else { "535 5.7.8 who?" })
+        self.logged_in = login == format!("\0{USERNAME}\0{PASSWORD}");
+        Ok(if self.logged_in { "235 2.7.0 welcome" } else { "535 5.7.8 authentication failed" })
     }
 
-    /// Takes the message after DATA.
-    async fn take(&self, from: &str, to: &str, wire: &mut Wire) -> std::io::Result<bool> {
+    /// Reads the message after DATA. Returns true if the connection must end.
+    async fn receive(&self, from: &str, to: &str, wire: &mut Wire) -> std::io::Result<bool> {
         let mut data = Vec::new();
         loop {
             let line = read_line(wire).await?;
             if line.is_empty() {
                 return Ok(true);
             }
-            // It dies in the middle: at the first line.
+            // The connection breaks off within the message, at its first line.
             if matches!(self.fault, Some(Fault { at: "BODY", act: Act::Close })) {
                 return Ok(true);
             }
@@ -326,13 +327,13 @@ impl Connection {
             }
             data.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
         }
-        let takes = !matches!(self.fault, Some(Fault { at: "BODY", act: Act::Answer(_) }));
-        if takes {
+        let accepts = !matches!(self.fault, Some(Fault { at: "BODY", act: Act::Answer(_) }));
+        if accepts {
             let (from, to, encrypted) = (from.to_owned(), to.to_owned(), self.encrypted);
             let received = Received { from, to, data, encrypted, connection: self.number };
             self.state.lock().unwrap().mailbox.push(received);
         }
-        self.say("BODY", "250 2.0.0 taken", wire).await
+        self.answer("BODY", "250 2.0.0 taken", wire).await
     }
 }
 
@@ -342,7 +343,7 @@ async fn read_line(wire: &mut Wire) -> std::io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// What stands between `<` and `>`.
+/// The text between `<` and `>`.
 fn path(line: &str) -> String {
     line.split_once('<')
         .and_then(|(_, rest)| rest.split_once('>'))

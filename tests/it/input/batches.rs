@@ -1,63 +1,63 @@
-//! Batches with too many mistakes, too many items, or none.
+//! Batches with many invalid items, too many items, or none.
 
-use super::{World, violations};
+use super::{Fixture, violations};
 use roster::grpc::pb;
 use tonic_types::StatusExt;
 
-fn wrong_item() -> pb::BatchAddMembersItem {
+fn invalid_item() -> pb::BatchAddMembersItem {
     pb::BatchAddMembersItem { role: "king".to_owned(), ..Default::default() }
 }
 
 #[tokio::test]
-async fn of_many_mistakes_twenty_arrive() {
-    let world = World::new().await;
+async fn an_error_names_at_most_twenty_invalid_fields() {
+    let fixture = Fixture::new().await;
     let request = pb::BatchAddMembersRequest {
-        organization: world.organization.clone(),
-        items: vec![wrong_item(); 30],
+        organization: fixture.organization.clone(),
+        items: vec![invalid_item(); 30],
         request_id: "x".to_owned(),
         ..Default::default()
     };
-    let status = world.server.operator().organizations.batch_add_members(request).await.unwrap_err();
-    let named = violations(&status);
-    assert_eq!(named.len(), 20);
-    // In the order of the items: ten of them, with two mistakes each.
+    let status = fixture.server.operator().organizations.batch_add_members(request).await.unwrap_err();
+    let fields = violations(&status);
+    assert_eq!(fields.len(), 20);
+    // In the order of the items: ten items with two invalid fields each.
     let mut expected: Vec<String> =
         (0..10).flat_map(|index| [format!("items[{index}].role"), format!("items[{index}].user_id")]).collect();
     expected.sort();
-    assert_eq!(named, expected);
+    assert_eq!(fields, expected);
     assert!(status.details().len() < 10 * 1024, "{}", status.details().len());
     assert!(status.get_details_error_info().is_some());
 
     let item = pb::CheckItem { organization: "é".repeat(1000), user_id: "\0".repeat(300), ..Default::default() };
     let request = pb::BatchCheckMembershipRequest { items: vec![item; 100], ..Default::default() };
-    let status = world.server.operator().checks.batch_check_membership(request).await.unwrap_err();
+    let status = fixture.server.operator().checks.batch_check_membership(request).await.unwrap_err();
     assert_eq!(violations(&status).len(), 20);
     assert!(status.details().len() < 10 * 1024, "{}", status.details().len());
-    world.assert_unchanged().await;
+    fixture.assert_unchanged().await;
 }
 
 #[tokio::test]
-async fn what_is_wrong_beside_the_items_is_not_called_an_item() {
-    let world = World::new().await;
+async fn invalid_fields_outside_the_items_have_no_item_prefix() {
+    let fixture = Fixture::new().await;
     let request = pb::BatchAddMembersRequest {
-        organization: world.organization.clone(),
+        organization: fixture.organization.clone(),
         items: vec![pb::BatchAddMembersItem::default()],
         request_id: "x".to_owned(),
         reason: "\0".to_owned(),
         ..Default::default()
     };
-    let status = world.server.operator().organizations.batch_add_members(request).await.unwrap_err();
+    let status = fixture.server.operator().organizations.batch_add_members(request).await.unwrap_err();
     assert_eq!(violations(&status), ["items[0].user_id", "reason", "request_id"]);
 }
 
 #[tokio::test]
-async fn a_batch_has_its_size() {
-    let world = World::new().await;
-    let mut operator = world.server.operator();
+async fn batch_sizes_are_limited() {
+    let fixture = Fixture::new().await;
+    let mut operator = fixture.server.operator();
     for size in [0, 101] {
         let request = pb::BatchAddMembersRequest {
-            organization: world.organization.clone(),
-            items: vec![wrong_item(); size],
+            organization: fixture.organization.clone(),
+            items: vec![invalid_item(); size],
             ..Default::default()
         };
         let status = operator.organizations.batch_add_members(request).await.unwrap_err();
@@ -72,5 +72,5 @@ async fn a_batch_has_its_size() {
     let request = pb::BatchCheckMembershipRequest { items: vec![item; 10_000], ..Default::default() };
     let answer = operator.checks.batch_check_membership(request).await.unwrap().into_inner();
     assert_eq!(answer.results.len(), 10_000);
-    world.assert_unchanged().await;
+    fixture.assert_unchanged().await;
 }

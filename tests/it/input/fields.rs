@@ -1,7 +1,7 @@
-//! Every method, every field, everything that can be wrong in it.
+//! Every invalid value of every field of every method.
 
 use super::values::{all_wrong, good, kind_of, nested, sized, wrong};
-use super::{World, good_requests, is_own, violations};
+use super::{Fixture, good_requests, is_own, violations};
 use crate::harness::dynamic::message;
 use crate::harness::reason;
 use prost::Message;
@@ -9,13 +9,14 @@ use prost_reflect::{DynamicMessage, Kind, MethodDescriptor, ReflectMessage, Valu
 use roster::grpc::pb;
 use tonic::Code;
 
-/// One request with one thing wrong, and how the error must call it.
+/// A request with one invalid field.
 struct Case {
     message: DynamicMessage,
+    /// The name of the field in the error.
     name: String,
 }
 
-/// Everything that is wrong in one field, for each field of the message and of the messages in it.
+/// A case for each invalid value of each field of the message and of the messages in it.
 fn cases(base: &DynamicMessage, prefix: &str) -> Vec<Case> {
     let mut cases = Vec::new();
     for field in base.descriptor().fields() {
@@ -23,7 +24,7 @@ fn cases(base: &DynamicMessage, prefix: &str) -> Vec<Case> {
         for value in wrong(&field) {
             let mut message = base.clone();
             message.set_field(&field, value);
-            // The owner by id, which is good, would be one too many.
+            // The valid owner id would be a second owner.
             if field.name() == "owner_email" {
                 message.clear_field_by_name("owner_user_id");
             }
@@ -33,12 +34,12 @@ fn cases(base: &DynamicMessage, prefix: &str) -> Vec<Case> {
         if !is_own(&inner) {
             continue;
         }
-        let held = base.get_field(&field);
-        let (inside, prefix) = match held.as_list() {
+        let value = base.get_field(&field);
+        let (inner, prefix) = match value.as_list() {
             Some(items) => (items[0].as_message(), format!("{name}[0].")),
-            None => (held.as_message(), format!("{name}.")),
+            None => (value.as_message(), format!("{name}.")),
         };
-        for case in self::cases(inside.unwrap(), &prefix) {
+        for case in self::cases(inner.unwrap(), &prefix) {
             let value = Value::Message(case.message);
             let mut message = base.clone();
             message.set_field(&field, if field.is_list() { Value::List(vec![value]) } else { value });
@@ -48,85 +49,85 @@ fn cases(base: &DynamicMessage, prefix: &str) -> Vec<Case> {
     cases
 }
 
-/// As a write that is meant, where it is one.
-fn in_earnest(mut message: DynamicMessage) -> Vec<u8> {
+/// The encoded message without `validate_only`.
+fn without_validate_only(mut message: DynamicMessage) -> Vec<u8> {
     message.clear_field_by_name("validate_only");
     message.encode_to_vec()
 }
 
-/// Asserts that a request in which nothing is wrong is not called wrong.
-async fn assert_not_invalid(world: &mut World, method: &MethodDescriptor, message: &DynamicMessage) {
-    if let Err(status) = world.call(method, message.encode_to_vec()).await {
-        let named = reason(&status);
-        let mistaken = ["INVALID_REQUEST", "MALFORMED_MESSAGE", "INTERNAL"].contains(&named.as_str());
-        assert!(!mistaken, "{}: {status:?}", method.full_name());
+/// Asserts that a valid request is not refused as invalid.
+async fn assert_not_invalid(fixture: &mut Fixture, method: &MethodDescriptor, message: &DynamicMessage) {
+    if let Err(status) = fixture.call(method, message.encode_to_vec()).await {
+        let reason = reason(&status);
+        let invalid = ["INVALID_REQUEST", "MALFORMED_MESSAGE", "INTERNAL"].contains(&reason.as_str());
+        assert!(!invalid, "{}: {status:?}", method.full_name());
     }
 }
 
 #[tokio::test]
-async fn each_wrong_field_is_named_and_nothing_changes() {
-    let mut world = World::new().await;
+async fn each_invalid_field_is_named_and_nothing_changes() {
+    let mut fixture = Fixture::new().await;
     let mut tried = 0;
-    for (method, base) in good_requests(&world) {
-        assert_not_invalid(&mut world, &method, &base).await;
+    for (method, base) in good_requests(&fixture) {
+        assert_not_invalid(&mut fixture, &method, &base).await;
         for Case { message, name } in cases(&base, "") {
-            let answer = world.call(&method, in_earnest(message.clone())).await;
-            let told = format!("{} with {name} in {message:.300}", method.full_name());
-            let status = answer.expect_err(&told);
-            assert_eq!(violations(&status), [name], "{told}");
-            // What was sent is not repeated: it may be a secret in the wrong place, or 100 KB.
-            assert!(status.message().len() + status.details().len() < 1024, "{told}: {status:?}");
+            let answer = fixture.call(&method, without_validate_only(message.clone())).await;
+            let context = format!("{} with {name} in {message:.300}", method.full_name());
+            let status = answer.expect_err(&context);
+            assert_eq!(violations(&status), [name], "{context}");
+            // The error does not repeat the value: it may be a misplaced secret, or 100 KB.
+            assert!(status.message().len() + status.details().len() < 1024, "{context}: {status:?}");
             tried += 1;
         }
     }
     assert!(tried > 500, "only {tried} requests were tried");
-    world.assert_unchanged().await;
+    fixture.assert_unchanged().await;
 }
 
-/// Whether the organization that a request names decides whether it may be made.
-fn is_ruled_by_it(method: &MethodDescriptor) -> bool {
+/// Whether access to a method depends on the organization that the request names.
+fn depends_on_organization(method: &MethodDescriptor) -> bool {
     !method.name().contains("Check") && !method.name().starts_with("Watch")
 }
 
 #[tokio::test]
-async fn everything_that_is_wrong_is_said_at_once() {
-    let mut world = World::new().await;
-    for (method, base) in good_requests(&world) {
+async fn all_invalid_fields_are_named_in_one_error() {
+    let mut fixture = Fixture::new().await;
+    for (method, base) in good_requests(&fixture) {
         let first = method.input().get_field(1).map(|field| field.name().to_owned());
-        // The organization comes first, alone: whoever may not see it learns nothing about the rest. And what a wrong mask
-        // was to change is not known.
-        let ruled_by_it = first.as_deref() == Some("organization") && is_ruled_by_it(&method);
-        let skip = if ruled_by_it { &["organization", "update_mask"][..] } else { &["update_mask"] };
+        // The organization is checked first and alone, so that a caller without access learns nothing about the other
+        // fields. With an invalid mask, the fields to check are unknown.
+        let organization_first = first.as_deref() == Some("organization") && depends_on_organization(&method);
+        let skip = if organization_first { &["organization", "update_mask"][..] } else { &["update_mask"] };
         let mut names = Vec::new();
         let bad = all_wrong(&base, skip, &mut names, "");
         names.sort();
         if names.is_empty() {
             continue;
         }
-        let status = world.call(&method, in_earnest(bad)).await.expect_err(method.full_name());
+        let status = fixture.call(&method, without_validate_only(bad)).await.expect_err(method.full_name());
         assert_eq!(violations(&status), names, "{}", method.full_name());
     }
-    world.assert_unchanged().await;
+    fixture.assert_unchanged().await;
 }
 
 #[tokio::test]
-async fn a_wrong_organization_is_the_only_thing_that_is_said() {
-    let mut world = World::new().await;
-    for (method, base) in good_requests(&world).into_iter().filter(|(method, _)| is_ruled_by_it(method)) {
+async fn an_invalid_organization_is_the_only_field_named() {
+    let mut fixture = Fixture::new().await;
+    for (method, base) in good_requests(&fixture).into_iter().filter(|(method, _)| depends_on_organization(method)) {
         if base.get_field_by_name("organization").is_none() {
             continue;
         }
         let bad = all_wrong(&base, &[], &mut Vec::new(), "");
-        let status = world.call(&method, in_earnest(bad)).await.expect_err(method.full_name());
+        let status = fixture.call(&method, without_validate_only(bad)).await.expect_err(method.full_name());
         assert_eq!(violations(&status), ["organization"], "{}", method.full_name());
     }
 }
 
 #[tokio::test]
-async fn a_verified_address_must_be_one() {
-    let world = World::new().await;
+async fn a_verified_address_must_be_an_address() {
+    let fixture = Fixture::new().await;
     let request = pb::PutUserRequest { user_id: "new".to_owned(), email_verified: true, ..Default::default() };
-    let status = world.server.operator().users.put_user(request).await.unwrap_err();
+    let status = fixture.server.operator().users.put_user(request).await.unwrap_err();
     assert_eq!(violations(&status), ["email_verified"]);
     let request = pb::PutUserRequest {
         email: "x".to_owned(),
@@ -134,25 +135,25 @@ async fn a_verified_address_must_be_one() {
         email_verified: true,
         ..Default::default()
     };
-    let status = world.server.operator().users.put_user(request).await.unwrap_err();
+    let status = fixture.server.operator().users.put_user(request).await.unwrap_err();
     assert_eq!(violations(&status), ["email", "user_id"]);
-    world.assert_unchanged().await;
+    fixture.assert_unchanged().await;
 }
 
 #[tokio::test]
 async fn an_inactive_organization_needs_an_owner() {
-    let world = World::new().await;
+    let fixture = Fixture::new().await;
     let request = pb::CreateOrganizationRequest { inactive: true, ..crate::harness::organization("Gamma") };
-    let status = world.server.operator().organizations.create_organization(request).await.unwrap_err();
+    let status = fixture.server.operator().organizations.create_organization(request).await.unwrap_err();
     assert_eq!(violations(&status), ["inactive"]);
-    world.assert_unchanged().await;
+    fixture.assert_unchanged().await;
 }
 
 #[tokio::test]
-async fn what_is_just_within_the_limits_is_taken() {
-    let mut world = World::new().await;
+async fn values_at_the_limits_are_accepted() {
+    let mut fixture = Fixture::new().await;
     let method = message("CreateOrganizationRequest");
-    let base = good(&world, &method);
+    let base = good(&fixture, &method);
     let create = super::dynamic::methods().into_iter().find(|method| method.name() == "CreateOrganization").unwrap();
     let texts = [
         ("name", "é".repeat(200)),
@@ -176,41 +177,41 @@ async fn what_is_just_within_the_limits_is_taken() {
         good.push(message);
     }
     for message in good {
-        let answer = world.call(&create, message.encode_to_vec()).await;
+        let answer = fixture.call(&create, message.encode_to_vec()).await;
         assert!(answer.is_ok(), "{message:.300}: {answer:?}");
     }
-    world.assert_unchanged().await;
+    fixture.assert_unchanged().await;
 }
 
 #[tokio::test]
 async fn page_tokens_belong_to_their_request() {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    let world = World::new().await;
-    let mut operator = world.server.operator();
+    let fixture = Fixture::new().await;
+    let mut operator = fixture.server.operator();
     let first = pb::ListOrganizationsRequest { page_size: 1, ..Default::default() };
     let token = operator.organizations.list_organizations(first.clone()).await.unwrap().into_inner().next_page_token;
     let again = pb::ListOrganizationsRequest { page_token: token.clone(), ..first.clone() };
     assert_eq!(operator.organizations.list_organizations(again).await.unwrap().into_inner().organizations.len(), 1);
 
     let members = pb::ListMembersRequest {
-        organization: world.organization.clone(),
+        organization: fixture.organization.clone(),
         page_token: token.clone(),
         ..Default::default()
     };
     let status = operator.organizations.list_members(members).await.unwrap_err();
     assert_eq!(violations(&status), ["page_token"]);
-    let mine =
+    let own =
         pb::ListUserOrganizationsRequest { user_id: "ada".to_owned(), page_token: token.clone(), ..Default::default() };
-    let status = operator.organizations.list_user_organizations(mine).await.unwrap_err();
+    let status = operator.organizations.list_user_organizations(own).await.unwrap_err();
     assert_eq!(violations(&status), ["page_token"]);
     let other = pb::ListOrganizationsRequest { kind: "vendor".to_owned(), page_token: token.clone(), ..first.clone() };
     let status = operator.organizations.list_organizations(other).await.unwrap_err();
     assert_eq!((status.code(), violations(&status)), (Code::InvalidArgument, vec!["page_token".to_owned()]));
 
-    // The head of a good one, with other things behind it.
+    // The head of a valid page token, with other bytes after it.
     let head = URL_SAFE_NO_PAD.decode(&token).unwrap()[..9].to_vec();
-    let id = world.organization.as_bytes();
+    let id = fixture.organization.as_bytes();
     for tail in [&[][..], b"x", &[0xff; 40], &[0; 40], &[id, b"a\0"].concat(), &[id, &[0xff]].concat()] {
         let token = URL_SAFE_NO_PAD.encode([&head, tail].concat());
         let forged = pb::ListOrganizationsRequest { page_token: token, ..first.clone() };
@@ -220,18 +221,18 @@ async fn page_tokens_belong_to_their_request() {
 }
 
 #[tokio::test]
-async fn numbers_come_back_as_they_went_in() {
-    let world = World::new().await;
+async fn numbers_in_attributes_are_stored_exactly() {
+    let fixture = Fixture::new().await;
     let numbers =
         [f64::MAX, f64::MIN, f64::MIN_POSITIVE, 5e-324, 0.1, 1e21, 1e300 / 3.0, 2e-10 / 3.0, 9_007_199_254_740_993.0];
     let value = |number| prost_types::Value { kind: Some(prost_types::value::Kind::NumberValue(number)) };
     let fields = numbers.iter().enumerate().map(|(index, number)| (index.to_string(), value(*number))).collect();
     let attributes = Some(prost_types::Struct { fields });
-    let mut ada = world.server.user_with_email("ada");
+    let mut ada = fixture.server.user_with_email("ada");
     let request =
         pb::CreateOrganizationRequest { attributes: attributes.clone(), ..crate::harness::organization("Numbers") };
-    let made = ada.organizations.create_organization(request).await.unwrap().into_inner().organization.unwrap();
-    let request = pb::GetOrganizationRequest { organization: made.id };
+    let created = ada.organizations.create_organization(request).await.unwrap().into_inner().organization.unwrap();
+    let request = pb::GetOrganizationRequest { organization: created.id };
     let read = ada.organizations.get_organization(request).await.unwrap().into_inner().organization.unwrap();
     assert_eq!(read.attributes, attributes);
 }

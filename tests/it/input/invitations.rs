@@ -1,6 +1,6 @@
-//! What can be wrong with invitations beyond one field, and tokens that are none.
+//! Invalid combinations of fields in requests about invitations, and invalid invitation tokens.
 
-use super::{World, assert_same, violations};
+use super::{Fixture, assert_same, violations};
 use crate::harness::raw::{Call, path};
 use crate::harness::reason;
 use crate::invitations::{accept, invite};
@@ -14,21 +14,21 @@ fn identifier(organization: &str, identifier: &str) -> pb::CreateInvitationReque
 }
 
 #[tokio::test]
-async fn what_goes_together_and_what_does_not() {
-    let world = World::new().await;
-    let (mut operator, mut ada) = (world.server.operator(), world.ada.clone());
-    let here = world.organization.clone();
+async fn invalid_combinations_of_fields_are_named() {
+    let fixture = Fixture::new().await;
+    let (mut operator, mut ada) = (fixture.server.operator(), fixture.ada.clone());
+    let organization = fixture.organization.clone();
 
-    let nobody = pb::CreateInvitationRequest { recipient: None, ..invite(&here, "") };
-    let status = operator.invitations.create_invitation(nobody).await.unwrap_err();
+    let no_recipient = pb::CreateInvitationRequest { recipient: None, ..invite(&organization, "") };
+    let status = operator.invitations.create_invitation(no_recipient).await.unwrap_err();
     assert_eq!(violations(&status), ["email"]);
     let by_mail = pb::InvitationDelivery::Email.into();
-    let mail = pb::CreateInvitationRequest { delivery: by_mail, ..identifier(&here, "@nina") };
+    let mail = pb::CreateInvitationRequest { delivery: by_mail, ..identifier(&organization, "@nina") };
     let status = operator.invitations.create_invitation(mail).await.unwrap_err();
     assert_eq!(violations(&status), ["delivery"]);
     let remind = pb::RemindInvitationRequest {
-        organization: here.clone(),
-        invitation_id: world.invitation.clone(),
+        organization: organization.clone(),
+        invitation_id: fixture.invitation.clone(),
         delivery: by_mail,
         ..Default::default()
     };
@@ -38,12 +38,13 @@ async fn what_goes_together_and_what_does_not() {
     let item = pb::BatchCreateInvitationsItem { role: "king".to_owned(), ..Default::default() };
     for size in [0, 101] {
         let items = vec![item.clone(); size];
-        let batch = pb::BatchCreateInvitationsRequest { organization: here.clone(), items, ..Default::default() };
+        let batch =
+            pb::BatchCreateInvitationsRequest { organization: organization.clone(), items, ..Default::default() };
         let status = operator.invitations.batch_create_invitations(batch).await.unwrap_err();
         assert_eq!(violations(&status), ["items"], "{size}");
     }
     let batch = pb::BatchCreateInvitationsRequest {
-        organization: here.clone(),
+        organization: organization.clone(),
         items: vec![item; 2],
         delivery: 99,
         lifetime: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
@@ -73,15 +74,15 @@ async fn what_goes_together_and_what_does_not() {
     };
     let status = operator.organizations.create_organization(off).await.unwrap_err();
     assert_eq!(violations(&status), ["inactive"]);
-    world.assert_unchanged().await;
+    fixture.assert_unchanged().await;
 }
 
 #[tokio::test]
-async fn invitations_just_within_the_limits_are_made() {
-    let world = World::new().await;
-    let mut operator = world.server.operator();
-    let here = &world.organization;
-    let lasting = |seconds, nanos, request| pb::CreateInvitationRequest {
+async fn invitations_at_the_limits_are_created() {
+    let fixture = Fixture::new().await;
+    let mut operator = fixture.server.operator();
+    let organization = &fixture.organization;
+    let with_lifetime = |seconds, nanos, request| pb::CreateInvitationRequest {
         lifetime: Some(prost_types::Duration { seconds, nanos }),
         validate_only: true,
         ..request
@@ -90,59 +91,62 @@ async fn invitations_just_within_the_limits_are_made() {
     let longest = format!("{}@{domain}", "a".repeat(64));
     assert_eq!(longest.len(), 254);
     for request in [
-        lasting(3600, 0, identifier(here, &"é".repeat(1000))),
-        lasting(30 * 24 * 3600, 0, identifier(here, "7")),
-        lasting(7200, 1, invite(here, &longest)),
+        with_lifetime(3600, 0, identifier(organization, &"é".repeat(1000))),
+        with_lifetime(30 * 24 * 3600, 0, identifier(organization, "7")),
+        with_lifetime(7200, 1, invite(organization, &longest)),
     ] {
-        let made = operator.invitations.create_invitation(request).await.unwrap().into_inner().invitation.unwrap();
-        let lasts = made.expire_time.unwrap().seconds - made.create_time.unwrap().seconds;
-        assert!([3600, 7200, 30 * 24 * 3600].contains(&lasts), "{lasts}");
+        let created = operator.invitations.create_invitation(request).await.unwrap().into_inner().invitation.unwrap();
+        let lifetime = created.expire_time.unwrap().seconds - created.create_time.unwrap().seconds;
+        assert!([3600, 7200, 30 * 24 * 3600].contains(&lifetime), "{lifetime}");
     }
     let items = (0..100).map(|number| pb::BatchCreateInvitationsItem {
         recipient: Some(pb::batch_create_invitations_item::Recipient::Identifier(format!("@{number}"))),
         ..Default::default()
     });
     let batch = pb::BatchCreateInvitationsRequest {
-        organization: here.clone(),
+        organization: organization.clone(),
         items: items.collect(),
         validate_only: true,
         ..Default::default()
     };
-    let made = operator.invitations.batch_create_invitations(batch).await.unwrap().into_inner();
-    assert!(made.results.len() == 100 && made.results.iter().all(|result| result.invitation.is_some()));
-    let list =
-        pb::ListInvitationsRequest { organization: here.clone(), states: vec![1, 2, 3, 4, 5], ..Default::default() };
+    let created = operator.invitations.batch_create_invitations(batch).await.unwrap().into_inner();
+    assert!(created.results.len() == 100 && created.results.iter().all(|result| result.invitation.is_some()));
+    let list = pb::ListInvitationsRequest {
+        organization: organization.clone(),
+        states: vec![1, 2, 3, 4, 5],
+        ..Default::default()
+    };
     assert_eq!(operator.invitations.list_invitations(list).await.unwrap().into_inner().invitations.len(), 1);
-    world.assert_unchanged().await;
+    fixture.assert_unchanged().await;
 }
 
 #[tokio::test]
-async fn a_page_of_invitations_goes_on_where_it_was_asked_for() {
-    let world = World::new().await;
-    let mut operator = world.server.operator();
-    let here = &world.organization;
-    operator.invitations.create_invitation(identifier(here, "@nina")).await.unwrap();
-    let first = pb::ListInvitationsRequest { organization: here.clone(), page_size: 1, ..Default::default() };
+async fn a_page_token_of_invitations_belongs_to_its_request() {
+    let fixture = Fixture::new().await;
+    let mut operator = fixture.server.operator();
+    let organization = &fixture.organization;
+    operator.invitations.create_invitation(identifier(organization, "@nina")).await.unwrap();
+    let first = pb::ListInvitationsRequest { organization: organization.clone(), page_size: 1, ..Default::default() };
     let page = operator.invitations.list_invitations(first.clone()).await.unwrap().into_inner();
     let next = pb::ListInvitationsRequest { page_token: page.next_page_token.clone(), ..first.clone() };
     let second = operator.invitations.list_invitations(next.clone()).await.unwrap().into_inner();
     assert_eq!((second.invitations[0].identifier.as_str(), second.next_page_token.as_str()), ("@nina", ""));
-    // Another filter, another organization, another method.
+    // It is invalid with another filter, another organization or another method.
     let other = pb::ListInvitationsRequest { states: vec![1, 2], ..next.clone() };
     let status = operator.invitations.list_invitations(other).await.unwrap_err();
     assert_eq!(violations(&status), ["page_token"]);
-    let elsewhere = pb::ListInvitationsRequest { organization: "beta".to_owned(), ..next };
-    let status = operator.invitations.list_invitations(elsewhere).await.unwrap_err();
+    let other = pb::ListInvitationsRequest { organization: "beta".to_owned(), ..next };
+    let status = operator.invitations.list_invitations(other).await.unwrap_err();
     assert_eq!(violations(&status), ["page_token"]);
-    let mine = pb::ListReceivedInvitationsRequest { page_token: page.next_page_token, ..Default::default() };
-    let mut ada = world.ada.clone();
-    let status = ada.invitations.list_received_invitations(mine).await.unwrap_err();
+    let received = pb::ListReceivedInvitationsRequest { page_token: page.next_page_token, ..Default::default() };
+    let mut ada = fixture.ada.clone();
+    let status = ada.invitations.list_received_invitations(received).await.unwrap_err();
     assert_eq!(violations(&status), ["page_token"]);
 }
 
-/// What is no token, and what was nearly one.
-fn garbage(world: &World) -> Vec<String> {
-    let good = &world.token;
+/// Texts that are not a valid token, among them variants of a valid one.
+fn invalid_tokens(fixture: &Fixture) -> Vec<String> {
+    let good = &fixture.token;
     let mut bad: Vec<String> = [
         good[..42].to_owned(),
         good[1..].to_owned(),
@@ -154,13 +158,13 @@ fn garbage(world: &World) -> Vec<String> {
         good.to_ascii_uppercase(),
         good.to_ascii_lowercase(),
         good.chars().rev().collect(),
-        world.invitation.clone(),
+        fixture.invitation.clone(),
         "A".repeat(43),
         "é".repeat(43),
         "\0".repeat(43),
         "x".repeat(100_000),
         "' OR true --".to_owned(),
-        // Signed by nobody, and meaning what its bearer likes.
+        // An unsigned JWT, whose claims the bearer can choose.
         "eyJhbGciOiJub25lIn0.eyJpbnZpdGF0aW9uIjoiMSJ9.".to_owned(),
     ]
     .into();
@@ -170,16 +174,16 @@ fn garbage(world: &World) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_is_no_token_is_one_and_the_same_not_found() {
-    let world = World::new().await;
-    let mut ada = world.ada.clone().invitations;
-    let mut nobody = world.server.nobody().invitations;
-    let told = |status: Status| {
+async fn every_invalid_token_gets_the_same_not_found_error() {
+    let fixture = Fixture::new().await;
+    let mut ada = fixture.ada.clone().invitations;
+    let mut anonymous = fixture.server.anonymous().invitations;
+    let content = |status: Status| {
         assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "INVITATION_NOT_FOUND"));
         (status.message().to_owned(), status.details().to_vec())
     };
     let mut first = None;
-    for token in garbage(&world) {
+    for token in invalid_tokens(&fixture) {
         let decline = pb::DeclineInvitationRequest {
             invitation: Some(pb::decline_invitation_request::Invitation::Token(token.clone())),
             ..Default::default()
@@ -189,21 +193,21 @@ async fn what_is_no_token_is_one_and_the_same_not_found() {
             ada.accept_invitation(accept(&token)).await.unwrap_err(),
             ada.decline_invitation(decline).await.unwrap_err(),
             ada.preview_invitation(preview.clone()).await.unwrap_err(),
-            nobody.preview_invitation(preview).await.unwrap_err(),
+            anonymous.preview_invitation(preview).await.unwrap_err(),
         ];
-        for told in answers.map(told) {
-            assert_eq!(&told, first.get_or_insert_with(|| told.clone()), "{token:?}");
+        for answer in answers.map(content) {
+            assert_eq!(&answer, first.get_or_insert_with(|| answer.clone()), "{token:?}");
         }
     }
-    // Nothing of it but the counting of tries, and the good one is as good as before.
-    let good = pb::PreviewInvitationRequest { token: world.token.clone() };
-    assert!(nobody.preview_invitation(good).await.is_ok());
-    let mut now = world.server.database.dump().await;
+    // Only the count of failed tokens changed, and the valid token still works.
+    let good = pb::PreviewInvitationRequest { token: fixture.token.clone() };
+    assert!(anonymous.preview_invitation(good).await.is_ok());
+    let mut now = fixture.server.database.dump().await;
     now.remove("quotas");
-    assert_same(&now, &world.before);
-    // Bytes that are no text are no message.
+    assert_same(&now, &fixture.before);
+    // A token that is not UTF-8 makes the message malformed.
     let token = [&[0x0a, 43][..], &[0xff; 43]].concat();
     assert!(pb::PreviewInvitationRequest::decode(token.as_slice()).is_err());
-    let answer = world.server.send(Call::grpc(&path("InvitationService/PreviewInvitation"), &token)).await;
+    let answer = fixture.server.send(Call::grpc(&path("InvitationService/PreviewInvitation"), &token)).await;
     assert_eq!(answer.reason.as_deref(), Some("MALFORMED_MESSAGE"));
 }

@@ -1,4 +1,4 @@
-//! Bad input of every kind: refused by name, all at once, and nothing changes.
+//! Invalid input of every kind: the error names every invalid field, and nothing changes.
 
 mod batches;
 mod bytes;
@@ -8,33 +8,40 @@ mod protocol;
 mod values;
 
 use crate::access::user_token;
-use crate::harness::dynamic::{self, Caller};
+use crate::harness::Server;
+use crate::harness::dynamic::{self, Caller, message, path};
+use crate::harness::samples::{SampleCaller, Target, Write, sample};
 use crate::harness::server::Clients;
-use crate::harness::{Server, dynamic::message};
 use crate::invitations::invite;
 use prost_reflect::{DynamicMessage, MethodDescriptor};
+use roster::authz::rules;
 use roster::domain::Scope;
 use roster::grpc::pb;
 use std::collections::BTreeMap;
 use tonic::Status;
 use tonic_types::StatusExt;
 
-/// A server with something in it that could be changed.
-struct World {
+/// A server with organizations, members and an invitation.
+struct Fixture {
     server: Server,
     organization: String,
-    /// A pending invitation there, by its id and its token: to an identifier, so that whoever holds the token may answer.
+    /// The id of a pending invitation into the organization. It is to an identifier, so any user with the token may
+    /// answer it.
     invitation: String,
+    /// The token of that invitation.
     token: String,
-    /// A caller who passes every rule, and has no profile that a call would write.
+    /// A caller who passes every access rule, and has no profile that a call would store.
     operator: Caller,
-    /// `ada`, for what only people may do: with the token that she has shown before, which tells nothing new of her.
+    /// The user `ada`, for methods that only users may call. Her bearer token was used before, so a call stores no
+    /// profile.
     user: Caller,
+    /// The typed clients of `ada`.
     ada: Clients,
+    /// The content of the database at the start.
     before: BTreeMap<String, Vec<String>>,
 }
 
-impl World {
+impl Fixture {
     async fn new() -> Self {
         let server = Server::start_generous().await;
         let token_of_ada = user_token(&server, "ada");
@@ -47,52 +54,54 @@ impl World {
         let user = Caller::with_token(&server.channel(), token_of_ada);
         let recipient = pb::create_invitation_request::Recipient::Identifier("+44 20 7946 0018".to_owned());
         let invite = pb::CreateInvitationRequest { recipient: Some(recipient), ..invite(&organization, "") };
-        let made = server.operator().invitations.create_invitation(invite).await.unwrap().into_inner();
-        let (invitation, token) = (made.invitation.unwrap().invitation_id, made.token);
+        let created = server.operator().invitations.create_invitation(invite).await.unwrap().into_inner();
+        let (invitation, token) = (created.invitation.unwrap().invitation_id, created.token);
         let before = server.database.dump().await;
         Self { server, organization, invitation, token, operator, user, ada, before }
     }
 
-    /// Makes a call, as one who may.
+    /// Calls a method as the operator, or as the user where the method is for users only.
     async fn call(&mut self, method: &MethodDescriptor, message: Vec<u8>) -> Result<Vec<u8>, Status> {
-        let for_people = ["AcceptInvitation", "DeclineInvitation", "ListReceivedInvitations"].contains(&method.name());
-        let caller = if for_people { &mut self.user } else { &mut self.operator };
+        let rule = rules::method(&path(method)).unwrap();
+        let (caller, _) =
+            sample(rule, &Target::default(), &Write::default()).expect("the method has no sample request");
+        let caller = if caller == SampleCaller::Invitee { &mut self.user } else { &mut self.operator };
         caller.call(method, message).await
     }
 
-    /// Asserts that nothing was changed since the start.
+    /// Asserts that the database is unchanged since the start.
     async fn assert_unchanged(&self) {
         assert_same(&self.server.database.dump().await, &self.before);
     }
 }
 
-/// Asserts that two dumps are equal, table by table: whole ones are too much to read.
+/// Asserts that two dumps are equal, table by table, to keep failure messages short.
 fn assert_same(now: &BTreeMap<String, Vec<String>>, before: &BTreeMap<String, Vec<String>>) {
     for (table, rows) in now {
         assert_eq!(Some(rows), before.get(table), "{table}");
     }
 }
 
-/// The methods, each with a good request.
-fn good_requests(world: &World) -> Vec<(MethodDescriptor, DynamicMessage)> {
+/// Every method with a valid request. See [`values::good`].
+fn good_requests(fixture: &Fixture) -> Vec<(MethodDescriptor, DynamicMessage)> {
     let methods = dynamic::methods();
-    assert!(methods.len() >= 37, "only {} methods are walked", methods.len());
-    methods.into_iter().map(|method| (method.clone(), values::good(world, &method.input()))).collect()
+    assert!(methods.len() >= 37, "only {} methods were found", methods.len());
+    methods.into_iter().map(|method| (method.clone(), values::good(fixture, &method.input()))).collect()
 }
 
-/// The fields that an error names, in order of name; it must name them as the caller's mistakes.
+/// The fields that an `INVALID_REQUEST` error names, sorted by name.
 #[track_caller]
 fn violations(status: &Status) -> Vec<String> {
     let details = status.get_error_details();
     assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some("INVALID_REQUEST"), "{status:?}");
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
-    let mut named = details.bad_request().unwrap().field_violations.clone();
-    assert!(named.iter().all(|violation| !violation.description.is_empty()), "{named:?}");
-    named.sort_by(|a, b| a.field.cmp(&b.field));
-    named.into_iter().map(|violation| violation.field).collect()
+    let mut violations = details.bad_request().unwrap().field_violations.clone();
+    assert!(violations.iter().all(|violation| !violation.description.is_empty()), "{violations:?}");
+    violations.sort_by(|a, b| a.field.cmp(&b.field));
+    violations.into_iter().map(|violation| violation.field).collect()
 }
 
-/// A message type that the walks go into: one of roster's own.
+/// Whether the walks descend into a message type: those of the package `roster.v1`.
 fn is_own(descriptor: &prost_reflect::MessageDescriptor) -> bool {
     descriptor.package_name() == message("Member").package_name()
 }

@@ -1,29 +1,29 @@
-//! What is no gRPC call, or not quite one: it never reaches a handler, and is answered by name.
+//! Requests that violate the gRPC protocol: no handler sees them, and the error has a reason.
 
-use super::World;
+use super::Fixture;
 use crate::harness::raw::{self, Answer, Call, frame};
 use http::Method;
 use roster::domain::Scope;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A call that would change something if a handler saw it: a member added, by an operator.
-fn adding(world: &World) -> Call {
-    let (path, message) = raw::add(&world.organization, "intruder", "");
-    let token = world.server.service_token("root", &[Scope::Operator]);
+/// A call that changes the database if a handler receives it: an operator adds a member.
+fn add_member(fixture: &Fixture) -> Call {
+    let (path, message) = raw::add(&fixture.organization, "intruder", "");
+    let token = fixture.server.service_token("root", &[Scope::Operator]);
     Call::grpc(&path, &message).bearer(&token)
 }
 
-/// Sends each, and asserts that nothing was changed by it.
+/// Sends each call, and asserts that its answer is right and that nothing changed.
 async fn assert_each(
     calls: impl IntoIterator<Item = (&'static str, Call)>,
-    world: &World,
-    right: impl Fn(&Answer) -> bool,
+    fixture: &Fixture,
+    is_right: impl Fn(&Answer) -> bool,
 ) {
     for (what, call) in calls {
-        let answer = world.server.send(call).await;
-        assert!(right(&answer), "{what}: {answer:?}");
-        assert_eq!(world.server.database.dump().await, world.before, "{what} changed something");
+        let answer = fixture.server.send(call).await;
+        assert!(is_right(&answer), "{what}: {answer:?}");
+        assert_eq!(fixture.server.database.dump().await, fixture.before, "{what} changed something");
     }
 }
 
@@ -37,28 +37,32 @@ const INVALID_ARGUMENT: i32 = 3;
 const UNIMPLEMENTED: i32 = 12;
 
 #[tokio::test]
-async fn the_call_itself_is_good() {
-    let world = World::new().await;
-    let answer = world.server.send(adding(&world)).await;
+async fn the_unmodified_call_succeeds_and_changes_something() {
+    let fixture = Fixture::new().await;
+    let answer = fixture.server.send(add_member(&fixture)).await;
     assert_eq!((answer.http_status, answer.grpc_status), (200, Some(0)), "{answer:?}");
     assert!(!answer.body.is_empty());
-    assert_ne!(world.server.database.dump().await, world.before, "nothing here could fail");
+    assert_ne!(
+        fixture.server.database.dump().await,
+        fixture.before,
+        "the call changes nothing, so the other tests prove nothing"
+    );
 }
 
 #[tokio::test]
-async fn only_post_is_a_call() {
-    let world = World::new().await;
+async fn methods_other_than_post_are_refused() {
+    let fixture = Fixture::new().await;
     for verb in [Method::GET, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS, Method::PATCH] {
-        let answer = world.server.send(Call { method: verb.clone(), ..adding(&world) }).await;
+        let answer = fixture.server.send(Call { method: verb.clone(), ..add_member(&fixture) }).await;
         assert_eq!((answer.http_status, answer.grpc_status), (405, None), "{verb}: {answer:?}");
         assert_eq!(answer.headers["allow"], "POST");
     }
-    world.assert_unchanged().await;
+    fixture.assert_unchanged().await;
 }
 
 #[tokio::test]
-async fn only_grpc_is_a_content_type() {
-    let world = World::new().await;
+async fn content_types_other_than_grpc_are_refused() {
+    let fixture = Fixture::new().await;
     let types = [
         "application/json",
         "application/grpc-web",
@@ -69,15 +73,15 @@ async fn only_grpc_is_a_content_type() {
         "text/plain",
         "",
     ];
-    let mut calls: Vec<_> = types.map(|kind| (kind, adding(&world).instead("content-type", kind))).into();
-    calls.push(("none", adding(&world).without("content-type")));
-    assert_each(calls, &world, |answer| (answer.http_status, answer.grpc_status) == (415, None)).await;
+    let mut calls: Vec<_> = types.map(|kind| (kind, add_member(&fixture).instead("content-type", kind))).into();
+    calls.push(("none", add_member(&fixture).without("content-type")));
+    assert_each(calls, &fixture, |answer| (answer.http_status, answer.grpc_status) == (415, None)).await;
 }
 
 #[tokio::test]
-async fn only_the_paths_of_the_protos_are_paths() {
-    let world = World::new().await;
-    let good = adding(&world).path;
+async fn paths_outside_the_protos_are_refused() {
+    let fixture = Fixture::new().await;
+    let good = add_member(&fixture).path;
     let paths = [
         ("a query", format!("{good}?x=1")),
         ("an empty query", format!("{good}?")),
@@ -98,14 +102,14 @@ async fn only_the_paths_of_the_protos_are_paths() {
         ("no such method of health", "/grpc.health.v1.Health/Checkk".to_owned()),
         ("no such method of reflection", "/grpc.reflection.v1.ServerReflection/x".to_owned()),
     ];
-    let calls = paths.map(|(what, path)| (what, Call { path, ..adding(&world) }));
-    assert_each(calls, &world, refused(UNIMPLEMENTED, "METHOD_UNKNOWN")).await;
+    let calls = paths.map(|(what, path)| (what, Call { path, ..add_member(&fixture) }));
+    assert_each(calls, &fixture, refused(UNIMPLEMENTED, "METHOD_UNKNOWN")).await;
 }
 
 #[tokio::test]
-async fn only_one_whole_message_is_a_body() {
-    let world = World::new().await;
-    let good = adding(&world).body;
+async fn bodies_other_than_one_whole_message_are_refused() {
+    let fixture = Fixture::new().await;
+    let good = add_member(&fixture).body;
     let message = &good[5..];
     let with_head = |head: &[u8]| [head, message].concat();
     let bodies = [
@@ -125,8 +129,8 @@ async fn only_one_whole_message_is_a_body() {
         ("JSON in a frame", frame(br#"{"organization":"acme"}"#)),
     ];
     for (what, body) in bodies {
-        let answer = world.server.send(Call { body, ..adding(&world) }).await;
-        // Noise as a head names a length, and that one is too large.
+        let answer = fixture.server.send(Call { body, ..add_member(&fixture) }).await;
+        // Random bytes as a frame header encode a length, which may be too large.
         let (status, reason) = match what {
             "noise" | "JSON" => (None, None),
             _ => (Some(INVALID_ARGUMENT), Some("MALFORMED_MESSAGE")),
@@ -135,55 +139,55 @@ async fn only_one_whole_message_is_a_body() {
         if status.is_some() {
             assert_eq!((answer.grpc_status, answer.reason.as_deref()), (status, reason), "{what}: {answer:?}");
         } else {
-            let named = answer.reason.as_deref();
-            assert!(matches!(named, Some("MALFORMED_MESSAGE" | "MESSAGE_TOO_LARGE")), "{what}: {answer:?}");
+            let reason = answer.reason.as_deref();
+            assert!(matches!(reason, Some("MALFORMED_MESSAGE" | "MESSAGE_TOO_LARGE")), "{what}: {answer:?}");
         }
-        assert_eq!(world.server.database.dump().await, world.before, "{what} changed something");
+        assert_eq!(fixture.server.database.dump().await, fixture.before, "{what} changed something");
     }
-    // A length that is larger than any message may be, with nothing behind it.
-    let huge = Call { body: vec![0, 0xff, 0xff, 0xff, 0xff], ..adding(&world) };
-    let answer = world.server.send(huge).await;
+    // A length above the limit, without a message.
+    let huge = Call { body: vec![0, 0xff, 0xff, 0xff, 0xff], ..add_member(&fixture) };
+    let answer = fixture.server.send(huge).await;
     assert_eq!((answer.grpc_status, answer.reason.as_deref()), (Some(8), Some("MESSAGE_TOO_LARGE")), "{answer:?}");
 }
 
 #[tokio::test]
-async fn only_plain_bytes_are_an_encoding() {
-    let world = World::new().await;
+async fn compressed_messages_are_refused() {
+    let fixture = Fixture::new().await;
     let encodings = ["gzip", "br", "identity,gzip", "nonsense", "GZIP"];
-    let calls = encodings.map(|encoding| (encoding, adding(&world).with("grpc-encoding", encoding)));
-    assert_each(calls, &world, refused(UNIMPLEMENTED, "METHOD_UNKNOWN")).await;
-    let flagged = Call { body: [&[1], &adding(&world).body[1..]].concat(), ..adding(&world) };
+    let calls = encodings.map(|encoding| (encoding, add_member(&fixture).with("grpc-encoding", encoding)));
+    assert_each(calls, &fixture, refused(UNIMPLEMENTED, "METHOD_UNKNOWN")).await;
+    let flagged = Call { body: [&[1], &add_member(&fixture).body[1..]].concat(), ..add_member(&fixture) };
     let flagged = [("gzip, and the flag", flagged.with("grpc-encoding", "gzip"))];
-    assert_each(flagged, &world, refused(UNIMPLEMENTED, "METHOD_UNKNOWN")).await;
+    assert_each(flagged, &fixture, refused(UNIMPLEMENTED, "METHOD_UNKNOWN")).await;
 }
 
 #[tokio::test]
-async fn only_a_number_with_a_unit_is_a_deadline() {
-    let world = World::new().await;
+async fn invalid_deadlines_are_refused() {
+    let fixture = Fixture::new().await;
     let values = ["", "5", "5s", "-1S", "999999999S", "1.5S", "S", "1 S", "0x1S", "1SS", "٣S"];
-    let mut calls: Vec<_> = values.map(|value| (value, adding(&world).with("grpc-timeout", "1S"))).into();
+    let mut calls: Vec<_> = values.map(|value| (value, add_member(&fixture).with("grpc-timeout", "1S"))).into();
     for (value, call) in &mut calls {
         let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
         call.headers.insert("grpc-timeout", value);
     }
-    let mut twice = adding(&world);
+    let mut twice = add_member(&fixture);
     twice.headers.append("grpc-timeout", "1S".parse().unwrap());
     twice.headers.append("grpc-timeout", "2S".parse().unwrap());
     calls.push(("two", twice));
-    assert_each(calls, &world, refused(INVALID_ARGUMENT, "INVALID_REQUEST")).await;
-    // Often, because a write that was begun all the same would be lucky now and then only.
-    let now = (0..20).map(|_| ("no time at all", adding(&world).with("grpc-timeout", "0S")));
-    assert_each(now, &world, refused(4, "DEADLINE_EXCEEDED")).await;
-    world.server.database.assert_no_open_transactions().await;
-    world.assert_unchanged().await;
+    assert_each(calls, &fixture, refused(INVALID_ARGUMENT, "INVALID_REQUEST")).await;
+    // Repeated, because a write that starts in spite of its deadline would complete only now and then.
+    let now = (0..20).map(|_| ("no time at all", add_member(&fixture).with("grpc-timeout", "0S")));
+    assert_each(now, &fixture, refused(4, "DEADLINE_EXCEEDED")).await;
+    fixture.server.database.assert_no_open_transactions().await;
+    fixture.assert_unchanged().await;
 }
 
 #[tokio::test]
-async fn http_1_is_not_spoken() {
-    let world = World::new().await;
-    let token = world.server.service_token("root", &[Scope::Operator]);
-    let Call { path, body, .. } = adding(&world);
-    let mut stream = TcpStream::connect(world.server.address).await.unwrap();
+async fn http_1_is_refused() {
+    let fixture = Fixture::new().await;
+    let token = fixture.server.service_token("root", &[Scope::Operator]);
+    let Call { path, body, .. } = add_member(&fixture);
+    let mut stream = TcpStream::connect(fixture.server.address).await.unwrap();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\nauthorization: Bearer {token}\r\n\
          content-length: {}\r\n\r\n",
@@ -191,37 +195,37 @@ async fn http_1_is_not_spoken() {
     );
     stream.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
     let mut answer = Vec::new();
-    // The connection is closed; whether by an end or by a reset is the system's choice.
+    // The operating system decides whether the connection ends with an EOF or with a reset.
     let _ = stream.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP/1.1 2"), "{answer:?}");
-    world.assert_unchanged().await;
+    fixture.assert_unchanged().await;
 }
 
 #[tokio::test]
-async fn a_call_that_breaks_off_changes_nothing() {
-    let world = World::new().await;
-    let Call { path, headers, body, .. } = adding(&world);
-    let stream = TcpStream::connect(world.server.address).await.unwrap();
+async fn a_call_reset_before_its_last_byte_changes_nothing() {
+    let fixture = Fixture::new().await;
+    let Call { path, headers, body, .. } = add_member(&fixture);
+    let stream = TcpStream::connect(fixture.server.address).await.unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
     let connection = tokio::spawn(connection);
     let mut client = client.ready().await.unwrap();
-    let uri = format!("http://{}{path}", world.server.address);
+    let uri = format!("http://{}{path}", fixture.server.address);
     let mut request = http::Request::post(uri).body(()).unwrap();
     *request.headers_mut() = headers;
     let (answer, mut sending) = client.send_request(request, false).unwrap();
-    // All of the message but its last byte, which is only the end of a text.
+    // The message without its last byte, which is the end of a text.
     sending.send_data(body[..body.len() - 1].to_vec().into(), false).unwrap();
     let mut client = client.ready().await.unwrap();
     sending.send_reset(h2::Reason::CANCEL);
     drop(answer);
-    // Another call on the same connection, answered: the server has seen the reset before it.
-    let call = adding(&world);
-    let uri = format!("http://{}/roster.v1.UserService/GetCaller", world.server.address);
+    // An answered call on the same connection proves that the server has received the reset.
+    let call = add_member(&fixture);
+    let uri = format!("http://{}/roster.v1.UserService/GetCaller", fixture.server.address);
     let mut request = http::Request::post(uri).body(()).unwrap();
     *request.headers_mut() = call.headers;
     let (answer, mut sending) = client.send_request(request, false).unwrap();
     sending.send_data(frame(b"").into(), true).unwrap();
     assert_eq!(answer.await.unwrap().status(), 200);
     connection.abort();
-    world.assert_unchanged().await;
+    fixture.assert_unchanged().await;
 }

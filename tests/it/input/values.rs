@@ -1,6 +1,6 @@
-//! What is good in each field, and what is wrong: by the field's name. A new field without a line here fails.
+//! Valid and invalid values for each field, by its name. A field without values here fails the tests.
 
-use super::{World, is_own};
+use super::{Fixture, is_own};
 use crate::harness::dynamic::descriptors;
 use prost::Message;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value};
@@ -9,26 +9,26 @@ use std::collections::BTreeMap;
 
 const UUID: &str = "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11";
 
-/// A request in which nothing is wrong. It changes nothing: it is for checking only, where it is a write.
-pub(super) fn good(world: &World, descriptor: &MessageDescriptor) -> DynamicMessage {
+/// A valid request with every field set. It changes nothing: a write has `validate_only`.
+pub(super) fn good(fixture: &Fixture, descriptor: &MessageDescriptor) -> DynamicMessage {
     let mut message = DynamicMessage::new(descriptor.clone());
     for field in descriptor.fields() {
-        if let Some(value) = good_value(world, &field) {
+        if let Some(value) = good_value(fixture, &field) {
             message.set_field(&field, value);
         }
     }
     message
 }
 
-fn good_value(world: &World, field: &FieldDescriptor) -> Option<Value> {
+fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
     let text = |text: &str| Some(Value::String(text.to_owned()));
-    // Of several alternatives, the first is taken.
+    // The first field of each oneof is set.
     let first = |oneof: prost_reflect::OneofDescriptor| oneof.fields().next().is_some_and(|first| first == *field);
     if field.containing_oneof().is_some_and(|oneof| !first(oneof)) {
         return None;
     }
     match field.name() {
-        "organization" => text(&world.organization),
+        "organization" => text(&fixture.organization),
         "user_id" | "owner_user_id" => text("grace"),
         "email" => text("grace@example.com"),
         "name" | "display_name" => text("Grace"),
@@ -38,12 +38,12 @@ fn good_value(world: &World, field: &FieldDescriptor) -> Option<Value> {
         "search" => text("ac"),
         "reason" => text("because"),
         "request_id" => text(UUID),
-        // The owner is named by id.
+        // The owner is given by id.
         "etag" | "page_token" | "owner_email" | "cursor" => None,
         "ping" => Some(Value::I64(7)),
-        "invitation_id" => text(&world.invitation),
-        "token" => text(&world.token),
-        // Not at all: whatever the recipient is.
+        "invitation_id" => text(&fixture.invitation),
+        "token" => text(&fixture.token),
+        // NONE, which suits every recipient.
         "delivery" | "owner_delivery" => Some(Value::EnumNumber(3)),
         "lifetime" => Some(duration(7200, 0)),
         "validate_only" | "fully_consistent" => Some(Value::Bool(true)),
@@ -53,9 +53,9 @@ fn good_value(world: &World, field: &FieldDescriptor) -> Option<Value> {
         "states" => Some(Value::List(vec![Value::EnumNumber(2)])),
         "attributes" | "owner_attributes" => Some(object(&nested(1))),
         "update_mask" => Some(mask(&["*"])),
-        "items" => Some(Value::List(vec![Value::Message(good(world, &kind_of(field)))])),
-        "consistency" => Some(Value::Message(good(world, &kind_of(field)))),
-        other => panic!("what is good in {other}? ({})", field.full_name()),
+        "items" => Some(Value::List(vec![Value::Message(good(fixture, &kind_of(field)))])),
+        "consistency" => Some(Value::Message(good(fixture, &kind_of(field)))),
+        other => panic!("no valid value for the field {other} ({})", field.full_name()),
     }
 }
 
@@ -63,20 +63,20 @@ fn good_value(world: &World, field: &FieldDescriptor) -> Option<Value> {
 pub(super) fn kind_of(field: &FieldDescriptor) -> MessageDescriptor {
     match field.kind() {
         Kind::Message(descriptor) => descriptor,
-        other => panic!("{} is no message but {other:?}", field.full_name()),
+        other => panic!("{} is {other:?}, not a message", field.full_name()),
     }
 }
 
-/// What is wrong in a field of its own; what is wrong in the message inside it is another matter.
+/// Invalid values of a field, without the invalid values of the fields of its message type.
 pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
-    let within = field.parent_message().name().to_owned();
+    let parent = field.parent_message().name().to_owned();
     let texts = |bad: &[&str]| bad.iter().map(|text| Value::String((*text).to_owned())).collect::<Vec<_>>();
     let long = |length: usize| Value::String("a".repeat(length));
     let mut values = match field.name() {
         "organization" => {
             texts(&["a", "acme inc", "ac\0me", "ümlaut", "{7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11}", "a/../b"])
         }
-        "user_id" if ["ListEventsRequest", "WatchMembershipsRequest"].contains(&within.as_str()) => {
+        "user_id" if ["ListEventsRequest", "WatchMembershipsRequest"].contains(&parent.as_str()) => {
             texts(&["a\0b", "\0"])
         }
         "user_id" => texts(&["", "a\0b", "\0"]),
@@ -114,13 +114,13 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         "update_mask" => [&["nonsense"][..], &["role", "owner_user_id"], &[""], &["name\0"]].map(mask).into(),
         "attributes" | "owner_attributes" => bad_objects().iter().map(object).collect(),
         "items" => vec![Value::List(Vec::new())],
-        // Any text may be an etag, any flag may be set, what is asked of freshness is wrong inside only, and whatever is no
-        // token is as good as any other one that is no good.
+        // Any text may be an etag, any flag may be set, a consistency requirement has invalid values in its own fields
+        // only, and an unknown token is not found rather than invalid.
         "etag" | "consistency" | "validate_only" | "fully_consistent" | "inactive" | "purge" | "all_or_nothing"
         | "email_verified" | "rotate" | "token" | "ping" => Vec::new(),
-        other => panic!("what is wrong in {other}? ({})", field.full_name()),
+        other => panic!("no invalid values for the field {other} ({})", field.full_name()),
     };
-    match (field.name(), within.as_str()) {
+    match (field.name(), parent.as_str()) {
         ("organization" | "name" | "display_name" | "slug" | "search", _) => values.extend([201, 100_000].map(long)),
         ("user_id" | "owner_user_id", _) => values.extend([256, 100_000].map(long)),
         ("email" | "owner_email", _) => values.push(Value::String(format!("ada@{}.example", "x.".repeat(200)))),
@@ -132,8 +132,8 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         }
         _ => {}
     }
-    match (field.name(), within.as_str()) {
-        // Left out, a watch is of all.
+    match (field.name(), parent.as_str()) {
+        // Without an organization, a watch covers all.
         ("organization", "WatchMembershipsRequest" | "WatchEventsRequest") => {}
         ("organization", _)
         | ("name", "CreateOrganizationRequest" | "UpdateOrganizationRequest")
@@ -145,9 +145,9 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         ("states", "ListInvitationsRequest") => values.extend([&[6][..], &[1, 6]].map(numbers)),
         _ => {}
     }
-    // Ownership is no role to assign.
+    // The role `owner` cannot be assigned.
     if matches!(
-        within.as_str(),
+        parent.as_str(),
         "AddMemberRequest"
             | "EnsureMemberRequest"
             | "BatchAddMembersItem"
@@ -162,7 +162,7 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
     values
 }
 
-/// Seconds and nanoseconds: under an hour, over thirty days, and what no time is as long as.
+/// Seconds and nanoseconds: under an hour, over thirty days, and invalid durations.
 const BAD_LIFETIMES: [(i64, i32); 11] = [
     (0, 0),
     (-7200, 0),
@@ -207,12 +207,12 @@ fn with(key: &str, kind: Json) -> prost_types::Struct {
     prost_types::Struct { fields: BTreeMap::from([(key.to_owned(), json(kind))]) }
 }
 
-/// An object of this many levels.
+/// An object with this many levels.
 pub(super) fn nested(levels: usize) -> prost_types::Struct {
     if levels <= 1 { prost_types::Struct::default() } else { with("a", Json::StructValue(nested(levels - 1))) }
 }
 
-/// An object of this size as compact JSON.
+/// An object with this size in bytes as compact JSON.
 pub(super) fn sized(bytes: usize) -> prost_types::Struct {
     with("a", Json::StringValue("x".repeat(bytes - r#"{"a":""}"#.len())))
 }
@@ -235,7 +235,7 @@ fn bad_objects() -> Vec<prost_types::Struct> {
     ]
 }
 
-/// The message with everything wrong in it that can be wrong at once, and the names of all of it.
+/// The message with as many invalid fields as one request can have. Appends their names to `names`.
 pub(super) fn all_wrong(
     message: &DynamicMessage,
     skip: &[&str],
@@ -244,7 +244,7 @@ pub(super) fn all_wrong(
 ) -> DynamicMessage {
     let mut bad = message.clone();
     for field in message.descriptor().fields().filter(|field| !skip.contains(&field.name())) {
-        // Of several alternatives, the one that the good message holds.
+        // Of a oneof, only the field that the valid message sets.
         if (field.containing_oneof().is_some() || field.name() == "owner_email") && !message.has_field(&field) {
             continue;
         }

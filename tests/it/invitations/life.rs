@@ -1,4 +1,4 @@
-//! From the invitation to the member, step by step.
+//! The steps from an invitation to a membership.
 
 use super::{accept, invite};
 use crate::harness::{Server, assert_refused, is_member};
@@ -7,21 +7,21 @@ use roster::grpc::pb;
 use tonic::Code;
 
 #[tokio::test]
-async fn invited_previewed_accepted_and_a_member() {
+async fn an_invitation_is_created_previewed_and_accepted() {
     let server = Server::start().await;
     let mut ada = server.user_with_email("ada");
     let acme = ada.create("Acme").await;
     let mut backend = server.service(&[Scope::Manage]);
-    let made = backend.invitations.create_invitation(invite(&acme, "Grace@Example.com")).await.unwrap().into_inner();
-    let (invitation, token) = (made.invitation.unwrap(), made.token);
+    let created = backend.invitations.create_invitation(invite(&acme, "Grace@Example.com")).await.unwrap().into_inner();
+    let (invitation, token) = (created.invitation.unwrap(), created.token);
     assert_eq!((invitation.state(), invitation.email.as_str()), (pb::InvitationState::Pending, "Grace@Example.com"));
     assert_eq!(token.len(), 43);
 
     let preview = pb::PreviewInvitationRequest { token: token.clone() };
-    let shown = server.nobody().invitations.preview_invitation(preview.clone()).await.unwrap().into_inner();
-    let shown = shown.invitation.unwrap();
+    let answer = server.anonymous().invitations.preview_invitation(preview.clone()).await.unwrap().into_inner();
+    let previewed = answer.invitation.unwrap();
     assert_eq!(
-        (shown.organization_name.as_str(), shown.role.as_str(), shown.recipient.as_str()),
+        (previewed.organization_name.as_str(), previewed.role.as_str(), previewed.recipient.as_str()),
         ("Acme", "member", "G…@Example.com")
     );
     let mut grace = server.user_with_email("grace");
@@ -35,17 +35,17 @@ async fn invited_previewed_accepted_and_a_member() {
     assert!(
         checker.checks.check_membership(is_member(&acme, "grace")).await.unwrap().into_inner().result.unwrap().allowed
     );
-    // Once more by the same user: the same answer. For others the token is no good any more.
+    // The same user gets the same answer again. For other callers the token is not found.
     assert!(grace.invitations.accept_invitation(accept(&token)).await.is_ok());
     let other = server.user_with_email("mallory").invitations.accept_invitation(accept(&token)).await;
     assert_refused(other, Code::NotFound, "INVITATION_NOT_FOUND");
-    let anybody = server.nobody().invitations.preview_invitation(preview).await;
-    assert_refused(anybody, Code::NotFound, "INVITATION_NOT_FOUND");
+    let anonymous = server.anonymous().invitations.preview_invitation(preview).await;
+    assert_refused(anonymous, Code::NotFound, "INVITATION_NOT_FOUND");
     server.database.assert_invariants().await;
 }
 
 #[tokio::test]
-async fn an_organization_registered_for_an_address_waits_for_its_owner() {
+async fn an_organization_created_for_an_address_is_pending_until_the_owner_accepts() {
     let server = Server::start().await;
     let mut backend = server.service(&[Scope::Manage]);
     let request = pb::CreateOrganizationRequest {
@@ -53,12 +53,12 @@ async fn an_organization_registered_for_an_address_waits_for_its_owner() {
         owner_delivery: pb::InvitationDelivery::Token.into(),
         ..crate::harness::organization("Navy")
     };
-    let made = backend.organizations.create_organization(request).await.unwrap().into_inner();
-    let navy = made.organization.unwrap();
+    let created = backend.organizations.create_organization(request).await.unwrap().into_inner();
+    let navy = created.organization.unwrap();
     assert_eq!((navy.state(), navy.owner_user_id.as_str()), (pb::OrganizationState::Pending, ""));
-    assert!(made.owner_invitation.unwrap().makes_owner);
+    assert!(created.owner_invitation.unwrap().makes_owner);
     let mut grace = server.user_with_email("grace");
-    let member = grace.invitations.accept_invitation(accept(&made.owner_token)).await.unwrap().into_inner().member;
+    let member = grace.invitations.accept_invitation(accept(&created.owner_token)).await.unwrap().into_inner().member;
     assert_eq!(member.unwrap().role, "owner");
     let request = pb::GetOrganizationRequest { organization: navy.id };
     let now = grace.organizations.get_organization(request).await.unwrap().into_inner().organization.unwrap();

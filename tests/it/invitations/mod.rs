@@ -1,4 +1,4 @@
-//! Invitations: the whole life.
+//! Invitations, from creation to their end.
 
 mod life;
 mod limits;
@@ -8,8 +8,8 @@ mod races;
 mod scale;
 mod security;
 
-use crate::harness::Server;
 use crate::harness::server::Clients;
+use crate::harness::{IssuedInvitation, Server};
 use roster::domain::Scope;
 use roster::grpc::pb;
 use roster::service::InvitationSettings;
@@ -28,8 +28,8 @@ pub fn invite(organization: &str, email: &str) -> pb::CreateInvitationRequest {
     }
 }
 
-/// A request to invite somebody by what is not an address, with the token in the answer.
-pub fn invite_other(organization: &str, identifier: &str) -> pb::CreateInvitationRequest {
+/// A request to invite an identifier that is not an address, with the token in the answer.
+pub fn invite_identifier(organization: &str, identifier: &str) -> pb::CreateInvitationRequest {
     let recipient = Some(pb::create_invitation_request::Recipient::Identifier(identifier.to_owned()));
     pb::CreateInvitationRequest { recipient, ..invite(organization, "") }
 }
@@ -68,7 +68,7 @@ pub fn preview(token: &str) -> pb::PreviewInvitationRequest {
     pb::PreviewInvitationRequest { token: token.to_owned() }
 }
 
-/// A request to take an invitation back.
+/// A request to revoke an invitation.
 pub fn revoke(organization: &str, id: &str) -> pb::RevokeInvitationRequest {
     pb::RevokeInvitationRequest {
         organization: organization.to_owned(),
@@ -88,8 +88,8 @@ pub fn remind(organization: &str, id: &str, rotate: bool) -> pb::RemindInvitatio
     }
 }
 
-/// Limits that no test reaches by chance, and mail, which waits in the outbox.
-pub fn roomy() -> InvitationSettings {
+/// Settings with mail, which waits in the outbox, and with limits that no test reaches by chance.
+pub fn high_limits() -> InvitationSettings {
     InvitationSettings {
         mail: true,
         pending_per_organization: 1_000_000,
@@ -101,24 +101,17 @@ pub fn roomy() -> InvitationSettings {
     }
 }
 
-/// An invitation that was made, and the token that was told.
-#[derive(Debug, Clone)]
-pub struct Made {
-    pub id: String,
-    pub token: String,
-}
-
-/// An organization of ada's, and a backend that invites into it.
-pub struct Scene {
+/// A server, an organization of `ada`, and a backend that invites into it.
+pub struct Fixture {
     pub server: Server,
     pub ada: Clients,
     pub backend: Clients,
     pub acme: String,
 }
 
-impl Scene {
+impl Fixture {
     pub async fn new() -> Self {
-        Self::with(roomy()).await
+        Self::with(high_limits()).await
     }
 
     pub async fn with(settings: InvitationSettings) -> Self {
@@ -129,7 +122,7 @@ impl Scene {
         Self { server, ada, backend, acme }
     }
 
-    /// An admin of the organization, known with a verified address.
+    /// Adds an admin with a verified address to the organization.
     pub async fn admin(&self, id: &str) -> Clients {
         let mut admin = self.server.user_with_email(id);
         admin.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
@@ -137,16 +130,16 @@ impl Scene {
         admin
     }
 
-    pub async fn make(&self, request: pb::CreateInvitationRequest) -> Made {
-        make(&self.backend, request).await
+    pub async fn create(&self, request: pb::CreateInvitationRequest) -> IssuedInvitation {
+        create(&self.backend, request).await
     }
 
     /// Invites an address into the organization.
-    pub async fn invite(&self, email: &str) -> Made {
-        self.make(invite(&self.acme, email)).await
+    pub async fn invite(&self, email: &str) -> IssuedInvitation {
+        self.create(invite(&self.acme, email)).await
     }
 
-    /// Reminds, and tells the further token.
+    /// Sends a reminder, and returns its token.
     pub async fn remind(&self, id: &str, rotate: bool) -> String {
         let request = remind(&self.acme, id, rotate);
         self.backend.clone().invitations.remind_invitation(request).await.unwrap().into_inner().token
@@ -156,44 +149,44 @@ impl Scene {
         self.backend.clone().invitations.revoke_invitation(revoke(&self.acme, id)).await.unwrap();
     }
 
-    /// What a token shows to whoever holds it.
+    /// The preview of a token for an anonymous caller.
     pub async fn preview(&self, token: &str) -> Result<pb::ReceivedInvitation, Status> {
-        let answer = self.server.nobody().invitations.preview_invitation(preview(token)).await?;
+        let answer = self.server.anonymous().invitations.preview_invitation(preview(token)).await?;
         Ok(answer.into_inner().invitation.unwrap())
     }
 
-    /// The invitation as those who manage it see it.
+    /// The invitation as its managers see it.
     pub async fn get(&self, id: &str) -> pb::Invitation {
         let request = pb::GetInvitationRequest { organization: self.acme.clone(), invitation_id: id.to_owned() };
         self.backend.clone().invitations.get_invitation(request).await.unwrap().into_inner().invitation.unwrap()
     }
 
-    /// Runs a statement behind the server's back, which must find what it changes.
+    /// Runs a statement directly on the database. Panics if it changes no row.
     pub async fn sql(&self, statement: &str) {
         let done = sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&self.server.database.pool).await.unwrap();
         assert_ne!(done.rows_affected(), 0, "{statement}");
     }
 
-    /// Lets an invitation's time be over.
+    /// Makes an invitation expire now.
     pub async fn expire(&self, id: &str) {
         self.sql(&format!("UPDATE invitations SET expire_time = clock_timestamp() WHERE id = '{id}'")).await;
     }
 }
 
-/// Shows what was measured, where `ROSTER_TEST_FIGURES` asks for it.
+/// Prints a measurement if `ROSTER_TEST_FIGURES` is set.
 pub fn figure(text: &str) {
     if std::env::var_os("ROSTER_TEST_FIGURES").is_some() {
         std::io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap();
     }
 }
 
-/// Bytes as Postgres shows them.
+/// Bytes in hexadecimal, as Postgres prints them.
 pub fn hex(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
-/// Invites, as this caller.
-pub async fn make(caller: &Clients, request: pb::CreateInvitationRequest) -> Made {
-    let made = caller.clone().invitations.create_invitation(request).await.unwrap().into_inner();
-    Made { id: made.invitation.unwrap().invitation_id, token: made.token }
+/// Creates an invitation as this caller.
+pub async fn create(caller: &Clients, request: pb::CreateInvitationRequest) -> IssuedInvitation {
+    let created = caller.clone().invitations.create_invitation(request).await.unwrap().into_inner();
+    IssuedInvitation { id: created.invitation.unwrap().invitation_id, token: created.token }
 }

@@ -1,25 +1,25 @@
-//! Ten thousand pending invitations in one organization: what is read and answered there takes no longer than where
-//! there are a hundred.
+//! The latency of reads and answers in an organization with ten thousand pending invitations, compared with one that
+//! has a hundred.
 
-use super::{Scene, accept, invite, preview};
+use super::{Fixture, accept, invite, preview};
 use roster::grpc::pb;
 use std::time::{Duration, Instant};
 
-/// Calls of each sort to each organization.
+/// The number of calls of each kind to each organization.
 const CALLS: usize = 60;
-/// How much slower the larger one may be: far above that noise, far below the factor of 100 that work in proportion
-/// would cost.
+/// The maximum ratio of the latencies: far above the noise, far below the factor of 100 of a cost in proportion to the
+/// number of invitations.
 const TOLERANCE: f64 = 1.5;
 
-/// What a call takes when nothing disturbs it: others on the machine only ever add to it.
-fn undisturbed(mut times: Vec<Duration>) -> f64 {
+/// The lower quartile in seconds: other load on the machine only ever adds to a latency.
+fn lower_quartile(mut times: Vec<Duration>) -> f64 {
     times.sort();
     times[times.len() / 4].as_secs_f64()
 }
 
-/// Fills an organization with pending invitations, each with a token.
-async fn fill(scene: &Scene, organization: &str, number: usize) {
-    scene
+/// Inserts pending invitations into an organization, each with a token.
+async fn fill(fixture: &Fixture, organization: &str, number: usize) {
+    fixture
         .sql(&format!(
             "WITH made AS (
                  INSERT INTO invitations (bucket, organization_id, id, identifier, identifier_normal, is_email, role,
@@ -37,41 +37,41 @@ async fn fill(scene: &Scene, organization: &str, number: usize) {
 }
 
 #[tokio::test]
-async fn ten_thousand_pending_invitations_cost_no_more_than_a_hundred() {
-    let scene = Scene::new().await;
-    let small = scene.acme.clone();
-    let large = scene.ada.clone().create("Large").await;
-    fill(&scene, &small, 100).await;
-    fill(&scene, &large, 10_000).await;
-    sqlx::raw_sql("ANALYZE").execute(&scene.server.database.pool).await.unwrap();
+async fn latency_does_not_grow_with_the_number_of_pending_invitations() {
+    let fixture = Fixture::new().await;
+    let small = fixture.acme.clone();
+    let large = fixture.ada.clone().create("Large").await;
+    fill(&fixture, &small, 100).await;
+    fill(&fixture, &large, 10_000).await;
+    sqlx::raw_sql("ANALYZE").execute(&fixture.server.database.pool).await.unwrap();
 
     let mut times: [[Vec<Duration>; 3]; 2] = Default::default();
     for number in 0..CALLS {
-        let mut person = scene.server.user_with_email(&format!("person-{number}"));
-        // Each comes first as often as the other.
+        let mut person = fixture.server.user_with_email(&format!("person-{number}"));
+        // Each organization comes first equally often.
         for size in [number % 2, 1 - number % 2] {
             let organization = [&small, &large][size];
             let request = pb::ListInvitationsRequest { organization: organization.clone(), ..Default::default() };
             let start = Instant::now();
-            let page = scene.ada.clone().invitations.list_invitations(request).await.unwrap().into_inner();
+            let page = fixture.ada.clone().invitations.list_invitations(request).await.unwrap().into_inner();
             times[size][0].push(start.elapsed());
             assert_eq!(page.invitations.len(), 50);
 
-            let made = scene.make(invite(organization, &format!("person-{number}@example.com"))).await;
-            // What the connection and the caller's profile take the first time is not measured.
-            person.invitations.preview_invitation(preview(&made.token)).await.unwrap();
+            let invitation = fixture.create(invite(organization, &format!("person-{number}@example.com"))).await;
+            // The first call, which prepares statements and stores the caller's profile, is not measured.
+            person.invitations.preview_invitation(preview(&invitation.token)).await.unwrap();
             let start = Instant::now();
-            person.invitations.preview_invitation(preview(&made.token)).await.unwrap();
+            person.invitations.preview_invitation(preview(&invitation.token)).await.unwrap();
             times[size][1].push(start.elapsed());
 
             let start = Instant::now();
-            person.invitations.accept_invitation(accept(&made.token)).await.unwrap();
+            person.invitations.accept_invitation(accept(&invitation.token)).await.unwrap();
             times[size][2].push(start.elapsed());
         }
     }
     let [of_small, of_large] = times;
     for ((what, small), large) in ["list", "preview", "accept"].into_iter().zip(of_small).zip(of_large) {
-        let (small, large) = (undisturbed(small), undisturbed(large));
+        let (small, large) = (lower_quartile(small), lower_quartile(large));
         assert!(large <= small * TOLERANCE, "{what}: {:.2} ms of 100, {:.2} ms of 10 000", small * 1e3, large * 1e3);
         super::figure(&format!("{what}: {:.2} ms of 100, {:.2} ms of 10 000", small * 1e3, large * 1e3));
     }

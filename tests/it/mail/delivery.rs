@@ -1,16 +1,16 @@
 //! Tests of delivery: outcomes, retries, encryption and login.
 
 use super::{TOKEN, invitation, mailer, plain, settings};
-use crate::harness::smtp::{Act, Fault, Manner, PASSWORD, SmtpServer, USERNAME};
+use crate::harness::smtp::{Act, Fault, PASSWORD, SmtpOptions, SmtpServer, USERNAME};
 use mail_parser::MessageParser;
 use roster::domain::EmailAddress;
 use roster::mail::settings::{MailKind, Security};
 use roster::service::outbox::DeliveryOutcome;
 use std::time::{Duration, Instant};
 
-const STARTTLS: Manner = Manner { tls: false, starttls: true, auth: None, utf8: false };
-const TLS: Manner = Manner { tls: true, starttls: false, auth: None, utf8: false };
-const PLAIN: Manner = Manner { tls: false, starttls: false, auth: None, utf8: false };
+const STARTTLS: SmtpOptions = SmtpOptions { tls: false, starttls: true, auth: None, utf8: false };
+const TLS: SmtpOptions = SmtpOptions { tls: true, starttls: false, auth: None, utf8: false };
+const PLAIN: SmtpOptions = SmtpOptions { tls: false, starttls: false, auth: None, utf8: false };
 
 #[tokio::test]
 async fn letters_arrive_over_every_kind_of_connection() {
@@ -21,7 +21,7 @@ async fn letters_arrive_over_every_kind_of_connection() {
         let [received] = server.mailbox().try_into().unwrap();
         assert_eq!((received.from.as_str(), received.to.as_str()), ("roster@mail.example", "bob@recipient.example"));
         assert_eq!(received.encrypted, security != Security::Plain);
-        let hello = server.heard().into_iter().find(|line| line.starts_with("EHLO")).unwrap();
+        let hello = server.commands().into_iter().find(|line| line.starts_with("EHLO")).unwrap();
         assert_eq!(hello, "EHLO mail.example");
     }
 }
@@ -29,7 +29,7 @@ async fn letters_arrive_over_every_kind_of_connection() {
 #[tokio::test]
 async fn the_transport_logs_in() {
     for auth in ["PLAIN", "LOGIN"] {
-        let server = SmtpServer::start(Manner { auth: Some(auth), ..STARTTLS }).await;
+        let server = SmtpServer::start(SmtpOptions { auth: Some(auth), ..STARTTLS }).await;
         let mut settings = settings(&server, Security::Starttls);
         settings.username = Some(USERNAME.to_owned());
         settings.password_file = Some(server.password_file());
@@ -49,7 +49,7 @@ async fn the_transport_logs_in() {
 
 #[tokio::test]
 async fn letters_and_passwords_are_not_sent_unencrypted() {
-    let server = SmtpServer::start(Manner { auth: Some("PLAIN"), ..PLAIN }).await;
+    let server = SmtpServer::start(SmtpOptions { auth: Some("PLAIN"), ..PLAIN }).await;
     let mut settings = settings(&server, Security::Starttls);
     settings.username = Some(USERNAME.to_owned());
     settings.password_file = Some(server.password_file());
@@ -57,7 +57,7 @@ async fn letters_and_passwords_are_not_sent_unencrypted() {
         panic!("not transient")
     };
     assert!(why.contains("STARTTLS is not supported"), "{why}");
-    assert!(server.heard().iter().all(|line| line.starts_with("EHLO")), "{:?}", server.heard());
+    assert!(server.commands().iter().all(|line| line.starts_with("EHLO")), "{:?}", server.commands());
     assert!(server.mailbox().is_empty());
 }
 
@@ -70,7 +70,7 @@ async fn replies_injected_before_the_tls_handshake_are_rejected() {
         panic!("not transient")
     };
     assert!(why.starts_with("the relay cannot be used: "), "{why}");
-    assert_eq!(server.heard(), ["EHLO mail.example", "STARTTLS"]);
+    assert_eq!(server.commands(), ["EHLO mail.example", "STARTTLS"]);
 }
 
 #[tokio::test]
@@ -173,7 +173,7 @@ async fn consecutive_letters_share_a_connection() {
         assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
     }
     mailer.close_idle().await;
-    assert_eq!(server.heard().last().unwrap(), "QUIT");
+    assert_eq!(server.commands().last().unwrap(), "QUIT");
     assert_eq!(mailer.deliver(&invitation()).await, DeliveryOutcome::Delivered);
     let connections: Vec<usize> = server.mailbox().iter().map(|received| received.connection).collect();
     assert_eq!(connections, [1, 1, 1, 2]);
@@ -210,7 +210,7 @@ async fn a_non_ascii_address_needs_a_relay_with_smtputf8() {
     let DeliveryOutcome::Final(why) = plain(&server).deliver(&letter).await else { panic!("not final") };
     assert!(why.contains("SMTPUTF8"), "{why}");
 
-    let server = SmtpServer::start(Manner { utf8: true, ..PLAIN }).await;
+    let server = SmtpServer::start(SmtpOptions { utf8: true, ..PLAIN }).await;
     assert_eq!(plain(&server).deliver(&letter).await, DeliveryOutcome::Delivered);
     assert_eq!(server.mailbox()[0].to, "bücher@xn--bcher-kva.example");
 
@@ -249,7 +249,7 @@ async fn letters_can_be_written_to_a_directory() {
 
 #[tokio::test]
 async fn debug_output_omits_the_password() {
-    let server = SmtpServer::start(Manner { auth: Some("PLAIN"), ..PLAIN }).await;
+    let server = SmtpServer::start(SmtpOptions { auth: Some("PLAIN"), ..PLAIN }).await;
     let mut settings = settings(&server, Security::Plain);
     settings.username = Some("another-user".to_owned());
     settings.password_file = Some(server.password_file());

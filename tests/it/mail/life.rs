@@ -4,7 +4,7 @@
 use crate::harness::Database;
 use crate::harness::program::{channel, clients, free_port, output, roster, send, until};
 use crate::harness::server::Clients;
-use crate::harness::smtp::{Act, Fault, Manner, Received, SmtpServer};
+use crate::harness::smtp::{Act, Fault, Received, SmtpOptions, SmtpServer};
 use nix::sys::signal::Signal;
 use roster::grpc::pb;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ impl Stage {
         let directory = tempfile::tempdir().unwrap();
         let (code, key, stanza) = output(&["api-key", "--name", "backend", "--scopes", "operator"]).await;
         assert_eq!(code, Some(0));
-        let relay = SmtpServer::start(Manner::default()).await;
+        let relay = SmtpServer::start(SmtpOptions::default()).await;
         let [address, metrics] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
         let stanza = &stanza[stanza.find("[[api_keys]]").unwrap()..];
         let settings = format!(
@@ -186,7 +186,7 @@ async fn after_a_kill_before_the_send_the_next_process_sends_the_mail() {
     let id = stage.invite("grace@example.com").await;
     // The relay has received RCPT and does not reply: the mail is claimed and committed, and not sent.
     let received = async {
-        while !stage.relay.heard().iter().any(|command| command.starts_with("RCPT")) {
+        while !stage.relay.commands().iter().any(|command| command.starts_with("RCPT")) {
             tokio::task::yield_now().await;
         }
     };

@@ -1,7 +1,7 @@
 //! Tests of the texts and headers of letters, with ordinary and hostile names.
 
 use super::{NOON, TOKEN, clock, invitation, letter, mailer, plain, settings};
-use crate::harness::smtp::{Manner, SmtpServer};
+use crate::harness::smtp::{SmtpOptions, SmtpServer};
 use mail_parser::{Address, HeaderValue, Message, MessageParser, MimeHeaders};
 use roster::domain::{DisplayName, Name};
 use roster::mail::Mailer;
@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// Delivers the letter and returns the bytes that the server received.
 async fn deliver(letter: &Letter) -> Vec<u8> {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     assert_eq!(plain(&server).deliver(letter).await, DeliveryOutcome::Delivered);
     server.mailbox().remove(0).data
 }
@@ -100,7 +100,7 @@ async fn every_occasion_has_a_letter() {
 
 #[tokio::test]
 async fn a_letter_without_its_token_fails_finally() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     let mut letter = invitation();
     letter.token = None;
     let sent = plain(&server).deliver(&letter).await;
@@ -194,7 +194,7 @@ fn with_templates(server: &SmtpServer, directory: &Path, files: &[(&str, &str)])
 
 #[tokio::test]
 async fn custom_templates_replace_the_built_in_ones() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     let directory = tempfile::tempdir().unwrap();
     let files = [
         ("invitation.subject", "Komm zu {{ organization }}!\n"),
@@ -215,7 +215,7 @@ async fn custom_templates_replace_the_built_in_ones() {
 
 #[tokio::test]
 async fn invalid_templates_are_reported_at_the_start() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     for (name, text, problem) in [
         ("invitation.txt", "{{ link", "syntax error"),
         ("invitation.txt", "{{ lnik }} {{ link }}", "undefined value"),

@@ -2,7 +2,7 @@
 
 use super::{TOKEN, invitation, mailer, plain, settings};
 use crate::harness::log::Log;
-use crate::harness::smtp::{Act, Fault, Manner, SmtpServer};
+use crate::harness::smtp::{Act, Fault, SmtpOptions, SmtpServer};
 use roster::mail::settings::Security;
 use roster::mail::{Mailer, worker};
 use roster::service::ServiceError;
@@ -92,7 +92,7 @@ fn numbered(number: usize) -> Letter {
 
 #[tokio::test]
 async fn due_letters_are_sent_over_few_connections() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     let outbox = Outbox::start(plain(&server), 40);
     let settled = outbox.until_settled(40).await;
     assert!(settled.iter().all(|(_, outcome)| *outcome == DeliveryOutcome::Delivered));
@@ -110,7 +110,7 @@ async fn due_letters_are_sent_over_few_connections() {
 
 #[tokio::test]
 async fn a_notification_wakes_the_worker() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     let outbox = Outbox::start(plain(&server), 0);
     let started = Instant::now();
     for count in 1..=10 {
@@ -130,7 +130,7 @@ async fn a_notification_wakes_the_worker() {
 
 #[tokio::test]
 async fn each_letter_is_settled_with_its_outcome() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     server.misbehave([
         Some(Fault { at: "RCPT", act: Act::Answer("450 4.2.1 later") }),
         Some(Fault { at: "RCPT", act: Act::Answer("550 5.1.1 unknown") }),
@@ -154,7 +154,7 @@ async fn each_letter_is_settled_with_its_outcome() {
 
 #[tokio::test]
 async fn database_errors_are_retried() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     let due = (0..3).map(numbered).collect();
     let rows = Rows { due, failing_claims: 3, failing_settlements: 2, ..Rows::default() };
     let outbox = Outbox::with_rows(plain(&server), rows);
@@ -165,7 +165,7 @@ async fn database_errors_are_retried() {
 
 #[tokio::test]
 async fn a_stop_finishes_the_open_send_and_claims_no_more() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     server.misbehave([Some(Fault { at: "BODY", act: Act::Hang })]);
     let mut settings = settings(&server, Security::Plain);
     settings.connections = 1;
@@ -180,7 +180,7 @@ async fn a_stop_finishes_the_open_send_and_claims_no_more() {
 
 #[tokio::test]
 async fn a_stop_does_not_wait_for_the_database() {
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     let outbox = Outbox::with_rows(plain(&server), Rows { failing_claims: u32::MAX, ..Rows::default() });
     // After four failed claims, the worker waits for two seconds.
     let failed = async {
@@ -195,7 +195,7 @@ async fn a_stop_does_not_wait_for_the_database() {
 #[tokio::test]
 async fn the_log_contains_no_addresses_names_or_tokens() {
     let log = Log::watch();
-    let server = SmtpServer::start(Manner::default()).await;
+    let server = SmtpServer::start(SmtpOptions::default()).await;
     server.misbehave([
         Some(Fault { at: "RCPT", act: Act::Answer("450 4.2.1 <bob@recipient.example>: later") }),
         Some(Fault { at: "RCPT", act: Act::Answer("550 <bob@recipient.example>: unknown") }),

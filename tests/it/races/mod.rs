@@ -1,21 +1,21 @@
-//! Concurrency on a real Postgres: each race many times, from a barrier and stepped by hand.
+//! Concurrency on a real Postgres: each race runs many times, from a barrier and stepped through a lock.
 //!
-//! A race has two sides, and its outcome must be that of one of the two orders in which the sides could have come one
-//! after the other: each race says for both orders what each side is told. It is run in three ways:
+//! A race has two sides. Its outcome must equal the outcome of running the two sides one after the other, in one of the
+//! two orders: each race lists the expected answers for both orders. It runs with three schedules:
 //!
-//! * *held*, the first side ahead: the test holds the row that both sides must lock, lets the first side come to a stop
-//!   before it, then the second, and lets go. Both sides have then been let in by what was true before either: the worst
-//!   interleaving there is, without luck. Of two who wait for a row Postgres serves the one who came first, so the order
-//!   is known;
-//! * held, the second side ahead;
-//! * *free*: both from a barrier, and either order will do.
+//! * *first ahead*: the test locks the row that both sides must lock, waits until the first side waits for that lock,
+//!   then until the second does, and releases the lock. Both sides have then been authorized by the state before either
+//!   of them, which is the worst interleaving, without depending on chance. Postgres grants a row lock in the order of
+//!   the waiters, so the order is known;
+//! * *second ahead*: the same in the other order;
+//! * *free*: both start from a barrier, and either order is allowed.
 //!
-//! After each round the datastore keeps every invariant, and holds as many events as were acknowledged.
+//! After each round the datastore keeps every invariant, and has as many events as the acknowledged writes make.
 
 mod ownership;
+mod random_writes;
 mod requests;
 mod slugs;
-mod storm;
 mod users;
 mod without_locks;
 
@@ -30,21 +30,22 @@ use tokio::sync::Barrier;
 use tonic::{Response, Status};
 use tonic_types::StatusExt;
 
-/// How often each race is run in each of its three ways; `ROSTER_TEST_ROUNDS` says otherwise.
+/// The number of rounds of each race with each schedule; `ROSTER_TEST_ROUNDS` overrides it.
 pub fn rounds() -> usize {
     std::env::var("ROSTER_TEST_ROUNDS").ok().map_or(7, |rounds| rounds.parse().unwrap())
 }
 
-/// One side of a race.
+/// One side of a race: a call that has not started.
 pub type Call = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
-/// Makes a side of a call.
+/// Makes a call one side of a race.
 pub fn side<T>(call: impl Future<Output = Result<Response<T>, Status>> + Send + 'static) -> Call {
     Box::pin(async move { call.await.map(|_| ()) })
 }
 
-/// What a side was told: `OK`, or the reason of its refusal, and the state that it lost to where that is told.
-pub fn told(answer: &Result<(), Status>) -> String {
+/// The outcome of a side: `OK`, or the reason of its error, followed by the `state` of the error's metadata if it has
+/// one.
+pub fn outcome(answer: &Result<(), Status>) -> String {
     let Err(status) = answer else { return "OK".to_owned() };
     let info = status.get_details_error_info();
     let state = info.and_then(|mut info| info.metadata.remove("state"));
@@ -52,20 +53,20 @@ pub fn told(answer: &Result<(), Status>) -> String {
 }
 
 /// The row that both sides of a race must lock.
-pub enum Held {
+pub enum ContendedRow {
     Organization(String),
     User(String),
-    /// A slug, which is held by having it claimed and then not taken. Postgres wakes all who wait for that at once, so
-    /// the order of the sides is not known.
+    /// A slug, which the test inserts and rolls back. Postgres wakes all waiters for a unique key at once, so the order
+    /// of the sides is not known.
     Slug(String),
-    /// Nothing: the sides lock different things, and only run free.
-    Nothing,
+    /// No row: the sides lock different rows, and only run free.
+    None,
 }
 
-impl Held {
+impl ContendedRow {
     fn statement(&self) -> String {
         match self {
-            Self::Nothing => "SELECT".to_owned(),
+            Self::None => "SELECT".to_owned(),
             Self::Organization(id) => format!("SELECT FROM organizations WHERE id = '{id}' FOR NO KEY UPDATE"),
             Self::User(id) => format!("SELECT FROM users WHERE id = '{id}' FOR NO KEY UPDATE"),
             Self::Slug(slug) => {
@@ -76,17 +77,17 @@ impl Held {
     }
 }
 
-/// One round's two sides, and what they meet at.
+/// The two sides of one round, and the row that both must lock.
 pub struct Sides {
-    pub held: Held,
+    pub row: ContendedRow,
     pub calls: [Call; 2],
 }
 
-/// What each side is told, and how many events there are for it.
+/// The outcome of each side, and the number of events of both.
 pub type Outcome = ([&'static str; 2], i64);
 
-/// The outcomes of a race when the first side comes first, and when the second does; and more that only a free run
-/// has, where a side may be refused before it reaches the lock.
+/// The outcomes of a race when the first side is first, and when the second side is. `free` has further outcomes of the
+/// free schedule, where a side may be refused before it reaches the lock.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcomes {
     pub first_ahead: Outcome,
@@ -104,7 +105,7 @@ impl Outcomes {
     }
 }
 
-/// Runs a race in its three ways, many rounds each, and judges each round.
+/// Runs a race with its three schedules, many rounds each, and checks each round.
 pub async fn run(server: &Server, outcomes: Outcomes, setup: impl AsyncFn(usize) -> Sides) {
     run_for(rounds(), server, outcomes, setup).await;
 }
@@ -113,41 +114,41 @@ async fn run_for(rounds: usize, server: &Server, outcomes: Outcomes, setup: impl
     let database = &server.database;
     let mut number = 0;
     for _ in 0..rounds {
-        for way in [Way::FirstAhead, Way::SecondAhead, Way::Free] {
+        for schedule in [Schedule::FirstAhead, Schedule::SecondAhead, Schedule::Free] {
             let sides = setup(number).await;
             number += 1;
-            let expected = match (&sides.held, way) {
-                (Held::Slug(_) | Held::Nothing, _) | (_, Way::Free) => outcomes.all(),
-                (_, Way::FirstAhead) => vec![outcomes.first_ahead],
-                (_, Way::SecondAhead) => vec![outcomes.second_ahead],
+            let expected = match (&sides.row, schedule) {
+                (ContendedRow::Slug(_) | ContendedRow::None, _) | (_, Schedule::Free) => outcomes.all(),
+                (_, Schedule::FirstAhead) => vec![outcomes.first_ahead],
+                (_, Schedule::SecondAhead) => vec![outcomes.second_ahead],
             };
             let before = events(database).await;
-            let answers = way.run(database, sides).await;
-            let seen = (answers.each_ref().map(told), events(database).await - before);
-            let matches = expected.iter().any(|(told, events)| seen.0 == *told && seen.1 == *events);
-            assert!(matches, "{way:?}: {seen:?} is none of {expected:?}");
+            let answers = schedule.run(database, sides).await;
+            let actual = (answers.each_ref().map(outcome), events(database).await - before);
+            let matches = expected.iter().any(|(outcomes, events)| actual.0 == *outcomes && actual.1 == *events);
+            assert!(matches, "{schedule:?}: {actual:?} is none of {expected:?}");
             database.assert_invariants().await;
         }
     }
     database.assert_no_open_transactions().await;
 }
 
-/// How a round is run.
+/// The order of the sides in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Schedule {
     FirstAhead,
     SecondAhead,
     Free,
 }
 
-impl Way {
-    async fn run(self, database: &Database, Sides { held, calls: [first, second] }: Sides) -> [Result<(), Status>; 2] {
+impl Schedule {
+    async fn run(self, database: &Database, Sides { row, calls: [first, second] }: Sides) -> [Result<(), Status>; 2] {
         match self {
-            _ if matches!(held, Held::Nothing) => from_barrier(vec![first, second]).await.try_into().unwrap(),
+            _ if matches!(row, ContendedRow::None) => from_barrier(vec![first, second]).await.try_into().unwrap(),
             Self::Free => from_barrier(vec![first, second]).await.try_into().unwrap(),
-            Self::FirstAhead => one_behind_the_other(database, &held, vec![first, second]).await.try_into().unwrap(),
+            Self::FirstAhead => in_lock_order(database, &row, vec![first, second]).await.try_into().unwrap(),
             Self::SecondAhead => {
-                let answers = one_behind_the_other(database, &held, vec![second, first]).await;
+                let answers = in_lock_order(database, &row, vec![second, first]).await;
                 let [second, first]: [_; 2] = answers.try_into().unwrap();
                 [first, second]
             }
@@ -155,7 +156,7 @@ impl Way {
     }
 }
 
-/// Lets all go at once.
+/// Starts all calls at once.
 pub async fn from_barrier(calls: Vec<Call>) -> Vec<Result<(), Status>> {
     let barrier = Arc::new(Barrier::new(calls.len()));
     let tasks: Vec<_> = calls
@@ -171,10 +172,11 @@ pub async fn from_barrier(calls: Vec<Call>) -> Vec<Result<(), Status>> {
     answers(tasks).await
 }
 
-/// Holds what all must lock, lets them come up one behind the other, and then lets go.
-pub async fn one_behind_the_other(database: &Database, held: &Held, calls: Vec<Call>) -> Vec<Result<(), Status>> {
+/// Locks the row that all calls must lock, starts each call when the one before waits for the lock, and then releases
+/// it.
+pub async fn in_lock_order(database: &Database, row: &ContendedRow, calls: Vec<Call>) -> Vec<Result<(), Status>> {
     let mut holder = database.pool.begin().await.unwrap();
-    sqlx::query(AssertSqlSafe(held.statement())).execute(&mut *holder).await.unwrap();
+    sqlx::query(AssertSqlSafe(row.statement())).execute(&mut *holder).await.unwrap();
     let mut tasks = Vec::new();
     for call in calls {
         tasks.push(tokio::spawn(call));
@@ -199,11 +201,11 @@ pub async fn until_waiting(database: &Database, waiters: usize) {
     let all = i64::try_from(waiters).unwrap();
     let all_wait = async { while database.count(WAITING).await != all {} };
     let waited = tokio::time::timeout(Duration::from_secs(10), all_wait).await;
-    assert!(waited.is_ok(), "never were {waiters} transactions waiting for a lock at once");
+    assert!(waited.is_ok(), "there were never {waiters} transactions waiting for a lock at once");
 }
 
-/// Those who take part, each known already, so that no call of theirs has a profile to write down first.
-struct Cast {
+/// A server and the callers of a race. Each has called before, so that no later call has a profile to store.
+struct Fixture {
     server: Server,
     ada: Clients,
     grace: Clients,
@@ -211,19 +213,19 @@ struct Cast {
     operator: Clients,
 }
 
-impl Cast {
+impl Fixture {
     async fn new() -> Self {
         let server = Server::start().await;
-        let people = ["ada", "grace", "alan"].map(|id| server.user(id));
-        for mut person in people.clone() {
-            person.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
+        let users = ["ada", "grace", "alan"].map(|id| server.user(id));
+        for mut user in users.clone() {
+            user.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
         }
-        let [ada, grace, alan] = people;
+        let [ada, grace, alan] = users;
         let operator = server.operator();
         Self { server, ada, grace, alan, operator }
     }
 
-    /// An organization of ada's, with grace as admin and alan as member.
+    /// Creates an organization of `ada` with `grace` as admin and `alan` as member.
     async fn acme(&self) -> String {
         let mut ada = self.ada.clone();
         let acme = ada.create("Acme").await;
@@ -238,11 +240,10 @@ impl Cast {
         acme
     }
 
-    /// A user whom no round before has touched, and who is known.
-    async fn somebody(&self, number: usize) -> String {
+    /// Creates a user whom no earlier round has used.
+    async fn new_user(&self, number: usize) -> String {
         let id = format!("user-{number}");
-        let put =
-            pb::PutUserRequest { user_id: id.clone(), display_name: "Some Body".to_owned(), ..Default::default() };
+        let put = pb::PutUserRequest { user_id: id.clone(), display_name: "A name".to_owned(), ..Default::default() };
         self.operator.clone().users.put_user(put).await.unwrap();
         id
     }
@@ -260,17 +261,17 @@ impl Cast {
     }
 }
 
-/// Makes a side of one caller's request: `call!(cast.ada.organizations.add_member(request))`.
+/// Makes a caller's request one side of a race: `call!(fixture.ada.organizations.add_member(request))`.
 macro_rules! call {
-    ($cast:ident.$who:ident.$service:ident.$method:ident($request:expr)) => {{
-        let mut client = $cast.$who.$service.clone();
+    ($fixture:ident.$caller:ident.$service:ident.$method:ident($request:expr)) => {{
+        let mut client = $fixture.$caller.$service.clone();
         let request = $request;
         $crate::races::side(async move { client.$method(request).await })
     }};
 }
 use call;
 
-/// How many changes have left an event, save that a user became known.
+/// The number of events, without those of new and updated users.
 pub async fn events(database: &Database) -> i64 {
     database
         .count(
@@ -285,12 +286,12 @@ async fn execute(connection: &mut PgConnection, statement: &str) -> Result<u64, 
     Ok(sqlx::query(AssertSqlSafe(statement.to_owned())).execute(connection).await?.rows_affected())
 }
 
-/// The one row that a query gives.
+/// The one row that a query returns.
 async fn row(connection: &mut PgConnection, query: &str) -> sqlx::postgres::PgRow {
     sqlx::query(AssertSqlSafe(query.to_owned())).fetch_one(connection).await.unwrap()
 }
 
-/// The one value that a query gives.
+/// The one value that a query returns.
 async fn value<T>(connection: &mut PgConnection, query: &str) -> T
 where
     T: sqlx::Type<sqlx::Postgres> + for<'r> sqlx::Decode<'r, sqlx::Postgres>,

@@ -1,6 +1,6 @@
-//! One request id, many calls at once: one effect, one answer.
+//! Concurrent calls with one request id have one effect and one answer.
 
-use super::{Cast, Held, Outcomes, Sides, call, run, until_waiting};
+use super::{ContendedRow, Fixture, Outcomes, Sides, call, run, until_waiting};
 use crate::harness::samples::call as raw_call;
 use crate::harness::{add, organization, reason, set_role};
 use prost::Message;
@@ -14,33 +14,33 @@ const AT_ONCE: usize = 16;
 const ADD: &str = "/roster.v1.OrganizationService/AddMember";
 const CREATE: &str = "/roster.v1.OrganizationService/CreateOrganization";
 
-/// Makes the calls at once: held before a row that they must lock, or from a barrier.
+/// Makes concurrent calls from a barrier. With a row, which they all must lock, all wait for its lock first.
 async fn at_once(
-    cast: &Cast,
-    held: Option<Held>,
+    fixture: &Fixture,
+    row: Option<ContendedRow>,
     path: &'static str,
     messages: Vec<Vec<u8>>,
 ) -> Vec<Result<Vec<u8>, Status>> {
-    let token = Arc::new(cast.server.mint(&crate::harness::Server::claims("ada")));
-    let warm = pb::GetCallerRequest {}.encode_to_vec();
-    raw_call(cast.server.channel(), &token, "/roster.v1.UserService/GetCaller", warm).await.unwrap();
-    let mut holder = cast.server.database.pool.begin().await.unwrap();
-    if let Some(held) = &held {
-        sqlx::query(AssertSqlSafe(held.statement())).execute(&mut *holder).await.unwrap();
+    let token = Arc::new(fixture.server.mint(&crate::harness::Server::claims("ada")));
+    let profile_call = pb::GetCallerRequest {}.encode_to_vec();
+    raw_call(fixture.server.channel(), &token, "/roster.v1.UserService/GetCaller", profile_call).await.unwrap();
+    let mut holder = fixture.server.database.pool.begin().await.unwrap();
+    if let Some(row) = &row {
+        sqlx::query(AssertSqlSafe(row.statement())).execute(&mut *holder).await.unwrap();
     }
     let (count, barrier) = (messages.len(), Arc::new(Barrier::new(messages.len())));
     let tasks: Vec<_> = messages
         .into_iter()
         .map(|message| {
-            let (channel, token, barrier) = (cast.server.channel(), token.clone(), barrier.clone());
+            let (channel, token, barrier) = (fixture.server.channel(), token.clone(), barrier.clone());
             tokio::spawn(async move {
                 barrier.wait().await;
                 raw_call(channel, &token, path, message).await
             })
         })
         .collect();
-    if held.is_some() {
-        until_waiting(&cast.server.database, count).await;
+    if row.is_some() {
+        until_waiting(&fixture.server.database, count).await;
     }
     holder.rollback().await.unwrap();
     let mut answers = Vec::new();
@@ -55,25 +55,25 @@ fn fresh_id() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_request_sixteen_times_at_once() {
-    let cast = Cast::new().await;
-    let database = &cast.server.database;
+async fn one_request_sent_sixteen_times_at_once() {
+    let fixture = Fixture::new().await;
+    let database = &fixture.server.database;
     for round in 0..super::rounds() {
-        for held in [true, false] {
-            let acme = cast.acme().await;
+        for locked in [true, false] {
+            let acme = fixture.acme().await;
             let before = super::events(database).await;
             let request = pb::AddMemberRequest { request_id: fresh_id(), ..add(&acme, "new", "admin") };
-            let held_row = held.then(|| Held::Organization(acme.clone()));
-            let answers = at_once(&cast, held_row, ADD, vec![request.encode_to_vec(); AT_ONCE]).await;
+            let row = locked.then(|| ContendedRow::Organization(acme.clone()));
+            let answers = at_once(&fixture, row, ADD, vec![request.encode_to_vec(); AT_ONCE]).await;
             let first = answers[0].as_ref().unwrap();
             assert!(answers.iter().all(|answer| answer.as_ref().unwrap() == first));
             assert_eq!(super::events(database).await - before, 1);
 
-            let slug = format!("once-{round}-{held}");
+            let slug = format!("once-{round}-{locked}");
             let request =
                 pb::CreateOrganizationRequest { slug: slug.clone(), request_id: fresh_id(), ..organization("Once") };
-            let held_row = held.then_some(Held::Slug(slug));
-            let answers = at_once(&cast, held_row, CREATE, vec![request.encode_to_vec(); AT_ONCE]).await;
+            let row = locked.then_some(ContendedRow::Slug(slug));
+            let answers = at_once(&fixture, row, CREATE, vec![request.encode_to_vec(); AT_ONCE]).await;
             let first = answers[0].as_ref().unwrap();
             assert!(answers.iter().all(|answer| answer.as_ref().unwrap() == first));
             assert_eq!(super::events(database).await - before, 3);
@@ -85,19 +85,20 @@ async fn one_request_sixteen_times_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_id_for_two_bodies_at_once() {
-    let cast = Cast::new().await;
-    let database = &cast.server.database;
+    let fixture = Fixture::new().await;
+    let database = &fixture.server.database;
     for _ in 0..super::rounds() {
-        for held in [true, false] {
-            let acme = cast.acme().await;
+        for locked in [true, false] {
+            let acme = fixture.acme().await;
             let before = super::events(database).await;
             let request_id = fresh_id();
             let body = |user: &str| {
                 pb::AddMemberRequest { request_id: request_id.clone(), ..add(&acme, user, "member") }.encode_to_vec()
             };
             let bodies = (0..AT_ONCE).map(|number| body(if number % 2 == 0 { "even" } else { "odd" })).collect();
-            let answers = at_once(&cast, held.then(|| Held::Organization(acme.clone())), ADD, bodies).await;
-            // One body won, and everybody who sent it has its answer; the others are told that the id is taken.
+            let answers =
+                at_once(&fixture, locked.then(|| ContendedRow::Organization(acme.clone())), ADD, bodies).await;
+            // One body wins: every call with it gets its answer, and the others an error that the id was used.
             let winner = usize::from(answers[1].is_ok());
             for (number, answer) in answers.iter().enumerate() {
                 if number % 2 == winner {
@@ -113,31 +114,31 @@ async fn one_request_id_for_two_bodies_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_refused_request_sixteen_times_at_once() {
-    let cast = Cast::new().await;
-    let acme = cast.acme().await;
+async fn one_refused_request_sent_sixteen_times_at_once() {
+    let fixture = Fixture::new().await;
+    let acme = fixture.acme().await;
     let request = pb::AddMemberRequest { request_id: fresh_id(), ..add(&acme, "grace", "admin") };
-    let kept = "SELECT count(*) FROM requests";
-    let held = Some(Held::Organization(acme.clone()));
-    for answer in at_once(&cast, held, ADD, vec![request.encode_to_vec(); AT_ONCE]).await {
+    let stored = "SELECT count(*) FROM requests";
+    let row = Some(ContendedRow::Organization(acme.clone()));
+    for answer in at_once(&fixture, row, ADD, vec![request.encode_to_vec(); AT_ONCE]).await {
         assert_eq!(reason(&answer.unwrap_err()), "ALREADY_MEMBER");
     }
-    assert_eq!(cast.server.database.count(kept).await, 0);
-    cast.server.database.assert_invariants().await;
+    assert_eq!(fixture.server.database.count(stored).await, 0);
+    fixture.server.database.assert_invariants().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_request_against_the_demotion_of_who_repeats_it() {
-    let cast = Cast::new().await;
-    // Let in as an admin, grace is none any more when the answer is found: it is not given.
+async fn a_repeated_request_against_the_demotion_of_its_caller() {
+    let fixture = Fixture::new().await;
+    // `grace` is authorized as an admin, but demoted when the stored answer is found: the call is refused.
     let outcomes = Outcomes::of((["OK", "ROLE_LACKS_PERMISSION"], 1), (["OK", "OK"], 1));
-    run(&cast.server, outcomes, async |_| {
-        let acme = cast.acme().await;
+    run(&fixture.server, outcomes, async |_| {
+        let acme = fixture.acme().await;
         let request = pb::AddMemberRequest { request_id: fresh_id(), ..add(&acme, "new", "member") };
-        cast.grace.clone().organizations.add_member(request.clone()).await.unwrap();
-        let demote = call!(cast.ada.organizations.update_member(set_role(&acme, "grace", "member")));
-        let again = call!(cast.grace.organizations.add_member(request));
-        Sides { calls: [demote, again], held: Held::Organization(acme) }
+        fixture.grace.clone().organizations.add_member(request.clone()).await.unwrap();
+        let demote = call!(fixture.ada.organizations.update_member(set_role(&acme, "grace", "member")));
+        let again = call!(fixture.grace.organizations.add_member(request));
+        Sides { calls: [demote, again], row: ContendedRow::Organization(acme) }
     })
     .await;
 }

@@ -1,77 +1,78 @@
-//! Races between a user's state and what others do to that user, and between a purge and everything.
+//! Races between the state of a user and writes about that user, and between a purge and every write.
 
-use super::{Call, Cast, Held, Outcomes, Sides, call, execute, run};
+use super::{Call, ContendedRow, Fixture, Outcomes, Sides, call, execute, run};
 use crate::harness::{add, organization, remove, set_role, transfer};
 use roster::grpc::pb;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deletion_of_a_user_against_adding_them_elsewhere() {
-    let cast = Cast::new().await;
-    // Added in time, they are found again and removed there too: two removals, one addition, one deletion.
+    let fixture = Fixture::new().await;
+    // If the user is added first, the deletion removes the new membership too: two removals, one addition, one
+    // deletion.
     let outcomes = Outcomes::of((["OK", "USER_DELETED"], 2), (["OK", "OK"], 4));
-    run(&cast.server, outcomes, async |number| {
-        let user = cast.somebody(number).await;
-        let (here, elsewhere) = (cast.acme().await, cast.acme().await);
-        cast.ada.clone().add(&here, &user, "member").await;
-        let add = call!(cast.ada.organizations.add_member(add(&elsewhere, &user, "admin")));
-        Sides { calls: [cast.delete_user(&user), add], held: Held::User(user) }
+    run(&fixture.server, outcomes, async |number| {
+        let user = fixture.new_user(number).await;
+        let (first, second) = (fixture.acme().await, fixture.acme().await);
+        fixture.ada.clone().add(&first, &user, "member").await;
+        let add = call!(fixture.ada.organizations.add_member(add(&second, &user, "admin")));
+        Sides { calls: [fixture.delete_user(&user), add], row: ContendedRow::User(user) }
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deactivation_and_deletion_of_a_user_against_an_organization_for_them() {
-    let cast = Cast::new().await;
+async fn deactivation_and_deletion_of_a_user_against_creating_their_organization() {
+    let fixture = Fixture::new().await;
     let create = |user: &str| {
-        let request = pb::CreateOrganizationRequest { owner_user_id: user.to_owned(), ..organization("Theirs") };
-        call!(cast.operator.organizations.create_organization(request))
+        let request = pb::CreateOrganizationRequest { owner_user_id: user.to_owned(), ..organization("Acme") };
+        call!(fixture.operator.organizations.create_organization(request))
     };
     let outcomes = Outcomes::of((["OK", "OWNERSHIP_REQUIRED"], 2), (["USER_INACTIVE", "OK"], 1));
-    run(&cast.server, outcomes, async |number| {
-        let user = cast.somebody(number).await;
-        Sides { calls: [create(&user), cast.deactivate(&user)], held: Held::User(user) }
+    run(&fixture.server, outcomes, async |number| {
+        let user = fixture.new_user(number).await;
+        Sides { calls: [create(&user), fixture.deactivate(&user)], row: ContendedRow::User(user) }
     })
     .await;
     let outcomes = Outcomes::of((["OK", "OWNERSHIP_REQUIRED"], 2), (["USER_DELETED", "OK"], 1));
-    run(&cast.server, outcomes, async |number| {
-        let user = cast.somebody(1000 + number).await;
-        Sides { calls: [create(&user), cast.delete_user(&user)], held: Held::User(user) }
+    run(&fixture.server, outcomes, async |number| {
+        let user = fixture.new_user(1000 + number).await;
+        Sides { calls: [create(&user), fixture.delete_user(&user)], row: ContendedRow::User(user) }
     })
     .await;
-    // By the user's own hand: once switched off, they are not let in at all.
+    // Created by the user: a deactivated user is refused as a caller.
     let outcomes = Outcomes::of((["OK", "OWNERSHIP_REQUIRED"], 2), (["CALLER_INACTIVE", "OK"], 1));
-    run(&cast.server, outcomes, async |number| {
-        let user = cast.somebody(2000 + number).await;
-        let mut own = cast.server.user(&user);
-        own.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
-        let create = super::side(async move { own.organizations.create_organization(organization("Mine")).await });
-        Sides { calls: [create, cast.deactivate(&user)], held: Held::User(user) }
+    run(&fixture.server, outcomes, async |number| {
+        let user = fixture.new_user(2000 + number).await;
+        let mut clients = fixture.server.user(&user);
+        clients.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
+        let create = super::side(async move { clients.organizations.create_organization(organization("Acme")).await });
+        Sides { calls: [create, fixture.deactivate(&user)], row: ContendedRow::User(user) }
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deactivation_of_who_is_writing() {
-    let cast = Cast::new().await;
+async fn deactivation_of_a_writing_caller() {
+    let fixture = Fixture::new().await;
     let outcomes = Outcomes::of((["OK", "OK"], 2), (["CALLER_INACTIVE", "OK"], 1));
-    run(&cast.server, outcomes, async |number| {
-        let (admin, acme) = (cast.somebody(number).await, cast.acme().await);
-        cast.ada.clone().add(&acme, &admin, "admin").await;
-        let mut own = cast.server.user(&admin);
-        own.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
-        let write = super::side(async move { own.organizations.add_member(add(&acme, "somebody else", "")).await });
-        Sides { calls: [write, cast.deactivate(&admin)], held: Held::User(admin) }
+    run(&fixture.server, outcomes, async |number| {
+        let (admin, acme) = (fixture.new_user(number).await, fixture.acme().await);
+        fixture.ada.clone().add(&acme, &admin, "admin").await;
+        let mut clients = fixture.server.user(&admin);
+        clients.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
+        let write = super::side(async move { clients.organizations.add_member(add(&acme, "another user", "")).await });
+        Sides { calls: [write, fixture.deactivate(&admin)], row: ContendedRow::User(admin) }
     })
     .await;
 }
 
-fn purge(cast: &Cast, acme: &str) -> Call {
+fn purge(fixture: &Fixture, acme: &str) -> Call {
     let request = pb::DeleteOrganizationRequest { organization: acme.to_owned(), purge: true, ..Default::default() };
-    call!(cast.operator.organizations.delete_organization(request))
+    call!(fixture.operator.organizations.delete_organization(request))
 }
 
-/// Every write in an organization, by a user who may: each makes this many events.
-fn writes(cast: &Cast, acme: &str) -> Vec<(Call, i64)> {
+/// Every write in an organization by an authorized user, with the number of its events.
+fn writes(fixture: &Fixture, acme: &str) -> Vec<(Call, i64)> {
     let organization = acme.to_owned();
     let batch = pb::BatchAddMembersRequest {
         organization: organization.clone(),
@@ -95,81 +96,81 @@ fn writes(cast: &Cast, acme: &str) -> Vec<(Call, i64)> {
     let delete = pb::DeleteOrganizationRequest { organization: organization.clone(), ..Default::default() };
     let leave = pb::LeaveOrganizationRequest { organization, ..Default::default() };
     vec![
-        (call!(cast.grace.organizations.add_member(add(acme, "new", "member"))), 1),
-        (call!(cast.grace.organizations.ensure_member(ensure)), 1),
-        (call!(cast.grace.organizations.batch_add_members(batch)), 2),
-        (call!(cast.ada.organizations.update_member(set_role(acme, "grace", "member"))), 1),
-        (call!(cast.grace.organizations.remove_member(remove(acme, "alan"))), 1),
-        (call!(cast.alan.organizations.leave_organization(leave)), 1),
-        (call!(cast.ada.organizations.transfer_ownership(transfer(acme, "grace"))), 1),
-        (call!(cast.grace.organizations.update_organization(rename)), 1),
-        (call!(cast.ada.organizations.deactivate_organization(off)), 1),
-        (call!(cast.ada.organizations.activate_organization(on)), 0),
-        (call!(cast.ada.organizations.delete_organization(delete)), 1),
+        (call!(fixture.grace.organizations.add_member(add(acme, "new", "member"))), 1),
+        (call!(fixture.grace.organizations.ensure_member(ensure)), 1),
+        (call!(fixture.grace.organizations.batch_add_members(batch)), 2),
+        (call!(fixture.ada.organizations.update_member(set_role(acme, "grace", "member"))), 1),
+        (call!(fixture.grace.organizations.remove_member(remove(acme, "alan"))), 1),
+        (call!(fixture.alan.organizations.leave_organization(leave)), 1),
+        (call!(fixture.ada.organizations.transfer_ownership(transfer(acme, "grace"))), 1),
+        (call!(fixture.grace.organizations.update_organization(rename)), 1),
+        (call!(fixture.ada.organizations.deactivate_organization(off)), 1),
+        (call!(fixture.ada.organizations.activate_organization(on)), 0),
+        (call!(fixture.ada.organizations.delete_organization(delete)), 1),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_against_every_write() {
-    let cast = Cast::new().await;
-    let kinds = writes(&cast, "nowhere").len();
-    // All the writes in turn, so the rounds are shared among them: every one meets the purge in every way.
+    let fixture = Fixture::new().await;
+    let kinds = writes(&fixture, "nowhere").len();
+    // The rounds are divided among the writes, and each write runs against the purge with every schedule.
     for kind in 0..kinds {
-        let events = writes(&cast, "nowhere").swap_remove(kind).1;
+        let events = writes(&fixture, "nowhere").swap_remove(kind).1;
         let outcomes = Outcomes::of((["OK", "PERMISSION_DENIED"], 1), (["OK", "OK"], 1 + events));
-        super::run_for(super::rounds().div_ceil(4), &cast.server, outcomes, async |_| {
-            let acme = cast.acme().await;
-            let write = writes(&cast, &acme).swap_remove(kind).0;
-            Sides { calls: [purge(&cast, &acme), write], held: Held::Organization(acme) }
+        super::run_for(super::rounds().div_ceil(4), &fixture.server, outcomes, async |_| {
+            let acme = fixture.acme().await;
+            let write = writes(&fixture, &acme).swap_remove(kind).0;
+            Sides { calls: [purge(&fixture, &acme), write], row: ContendedRow::Organization(acme) }
         })
         .await;
     }
-    assert_eq!(cast.server.database.count("SELECT count(*) FROM organizations").await, 0);
+    assert_eq!(fixture.server.database.count("SELECT count(*) FROM organizations").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_against_purge_undeletion_and_deletion_of_a_member() {
-    let cast = Cast::new().await;
+    let fixture = Fixture::new().await;
     let undelete = |acme: &str| {
         let request = pb::UndeleteOrganizationRequest { organization: acme.to_owned(), ..Default::default() };
-        call!(cast.operator.organizations.undelete_organization(request))
+        call!(fixture.operator.organizations.undelete_organization(request))
     };
     let deleted = async || {
-        let acme = cast.acme().await;
+        let acme = fixture.acme().await;
         let request = pb::DeleteOrganizationRequest { organization: acme.clone(), ..Default::default() };
-        cast.ada.clone().organizations.delete_organization(request).await.unwrap();
+        fixture.ada.clone().organizations.delete_organization(request).await.unwrap();
         acme
     };
     let outcomes = Outcomes::of((["OK", "ORGANIZATION_NOT_FOUND"], 1), (["ORGANIZATION_NOT_FOUND", "OK"], 1));
-    run(&cast.server, outcomes, async |_| {
-        let acme = cast.acme().await;
-        Sides { calls: [purge(&cast, &acme), purge(&cast, &acme)], held: Held::Organization(acme) }
+    run(&fixture.server, outcomes, async |_| {
+        let acme = fixture.acme().await;
+        Sides { calls: [purge(&fixture, &acme), purge(&fixture, &acme)], row: ContendedRow::Organization(acme) }
     })
     .await;
     let outcomes = Outcomes::of((["OK", "ORGANIZATION_NOT_FOUND"], 1), (["OK", "OK"], 2));
-    run(&cast.server, outcomes, async |_| {
+    run(&fixture.server, outcomes, async |_| {
         let acme = deleted().await;
-        Sides { calls: [purge(&cast, &acme), undelete(&acme)], held: Held::Organization(acme) }
+        Sides { calls: [purge(&fixture, &acme), undelete(&acme)], row: ContendedRow::Organization(acme) }
     })
     .await;
-    // The purge that comes by itself asks under the lock whether its time has still come.
+    // The scheduled purge checks under the lock that the organization is still due.
     let outcomes = Outcomes::of((["OK", "ORGANIZATION_NOT_FOUND"], 1), (["OK", "OK"], 1));
-    run(&cast.server, outcomes, async |_| {
+    run(&fixture.server, outcomes, async |_| {
         let acme = deleted().await;
-        let mut connection = cast.server.database.pool.acquire().await.unwrap();
+        let mut connection = fixture.server.database.pool.acquire().await.unwrap();
         let overdue = format!("UPDATE organizations SET purge_time = delete_time WHERE id = '{acme}'");
         assert_eq!(execute(&mut connection, &overdue).await.unwrap(), 1);
-        let roster = cast.server.roster.clone();
+        let roster = fixture.server.roster.clone();
         let tidy: Call = Box::pin(async move { roster.tidy().await.map(|_| ()).map_err(Into::into) });
-        Sides { calls: [tidy, undelete(&acme)], held: Held::Organization(acme) }
+        Sides { calls: [tidy, undelete(&acme)], row: ContendedRow::Organization(acme) }
     })
     .await;
-    // A member's deletion has a removal the more if it comes before.
-    run(&cast.server, Outcomes::of((["OK", "OK"], 2), (["OK", "OK"], 3)), async |number| {
-        let acme = cast.acme().await;
-        let user = cast.somebody(number).await;
-        cast.ada.clone().add(&acme, &user, "admin").await;
-        Sides { calls: [purge(&cast, &acme), cast.delete_user(&user)], held: Held::Organization(acme) }
+    // The deletion of a member makes one more event, the removal, if it is first.
+    run(&fixture.server, Outcomes::of((["OK", "OK"], 2), (["OK", "OK"], 3)), async |number| {
+        let acme = fixture.acme().await;
+        let user = fixture.new_user(number).await;
+        fixture.ada.clone().add(&acme, &user, "admin").await;
+        Sides { calls: [purge(&fixture, &acme), fixture.delete_user(&user)], row: ContendedRow::Organization(acme) }
     })
     .await;
 }

@@ -150,7 +150,7 @@ async fn a_new_log_that_is_longer_than_the_lost_one_is_recognized() {
     std::fs::remove_file(standby.data().join("standby.signal")).unwrap();
     standby.start_again().await.unwrap();
     let database = Database::at(standby.url("roster"));
-    let other = Server::with_index_over(database, ReplicaSettings::default()).await;
+    let other = Server::with_replica_over(database, ReplicaSettings::default()).await;
     for user in ["kept-1", "kept-2", "kept-3"] {
         other.operator().add(organization, user, "member").await;
     }

@@ -109,7 +109,7 @@ async fn the_primary_answers_while_polls_are_blocked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_was_suspended_past_its_lease_does_not_answer_from_memory() {
     let settings = ReplicaSettings::default();
-    let server = Server::with_index_over(Database::new().await, settings.clone()).await;
+    let server = Server::with_replica_over(Database::new().await, settings.clone()).await;
     let process = Process::start(&server, "").await;
     let endpoint = |clients| Endpoint { clients, staleness: settings.max_staleness, stale: None };
     let endpoints = vec![endpoint(server.operator()), endpoint(process.clients.clone())];

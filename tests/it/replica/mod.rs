@@ -34,7 +34,7 @@ impl Rig {
     async fn new(database: Database, settings: &[ReplicaSettings], organizations: usize, seed: u64) -> Self {
         let mut servers = Vec::new();
         for settings in settings {
-            servers.push(Server::with_index_over(database.clone(), settings.clone()).await);
+            servers.push(Server::with_replica_over(database.clone(), settings.clone()).await);
         }
         let endpoint = |(server, settings): (&Server, &ReplicaSettings)| Endpoint {
             clients: server.operator(),

@@ -76,7 +76,7 @@ async fn fill(database: &Database, organizations: usize, members: usize) {
              UNION ALL SELECT {id}, user_id FROM (SELECT 0 AS n) first, ({others}) others"
         ),
     }
-    .put(database)
+    .insert(database)
     .await;
 }
 
@@ -90,7 +90,7 @@ async fn limited(memory_bytes: usize) -> (Server, [AnswerSource; 2]) {
     let database = Database::new().await;
     fill(&database, 40, 2_000).await;
     let server =
-        Server::with_index_over(database, ReplicaSettings { memory_bytes, ..ReplicaSettings::default() }).await;
+        Server::with_replica_over(database, ReplicaSettings { memory_bytes, ..ReplicaSettings::default() }).await;
     server.roster.replica().loaded().await;
     let sources = [source(&server, LARGE).await, source(&server, SMALL).await];
     (server, sources)

@@ -48,7 +48,7 @@ async fn memory_does_not_grow_in_a_long_run() {
     let seconds = std::env::var("ROSTER_SOAK_SECONDS").map_or(SECONDS, |seconds| seconds.parse().unwrap());
     let database = Database::new().await;
     fill(&database).await;
-    let server = Server::with_index_over(database.clone(), ReplicaSettings::default()).await;
+    let server = Server::with_replica_over(database.clone(), ReplicaSettings::default()).await;
     let process = Process::start(&server, &format!("replica_memory_mib = {}", LIMIT >> 20)).await;
     let staleness = ReplicaSettings::default().max_staleness;
     // All calls go to the process; the server in this process is idle.

@@ -1,4 +1,4 @@
-//! `StreamChecks`: the answers of `CheckMembership`, in the order of the questions.
+//! `StreamChecks`: the same answers as `CheckMembership`, in the order of the questions.
 
 use super::{Checks, question, soon};
 use crate::harness::dynamic::status;
@@ -16,7 +16,7 @@ use roster::server::ServerSettings;
 use tokio::net::TcpStream;
 use tonic::Code;
 
-/// A server with an organization in it: ada owns, grace is admin, alan a member.
+/// Starts a server with an organization: `ada` is owner, `grace` admin, `alan` member.
 async fn server() -> (Server, String) {
     let server = Server::start().await;
     let mut ada = server.user("ada");
@@ -26,19 +26,21 @@ async fn server() -> (Server, String) {
     (server, acme)
 }
 
-/// Questions of every kind about this organization, good and bad, none like another.
+/// Different questions of every kind about this organization, valid and invalid.
 fn questions(acme: &str) -> Vec<pb::StreamChecksRequest> {
     let mut all = Vec::new();
     for organization in [acme, "acme", "nowhere", "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11", "?"] {
-        for user in ["ada", "grace", "alan", "nobody", ""] {
-            let asked = [
+        for user in ["ada", "grace", "alan", "unknown", ""] {
+            let variants = [
                 None,
                 Some(Question::Role("admin".to_owned())),
                 Some(Question::Role("king".to_owned())),
                 Some(Question::Permission("members.add".to_owned())),
                 Some(Question::Permission("members.fly".to_owned())),
             ];
-            all.extend(asked.map(|asked| pb::StreamChecksRequest { question: asked, ..question(organization, user) }));
+            all.extend(
+                variants.map(|variant| pb::StreamChecksRequest { question: variant, ..question(organization, user) }),
+            );
         }
     }
     for requirement in [Requirement::FullyConsistent(true), Requirement::AtLeastAsFresh("x".to_owned())] {
@@ -48,10 +50,13 @@ fn questions(acme: &str) -> Vec<pb::StreamChecksRequest> {
     all
 }
 
-/// What `CheckMembership` says to the same question, as far as two askings have it in common.
-async fn alone(server: &Server, asked: &pb::StreamChecksRequest) -> Result<pb::CheckResult, (Code, String, Vec<u8>)> {
-    // The fields of both requests are the same.
-    let request = pb::CheckMembershipRequest::decode(&*asked.encode_to_vec()).unwrap();
+/// The answer of `CheckMembership` to the same question, without the fields that differ between two calls.
+async fn check_alone(
+    server: &Server,
+    request: &pb::StreamChecksRequest,
+) -> Result<pb::CheckResult, (Code, String, Vec<u8>)> {
+    // Both requests have the same fields.
+    let request = pb::CheckMembershipRequest::decode(&*request.encode_to_vec()).unwrap();
     match server.service(&[Scope::Check]).checks.check_membership(request).await {
         Ok(answer) => Ok(comparable(answer.into_inner().result.unwrap())),
         Err(status) => Err((status.code(), status.message().to_owned(), status.details().to_vec())),
@@ -63,7 +68,7 @@ fn comparable(result: pb::CheckResult) -> pb::CheckResult {
     pb::CheckResult { source: 0, consistency_token: String::new(), ..result }
 }
 
-fn told(answer: pb::StreamChecksResponse) -> Result<pb::CheckResult, (Code, String, Vec<u8>)> {
+fn outcome(answer: pb::StreamChecksResponse) -> Result<pb::CheckResult, (Code, String, Vec<u8>)> {
     match answer.outcome.unwrap() {
         Outcome::Result(result) => Ok(comparable(result)),
         Outcome::Error(error) => {
@@ -75,57 +80,57 @@ fn told(answer: pb::StreamChecksResponse) -> Result<pb::CheckResult, (Code, Stri
 }
 
 #[tokio::test]
-async fn each_question_is_answered_as_if_it_were_asked_alone() {
+async fn each_answer_equals_that_of_a_single_check() {
     let (server, acme) = server().await;
     let mut stream = Checks::open(&server.service(&[Scope::Check])).await;
-    let (mut good, mut bad) = (0, 0);
-    // One by one: each waits for its answer, so nothing is batched.
-    for asked in questions(&acme) {
-        stream.ask(asked.clone()).await;
-        let answer = told(stream.next().await.unwrap().unwrap());
-        assert_eq!(answer, alone(&server, &asked).await, "{asked:?}");
-        *(if answer.is_ok() { &mut good } else { &mut bad }) += 1;
+    let (mut answered, mut refused) = (0, 0);
+    // Each question waits for the answer before it, so nothing is batched.
+    for request in questions(&acme) {
+        stream.ask(request.clone()).await;
+        let answer = outcome(stream.next().await.unwrap().unwrap());
+        assert_eq!(answer, check_alone(&server, &request).await, "{request:?}");
+        *(if answer.is_ok() { &mut answered } else { &mut refused }) += 1;
     }
-    assert!(good >= 40 && bad >= 40, "{good} good, {bad} bad");
-    stream.ask = None;
+    assert!(answered >= 40 && refused >= 40, "{answered} answered, {refused} refused");
+    stream.questions = None;
     assert!(stream.next().await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_in_flight_are_answered_in_the_order_of_the_questions() {
+async fn pipelined_questions_are_answered_in_order() {
     let (server, acme) = server().await;
     let questions = questions(&acme);
     let mut expected = Vec::new();
-    for asked in &questions {
-        expected.push(alone(&server, asked).await);
+    for request in &questions {
+        expected.push(check_alone(&server, request).await);
     }
     let mut stream = Checks::open(&server.service(&[Scope::Check])).await;
-    let ask = stream.ask.take().unwrap();
+    let sender = stream.questions.take().unwrap();
     let rounds = 60;
-    let asked = questions.clone();
-    let asking = tokio::spawn(async move {
+    let requests = questions.clone();
+    let sending = tokio::spawn(async move {
         for _ in 0..rounds {
-            for question in &asked {
-                ask.send(question.clone()).await.unwrap();
+            for question in &requests {
+                sender.send(question.clone()).await.unwrap();
             }
         }
     });
     for number in 0..rounds * questions.len() {
-        let answer = told(stream.next().await.unwrap().unwrap());
+        let answer = outcome(stream.next().await.unwrap().unwrap());
         assert_eq!(answer, expected[number % expected.len()], "answer {number}");
     }
-    // All have been asked, and the asker is gone: the stream ends well.
-    soon(asking).await.unwrap();
+    // All questions are sent and the client's side has ended: the stream ends without an error.
+    soon(sending).await.unwrap();
     assert!(stream.next().await.unwrap().is_none());
 }
 
 #[tokio::test]
-async fn a_change_between_two_questions_is_seen_by_the_second() {
+async fn a_change_between_two_questions_changes_the_second_answer() {
     let (server, acme) = server().await;
     let mut stream = Checks::open(&server.service(&[Scope::Check])).await;
     let consistency = Some(pb::Consistency { requirement: Some(Requirement::FullyConsistent(true)) });
-    let asked = pb::StreamChecksRequest { consistency, ..question(&acme, "alan") };
-    for (step, expected) in [("as it was", true), ("removed", false), ("added", true)] {
+    let request = pb::StreamChecksRequest { consistency, ..question(&acme, "alan") };
+    for (step, expected) in [("unchanged", true), ("removed", false), ("added", true)] {
         match step {
             "removed" => {
                 let remove = crate::harness::remove(&acme, "alan");
@@ -136,13 +141,13 @@ async fn a_change_between_two_questions_is_seen_by_the_second() {
             }
             _ => {}
         }
-        stream.ask(asked.clone()).await;
-        let answer = told(stream.next().await.unwrap().unwrap()).unwrap();
+        stream.ask(request.clone()).await;
+        let answer = outcome(stream.next().await.unwrap().unwrap()).unwrap();
         assert_eq!(answer.allowed, expected, "{step}");
     }
 }
 
-/// A connection of h2's own, to hold back what a client of tonic's would read by itself.
+/// An h2 connection without tonic, which would read answers by itself.
 async fn raw(server: &Server, window: u32) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(server.address).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -154,7 +159,7 @@ async fn raw(server: &Server, window: u32) -> SendRequest<Bytes> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_does_not_read_answers_is_not_read_either() {
+async fn a_caller_that_reads_no_answers_is_not_read_either() {
     let (server, acme) = server().await;
     let token = server.service_token("backend", &[Scope::Check]);
     let call = Call::grpc("/roster.v1.CheckService/StreamChecks", &question(&acme, "ada").encode_to_vec());
@@ -163,10 +168,10 @@ async fn who_does_not_read_answers_is_not_read_either() {
     *request.headers_mut() = call.headers.clone();
     let (answer, mut sending) =
         raw(&server, 16 * 1024).await.ready().await.unwrap().send_request(request, false).unwrap();
-    // As long as the server takes some, it is given more.
+    // The client sends as long as the server reads.
     let block = call.body.repeat(200);
-    let (mut sent, mut enough) = (0_usize, false);
-    while !enough {
+    let (mut sent, mut blocked) = (0_usize, false);
+    while !blocked {
         sending.reserve_capacity(block.len());
         let granted = std::future::poll_fn(|context| sending.poll_capacity(context));
         match tokio::time::timeout(std::time::Duration::from_millis(1500), granted).await {
@@ -177,11 +182,11 @@ async fn who_does_not_read_answers_is_not_read_either() {
                 sending.send_data(piece.to_vec().into(), false).unwrap();
                 sent += piece.len();
             }
-            Err(_) => enough = true,
+            Err(_) => blocked = true,
         }
-        assert!(sent < 8 << 20, "the server takes questions without end");
+        assert!(sent < 8 << 20, "the server reads questions without a limit");
     }
-    // Now the answers are read: every whole question gets one, and what was held back goes through.
+    // Then the client reads the answers: every whole question gets one, and the server reads the remaining questions.
     let mut incoming = answer.await.unwrap().into_body();
     let rest = block.len() - sent % block.len();
     let whole = (sent + rest) / call.body.len();
@@ -203,7 +208,7 @@ async fn who_does_not_read_answers_is_not_read_either() {
                 break;
             }
             let answer = pb::StreamChecksResponse::decode(&body[5..length]).unwrap();
-            assert_eq!(told(answer).unwrap().role, "owner");
+            assert_eq!(outcome(answer).unwrap().role, "owner");
             body.drain(..length);
             answers += 1;
         }
@@ -213,8 +218,8 @@ async fn who_does_not_read_answers_is_not_read_either() {
     assert_eq!(trailers["grpc-status"], "0");
 }
 
-/// Sends a question again and again, each in a frame of its own, until none has been taken for a while; tells how many
-/// were. What is granted may be less than a question.
+/// Sends the same question in separate frames until the server has read none for a while. Returns the number of
+/// questions sent. The granted capacity may be less than a question.
 async fn send_one_by_one(mut sending: h2::SendStream<Bytes>, question: Vec<u8>) -> usize {
     let mut sent = 0;
     sending.reserve_capacity(question.len());
@@ -222,9 +227,9 @@ async fn send_one_by_one(mut sending: h2::SendStream<Bytes>, question: Vec<u8>) 
         if sending.capacity() >= question.len() {
             sending.send_data(question.clone().into(), false).unwrap();
             sent += 1;
-            assert!(sent < 100_000, "the server takes questions without end");
+            assert!(sent < 100_000, "the server reads questions without a limit");
             sending.reserve_capacity(question.len());
-            // On its way before the next one.
+            // Lets the connection send the frame before the next one.
             tokio::task::yield_now().await;
             continue;
         }
@@ -240,15 +245,15 @@ async fn send_one_by_one(mut sending: h2::SendStream<Bytes>, question: Vec<u8>) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn questions_sent_one_by_one_wait_for_a_datastore_that_hangs() {
+async fn questions_in_separate_frames_wait_for_a_hanging_datastore() {
     let (server, acme) = server().await;
     let consistency = Some(pb::Consistency { requirement: Some(Requirement::FullyConsistent(true)) });
-    let asked = pb::StreamChecksRequest { consistency, ..question(&acme, "ada") };
+    let request = pb::StreamChecksRequest { consistency, ..question(&acme, "ada") };
     let token = server.service_token("backend", &[Scope::Check]);
-    let call = Call::grpc("/roster.v1.CheckService/StreamChecks", &asked.encode_to_vec()).bearer(&token);
+    let call = Call::grpc("/roster.v1.CheckService/StreamChecks", &request.encode_to_vec()).bearer(&token);
     let mut holder = server.database.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE memberships IN ACCESS EXCLUSIVE MODE").execute(&mut *holder).await.unwrap();
-    // Several streams of one connection, each of which sends small frames for as long as they are taken.
+    // Several streams of one connection send small frames for as long as the server reads them.
     let client = raw(&server, 1 << 20).await;
     let mut streams = Vec::new();
     for _ in 0..4 {
@@ -257,12 +262,12 @@ async fn questions_sent_one_by_one_wait_for_a_datastore_that_hangs() {
         let (answer, sending) = client.clone().ready().await.unwrap().send_request(request, false).unwrap();
         streams.push((answer, tokio::spawn(send_one_by_one(sending, call.body.clone()))));
     }
-    let mut begun = Vec::new();
+    let mut started = Vec::new();
     for (answer, sending) in streams {
-        begun.push((answer, soon(sending).await.unwrap()));
+        started.push((answer, soon(sending).await.unwrap()));
     }
     holder.rollback().await.unwrap();
-    for (answer, sent) in begun {
+    for (answer, sent) in started {
         let mut incoming = soon(answer).await.unwrap().into_body();
         let (mut body, mut answers) = (Vec::new(), 0);
         while let Some(chunk) = soon(incoming.data()).await {
@@ -273,8 +278,8 @@ async fn questions_sent_one_by_one_wait_for_a_datastore_that_hangs() {
         let mut rest = &body[..];
         while !rest.is_empty() {
             let length = usize::try_from(u32::from_be_bytes(rest[1..5].try_into().unwrap())).unwrap();
-            // Those that waited for too long are told so.
-            match told(pb::StreamChecksResponse::decode(&rest[5..5 + length]).unwrap()) {
+            // Questions that waited too long end with an error.
+            match outcome(pb::StreamChecksResponse::decode(&rest[5..5 + length]).unwrap()) {
                 Ok(result) => assert!(result.allowed),
                 Err((code, ..)) => assert_eq!(code, Code::DeadlineExceeded),
             }
@@ -286,7 +291,7 @@ async fn questions_sent_one_by_one_wait_for_a_datastore_that_hangs() {
 }
 
 #[tokio::test]
-async fn what_is_no_question_ends_the_stream_after_the_answers_before_it() {
+async fn a_malformed_question_ends_the_stream_after_the_earlier_answers() {
     let (server, acme) = server().await;
     let token = server.service_token("backend", &[Scope::Check]);
     let good = Call::grpc("/roster.v1.CheckService/StreamChecks", &question(&acme, "ada").encode_to_vec());
@@ -303,7 +308,7 @@ async fn what_is_no_question_ends_the_stream_after_the_answers_before_it() {
         let (mut rest, mut answers) = (&answer.body[..], 0);
         while !rest.is_empty() {
             let length = usize::try_from(u32::from_be_bytes(rest[1..5].try_into().unwrap())).unwrap();
-            assert!(told(pb::StreamChecksResponse::decode(&rest[5..5 + length]).unwrap()).is_ok());
+            assert!(outcome(pb::StreamChecksResponse::decode(&rest[5..5 + length]).unwrap()).is_ok());
             rest = &rest[5 + length..];
             answers += 1;
         }
@@ -312,8 +317,8 @@ async fn what_is_no_question_ends_the_stream_after_the_answers_before_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_who_hang_up_in_the_middle_leave_nothing_behind() {
-    // One place for all of them: each needs that of the one before.
+async fn cancelled_streams_release_their_permit_and_transactions() {
+    // A single stream permit: each stream needs the permit of the one before.
     let settings = ServerSettings { max_streams: 1, ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;
     let acme = server.user("ada").create("Acme").await;
@@ -340,21 +345,21 @@ async fn callers_who_hang_up_in_the_middle_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_datastore_that_is_away_is_an_answer_to_each_question() {
+async fn an_unavailable_datastore_is_an_error_for_each_question() {
     let (server, acme) = server().await;
     let mut stream = Checks::open(&server.service(&[Scope::Check])).await;
     stream.ask(question(&acme, "ada")).await;
-    assert!(told(stream.next().await.unwrap().unwrap()).is_ok());
+    assert!(outcome(stream.next().await.unwrap().unwrap()).is_ok());
     let hidden = "ALTER TABLE log_heads RENAME TO hidden";
     sqlx::query(hidden).execute(&server.database.pool).await.unwrap();
     let consistency = Some(pb::Consistency { requirement: Some(Requirement::FullyConsistent(true)) });
-    let asked = pb::StreamChecksRequest { consistency, ..question(&acme, "ada") };
+    let request = pb::StreamChecksRequest { consistency, ..question(&acme, "ada") };
     for _ in 0..3 {
-        stream.ask(asked.clone()).await;
-        let (code, _, _) = told(stream.next().await.unwrap().unwrap()).unwrap_err();
+        stream.ask(request.clone()).await;
+        let (code, _, _) = outcome(stream.next().await.unwrap().unwrap()).unwrap_err();
         assert_eq!(code, Code::Unavailable);
     }
     sqlx::query("ALTER TABLE hidden RENAME TO log_heads").execute(&server.database.pool).await.unwrap();
-    stream.ask(asked).await;
-    assert!(told(stream.next().await.unwrap().unwrap()).is_ok());
+    stream.ask(request).await;
+    assert!(outcome(stream.next().await.unwrap().unwrap()).is_ok());
 }

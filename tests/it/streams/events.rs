@@ -1,4 +1,4 @@
-//! `WatchEvents`: the audit trail, as it is written.
+//! `WatchEvents`: the audit trail as a stream.
 
 use super::soon;
 use super::writers::Writers;
@@ -18,15 +18,15 @@ async fn next(watch: &mut Streaming<pb::WatchEventsResponse>) -> pb::WatchEvents
     soon(watch.message()).await.unwrap().expect("the watch ended")
 }
 
-/// Which events: the organization or the user, the revision, and what.
+/// The key of an event: the organization or the user, the revision, and the type.
 type Key = (String, i64, String);
 
 fn key(event: &pb::Event) -> Key {
-    let whose = if event.organization_id.is_empty() { &event.user_id } else { &event.organization_id };
-    (whose.clone(), event.revision, event.r#type.clone())
+    let subject = if event.organization_id.is_empty() { &event.user_id } else { &event.organization_id };
+    (subject.clone(), event.revision, event.r#type.clone())
 }
 
-/// All events of organizations, and those of users that change their state.
+/// The keys of all events of organizations, and of the events of users that change their state.
 async fn table(server: &Server) -> BTreeSet<Key> {
     let all: Vec<Key> = sqlx::query_as(
         "SELECT organization_id::text, revision, type FROM events
@@ -40,26 +40,26 @@ async fn table(server: &Server) -> BTreeSet<Key> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_that_is_torn_and_resumed_has_told_every_event() {
+async fn a_watch_that_is_disconnected_and_resumed_delivers_every_event() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Manage]);
     let mut cursor = next(&mut open(&clients, pb::WatchEventsRequest::default()).await).await.cursor;
     let writers = Writers::begin(&server, 3);
-    let mut seen: BTreeSet<Key> = BTreeSet::new();
+    let mut received: BTreeSet<Key> = BTreeSet::new();
     let resume = |cursor: &str| pb::WatchEventsRequest { cursor: cursor.to_owned(), ..Default::default() };
-    for torn in 0..40 {
+    for disconnected in 0..40 {
         let clients = Clients::new(&server.connect().await, server.credential(&[Scope::Manage]));
         let mut watch = open(&clients, resume(&cursor)).await;
         let mut last: BTreeMap<String, i64> = BTreeMap::new();
-        for _ in 0..torn % 6 {
+        for _ in 0..disconnected % 6 {
             let message = next(&mut watch).await;
             for event in &message.events {
-                // Each organization's in their order, each the next one.
-                let (whose, revision, _) = key(event);
-                let before = last.insert(whose, revision);
+                // The events of an organization arrive in the order of their revisions.
+                let (subject, revision, _) = key(event);
+                let before = last.insert(subject, revision);
                 assert!(before.is_none_or(|before| before < revision));
                 assert!(event.actor.is_some() && event.create_time.is_some());
-                seen.insert(key(event));
+                received.insert(key(event));
             }
             if !message.cursor.is_empty() {
                 cursor = message.cursor;
@@ -70,27 +70,29 @@ async fn a_watch_that_is_torn_and_resumed_has_told_every_event() {
     let expected = table(&server).await;
     let mut watch = open(&clients, resume(&cursor)).await;
     let all = async {
-        while seen.len() < expected.len() {
-            seen.extend(next(&mut watch).await.events.iter().map(key));
+        while received.len() < expected.len() {
+            received.extend(next(&mut watch).await.events.iter().map(key));
         }
     };
     soon(all).await;
-    assert_eq!(seen, expected);
+    assert_eq!(received, expected);
 }
 
 #[tokio::test]
-async fn a_watch_tells_the_events_it_is_asked_for() {
+async fn a_watch_delivers_the_events_of_its_filter() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Manage]);
     let mut operator = server.operator();
-    let mut made = Vec::new();
+    let mut created = Vec::new();
     for (name, kind) in [("Acme", "account"), ("Beta", "vendor")] {
-        let wish = pb::CreateOrganizationRequest {
+        let request = pb::CreateOrganizationRequest {
             kind: kind.to_owned(),
             owner_user_id: "ada".to_owned(),
             ..organization(name)
         };
-        made.push(operator.organizations.create_organization(wish).await.unwrap().into_inner().organization.unwrap());
+        created.push(
+            operator.organizations.create_organization(request).await.unwrap().into_inner().organization.unwrap(),
+        );
     }
     let request = |organization: &str, kind: &str, types: &[&str]| pb::WatchEventsRequest {
         organization: organization.to_owned(),
@@ -101,11 +103,11 @@ async fn a_watch_tells_the_events_it_is_asked_for() {
     let all = ["Acme member.added", "Acme member.removed", "Beta member.added", "Beta member.removed"];
     let filters = [
         (request("", "", &[]), [&all[..], &["alan user.deactivated"]].concat()),
-        (request(&made[0].id, "", &[]), all[..2].to_vec()),
-        (request(&made[1].slug, "", &[]), all[2..].to_vec()),
+        (request(&created[0].id, "", &[]), all[..2].to_vec()),
+        (request(&created[1].slug, "", &[]), all[2..].to_vec()),
         (request("", "vendor", &[]), [&all[2..], &["alan user.deactivated"]].concat()),
         (request("", "", &["member.added"]), vec![all[0], all[2]]),
-        (request(&made[0].id, "", &["member.removed", "user.deactivated"]), vec![all[1]]),
+        (request(&created[0].id, "", &["member.removed", "user.deactivated"]), vec![all[1]]),
         (request("", "", &["user.deactivated"]), vec!["alan user.deactivated"]),
     ];
     let mut watches = Vec::new();
@@ -115,40 +117,37 @@ async fn a_watch_tells_the_events_it_is_asked_for() {
         assert!(begin.events.is_empty() && !begin.cursor.is_empty());
         watches.push((request, expected, watch));
     }
-    for organization in &made {
+    for organization in &created {
         operator.add(&organization.id, "alan", "member").await;
         operator.organizations.remove_member(remove(&organization.id, "alan")).await.unwrap();
     }
-    let request = pb::DeactivateUserRequest {
-        user_id: "alan".to_owned(),
-        reason: "he asked for it".to_owned(),
-        ..Default::default()
-    };
+    let request =
+        pb::DeactivateUserRequest { user_id: "alan".to_owned(), reason: "on request".to_owned(), ..Default::default() };
     operator.users.deactivate_user(request).await.unwrap();
     for (request, expected, mut watch) in watches {
-        let mut seen = Vec::new();
-        // What is expected, and then two messages in which nothing more comes.
+        let mut received = Vec::new();
+        // Reads the expected events and then two further messages, which must have none.
         let mut quiet = 0;
-        while seen.len() < expected.len() || quiet < 2 {
+        while received.len() < expected.len() || quiet < 2 {
             let message = next(&mut watch).await;
-            quiet = if seen.len() < expected.len() { 0 } else { quiet + 1 };
+            quiet = if received.len() < expected.len() { 0 } else { quiet + 1 };
             for event in message.events {
-                let name = made.iter().find(|one| one.id == event.organization_id);
-                let whose = name.map_or(event.user_id.clone(), |one| one.name.clone());
+                let name = created.iter().find(|one| one.id == event.organization_id);
+                let subject = name.map_or(event.user_id.clone(), |one| one.name.clone());
                 if event.r#type == "user.deactivated" {
-                    assert_eq!(event.reason, "he asked for it");
+                    assert_eq!(event.reason, "on request");
                     assert_eq!(event.actor.unwrap().kind, "operator");
                 }
-                seen.push(format!("{whose} {}", event.r#type));
+                received.push(format!("{subject} {}", event.r#type));
             }
         }
-        seen.sort();
-        assert_eq!(seen, expected, "{request:?}");
+        received.sort();
+        assert_eq!(received, expected, "{request:?}");
     }
 }
 
 #[tokio::test]
-async fn events_are_watched_from_where_there_is_something() {
+async fn a_watch_with_an_invalid_start_is_refused() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Manage]);
     let other = Server::of_another_datastore().await;
@@ -156,10 +155,10 @@ async fn events_are_watched_from_where_there_is_something() {
     let first = |request| async { open(&clients, request).await.message().await };
     let expired = pb::WatchEventsRequest { cursor: foreign.cursor, ..Default::default() };
     assert_refused(first(expired).await, Code::OutOfRange, "CURSOR_EXPIRED");
-    let nowhere = pb::WatchEventsRequest { organization: "nowhere".to_owned(), ..Default::default() };
-    assert_refused(first(nowhere).await, Code::NotFound, "ORGANIZATION_NOT_FOUND");
-    // A cursor of memberships is one of events.
-    let (_, cursor) = super::copy::Copy::export(&server.service(&[Scope::Check]), "").await;
+    let unknown = pb::WatchEventsRequest { organization: "nowhere".to_owned(), ..Default::default() };
+    assert_refused(first(unknown).await, Code::NotFound, "ORGANIZATION_NOT_FOUND");
+    // A cursor of memberships is valid for events too.
+    let (_, cursor) = super::memberships::Memberships::export(&server.service(&[Scope::Check]), "").await;
     server.user("ada").create("Acme").await;
     let mut watch = open(&clients, pb::WatchEventsRequest { cursor, ..Default::default() }).await;
     let mut types = Vec::new();

@@ -1,6 +1,6 @@
-//! `ExportMemberships`: what the table holds, as of the cursor.
+//! `ExportMemberships`: the content of the tables as of the cursor.
 
-use super::copy::Copy;
+use super::memberships::Memberships;
 use super::writers::Writers;
 use super::{Watch, soon};
 use crate::harness::server::Clients;
@@ -12,18 +12,18 @@ use std::time::Duration;
 use tonic::Code;
 
 #[tokio::test]
-async fn an_export_is_the_table() {
+async fn an_export_equals_the_tables() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Check]);
-    let (empty, _) = Copy::export(&clients, "").await;
-    assert_eq!(empty, Copy::default());
+    let (empty, _) = Memberships::export(&clients, "").await;
+    assert_eq!(empty, Memberships::default());
 
     let mut operator = server.operator();
     for (name, kind) in [("Acme", "account"), ("Beta", "vendor"), ("Gone", "vendor"), ("Pending", "account")] {
         let owner_user_id = if name == "Pending" { String::new() } else { "ada".to_owned() };
-        let wish = pb::CreateOrganizationRequest { kind: kind.to_owned(), owner_user_id, ..organization(name) };
-        let made = operator.organizations.create_organization(wish).await.unwrap().into_inner();
-        let id = made.organization.unwrap().id;
+        let request = pb::CreateOrganizationRequest { kind: kind.to_owned(), owner_user_id, ..organization(name) };
+        let created = operator.organizations.create_organization(request).await.unwrap().into_inner();
+        let id = created.organization.unwrap().id;
         if name != "Pending" {
             operator.add(&id, "grace", "admin").await;
             operator.add(&id, "alan", "member").await;
@@ -38,52 +38,55 @@ async fn an_export_is_the_table() {
     let request = pb::DeleteUserRequest { user_id: "grace".to_owned(), ..Default::default() };
     operator.users.delete_user(request).await.unwrap();
 
-    let table = Copy::of(&server.database).await;
+    let table = Memberships::of(&server.database).await;
     assert_eq!((table.organizations.len(), table.users.len()), (4, 2));
-    let (copy, _) = Copy::export(&clients, "").await;
-    assert_eq!(copy, table);
-    // Of one kind: its organizations, and every user.
-    let (vendors, _) = Copy::export(&clients, "vendor").await;
+    let (memberships, _) = Memberships::export(&clients, "").await;
+    assert_eq!(memberships, table);
+    // An export of one kind has its organizations and every inactive user.
+    let (vendors, _) = Memberships::export(&clients, "vendor").await;
     let of_kind = |id: &String| table.organizations[id].1 == "vendor";
-    let expected = Copy {
+    let expected = Memberships {
         organizations: table.organizations.clone().into_iter().filter(|(id, _)| of_kind(id)).collect(),
         members: table.members.clone().into_iter().filter(|((id, _), _)| of_kind(id)).collect(),
         users: table.users.clone(),
     };
     assert_eq!(vendors, expected);
-    assert_eq!(Copy::export(&clients, "no-such-kind").await.0, Copy { users: table.users, ..Copy::default() });
+    assert_eq!(
+        Memberships::export(&clients, "no-such-kind").await.0,
+        Memberships { users: table.users, ..Memberships::default() }
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_while_others_write_and_a_watch_from_its_cursor_are_the_table() {
+async fn an_export_during_writes_and_a_watch_from_its_cursor_equal_the_tables() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Check]);
     let writers = Writers::begin(&server, 3);
     soon(writers.until(100)).await;
     for round in 0..4 {
-        let (mut copy, cursor) = Copy::export(&clients, "").await;
+        let (mut memberships, cursor) = Memberships::export(&clients, "").await;
         soon(writers.until(writers.written() + 50)).await;
         let mut watch = Watch::from(&clients, &cursor).await;
-        // While they write on, the copy follows; it is compared when they have paused.
+        // The client applies changes while the writers go on, and compares after they have stopped.
         if round == 3 {
             writers.end().await;
             for message in watch.until(9).await {
-                copy.apply(&message);
+                memberships.apply(&message);
             }
-            assert_eq!(copy, Copy::of(&server.database).await);
-            assert!(copy.members.len() > 20);
+            assert_eq!(memberships, Memberships::of(&server.database).await);
+            assert!(memberships.members.len() > 20);
             break;
         }
         for message in watch.until(1).await {
-            copy.apply(&message);
+            memberships.apply(&message);
         }
     }
     server.database.assert_invariants().await;
 }
 
-/// Makes an organization with so many members, beside roster: it would take long through it.
-async fn crowd(server: &Server, members: i64) -> String {
-    let id = server.user("ada").create("Crowd").await;
+/// Creates an organization and inserts this many members directly, since adding them by calls takes long.
+async fn create_with_members(server: &Server, members: i64) -> String {
+    let id = server.user("ada").create("Large").await;
     sqlx::query(
         "INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
          SELECT m.bucket, m.organization_id, 'member-' || repeat('x', 180) || n, 'member', '{}', 1, now(), now()
@@ -98,9 +101,9 @@ async fn crowd(server: &Server, members: i64) -> String {
 }
 
 #[tokio::test]
-async fn a_large_organization_comes_in_parts() {
+async fn a_large_organization_is_split_into_parts() {
     let server = Server::start().await;
-    let id = crowd(&server, 30_000).await;
+    let id = create_with_members(&server, 30_000).await;
     let clients = server.service(&[Scope::Check]);
     let request = pb::ExportMembershipsRequest::default();
     let mut parts = clients.checks.clone().export_memberships(request).await.unwrap().into_inner();
@@ -118,26 +121,26 @@ async fn a_large_organization_comes_in_parts() {
 }
 
 #[tokio::test]
-async fn so_many_exports_at_once_and_no_more() {
-    // Whoever has begun is waited for.
+async fn concurrent_exports_are_limited() {
+    // The server waits for slow readers during the whole test.
     let settings = ServerSettings { slow_reader: Duration::from_mins(1), ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;
-    crowd(&server, 50_000).await;
-    // Each over a connection of its own: what is not read of one holds up the others of its connection.
+    create_with_members(&server, 50_000).await;
+    // Each over a new connection: an unread stream blocks the other streams of its connection.
     let open = || async {
         let clients = Clients::new(&server.connect().await, server.credential(&[Scope::Check]));
         clients.checks.clone().export_memberships(pb::ExportMembershipsRequest::default()).await
     };
-    let mut begun = Vec::new();
+    let mut started = Vec::new();
     for _ in 0..roster::service::limits::EXPORTS {
         let mut parts = open().await.unwrap().into_inner();
-        // More than fits between the two of them: it waits to be read.
+        // The export is larger than the buffers of both sides, so it waits for its reader.
         assert!(soon(parts.message()).await.unwrap().is_some());
-        begun.push(parts);
+        started.push(parts);
     }
     let refused = async { open().await?.into_inner().message().await };
     assert_refused(refused.await, Code::Unavailable, "OVERLOADED");
-    begun.pop();
+    started.pop();
     let again = async {
         loop {
             if let Ok(Some(_)) = async { open().await?.into_inner().message().await }.await {
@@ -146,6 +149,6 @@ async fn so_many_exports_at_once_and_no_more() {
         }
     };
     soon(again).await;
-    drop(begun);
+    drop(started);
     server.database.assert_no_open_transactions().await;
 }

@@ -1,4 +1,4 @@
-//! How streams begin and end: places, time, credentials, and a server that stops.
+//! The start and the end of streams: stream permits, deadlines, credentials, and a stopping server.
 
 use super::{Checks, question, soon};
 use crate::harness::server::Clients;
@@ -16,7 +16,7 @@ async fn assert_answers(stream: &mut Checks) {
 }
 
 #[tokio::test]
-async fn streams_have_places_of_their_own() {
+async fn streams_have_separate_permits() {
     let settings = ServerSettings { max_streams: 2, max_concurrent_requests: 1, ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;
     let clients = server.service(&[Scope::Check]);
@@ -26,43 +26,43 @@ async fn streams_have_places_of_their_own() {
     }
     let third = || Checks::try_open(&clients);
     assert_eq!(refused(third().await.map(drop)), (Code::Unavailable, "OVERLOADED".to_owned()));
-    // Calls have theirs, of which no stream takes one.
+    // Calls have separate permits, which no stream uses.
     assert!(!clients.clone().is_member("acme", "ada").await);
-    // And a place that is given back can be taken.
-    let [one, _other] = streams;
-    drop(one);
-    let taken = async {
+    // A released permit can be used again.
+    let [first, _second] = streams;
+    drop(first);
+    let reopened = async {
         while third().await.is_err() {
             tokio::task::yield_now().await;
         }
     };
-    soon(taken).await;
+    soon(reopened).await;
 }
 
 #[tokio::test]
-async fn a_stream_outlives_the_default_deadline_and_ends_at_its_own() {
+async fn a_stream_outlives_the_default_deadline_and_ends_at_its_deadline() {
     let brief = Duration::from_millis(300);
     let settings = ServerSettings { default_deadline: brief, max_deadline: brief, ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;
     let clients = server.service(&[Scope::Check]);
-    let mut lasting = Checks::open(&clients).await;
+    let mut unbounded = Checks::open(&clients).await;
 
     let begin = Instant::now();
     let mut request = Request::new(tokio_stream::pending());
-    let given = Duration::from_millis(1200);
-    request.set_timeout(given);
+    let deadline = Duration::from_millis(1200);
+    request.set_timeout(deadline);
     let mut bounded = clients.checks.clone().stream_checks(request).await.unwrap().into_inner();
     let ended = soon(bounded.message()).await;
-    // A client of tonic's ends the call itself at the same time.
+    // The tonic client ends the call itself at the same time.
     let code = ended.unwrap_err().code();
     assert!(matches!(code, Code::DeadlineExceeded | Code::Cancelled), "{code:?}");
-    let took = begin.elapsed();
-    assert!(took >= given && took < given + Duration::from_secs(3), "{took:?}");
-    assert_answers(&mut lasting).await;
+    let elapsed = begin.elapsed();
+    assert!(elapsed >= deadline && elapsed < deadline + Duration::from_secs(3), "{elapsed:?}");
+    assert_answers(&mut unbounded).await;
 }
 
 #[tokio::test]
-async fn the_server_itself_keeps_the_deadline_of_a_stream() {
+async fn the_server_enforces_the_deadline_of_a_stream() {
     use crate::harness::raw::{Call, send_unfinished};
     let server = Server::start().await;
     let token = server.service_token("backend", &[Scope::Check]);
@@ -76,8 +76,8 @@ async fn the_server_itself_keeps_the_deadline_of_a_stream() {
     }
 }
 
-/// Clients whose token is good for so many seconds.
-fn brief(server: &Server, seconds: i64) -> Clients {
+/// Clients with a bearer token that is valid for this many seconds.
+fn expiring(server: &Server, seconds: i64) -> Clients {
     let now = Server::claims("").iat;
     let exp = now + seconds - roster::authn::limits::LEEWAY_SECONDS;
     let scope = Some("roster:check roster:manage".to_owned());
@@ -85,28 +85,28 @@ fn brief(server: &Server, seconds: i64) -> Clients {
 }
 
 #[tokio::test]
-async fn a_credential_that_expires_ends_its_streams() {
+async fn an_expired_credential_ends_its_streams() {
     let server = Server::start().await;
     let begin = Instant::now();
-    let clients = brief(&server, 3);
+    let clients = expiring(&server, 3);
     let mut idle = Checks::open(&clients).await;
     let mut busy = Checks::open(&clients).await;
     assert_eq!(refused(idle.next().await), (Code::Unauthenticated, "CREDENTIAL_EXPIRED".to_owned()));
     let ended = loop {
-        let ask = busy.ask.as_ref().unwrap().send(question("acme", "ada")).await;
+        let sent = busy.questions.as_ref().unwrap().send(question("acme", "ada")).await;
         match busy.next().await {
-            Ok(answer) => assert!(answer.is_some() && ask.is_ok()),
+            Ok(answer) => assert!(answer.is_some() && sent.is_ok()),
             Err(status) => break status,
         }
     };
     assert_eq!(refused::<()>(Err(ended)), (Code::Unauthenticated, "CREDENTIAL_EXPIRED".to_owned()));
-    // Not before its time, and soon after it.
-    let took = begin.elapsed();
-    assert!(took > Duration::from_millis(1900) && took < Duration::from_secs(8), "{took:?}");
+    // Not before the expiry, and soon after it.
+    let elapsed = begin.elapsed();
+    assert!(elapsed > Duration::from_millis(1900) && elapsed < Duration::from_secs(8), "{elapsed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stops_ends_its_streams_at_once_and_says_why() {
+async fn a_stopping_server_ends_its_streams_at_once_with_a_reason() {
     let drain = Duration::from_mins(1);
     let settings = ServerSettings { drain, ..ServerSettings::default() };
     let mut server = Server::over(Database::new().await, settings).await;
@@ -127,7 +127,7 @@ async fn a_server_that_stops_ends_its_streams_at_once_and_says_why() {
 }
 
 #[tokio::test]
-async fn without_the_door_there_is_no_stream() {
+async fn streams_are_refused_without_the_authentication_layer() {
     use roster::grpc::admit::Api;
     use roster::grpc::pb::check_service_server::CheckServiceServer;
     use tonic::server::NamedService;

@@ -1,10 +1,10 @@
-//! Streams: what they answer, how they end, and that they hold nobody up.
+//! Streams: their answers, their ends, and their isolation from other calls.
 
 mod checks;
-mod copy;
 mod events;
 mod export;
 mod life;
+mod memberships;
 mod slow;
 mod watch;
 pub mod writers;
@@ -17,17 +17,18 @@ use tonic::Status;
 use tonic::codec::Streaming;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 
-/// How long anything may take that must happen.
+/// Maximum time of an expected event.
 const SOON: Duration = Duration::from_secs(20);
 
-/// What must happen, soon.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SOON, what).await.expect("it never happened")
+/// Waits for an expected event. Panics if it takes too long.
+async fn soon<T>(event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, event).await.expect("the event did not happen in time")
 }
 
-/// A stream of checks under way.
+/// An open stream of checks.
 struct Checks {
-    ask: Option<mpsc::Sender<pb::StreamChecksRequest>>,
+    /// Sends questions; `None` after the client has ended its side.
+    questions: Option<mpsc::Sender<pb::StreamChecksRequest>>,
     answers: Streaming<pb::StreamChecksResponse>,
 }
 
@@ -37,54 +38,56 @@ impl Checks {
     }
 
     async fn try_open(clients: &Clients) -> Result<Self, Status> {
-        let (ask, questions) = mpsc::channel(1);
+        let (sender, questions) = mpsc::channel(1);
         let answers = clients.checks.clone().stream_checks(ReceiverStream::new(questions)).await?.into_inner();
-        Ok(Self { ask: Some(ask), answers })
+        Ok(Self { questions: Some(sender), answers })
     }
 
     async fn ask(&self, question: pb::StreamChecksRequest) {
-        self.ask.as_ref().unwrap().send(question).await.unwrap();
+        self.questions.as_ref().unwrap().send(question).await.unwrap();
     }
 
-    /// The next answer; none if the stream has ended well.
+    /// The next answer; `None` if the stream ended without an error.
     async fn next(&mut self) -> Result<Option<pb::StreamChecksResponse>, Status> {
         soon(self.answers.message()).await
     }
 }
 
-/// A watch under way.
+/// An open watch of memberships.
 struct Watch {
-    say: Option<mpsc::Sender<pb::WatchMembershipsRequest>>,
-    told: Streaming<pb::WatchMembershipsResponse>,
+    /// Sends requests; `None` after the client has ended its side.
+    requests: Option<mpsc::Sender<pb::WatchMembershipsRequest>>,
+    responses: Streaming<pb::WatchMembershipsResponse>,
 }
 
 impl Watch {
     async fn open(clients: &Clients, first: pb::WatchMembershipsRequest) -> Self {
-        let (say, requests) = mpsc::channel(1);
-        say.send(first).await.unwrap();
-        let told = clients.checks.clone().watch_memberships(ReceiverStream::new(requests)).await.unwrap().into_inner();
-        Self { say: Some(say), told }
+        let (sender, requests) = mpsc::channel(1);
+        sender.send(first).await.unwrap();
+        let responses =
+            clients.checks.clone().watch_memberships(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        Self { requests: Some(sender), responses }
     }
 
-    /// From a cursor, all there is.
+    /// Watches all memberships from a cursor.
     async fn from(clients: &Clients, cursor: &str) -> Self {
         Self::open(clients, pb::WatchMembershipsRequest { cursor: cursor.to_owned(), ..Default::default() }).await
     }
 
     async fn ping(&self, ping: i64) {
         let request = pb::WatchMembershipsRequest { ping, ..Default::default() };
-        self.say.as_ref().unwrap().send(request).await.unwrap();
+        self.requests.as_ref().unwrap().send(request).await.unwrap();
     }
 
     async fn try_next(&mut self) -> Result<Option<pb::WatchMembershipsResponse>, Status> {
-        soon(self.told.message()).await
+        soon(self.responses.message()).await
     }
 
     async fn next(&mut self) -> pb::WatchMembershipsResponse {
         self.try_next().await.unwrap().expect("the watch ended")
     }
 
-    /// Everything up to the checkpoint that answers this ping.
+    /// Sends a ping, and returns all messages up to the checkpoint that answers it.
     async fn until(&mut self, ping: i64) -> Vec<pb::WatchMembershipsResponse> {
         self.ping(ping).await;
         let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! Callers who do not read: they are cut off, with a reason, and hold nothing meanwhile.
+//! Callers who do not read: the server ends their streams with a reason, and they keep no resources.
 
 use super::{Watch, soon};
 use crate::harness::raw::Call;
@@ -11,7 +11,7 @@ use roster::server::ServerSettings;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Opens a stream over a connection of h2's own, and reads nothing of it.
+/// Opens a stream over an h2 connection without tonic, and reads nothing of it.
 async fn unread(server: &Server, method: &str, message: &[u8]) -> h2::RecvStream {
     let token = server.service_token("backend", &[Scope::Manage, Scope::Check]);
     let call = Call::grpc(method, message).bearer(&token);
@@ -26,8 +26,8 @@ async fn unread(server: &Server, method: &str, message: &[u8]) -> h2::RecvStream
     soon(answer).await.unwrap().into_body()
 }
 
-/// Reads what is left of a stream, and tells how it ended.
-async fn rest(mut incoming: h2::RecvStream) -> (usize, tonic::Status) {
+/// Reads the rest of a stream. Returns its size in bytes and the status at its end.
+async fn read_rest(mut incoming: h2::RecvStream) -> (usize, tonic::Status) {
     let mut size = 0;
     while let Some(chunk) = soon(incoming.data()).await {
         let chunk = chunk.unwrap();
@@ -39,7 +39,7 @@ async fn rest(mut incoming: h2::RecvStream) -> (usize, tonic::Status) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_that_is_not_read_is_cut_off_and_gives_its_place_back() {
+async fn an_unread_watch_is_ended_and_releases_its_permit() {
     let settings =
         ServerSettings { max_streams: 1, slow_reader: Duration::from_millis(300), ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;
@@ -47,31 +47,31 @@ async fn a_watch_that_is_not_read_is_cut_off_and_gives_its_place_back() {
         // A checkpoint alone is larger than the window.
         let incoming = unread(&server, &format!("/roster.v1.{path}"), &[]).await;
         let clients = server.service(&[Scope::Check, Scope::Manage]);
-        let taken = async {
+        let opened = async {
             loop {
-                let (say, requests) = tokio::sync::mpsc::channel(1);
-                say.send(pb::WatchMembershipsRequest::default()).await.unwrap();
+                let (sender, requests) = tokio::sync::mpsc::channel(1);
+                sender.send(pb::WatchMembershipsRequest::default()).await.unwrap();
                 let requests = tonic::codegen::tokio_stream::wrappers::ReceiverStream::new(requests);
-                if let Ok(told) = clients.checks.clone().watch_memberships(requests).await {
-                    return Watch { say: Some(say), told: told.into_inner() };
+                if let Ok(responses) = clients.checks.clone().watch_memberships(requests).await {
+                    return Watch { requests: Some(sender), responses: responses.into_inner() };
                 }
                 tokio::task::yield_now().await;
             }
         };
-        // The place is there again although nobody has read on.
-        let mut taken = soon(taken).await;
-        assert!(taken.next().await.checkpoint.is_some());
-        drop(taken);
-        let (size, status) = rest(incoming).await;
-        let cut = crate::harness::refused::<()>(Err(status));
-        assert_eq!(cut, (tonic::Code::ResourceExhausted, "SLOW_READER".to_owned()), "{path}");
-        // What was kept for it is a few messages and no more.
-        assert!(size < 64 * 1024, "{size} bytes were kept");
+        // The permit is released although the client has read nothing.
+        let mut watch = soon(opened).await;
+        assert!(watch.next().await.checkpoint.is_some());
+        drop(watch);
+        let (size, status) = read_rest(incoming).await;
+        let outcome = crate::harness::refused::<()>(Err(status));
+        assert_eq!(outcome, (tonic::Code::ResourceExhausted, "SLOW_READER".to_owned()), "{path}");
+        // The server buffered a few messages only.
+        assert!(size < 64 * 1024, "{size} bytes were buffered");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_that_is_not_read_is_cut_off_and_holds_no_snapshot() {
+async fn an_unread_export_is_ended_and_its_snapshot_is_closed() {
     let settings = ServerSettings { slow_reader: Duration::from_millis(300), ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;
     let mut ada = server.user("ada");
@@ -87,10 +87,10 @@ async fn an_export_that_is_not_read_is_cut_off_and_holds_no_snapshot() {
     .unwrap();
     let message = pb::ExportMembershipsRequest::default().encode_to_vec();
     let incoming = unread(&server, "/roster.v1.CheckService/ExportMemberships", &message).await;
-    // It waits at most as long as the reader is waited for; then its snapshot is closed.
+    // The server waits for the reader for the configured time, and then closes the snapshot.
     server.database.assert_no_open_transactions().await;
-    let (size, status) = rest(incoming).await;
-    let cut = crate::harness::refused::<()>(Err(status));
-    assert_eq!(cut, (tonic::Code::ResourceExhausted, "SLOW_READER".to_owned()));
-    assert!(size < 6 * 1024 * 1024, "{size} bytes were kept");
+    let (size, status) = read_rest(incoming).await;
+    let outcome = crate::harness::refused::<()>(Err(status));
+    assert_eq!(outcome, (tonic::Code::ResourceExhausted, "SLOW_READER".to_owned()));
+    assert!(size < 6 * 1024 * 1024, "{size} bytes were buffered");
 }

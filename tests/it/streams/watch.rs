@@ -1,6 +1,6 @@
-//! `WatchMemberships`: every change, in order, at least once, and never half of a write.
+//! `WatchMemberships`: every change, in order, at least once, and each write in one message.
 
-use super::copy::Copy;
+use super::memberships::Memberships;
 use super::writers::{BATCH, Writers};
 use super::{Watch, soon};
 use crate::harness::server::Clients;
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tonic::{Code, Status};
 
-/// What went wrong with a watch that begins like this, before it told anything.
+/// The error of a watch that starts with this request, instead of its first message.
 async fn error(clients: &Clients, first: pb::WatchMembershipsRequest) -> Status {
     Watch::open(clients, first).await.try_next().await.unwrap_err()
 }
@@ -23,14 +23,14 @@ fn from(cursor: &str) -> pb::WatchMembershipsRequest {
     pb::WatchMembershipsRequest { cursor: cursor.to_owned(), ..Default::default() }
 }
 
-/// The first checkpoint, which comes at once.
-async fn now(clients: &Clients) -> String {
+/// The cursor of the first checkpoint, which arrives at once.
+async fn current_cursor(clients: &Clients) -> String {
     let message = Watch::open(clients, pb::WatchMembershipsRequest::default()).await.next().await;
     message.checkpoint.unwrap().cursor
 }
 
-/// Asserts that what belongs together came together, and in order.
-fn assert_whole(message: &pb::WatchMembershipsResponse) {
+/// Asserts that a message has whole writes, in the order of their revisions.
+fn assert_whole_writes(message: &pb::WatchMembershipsResponse) {
     let mut revisions: BTreeMap<&str, i64> = BTreeMap::new();
     let mut batches: BTreeMap<&str, usize> = BTreeMap::new();
     for change in &message.changes {
@@ -50,24 +50,24 @@ fn assert_whole(message: &pb::WatchMembershipsResponse) {
         let before = revisions.insert(organization, revision);
         assert!(before.is_none_or(|before| before < revision), "{organization}: {before:?} before {revision}");
     }
-    assert!(batches.values().all(|count| *count == BATCH), "half a write: {batches:?}");
+    assert!(batches.values().all(|count| *count == BATCH), "the message splits a write: {batches:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_that_is_torn_and_resumed_again_and_again_is_the_table() {
+async fn a_watch_that_is_disconnected_and_resumed_repeatedly_equals_the_tables() {
     let server = Server::start().await;
     let writers = Writers::begin(&server, 3);
-    let (mut copy, mut cursor) = Copy::export(&server.service(&[Scope::Check]), "").await;
-    let (mut torn, mut repeated) = (0_u32, 0_u32);
-    while torn < 60 {
-        // A connection of its own, which is torn down with everything on it.
+    let (mut memberships, mut cursor) = Memberships::export(&server.service(&[Scope::Check]), "").await;
+    let (mut disconnects, mut repeated) = (0_u32, 0_u32);
+    while disconnects < 60 {
+        // A new connection, which is closed together with its stream.
         let clients = Clients::new(&server.connect().await, server.credential(&[Scope::Check]));
         let mut watch = Watch::from(&clients, &cursor).await;
         let mut since = 0;
-        for _ in 0..torn % 7 {
+        for _ in 0..disconnects % 7 {
             let message = watch.next().await;
-            assert_whole(&message);
-            copy.apply(&message);
+            assert_whole_writes(&message);
+            memberships.apply(&message);
             since += message.changes.len();
             if let Some(checkpoint) = message.checkpoint {
                 cursor = checkpoint.cursor;
@@ -75,44 +75,44 @@ async fn a_watch_that_is_torn_and_resumed_again_and_again_is_the_table() {
             }
         }
         repeated += u32::from(since > 0);
-        torn += 1;
+        disconnects += 1;
     }
     writers.end().await;
     let mut watch = Watch::from(&server.service(&[Scope::Check]), &cursor).await;
     for message in watch.until(1).await {
-        assert_whole(&message);
-        copy.apply(&message);
+        assert_whole_writes(&message);
+        memberships.apply(&message);
     }
-    assert_eq!(copy, Copy::of(&server.database).await);
-    // Some were torn between what they told and its checkpoint: those were told again.
+    assert_eq!(memberships, Memberships::of(&server.database).await);
+    // Some disconnects happened between changes and their checkpoint, so those changes were delivered again.
     assert!(repeated > 3, "{repeated}");
     server.database.assert_invariants().await;
 }
 
 #[tokio::test]
-async fn each_change_is_told_for_what_it_is() {
+async fn each_kind_of_change_is_delivered() {
     let server = Server::start().await;
     let mut watch = Watch::open(&server.service(&[Scope::Manage]), pb::WatchMembershipsRequest::default()).await;
     watch.next().await;
     let mut operator = server.operator();
-    let wish = pb::CreateOrganizationRequest {
+    let request = pb::CreateOrganizationRequest {
         kind: "vendor".to_owned(),
         slug: "acme".to_owned(),
         owner_user_id: "ada".to_owned(),
         ..organization("Acme")
     };
-    let made = operator.organizations.create_organization(wish).await.unwrap().into_inner().organization.unwrap();
-    operator.add(&made.id, "alan", "member").await;
-    operator.organizations.remove_member(remove(&made.id, "alan")).await.unwrap();
+    let created = operator.organizations.create_organization(request).await.unwrap().into_inner().organization.unwrap();
+    operator.add(&created.id, "alan", "member").await;
+    operator.organizations.remove_member(remove(&created.id, "alan")).await.unwrap();
     let request = pb::DeactivateUserRequest { user_id: "alan".to_owned(), ..Default::default() };
     operator.users.deactivate_user(request).await.unwrap();
-    let request = pb::DeleteOrganizationRequest { organization: made.id.clone(), purge: true, ..Default::default() };
+    let request = pb::DeleteOrganizationRequest { organization: created.id.clone(), purge: true, ..Default::default() };
     operator.organizations.delete_organization(request).await.unwrap();
 
     let messages = watch.until(1).await;
     let changes: Vec<Change> =
         messages.into_iter().flat_map(|message| message.changes).map(|change| change.change.unwrap()).collect();
-    let (id, kind) = (made.id.clone(), "vendor".to_owned());
+    let (id, kind) = (created.id.clone(), "vendor".to_owned());
     let of = |state: pb::OrganizationState, owner: &str, revision, purged| {
         Change::Organization(pb::OrganizationChange {
             organization_id: id.clone(),
@@ -151,39 +151,41 @@ async fn each_change_is_told_for_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_watch_tells_what_it_is_asked_for_and_no_more() {
+async fn a_watch_delivers_the_changes_of_its_filter_only() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Check]);
     let mut operator = server.operator();
-    let mut made = Vec::new();
+    let mut created = Vec::new();
     for (name, kind) in [("Acme", "account"), ("Beta", "vendor")] {
-        let wish = pb::CreateOrganizationRequest {
+        let request = pb::CreateOrganizationRequest {
             kind: kind.to_owned(),
             owner_user_id: "ada".to_owned(),
             ..organization(name)
         };
-        made.push(operator.organizations.create_organization(wish).await.unwrap().into_inner().organization.unwrap());
+        created.push(
+            operator.organizations.create_organization(request).await.unwrap().into_inner().organization.unwrap(),
+        );
     }
-    let [acme, beta] = made.as_slice() else { panic!("two were made") };
+    let [acme, beta] = created.as_slice() else { panic!("two organizations were created") };
     let request = |organization: &str, user: &str, kind: &str| pb::WatchMembershipsRequest {
         organization: organization.to_owned(),
         user_id: user.to_owned(),
         kind: kind.to_owned(),
         ..Default::default()
     };
-    // Each filter, with what it lets through: by organization, member, and whether users' states and the renaming.
-    let both = ["Acme alan", "Acme grace", "Acme itself", "Beta alan", "Beta itself"];
+    // Each filter, with the changes that it delivers: states of users, then memberships and organizations.
+    let both = ["Acme alan", "Acme grace", "Acme renamed", "Beta alan", "Beta renamed"];
     let filters = [
-        (request("", "", ""), vec!["alan off", "grace off"], both.to_vec()),
+        (request("", "", ""), vec!["alan inactive", "grace inactive"], both.to_vec()),
         (request(&acme.id, "", ""), vec![], both[..3].to_vec()),
         (request(&beta.slug, "", ""), vec![], both[3..].to_vec()),
-        (request("", "alan", ""), vec!["alan off"], vec!["Acme alan", "Beta alan"]),
-        (request("", "", "vendor"), vec!["alan off", "grace off"], both[3..].to_vec()),
+        (request("", "alan", ""), vec!["alan inactive"], vec!["Acme alan", "Beta alan"]),
+        (request("", "", "vendor"), vec!["alan inactive", "grace inactive"], both[3..].to_vec()),
         (request(&acme.id, "alan", ""), vec![], vec!["Acme alan"]),
-        (request("", "alan", "vendor"), vec!["alan off"], vec!["Beta alan"]),
+        (request("", "alan", "vendor"), vec!["alan inactive"], vec!["Beta alan"]),
         (request(&acme.id, "", "vendor"), vec![], vec![]),
-        (request("", "", "no-such-kind"), vec!["alan off", "grace off"], vec![]),
-        (request("", "nobody", ""), vec![], vec![]),
+        (request("", "", "no-such-kind"), vec!["alan inactive", "grace inactive"], vec![]),
+        (request("", "unknown", ""), vec![], vec![]),
     ];
     let mut watches = Vec::new();
     for (first, users, organizations) in filters {
@@ -209,32 +211,32 @@ async fn a_watch_tells_what_it_is_asked_for_and_no_more() {
         operator.users.deactivate_user(request).await.unwrap();
     }
     for (first, users, organizations, mut watch) in watches {
-        let mut seen = (Vec::new(), Vec::new());
+        let mut received = (Vec::new(), Vec::new());
         let messages = watch.until(1).await;
         for change in messages.iter().flat_map(|message| &message.changes) {
             let name = |id: &String| if *id == acme.id { "Acme" } else { "Beta" };
             match change.change.as_ref().unwrap() {
                 Change::Membership(change) => {
-                    seen.1.push(format!("{} {}", name(&change.organization_id), change.user_id));
+                    received.1.push(format!("{} {}", name(&change.organization_id), change.user_id));
                 }
-                Change::Organization(change) => seen.1.push(format!("{} itself", name(&change.organization_id))),
-                Change::User(change) => seen.0.push(format!("{} off", change.user_id)),
+                Change::Organization(change) => received.1.push(format!("{} renamed", name(&change.organization_id))),
+                Change::User(change) => received.0.push(format!("{} inactive", change.user_id)),
             }
         }
-        seen.0.sort();
-        seen.1.sort();
+        received.0.sort();
+        received.1.sort();
         let expected: (Vec<String>, Vec<String>) =
             (users.into_iter().map(str::to_owned).collect(), organizations.into_iter().map(str::to_owned).collect());
-        assert_eq!(seen, expected, "{first:?}");
-        // A cursor of a watch is good for one like it.
+        assert_eq!(received, expected, "{first:?}");
+        // The cursor of a watch is valid for a watch with the same filter.
         let cursor = messages.last().unwrap().checkpoint.clone().unwrap().cursor;
         let mut again = pb::WatchMembershipsRequest { cursor: cursor.clone(), ..first.clone() };
         if again.organization == beta.slug {
-            // It has another one by now.
+            // Its slug has changed.
             again.organization.clone_from(&beta.id);
         }
         assert!(Watch::open(&clients, again).await.next().await.changes.is_empty());
-        // And for one of all only if it covers all.
+        // It is valid for an unfiltered watch unless the filter names an organization or a user.
         let narrow = !first.organization.is_empty() || !first.user_id.is_empty();
         let all = Watch::from(&clients, &cursor).await.try_next().await;
         assert_eq!(all.is_err(), narrow, "{first:?}");
@@ -245,7 +247,7 @@ async fn a_watch_tells_what_it_is_asked_for_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_watch_of_no_organization_is_refused() {
+async fn a_watch_of_an_unknown_organization_is_refused() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Check]);
     for organization in ["nowhere", "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11"] {
@@ -256,21 +258,21 @@ async fn a_watch_of_no_organization_is_refused() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_comes_every_second() {
+async fn a_checkpoint_arrives_every_second() {
     let server = Server::start().await;
     let mut watch = Watch::open(&server.service(&[Scope::Check]), pb::WatchMembershipsRequest::default()).await;
     let begin = Instant::now();
     for number in 0..4 {
         let message = watch.next().await;
         assert!(message.changes.is_empty() && message.checkpoint.is_some_and(|checkpoint| checkpoint.ping == 0));
-        let took = begin.elapsed();
-        assert!(took >= Duration::from_millis(900) * number, "{number} after {took:?}");
-        assert!(took < Duration::from_secs(1) * number + Duration::from_secs(3), "{number} after {took:?}");
+        let elapsed = begin.elapsed();
+        assert!(elapsed >= Duration::from_millis(900) * number, "{number} after {elapsed:?}");
+        assert!(elapsed < Duration::from_secs(1) * number + Duration::from_secs(3), "{number} after {elapsed:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_before_a_ping_is_told_before_its_answer() {
+async fn writes_acknowledged_before_a_ping_are_delivered_before_its_answer() {
     let server = Server::start().await;
     // Written through one process, watched through another.
     let other = Server::over(server.database.clone(), ServerSettings::default()).await;
@@ -282,26 +284,26 @@ async fn what_was_acknowledged_before_a_ping_is_told_before_its_answer() {
     for number in 1..=40 {
         let user = format!("user-{number}");
         backend.organizations.add_member(add(&acme, &user, "member")).await.unwrap();
-        let told = watch.until(number).await;
-        let found = told
+        let messages = watch.until(number).await;
+        let delivered = messages
             .iter()
             .flat_map(|message| &message.changes)
             .any(|change| matches!(&change.change, Some(Change::Membership(change)) if change.user_id == user));
-        assert!(found, "ping {number} was answered before {user} was told");
+        assert!(delivered, "ping {number} was answered before the change of {user} arrived");
     }
-    // Answered when they can be, not once a second.
+    // Pings are answered as soon as possible, not once a second.
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
 #[tokio::test]
-async fn later_messages_only_ping() {
+async fn later_requests_can_only_ping() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Check]);
     let mut watch = Watch::open(&clients, pb::WatchMembershipsRequest { ping: 5, ..Default::default() }).await;
     let first = async { while watch.next().await.checkpoint.is_none_or(|checkpoint| checkpoint.ping != 5) {} };
     soon(first).await;
     let late = pb::WatchMembershipsRequest { kind: "vendor".to_owned(), ping: 6, ..Default::default() };
-    watch.say.as_ref().unwrap().send(late).await.unwrap();
+    watch.requests.as_ref().unwrap().send(late).await.unwrap();
     let status = loop {
         match watch.try_next().await {
             Ok(message) => assert!(message.is_some()),
@@ -309,15 +311,15 @@ async fn later_messages_only_ping() {
         }
     };
     assert_eq!(refused::<()>(Err(status)), (Code::InvalidArgument, "INVALID_REQUEST".to_owned()));
-    // Who has nothing more to say goes on listening.
+    // The watch goes on after the client has ended its side.
     let mut watch = Watch::open(&clients, pb::WatchMembershipsRequest::default()).await;
-    watch.say = None;
+    watch.requests = None;
     for _ in 0..3 {
         assert!(watch.next().await.checkpoint.is_some());
     }
-    // Who never says anything watches nothing.
-    let (say, requests) = tokio::sync::mpsc::channel::<pb::WatchMembershipsRequest>(1);
-    drop(say);
+    // A watch without a first request is refused.
+    let (sender, requests) = tokio::sync::mpsc::channel::<pb::WatchMembershipsRequest>(1);
+    drop(sender);
     let requests = tonic::codegen::tokio_stream::wrappers::ReceiverStream::new(requests);
     let answer = clients.checks.clone().watch_memberships(requests).await.unwrap().into_inner().message().await;
     assert_refused(answer, Code::InvalidArgument, "MALFORMED_MESSAGE");
@@ -328,40 +330,40 @@ async fn run(database: &Database, statement: &'static str) {
 }
 
 #[tokio::test]
-async fn a_cursor_that_the_log_no_longer_reaches_has_expired() {
+async fn a_cursor_older_than_the_log_has_expired() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Check]);
-    let begin = now(&clients).await;
+    let begin = current_cursor(&clients).await;
     let acme = server.user("ada").create("Acme").await;
     for number in 0..5 {
         server.user("ada").add(&acme, &format!("user-{number}"), "member").await;
     }
-    let end = now(&clients).await;
-    // Good, as long as the log is whole.
+    let end = current_cursor(&clients).await;
+    // Valid while the log is complete.
     let mut watch = Watch::from(&clients, &begin).await;
     assert!(watch.until(1).await.iter().map(|message| message.changes.len()).sum::<usize>() >= 7);
 
     let expired = (Code::OutOfRange, "CURSOR_EXPIRED".to_owned());
-    // What retention does: the oldest rows go.
+    // The retention deletes the oldest rows.
     run(&server.database, "DELETE FROM log WHERE position <= 3").await;
     assert_eq!(refused::<()>(Err(error(&clients, from(&begin)).await)), expired);
     assert!(Watch::from(&clients, &end).await.next().await.checkpoint.is_some());
-    // All of them: then the head alone tells that there were some.
+    // Without any rows, only the head shows that rows existed.
     run(&server.database, "DELETE FROM log").await;
     assert_eq!(refused::<()>(Err(error(&clients, from(&begin)).await)), expired);
     assert!(Watch::from(&clients, &end).await.next().await.checkpoint.is_some());
 
-    // Of another datastore.
+    // A cursor of another datastore.
     let other = Server::of_another_datastore().await;
-    let foreign = now(&other.service(&[Scope::Check])).await;
+    let foreign = current_cursor(&other.service(&[Scope::Check])).await;
     assert_eq!(refused::<()>(Err(error(&clients, from(&foreign)).await)), expired);
-    // Of a time before writes were lost.
+    // A cursor from before a loss of writes.
     run(&other.database, "UPDATE datastore SET epoch = epoch + 1").await;
     assert_eq!(refused::<()>(Err(error(&other.service(&[Scope::Check]), from(&foreign)).await)), expired);
 }
 
 #[tokio::test]
-async fn a_watch_that_writes_were_lost_under_has_no_future() {
+async fn a_loss_of_writes_ends_open_watches() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Check]);
     let mut watch = Watch::open(&clients, pb::WatchMembershipsRequest::default()).await;
@@ -378,12 +380,12 @@ async fn a_watch_that_writes_were_lost_under_has_no_future() {
 }
 
 #[tokio::test]
-async fn a_write_of_any_size_comes_whole() {
+async fn a_write_of_any_size_is_delivered_in_one_message() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Check]);
     let acme = server.user("ada").create("Acme").await;
-    let cursor = now(&clients).await;
-    // Three writes, the middle one of more rows than are read at once.
+    let cursor = current_cursor(&clients).await;
+    // Three writes, the middle one with more rows than one read returns.
     sqlx::query(
         "WITH head AS (
              UPDATE log_heads SET position = position + 3002, write_time = clock_timestamp()
@@ -399,18 +401,18 @@ async fn a_write_of_any_size_comes_whole() {
     .await
     .unwrap();
     let mut watch = Watch::from(&clients, &cursor).await;
-    let mut told = Vec::new();
-    while told.iter().sum::<usize>() < 3002 {
+    let mut counts = Vec::new();
+    while counts.iter().sum::<usize>() < 3002 {
         let message = watch.next().await;
         let users = message.changes.iter().map(|change| match change.change.as_ref().unwrap() {
             Change::Membership(change) => change.user_id.as_str(),
             other => panic!("{other:?}"),
         });
         let users: Vec<_> = users.collect();
-        // Those of the middle write are all there, or none of them.
+        // A message has all users of the middle write or none.
         let middle = users.iter().filter(|user| !["user-1", "user-3002"].contains(user)).count();
         assert!(middle == 0 || middle == 3000, "{middle}");
-        told.push(users.len());
+        counts.push(users.len());
     }
-    assert_eq!(told.iter().sum::<usize>(), 3002);
+    assert_eq!(counts.iter().sum::<usize>(), 3002);
 }

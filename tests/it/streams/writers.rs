@@ -1,4 +1,4 @@
-//! Callers who change everything that can be changed, for as long as they are let.
+//! Callers who make random writes of every kind until they are stopped.
 
 use crate::harness::server::Clients;
 use crate::harness::{Server, add, organization, remove, set_role, transfer};
@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::task::JoinHandle;
 
-/// Writers at work.
+/// Running writers.
 pub struct Writers {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// How many members a batch adds: they belong together.
+/// The number of members that a batch adds in one write.
 pub const BATCH: usize = 7;
 
 impl Writers {
-    /// Sets so many to work.
+    /// Starts this many writers.
     pub fn begin(server: &Server, count: u64) -> Self {
         let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let tasks = (0..count)
@@ -27,7 +27,8 @@ impl Writers {
                 let clients = [server.operator(), server.service(&[Scope::Manage])];
                 let (stop, written) = (stop.clone(), written.clone());
                 tokio::spawn(async move {
-                    let mut writer = Writer { clients, seed: number + 1, own: Vec::new(), number, made: 0 };
+                    let mut writer =
+                        Writer { clients, seed: number + 1, organizations: Vec::new(), number, batches: 0 };
                     while !stop.load(Ordering::Relaxed) {
                         if writer.write().await {
                             written.fetch_add(1, Ordering::Relaxed);
@@ -39,19 +40,19 @@ impl Writers {
         Self { stop, written, tasks }
     }
 
-    /// How much they have changed.
+    /// The number of successful writes so far.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Waits until they have changed so much.
+    /// Waits until this many writes have succeeded.
     pub async fn until(&self, written: u64) {
         while self.written() < written {
             tokio::task::yield_now().await;
         }
     }
 
-    /// Lets them finish what they are at.
+    /// Stops the writers, and waits for their current writes.
     pub async fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
@@ -63,9 +64,9 @@ impl Writers {
 struct Writer {
     clients: [Clients; 2],
     seed: u64,
-    own: Vec<String>,
+    organizations: Vec<String>,
     number: u64,
-    made: u64,
+    batches: u64,
 }
 
 impl Writer {
@@ -74,38 +75,38 @@ impl Writer {
         (self.seed >> 33) % bound
     }
 
-    /// Changes something; tells whether it was let.
+    /// Makes one write, and returns whether it succeeded.
     async fn write(&mut self) -> bool {
         let user = format!("user-{}", self.below(40));
-        if self.own.len() < 3 {
-            let wish = pb::CreateOrganizationRequest {
+        if self.organizations.len() < 3 {
+            let request = pb::CreateOrganizationRequest {
                 owner_user_id: format!("owner-{}", self.number),
                 kind: ["account", "vendor"][usize::try_from(self.below(2)).unwrap()].to_owned(),
                 ..organization("Some")
             };
-            let made = self.clients[0].organizations.create_organization(wish).await.unwrap().into_inner();
-            self.own.push(made.organization.unwrap().id);
+            let created = self.clients[0].organizations.create_organization(request).await.unwrap().into_inner();
+            self.organizations.push(created.organization.unwrap().id);
             return true;
         }
         let index = usize::try_from(self.below(3)).unwrap();
-        let here = self.own[index].clone();
+        let organization = self.organizations[index].clone();
         let [operator, service] = &mut self.clients.clone();
         match self.below(12) {
-            0..=3 => service.organizations.add_member(add(&here, &user, "member")).await.is_ok(),
-            4..=5 => service.organizations.remove_member(remove(&here, &user)).await.is_ok(),
-            6 => service.organizations.update_member(set_role(&here, &user, "admin")).await.is_ok(),
-            7 => operator.organizations.transfer_ownership(transfer(&here, &user)).await.is_ok(),
+            0..=3 => service.organizations.add_member(add(&organization, &user, "member")).await.is_ok(),
+            4..=5 => service.organizations.remove_member(remove(&organization, &user)).await.is_ok(),
+            6 => service.organizations.update_member(set_role(&organization, &user, "admin")).await.is_ok(),
+            7 => operator.organizations.transfer_ownership(transfer(&organization, &user)).await.is_ok(),
             8 => {
-                self.made += 1;
+                self.batches += 1;
                 let item = |item| pb::BatchAddMembersItem {
                     person: Some(pb::batch_add_members_item::Person::UserId(format!(
                         "batch-{}-{}-{item}",
-                        self.number, self.made
+                        self.number, self.batches
                     ))),
                     ..Default::default()
                 };
                 let request = pb::BatchAddMembersRequest {
-                    organization: here,
+                    organization,
                     items: (0..BATCH).map(item).collect(),
                     all_or_nothing: true,
                     ..Default::default()
@@ -123,7 +124,7 @@ impl Writer {
             10 => {
                 let slug = self.below(1000);
                 let request = pb::UpdateOrganizationRequest {
-                    organization: here,
+                    organization,
                     slug: format!("slug-{}-{slug}", self.number),
                     ..Default::default()
                 };
@@ -131,8 +132,8 @@ impl Writer {
             }
             _ => {
                 let purge = self.below(2) == 0;
-                let request = pb::DeleteOrganizationRequest { organization: here, purge, ..Default::default() };
-                self.own.remove(index);
+                let request = pb::DeleteOrganizationRequest { organization, purge, ..Default::default() };
+                self.organizations.remove(index);
                 operator.organizations.delete_organization(request).await.is_ok()
             }
         }

@@ -1,4 +1,4 @@
-//! What a caller holds who exports and then watches, and what the datastore holds.
+//! The memberships that a client obtains from an export and a watch, and those of the datastore, for comparison.
 
 use crate::harness::Database;
 use crate::harness::server::Clients;
@@ -6,9 +6,9 @@ use pb::memberships_change::Change;
 use roster::grpc::pb;
 use std::collections::BTreeMap;
 
-/// A copy of all memberships.
+/// All organizations, memberships and inactive users.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Copy {
+pub struct Memberships {
     /// Each organization's slug, kind, state and owner.
     pub organizations: BTreeMap<String, (String, String, String, String)>,
     /// The role of each member of each organization.
@@ -17,7 +17,7 @@ pub struct Copy {
     pub users: BTreeMap<String, String>,
 }
 
-fn told(organization: &pb::OrganizationChange) -> (String, String, String, String) {
+fn fields(organization: &pb::OrganizationChange) -> (String, String, String, String) {
     let state = organization.state().as_str_name().replace("ORGANIZATION_STATE_", "");
     (organization.slug.clone(), organization.kind.clone(), state, organization.owner_id.clone())
 }
@@ -26,35 +26,35 @@ fn state(state: pb::UserState) -> String {
     state.as_str_name().replace("USER_STATE_", "")
 }
 
-impl Copy {
-    /// Takes an export, and tells where to watch from.
+impl Memberships {
+    /// Reads an export. Also returns the cursor to watch from.
     pub async fn export(clients: &Clients, kind: &str) -> (Self, String) {
         let request = pb::ExportMembershipsRequest { kind: kind.to_owned() };
         let mut parts = clients.checks.clone().export_memberships(request).await.unwrap().into_inner();
-        let (mut copy, mut cursor) = (Self::default(), String::new());
+        let (mut memberships, mut cursor) = (Self::default(), String::new());
         while let Some(part) = parts.message().await.unwrap() {
-            assert!(cursor.is_empty(), "the cursor comes last");
+            assert!(cursor.is_empty(), "a part follows the cursor");
             cursor = part.cursor;
             for exported in part.organizations {
                 let organization = exported.organization.unwrap();
                 assert!(!organization.purged && organization.revision > 0);
-                copy.organizations.insert(organization.organization_id.clone(), told(&organization));
+                memberships.organizations.insert(organization.organization_id.clone(), fields(&organization));
                 for member in exported.members {
                     let twice =
-                        copy.members.insert((organization.organization_id.clone(), member.user_id), member.role);
+                        memberships.members.insert((organization.organization_id.clone(), member.user_id), member.role);
                     assert_eq!(twice, None);
                 }
             }
             for user in part.users {
                 let state = state(user.state());
-                assert_eq!(copy.users.insert(user.user_id, state), None);
+                assert_eq!(memberships.users.insert(user.user_id, state), None);
             }
         }
-        assert!(!cursor.is_empty(), "an export ends with its cursor");
-        (copy, cursor)
+        assert!(!cursor.is_empty(), "the export ended without a cursor");
+        (memberships, cursor)
     }
 
-    /// Takes what a watch tells, as far as it goes.
+    /// Applies the changes of a watch message.
     pub fn apply(&mut self, message: &pb::WatchMembershipsResponse) {
         for change in &message.changes {
             assert!(change.change_time.is_some());
@@ -72,7 +72,7 @@ impl Copy {
                     self.members.retain(|(organization, _), _| *organization != change.organization_id);
                 }
                 Change::Organization(change) => {
-                    self.organizations.insert(change.organization_id.clone(), told(change));
+                    self.organizations.insert(change.organization_id.clone(), fields(change));
                 }
                 Change::User(change) => {
                     let state = state(change.state());
@@ -86,7 +86,7 @@ impl Copy {
         }
     }
 
-    /// What the datastore holds.
+    /// Reads the tables of the datastore.
     pub async fn of(database: &Database) -> Self {
         let organizations: Vec<(String, String, String, String, String)> = sqlx::query_as(
             "SELECT id::text, slug, kind, CASE WHEN delete_time IS NULL THEN state ELSE 'DELETED' END,
