@@ -334,7 +334,7 @@ mod tests {
             assert!(matches!(caller, Caller::User(user) if user.claims.is_none()));
             for bad in [&[FOR_ADA, FOR_ADA][..], &[(ON_BEHALF_OF, "")], &[(ON_BEHALF_OF, "\u{e9}")]] {
                 let refusal = ask(&bench, &service(scope), bad).await.err();
-                assert!(matches!(refusal, Some(Refusal::Invalid(fields)) if fields[0].field == ON_BEHALF_OF));
+                assert!(matches!(refusal, Some(Refusal::InvalidRequest(fields)) if fields[0].field == ON_BEHALF_OF));
             }
         }
         for claims in [service("roster:check roster:manage"), claims("ada")] {

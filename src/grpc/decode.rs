@@ -176,7 +176,7 @@ impl FieldReader {
     pub(super) fn finish<T>(self, read: Result<T, InvalidFields>) -> Result<T, Refusal> {
         match read {
             Ok(read) if self.violations.is_empty() => Ok(read),
-            Ok(_) | Err(InvalidFields) => Err(Refusal::Invalid(self.violations)),
+            Ok(_) | Err(InvalidFields) => Err(Refusal::InvalidRequest(self.violations)),
         }
     }
 }

@@ -10,9 +10,10 @@ use super::ServerSettings;
 use super::metrics::Metrics;
 use crate::authn::{Authenticator, Caller, StreamCredential};
 use crate::authz::rules::{self, Method};
+use crate::domain::Refusal;
 use crate::grpc::admit::stream::StreamContext;
 use crate::grpc::admit::{Api, CallPermit, Deadline};
-use crate::grpc::{pb, status};
+use crate::grpc::status;
 use crate::random;
 use crate::server::limits;
 use futures_util::FutureExt;
@@ -93,8 +94,7 @@ impl Pipeline {
         // 6. More than this many at once are shed.
         let places = if method.streaming.any() { &self.shared.streams } else { &self.shared.in_hand };
         let Ok(permit) = places.clone().try_acquire_owned() else {
-            let message = "the server has more calls in hand than it takes: repeat";
-            return Err(Box::new(status::unavailable(pb::ErrorReason::Overloaded, message)));
+            return Err(Box::new(status::refused(&Refusal::Overloaded)));
         };
         let place = Arc::new(permit);
         let rest = async {
@@ -248,7 +248,7 @@ fn given_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Box<Status>> {
 
 fn bad_timeout() -> Status {
     let sentence = "at most 8 digits and one of H, M, S, m, u, n, as in 500m";
-    status::refused(&crate::domain::Refusal::field("grpc-timeout", sentence))
+    status::refused(&Refusal::field("grpc-timeout", sentence))
 }
 
 /// A `TimeoutValue TimeoutUnit` of the gRPC protocol over HTTP/2.
