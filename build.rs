@@ -1,5 +1,5 @@
-//! Generates code from the protos: messages, clients, servers whose handlers receive sealed requests, the access rule of
-//! every method and the status code of every error reason. A method without a sound rule and a reason without a sound
+//! Generates code from the protos: messages, clients, servers whose handlers receive sealed requests, the access rule
+//! of every method and the status code of every error reason. A method without a sound rule and a reason without a sound
 //! code do not build: each mistake is reported in one sentence that names the method or the reason.
 
 use prost_reflect::DescriptorPool;
@@ -14,8 +14,8 @@ pub mod access;
 #[path = "build/reasons.rs"]
 pub mod reasons;
 
-/// The import roots of the protos, each with the folder whose files are compiled: roster's own package, and the messages
-/// of Google's that error details consist of.
+/// The import roots of the protos, each with the folder whose files are compiled: roster's own package, and Google's
+/// messages for error details.
 const ROOTS: [(&str, &str); 2] = [("proto", "roster/v1"), ("third_party/googleapis", "google/rpc")];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -85,19 +85,19 @@ fn method_rule(method: &MethodDescriptor) -> Result<MethodRule, String> {
     if !scopes.is_empty() && !matches!(callers, AllowedCallers::SignedIn | AllowedCallers::Services) {
         return Err("has a rule with scopes, which go with signed_in and services only".into());
     }
-    let ruled_by_permission = matches!(callers, AllowedCallers::Permission(_));
+    let needs_permission = matches!(callers, AllowedCallers::Permission(_));
     let deleted = rule.get_field_by_name("deleted").and_then(|value| value.as_bool()).unwrap_or_default();
-    if deleted && !ruled_by_permission {
+    if deleted && !needs_permission {
         return Err("has a rule with deleted, which goes with permission only".into());
     }
     let request = method.input();
-    if ruled_by_permission && !is_plain(request.get_field(1), "organization", &Kind::String) {
-        return Err("is ruled by a permission: field 1 of its request must be `string organization`".into());
+    if needs_permission && !is_plain(request.get_field(1), "organization", &Kind::String) {
+        return Err("requires a permission: field 1 of its request must be `string organization`".into());
     }
     let streaming = (method.is_client_streaming(), method.is_server_streaming());
     let is_stream = streaming != (false, false);
-    if is_stream && ruled_by_permission {
-        return Err("is a stream ruled by a permission: streams are decided by their caller alone".into());
+    if is_stream && needs_permission {
+        return Err("is a stream that requires a permission: access to a stream depends on its caller alone".into());
     }
     let options = method.method_descriptor_proto().options.clone().unwrap_or_default();
     let write = options.idempotency_level() != IdempotencyLevel::NoSideEffects;

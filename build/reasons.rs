@@ -110,8 +110,8 @@ fn upper_camel_case(name: &str) -> String {
 
 /// Generates the functions that `grpc/reason.rs` includes.
 ///
-/// The compiler checks the rest: a `Refusal` without a reason leaves a match incomplete, a metadata key that is no field
-/// of its `Refusal` is an unknown field, and a reason that nothing produces leaves its constructor unused.
+/// The compiler checks the rest: a `Refusal` without a reason leaves a match incomplete, a metadata key that is no
+/// field of its `Refusal` is an unknown field, and a reason that nothing produces leaves its constructor unused.
 ///
 /// # Errors
 /// Formatting errors only.

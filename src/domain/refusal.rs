@@ -2,8 +2,8 @@
 //! refusals.
 //!
 //! The enum is closed. Each variant has the name of its value of `ErrorReason` in `errors.proto`, and its fields supply
-//! the metadata that this value lists. The build joins the two by these names: to add a refusal, add the variant here and
-//! the value there.
+//! the metadata that this value lists. The build joins the two by these names: to add a refusal, add the variant here
+//! and the value there.
 
 use super::{Permission, Role, Scope, UserId};
 use serde::{Deserialize, Serialize};

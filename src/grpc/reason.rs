@@ -1,8 +1,8 @@
 //! The error reasons of `errors.proto`: the status code of each reason, and the metadata that its `ErrorInfo` carries.
 //!
-//! The build generates the functions from the options of the enum's values: `status_code`; `of_refusal`, which reads the
-//! metadata from the fields of the [`Refusal`] by name; and a constructor for each reason that is no refusal. A reason
-//! that nothing produces leaves its constructor unused, which is an error in this module.
+//! The build generates the functions from the options of the enum's values: `status_code`; `of_refusal`, which reads
+//! the metadata from the fields of the [`Refusal`] by name; and a constructor for each reason that is no refusal. A
+//! reason that nothing produces leaves its constructor unused, which is an error in this module.
 #![deny(dead_code)]
 
 use super::pb::ErrorReason;

@@ -53,8 +53,8 @@ pub fn server_stopping() -> Status {
     status(reason::server_stopping(), "the server is about to stop: go on elsewhere, from your cursor")
 }
 
-/// The status of a message that could not be read from a stream. tonic's own errors carry no details: they get the reason
-/// that fits their code.
+/// The status of a message that could not be read from a stream. tonic's own errors carry no details: they get the
+/// reason that fits their code.
 #[must_use]
 pub fn of_message(status: Status, limit: usize) -> Status {
     match status.code() {
