@@ -145,10 +145,11 @@ fn refusals(table: &[Reason], code: &mut String) -> std::fmt::Result {
     writeln!(
         code,
         "/// The reason of a refusal, with its metadata.\n\
+         #[expect(clippy::unneeded_struct_pattern, reason = \"this pattern fits every kind of variant\")]\n\
          pub(super) fn of_refusal(refusal: &Refusal) -> Reason {{\n    match refusal {{"
     )?;
     for Reason { variant, metadata, .. } in table.iter().filter(|reason| reason.is_refusal) {
-        let fields = metadata.iter().map(|key| format!("{key}, ")).collect::<String>();
+        let fields = metadata.iter().flat_map(|key| [key.as_str(), ", "]).collect::<String>();
         let pairs = metadata.iter().map(|key| format!("({key:?}, {key})")).collect::<Vec<_>>().join(", ");
         writeln!(
             code,
