@@ -109,7 +109,7 @@ impl Authenticator {
     /// - [`Refusal::CredentialInvalid`] or [`Refusal::CredentialExpired`] for a credential that is not accepted,
     /// - [`Refusal::CredentialMissing`] for `roster-on-behalf-of` without a credential: one is what it needs,
     /// - [`Refusal::OnBehalfOfNotAllowed`] for it from a user, or from a service without the scope `act-as`,
-    /// - [`Refusal::Invalid`] if it is there twice or is not a user's id.
+    /// - [`Refusal::InvalidRequest`] if it is there twice or is not a user's id.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
         self.recognize(headers).await.map_err(|Rejection { fault, issuer }| {
             tracing::info!(issuer, why = %fault, "credential refused");
