@@ -114,7 +114,7 @@ impl Authenticator {
     /// - [`Refusal::CredentialMissing`] for `roster-on-behalf-of` without a credential, which that header requires,
     /// - [`Refusal::OnBehalfOfNotAllowed`] for `roster-on-behalf-of` from a user, or from a service without the scope
     ///   `act-as`,
-    /// - [`Refusal::Invalid`] if `roster-on-behalf-of` occurs twice or is not a valid user id.
+    /// - [`Refusal::InvalidRequest`] if `roster-on-behalf-of` occurs twice or is not a valid user id.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
         self.identify(headers).await.map_err(|Rejection { error, issuer }| {
             tracing::info!(issuer, reason = %error, "credential refused");
@@ -347,7 +347,7 @@ mod tests {
             assert!(matches!(caller, Caller::User(user) if user.claims.is_none()));
             for bad in [&[FOR_ADA, FOR_ADA][..], &[(ON_BEHALF_OF, "")], &[(ON_BEHALF_OF, "\u{e9}")]] {
                 let refusal = authenticate(&fixture, &service(scope), bad).await.err();
-                assert!(matches!(refusal, Some(Refusal::Invalid(fields)) if fields[0].field == ON_BEHALF_OF));
+                assert!(matches!(refusal, Some(Refusal::InvalidRequest(fields)) if fields[0].field == ON_BEHALF_OF));
             }
         }
         for claims in [service("roster:check roster:manage"), claims("ada")] {

@@ -1,110 +1,116 @@
-//! Every "no" that roster says for a reason of its own. Closed: the wire's `ErrorReason` has a name for each, and one
-//! exhaustive match (`grpc/status.rs`) joins the two. What goes wrong underneath (a datastore that is away) is not here.
+//! Refusals: every request that roster turns down by its own rules. Faults, such as an unavailable datastore, are not
+//! refusals.
+//!
+//! The enum is closed. Each variant has the name of its value of `ErrorReason` in `errors.proto`, and its fields supply
+//! the metadata that this value lists. The build joins the two by these names: to add a refusal, add the variant here
+//! and the value there.
 
 use super::{Permission, Quota, Role, Scope, UserId};
 use serde::{Deserialize, Serialize};
 
-/// One thing wrong with one field.
+/// One violation of one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
     /// The field's path in the request, such as `items[3].user_id`.
     pub field: String,
-    /// What is wrong, as a sentence that never repeats the value.
+    /// The violation, as a sentence that never repeats the value.
     pub sentence: String,
 }
 
-/// Why a request is refused. The text of each says what to do about it, and is shown to the caller.
+/// The reason why a request is refused. The message is sent to the caller and says what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
-    /// No credential where one is needed.
+    /// The method needs a credential and the call carries none.
     #[error("this method needs a credential: send `authorization: Bearer <token>`")]
     CredentialMissing,
-    /// A credential that is not accepted. Why is for the log only.
-    #[error("the credential is not one that this server accepts; its log says why")]
+    /// The credential is not accepted. Only the log has the cause.
+    #[error("the server does not accept this credential; its log has the cause")]
     CredentialInvalid,
-    /// A credential that was good once.
+    /// The bearer token was valid and has expired.
     #[error("the token has expired: get a new one")]
     CredentialExpired,
-    /// Strangers, and organizations that are not there: one answer for both.
+    /// The caller is not a member, or the organization does not exist: one refusal for both.
     #[error("permission denied, or no such organization")]
     PermissionDenied {
-        /// What the method needs.
+        /// The permission that the method requires.
         permission: Permission,
     },
-    /// A member whose role is not enough.
+    /// The role of the member does not hold the permission.
     #[error("this needs the permission {}, which the role {} does not hold", permission.as_str(), role.as_str())]
     RoleLacksPermission {
-        /// What the method needs.
+        /// The permission that the method requires.
         permission: Permission,
-        /// What the caller is.
+        /// The role of the caller.
         role: Role,
     },
-    /// A method that is not for this kind of caller.
+    /// This kind of caller may not make this call.
     #[error("this method is not for a caller of the kind `{caller}`: {advice}")]
     CallerNotAllowed {
         /// `user`, `service` or `operator`.
         caller: String,
-        /// What to do instead.
+        /// What the caller can do instead.
         advice: String,
     },
-    /// A service whose credential does not reach this far.
+    /// The credential of the service lacks a scope.
     #[error("the service's credential needs one of the scopes {}", scope_names(scopes))]
     ScopeMissing {
-        /// The scopes of which one is needed.
+        /// The scopes, any one of which is enough.
         scopes: Vec<Scope>,
     },
-    /// Acting for a user without the right to.
+    /// The caller may not act on behalf of a user.
     #[error("acting on behalf of a user needs a service with the scope act-as")]
     OnBehalfOfNotAllowed,
-    /// The ceiling rule: nobody grants or takes what they do not have.
+    /// The ceiling rule: a caller can neither grant nor take away a role with permissions that they do not have.
     #[error("the role {} holds permissions that the caller does not have", role.as_str())]
     RoleAboveCaller {
-        /// The role that is too high.
+        /// The role that holds more permissions than the caller.
         role: Role,
     },
-    /// The calling user is switched off or deleted.
+    /// The calling user is deactivated or deleted.
     #[error("the calling user is deactivated or deleted")]
     CallerInactive,
-    /// What an operator switched off only an operator switches on; purging is theirs too.
+    /// Only operators purge, see deleted organizations, and reactivate what an operator deactivated.
     #[error("only an operator may do this")]
     OperatorRequired,
 
-    /// Wrong fields, all of them (20 at most).
+    /// Fields of the request are invalid: all of them, at most 20.
+    // Recorded results of writes, which are replayed for 24 hours, contain the older name.
     #[error("{} of the request's fields {} wrong: the details name them", .0.len(), if .0.len() == 1 { "is" } else { "are" })]
-    Invalid(Vec<Violation>),
+    #[serde(rename = "Invalid")]
+    InvalidRequest(Vec<Violation>),
 
-    /// No such organization.
+    /// No organization has this id or slug.
     #[error("no such organization")]
     OrganizationNotFound,
-    /// Not in the organization.
+    /// The user is not a member of the organization.
     #[error("the user is not a member of the organization")]
     MemberNotFound,
-    /// Nobody of that id, or with that verified address.
+    /// No user has this id, or no active user has verified this address.
     #[error("no such user, or no active user with that verified address")]
     UserNotFound,
 
-    /// In the organization already.
-    #[error("the user is a member already; EnsureMember takes that for success")]
+    /// The user is already a member of the organization.
+    #[error("the user is already a member; EnsureMember treats this as success")]
     AlreadyMember,
     /// The slug belongs to another organization.
     #[error("the slug {slug} is taken")]
     SlugTaken {
-        /// The slug.
+        /// The slug that the request asks for.
         slug: String,
     },
-    /// The request id named another request.
+    /// The caller used this request id for a different request.
     #[error("this request_id named another request in the last 24 hours: use a fresh UUID for each new request")]
     RequestIdReused,
 
-    /// The user owns what they would lose.
+    /// The user owns organizations that the change would leave without an owner.
     #[error("the user owns {count} organization(s): transfer the ownership first")]
     OwnershipRequired {
-        /// Their ids, 20 at most.
+        /// The ids of these organizations, at most 20.
         organizations: Vec<String>,
-        /// How many there are.
+        /// The number of all of them.
         count: u64,
     },
-    /// The organization is switched off.
+    /// The organization is inactive.
     #[error("the organization is inactive: activate it first")]
     OrganizationInactive,
     /// The organization has no owner yet.
@@ -113,79 +119,79 @@ pub enum Refusal {
     /// The organization is deleted.
     #[error("the organization is deleted: undelete it first")]
     OrganizationDeleted,
-    /// A new owner who is not in the organization.
+    /// The new owner is not a member of the organization.
     #[error("the new owner must be a member: add them first")]
     TargetNotMember,
-    /// The user named in the request is switched off.
+    /// The user named in the request is deactivated.
     #[error("the user is deactivated: reactivate them first")]
     UserInactive {
-        /// Who.
+        /// The user named in the request.
         user_id: UserId,
     },
     /// The user named in the request was deleted.
-    #[error("the user was deleted, and an id is never taken again")]
+    #[error("the user was deleted, and a deleted id cannot be used again")]
     UserDeleted {
-        /// Who.
+        /// The user named in the request.
         user_id: UserId,
     },
-    /// One address, several users.
+    /// Several active users have verified this address.
     #[error("more than one active user has verified this address: name the user by id")]
     EmailAmbiguous,
 
-    /// No such invitation here, or a token that is not good. One answer for all of them.
-    #[error("no such invitation, or its token is not good (any more)")]
+    /// The organization has no such invitation, or the invitation token is not valid: one refusal for every cause.
+    #[error("no such invitation, or its token is not valid (any more)")]
     InvitationNotFound,
-    /// Somebody else's.
-    #[error("the invitation is for somebody else: sign in with the verified address that was invited")]
+    /// The calling user has not verified the invited address, or created the invitation.
+    #[error("the invitation is for another user: sign in with the verified address that was invited")]
     NotYourInvitation,
-    /// The address has a pending one here.
+    /// The recipient already has a pending invitation to the organization.
     #[error("there is a pending invitation for this recipient: remind or revoke it")]
     InvitationPending {
-        /// Which.
+        /// The id of the pending invitation.
         invitation_id: String,
     },
-    /// It has become something else.
+    /// The invitation was accepted, declined or revoked, or it has expired.
     #[error("the invitation is not pending: it is {state}")]
     InvitationNotPending {
-        /// What.
+        /// The present state, such as `ACCEPTED`.
         state: String,
     },
-    /// Who invited may not give that role any more.
-    #[error("the one who invited may not give this role any more: ask for a new invitation")]
+    /// The inviter is no longer a member, or may no longer grant this role.
+    #[error("the inviter may no longer give this role: ask for a new invitation")]
     InviterNotAllowed,
-    /// Mail was asked for where none is sent.
-    #[error("mail is switched off here: ask for another delivery")]
+    /// The request asks for delivery by e-mail, and this deployment sends no mail.
+    #[error("this server sends no mail: choose another delivery")]
     MailOff,
-    /// More than is allowed.
+    /// A limit is reached.
     #[error("the limit {limit} is reached: at most {most}; try again in {retry_seconds} seconds")]
     QuotaExceeded {
-        /// Its name.
+        /// The limit.
         limit: Quota,
-        /// What it allows.
+        /// The number that the limit allows.
         most: u64,
-        /// When it is worth trying again, in seconds.
+        /// The delay before the next attempt, in seconds.
         retry_seconds: u64,
     },
 
-    /// A place in the log that the log no longer holds, or never held.
-    #[error("the cursor is of another datastore or too old: export, and watch from there")]
+    /// The cursor names a position that the change log no longer holds, or never held.
+    #[error("the cursor is from another datastore or too old: export, and watch from there")]
     CursorExpired,
 
-    /// Nobody reads what is sent.
-    #[error("what was sent was not read for too long: go on from your cursor, or begin again, and read faster")]
+    /// The caller left messages of the stream unread for too long.
+    #[error("messages stayed unread for too long: continue from your cursor, or start again, and read faster")]
     SlowReader,
-    /// More at once than the server takes.
-    #[error("the server has more of these in hand than it takes: repeat")]
+    /// As many calls of this kind are in progress as the server accepts.
+    #[error("the server has as many of these calls in progress as it accepts: repeat")]
     Overloaded,
 
-    /// Somebody was faster.
-    #[error("the etag is not the present one: read again, decide, repeat")]
+    /// The resource has changed since its etag was read.
+    #[error("the resource has changed since this etag was read: read it again, decide, repeat")]
     EtagMismatch,
-    /// Lost races several times over.
+    /// The change lost several races against concurrent changes.
     #[error("the change lost a race several times: read again and repeat")]
     Conflict,
-    /// Another item spoiled the batch.
-    #[error("another item of the batch failed, and all or nothing was asked for")]
+    /// Another item of the batch failed, and the request demanded all or nothing.
+    #[error("another item of the batch failed, and the request demanded all or nothing")]
     BatchAborted,
 }
 
@@ -193,7 +199,7 @@ impl Refusal {
     /// A refusal for one field.
     #[must_use]
     pub fn field(field: impl Into<String>, sentence: impl Into<String>) -> Self {
-        Self::Invalid(vec![Violation { field: field.into(), sentence: sentence.into() }])
+        Self::InvalidRequest(vec![Violation { field: field.into(), sentence: sentence.into() }])
     }
 }
 

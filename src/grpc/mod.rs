@@ -12,6 +12,7 @@ mod invitation;
 pub mod limits;
 mod organization;
 mod page;
+mod reason;
 pub mod request;
 pub mod status;
 mod user;

@@ -8,7 +8,8 @@ use super::ServerSettings;
 use super::pipeline::{PipelineResponse, ServerState};
 use crate::authn::{CachedCaller, LastCredential};
 use crate::authz::rules::{self, Method};
-use crate::grpc::{pb, status};
+use crate::domain::Refusal;
+use crate::grpc::status;
 use crate::service::CallPermit;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method as Verb, StatusCode};
@@ -57,18 +58,14 @@ pub(super) fn preflight<'s, B>(
     // The gate: gRPC, a path that is served, nothing behind it.
     let Some(method) = gate(request)? else { return Ok(Preflight::Standard) };
     // The deadline.
-    let deadline = deadline(request.headers(), &state.settings, start).map_err(reject)?;
+    let deadline = deadline(request.headers(), &state.settings, start).map_err(|status| reject(*status))?;
     // Load shedding: a place among the calls under way.
-    let place = state.places(method).try_acquire().map_err(|_| {
-        let message = "the server has more calls under way than it takes: repeat";
-        reject(Box::new(status::unavailable(pb::ErrorReason::Overloaded, message)))
-    })?;
+    let place = state.places(method).try_acquire().map_err(|_| refuse(&Refusal::Overloaded))?;
     // The caller, if the credential is cached.
     let caller = state.authenticator.recall(request.headers(), last_credential);
     // Whether this kind of caller may call this method at all.
     if let Some(caller) = &caller {
-        rules::method_gate(&method.rule, caller.caller())
-            .map_err(|refusal| reject(Box::new(status::refused(&refusal))))?;
+        rules::method_gate(&method.rule, caller.caller()).map_err(|refusal| refuse(&refusal))?;
     }
     Ok(Preflight::Call(AdmittedCall { method, deadline, place, caller }))
 }
@@ -93,8 +90,12 @@ impl Preflight<SemaphorePermit<'_>> {
     }
 }
 
-fn reject(status: Box<Status>) -> Rejection {
+fn reject(status: Status) -> Rejection {
     Box::new(status.into_http())
+}
+
+fn refuse(refusal: &Refusal) -> Rejection {
+    reject(status::refused(refusal))
 }
 
 /// The method that a request calls; `None` for health and reflection.
@@ -114,10 +115,10 @@ fn gate<B>(request: &http::Request<B>) -> Result<Option<&'static Method>, Reject
     }
     let path = request.uri().path();
     match rules::method(path) {
-        _ if request.uri().query().is_some() => Err(reject(Box::new(status::unknown_method()))),
+        _ if request.uri().query().is_some() => Err(reject(status::unknown_method())),
         Some(method) => Ok(Some(method)),
         None if STANDARD.iter().any(|service| path.starts_with(service)) => Ok(None),
-        None => Err(reject(Box::new(status::unknown_method()))),
+        None => Err(reject(status::unknown_method())),
     }
 }
 
@@ -139,7 +140,7 @@ pub(super) fn requested_timeout(headers: &HeaderMap) -> Result<Option<Duration>,
 
 fn bad_timeout() -> Status {
     let sentence = "at most 8 digits and one of H, M, S, m, u, n, as in 500m";
-    status::refused(&crate::domain::Refusal::field("grpc-timeout", sentence))
+    status::refused(&Refusal::field("grpc-timeout", sentence))
 }
 
 /// A `TimeoutValue TimeoutUnit` of the gRPC protocol over HTTP/2.

@@ -1,39 +1,51 @@
-//! The build refuses methods without a sound rule, with a sentence that names them.
+//! The checks of the build: a method without a sound access rule and a reason without a sound status code are mistakes,
+//! each reported in a sentence that names the method or the reason.
 
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, Value};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
 use roster::authz::rules::METHODS;
-use roster::grpc::FILE_DESCRIPTOR_SET;
+use roster::domain::{Permission, Refusal, Role, Scope, UserId};
 use roster::grpc::pb::{AddMemberRequest, CheckMembershipRequest};
 use roster::grpc::request::{CallerRequest, OrganizationRequest, Request, WriteRequest};
+use roster::grpc::{FILE_DESCRIPTOR_SET, status};
+use std::collections::BTreeSet;
+use std::path::Path;
+use tonic_types::StatusExt;
 
 #[path = "../../build.rs"]
-#[expect(
-    dead_code,
-    unreachable_pub,
-    clippy::print_stdout,
-    reason = "a build script, of which only the checks are called"
-)]
+#[expect(dead_code, unreachable_pub, clippy::print_stdout, reason = "a build script: the tests call its checks only")]
 mod build;
 
-/// The protos of this repository, and one more file that is not on disk.
-struct WithBad(String);
+/// The source of `bad.proto`, a file that is not on disk.
+struct BadProto(String);
 
-impl FileResolver for WithBad {
+impl FileResolver for BadProto {
     fn open_file(&self, name: &str) -> Result<File, protox::Error> {
         if name == "bad.proto" { File::from_source(name, &self.0) } else { Err(protox::Error::file_not_found(name)) }
     }
 }
 
-const PROTOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// What the build says to these methods of the service `bad.Bad`.
+/// Compiles this source together with the protos of the repository.
+fn compile(source: String) -> DescriptorPool {
+    let mut resolver = ChainFileResolver::new();
+    resolver.add(BadProto(source));
+    for root in ["proto", "third_party/googleapis"] {
+        resolver.add(IncludeFileResolver::new(Path::new(ROOT).join(root)));
+    }
+    resolver.add(GoogleFileResolver::new());
+    let mut compiler = Compiler::with_file_resolver(resolver);
+    compiler.open_file("bad.proto").unwrap().descriptor_pool()
+}
+
+/// The mistakes that the build finds in these methods of the service `bad.Bad`.
 fn mistakes(methods: &str, messages: &str) -> Vec<String> {
     table(methods, messages).err().unwrap_or_default()
 }
 
-fn table(methods: &str, messages: &str) -> Result<Vec<build::MethodRule>, Vec<String>> {
+fn table(methods: &str, messages: &str) -> Result<Vec<build::access::MethodRule>, Vec<String>> {
     let source = format!(
         r#"
         syntax = "proto3";
@@ -46,24 +58,18 @@ fn table(methods: &str, messages: &str) -> Result<Vec<build::MethodRule>, Vec<St
         {messages}
         "#
     );
-    let mut resolver = ChainFileResolver::new();
-    resolver.add(WithBad(source));
-    resolver.add(IncludeFileResolver::new(PROTOS.into()));
-    resolver.add(GoogleFileResolver::new());
-    let mut compiler = Compiler::with_file_resolver(resolver);
-    let pool = compiler.open_file("bad.proto").unwrap().descriptor_pool();
-    build::access_table(&pool)
+    build::access::table(&compile(source))
 }
 
-/// Expects one mistake, about `bad.Bad.Do`, that says this.
+/// Expects exactly one mistake, which names `bad.Bad.Do` and contains this text.
 #[track_caller]
-fn refused(methods: &str, messages: &str, saying: &str) {
+fn assert_mistake(methods: &str, messages: &str, text: &str) {
     let mistakes = mistakes(methods, messages);
     let [mistake] = mistakes.as_slice() else { panic!("one mistake expected: {mistakes:?}") };
-    assert!(mistake.starts_with("bad.Bad.Do ") && mistake.contains(saying), "{mistake}");
+    assert!(mistake.starts_with("bad.Bad.Do ") && mistake.contains(text), "{mistake}");
 }
 
-/// A method that reads, under this rule.
+/// A method that reads, with this rule.
 fn read(request: &str, rule: &str) -> String {
     format!(
         "rpc Do({request}) returns (Nothing) {{
@@ -73,7 +79,7 @@ fn read(request: &str, rule: &str) -> String {
     )
 }
 
-/// A method that writes, under this rule.
+/// A method that writes, with this rule.
 fn write(request: &str, rule: &str) -> String {
     format!("rpc Do({request}) returns (Nothing) {{ option (roster.v1.access) = {{{rule}}}; }}")
 }
@@ -89,49 +95,49 @@ fn sound_rules_pass() {
 }
 
 #[test]
-fn a_method_without_a_rule() {
-    refused("rpc Do(Write) returns (Nothing);", "", "has no rule");
+fn a_method_needs_a_rule() {
+    assert_mistake("rpc Do(Write) returns (Nothing);", "", "has no rule");
 }
 
 #[test]
-fn a_rule_without_callers() {
+fn a_rule_needs_callers() {
     let sentence = "has a rule without callers";
-    refused(&read("Nothing", ""), "", sentence);
-    refused(&read("Nothing", r#"scopes: "check""#), "", sentence);
+    assert_mistake(&read("Nothing", ""), "", sentence);
+    assert_mistake(&read("Nothing", r#"scopes: "check""#), "", sentence);
     for callers in ["public", "signed_in", "services"] {
-        refused(&read("Nothing", &format!("{callers}: false")), "", sentence);
+        assert_mistake(&read("Nothing", &format!("{callers}: false")), "", sentence);
     }
 }
 
 #[test]
-fn an_unknown_permission() {
-    // The last two are words and a variant of the source that the words are read from.
+fn a_permission_must_exist() {
+    // The last two occur in the source that lists the permissions: in a message, and as a variant.
     for word in ["members.fly", "", "Members.add", "no such permission", "MembersAdd"] {
         let rule = format!("permission: {word:?}");
-        refused(&read("Read", &rule), "", &format!("asks for an unknown permission `{word}`"));
+        assert_mistake(&read("Read", &rule), "", &format!("requires an unknown permission `{word}`"));
     }
 }
 
 #[test]
-fn an_unknown_scope() {
+fn a_scope_must_exist() {
     let rule = r#"services: true, scopes: ["check", "root"]"#;
-    refused(&read("Nothing", rule), "", "asks for an unknown scope `root`");
+    assert_mistake(&read("Nothing", rule), "", "requires an unknown scope `root`");
 }
 
 #[test]
-fn scopes_that_mean_nothing() {
+fn scopes_require_signed_in_or_services() {
     let sentence = "has a rule with scopes";
-    refused(&read("Nothing", r#"public: true, scopes: "check""#), "", sentence);
-    refused(&read("Read", r#"permission: "members.list", scopes: "check""#), "", sentence);
+    assert_mistake(&read("Nothing", r#"public: true, scopes: "check""#), "", sentence);
+    assert_mistake(&read("Read", r#"permission: "members.list", scopes: "check""#), "", sentence);
 }
 
 #[test]
-fn deleted_that_means_nothing() {
-    refused(&read("Read", "signed_in: true, deleted: true"), "", "has a rule with deleted");
+fn deleted_requires_a_permission() {
+    assert_mistake(&read("Read", "signed_in: true, deleted: true"), "", "has a rule with deleted");
 }
 
 #[test]
-fn a_permission_without_an_organization() {
+fn a_permission_requires_the_organization_in_field_1() {
     for fields in [
         "",
         "string organization = 2;",
@@ -143,28 +149,32 @@ fn a_permission_without_an_organization() {
     ] {
         let message = format!("message DoRequest {{ {fields} }}");
         let method = read("DoRequest", r#"permission: "members.list""#);
-        refused(&method, &message, "field 1 of its request must be `string organization`");
+        assert_mistake(&method, &message, "field 1 of its request must be `string organization`");
     }
 }
 
 #[test]
-fn a_write_without_its_fields() {
+fn a_write_requires_the_fields_of_every_write() {
     let fields = ["string reason = 2;", "string request_id = 3;", "bool validate_only = 4;"];
     for missing in fields {
         let others = fields.iter().filter(|field| **field != missing).copied().collect::<String>();
-        refused(&write("DoRequest", "signed_in: true"), &format!("message DoRequest {{ {others} }}"), "is a write");
+        assert_mistake(
+            &write("DoRequest", "signed_in: true"),
+            &format!("message DoRequest {{ {others} }}"),
+            "is a write",
+        );
     }
     let wrong = "message DoRequest { string reason = 2; bytes request_id = 3; bool validate_only = 4; }";
-    refused(&write("DoRequest", "signed_in: true"), wrong, "is a write");
+    assert_mistake(&write("DoRequest", "signed_in: true"), wrong, "is a write");
 }
 
 #[test]
-fn two_methods_with_one_request() {
+fn methods_cannot_share_a_request_type() {
     let methods = read("Nothing", "signed_in: true").replace("Do(", "Before(") + &read("Nothing", "public: true");
-    refused(&methods, "", "shares its request with bad.Bad.Before");
+    assert_mistake(&methods, "", "shares its request with bad.Bad.Before");
 }
 
-/// The method with these sides as streams.
+/// The method with a stream as its request, its response or both.
 fn streaming(method: &str, client: bool, server: bool) -> String {
     let side = |is_stream: bool| if is_stream { "stream " } else { "" };
     let method = method.replacen("Do(", &format!("Do({}", side(client)), 1);
@@ -174,26 +184,26 @@ fn streaming(method: &str, client: bool, server: bool) -> String {
 const STREAMS: [(bool, bool); 3] = [(true, false), (false, true), (true, true)];
 
 #[test]
-fn a_stream_is_decided_by_its_caller_alone() {
+fn a_stream_cannot_require_a_permission() {
     let none: [String; 0] = [];
     for (client, server) in STREAMS {
         for rule in ["public: true", "signed_in: true", r#"services: true, scopes: "check""#] {
             assert_eq!(mistakes(&streaming(&read("Nothing", rule), client, server), ""), none);
         }
         let method = streaming(&read("Read", r#"permission: "members.list""#), client, server);
-        refused(&method, "", "is a stream ruled by a permission");
+        assert_mistake(&method, "", "is a stream that requires a permission");
     }
 }
 
 #[test]
-fn a_stream_that_writes() {
+fn a_stream_cannot_write() {
     for (client, server) in STREAMS {
-        refused(&streaming(&write("Write", "signed_in: true"), client, server), "", "is a stream that writes");
+        assert_mistake(&streaming(&write("Write", "signed_in: true"), client, server), "", "is a stream that writes");
     }
 }
 
 #[test]
-fn what_comes_without_end_is_small() {
+fn a_client_stream_is_never_bulk() {
     let list = "message List { repeated Nothing items = 1; }";
     for (client, server) in STREAMS.into_iter().chain([(false, false)]) {
         let table = table(&streaming(&read("List", "public: true"), client, server), list).unwrap();
@@ -203,12 +213,12 @@ fn what_comes_without_end_is_small() {
 }
 
 #[test]
-fn the_table_knows_what_is_a_stream() {
+fn the_table_marks_the_streaming_sides_of_every_method() {
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
     let mut streams = 0;
     for method in &METHODS {
         let service = pool.get_service_by_name(method.service).unwrap();
-        let described = service.methods().find(|there| there.name() == method.name).unwrap();
+        let described = service.methods().find(|candidate| candidate.name() == method.name).unwrap();
         let sides = (described.is_client_streaming(), described.is_server_streaming());
         assert_eq!((method.streaming.client, method.streaming.server), sides, "{}", method.path);
         streams += u32::from(method.streaming.any());
@@ -217,13 +227,13 @@ fn the_table_knows_what_is_a_stream() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once() {
+fn all_mistakes_are_reported_together() {
     let methods = "rpc Do(Read) returns (Nothing); rpc Undo(Write) returns (Nothing);";
     assert_eq!(mistakes(methods, "").len(), 2);
 }
 
 #[test]
-fn every_method_served_has_its_rule() {
+fn every_served_method_has_a_rule() {
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
     let mut described = pool
         .services()
@@ -232,11 +242,11 @@ fn every_method_served_has_its_rule() {
         .collect::<Vec<_>>();
     described.sort();
     assert_eq!(METHODS.iter().map(|method| method.path).collect::<Vec<_>>(), described);
-    assert!(pool.get_message_by_name("google.rpc.ErrorInfo").is_some(), "error details are readable by reflection");
+    assert!(pool.get_message_by_name("google.rpc.ErrorInfo").is_some(), "reflection describes the error details");
 }
 
 #[test]
-fn request_types_carry_their_rule() {
+fn request_types_carry_their_method() {
     fn caller<R: CallerRequest>() -> &'static str {
         R::METHOD.path
     }
@@ -249,6 +259,118 @@ fn request_types_carry_their_rule() {
         validate_only: true,
         ..AddMemberRequest::default()
     };
-    let written = (request.organization(), request.reason(), request.request_id(), request.validate_only());
-    assert_eq!(written, ("acme", "hired", "a UUID", true));
+    let fields = (request.organization(), request.reason(), request.request_id(), request.validate_only());
+    assert_eq!(fields, ("acme", "hired", "a UUID", true));
+}
+
+/// The reasons of an enum with these values, after a first value that is never sent.
+fn reasons(values: &str) -> Result<Vec<build::reasons::Reason>, Vec<String>> {
+    let source = format!(
+        r#"
+        syntax = "proto3";
+        package bad;
+        import "roster/v1/errors.proto";
+        enum Bad {{ {values} }}
+        "#
+    );
+    build::reasons::reasons(compile(source).get_enum_by_name("bad.Bad").unwrap().values())
+}
+
+/// Expects exactly one mistake, which names the value and contains this text.
+#[track_caller]
+fn assert_reason_mistake(value: &str, text: &str) {
+    let values = format!("ERROR_REASON_UNSPECIFIED = 0; {value}");
+    let mistakes = reasons(&values).unwrap_err();
+    let [mistake] = mistakes.as_slice() else { panic!("one mistake expected: {mistakes:?}") };
+    assert!(mistake.starts_with(value.split(' ').next().unwrap()) && mistake.contains(text), "{mistake}");
+}
+
+#[test]
+fn a_reason_has_a_status_code_and_metadata() {
+    let table = reasons(
+        r#"
+        ERROR_REASON_UNSPECIFIED = 0;
+        ERROR_REASON_SLUG_TAKEN = 1 [(roster.v1.status_code) = ALREADY_EXISTS, (roster.v1.metadata) = "slug"];
+        ERROR_REASON_SLUG = 2 [(roster.v1.status_code) = ABORTED];
+        "#,
+    )
+    .unwrap();
+    let [taken, slug] = table.as_slice() else { panic!("two reasons expected: {table:?}") };
+    assert_eq!((taken.variant.as_str(), taken.code.as_str(), taken.is_refusal), ("SlugTaken", "AlreadyExists", true));
+    assert_eq!(taken.metadata, ["slug"]);
+    assert_eq!((slug.variant.as_str(), slug.code.as_str(), slug.is_refusal), ("Slug", "Aborted", false));
+    assert!(slug.metadata.is_empty());
+}
+
+#[test]
+fn a_reason_needs_a_status_code_that_is_an_error() {
+    assert_reason_mistake("ERROR_REASON_ODD = 1;", "has no status code");
+    assert_reason_mistake("ERROR_REASON_ODD = 1 [(roster.v1.status_code) = OK];", "has the status code OK");
+    assert_reason_mistake("ODD = 1 [(roster.v1.status_code) = ABORTED];", "lacks the prefix ERROR_REASON_");
+}
+
+#[test]
+fn a_metadata_key_is_a_lower_case_word_and_unique() {
+    for key in ["", "Slug", "the slug"] {
+        let options = format!("(roster.v1.status_code) = ABORTED, (roster.v1.metadata) = {key:?}");
+        assert_reason_mistake(&format!("ERROR_REASON_ODD = 1 [{options}];"), &format!("has the metadata key `{key}`"));
+    }
+    let key = r#"(roster.v1.metadata) = "slug""#;
+    let value = format!("ERROR_REASON_ODD = 1 [(roster.v1.status_code) = ABORTED, {key}, {key}];");
+    assert_reason_mistake(&value, "has the metadata key `slug` twice");
+}
+
+#[test]
+fn the_reason_that_is_never_sent_takes_no_options() {
+    let mistakes = reasons("ERROR_REASON_UNSPECIFIED = 0 [(roster.v1.status_code) = ABORTED];").unwrap_err();
+    assert_eq!(mistakes, ["ERROR_REASON_UNSPECIFIED is never sent: it takes no options"]);
+}
+
+#[test]
+fn every_status_has_the_code_and_the_metadata_of_its_reason() {
+    let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let list = pool.get_enum_by_name("roster.v1.ErrorReason").unwrap();
+    let option = |name: &str| pool.get_extension_by_name(name).unwrap();
+    let (code, metadata) = (option("roster.v1.status_code"), option("roster.v1.metadata"));
+    let user_id = UserId::parse("ada").unwrap();
+    let statuses = [
+        status::deadline_exceeded(),
+        status::server_stopping(),
+        status::too_large(5),
+        status::malformed(),
+        status::unknown_method(),
+        status::internal(&std::fmt::Error),
+        status::refused(&Refusal::Conflict),
+        status::refused(&Refusal::SlugTaken { slug: "acme".into() }),
+        status::refused(&Refusal::CallerNotAllowed { caller: "user".into(), advice: "wait".into() }),
+        status::refused(&Refusal::ScopeMissing { scopes: vec![Scope::Check, Scope::ActAs] }),
+        status::refused(&Refusal::OwnershipRequired { organizations: vec!["a".into(), "b".into()], count: 2 }),
+        status::refused(&Refusal::RoleLacksPermission { permission: Permission::MembersAdd, role: Role::MEMBER }),
+        status::refused(&Refusal::UserInactive { user_id }),
+        status::refused(&Refusal::QuotaExceeded { limit: "reminders".into(), most: 3, retry_seconds: 60 }),
+    ];
+    let mut values = Vec::new();
+    for status in statuses {
+        let info = status.get_details_error_info().unwrap();
+        let options = list.get_value_by_name(&format!("ERROR_REASON_{}", info.reason)).unwrap().options();
+        assert_eq!(options.get_extension(&code).as_enum_number(), Some(status.code() as i32), "{}", info.reason);
+        let keys = options.get_extension(&metadata);
+        let keys: BTreeSet<&str> = keys.as_list().unwrap().iter().filter_map(Value::as_str).collect();
+        assert_eq!(info.metadata.keys().map(String::as_str).collect::<BTreeSet<_>>(), keys, "{}", info.reason);
+        values.extend(info.metadata.into_iter().filter(|(key, _)| key != "incident"));
+    }
+    values.sort();
+    let expected = [
+        ("caller", "user"),
+        ("count", "2"),
+        ("limit", "reminders"),
+        ("limit_bytes", "5"),
+        ("organizations", "a,b"),
+        ("permission", "members.add"),
+        ("role", "member"),
+        ("scopes", "check,act-as"),
+        ("slug", "acme"),
+        ("user_id", "ada"),
+    ];
+    assert_eq!(values, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
 }

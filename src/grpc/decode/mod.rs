@@ -173,7 +173,7 @@ impl FieldReader {
     pub(super) fn finish<T>(self, parsed: Result<T, InvalidFields>) -> Result<T, Refusal> {
         match parsed {
             Ok(input) if self.violations.is_empty() => Ok(input),
-            Ok(_) | Err(InvalidFields) => Err(Refusal::Invalid(self.violations)),
+            Ok(_) | Err(InvalidFields) => Err(Refusal::InvalidRequest(self.violations)),
         }
     }
 }

@@ -4,12 +4,14 @@ use super::proxy::Proxy;
 use super::{client, settings, soon};
 use crate::harness::{Server, add};
 use roster::client::{Check, CheckReason, Client, ClientSettings, Consistency, Error, Source, TokenSource};
-use roster::domain::{Permission, Role, Scope};
+use roster::domain::{Permission, Refusal, Role, Scope};
 use roster::grpc::{pb, status};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tonic::Code;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 #[tokio::test]
 async fn single_checks_and_batches_are_answered() {
@@ -95,10 +97,11 @@ async fn every_reason_is_known_and_overload_names_a_retry_delay() {
     let reasons = (1..200).filter_map(|number| pb::ErrorReason::try_from(number).ok()).collect::<Vec<_>>();
     assert!(reasons.len() > 30);
     for reason in reasons {
-        let error = Error::from(status::plain(Code::FailedPrecondition, reason, "no"));
+        let details = ErrorDetails::with_error_info(status::reason_name(reason), status::DOMAIN, HashMap::new());
+        let error = Error::from(Status::with_error_details(Code::FailedPrecondition, "no", details));
         assert_eq!(error.reason(), Some(reason), "{error}");
     }
-    let error = Error::from(status::unavailable(pb::ErrorReason::Overloaded, "later"));
+    let error = Error::from(status::refused(&Refusal::Overloaded));
     assert!(error.is_unavailable() && error.retry_after() == Some(Duration::from_millis(200)), "{error}");
     assert!(matches!(Error::from(status::deadline_exceeded()), Error::TimedOut));
 }

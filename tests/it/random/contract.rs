@@ -107,23 +107,14 @@ impl Contract {
     }
 }
 
-/// Each reason's code: the first word of its comment.
+/// The status code of each reason: its option `status_code`; `OK` for the value that is never sent.
 fn codes() -> BTreeMap<String, Code> {
-    let list = enumeration("ErrorReason");
+    let option = dynamic::descriptors().get_extension_by_name("roster.v1.status_code").unwrap();
     let code = |value: prost_reflect::EnumValueDescriptor| {
-        let text = comment(&list.parent_file(), value.path());
         let name = value.name().strip_prefix("ERROR_REASON_").unwrap().to_owned();
-        let word = text.split('.').next().unwrap();
-        let code = match word {
-            "Never sent" => Code::Ok,
-            word => (1..=16)
-                .map(Code::from_i32)
-                .find(|code| format!("{code:?}").eq_ignore_ascii_case(&word.replace('_', "")))
-                .unwrap_or_else(|| panic!("the comment of {name} begins with {word}, which is no status code")),
-        };
-        (name, code)
+        (name, Code::from_i32(value.options().get_extension(&option).as_enum_number().unwrap()))
     };
-    list.values().map(code).collect()
+    enumeration("ErrorReason").values().map(code).collect()
 }
 
 /// The reasons among the words of a text. Other words in capitals are states and codes; a word with an underscore must be a
