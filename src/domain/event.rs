@@ -1,7 +1,7 @@
 //! Events of the audit trail.
 
 use super::named_enum::named_enum;
-use super::{ActorKind, OrganizationId, UserId};
+use super::{OrganizationId, UserId};
 use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -64,10 +64,10 @@ pub struct EventRecord {
     pub organization: Option<OrganizationId>,
     /// The revision of the organization or user that the change made.
     pub revision: i64,
-    /// The type.
-    pub event_type: EventType,
-    /// The kind of the actor that made the change.
-    pub actor_kind: ActorKind,
+    /// The type, as stored. Not an [`EventType`]: a newer server may have written a type that this version does not know.
+    pub event_type: String,
+    /// The kind of the actor that made the change, as stored, for the same reason.
+    pub actor_kind: String,
     /// The actor's user id, or the name of the service or operator.
     pub actor_id: String,
     /// The service that acted on behalf of the user, if one did.

@@ -235,9 +235,9 @@ pub(super) fn event(event: &EventRecord) -> pb::Event {
     pb::Event {
         organization_id: event.organization.map(|id| id.to_string()).unwrap_or_default(),
         revision: event.revision,
-        r#type: event.event_type.as_str().to_owned(),
+        r#type: event.event_type.clone(),
         actor: Some(pb::Actor {
-            kind: event.actor_kind.as_str().to_owned(),
+            kind: event.actor_kind.clone(),
             id: event.actor_id.clone(),
             via: event.actor_via.clone().unwrap_or_default(),
         }),

@@ -9,7 +9,6 @@ use super::metrics::Metrics;
 use super::preflight::{AdmittedCall, Preflight, Rejection, requested_timeout};
 use crate::authn::{Authenticator, Caller, StreamCredential};
 use crate::authz::rules::{self, Method};
-use crate::domain::Refusal;
 use crate::grpc::admit::stream::StreamContext;
 use crate::grpc::admit::{Api, Deadline};
 use crate::grpc::status;

@@ -162,8 +162,8 @@ impl TryFrom<EventRow> for EventRecord {
         Ok(Self {
             organization: row.organization_id.map(OrganizationId::from_uuid),
             revision: row.revision,
-            event_type: EventType::parse(&row.event_type)?,
-            actor_kind: ActorKind::parse(&row.actor_kind)?,
+            event_type: row.event_type,
+            actor_kind: row.actor_kind,
             actor_id: row.actor_id,
             actor_via: row.actor_via,
             user: row.user_id.map(|id| UserId::parse(&id)).transpose()?,

@@ -27,7 +27,7 @@ async fn fill(database: &Database) {
     let owned =
         "SELECT md5(n::text)::uuid AS id, 'crowd-' || n AS slug, 'crowd' AS owner FROM generate_series(1, 18000) n";
     let memberships = format!("SELECT id, owner AS user_id FROM ({owned}) owned");
-    Bulk { users: "SELECT 'crowd' AS id", organizations: owned, memberships: &memberships }.put(database).await;
+    Bulk { users: "SELECT 'crowd' AS id", organizations: owned, memberships: &memberships }.insert(database).await;
 }
 
 /// The resident memory of a process, in KiB.
