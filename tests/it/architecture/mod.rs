@@ -6,25 +6,25 @@ mod names;
 mod paths;
 mod prose;
 mod sizes;
-mod source;
+pub(crate) mod source;
 
 use source::Source;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-static SRC: LazyLock<Vec<Source>> = LazyLock::new(|| read("src", "rs"));
+pub(crate) static SRC: LazyLock<Vec<Source>> = LazyLock::new(|| read("src", "rs"));
 
 static TESTS: LazyLock<Vec<Source>> = LazyLock::new(|| {
     let folders = ["tests", "benches", "examples"];
     folders.into_iter().flat_map(|folder| read(folder, "rs")).collect()
 });
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -1,18 +1,20 @@
-//! Source files, split into code and comments. The contents of string and character literals belong to neither.
+//! Source files, split into code, comments and string literals.
 
 /// A file of Rust (or of protos, for their comments).
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
     /// Relative to the root of the repository.
     pub path: String,
     pub tokens: Vec<Token>,
+    /// The string literals as they are written, without quotes, each with the index of its token.
+    pub strings: Vec<(usize, String)>,
     /// One for each line of a comment.
     pub comments: Vec<Comment>,
     pub lines: usize,
 }
 
 #[derive(Debug)]
-pub(super) struct Token {
+pub(crate) struct Token {
     pub lexeme: Lexeme,
     /// Counted from 1, as everywhere here.
     pub line: usize,
@@ -21,7 +23,7 @@ pub(super) struct Token {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Lexeme {
+pub(crate) enum Lexeme {
     /// An identifier, a keyword or a number.
     Word(String),
     /// A punctuation character; `"` stands for a whole string literal.
@@ -29,14 +31,14 @@ pub(super) enum Lexeme {
 }
 
 #[derive(Debug)]
-pub(super) struct Comment {
+pub(crate) struct Comment {
     pub line: usize,
     pub kind: CommentKind,
     pub text: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CommentKind {
+pub(crate) enum CommentKind {
     Plain,
     /// `///`: documents the item that follows.
     Outer,
@@ -56,8 +58,8 @@ impl Token {
 
 impl Source {
     pub(super) fn parse(path: &str, text: &str) -> Self {
-        let source =
-            Self { path: path.to_owned(), tokens: Vec::new(), comments: Vec::new(), lines: text.lines().count() };
+        let (tokens, strings, comments) = (Vec::new(), Vec::new(), Vec::new());
+        let source = Self { path: path.to_owned(), tokens, strings, comments, lines: text.lines().count() };
         let mut lexer = Lexer { text, at: 0, line: 1, source };
         lexer.run();
         let mut source = lexer.source;
@@ -226,10 +228,18 @@ impl Lexer<'_> {
     fn string(&mut self) {
         self.push(Lexeme::Mark('"'));
         self.skip(1);
+        let start = self.at;
         while self.at < self.text.len() && self.peek(0) != b'"' {
             self.skip(if self.peek(0) == b'\\' { 2 } else { 1 });
         }
+        self.keep_string(start..self.at);
         self.skip(1);
+    }
+
+    /// Keeps the text of the literal whose token was pushed last.
+    fn keep_string(&mut self, range: std::ops::Range<usize>) {
+        let text = self.text.get(range).unwrap_or_default().to_owned();
+        self.source.strings.push((self.source.tokens.len() - 1, text));
     }
 
     /// `r"…"`, `r#"…"#` and so on, from the quote or the first `#`.
@@ -237,8 +247,9 @@ impl Lexer<'_> {
         self.push(Lexeme::Mark('"'));
         self.skip(hashes + 1);
         let end = format!("\"{}", "#".repeat(hashes));
-        let length = self.text[self.at..].find(&end).map_or(self.text.len() - self.at, |at| at + end.len());
-        self.skip(length);
+        let length = self.text[self.at..].find(&end).unwrap_or(self.text.len() - self.at);
+        self.keep_string(self.at..self.at + length);
+        self.skip(length + end.len());
     }
 
     /// A character literal or a lifetime.
@@ -292,6 +303,8 @@ fn literals_and_comments_are_not_code() {
     let comments: Vec<(usize, &str)> = source.comments.iter().map(|comment| (comment.line, &*comment.text)).collect();
     assert_eq!(comments, [(1, "three"), (2, "six"), (3, "seven"), (4, "Eight.")]);
     assert_eq!(source.comments[3].kind, CommentKind::Outer);
+    let strings: Vec<&str> = source.strings.iter().map(|(_, text)| text.as_str()).collect();
+    assert_eq!(strings, ["one // \\\" two", "four \" five", "nine", "\n"]);
     assert_eq!(source.tokens.last().unwrap().line, 6);
 }
 

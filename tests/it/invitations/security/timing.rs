@@ -31,8 +31,8 @@ async fn bad_tokens(fixture: &Fixture) -> Vec<(&'static str, String)> {
     // Revoked invitations, to `mallory` and to another user.
     let revoked = fixture.invite("mallory@example.com").await;
     fixture.revoke(&revoked.id).await;
-    let anothers = fixture.invite("alan@example.com").await;
-    fixture.revoke(&anothers.id).await;
+    let for_another = fixture.invite("alan@example.com").await;
+    fixture.revoke(&for_another.id).await;
     let expired = fixture.invite("mallory@example.com").await;
     fixture.expire(&expired.id).await;
     let declined = fixture.invite("hopper@example.com").await;
@@ -41,7 +41,7 @@ async fn bad_tokens(fixture: &Fixture) -> Vec<(&'static str, String)> {
     vec![
         ("unknown", "A".repeat(43)),
         ("foreign", foreign),
-        ("another's", anothers.token),
+        ("another's", for_another.token),
         ("used", used.token),
         ("revoked", revoked.token),
         ("expired", expired.token),

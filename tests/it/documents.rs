@@ -1,0 +1,268 @@
+//! The documents agree with the repository: paths and links lead somewhere, the generated table is current, and a test
+//! runs every command that is not marked as an example.
+//!
+//! `ROSTER_WRITE_DOCS=1 cargo test --test it documents::` writes the generated part of `docs/settings.md`.
+
+use crate::architecture::{files, root};
+use std::fs;
+use std::path::Path;
+
+const SETTINGS: &str = "docs/settings.md";
+const GENERATED: &str = "<!-- settings: generated -->\n";
+const GENERATED_END: &str = "<!-- end -->";
+
+/// The line before a block of commands that no test runs.
+const EXAMPLE: &str = "<!-- example -->";
+
+/// The folders at the root. A word in backticks that begins with one of them and a slash is a path.
+const FOLDERS: &[&str] = &[
+    ".ci",
+    ".github",
+    ".sqlx",
+    "benches",
+    "build",
+    "docs",
+    "examples",
+    "interop",
+    "migrations",
+    "proto",
+    "src",
+    "tests",
+    "third_party",
+];
+
+struct Document {
+    /// Relative to the root.
+    path: String,
+    text: String,
+}
+
+/// A line of a document outside of its fenced blocks.
+struct ProseLine<'a> {
+    number: usize,
+    text: &'a str,
+}
+
+struct FencedBlock<'a> {
+    /// The line of the opening fence.
+    line: usize,
+    /// The line before it.
+    before: &'a str,
+    language: &'a str,
+    commands: Vec<&'a str>,
+}
+
+impl Document {
+    fn read(path: &str) -> Self {
+        let text = fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        Self { path: path.to_owned(), text }
+    }
+
+    /// Splits the document into prose and fenced blocks.
+    fn parts(&self) -> (Vec<ProseLine<'_>>, Vec<FencedBlock<'_>>) {
+        let (mut prose, mut blocks): (Vec<ProseLine>, Vec<FencedBlock>) = (Vec::new(), Vec::new());
+        let (mut is_fenced, mut before) = (false, "");
+        for (number, text) in (1..).zip(self.text.lines()) {
+            match text.trim_start().strip_prefix("```") {
+                Some(_) if is_fenced => is_fenced = false,
+                Some(language) => {
+                    is_fenced = true;
+                    blocks.push(FencedBlock { line: number, before, language, commands: Vec::new() });
+                }
+                None if is_fenced => blocks.last_mut().unwrap().commands.push(text),
+                None => prose.push(ProseLine { number, text }),
+            }
+            before = text;
+        }
+        (prose, blocks)
+    }
+
+    fn headings(&self) -> Vec<&str> {
+        let lines = self.parts().0.into_iter().map(|line| line.text);
+        lines.filter(|text| text.starts_with('#')).map(|text| text.trim_start_matches('#').trim()).collect()
+    }
+
+    fn place(&self, line: usize) -> String {
+        format!("{}:{line}", self.path)
+    }
+}
+
+/// README.md and the pages of `docs`, whose commands interop runs.
+fn pages() -> Vec<Document> {
+    let pages = files(&root().join("docs"), "md");
+    let pages = pages.iter().map(|file| file.strip_prefix(root()).unwrap().to_str().unwrap());
+    std::iter::once("README.md").chain(pages).map(Document::read).collect()
+}
+
+/// Every document whose paths and commands are checked. The changelog is none of them: it names what is gone.
+fn documents() -> Vec<Document> {
+    let others = ["BENCHMARKS.md", "CONTRIBUTING.md", "SECURITY.md"];
+    let others = others.into_iter().filter(|path| root().join(path).exists()).map(Document::read);
+    pages().into_iter().chain(others).collect()
+}
+
+/// The words between two backticks in a line that are paths of the repository.
+fn named_paths(line: &str) -> impl Iterator<Item = &str> {
+    let spans = line.split('`').skip(1).step_by(2);
+    let words = spans.flat_map(|span| span.split([' ', '=', '"', '\'', '(', ')', ',']));
+    words.filter(|word| word.split_once('/').is_some_and(|(first, _)| FOLDERS.contains(&first)))
+}
+
+/// The part of a path before the first component with a placeholder, and without a line number.
+fn literal_part(path: &str) -> &str {
+    let path = path.split_once(':').map_or(path, |(path, _)| path);
+    let placeholder = path.find(['*', '<', '{', '…', '$']);
+    placeholder.map_or(path, |at| path[..at].rsplit_once('/').map_or("", |(folder, _)| folder))
+}
+
+/// The targets of links in a line.
+fn link_targets(line: &str) -> impl Iterator<Item = &str> {
+    let after = line.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+    after.map(|(target, _)| target).filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
+}
+
+/// The anchor that a forge gives to a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+/// The paths and links of a document that lead nowhere.
+fn dead_ends(document: &Document) -> Vec<String> {
+    let mut dead = Vec::new();
+    let folder = Path::new(&document.path).parent().unwrap();
+    for line in document.parts().0 {
+        let paths = named_paths(line.text).filter(|path| !root().join(literal_part(path)).exists());
+        dead.extend(paths.map(|path| format!("{}: the path {path} does not exist", document.place(line.number))));
+        for target in link_targets(line.text) {
+            let (path, heading) = target.split_once('#').unwrap_or((target, ""));
+            let path =
+                if path.is_empty() { document.path.clone() } else { folder.join(path).to_str().unwrap().to_owned() };
+            let is_dead = !root().join(&path).exists() || !(heading.is_empty() || has_anchor(&path, heading));
+            dead.extend(is_dead.then(|| format!("{}: the link {target} leads nowhere", document.place(line.number))));
+        }
+    }
+    dead
+}
+
+fn has_anchor(path: &str, wanted: &str) -> bool {
+    Document::read(path).headings().iter().any(|heading| anchor(heading) == wanted)
+}
+
+/// The blocks of commands of a document that no test runs, although they are not marked. `is_run` says whether interop
+/// runs the blocks of this document.
+fn commands_without_a_test(document: &Document, is_run: bool) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for block in document.parts().1 {
+        let place = document.place(block.line);
+        let is_example = block.before == EXAMPLE;
+        let is_build = |command: &&str| ["make ", "cargo ", "sudo "].iter().any(|program| command.starts_with(program));
+        if ["bash", "console", "shell", "zsh"].contains(&block.language) {
+            wrong.push(format!("{place}: the language of commands is `sh`"));
+        } else if is_example && block.language != "sh" {
+            wrong.push(format!("{place}: only a block of `sh` is an example"));
+        } else if block.language == "sh" && !is_example && !is_run {
+            wrong.push(format!("{place}: no test runs these commands: write `{EXAMPLE}` on the line before"));
+        } else if block.language == "sh" && !is_example && block.commands.iter().any(is_build) {
+            wrong.push(format!("{place}: interop cannot run builds: write `{EXAMPLE}` on the line before"));
+        }
+    }
+    wrong
+}
+
+/// The places that the table of `docs/reader-questions.md` names and that do not exist: its last two columns are a file
+/// and a heading in it.
+fn missing_places(questions: &Document) -> Vec<String> {
+    let (prose, _) = questions.parts();
+    let rows = prose.iter().filter(|line| line.text.starts_with('|')).skip(2);
+    let missing = rows.filter_map(|line| {
+        let cells: Vec<&str> = line.text.trim_matches('|').split('|').map(str::trim).collect();
+        let [_, answer, file, heading] = cells[..] else {
+            return Some(format!("{}: a row has four columns", questions.place(line.number)));
+        };
+        let file = file.trim_matches('`');
+        let exists = root().join(file).is_file() && Document::read(file).headings().contains(&heading);
+        (!exists || answer.is_empty()).then(|| format!("{}: {file} has no {heading}", questions.place(line.number)))
+    });
+    missing.collect()
+}
+
+#[track_caller]
+fn assert_none(violations: &[String]) {
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+#[test]
+fn paths_and_links_lead_somewhere() {
+    assert_none(&documents().iter().flat_map(dead_ends).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_table_of_settings_is_current() {
+    let text = Document::read(SETTINGS).text;
+    let (before, rest) = text.split_once(GENERATED).unwrap_or_else(|| panic!("{SETTINGS} has no line {GENERATED}"));
+    let (generated, after) =
+        rest.split_once(GENERATED_END).unwrap_or_else(|| panic!("{SETTINGS} has no line {GENERATED_END}"));
+    let current = roster::config::markdown();
+    if std::env::var_os("ROSTER_WRITE_DOCS").is_some() {
+        let written = format!("{before}{GENERATED}\n{}\n\n{GENERATED_END}{after}", current.trim());
+        fs::write(root().join(SETTINGS), written).unwrap();
+    } else {
+        let is_current = generated.trim() == current.trim();
+        assert!(is_current, "{SETTINGS} is out of date: run ROSTER_WRITE_DOCS=1 cargo test --test it documents::");
+    }
+}
+
+#[test]
+fn a_test_runs_every_command_that_is_no_example() {
+    let run = fs::read_to_string(root().join("interop/run.sh")).unwrap();
+    assert!(run.contains("for document in README.md docs/*.md"), "interop/run.sh runs other documents");
+    let walk = fs::read_to_string(root().join("interop/walk.sh")).unwrap();
+    assert!(walk.contains(EXAMPLE), "interop/walk.sh knows another marker");
+    let is_run = |document: &Document| document.path == "README.md" || document.path.starts_with("docs/");
+    let wrong = documents();
+    let wrong = wrong.iter().flat_map(|document| commands_without_a_test(document, is_run(document)));
+    assert_none(&wrong.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_answers_to_the_questions_of_readers_have_a_place() {
+    let questions = Document::read("docs/reader-questions.md");
+    assert!(questions.text.lines().filter(|line| line.starts_with('|')).count() > 6, "the table was not found");
+    assert_none(&missing_places(&questions));
+}
+
+#[test]
+fn planted_mistakes_in_a_document_are_named() {
+    let document = |text: &str| Document { path: "docs/a.md".to_owned(), text: text.to_owned() };
+    let paths = "`src/lib.rs:12` `src/none.rs` `tests/*/none.rs` `v/none`\n`.ci/none VERSION` src/none\n\
+                 [a](../README.md#none) [b](../README.md) [c](https://none) [d](#e-f) [g](none.md)\n# `E`: f\n";
+    let dead = [
+        "docs/a.md:1: the path src/none.rs does not exist",
+        "docs/a.md:2: the path .ci/none does not exist",
+        "docs/a.md:3: the link ../README.md#none leads nowhere",
+    ];
+    // The links inside of the planted document are looked up in the repository, which does not hold it.
+    let found = dead_ends(&document(&paths.replace("[d](#e-f) ", "")));
+    assert_eq!(found[..3], dead);
+    assert_eq!(found[3..], ["docs/a.md:3: the link none.md leads nowhere"]);
+    assert_eq!(document(paths).headings().into_iter().map(anchor).collect::<Vec<_>>(), ["e-f"]);
+
+    let blocks =
+        "```sh\nls\n```\n<!-- example -->\n```sh\nmake dev\n```\n```sh\nmake dev\n```\n```bash\n```\n```text\n```\n";
+    let not_run = commands_without_a_test(&document(blocks), false);
+    assert_eq!(
+        not_run.iter().map(|line| line.split(": ").next().unwrap()).collect::<Vec<_>>(),
+        ["docs/a.md:1", "docs/a.md:8", "docs/a.md:11"]
+    );
+    assert_eq!(
+        commands_without_a_test(&document(blocks), true)[0],
+        format!("docs/a.md:8: interop cannot run builds: write `{EXAMPLE}` on the line before")
+    );
+
+    let questions = document("|q|a|f|h|\n|-|-|-|-|\n| q | a | `README.md` | None |\n| q | a | `none.md` | roster |\n");
+    assert_eq!(
+        missing_places(&questions),
+        ["docs/a.md:3: README.md has no None", "docs/a.md:4: none.md has no roster"]
+    );
+}
