@@ -149,8 +149,8 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
     let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
-    let followed = tokio::spawn(roster.replica().follow(upkeep.clone()));
-    let told = tokio::spawn(metrics::serve(metrics_listener, metrics));
+    let follower = tokio::spawn(roster.replica().follow(upkeep.clone()));
+    let metrics_server = tokio::spawn(metrics::serve(metrics_listener, metrics));
     tokio::select! {
         () = accept(&listener, &workers, &connections) => {}
         () = stop.cancelled() => {}
@@ -169,10 +169,10 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     if tokio::time::timeout(drain, ended).await.is_err() {
         tracing::warn!("stopping: some calls did not end in time, closing their connections");
     }
-    followed.abort();
+    follower.abort();
     tidy.abort();
     mail.abort();
-    told.abort();
+    metrics_server.abort();
     Ok(())
 }
 

@@ -134,7 +134,7 @@ impl InviteAll {
             }
         }
         for id in invitations::expire(tx.connection, organization.id, &input.recipient).await? {
-            tx.note_invitation(organization, EventType::InvitationExpired, json!({ "invitation": id }));
+            tx.record_invitation(organization, EventType::InvitationExpired, json!({ "invitation": id }));
         }
         if let Some(id) = invitations::pending(tx.connection, organization.id, &input.recipient).await? {
             return Err(Refusal::InvitationPending { invitation_id: id.to_string() }.into());
@@ -163,7 +163,7 @@ impl InviteAll {
         };
         let invitation = invitations::insert(tx.connection, &new).await?.ok_or(Refusal::Conflict)?;
         let details = json!({ "invitation": invitation.id, "role": input.role, "makes_owner": self.makes_owner });
-        tx.note_invitation(organization, EventType::InvitationCreated, details);
+        tx.record_invitation(organization, EventType::InvitationCreated, details);
         let subject = if self.makes_owner { Subject::OwnerActivation } else { Subject::Invitation };
         deliver(tx, &invitation, delivery, subject(invitation.id), &self.inviter, false, self.terms.dry_run).await
     }
@@ -281,7 +281,7 @@ impl OrganizationChange for Remind {
         if delivery == Delivery::Email {
             take_mail(tx, &self.settings, &invitation.recipient).await?;
         }
-        tx.note_invitation(
+        tx.record_invitation(
             &mut organization,
             EventType::InvitationReminded,
             json!({ "invitation": self.id, "rotate": self.rotate }),
@@ -334,7 +334,7 @@ pub(super) async fn settle(
         InvitationState::Revoked => EventType::InvitationRevoked,
         InvitationState::Pending | InvitationState::Expired => EventType::InvitationExpired,
     };
-    tx.note_invitation(organization, kind, json!({ "invitation": invitation.id }));
+    tx.record_invitation(organization, kind, json!({ "invitation": invitation.id }));
     Ok(())
 }
 
@@ -346,7 +346,7 @@ pub(in crate::service) async fn revoke_all(
 ) -> Result<(), ServiceError> {
     outbox::remove_pending(tx.connection, organization.id, address).await?;
     for id in invitations::revoke_all(tx.connection, organization.id, address).await? {
-        tx.note_invitation(organization, EventType::InvitationRevoked, json!({ "invitation": id }));
+        tx.record_invitation(organization, EventType::InvitationRevoked, json!({ "invitation": id }));
     }
     Ok(())
 }
