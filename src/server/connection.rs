@@ -2,7 +2,7 @@
 
 use super::fast_path::{self, FastPathOutcome, PendingCheck};
 use super::pipeline::Pipeline;
-use super::preflight::{Preflight, Rejection, preflight};
+use super::preflight::{Preflight, PreflightRejection, preflight};
 use crate::authn::LastCredential;
 use crate::service::CallPermit;
 use futures_util::FutureExt;
@@ -57,15 +57,15 @@ impl Future for ResponseFuture {
         let this = self.get_mut();
         if let State::Received(request) = &mut this.state {
             let start = Instant::now();
-            let outcome = admit(&this.connection, request, start, context);
+            let outcome = choose_path(&this.connection, request, start, context);
             let State::Received(request) = std::mem::replace(&mut this.state, State::Done) else {
                 return Poll::Pending;
             };
             let pipeline = || this.connection.pipeline.clone();
             this.state = match outcome {
-                Admission::Answered(response) => return Poll::Ready(Ok(response)),
-                Admission::Check(check) => State::Responding(Box::pin(check.answer(pipeline(), start))),
-                Admission::Pipeline(preflight, first) => {
+                RequestPath::Answered(response) => return Poll::Ready(Ok(response)),
+                RequestPath::Check(check) => State::Responding(Box::pin(check.answer(pipeline(), start))),
+                RequestPath::Pipeline(preflight, first) => {
                     let request = request.map(|rest| Body::new(PrefixedBody { first, rest }));
                     let response = pipeline().run(request, preflight, start);
                     State::Responding(Box::pin(response.map(|response| response.map(ResponseBody::Pipeline))))
@@ -79,34 +79,34 @@ impl Future for ResponseFuture {
     }
 }
 
-/// The way that a request takes.
-enum Admission {
-    /// None: the fast path answered it.
+/// The path of a request behind the preflight.
+enum RequestPath {
+    /// The fast path has answered the request.
     Answered(http::Response<ResponseBody>),
     /// The fast path, which waits for an answer.
     Check(PendingCheck),
     /// The pipeline, with the outcome of the preflight and the frame that the fast path read from the body.
-    Pipeline(Result<Preflight<CallPermit>, Rejection>, Option<Frame<Bytes>>),
+    Pipeline(Result<Preflight<CallPermit>, PreflightRejection>, Option<Frame<Bytes>>),
 }
 
-fn admit(
+fn choose_path(
     connection: &ConnectionState,
     request: &mut http::Request<Incoming>,
     start: Instant,
     context: &mut Context<'_>,
-) -> Admission {
+) -> RequestPath {
     let ConnectionState { pipeline, last_credential } = connection;
     let (preflight, frame) = match preflight(&pipeline.state, request, last_credential, start) {
         Ok(Preflight::Call(call)) if fast_path::is_eligible(&call, request) => {
             match fast_path::attempt(pipeline, call, request, start, context) {
-                FastPathOutcome::Answered(response) => return Admission::Answered(response),
-                FastPathOutcome::Pending(check) => return Admission::Check(check),
+                FastPathOutcome::Answered(response) => return RequestPath::Answered(response),
+                FastPathOutcome::Pending(check) => return RequestPath::Check(check),
                 FastPathOutcome::Declined(call, frame) => (Ok(Preflight::Call(call)), frame),
             }
         }
         outcome => (outcome, None),
     };
-    Admission::Pipeline(preflight.map(|passed| passed.into_owned(&pipeline.state)), frame)
+    RequestPath::Pipeline(preflight.map(|passed| passed.into_owned(&pipeline.state)), frame)
 }
 
 /// The body of a response.

@@ -23,7 +23,7 @@ use tonic::Status;
 
 /// The outcome of the fast path.
 pub(super) enum FastPathOutcome<'s> {
-    /// The response.
+    /// The response is complete.
     Answered(http::Response<ResponseBody>),
     /// An admitted check that the replica cannot answer.
     Pending(PendingCheck),

@@ -91,7 +91,7 @@ pub enum ServerError {
 pub struct ServerParts {
     /// The listener of the gRPC services.
     pub listener: TcpListener,
-    /// The settings.
+    /// The settings of the server.
     pub settings: ServerSettings,
     /// The service that the handlers call.
     pub roster: Roster,

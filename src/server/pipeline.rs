@@ -6,7 +6,7 @@
 
 use super::ServerSettings;
 use super::metrics::Metrics;
-use super::preflight::{AdmittedCall, Preflight, Rejection, requested_timeout};
+use super::preflight::{AdmittedCall, Preflight, PreflightRejection, requested_timeout};
 use crate::authn::{Authenticator, Caller, StreamCredential};
 use crate::authz::rules::{self, Method};
 use crate::grpc::admit::stream::StreamContext;
@@ -61,7 +61,7 @@ impl Pipeline {
     pub(super) async fn run(
         self,
         request: http::Request<Body>,
-        preflight: Result<Preflight<CallPermit>, Rejection>,
+        preflight: Result<Preflight<CallPermit>, PreflightRejection>,
         start: Instant,
     ) -> PipelineResponse {
         // The name of the request, in the log and in the response.

@@ -24,11 +24,11 @@ use std::collections::BTreeSet;
 /// The organization to create.
 #[derive(Debug, Clone)]
 pub struct CreateOrganization {
-    /// The name.
+    /// The name of the organization.
     pub name: Name,
     /// The slug; if `None`, it is derived from the name.
     pub slug: Option<Slug>,
-    /// The kind.
+    /// The kind, which never changes afterwards.
     pub kind: Kind,
     /// The deployment's own data about the organization.
     pub attributes: Attributes,
@@ -54,7 +54,7 @@ pub enum Owner {
 /// A new organization.
 #[derive(Serialize, Deserialize)]
 pub struct CreatedOrganization {
-    /// The organization.
+    /// The organization as it was created.
     pub organization: Organization,
     /// The owner's invitation, if the owner was named by address.
     pub owner: Option<IssuedInvitation>,

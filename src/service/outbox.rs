@@ -42,7 +42,7 @@ pub enum Occasion {
 pub struct Letter {
     /// The id of the outbox row. The Message-ID is derived from it and is the same in every attempt.
     pub id: Uuid,
-    /// The purpose.
+    /// The purpose of the letter.
     pub occasion: Occasion,
     /// The recipient's address.
     pub to: EmailAddress,

@@ -31,3 +31,4 @@ mod scale;
 mod streams;
 mod tokens;
 mod upkeep;
+mod users;

@@ -60,7 +60,7 @@ impl Default for InvitationSettings {
 /// The invitation to create.
 #[derive(Debug, Clone)]
 pub struct Invite {
-    /// The recipient.
+    /// The recipient: an e-mail address, or another identifier.
     pub recipient: Recipient,
     /// The role of the future member.
     pub role: Role,
@@ -83,7 +83,7 @@ pub struct Terms {
 /// answer.
 #[derive(Serialize, Deserialize)]
 pub struct IssuedInvitation {
-    /// The invitation.
+    /// The invitation as it was created or reminded of.
     pub invitation: Invitation,
     /// The invitation token; always `None` in a repeated answer.
     #[serde(skip)]
