@@ -4,12 +4,14 @@
 //! [`fast_path`] or the [`pipeline`] ([`connection`]). Health, housekeeping and mail run beside the calls ([`upkeep`]);
 //! [`metrics`] counts them all.
 
+mod body;
 mod connection;
 mod fast_path;
 pub mod limits;
 pub mod metrics;
 mod pipeline;
 mod preflight;
+mod state;
 mod upkeep;
 mod workers;
 
@@ -24,7 +26,8 @@ use crate::grpc::pb::user_service_server::UserServiceServer;
 use crate::mail::Mailer;
 use crate::service::Roster;
 use metrics::Metrics;
-use pipeline::{Pipeline, ServerState};
+use pipeline::Pipeline;
+use state::ServerState;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
