@@ -1,6 +1,7 @@
 //! roster, a membership service: which users belong to which organization, and what may they do there?
 //!
 //! A module uses only modules further down in this list. An architecture test reads the sources and enforces this.
+//! `docs/ARCHITECTURE.md` walks through one request of each kind and gives the reasons for the design.
 //!
 //! * [`cli`] implements the commands of the program, [`config`] reads its settings.
 //! * [`server`] accepts connections and runs every request through one pipeline: gate, deadline, load limits,

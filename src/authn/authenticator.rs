@@ -3,17 +3,18 @@
 use super::api_keys::{self, ApiKeys};
 use super::caller::{Caller, UserCaller};
 use super::credential_error::{CredentialError, ON_BEHALF_OF};
-use super::jwt::{Issuer, UnverifiedToken, VerifiedToken};
+use super::jwt::{Issuer, UnverifiedToken};
 use super::keys::Keys;
 use super::limits;
 use super::settings::{AuthSettings, IssuerSettings};
+use super::token_cache::{CacheEntry, CachedCaller, LastCredential};
 use crate::clock::Clock;
 use crate::domain::{Refusal, Scope, UserId};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 const NO_CALLERS: &str = "no issuer and no api key is configured: configure one, or no caller can authenticate";
 
@@ -26,53 +27,6 @@ pub struct Authenticator {
     /// the entry of another.
     cache: Arc<Cache<[u8; 32], Arc<CacheEntry>>>,
     clock: Clock,
-}
-
-/// A verified token in the cache. Rejections are never cached.
-struct CacheEntry {
-    verified: VerifiedToken,
-    /// The index of the issuer in [`Authenticator::issuers`].
-    issuer: usize,
-}
-
-impl CacheEntry {
-    /// Returns whether the token is still valid, with keys of this generation.
-    fn is_valid(&self, now: i64, generation: u64) -> bool {
-        now < self.verified.expires_at && generation == self.verified.generation
-    }
-}
-
-/// A caller whose token is in the cache.
-pub struct CachedCaller(Arc<CacheEntry>);
-
-impl CachedCaller {
-    /// Returns the caller.
-    #[must_use]
-    pub fn caller(&self) -> &Caller {
-        &self.0.verified.caller
-    }
-}
-
-/// The last credential that a connection sent, with its cache entry.
-///
-/// The next call on the connection usually sends the same credential. Its header value is then not only equal: it is
-/// the same memory, in the HPACK table of the connection. A comparison of the two addresses avoids hashing the token.
-/// The bytes are never compared, because the duration of that comparison would reveal to another caller on a shared
-/// connection how much of a guess is correct.
-#[derive(Default)]
-pub struct LastCredential(Mutex<Option<(HeaderValue, Arc<CacheEntry>)>>);
-
-impl LastCredential {
-    fn find(&self, value: &HeaderValue) -> Option<Arc<CacheEntry>> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The stored value keeps its memory allocated, so no other value can have this address.
-        let same = |(stored, _): &&(HeaderValue, _)| std::ptr::eq(stored.as_bytes(), value.as_bytes());
-        last.as_ref().filter(same).map(|(_, entry)| entry.clone())
-    }
-
-    fn set(&self, value: &HeaderValue, entry: &Arc<CacheEntry>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((value.clone(), entry.clone()));
-    }
 }
 
 /// A rejected credential: the reason, and the issuer of the token if it is known.
@@ -134,7 +88,7 @@ impl Authenticator {
         })?;
         let now = self.clock.unix_seconds();
         let keys = self.issuers[entry.issuer].keys.current_if_fresh(now)?;
-        entry.is_valid(now, keys.generation).then_some(CachedCaller(entry))
+        entry.is_valid(now, keys.generation).then_some(CachedCaller::new(entry))
     }
 
     /// Returns the number of verified tokens in the cache.

@@ -17,7 +17,7 @@ pub enum Caller {
     Operator(OperatorCaller),
 }
 
-/// A user who calls.
+/// A calling user.
 #[derive(Debug, Clone)]
 pub struct UserCaller {
     /// The user's id.
@@ -75,7 +75,7 @@ impl ServiceCaller {
     }
 }
 
-/// An operator who calls.
+/// A calling operator.
 #[derive(Debug, Clone)]
 pub struct OperatorCaller {
     /// The name: the subject of the token, or the configured name of the API key.

@@ -20,9 +20,9 @@ pub struct SigningKey(ed25519_dalek::SigningKey);
 /// The claims of a token. Times are in seconds since 1970.
 #[derive(Clone, Default, Serialize)]
 pub struct ClaimSet {
-    /// The issuer.
+    /// The issuer (`iss`) that the tokens name.
     pub iss: String,
-    /// The audience.
+    /// The audience (`aud`) of the tokens.
     pub aud: String,
     /// The user's id, or the service's name.
     pub sub: String,

@@ -17,14 +17,16 @@ pub mod mint;
 pub mod secret;
 pub mod settings;
 mod stream_credential;
+mod token_cache;
 
 #[cfg(test)]
 mod bad_tokens;
 #[cfg(test)]
 mod testing;
 
-pub use authenticator::{Authenticator, CachedCaller, LastCredential};
+pub use authenticator::Authenticator;
 pub use caller::{Actor, Caller, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
 pub use secret::Secret;
 pub use settings::AuthSettings;
 pub use stream_credential::StreamCredential;
+pub use token_cache::{CachedCaller, LastCredential};

@@ -1,4 +1,4 @@
-//! `roster api-key`.
+//! `roster api-key`: generates an API key and prints its settings entry.
 
 use super::CliError;
 use super::token::parse_scope;

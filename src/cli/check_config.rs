@@ -1,4 +1,4 @@
-//! `roster check-config`.
+//! `roster check-config`: reads the settings and reports every mistake, without starting.
 
 use super::CliError;
 use crate::clock::Clock;

@@ -1,4 +1,4 @@
-//! `roster migrate`.
+//! `roster migrate`: brings the schema up to date.
 
 use super::CliError;
 use crate::config::{self, DatastoreFlags};

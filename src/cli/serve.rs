@@ -1,4 +1,4 @@
-//! `roster serve`.
+//! `roster serve`: runs the server until a signal stops it.
 
 use super::CliError;
 use crate::clock::Clock;

@@ -1,4 +1,4 @@
-//! `roster token`.
+//! `roster token`: mints a bearer token for the server of `roster dev`.
 
 use super::CliError;
 use super::data_directory::{AUDIENCE, DataDirectory, ISSUER};

@@ -61,7 +61,7 @@ pub struct GrpcStatus;
 
 /// Makes the response to a rejected request.
 pub trait Respond<B> {
-    /// The response.
+    /// Builds the response to a rejected request.
     fn respond(&self, rejection: GuardRejection) -> Response<B>;
 }
 

@@ -1,6 +1,5 @@
 //! Formats of settings: which text one accepts, which value that gives, and what holds when the setting is absent.
 
-use super::table::SettingRow;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -17,6 +16,42 @@ pub(super) struct Format<T> {
     range: String,
     parse: Parse<T>,
     print: Box<dyn Fn(&T) -> String>,
+}
+
+/// What the documents say about one setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SettingRow {
+    /// The key in the settings file. The flag and the variable are derived from it.
+    pub(super) name: &'static str,
+    /// The name before a rename. It is accepted until 1.0, with a warning.
+    pub(super) former: Option<&'static str>,
+    pub(super) value_name: &'static str,
+    /// What may be written; also the end of the error that begins with "write".
+    pub(super) range: String,
+    /// The default in words; `None` for a setting that must be given.
+    pub(super) default: Option<String>,
+    pub(super) help: &'static str,
+}
+
+impl SettingRow {
+    pub(super) fn unnamed(value_name: &'static str, range: String, default: Option<String>) -> Self {
+        Self { name: "", former: None, value_name, range, default, help: "" }
+    }
+
+    pub(super) fn flag(name: &str) -> String {
+        format!("--{}", name.replace('_', "-"))
+    }
+
+    pub(super) fn variable(name: &str) -> String {
+        format!("ROSTER_{}", name.to_ascii_uppercase())
+    }
+
+    pub(super) fn help(&self) -> String {
+        match &self.default {
+            Some(default) => format!("{} [default: {default}]", self.help),
+            None => self.help.to_owned(),
+        }
+    }
 }
 
 /// One setting: its row in the documents, and how its value is read.

@@ -1,8 +1,7 @@
 //! Looks settings up in the flags, the environment and the file, and collects the mistakes.
 
 use super::Environment;
-use super::format::Setting;
-use super::table::SettingRow;
+use super::format::{Setting, SettingRow};
 use crate::authn::AuthSettings;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};

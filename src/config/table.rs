@@ -4,7 +4,9 @@
 //! To add a setting: write its row here, and use its value in [`super::Settings::read`]. The compiler warns of a row
 //! whose value is not used.
 
-use super::format::{Setting, address, database_url, filter, hours, mebibytes, milliseconds, number, one_of};
+use super::format::{
+    Setting, SettingRow, address, database_url, filter, hours, mebibytes, milliseconds, number, one_of,
+};
 use super::reader::SettingsReader;
 use super::{LISTEN, LogFormat, LogSettings};
 use crate::replica::limits::{MAX_STALENESS_MS, SERVE_STALE_MS};
@@ -20,42 +22,6 @@ use std::time::Duration;
 
 /// Connections to Postgres by default. More than a few for each of its cores only wait for each other.
 pub(super) const DATABASE_CONNECTIONS: u32 = 16;
-
-/// What the documents say about one setting.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SettingRow {
-    /// The key in the settings file. The flag and the variable are derived from it.
-    pub(super) name: &'static str,
-    /// The name before a rename. It is accepted for one release, with a warning.
-    pub(super) former: Option<&'static str>,
-    pub(super) value_name: &'static str,
-    /// What may be written; also the end of the error that begins with "write".
-    pub(super) range: String,
-    /// The default in words; `None` for a setting that must be given.
-    pub(super) default: Option<String>,
-    pub(super) help: &'static str,
-}
-
-impl SettingRow {
-    pub(super) fn unnamed(value_name: &'static str, range: String, default: Option<String>) -> Self {
-        Self { name: "", former: None, value_name, range, default, help: "" }
-    }
-
-    pub(super) fn flag(name: &str) -> String {
-        format!("--{}", name.replace('_', "-"))
-    }
-
-    pub(super) fn variable(name: &str) -> String {
-        format!("ROSTER_{}", name.to_ascii_uppercase())
-    }
-
-    fn help(&self) -> String {
-        match &self.default {
-            Some(default) => format!("{} [default: {default}]", self.help),
-            None => self.help.to_owned(),
-        }
-    }
-}
 
 /// Defines a group of settings: a struct of flags, a struct of values, and a function for each row.
 macro_rules! settings {

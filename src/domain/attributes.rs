@@ -25,7 +25,7 @@ impl Attributes {
         }
     }
 
-    /// The object.
+    /// The attributes as a JSON object.
     #[must_use]
     pub fn as_map(&self) -> &Map<String, Value> {
         &self.0

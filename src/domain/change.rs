@@ -7,7 +7,7 @@ use super::{Kind, OrganizationId, OrganizationState, Role, Slug, UserId};
 pub enum ChangeDetail {
     /// A membership was added, changed or removed.
     Membership {
-        /// The user.
+        /// The user whose membership changed.
         user: UserId,
         /// The role as stored after the change; `None` if the user is no longer a member.
         role: Option<Role>,
@@ -26,12 +26,12 @@ pub enum ChangeDetail {
 /// A change, with the organization and the revision that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
-    /// The organization.
+    /// The organization that the change belongs to.
     pub organization: OrganizationId,
     /// The organization's kind.
     pub kind: Kind,
     /// The revision of the organization that this change made.
     pub revision: i64,
-    /// The change.
+    /// The change itself.
     pub detail: ChangeDetail,
 }

@@ -18,7 +18,7 @@ pub enum Question {
 pub struct Check {
     /// The organization, by id or slug.
     pub organization: OrganizationRef,
-    /// The user.
+    /// The user that the question is about.
     pub user: UserId,
     /// The condition to test.
     pub question: Question,

@@ -129,7 +129,7 @@ pub enum InvitationState {
 }
 
 impl InvitationState {
-    /// Every state.
+    /// Every state, in the order of the protos.
     pub const ALL: [Self; 5] = [Self::Pending, Self::Accepted, Self::Declined, Self::Revoked, Self::Expired];
 
     /// The name in Postgres and in error metadata.
@@ -218,11 +218,11 @@ impl Inviter {
 /// An invitation to become a member of an organization.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Invitation {
-    /// The organization.
+    /// The organization that invites.
     pub organization: OrganizationId,
     /// The invitation's id, unique over all organizations.
     pub id: InvitationId,
-    /// The recipient.
+    /// The recipient: an e-mail address, or another identifier.
     pub recipient: Recipient,
     /// The role of the future member: one that a membership may hold.
     pub role: Role,

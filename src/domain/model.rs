@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 /// An organization: the thing that users are members of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Organization {
-    /// The id.
+    /// The id of the organization.
     pub id: OrganizationId,
     /// The slug, unique over all organizations.
     pub slug: Slug,
@@ -68,9 +68,9 @@ impl Organization {
 /// The membership of a user in an organization.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Membership {
-    /// The organization.
+    /// The organization of the membership.
     pub organization: OrganizationId,
-    /// The user.
+    /// The user who is the member.
     pub user: UserId,
     /// The role; [`Role::OWNER`] for the owner.
     pub role: Role,
@@ -95,18 +95,18 @@ impl Membership {
 /// A membership with its user.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Member {
-    /// The membership.
+    /// The membership of the user.
     pub membership: Membership,
-    /// The user.
+    /// The user, with the profile.
     pub user: User,
 }
 
 /// A user. Profiles come from the identity provider; roster stores the latest one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct User {
-    /// The id.
+    /// The id, chosen by the identity provider.
     pub id: UserId,
-    /// The state.
+    /// The state of the account.
     pub state: UserState,
     /// Whether an operator deactivated the user; then only an operator reactivates the user.
     pub deactivated_by_operator: bool,
@@ -146,9 +146,9 @@ pub struct Standing {
 /// The fields of an organization that checks read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrganizationHead {
-    /// The id.
+    /// The id of the organization.
     pub id: OrganizationId,
-    /// The state.
+    /// The state of the organization.
     pub state: OrganizationState,
     /// The number of changes so far.
     pub revision: i64,

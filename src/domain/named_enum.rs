@@ -19,7 +19,7 @@ macro_rules! named_enum {
             /// Every value, in the order of the table.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// The name.
+            /// The name of the value, as stored and as sent.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }

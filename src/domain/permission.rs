@@ -27,9 +27,9 @@ named_enum! {
     MembersRemove = "members.remove",
     /// Leave the organization.
     MembershipLeave = "membership.leave",
-    /// Create invitations.
+    /// Create invitations to the organization.
     InvitationsCreate = "invitations.create",
-    /// Read invitations.
+    /// Read the organization's invitations.
     InvitationsRead = "invitations.read",
     /// Revoke invitations and send reminders.
     InvitationsManage = "invitations.manage",

@@ -165,7 +165,7 @@ pub enum Refusal {
     /// A limit is reached.
     #[error("the limit {limit} is reached: at most {most}; try again in {retry_seconds} seconds")]
     QuotaExceeded {
-        /// The limit.
+        /// The limit that is reached.
         limit: Quota,
         /// The number that the limit allows.
         most: u64,

@@ -72,7 +72,7 @@ impl Role {
         }
     }
 
-    /// The name.
+    /// The name of the role.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         TABLE[usize::from(self.0)].name

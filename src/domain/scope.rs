@@ -19,10 +19,10 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Every scope.
+    /// Every scope that exists.
     pub const ALL: [Self; 4] = [Self::Check, Self::Manage, Self::Operator, Self::ActAs];
 
-    /// The name.
+    /// The name of the scope, without the prefix `roster:`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

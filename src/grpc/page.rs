@@ -64,7 +64,7 @@ impl Page {
             .map(Some)
     }
 
-    /// The number of rows to select: one more than the page shows, which tells whether a next page exists.
+    /// The number of rows to select: one more than the page shows, which shows whether a next page exists.
     pub(super) fn limit(&self) -> i64 {
         i64::try_from(self.size + 1).unwrap_or(i64::MAX)
     }

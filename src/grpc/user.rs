@@ -65,6 +65,17 @@ impl UserService for Api {
         respond(pb::GetUserResponse { user: Some(convert::user(&user)) })
     }
 
+    async fn list_users(
+        &self,
+        request: Request<Sealed<pb::ListUsersRequest>>,
+    ) -> Result<Response<pb::ListUsersResponse>, Status> {
+        let (message, _) = self.admit_caller(request).await?;
+        let (page, filter) = read(|fields| decode::list(&message, fields))?;
+        let rows = self.roster().list_users(&filter).await?;
+        let (users, next_page_token) = page.convert(&rows, convert::user, |last| last.id.to_string().into_bytes());
+        respond(pb::ListUsersResponse { users, next_page_token })
+    }
+
     async fn deactivate_user(
         &self,
         request: Request<Sealed<pb::DeactivateUserRequest>>,

@@ -88,7 +88,7 @@ pub enum Error {
         /// The version of the programs.
         programs: u32,
     },
-    /// `initdb` failed.
+    /// `initdb` failed: its output follows.
     #[error("initdb failed: {0}")]
     Initdb(String),
     /// The server exited during its start.

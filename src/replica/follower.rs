@@ -31,7 +31,7 @@ struct LogDiverged;
 enum PollError {
     /// The primary does not answer for now.
     Store(StoreError),
-    /// See [`LogDiverged`].
+    /// The log has diverged from what was applied: see [`LogDiverged`].
     Diverged,
 }
 

@@ -65,7 +65,7 @@ pub enum Freshness {
 pub enum AnswerSource {
     /// The replica, as fresh as required.
     Memory,
-    /// The primary.
+    /// The primary, asked for this question.
     Primary,
     /// The replica beyond the maximum staleness: the primary did not answer, and the setting `serve_stale` allows it.
     StaleMemory,

@@ -31,7 +31,7 @@ struct PrimaryState {
 #[derive(Default)]
 struct LookupQueue {
     pending: VecDeque<PendingLookup>,
-    /// Running statements.
+    /// The number of running statements.
     running: usize,
     /// Running statements that are small, or whose size is not known yet.
     small: usize,

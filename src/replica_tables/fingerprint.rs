@@ -129,7 +129,7 @@ impl Hasher for PassthroughHasher {
     }
 }
 
-/// Builds [`PassthroughHasher`]s.
+/// Builds the [`PassthroughHasher`] of a map.
 pub(super) type PassthroughBuilder = std::hash::BuildHasherDefault<PassthroughHasher>;
 
 #[cfg(test)]

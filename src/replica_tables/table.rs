@@ -60,7 +60,7 @@ impl<E: TableEntry, const N: usize> Table<E, N> {
         self.len
     }
 
-    /// All entries.
+    /// All entries, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &E> {
         self.lines.iter().flat_map(|line| &line.0).flatten()
     }

@@ -6,7 +6,7 @@
 //! request that carries `x-request-id`, a message that does not decode) goes to the pipeline with the outcome of the
 //! preflight and the body unchanged. Only a failure after admission is answered here, by the pipeline's own last step.
 
-use super::connection::ResponseBody;
+use super::body::ResponseBody;
 use super::pipeline::{Pipeline, REQUEST_ID, RequestName, panicked};
 use super::preflight::AdmittedCall;
 use crate::grpc::{AdmittedCheck, CHECK, status};
@@ -23,7 +23,7 @@ use tonic::Status;
 
 /// The outcome of the fast path.
 pub(super) enum FastPathOutcome<'s> {
-    /// The response.
+    /// The response is complete.
     Answered(http::Response<ResponseBody>),
     /// An admitted check that the replica cannot answer.
     Pending(PendingCheck),

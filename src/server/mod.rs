@@ -4,12 +4,14 @@
 //! [`fast_path`] or the [`pipeline`] ([`connection`]). Health, housekeeping and mail run beside the calls ([`upkeep`]);
 //! [`metrics`] counts them all.
 
+mod body;
 mod connection;
 mod fast_path;
 pub mod limits;
 pub mod metrics;
 mod pipeline;
 mod preflight;
+mod state;
 mod upkeep;
 mod workers;
 
@@ -24,7 +26,8 @@ use crate::grpc::pb::user_service_server::UserServiceServer;
 use crate::mail::Mailer;
 use crate::service::Roster;
 use metrics::Metrics;
-use pipeline::{Pipeline, ServerState};
+use pipeline::Pipeline;
+use state::ServerState;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,7 +94,7 @@ pub enum ServerError {
 pub struct ServerParts {
     /// The listener of the gRPC services.
     pub listener: TcpListener,
-    /// The settings.
+    /// The settings of the server.
     pub settings: ServerSettings,
     /// The service that the handlers call.
     pub roster: Roster,
@@ -149,8 +152,8 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
     let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
-    let followed = tokio::spawn(roster.replica().follow(upkeep.clone()));
-    let told = tokio::spawn(metrics::serve(metrics_listener, metrics));
+    let follower = tokio::spawn(roster.replica().follow(upkeep.clone()));
+    let metrics_server = tokio::spawn(metrics::serve(metrics_listener, metrics));
     tokio::select! {
         () = accept(&listener, &workers, &connections) => {}
         () = stop.cancelled() => {}
@@ -169,10 +172,10 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     if tokio::time::timeout(drain, ended).await.is_err() {
         tracing::warn!("stopping: some calls did not end in time, closing their connections");
     }
-    followed.abort();
+    follower.abort();
     tidy.abort();
     mail.abort();
-    told.abort();
+    metrics_server.abort();
     Ok(())
 }
 

@@ -4,10 +4,9 @@
 //! known. A check may take the [fast path](super::fast_path) instead, after the same preflight. A response of the fast path
 //! has no `x-request-id`, because no log line belongs to it; every other response, errors included, has one.
 
-use super::ServerSettings;
-use super::metrics::Metrics;
-use super::preflight::{AdmittedCall, Preflight, Rejection, requested_timeout};
-use crate::authn::{Authenticator, Caller, StreamCredential};
+use super::preflight::{AdmittedCall, Preflight, PreflightRejection, requested_timeout};
+use super::state::{PipelineResponse, ServerState};
+use crate::authn::{Caller, StreamCredential};
 use crate::authz::rules::{self, Method};
 use crate::grpc::admit::stream::StreamContext;
 use crate::grpc::admit::{Api, Deadline};
@@ -19,9 +18,7 @@ use futures_util::FutureExt;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -32,8 +29,6 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
-pub(super) type PipelineResponse = http::Response<Body>;
-
 /// The steps of every request, and the handlers behind them.
 #[derive(Clone)]
 pub(super) struct Pipeline {
@@ -43,25 +38,12 @@ pub(super) struct Pipeline {
     pub(super) state: Arc<ServerState>,
 }
 
-/// The state that all requests share.
-pub(super) struct ServerState {
-    pub(super) authenticator: Authenticator,
-    pub(super) settings: ServerSettings,
-    /// Places for calls under way.
-    pub(super) calls: Arc<Semaphore>,
-    /// Places for open streams.
-    pub(super) streams: Arc<Semaphore>,
-    /// Cancelled when the server stops: streams end then.
-    pub(super) stopping: CancellationToken,
-    pub(super) metrics: Arc<Metrics>,
-}
-
 impl Pipeline {
     /// Responds to a request with this outcome of the preflight.
     pub(super) async fn run(
         self,
         request: http::Request<Body>,
-        preflight: Result<Preflight<CallPermit>, Rejection>,
+        preflight: Result<Preflight<CallPermit>, PreflightRejection>,
         start: Instant,
     ) -> PipelineResponse {
         // The name of the request, in the log and in the response.

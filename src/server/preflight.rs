@@ -5,7 +5,7 @@
 //! is not cached is authenticated by the pipeline, which then applies the method gate.
 
 use super::ServerSettings;
-use super::pipeline::{PipelineResponse, ServerState};
+use super::state::{PipelineResponse, ServerState};
 use crate::authn::{CachedCaller, LastCredential};
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
@@ -46,7 +46,7 @@ pub(super) struct AdmittedCall<P> {
 }
 
 /// The response to a request that did not pass.
-pub(super) type Rejection = Box<PipelineResponse>;
+pub(super) type PreflightRejection = Box<PipelineResponse>;
 
 /// Runs the preflight of a request that arrived at `start`.
 pub(super) fn preflight<'s, B>(
@@ -54,7 +54,7 @@ pub(super) fn preflight<'s, B>(
     request: &http::Request<B>,
     last_credential: &LastCredential,
     start: Instant,
-) -> Result<Preflight<SemaphorePermit<'s>>, Rejection> {
+) -> Result<Preflight<SemaphorePermit<'s>>, PreflightRejection> {
     // The gate: gRPC, a path that is served, nothing behind it.
     let Some(method) = gate(request)? else { return Ok(Preflight::Standard) };
     // The deadline.
@@ -90,16 +90,16 @@ impl Preflight<SemaphorePermit<'_>> {
     }
 }
 
-fn reject(status: Status) -> Rejection {
+fn reject(status: Status) -> PreflightRejection {
     Box::new(status.into_http())
 }
 
-fn refuse(refusal: &Refusal) -> Rejection {
+fn refuse(refusal: &Refusal) -> PreflightRejection {
     reject(status::refused(refusal))
 }
 
 /// The method that a request calls; `None` for health and reflection.
-fn gate<B>(request: &http::Request<B>) -> Result<Option<&'static Method>, Rejection> {
+fn gate<B>(request: &http::Request<B>) -> Result<Option<&'static Method>, PreflightRejection> {
     let refuse = |code: StatusCode| {
         let mut response = http::Response::new(Body::default());
         *response.status_mut() = code;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// The counters of one housekeeping round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TidyReport {
-    /// Organizations purged.
+    /// The number of organizations purged.
     pub purged: u64,
     /// Invitations deleted after their retention.
     pub invitations: u64,

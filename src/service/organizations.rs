@@ -24,11 +24,11 @@ use std::collections::BTreeSet;
 /// The organization to create.
 #[derive(Debug, Clone)]
 pub struct CreateOrganization {
-    /// The name.
+    /// The name of the organization.
     pub name: Name,
     /// The slug; if `None`, it is derived from the name.
     pub slug: Option<Slug>,
-    /// The kind.
+    /// The kind, which never changes afterwards.
     pub kind: Kind,
     /// The deployment's own data about the organization.
     pub attributes: Attributes,
@@ -54,7 +54,7 @@ pub enum Owner {
 /// A new organization.
 #[derive(Serialize, Deserialize)]
 pub struct CreatedOrganization {
-    /// The organization.
+    /// The organization as it was created.
     pub organization: Organization,
     /// The owner's invitation, if the owner was named by address.
     pub owner: Option<IssuedInvitation>,
@@ -247,7 +247,7 @@ impl Create {
 }
 
 async fn hold_owner(tx: &mut UnitOfWork<'_>, owner: &UserId) -> Result<(), ServiceError> {
-    for user in tx.hold_users(&BTreeSet::from([owner.clone()])).await?.values() {
+    for user in tx.lock_users_for_share(&BTreeSet::from([owner.clone()])).await?.values() {
         // Checked again now that the user is held: the caller may have been deactivated since the first decision.
         if tx.user() == Some(&user.id) {
             decide::require_active(Some(user.state))?;
@@ -411,7 +411,7 @@ impl OrganizationChange for Undelete {
         if organization.state() == OrganizationState::Deleted {
             if let Some(owner) = organization.owner.clone() {
                 // An owner can be deactivated while the organization is deleted, and not while it exists.
-                tx.hold_users(&BTreeSet::from([owner])).await?.values().try_for_each(check_user)?;
+                tx.lock_users_for_share(&BTreeSet::from([owner])).await?.values().try_for_each(check_user)?;
             }
             let old = json!({ "state": organization.state().as_str() });
             organization.deletion = None;

@@ -42,7 +42,7 @@ pub enum Occasion {
 pub struct Letter {
     /// The id of the outbox row. The Message-ID is derived from it and is the same in every attempt.
     pub id: Uuid,
-    /// The purpose.
+    /// The purpose of the letter.
     pub occasion: Occasion,
     /// The recipient's address.
     pub to: EmailAddress,
@@ -268,7 +268,7 @@ impl Change for RecordAbandonedMail {
     async fn apply(&self, tx: &mut UnitOfWork<'_>, organization: Self::Place) -> Result<(), ServiceError> {
         if let Some(mut organization) = organization {
             let details = json!({ "invitation": self.0.subject.invitation(), "mail": self.0.id });
-            tx.note_invitation(&mut organization, EventType::InvitationMailFailed, details);
+            tx.record_invitation(&mut organization, EventType::InvitationMailFailed, details);
         }
         Ok(())
     }

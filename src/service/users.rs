@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::atomic::Ordering;
 
+pub use crate::store::users::UserFilter;
+
 /// The result of a deletion, or the forecast of one with `validate_only`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeletedUser {
@@ -38,6 +40,16 @@ impl Roster {
     ) -> Result<WriteResult<User>, ServiceError> {
         let issued_at = self.clock.unix_seconds();
         self.write(Some(caller), meta, Put { id, profile, issued_at }).await
+    }
+
+    /// Lists users, ordered by bucket and id.
+    ///
+    /// # Errors
+    /// If the datastore does not answer.
+    pub async fn list_users(&self, filter: &UserFilter) -> Result<Vec<User>, ServiceError> {
+        let mut connection = self.pool.acquire().await?;
+        let outcome = users::list(&mut connection, filter).await;
+        Ok(connection.finish(outcome)?)
     }
 
     /// Reactivates or deactivates a user.

@@ -28,7 +28,7 @@ pub struct Cause {
 pub struct Event {
     /// The revision of the organization or user that the change made.
     pub revision: i64,
-    /// The type.
+    /// The type of the event.
     pub kind: EventType,
     /// The member concerned, for events about members.
     pub user: Option<UserId>,

@@ -103,7 +103,7 @@ pub async fn drop_all(connection: &mut PgConnection, organization: OrganizationI
 /// An invitation with the names that its recipient sees.
 #[derive(Debug, Clone)]
 pub struct InvitationPreview {
-    /// The invitation.
+    /// The invitation of the token.
     pub invitation: Invitation,
     /// The name of the organization.
     pub organization_name: String,

@@ -348,7 +348,7 @@ pub async fn revoke_all(
 /// The numbers of an organization's invitations that its limits apply to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
-    /// Pending invitations.
+    /// The number of pending invitations.
     pub pending: i64,
     /// Invitations created in the last 24 hours, in any state.
     pub today: i64,

@@ -58,7 +58,7 @@ pub struct QueuedMail {
     pub id: Uuid,
     /// The organization that the mail is about.
     pub organization: OrganizationId,
-    /// The subject.
+    /// The subject of the mail.
     pub subject: Subject,
     /// The caller that invited or added the recipient.
     pub sender: Inviter,

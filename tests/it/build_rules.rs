@@ -363,7 +363,7 @@ fn every_status_has_the_code_and_the_metadata_of_its_reason() {
     let expected = [
         ("caller", "user"),
         ("count", "2"),
-        ("limit", "reminders"),
+        ("limit", "cooldown"),
         ("limit_bytes", "5"),
         ("organizations", "a,b"),
         ("permission", "members.add"),

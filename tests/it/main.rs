@@ -34,3 +34,4 @@ mod sql_rules;
 mod streams;
 mod tokens;
 mod upkeep;
+mod users;

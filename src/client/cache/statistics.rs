@@ -19,7 +19,7 @@ pub struct Statistics {
     pub watches: u64,
     /// Watches and exports that ended with an error.
     pub interruptions: u64,
-    /// Changes applied.
+    /// Changes applied to the replica.
     pub changes: u64,
     /// Changes skipped because the replica had applied them already.
     pub repetitions: u64,

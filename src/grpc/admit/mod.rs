@@ -194,7 +194,7 @@ impl<M: WriteRequest> OrganizationWrite<M> {
 
 /// A write that names no organization, whose caller may make it.
 pub(super) struct CallerWrite<M> {
-    /// The caller.
+    /// The caller, who was admitted.
     pub(super) caller: Caller,
     message: WriteMessage<M>,
 }

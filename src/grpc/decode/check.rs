@@ -13,7 +13,7 @@ use crate::service::consistency_token::ConsistencyToken;
 enum QuestionText<'m> {
     /// At least this role.
     Role(&'m str),
-    /// This permission.
+    /// Whether the role holds this permission.
     Permission(&'m str),
 }
 

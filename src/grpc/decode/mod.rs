@@ -181,7 +181,7 @@ impl FieldReader {
 /// A user as a request names them.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum UserReference<'m> {
-    /// By id.
+    /// By the user's id.
     UserId(&'m str),
     /// By e-mail address.
     Email(&'m str),

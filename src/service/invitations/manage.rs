@@ -2,17 +2,17 @@
 
 use super::{InvitationSettings, Invite, IssuedInvitation, Terms, tokens};
 use crate::authn::Caller;
-use crate::authz::decide::Grant;
+use crate::authz::decide::{Access, Grant};
 use crate::domain::event::EventType;
 use crate::domain::{
     Delivery, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Organization, Quota, Recipient,
     Refusal, UserId,
 };
 use crate::random;
-use crate::service::write::OrganizationChange;
 use crate::service::write::preconditions::check_writable;
 use crate::service::write::unit_of_work::UnitOfWork;
-use crate::service::{ItemResult, ServiceError};
+use crate::service::write::{Meta, OrganizationChange, WriteResult};
+use crate::service::{ItemResult, Roster, ServiceError};
 use crate::store::outbox::{self, Subject};
 use crate::store::{invitation_tokens, invitations, memberships, quotas, users};
 use serde_json::json;
@@ -20,6 +20,80 @@ use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_hours(24);
+
+impl Roster {
+    /// Creates an invitation.
+    ///
+    /// # Errors
+    /// `INVITATION_PENDING`, `ALREADY_MEMBER`, `ROLE_ABOVE_CALLER`, `ORGANIZATION_INACTIVE`, `QUOTA_EXCEEDED`,
+    /// `MAIL_OFF`, `CALLER_NOT_ALLOWED`.
+    pub async fn invite(
+        &self,
+        access: Access,
+        meta: Meta,
+        input: Invite,
+        terms: Terms,
+    ) -> Result<WriteResult<IssuedInvitation>, ServiceError> {
+        let written = self.invite_all(access, meta, vec![input], terms).await?;
+        let answer = written.answer.into_iter().next().ok_or(Refusal::Conflict)??;
+        Ok(WriteResult { answer, token: written.token })
+    }
+
+    /// Creates a batch of invitations. The answer has one result for each input, in the order of the inputs.
+    ///
+    /// # Errors
+    /// `ORGANIZATION_INACTIVE`, `MAIL_OFF`, `CALLER_NOT_ALLOWED`; an item is refused on its own with the other errors
+    /// of [`Self::invite`].
+    pub async fn invite_all(
+        &self,
+        access: Access,
+        meta: Meta,
+        inputs: Vec<Invite>,
+        terms: Terms,
+    ) -> Result<WriteResult<Vec<ItemResult<IssuedInvitation>>>, ServiceError> {
+        check_delivery(access.caller(), &terms, self.invitations.mail, inputs.iter().map(|input| &input.recipient))?;
+        let inviter = inviter(access.caller())?;
+        let settings = (*self.invitations).clone();
+        let written =
+            self.write_in(access, meta, InviteAll { inputs, terms, inviter, settings, makes_owner: false }).await;
+        self.mail_due.notify_one();
+        written
+    }
+
+    /// Delivers a pending invitation again. With `rotate`, its former invitation tokens become invalid.
+    ///
+    /// # Errors
+    /// `INVITATION_NOT_FOUND`, `INVITATION_NOT_PENDING`, `ORGANIZATION_INACTIVE`, `QUOTA_EXCEEDED`, `MAIL_OFF`,
+    /// `CALLER_NOT_ALLOWED`.
+    pub async fn remind(
+        &self,
+        access: Access,
+        meta: Meta,
+        id: InvitationId,
+        terms: Terms,
+        rotate: bool,
+    ) -> Result<WriteResult<IssuedInvitation>, ServiceError> {
+        let inviter = inviter(access.caller())?;
+        let caller = access.caller().clone();
+        let settings = (*self.invitations).clone();
+        let written = self.write_in(access, meta, Remind { id, terms, rotate, caller, inviter, settings }).await;
+        self.mail_due.notify_one();
+        written
+    }
+
+    /// Revokes a pending invitation.
+    ///
+    /// # Errors
+    /// `INVITATION_NOT_FOUND`, `INVITATION_NOT_PENDING`, `ORGANIZATION_INACTIVE`.
+    pub async fn revoke(
+        &self,
+        access: Access,
+        meta: Meta,
+        id: InvitationId,
+    ) -> Result<WriteResult<Invitation>, ServiceError> {
+        self.write_in(access, meta, Revoke { id }).await
+    }
+}
 
 /// The caller as the inviter, as it is stored with an invitation or a queued mail.
 pub(in crate::service) fn inviter(caller: &Caller) -> Result<Inviter, Refusal> {
@@ -134,7 +208,7 @@ impl InviteAll {
             }
         }
         for id in invitations::expire(tx.connection, organization.id, &input.recipient).await? {
-            tx.note_invitation(organization, EventType::InvitationExpired, json!({ "invitation": id }));
+            tx.record_invitation(organization, EventType::InvitationExpired, json!({ "invitation": id }));
         }
         if let Some(id) = invitations::pending(tx.connection, organization.id, &input.recipient).await? {
             return Err(Refusal::InvitationPending { invitation_id: id.to_string() }.into());
@@ -163,7 +237,7 @@ impl InviteAll {
         };
         let invitation = invitations::insert(tx.connection, &new).await?.ok_or(Refusal::Conflict)?;
         let details = json!({ "invitation": invitation.id, "role": input.role, "makes_owner": self.makes_owner });
-        tx.note_invitation(organization, EventType::InvitationCreated, details);
+        tx.record_invitation(organization, EventType::InvitationCreated, details);
         let subject = if self.makes_owner { Subject::OwnerActivation } else { Subject::Invitation };
         deliver(tx, &invitation, delivery, subject(invitation.id), &self.inviter, false, self.terms.dry_run).await
     }
@@ -281,7 +355,7 @@ impl OrganizationChange for Remind {
         if delivery == Delivery::Email {
             take_mail(tx, &self.settings, &invitation.recipient).await?;
         }
-        tx.note_invitation(
+        tx.record_invitation(
             &mut organization,
             EventType::InvitationReminded,
             json!({ "invitation": self.id, "rotate": self.rotate }),
@@ -334,7 +408,7 @@ pub(super) async fn settle(
         InvitationState::Revoked => EventType::InvitationRevoked,
         InvitationState::Pending | InvitationState::Expired => EventType::InvitationExpired,
     };
-    tx.note_invitation(organization, kind, json!({ "invitation": invitation.id }));
+    tx.record_invitation(organization, kind, json!({ "invitation": invitation.id }));
     Ok(())
 }
 
@@ -346,7 +420,7 @@ pub(in crate::service) async fn revoke_all(
 ) -> Result<(), ServiceError> {
     outbox::remove_pending(tx.connection, organization.id, address).await?;
     for id in invitations::revoke_all(tx.connection, organization.id, address).await? {
-        tx.note_invitation(organization, EventType::InvitationRevoked, json!({ "invitation": id }));
+        tx.record_invitation(organization, EventType::InvitationRevoked, json!({ "invitation": id }));
     }
     Ok(())
 }

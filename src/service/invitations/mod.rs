@@ -1,6 +1,6 @@
 //! Invitations. `manage` creates, resends and revokes them for the organization; `respond` accepts and declines them
-//! for the recipient; `tokens` mints invitation tokens. This module has the settings, the inputs and the methods of
-//! [`Roster`].
+//! for the recipient; `tokens` mints invitation tokens. This module has the settings, the inputs and the
+//! reads.
 
 mod manage;
 pub mod respond;
@@ -13,10 +13,8 @@ use crate::authz::decide::Access;
 use crate::domain::{
     Attributes, Delivery, Invalid, Invitation, InvitationId, OrganizationId, Recipient, Refusal, Role,
 };
-use crate::service::write::{Meta, WriteResult};
-use crate::service::{ItemResult, Roster, ServiceError, limits};
+use crate::service::{Roster, ServiceError, limits};
 use crate::store::invitations;
-use manage::{Remind, Revoke};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -60,7 +58,7 @@ impl Default for InvitationSettings {
 /// The invitation to create.
 #[derive(Debug, Clone)]
 pub struct Invite {
-    /// The recipient.
+    /// The recipient: an e-mail address, or another identifier.
     pub recipient: Recipient,
     /// The role of the future member.
     pub role: Role,
@@ -83,7 +81,7 @@ pub struct Terms {
 /// answer.
 #[derive(Serialize, Deserialize)]
 pub struct IssuedInvitation {
-    /// The invitation.
+    /// The invitation as it was created or reminded of.
     pub invitation: Invitation,
     /// The invitation token; always `None` in a repeated answer.
     #[serde(skip)]
@@ -91,78 +89,6 @@ pub struct IssuedInvitation {
 }
 
 impl Roster {
-    /// Creates an invitation.
-    ///
-    /// # Errors
-    /// `INVITATION_PENDING`, `ALREADY_MEMBER`, `ROLE_ABOVE_CALLER`, `ORGANIZATION_INACTIVE`, `QUOTA_EXCEEDED`,
-    /// `MAIL_OFF`, `CALLER_NOT_ALLOWED`.
-    pub async fn invite(
-        &self,
-        access: Access,
-        meta: Meta,
-        input: Invite,
-        terms: Terms,
-    ) -> Result<WriteResult<IssuedInvitation>, ServiceError> {
-        let written = self.invite_all(access, meta, vec![input], terms).await?;
-        let answer = written.answer.into_iter().next().ok_or(Refusal::Conflict)??;
-        Ok(WriteResult { answer, token: written.token })
-    }
-
-    /// Creates a batch of invitations. The answer has one result for each input, in the order of the inputs.
-    ///
-    /// # Errors
-    /// `ORGANIZATION_INACTIVE`, `MAIL_OFF`, `CALLER_NOT_ALLOWED`; an item is refused on its own with the other errors
-    /// of [`Self::invite`].
-    pub async fn invite_all(
-        &self,
-        access: Access,
-        meta: Meta,
-        inputs: Vec<Invite>,
-        terms: Terms,
-    ) -> Result<WriteResult<Vec<ItemResult<IssuedInvitation>>>, ServiceError> {
-        check_delivery(access.caller(), &terms, self.invitations.mail, inputs.iter().map(|input| &input.recipient))?;
-        let inviter = inviter(access.caller())?;
-        let settings = (*self.invitations).clone();
-        let written =
-            self.write_in(access, meta, InviteAll { inputs, terms, inviter, settings, makes_owner: false }).await;
-        self.mail_due.notify_one();
-        written
-    }
-
-    /// Delivers a pending invitation again. With `rotate`, its former invitation tokens become invalid.
-    ///
-    /// # Errors
-    /// `INVITATION_NOT_FOUND`, `INVITATION_NOT_PENDING`, `ORGANIZATION_INACTIVE`, `QUOTA_EXCEEDED`, `MAIL_OFF`,
-    /// `CALLER_NOT_ALLOWED`.
-    pub async fn remind(
-        &self,
-        access: Access,
-        meta: Meta,
-        id: InvitationId,
-        terms: Terms,
-        rotate: bool,
-    ) -> Result<WriteResult<IssuedInvitation>, ServiceError> {
-        let inviter = inviter(access.caller())?;
-        let caller = access.caller().clone();
-        let settings = (*self.invitations).clone();
-        let written = self.write_in(access, meta, Remind { id, terms, rotate, caller, inviter, settings }).await;
-        self.mail_due.notify_one();
-        written
-    }
-
-    /// Revokes a pending invitation.
-    ///
-    /// # Errors
-    /// `INVITATION_NOT_FOUND`, `INVITATION_NOT_PENDING`, `ORGANIZATION_INACTIVE`.
-    pub async fn revoke(
-        &self,
-        access: Access,
-        meta: Meta,
-        id: InvitationId,
-    ) -> Result<WriteResult<Invitation>, ServiceError> {
-        self.write_in(access, meta, Revoke { id }).await
-    }
-
     /// Reads an invitation of the organization.
     ///
     /// # Errors

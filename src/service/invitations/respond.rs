@@ -256,7 +256,7 @@ impl Change for Accept {
 
     async fn apply(&self, tx: &mut UnitOfWork<'_>, locked: LockedInvitation) -> Result<Member, ServiceError> {
         let LockedInvitation { mut organization, invitation } = locked;
-        let users = tx.hold_users(&BTreeSet::from([self.user.clone()])).await?;
+        let users = tx.lock_users_for_share(&BTreeSet::from([self.user.clone()])).await?;
         let user = users.into_values().next().ok_or(Refusal::UserNotFound)?;
         let membership = memberships::get(tx.connection, organization.id, &self.user).await?;
         if invitation.accepted_by.as_ref() == Some(&self.user)

@@ -85,7 +85,7 @@ async fn hold(
         });
     }
     let found_ids: BTreeSet<UserId> = ids.iter().filter_map(|id| id.as_ref().ok()).cloned().collect();
-    let users = tx.hold_users(&found_ids).await?;
+    let users = tx.lock_users_for_share(&found_ids).await?;
     let pick = |id: ItemResult<UserId>, input: &AddMember| {
         let user = users.get(&id?).cloned().ok_or(Refusal::UserNotFound)?;
         check_person(&input.person, &user)?;

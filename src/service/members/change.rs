@@ -156,7 +156,7 @@ impl OrganizationChange for TransferOwnership {
         }
         let membership =
             memberships::get(tx.connection, organization.id, &target).await?.ok_or(Refusal::TargetNotMember)?;
-        for user in tx.hold_users(&BTreeSet::from([target.clone()])).await?.values() {
+        for user in tx.lock_users_for_share(&BTreeSet::from([target.clone()])).await?.values() {
             check_user(user)?;
             check_person(&self.person, user)?;
         }

@@ -51,7 +51,7 @@ pub struct BatchAddMembers {
 /// A member, and whether this call added the user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EnsuredMember {
-    /// The member.
+    /// The member, present or new.
     pub member: Member,
     /// Whether this call added the user.
     pub created: bool,
@@ -60,7 +60,7 @@ pub struct EnsuredMember {
 /// The changes of a member. Fields that are `None` stay unchanged.
 #[derive(Debug, Clone)]
 pub struct UpdateMember {
-    /// The member.
+    /// The user whose membership changes.
     pub user: UserId,
     /// The new role.
     pub role: Option<Role>,
@@ -73,7 +73,7 @@ pub struct UpdateMember {
 /// The member to remove.
 #[derive(Debug, Clone)]
 pub struct RemoveMember {
-    /// The member.
+    /// The user whose membership ends.
     pub user: UserId,
     /// The expected etag of the membership; `None` to skip the check.
     pub etag: Option<String>,

@@ -78,7 +78,7 @@ impl Meta {
 /// The answer of a write, and the consistency token that covers it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WriteResult<T> {
-    /// The answer.
+    /// The answer to the caller.
     pub answer: T,
     /// The consistency token; empty if the write was only validated.
     pub token: String,
@@ -88,7 +88,7 @@ pub struct WriteResult<T> {
 pub(super) trait Change: Send + Sync + 'static {
     /// What [`Self::enter`] has locked and decided.
     type Place: Send;
-    /// The answer.
+    /// The answer to the caller.
     type Answer: Serialize + DeserializeOwned + Send + 'static;
 
     /// Locks the rows of the change, and decides whether the caller may make it.
@@ -104,7 +104,7 @@ pub(super) trait Change: Send + Sync + 'static {
 
 /// A change in one organization, for a caller who was admitted to it.
 pub(super) trait OrganizationChange: Send + Sync + 'static {
-    /// The answer.
+    /// The answer to the caller.
     type Answer: Serialize + DeserializeOwned + Send + 'static;
 
     /// Makes the change in the locked organization.

@@ -1,7 +1,7 @@
-//! A unit of work: what one write transaction does to organizations, members and users.
+//! The unit of work: the changes of one write transaction to organizations, members and users.
 //!
-//! Every change to a row goes through here, and takes its event, its revision and its log entry along: a use case cannot
-//! change something and forget to say so. [`UnitOfWork::finish`] writes the log last of all.
+//! Every change of a row goes through it and takes its event, its revision and its log entry along, so a use case cannot
+//! change a row without them. [`UnitOfWork::finish`] writes the change log, last.
 
 use crate::authn::{Caller, UserCaller};
 use crate::domain::change::{ChangeDetail, LogEntry};
@@ -16,28 +16,28 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a change does to an organization's time of deletion.
+/// Whether a change leaves an organization deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::service) enum DeletionMark {
-    /// It is (or becomes) deleted.
+    /// The organization is deleted, or becomes deleted.
     Deleted,
-    /// It is not, or no longer.
+    /// The organization is not deleted, or no longer.
     No,
 }
 
-/// One write transaction under way.
+/// The changes of one write transaction.
 pub(in crate::service) struct UnitOfWork<'t> {
     pub(in crate::service) connection: &'t mut PgConnection,
-    /// Who writes; none for roster itself.
+    /// The caller; `None` for a write that roster makes itself.
     pub(in crate::service) caller: Option<Caller>,
     cause: Cause,
-    lines: BTreeMap<i16, Vec<LogEntry>>,
+    entries: BTreeMap<i16, Vec<LogEntry>>,
     events: BTreeMap<OrganizationId, Vec<Event>>,
-    /// Organizations whose row does not yet hold the revision that its members' changes made.
+    /// The revisions of organizations that are not yet written to their rows.
     revisions: BTreeMap<OrganizationId, i64>,
     user_states: BTreeMap<(i16, UserId), User>,
-    seen: BTreeSet<i16>,
-    seen_users: BTreeSet<i16>,
+    locked: BTreeSet<i16>,
+    locked_users: BTreeSet<i16>,
     revokes_own_access: bool,
 }
 
@@ -47,17 +47,17 @@ impl<'t> UnitOfWork<'t> {
             connection,
             caller,
             cause,
-            lines: BTreeMap::new(),
+            entries: BTreeMap::new(),
             events: BTreeMap::new(),
             revisions: BTreeMap::new(),
             user_states: BTreeMap::new(),
-            seen: BTreeSet::new(),
-            seen_users: BTreeSet::new(),
+            locked: BTreeSet::new(),
+            locked_users: BTreeSet::new(),
             revokes_own_access: false,
         }
     }
 
-    /// The user who writes, if a user does.
+    /// The calling user, if the caller is a user.
     pub(in crate::service) fn user(&self) -> Option<&UserId> {
         match &self.caller {
             Some(Caller::User(UserCaller { id, .. })) => Some(id),
@@ -65,48 +65,48 @@ impl<'t> UnitOfWork<'t> {
         }
     }
 
-    /// Whether an operator writes.
+    /// Whether the caller is an operator.
     pub(in crate::service) fn by_operator(&self) -> bool {
         self.caller.as_ref().is_some_and(Caller::is_operator)
     }
 
-    /// Says that this write takes from its caller the right to repeat it, so that a repetition is answered all the same.
+    /// Records that this write takes away its caller's right to repeat it. A repetition then gets the stored answer.
     pub(in crate::service) fn revoke_own_access(&mut self) {
         self.revokes_own_access = true;
     }
 
-    /// Locks an organization. Several in one transaction: ascending by (bucket, id).
+    /// Locks an organization. A transaction that locks several does so in ascending order of (bucket, id).
     pub(in crate::service) async fn lock(&mut self, id: OrganizationId) -> Result<Option<Organization>, ServiceError> {
-        self.seen.insert(id.bucket());
+        self.locked.insert(id.bucket());
         Ok(organizations::lock(self.connection, id).await?)
     }
 
-    /// Notes a change of an organization: its event, and its line in the log, under its present revision.
-    fn note(&mut self, organization: &Organization, event: Event, entry: ChangeDetail) {
+    /// Records a change of an organization under its present revision: the event, and the entry of the change log.
+    fn record(&mut self, organization: &Organization, event: Event, entry: ChangeDetail) {
         let line = LogEntry {
             organization: organization.id,
             revision: organization.revision,
             kind: organization.kind.clone(),
             detail: entry,
         };
-        self.lines.entry(organization.id.bucket()).or_default().push(line);
+        self.entries.entry(organization.id.bucket()).or_default().push(line);
         self.events.entry(organization.id).or_default().push(event);
     }
 
-    /// Makes an organization; its owner's membership is for the caller of this to add.
+    /// Inserts an organization. The calling code adds the owner's membership.
     pub(in crate::service) async fn create(
         &mut self,
         new: &organizations::NewOrganization,
     ) -> Result<Organization, ServiceError> {
         let organization = organizations::insert(self.connection, new).await?;
-        let what = json!({
-            "slug": organization.slug, "name": organization.name, "kind": organization.kind, "state": organization.state().as_str(), "owner": organization.owner,
-        });
-        self.note_organization(&organization, EventType::OrganizationCreated, None, Some(what));
+        let Organization { slug, name, kind, owner, .. } = &organization;
+        let state = organization.state().as_str();
+        let new_values = json!({ "slug": slug, "name": name, "kind": kind, "state": state, "owner": owner });
+        self.record_organization(&organization, EventType::OrganizationCreated, None, Some(new_values));
         Ok(organization)
     }
 
-    /// Writes an organization's row as it now is.
+    /// Updates the row of an organization.
     pub(in crate::service) async fn save(
         &mut self,
         organization: &mut Organization,
@@ -119,11 +119,11 @@ impl<'t> UnitOfWork<'t> {
         organization.row_revision = organization.revision;
         *organization = organizations::update(self.connection, organization, deletion == DeletionMark::Deleted).await?;
         self.revisions.remove(&organization.id);
-        self.note_organization(organization, kind, Some(old), Some(new));
+        self.record_organization(organization, kind, Some(old), Some(new));
         Ok(())
     }
 
-    fn note_organization(
+    fn record_organization(
         &mut self,
         organization: &Organization,
         kind: EventType,
@@ -136,24 +136,30 @@ impl<'t> UnitOfWork<'t> {
             owner: organization.owner.clone(),
             slug: organization.slug.clone(),
         };
-        self.note(organization, event, entry);
+        self.record(organization, event, entry);
     }
 
-    /// Notes what happened to an invitation. Copies of the memberships need not know of it, but of the revision.
-    pub(in crate::service) fn note_invitation(&mut self, organization: &mut Organization, kind: EventType, new: Value) {
+    /// Records an event of an invitation. Replicas need the new revision only.
+    pub(in crate::service) fn record_invitation(
+        &mut self,
+        organization: &mut Organization,
+        kind: EventType,
+        new: Value,
+    ) {
         organization.revision += 1;
         self.revisions.insert(organization.id, organization.revision);
-        self.note_organization(organization, kind, None, Some(new));
+        self.record_organization(organization, kind, None, Some(new));
     }
 
-    /// Removes an organization for good, with its members, its invitations and its slug.
+    /// Deletes an organization permanently, with its members, invitations and slug.
     pub(in crate::service) async fn purge(&mut self, organization: &mut Organization) -> Result<(), ServiceError> {
         organization.revision += 1;
         slugs::release(self.connection, &organization.slug, organization.id).await?;
         organizations::delete(self.connection, organization.id).await?;
         invitation_tokens::drop_all(self.connection, organization.id).await?;
         self.revisions.remove(&organization.id);
-        let old = json!({ "slug": organization.slug, "name": organization.name, "kind": organization.kind, "owner": organization.owner });
+        let Organization { slug, name, kind, owner, .. } = &*organization;
+        let old = json!({ "slug": slug, "name": name, "kind": kind, "owner": owner });
         let event = Event {
             revision: organization.revision,
             kind: EventType::OrganizationPurged,
@@ -161,7 +167,7 @@ impl<'t> UnitOfWork<'t> {
             old: Some(old),
             new: None,
         };
-        self.note(
+        self.record(
             organization,
             event,
             ChangeDetail::Organization { state: None, owner: None, slug: organization.slug.clone() },
@@ -169,7 +175,7 @@ impl<'t> UnitOfWork<'t> {
         Ok(())
     }
 
-    /// Claims a slug for an organization; false if another one has it.
+    /// Claims a slug for an organization; false if another organization has it.
     pub(in crate::service) async fn claim_slug(
         &mut self,
         slug: &Slug,
@@ -178,7 +184,7 @@ impl<'t> UnitOfWork<'t> {
         Ok(slugs::claim(self.connection, slug, id).await?)
     }
 
-    /// Adds a member; none if the user is one already.
+    /// Adds a member; `None` if the user is a member already.
     pub(in crate::service) async fn add_member(
         &mut self,
         organization: &mut Organization,
@@ -192,11 +198,11 @@ impl<'t> UnitOfWork<'t> {
             return Ok(None);
         };
         let new = json!({ "role": role, "attributes": attributes });
-        self.note_member(organization, EventType::MemberAdded, user, None, Some(new), Some(role));
+        self.record_member(organization, EventType::MemberAdded, user, None, Some(new), Some(role));
         Ok(Some(membership))
     }
 
-    /// Changes a member. `role` is the stored one: for the owner, admin.
+    /// Changes a member. `role` is the stored role: admin for the owner.
     pub(in crate::service) async fn update_member(
         &mut self,
         organization: &mut Organization,
@@ -209,11 +215,11 @@ impl<'t> UnitOfWork<'t> {
         let describe =
             |membership: &Membership| json!({ "role": membership.role, "attributes": membership.attributes });
         let (old, new) = (Some(describe(before)), Some(describe(&after)));
-        self.note_member(organization, EventType::MemberUpdated, &before.user, old, new, Some(role));
+        self.record_member(organization, EventType::MemberUpdated, &before.user, old, new, Some(role));
         Ok(after)
     }
 
-    /// Removes a member, who must be one.
+    /// Removes a present member.
     pub(in crate::service) async fn remove_member(
         &mut self,
         organization: &mut Organization,
@@ -222,11 +228,11 @@ impl<'t> UnitOfWork<'t> {
         organization.revision += 1;
         memberships::delete(self.connection, organization.id, &member.user).await?;
         let old = json!({ "role": member.role });
-        self.note_member(organization, EventType::MemberRemoved, &member.user, Some(old), None, None);
+        self.record_member(organization, EventType::MemberRemoved, &member.user, Some(old), None, None);
         Ok(())
     }
 
-    fn note_member(
+    fn record_member(
         &mut self,
         organization: &Organization,
         kind: EventType,
@@ -237,48 +243,48 @@ impl<'t> UnitOfWork<'t> {
     ) {
         self.revisions.insert(organization.id, organization.revision);
         let event = Event { revision: organization.revision, kind, user: Some(user.clone()), old, new };
-        self.note(organization, event, ChangeDetail::Membership { user: user.clone(), role: stored });
+        self.record(organization, event, ChangeDetail::Membership { user: user.clone(), role: stored });
     }
 
-    /// Holds users as they are until the end, making bare ones of those not heard of: nobody switches them off while a
-    /// write relies on their state. All users of one transaction in one call, after the organization's lock.
-    pub(in crate::service) async fn hold_users(
+    /// Locks users for share until the transaction ends, so that their state cannot change while the write relies on it.
+    /// Creates unknown users without a profile. One call locks all users of a transaction, after the organization's lock.
+    pub(in crate::service) async fn lock_users_for_share(
         &mut self,
         ids: &BTreeSet<UserId>,
     ) -> Result<BTreeMap<UserId, User>, ServiceError> {
         let ids: Vec<&UserId> = ids.iter().collect();
-        let mut held = users::hold(self.connection, &ids).await?;
-        if held.len() < ids.len() {
+        let mut locked = users::hold(self.connection, &ids).await?;
+        if locked.len() < ids.len() {
             let missing: Vec<&UserId> =
-                ids.iter().copied().filter(|id| held.iter().all(|user| user.id != **id)).collect();
-            for made in users::insert_missing(self.connection, &missing).await? {
-                self.note_new_user(&made).await?;
+                ids.iter().copied().filter(|id| locked.iter().all(|user| user.id != **id)).collect();
+            for id in users::insert_missing(self.connection, &missing).await? {
+                self.record_new_user(&id).await?;
             }
-            held = users::hold(self.connection, &ids).await?;
+            locked = users::hold(self.connection, &ids).await?;
         }
-        Ok(held.into_iter().map(|user| (user.id.clone(), user)).collect())
+        Ok(locked.into_iter().map(|user| (user.id.clone(), user)).collect())
     }
 
-    /// Locks a user against every other write; none if not heard of.
+    /// Locks a user against every other write; `None` for an unknown user.
     pub(in crate::service) async fn lock_user(&mut self, id: &UserId) -> Result<Option<User>, ServiceError> {
-        self.seen_users.insert(id.bucket());
+        self.locked_users.insert(id.bucket());
         Ok(users::lock(self.connection, id).await?)
     }
 
-    /// Makes a bare user of one not heard of.
+    /// Creates an unknown user, without a profile.
     pub(in crate::service) async fn create_user(&mut self, id: &UserId) -> Result<(), ServiceError> {
         if !users::insert_missing(self.connection, &[id]).await?.is_empty() {
-            self.note_new_user(id).await?;
+            self.record_new_user(id).await?;
         }
         Ok(())
     }
 
-    async fn note_new_user(&mut self, id: &UserId) -> Result<(), ServiceError> {
+    async fn record_new_user(&mut self, id: &UserId) -> Result<(), ServiceError> {
         let event = Event { revision: 1, kind: EventType::UserCreated, user: None, old: None, new: None };
         Ok(events::insert_user(self.connection, id, &self.cause, &event).await?)
     }
 
-    /// Writes a user's row as it now is; a new state goes to the log.
+    /// Updates the row of a user. A new state goes to the change log.
     pub(in crate::service) async fn save_user(
         &mut self,
         user: &mut User,
@@ -296,8 +302,8 @@ impl<'t> UnitOfWork<'t> {
         Ok(())
     }
 
-    /// Writes what is still to be written, the log last, and covers all of it with the token. Tells whether the caller
-    /// forfeits the right to repeat it.
+    /// Writes the pending revisions and events, then the change log, and covers them with the consistency token. Returns
+    /// whether the write took away its caller's right to repeat it.
     pub(in crate::service) async fn finish(mut self, token: &mut ConsistencyToken) -> Result<bool, ServiceError> {
         for (id, revision) in &self.revisions {
             organizations::set_revision(self.connection, *id, *revision).await?;
@@ -307,17 +313,17 @@ impl<'t> UnitOfWork<'t> {
         }
         for ((bucket, id), user) in &self.user_states {
             token.cover_user(log::append_user(self.connection, id, user.revision, user.state).await?);
-            self.seen_users.remove(bucket);
+            self.locked_users.remove(bucket);
         }
-        for (bucket, lines) in &self.lines {
-            token.cover(log::append(self.connection, *bucket, lines).await?);
-            self.seen.remove(bucket);
+        for (bucket, entries) in &self.entries {
+            token.cover(log::append(self.connection, *bucket, entries).await?);
+            self.locked.remove(bucket);
         }
-        // Where nothing was changed, the token covers what was seen.
-        for bucket in self.seen_users {
+        // For rows that were locked and not changed, the token covers the present position.
+        for bucket in self.locked_users {
             token.cover_user(log::user_position(self.connection, bucket).await?);
         }
-        for bucket in self.seen {
+        for bucket in self.locked {
             let at: BucketPosition = log::position(self.connection, bucket).await?;
             token.cover(at);
         }

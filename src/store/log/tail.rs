@@ -41,7 +41,7 @@ pub enum LogChange {
     Organization(LogEntry),
     /// A change of a user's state.
     User {
-        /// The user.
+        /// The user whose state changed.
         user: UserId,
         /// The revision of the user that the change made.
         revision: i64,

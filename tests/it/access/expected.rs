@@ -53,6 +53,7 @@ ExportMemberships       cred      bad old     kind     kind  kind   kind kind   
 GetCaller               cred      bad old     read     read  read   off  read   read  read  read       read      read        read
 PutUser                 cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 GetUser                 cred      bad old     read     read  read   off  read   read  read  read       read      read        read
+ListUsers               cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 DeactivateUser          cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 ReactivateUser          cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 DeleteUser              cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
@@ -98,6 +99,7 @@ ExportMemberships       read  read   scope  read     read       read        read
 GetCaller               read  read   read   read     read       read        read          read      read       read         read
 PutUser                 scope done   scope  done     done       done        done          kind      kind       kind         kind
 GetUser                 read  read   scope  read     read       read        read          read      read       read         read
+ListUsers               scope read   scope  read     read       read        read          kind      kind       kind         kind
 DeactivateUser          scope done   scope  done     done       done        done          kind      kind       kind         kind
 ReactivateUser          scope done   scope  done     done       done        done          kind      kind       kind         kind
 DeleteUser              scope done   scope  done     done       done        done          kind      kind       kind         kind

@@ -74,7 +74,8 @@ fn has_word(text: &str, words: &str) -> bool {
 
 /// Whether the subject of a clause is one of the two pronouns: the long one anywhere, the short one before a verb.
 fn is_subject_who(text: &str) -> bool {
-    let begins_clause = |at: usize| text[..at].chars().next_back().is_none_or(|before| ".;:,( ".contains(before));
+    let begins_clause =
+        |at: usize| at == 0 || [". ", "; ", ": ", ", ", "( "].iter().any(|end| text[..at].ends_with(end));
     let has_verb = |at: usize| {
         let next = text[at + "who ".len()..].split(|c| !is_in_word(c)).next();
         next.is_some_and(|verb| WHO_VERBS.contains(&verb))

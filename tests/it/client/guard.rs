@@ -119,7 +119,7 @@ async fn the_server_answers_before_the_export_and_responses_are_customizable() {
 }
 
 #[tokio::test]
-async fn the_example_guards_a_service_and_equals_the_readme() {
+async fn the_example_guards_a_service_and_equals_the_documents() {
     let server = Server::start().await;
     server.user("ada").create("Acme").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -136,7 +136,7 @@ async fn the_example_guards_a_service_and_equals_the_readme() {
     }
     task.abort();
 
-    let (example, readme) = (include_str!("../../../examples/guard.rs"), include_str!("../../../README.md"));
+    let (example, page) = (include_str!("../../../examples/guard.rs"), include_str!("../../../docs/clients.md"));
     let excerpt = &example[example.find("/// The user and the organization").unwrap()..];
-    assert!(readme.contains(&format!("```rust\n{excerpt}```")), "the README differs from examples/guard.rs");
+    assert!(page.contains(&format!("```rust\n{excerpt}```")), "docs/clients.md differs from examples/guard.rs");
 }

@@ -19,7 +19,7 @@ struct State {
     stalled_from: usize,
 }
 
-/// The proxy.
+/// A TCP proxy between client and server.
 #[derive(Debug)]
 pub struct Proxy {
     pub address: SocketAddr,

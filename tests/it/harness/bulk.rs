@@ -5,7 +5,7 @@ use sqlx::AssertSqlSafe;
 
 /// The rows to insert, as one query for each table.
 pub struct Bulk<'a> {
-    /// Returns `id`.
+    /// A query that returns `id`.
     pub users: &'a str,
     /// Returns `id`, `slug` and `owner`. `memberships` must contain each owner.
     pub organizations: &'a str,

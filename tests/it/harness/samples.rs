@@ -34,7 +34,7 @@ pub enum SampleCaller {
     Owner,
     /// `alan`, a plain member of every organization, with a verified address.
     Member,
-    /// An operator.
+    /// The operator of the deployment.
     Operator,
     /// `ivy`, with a verified address: the recipient of the invitation, where the method needs one.
     Invitee,
@@ -329,6 +329,7 @@ fn read_entry(name: &str, target: &Target) -> Option<Sample> {
             let request = pb::PreviewInvitationRequest { token: received.token };
             Member.sends(request).after(Setup::InvitationToIdentifier)
         }
+        "ListUsers" => Operator.sends(pb::ListUsersRequest::default()),
         "GetUser" => Operator.sends(pb::GetUserRequest { user_id: account }),
         "CheckMembership" | "StreamChecks" => Operator.sends(super::is_member(&organization, &member)),
         "WatchMemberships" => Operator.sends(pb::WatchMembershipsRequest { organization, ..Default::default() }),

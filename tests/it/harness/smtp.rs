@@ -42,11 +42,11 @@ pub enum Act {
 pub struct SmtpOptions {
     /// Uses TLS from the first byte.
     pub tls: bool,
-    /// Offers STARTTLS.
+    /// Whether the server offers STARTTLS.
     pub starttls: bool,
     /// The authentication mechanisms that the server offers. If set, it requires a login.
     pub auth: Option<&'static str>,
-    /// Offers SMTPUTF8.
+    /// Whether the server offers SMTPUTF8.
     pub utf8: bool,
 }
 

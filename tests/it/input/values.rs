@@ -70,8 +70,6 @@ pub(super) fn kind_of(field: &FieldDescriptor) -> MessageDescriptor {
 /// Invalid values of a field, without the invalid values of the fields of its message type.
 pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
     let parent = field.parent_message().name().to_owned();
-    let texts = |bad: &[&str]| bad.iter().map(|text| Value::String((*text).to_owned())).collect::<Vec<_>>();
-    let long = |length: usize| Value::String("a".repeat(length));
     let mut values = match field.name() {
         "organization" => {
             texts(&["a", "acme inc", "ac\0me", "ümlaut", "{7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11}", "a/../b"])
@@ -120,45 +118,62 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         | "email_verified" | "rotate" | "token" | "ping" => Vec::new(),
         other => panic!("no invalid values for the field {other} ({})", field.full_name()),
     };
-    match (field.name(), parent.as_str()) {
-        ("organization" | "name" | "display_name" | "slug" | "search", _) => values.extend([201, 100_000].map(long)),
-        ("user_id" | "owner_user_id", _) => values.extend([256, 100_000].map(long)),
-        ("email" | "owner_email", _) => values.push(Value::String(format!("ada@{}.example", "x.".repeat(200)))),
-        ("identifier", _) => values.extend([1001, 100_000].map(long)),
-        ("kind", _) => values.extend([65, 100_000].map(long)),
-        ("reason", _) => values.extend([501, 100_000].map(long)),
-        ("role" | "permission" | "request_id" | "page_token" | "at_least_as_fresh" | "invitation_id" | "cursor", _) => {
-            values.push(long(100_000));
+    values.extend(wrong_length(field.name()));
+    values.extend(wrong_for_message(field.name(), &parent));
+    assert!(values.is_empty() || field.kind() != Kind::Bool);
+    values
+}
+
+fn texts(texts: &[&str]) -> Vec<Value> {
+    texts.iter().map(|text| Value::String((*text).to_owned())).collect()
+}
+
+/// Texts that are longer than the field allows.
+fn wrong_length(name: &str) -> Vec<Value> {
+    let long = |length: usize| Value::String("a".repeat(length));
+    match name {
+        "organization" | "name" | "display_name" | "slug" | "search" => [201, 100_000].map(long).into(),
+        "user_id" | "owner_user_id" => [256, 100_000].map(long).into(),
+        "email" | "owner_email" => vec![Value::String(format!("ada@{}.example", "x.".repeat(200)))],
+        "identifier" => [1001, 100_000].map(long).into(),
+        "kind" => [65, 100_000].map(long).into(),
+        "reason" => [501, 100_000].map(long).into(),
+        "role" | "permission" | "request_id" | "page_token" | "at_least_as_fresh" | "invitation_id" | "cursor" => {
+            vec![long(100_000)]
         }
-        _ => {}
+        _ => Vec::new(),
     }
-    match (field.name(), parent.as_str()) {
+}
+
+/// Values that are invalid for the field in this message only.
+fn wrong_for_message(name: &str, parent: &str) -> Vec<Value> {
+    let mut values = match (name, parent) {
         // Without an organization, a watch covers all.
-        ("organization", "WatchMembershipsRequest" | "WatchEventsRequest") => {}
+        ("organization", "WatchMembershipsRequest" | "WatchEventsRequest") => Vec::new(),
         ("organization", _)
         | ("name", "CreateOrganizationRequest" | "UpdateOrganizationRequest")
         | ("slug", "UpdateOrganizationRequest")
         | ("role", "UpdateMemberRequest" | "CheckMembershipRequest" | "CheckItem" | "StreamChecksRequest")
-        | ("email", "CreateInvitationRequest" | "BatchCreateInvitationsItem") => values.extend(texts(&[""])),
-        ("states", "ListUserOrganizationsRequest") => values.extend([&[1][..], &[4]].map(numbers)),
-        ("states", "ListOrganizationsRequest") => values.extend([&[5][..], &[2, 2, 2, 2, 2]].map(numbers)),
-        ("states", "ListInvitationsRequest") => values.extend([&[6][..], &[1, 6]].map(numbers)),
-        _ => {}
-    }
+        | ("email", "CreateInvitationRequest" | "BatchCreateInvitationsItem") => texts(&[""]),
+        ("states", "ListUserOrganizationsRequest") => [&[1][..], &[4]].map(numbers).into(),
+        ("states", "ListOrganizationsRequest") => [&[5][..], &[2, 2, 2, 2, 2]].map(numbers).into(),
+        ("states", "ListUsersRequest") => [&[4][..], &[2, 2, 2, 2]].map(numbers).into(),
+        ("states", "ListInvitationsRequest") => [&[6][..], &[1, 6]].map(numbers).into(),
+        _ => Vec::new(),
+    };
     // The role `owner` cannot be assigned.
     if matches!(
-        parent.as_str(),
+        parent,
         "AddMemberRequest"
             | "EnsureMemberRequest"
             | "BatchAddMembersItem"
             | "UpdateMemberRequest"
             | "CreateInvitationRequest"
             | "BatchCreateInvitationsItem"
-    ) && field.name() == "role"
+    ) && name == "role"
     {
         values.extend(texts(&["owner"]));
     }
-    assert!(values.is_empty() || field.kind() != Kind::Bool);
     values
 }
 

@@ -14,7 +14,7 @@ enum Locking {
     LockThenRead,
     /// The lock and the read in one statement, whose snapshot is older than the lock.
     LockAndRead,
-    /// No lock.
+    /// Without any lock.
     WithoutLock,
 }
 

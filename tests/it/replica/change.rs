@@ -7,7 +7,7 @@ use crate::harness::{add, remove, set_role, transfer};
 use roster::grpc::pb;
 use tonic::Status;
 
-/// A change.
+/// A change that the model can make.
 #[derive(Debug, Clone, Copy)]
 pub enum Change {
     Add(usize, Role),

@@ -152,7 +152,7 @@ pub enum Criterion {
     MembersAdd,
 }
 
-/// A check.
+/// A check and its answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Question {
     /// The organization's number.

@@ -46,9 +46,9 @@ impl SeededRandom {
 /// The endpoint of a server, with its settings.
 pub struct Endpoint {
     pub clients: Clients,
-    /// Its `max_staleness`.
+    /// The `max_staleness` of the server.
     pub staleness: Duration,
-    /// Its `serve_stale`.
+    /// The `serve_stale` of the server, if set.
     pub stale: Option<Duration>,
 }
 

@@ -150,6 +150,45 @@ async fn each_kind_of_change_is_delivered() {
     );
 }
 
+/// Adds members to two organizations, renames both, and deactivates the members.
+async fn change_everything(operator: &mut Clients, acme: &pb::Organization, beta: &pb::Organization) {
+    for (organization, user) in [(acme, "alan"), (acme, "grace"), (beta, "alan")] {
+        operator.add(&organization.id, user, "member").await;
+    }
+    for organization in [acme, beta] {
+        let name = format!("{} and sons", organization.name);
+        let request = pb::UpdateOrganizationRequest {
+            organization: organization.id.clone(),
+            name,
+            slug: format!("{}-and-sons", organization.slug),
+            ..Default::default()
+        };
+        operator.organizations.update_organization(request).await.unwrap();
+    }
+    for user in ["alan", "grace"] {
+        let request = pb::DeactivateUserRequest { user_id: user.to_owned(), ..Default::default() };
+        operator.users.deactivate_user(request).await.unwrap();
+    }
+}
+
+/// The changes in messages, by name and sorted: states of users, then memberships and organizations.
+fn names_of(messages: &[pb::WatchMembershipsResponse], acme: &str) -> (Vec<String>, Vec<String>) {
+    let mut received = (Vec::new(), Vec::new());
+    for change in messages.iter().flat_map(|message| &message.changes) {
+        let name = |id: &String| if id == acme { "Acme" } else { "Beta" };
+        match change.change.as_ref().unwrap() {
+            Change::Membership(change) => {
+                received.1.push(format!("{} {}", name(&change.organization_id), change.user_id));
+            }
+            Change::Organization(change) => received.1.push(format!("{} renamed", name(&change.organization_id))),
+            Change::User(change) => received.0.push(format!("{} inactive", change.user_id)),
+        }
+    }
+    received.0.sort();
+    received.1.sort();
+    received
+}
+
 #[tokio::test]
 async fn a_watch_delivers_the_changes_of_its_filter_only() {
     let server = Server::start().await;
@@ -193,38 +232,10 @@ async fn a_watch_delivers_the_changes_of_its_filter_only() {
         watch.next().await;
         watches.push((first, users, organizations, watch));
     }
-    for (organization, user) in [(acme, "alan"), (acme, "grace"), (beta, "alan")] {
-        operator.add(&organization.id, user, "member").await;
-    }
-    for organization in [acme, beta] {
-        let name = format!("{} and sons", organization.name);
-        let request = pb::UpdateOrganizationRequest {
-            organization: organization.id.clone(),
-            name,
-            slug: format!("{}-and-sons", organization.slug),
-            ..Default::default()
-        };
-        operator.organizations.update_organization(request).await.unwrap();
-    }
-    for user in ["alan", "grace"] {
-        let request = pb::DeactivateUserRequest { user_id: user.to_owned(), ..Default::default() };
-        operator.users.deactivate_user(request).await.unwrap();
-    }
+    change_everything(&mut operator, acme, beta).await;
     for (first, users, organizations, mut watch) in watches {
-        let mut received = (Vec::new(), Vec::new());
         let messages = watch.until(1).await;
-        for change in messages.iter().flat_map(|message| &message.changes) {
-            let name = |id: &String| if *id == acme.id { "Acme" } else { "Beta" };
-            match change.change.as_ref().unwrap() {
-                Change::Membership(change) => {
-                    received.1.push(format!("{} {}", name(&change.organization_id), change.user_id));
-                }
-                Change::Organization(change) => received.1.push(format!("{} renamed", name(&change.organization_id))),
-                Change::User(change) => received.0.push(format!("{} inactive", change.user_id)),
-            }
-        }
-        received.0.sort();
-        received.1.sort();
+        let received = names_of(&messages, &acme.id);
         let expected: (Vec<String>, Vec<String>) =
             (users.into_iter().map(str::to_owned).collect(), organizations.into_iter().map(str::to_owned).collect());
         assert_eq!(received, expected, "{first:?}");

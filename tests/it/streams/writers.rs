@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::task::JoinHandle;
 
-/// Running writers.
+/// Writers that run until they are stopped.
 pub struct Writers {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU64>,
