@@ -75,7 +75,7 @@ pub enum Algorithm {
     /// ECDSA on P-256 with SHA-256.
     #[serde(rename = "ES256")]
     Es256,
-    /// EdDSA with the curve Ed25519 (RFC 8037).
+    /// `EdDSA` with the curve Ed25519 (RFC 8037).
     #[serde(rename = "EdDSA")]
     EdDsa,
     /// HMAC with SHA-256. It does not apply to a public key, so no setting can name it.

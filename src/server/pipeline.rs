@@ -76,14 +76,13 @@ impl Pipeline {
             }
         };
         let rest = async {
-            let caller = match caller {
-                Some(cached) => cached.caller().clone(),
-                None => {
-                    // Authentication, from the headers alone; then the method gate.
-                    let caller = self.state.authenticate(request.headers()).await?;
-                    rules::method_gate(&method.rule, &caller).map_err(|refusal| Box::new(status::refused(&refusal)))?;
-                    caller
-                }
+            let caller = if let Some(cached) = caller {
+                cached.caller().clone()
+            } else {
+                // Authentication, from the headers alone; then the method gate.
+                let caller = self.state.authenticate(request.headers()).await?;
+                rules::method_gate(&method.rule, &caller).map_err(|refusal| Box::new(status::refused(&refusal)))?;
+                caller
             };
             // The handler. It starts with the other half of authorization: the role in the organization that the message
             // names.

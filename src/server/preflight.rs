@@ -90,10 +90,12 @@ impl Preflight<SemaphorePermit<'_>> {
     }
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "the error of a result that has to stay small")]
 fn reject(status: Status) -> PreflightRejection {
     Box::new(status.into_http())
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "the error of a result that has to stay small")]
 fn refuse(refusal: &Refusal) -> PreflightRejection {
     reject(status::refused(refusal))
 }

@@ -163,7 +163,7 @@ enum ReferenceText<'m> {
 
 fn reference(
     fields: &mut FieldReader,
-    reference: Option<ReferenceText<'_>>,
+    reference: Option<&ReferenceText<'_>>,
 ) -> Result<InvitationReference, InvalidFields> {
     match reference {
         // Any text: callers cannot distinguish a malformed invitation token from an unknown one.
@@ -184,7 +184,7 @@ pub(in crate::grpc) fn accept(
         message.invitation,
         pb::accept_invitation_request::Invitation => ReferenceText { Token, InvitationId }
     );
-    reference(fields, text)
+    reference(fields, text.as_ref())
 }
 
 /// The input of `DeclineInvitation`.
@@ -196,5 +196,5 @@ pub(in crate::grpc) fn decline(
         message.invitation,
         pb::decline_invitation_request::Invitation => ReferenceText { Token, InvitationId }
     );
-    reference(fields, text)
+    reference(fields, text.as_ref())
 }
