@@ -35,11 +35,12 @@ stop_server() {
 # Starts a server with an empty database. Clients read its address and its tokens from the environment.
 start_server() {
     stop_server
+    rm -f "$work/out"
     "$program" dev --data-dir "$work/data" --listen "$ROSTER_ADDRESS" >"$work/out" 2>"$work/log" </dev/null &
     server=$!
     local tries
     for ((tries = 0; tries < 600; tries++)); do
-        ! grep -q '^roster is ready at ' "$work/out" || break
+        ! grep -qs '^roster is ready at ' "$work/out" || break
         kill -0 "$server" 2>/dev/null || stop "roster dev ended: $(cat "$work/log")"
         sleep 0.1
     done
@@ -74,7 +75,7 @@ trap 'exit 130' INT TERM
 
 missing=()
 command -v cargo >/dev/null || missing+=("Rust")
-command -v go >/dev/null || missing+=("Go 1.25 or newer")
+command -v go >/dev/null || missing+=("Go 1.26 or newer")
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=("Python 3.10 or newer with venv")
 ((${#missing[@]} == 0)) || stop "make interop needs$(printf ' %s,' "${missing[@]}" | sed 's/,$//')"
 
@@ -98,13 +99,14 @@ mkdir -p "$generated/go" "$generated/python"
     --python_out="$generated/python" --grpc_python_out="$generated/python" \
     proto/roster/v1/*.proto
 # interop/go/go.mod replaces the reserved module path of the protos with this module.
-printf 'module roster.example/gen\n\ngo 1.25\n' >"$generated/go/go.mod"
+printf 'module roster.example/gen\n\ngo 1.26\n' >"$generated/go/go.mod"
 (cd interop/go && go build -mod=readonly -o "$installed/bin/interop-go" .)
 
 # The documents use the default address. If its port is in use, another one replaces it.
 export ROSTER_ADDRESS=127.0.0.1:50051
 if (exec 3<>/dev/tcp/127.0.0.1/50051) 2>/dev/null; then
-    ROSTER_ADDRESS=127.0.0.1:$(python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    free_port='import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
+    ROSTER_ADDRESS=127.0.0.1:$(python3 -c "$free_port")
 fi
 export ROSTER_MAIL=$work/data/mail ROSTER_DATA=$work/data ROSTER_PROGRAM=$program
 

@@ -529,13 +529,14 @@ func (w *walk) listEvents() error {
 	}
 	var events []string
 	for _, event := range answer.GetEvents() {
-		events = append(events, fmt.Sprintf("%s %s by %s", event.GetType(), event.GetUserId(), event.GetActor().GetId()))
+		events = append(events, fmt.Sprintf("%s(%s) by %s", event.GetType(), event.GetUserId(), event.GetActor().GetId()))
 	}
 	return equal("events", events, []string{
-		"member.added ada by ada",
-		"owner.changed grace by ada",
-		"member.added alan by ada",
-		"member.added grace by ada",
+		"member.added(ada) by ada",
+		"owner.changed() by ada",
+		"member.added(alan) by ada",
+		"member.added(grace) by ada",
+		"member.added(ada) by ada",
 	})
 }
 

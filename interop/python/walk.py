@@ -271,12 +271,13 @@ class Walk:
         """Every change is an event."""
         request = event_pb.ListEventsRequest(organization=ACME, types=["member.added", "owner.changed"])
         answer = call("GRACE", self.events.ListEvents, request)
-        events = [f"{event.type} {event.user_id} by {event.actor.id}" for event in answer.events]
+        events = [f"{event.type}({event.user_id}) by {event.actor.id}" for event in answer.events]
         wanted = [
-            "member.added ada by ada",
-            "owner.changed grace by ada",
-            "member.added alan by ada",
-            "member.added grace by ada",
+            "member.added(ada) by ada",
+            "owner.changed() by ada",
+            "member.added(alan) by ada",
+            "member.added(grace) by ada",
+            "member.added(ada) by ada",
         ]
         equal("events", events, wanted)
 
