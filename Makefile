@@ -1,13 +1,14 @@
-# make dev    run a server with a private Postgres; pass flags in ARGS: make dev ARGS="--listen 127.0.0.1:50052"
-# make test   run every test
-# make check  run what CI runs: tests, formatting, lints, protos, documentation, .sqlx
-# make sqlx   update .sqlx after a change of a query or a migration
-# make bench  measure the performance; select figures in ARGS: make bench ARGS="check batch"
+# make dev      run a server with a private Postgres; pass flags in ARGS: make dev ARGS="--listen 127.0.0.1:50052"
+# make test     run every test
+# make check    run what CI runs: tests, formatting, lints, protos, documentation, .sqlx, newest Postgres, interop
+# make interop  run other clients, and the commands of the documents, against a server; needs Go and Python
+# make sqlx     update .sqlx after a change of a query or a migration
+# make bench    measure the performance; select figures in ARGS: make bench ARGS="check batch"
 
 # The build checks queries with .sqlx, and ignores a database that the environment may name.
 export SQLX_OFFLINE = true
 
-.PHONY: dev test check lint format sqlx bench setup
+.PHONY: dev test check interop lint format sqlx bench setup
 
 dev: setup
 	cargo run --locked -- dev $(ARGS)
@@ -17,6 +18,9 @@ test: setup
 
 check:
 	.ci/run
+
+interop: setup
+	interop/run.sh
 
 lint:
 	cargo clippy --locked --all-targets -- -D warnings
