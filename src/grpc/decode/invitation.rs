@@ -167,7 +167,7 @@ fn reference(
 ) -> Result<InvitationReference, InvalidFields> {
     match reference {
         // Any text: callers cannot distinguish a malformed invitation token from an unknown one.
-        Some(ReferenceText::Token(token)) => Ok(InvitationReference::Token(token.to_owned())),
+        Some(ReferenceText::Token(token)) => Ok(InvitationReference::Token((*token).to_owned())),
         Some(ReferenceText::InvitationId(id)) => {
             fields.take("invitation_id", InvitationId::parse(id)).map(InvitationReference::Id)
         }
