@@ -15,9 +15,9 @@ if [[ $("$deny" --version 2>/dev/null) != "cargo-deny $version" ]]; then
     rm -rf "$tools/build"
 fi
 
-"$deny" --locked --all-features check licenses bans sources
+"$deny" --locked --all-features check --hide-inclusion-graph licenses bans sources
 if GIT_TERMINAL_PROMPT=0 timeout 20 git ls-remote --exit-code "$database" HEAD >/dev/null 2>&1; then
-    "$deny" --locked --all-features check advisories
+    "$deny" --locked --all-features check --hide-inclusion-graph advisories
 else
     echo "advisories: skipped, $database cannot be reached"
 fi

@@ -1,9 +1,10 @@
-//! The statements of the newest release, on the present schema: `tests/compat` holds its `.sqlx`. Servers of the release
-//! keep running while a newer program migrates the database, so a migration must leave each of these statements valid.
+//! The statements of the newest release, on the present schema: `tests/compat` holds its `.sqlx`. Servers of the
+//! release keep running while a newer program migrates the database, so a migration must leave each of these
+//! statements valid.
 //!
 //! Every statement is prepared with the parameter types that the release recorded and must return the recorded columns.
-//! Then it runs with one value for each type, in a transaction that is rolled back, and must not fail with an SQLSTATE of
-//! class 42. The values name the rows of [`FIXTURE`]. An INSERT or UPDATE must also write a row that violates no
+//! Then it runs with one value for each type, in a transaction that is rolled back, and must not fail with an SQLSTATE
+//! of class 42. The values name the rows of [`FIXTURE`]. An INSERT or UPDATE must also write a row that violates no
 //! constraint, deferred ones included. Where the values of [`TYPES`] cannot do that, [`ARGUMENTS`] has other ones.
 
 use crate::harness::Database;
@@ -37,8 +38,8 @@ const FIXTURE: &str = "
     SELECT user_bucket_of(id), id, 'ACTIVE', false, false, 0, 1, now(), now() FROM unnest(ARRAY['ada', 'bob']) AS id;
     INSERT INTO organizations (bucket, id, slug, name, kind, attributes, state, deactivated_by_operator, owner_id,
                                revision, row_revision, create_time, update_time)
-    VALUES (1, '01000000-0000-4000-8000-000000000001', 'bob', 'Acme', 'organization', '{}', 'ACTIVE', false, 'ada', 1, 1,
-            now(), now());
+    VALUES (1, '01000000-0000-4000-8000-000000000001', 'bob', 'Acme', 'organization', '{}', 'ACTIVE', false, 'ada', 1,
+            1, now(), now());
     INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
     VALUES (1, '01000000-0000-4000-8000-000000000001', 'ada', 'admin', '{}', 1, now(), now()),
            (1, '01000000-0000-4000-8000-000000000001', 'bob', 'member', '{}', 1, now(), now());
@@ -50,10 +51,11 @@ const FIXTURE: &str = "
     INSERT INTO invitations (bucket, organization_id, id, identifier, identifier_normal, is_email, role, makes_owner,
                              attributes, state, inviter_kind, inviter_id, expire_time, sends, send_time, create_time,
                              update_time)
-    SELECT 1, '01000000-0000-4000-8000-000000000001', id, identifier, identifier, true, 'member', false, '{}', 'PENDING',
-           'user', 'ada', now() + time_left, 0, now(), now(), now()
+    SELECT 1, '01000000-0000-4000-8000-000000000001', id, identifier, identifier, true, 'member', false, '{}',
+           'PENDING', 'user', 'ada', now() + time_left, 0, now(), now(), now()
     FROM (VALUES ('01000000-0000-4000-8000-000000000001'::uuid, 'bob', interval '1 day'),
-                 ('01000000-0000-4000-8000-000000000002', 'expired', interval '-1 day')) AS i (id, identifier, time_left);
+                 ('01000000-0000-4000-8000-000000000002', 'expired', interval '-1 day'))
+         AS i (id, identifier, time_left);
     INSERT INTO invitation_tokens (hash, bucket, organization_id, invitation_id, create_time)
     VALUES (decode(repeat('01', 32), 'hex'), 1, '01000000-0000-4000-8000-000000000001',
             '01000000-0000-4000-8000-000000000001', now());
@@ -62,8 +64,8 @@ const FIXTURE: &str = "
     VALUES (1, '01000000-0000-4000-8000-000000000001', '01000000-0000-4000-8000-000000000001', 'INVITATION',
             '01000000-0000-4000-8000-000000000001', 'user', 'ada', 0, now(), now());
     INSERT INTO requests (caller, request_id, fingerprint, answer, forfeits, create_time)
-    VALUES (decode(repeat('01', 32), 'hex'), '01000000-0000-4000-8000-000000000001', decode(repeat('01', 32), 'hex'), '{}',
-            false, now() - interval '1 day');
+    VALUES (decode(repeat('01', 32), 'hex'), '01000000-0000-4000-8000-000000000001', decode(repeat('01', 32), 'hex'),
+            '{}', false, now() - interval '1 day');
     INSERT INTO quotas (subject, used, window_start)
     VALUES (decode(repeat('01', 32), 'hex'), 1, now() - interval '1 day')";
 

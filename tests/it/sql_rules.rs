@@ -10,8 +10,8 @@
 //! 7. A string holds one statement of DDL, or a DO block. A migration is one of the two, and adds columns and named
 //!    constraints in separate statements.
 //!
-//! The checker reads `.sqlx`, the strings of `src` and the migrations. `sql_rules/offenders.txt` lists what offended when
-//! the rules were introduced. That list may only shrink: new SQL keeps the rules.
+//! The checker reads `.sqlx`, the strings of `src` and the migrations. `sql_rules/offenders.txt` lists what offended
+//! when the rules were introduced. That list may only shrink: new SQL keeps the rules.
 
 mod rules;
 mod tokens;
