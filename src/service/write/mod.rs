@@ -208,8 +208,9 @@ impl Roster {
         meta: &Meta,
     ) -> Result<Option<WriteResult<T>>, ServiceError> {
         let Some(key) = meta.key(caller) else { return Ok(None) };
-        let stored = requests::find(&mut *self.pool.acquire().await?, &key).await?;
-        match stored.filter(|stored| stored.revokes_own_access && !stored.other_message) {
+        let mut connection = self.pool.acquire().await?;
+        let outcome = requests::find(&mut connection, &key).await;
+        match connection.finish(outcome)?.filter(|stored| stored.revokes_own_access && !stored.other_message) {
             Some(stored) => Ok(Some(serde_json::from_value(stored.answer)?)),
             None => Ok(None),
         }
