@@ -2,13 +2,14 @@
 
 use super::body::{PrefixedBody, ResponseBody};
 use super::fast_path::{self, FastPathOutcome, PendingCheck};
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, panicked};
 use super::preflight::{Preflight, PreflightRejection, preflight};
 use crate::authn::LastCredential;
 use crate::service::CallPermit;
 use futures_util::FutureExt;
 use hyper::body::{Bytes, Frame, Incoming};
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -94,7 +95,9 @@ fn choose_path(
     context: &mut Context<'_>,
 ) -> RequestPath {
     let ConnectionState { pipeline, last_credential } = connection;
-    let (preflight, frame) = match preflight(&pipeline.state, request, last_credential, start) {
+    // The panic guard stands before the gate, as in the pipeline: a panic costs its request, not the connection.
+    let preflight = catch_unwind(AssertUnwindSafe(|| preflight(&pipeline.state, request, last_credential, start)));
+    let (preflight, frame) = match preflight.unwrap_or_else(|_| Err(Box::new(panicked().into_http()))) {
         Ok(Preflight::Call(call)) if fast_path::is_eligible(&call, request) => {
             match fast_path::attempt(pipeline, call, request, start, context) {
                 FastPathOutcome::Answered(response) => return RequestPath::Answered(response),
