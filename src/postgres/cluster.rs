@@ -51,6 +51,12 @@ impl Options {
         self.settings.push((name.into(), value.into()));
         self
     }
+
+    /// The data directory, which need not exist yet.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
 }
 
 /// The shutdown mode, as of `pg_ctl`.
@@ -62,6 +68,8 @@ pub enum Stop {
     Fast,
     /// Stops at once, without a checkpoint, as in a crash.
     Immediate,
+    /// Kills every process of the server.
+    Kill,
 }
 
 /// A private Postgres server. Dropping it stops the server.
@@ -156,15 +164,16 @@ impl Cluster {
     pub async fn stop(&mut self, mode: Stop) {
         let Some(postmaster) = &mut self.postmaster else { return };
         postmaster.signal_all(Signal::SIGCONT);
-        postmaster.signal(match mode {
-            Stop::Smart => Signal::SIGTERM,
-            Stop::Fast => Signal::SIGINT,
-            Stop::Immediate => Signal::SIGQUIT,
-        });
+        match mode {
+            Stop::Smart => postmaster.signal(Signal::SIGTERM),
+            Stop::Fast => postmaster.signal(Signal::SIGINT),
+            Stop::Immediate => postmaster.signal(Signal::SIGQUIT),
+            Stop::Kill => postmaster.kill_all(),
+        }
         let started = Instant::now();
         while !postmaster.has_exited() {
             if started.elapsed() > STOP_TIMEOUT {
-                postmaster.signal_all(Signal::SIGKILL);
+                postmaster.kill_all();
             }
             tokio::time::sleep(POLL_EVERY).await;
         }
@@ -305,7 +314,7 @@ fn stop_blocking(mut postmaster: Postmaster) {
     let started = Instant::now();
     while !postmaster.has_exited() {
         if started.elapsed() > STOP_TIMEOUT {
-            postmaster.signal_all(Signal::SIGKILL);
+            postmaster.kill_all();
         }
         std::thread::sleep(POLL_EVERY);
     }

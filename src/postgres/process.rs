@@ -73,6 +73,18 @@ impl Postmaster {
     /// group.
     pub(super) fn signal_all(&self, signal: Signal) {
         self.signal(signal);
+        self.signal_children(signal);
+    }
+
+    /// Kills every process. The postmaster is suspended first, so that it starts no more processes, and killed last,
+    /// because the processes of a dead postmaster are no longer its children.
+    pub(super) fn kill_all(&self) {
+        self.signal(Signal::SIGSTOP);
+        self.signal_children(Signal::SIGKILL);
+        self.signal(Signal::SIGKILL);
+    }
+
+    fn signal_children(&self, signal: Signal) {
         let mut signalled = Vec::new();
         loop {
             let new: Vec<i32> = children(self.pid).into_iter().filter(|pid| !signalled.contains(pid)).collect();

@@ -80,7 +80,7 @@ async fn restarts_keep_committed_data() -> Outcome {
     let mut cluster = Cluster::start(&Binaries::find(None)?, Options::temporary()).await?;
     cluster.create_database("roster").await?;
     run(&cluster, "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)").await?;
-    for mode in [Stop::Smart, Stop::Fast, Stop::Immediate] {
+    for mode in [Stop::Smart, Stop::Fast, Stop::Immediate, Stop::Kill] {
         let before = cluster.pid();
         cluster.restart(mode).await?;
         assert_ne!(cluster.pid(), before);

@@ -11,6 +11,7 @@ mod client;
 mod command_line;
 mod compatibility;
 mod constraints;
+mod datastore;
 mod django_organizations;
 mod documents;
 mod etags;

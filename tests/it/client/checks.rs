@@ -1,7 +1,7 @@
 //! Checks of the client: answers and errors.
 
-use super::proxy::Proxy;
 use super::{client, settings, soon};
+use crate::harness::proxy::Proxy;
 use crate::harness::{Server, add};
 use roster::client::{Check, CheckReason, Client, ClientSettings, Consistency, Error, Source, TokenSource};
 use roster::domain::{Permission, Refusal, Role, Scope};

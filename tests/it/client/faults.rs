@@ -1,8 +1,8 @@
 //! The membership cache when its connection breaks, stalls or is refused, and when the server is replaced.
 
 use super::cache::{all_checks, assert_equal, assert_monotonic};
-use super::proxy::Proxy;
 use super::{cached, client, from_memory, settings, soon};
+use crate::harness::proxy::Proxy;
 use crate::harness::server::Clients;
 use crate::harness::{Server, remove};
 use crate::streams::writers::Writers;

@@ -4,8 +4,8 @@
 #[expect(dead_code, reason = "main is not called here")]
 mod example;
 
-use super::proxy::Proxy;
 use super::{cached, settings, soon};
+use crate::harness::proxy::Proxy;
 use crate::harness::{Server, remove};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};

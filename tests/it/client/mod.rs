@@ -4,10 +4,9 @@ mod cache;
 mod checks;
 mod faults;
 mod guard;
-mod proxy;
 
 use crate::harness::Server;
-use proxy::Proxy;
+use crate::harness::proxy::Proxy;
 use roster::client::{Answer, CacheSettings, Check, Client, ClientSettings, MembershipCache, TokenSource};
 use roster::domain::Scope;
 use std::net::SocketAddr;

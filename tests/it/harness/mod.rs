@@ -1,17 +1,20 @@
 //! The test harness: one real Postgres for all tests, a database for each test, servers, clients and sample requests.
 
 pub mod bulk;
+pub mod cluster;
 pub mod dump;
 pub mod dynamic;
 pub mod invariants;
 pub mod log;
 pub mod postgres;
 pub mod program;
+pub mod proxy;
 pub mod raw;
 pub mod samples;
 pub mod server;
 pub mod smtp;
 pub mod snapshot;
+pub mod standby;
 
 pub use postgres::Database;
 pub use server::Server;
