@@ -78,6 +78,10 @@ impl TestCluster {
         let mut backup = self.program("pg_basebackup");
         backup.args(["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--dbname", &self.url("postgres")]);
         run(backup.arg("--pgdata").arg(options.data()).args(arguments)).await;
+        // The socket is in the data directory, and the copy has its lock file.
+        let mut lock = self.socket().file_name().unwrap().to_owned();
+        lock.push(".lock");
+        std::fs::remove_file(options.data().join(lock)).unwrap();
         Self::start_with(options, self.settings.clone()).await
     }
 
@@ -149,7 +153,7 @@ impl TestCluster {
              ALTER SCHEMA public OWNER TO {role};
              DO $$ DECLARE part text; BEGIN
                  FOR part IN SELECT oid::regclass FROM pg_class WHERE relnamespace = 'public'::regnamespace
-                     AND relkind IN ('r', 'p', 'S') LOOP
+                     AND relkind IN ('r', 'p') LOOP
                      EXECUTE 'ALTER TABLE ' || part || ' OWNER TO {role}';
                  END LOOP;
                  FOR part IN SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'public'::regnamespace
@@ -204,7 +208,9 @@ impl TestCluster {
 
     /// A command for a program of this Postgres, as the account that the server runs as.
     pub fn program(&self, name: &str) -> Command {
-        let mut command = Command::new(self.binaries.directory().join(name));
+        // The directory may hold links to the programs of the server only.
+        let server = self.binaries.directory().join("postgres").canonicalize().unwrap();
+        let mut command = Command::new(server.with_file_name(name));
         command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").current_dir("/").stdin(Stdio::null());
         if nix::unistd::Uid::effective().is_root() {
             let owner = self.data().metadata().unwrap();
