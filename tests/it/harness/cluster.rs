@@ -180,7 +180,8 @@ impl TestCluster {
         self.reload().await;
     }
 
-    async fn reload(&self) {
+    /// Reads the configuration again, and waits until new sessions have it.
+    pub async fn reload(&self) {
         let loaded = "SELECT pg_conf_load_time()::text";
         let before: String = self.value(loaded).await;
         assert!(self.value::<bool>("SELECT pg_reload_conf()").await);
@@ -192,13 +193,11 @@ impl TestCluster {
         assert!(tokio::time::timeout(CLUSTER_TIMEOUT, reloaded).await.is_ok(), "the configuration was not reloaded");
     }
 
-    /// Ends every session of the database, except those of the superuser, and waits until they have ended.
+    /// Ends every session of a role, and waits until they have ended.
     pub async fn end_sessions(&self, role: &str) {
-        let query = format!(
-            "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
-             WHERE datname = '{DATABASE}' AND usename = '{role}' AND pid <> pg_backend_pid()"
-        );
-        self.execute(&query).await;
+        let query = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE usename = $1";
+        let mut connection = PgConnection::connect(&self.url("postgres")).await.unwrap();
+        sqlx::query(query).bind(role).execute(&mut connection).await.unwrap();
     }
 
     /// Kills every process of the server, as a crash of the machine does.
@@ -210,12 +209,18 @@ impl TestCluster {
     pub fn program(&self, name: &str) -> Command {
         // The directory may hold links to the programs of the server only.
         let server = self.binaries.directory().join("postgres").canonicalize().unwrap();
-        let mut command = Command::new(server.with_file_name(name));
-        command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").current_dir("/").stdin(Stdio::null());
+        let mut command = self.as_account(Command::new(server.with_file_name(name)));
+        command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").stdin(Stdio::null());
+        command
+    }
+
+    /// The command, as the account that the server runs as: some programs refuse to run as root.
+    pub fn as_account(&self, mut command: Command) -> Command {
         if nix::unistd::Uid::effective().is_root() {
             let owner = self.data().metadata().unwrap();
             command.uid(owner.uid()).gid(owner.gid());
         }
+        command.current_dir("/");
         command
     }
 }

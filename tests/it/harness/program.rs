@@ -3,8 +3,10 @@
 use super::server::{Clients, Credential};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::fs::File;
 use std::process::{Output, Stdio};
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
@@ -56,4 +58,43 @@ pub async fn until(channel: &Channel, wanted: ServingStatus) {
 
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A `roster serve` whose callers have an API key with every scope, and whose log is kept.
+pub struct Serve {
+    _process: Child,
+    pub channel: Channel,
+    pub clients: Clients,
+    directory: TempDir,
+}
+
+impl Serve {
+    /// Starts the program with this database and with these settings, without waiting until it is healthy.
+    pub async fn start(database_url: &str, settings: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, key, stanza) = output(&["api-key", "--name", "ops", "--scopes", "operator,check,manage"]).await;
+        let stanza = &stanza[stanza.find("[[api_keys]]").unwrap()..];
+        let address = format!("127.0.0.1:{}", free_port());
+        let config = directory.path().join("roster.toml");
+        let text = format!(
+            "listen = '{address}'\ndatabase_url = '{database_url}'\n{settings}\n{stanza}\n[mail]\nkind = 'off'\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let log = File::create(directory.path().join("log")).unwrap();
+        let mut serve = roster(&["serve", "--config", config.to_str().unwrap(), "--log", "info"]);
+        let process = serve.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let channel = channel(&address);
+        let clients = clients(&channel, key.trim_end());
+        Self { _process: process, channel, clients, directory }
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    /// Waits until the health service reports this status.
+    pub async fn until(&self, wanted: ServingStatus) {
+        until(&self.channel, wanted).await;
+    }
 }

@@ -1,9 +1,12 @@
 //! A TCP proxy in front of a server or a Postgres that can cut, stall, refuse and redirect connections.
 
+use super::Database;
 use super::cluster::TestCluster;
+use sqlx::postgres::PgConnectOptions;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -26,6 +29,13 @@ impl From<SocketAddr> for Target {
 impl From<&TestCluster> for Target {
     fn from(cluster: &TestCluster) -> Self {
         Self::Unix(cluster.socket())
+    }
+}
+
+impl From<&Database> for Target {
+    fn from(database: &Database) -> Self {
+        let options = PgConnectOptions::from_str(&database.url).unwrap();
+        Self::Unix(options.get_socket().unwrap().join(format!(".s.PGSQL.{}", options.get_port())))
     }
 }
 
@@ -66,6 +76,15 @@ impl Proxy {
         let acceptor = accept(listener, state.clone(), cut.clone(), open.clone());
         tokio::spawn(end.clone().run_until_cancelled_owned(acceptor));
         Self { address, state, cut, end, open }
+    }
+
+    /// Starts a proxy in front of a database, and returns the database with the proxy's address in its URL. The test's
+    /// own connections do not pass the proxy.
+    pub async fn before(database: &Database) -> (Self, Database) {
+        let proxy = Self::to(database).await;
+        let options = PgConnectOptions::from_str(&database.url).unwrap();
+        let url = format!("postgres://postgres@{}/{}", proxy.address, options.get_database().unwrap());
+        (proxy, Database { url, ..database.clone() })
     }
 
     /// The URL of a private Postgres through the proxy, for its superuser.
