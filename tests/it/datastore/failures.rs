@@ -255,7 +255,7 @@ async fn each_error_of_a_statement_has_one_meaning() {
         let status = add_with_error(&server, &organization, &user).await.unwrap_err();
         assert_eq!(named(&status), meaning, "{code}: {status:?}");
     }
-    super::assert_all_succeed(&server, &organization, 64).await;
+    super::assert_all_succeed(&server, &organization).await;
     server.database.assert_no_open_transactions().await;
     assert_eq!(server.database.count("SELECT count(*) FROM memberships WHERE user_id LIKE 'now-%'").await, 0);
 }
@@ -275,7 +275,7 @@ async fn a_commit_that_fails_has_an_unknown_outcome() {
         let status = add_with_error(&server, &organization, &user).await.unwrap_err();
         assert_ne!(status.code(), Code::DeadlineExceeded, "{code}: {status:?}");
     }
-    super::assert_all_succeed(&server, &organization, 64).await;
+    super::assert_all_succeed(&server, &organization).await;
     server.database.assert_no_open_transactions().await;
     server.database.assert_invariants().await;
 }
@@ -290,5 +290,5 @@ async fn a_revoked_privilege_makes_the_datastore_unavailable() {
     let answer = operator.checks.check_membership(check(&scene.organization, "ada", fully_consistent())).await;
     assert_unavailable("a check", answer);
     scene.cluster.execute("GRANT ALL ON memberships TO app").await;
-    super::assert_all_succeed(&scene.server, &scene.organization, 64).await;
+    super::assert_all_succeed(&scene.server, &scene.organization).await;
 }

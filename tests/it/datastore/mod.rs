@@ -113,10 +113,9 @@ async fn assert_recovers(server: &Server) {
     assert!(begin.elapsed() < RECOVERY, "the recovery took {:?}", begin.elapsed());
 }
 
-/// Makes this number of writes and of fully consistent checks at once, more than the server has connections, and asserts
-/// that all succeed.
-async fn assert_all_succeed(server: &Server, organization: &str, count: usize) {
-    let calls = (0..count).map(|_| async {
+/// Makes writes and fully consistent checks at once, more than the server has connections, and asserts that all succeed.
+async fn assert_all_succeed(server: &Server, organization: &str) {
+    let calls = (0..20).map(|_| async {
         let mut operator = server.operator();
         let user = roster::random::uuid().to_string();
         operator.organizations.add_member(crate::harness::add(organization, &user, "member")).await?;

@@ -25,6 +25,8 @@ const DEADLINE: Duration = Duration::from_millis(1500);
 const TOLERANCE: Duration = Duration::from_secs(1);
 /// The number of callers.
 const CALLERS: usize = 24;
+/// The pause of a caller between two calls, so that the load alone makes no call late.
+const PAUSE: Duration = Duration::from_millis(50);
 /// The time in which every call must succeed, after [`RECOVERY`].
 const CALM: Duration = Duration::from_secs(10);
 
@@ -83,7 +85,9 @@ impl Traffic {
         let token = scene.server.service_token("root", &[Scope::Operator]);
         for number in 0..CALLERS {
             let kind = kinds[number % kinds.len()];
-            let (server, organization, token) = (scene.server.clone(), scene.organization.clone(), token.clone());
+            let (server, token) = (scene.server.clone(), token.clone());
+            // An organization of its own: the writes do not wait for each other.
+            let organization = scene.server.user("ada").create("Acme").await;
             let (stop, calls) = (self.stop.clone(), self.calls.clone());
             self.callers.spawn(async move {
                 while !stop.is_cancelled() {
@@ -95,6 +99,7 @@ impl Traffic {
                     let answer = server.send(call).await;
                     assert!(begin.elapsed() < DEADLINE + TOLERANCE, "{kind} took {:?}: {answer:?}", begin.elapsed());
                     calls.lock().unwrap().push(Done { begin, kind, user, answer });
+                    tokio::time::sleep(PAUSE).await;
                 }
             });
         }
@@ -131,7 +136,7 @@ impl Traffic {
             let reason = (done.answer.grpc_status, done.answer.reason.as_deref());
             let allowed = [(Some(14), Some("DATASTORE_UNAVAILABLE")), (Some(4), Some("DEADLINE_EXCEEDED"))];
             assert!(allowed.contains(&reason), "{done:?}");
-            assert!(done.begin + DEADLINE + TOLERANCE > fault, "a call failed before the fault: {done:?}");
+            assert!(done.begin + DEADLINE > fault, "a call failed before the fault: {done:?}");
             if done.begin > recovered {
                 late.push(format!("{} {:?} after the recovery: {reason:?}", done.kind, done.begin - recovered));
             }
@@ -240,7 +245,7 @@ async fn a_load_that_is_swallowed_halfway_is_repeated() {
     let direct = Database::new().await;
     let (proxy, database) = Proxy::before(&direct).await;
     let mut lock = direct.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE memberships").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE organizations").execute(&mut *lock).await.unwrap();
     let server = Server::over(database, ServerSettings::default()).await;
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     until("a load waits for the lock", async || direct.count(waits).await > 0).await;
@@ -327,7 +332,7 @@ async fn a_stop_ends_within_the_drain_time_although_everything_is_swallowed() {
     let mut server = Server::over(database, ServerSettings { drain, ..ServerSettings::default() }).await;
     server.roster.replica().loaded().await;
     let organization = server.user("ada").create("Acme").await;
-    super::assert_all_succeed(&server, &organization, 64).await;
+    super::assert_all_succeed(&server, &organization).await;
     proxy.swallow_all();
     let calls: Vec<_> = (0..8)
         .map(|number| {

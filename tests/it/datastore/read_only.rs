@@ -20,7 +20,7 @@ async fn scene() -> (TestCluster, Server, String) {
     let server = Server::over(database, ServerSettings::default()).await;
     let organization = server.user("ada").create("Acme").await;
     // Every connection is open.
-    assert_all_succeed(&server, &organization, 64).await;
+    assert_all_succeed(&server, &organization).await;
     (cluster, server, organization)
 }
 
@@ -43,7 +43,7 @@ async fn read_only_for_a_while(begin: &str, end: &str) {
     cluster.execute(end).await;
     assert_recovers(&server).await;
     for _ in 0..4 {
-        assert_all_succeed(&server, &organization, 64).await;
+        assert_all_succeed(&server, &organization).await;
     }
     super::assert_health_stays(&server, ServingStatus::Serving, Duration::from_secs(1)).await;
 }
@@ -74,7 +74,7 @@ async fn present_sessions_that_become_read_only_are_not_used() {
     cluster.reload().await;
     assert_recovers(&server).await;
     for _ in 0..4 {
-        assert_all_succeed(&server, &organization, 64).await;
+        assert_all_succeed(&server, &organization).await;
     }
 }
 
@@ -108,7 +108,7 @@ async fn sessions_that_were_ended_under_load_are_not_used_again() {
         stop.store(true, Ordering::Relaxed);
     };
     tokio::join!(load(&server, &organization, 24, &strict, &stop), faults);
-    assert_all_succeed(&server, &organization, 64).await;
+    assert_all_succeed(&server, &organization).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,5 +122,5 @@ async fn sessions_that_were_ended_while_idle_are_not_used_again() {
             assert_unavailable("a write", Err::<(), _>(status));
         }
     }
-    assert_all_succeed(&server, &organization, 64).await;
+    assert_all_succeed(&server, &organization).await;
 }
