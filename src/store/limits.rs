@@ -28,6 +28,10 @@ pub const CLIENT_CHECK: Duration = Duration::from_secs(1);
 pub const POOLER_QUESTIONS: u32 = 20;
 /// Maximum time for one of these answers.
 pub const POOLER_PATIENCE: Duration = Duration::from_secs(1);
+/// Maximum time for the whole detection, two connections included.
+pub const POOLER_CHECK: Duration = Duration::from_secs(6);
+/// Time for which a detected pooler is not looked for again.
+pub const POOLER_MEMORY: Duration = Duration::from_secs(5);
 /// Maximum wait for the next rows of a copy: Postgres sends them as it reads the table.
 pub const COPY_SILENCE: Duration = Duration::from_secs(5);
 /// Time in which a deleted organization can be restored.

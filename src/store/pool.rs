@@ -1,7 +1,7 @@
 //! Connections to Postgres.
 
 use super::datastore_url::DatastoreUrl;
-use super::session::{self, SessionUse};
+use super::session::{self, SessionUse, UnusableDatastore};
 use super::{StoreError, limits};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection};
@@ -58,6 +58,8 @@ struct TrackedConnection {
 struct DatastoreLink {
     /// Set once each connection is known to be one session of Postgres.
     own_sessions: OnceCell<()>,
+    /// The time when a pooler in transaction mode was last detected.
+    pooler_detected: Mutex<Option<Instant>>,
     /// The error of the last connection that could not be opened. It is logged once, not for each attempt.
     failure: Mutex<Option<String>>,
 }
@@ -73,6 +75,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl DatastoreLink {
+    /// Checks, once, that each connection is one session of Postgres.
+    async fn require_own_sessions(&self, url: &DatastoreUrl) -> Result<(), StoreError> {
+        let check = async || {
+            let pooling = UnusableDatastore::TransactionPooling;
+            if lock(&self.pooler_detected).is_some_and(|detected| detected.elapsed() < limits::POOLER_MEMORY) {
+                return Err(StoreError::Unusable(pooling));
+            }
+            let outcome = session::require_own_session(url).await;
+            if matches!(&outcome, Err(StoreError::Unusable(fault)) if *fault == pooling) {
+                *lock(&self.pooler_detected) = Some(Instant::now());
+            }
+            outcome
+        };
+        self.own_sessions.get_or_try_init(check).await.copied()
+    }
+
     /// Logs the outcome of opening a connection if it differs from the previous one.
     fn record<T>(&self, outcome: &Result<T, StoreError>) {
         let mut failure = lock(&self.failure);
@@ -138,8 +156,9 @@ impl PoolState {
 
     async fn open(&self) -> Result<TrackedConnection, StoreError> {
         let outcome = async {
-            self.link.own_sessions.get_or_try_init(|| session::require_own_session(&self.url)).await?;
-            session::open(&self.url, self.purpose).await
+            let connection = session::open(&self.url, self.purpose).await?;
+            self.link.require_own_sessions(&self.url).await?;
+            Ok(connection)
         }
         .await;
         self.link.record(&outcome);

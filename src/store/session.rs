@@ -38,8 +38,9 @@ pub(super) enum SessionUse {
 impl SessionUse {
     /// The settings of the session. They are statements and not startup parameters, which a pooler may ignore.
     ///
-    /// A statement can outlive its request (the client hung up, the process was stopped) and must not keep its locks. No
-    /// statement is worth compiling, and after a wrong estimate Postgres would compile before it answers. A ROLLBACK
+    /// A statement can outlive its request (the client hung up, the process was stopped) and must not keep its locks. For
+    /// a client that the network has cut off, TCP ends the session in about 25 seconds; sqlx 0.9 offers no such option for
+    /// the client's side, where each wait has a limit instead. No statement is worth compiling, and after a wrong estimate Postgres would compile before it answers. A ROLLBACK
     /// outside a transaction causes a warning, which `client_min_messages` suppresses.
     ///
     /// The numbers are [`limits::STATEMENT`], [`limits::IDLE_IN_TRANSACTION`] and [`limits::CLIENT_CHECK`] in
@@ -48,11 +49,15 @@ impl SessionUse {
         match self {
             Self::Requests => {
                 "SET statement_timeout = 30000; SET idle_in_transaction_session_timeout = 10000;
-                 SET client_connection_check_interval = 1000; SET jit = off; SET client_min_messages = error"
+                 SET client_connection_check_interval = 1000; SET tcp_user_timeout = 10000;
+                 SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+                 SET jit = off; SET client_min_messages = error"
             }
             Self::Replica => {
                 "SET statement_timeout = 30000; SET idle_in_transaction_session_timeout = 10000;
-                 SET client_connection_check_interval = 1000; SET jit = off; SET client_min_messages = error;
+                 SET client_connection_check_interval = 1000; SET tcp_user_timeout = 10000;
+                 SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+                 SET jit = off; SET client_min_messages = error;
                  SET plan_cache_mode = force_generic_plan"
             }
             Self::Migrations => "SET jit = off",
@@ -131,8 +136,12 @@ pub(super) async fn check<'c>(connection: impl Executor<'c, Database = sqlx::Pos
 ///
 /// # Errors
 /// [`StoreError::Unusable`] if the session has changed, or does not answer within [`limits::POOLER_PATIENCE`]; if
-/// Postgres does not answer.
+/// Postgres does not answer within [`limits::POOLER_CHECK`].
 pub(super) async fn require_own_session(url: &DatastoreUrl) -> Result<(), StoreError> {
+    timeout(limits::POOLER_CHECK, compare_sessions(url)).await.unwrap_or_else(|_| Err(not_connected(timed_out())))
+}
+
+async fn compare_sessions(url: &DatastoreUrl) -> Result<(), StoreError> {
     let mut idle = open(url, SessionUse::Migrations).await?;
     let noted = backend(&mut idle).await?;
     let mut other = open(url, SessionUse::Migrations).await?;
