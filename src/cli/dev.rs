@@ -10,7 +10,9 @@ use crate::mail::Mailer;
 use crate::postgres::{Binaries, Cluster, Options, Stop};
 use crate::server::{self, ServerParts, ServerSettings};
 use crate::service::{InvitationSettings, Roster};
-use crate::store::{migrations, pool};
+use crate::store::datastore_url::DatastoreUrl;
+use crate::store::migrations;
+use crate::store::pool::Pool;
 use crate::{lifecycle, telemetry};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -70,13 +72,13 @@ async fn prepare(
     tracing::info!(data = %directory.path().display(), version = binaries.version(), "starting Postgres");
     let cluster = Cluster::start(&binaries, Options::kept(directory.postgres())).await?;
     cluster.create_database(DATABASE).await?;
-    let database = pool::parse_url(&cluster.url(DATABASE)).map_err(|invalid| Mistakes(vec![invalid.0]))?;
+    let database = DatastoreUrl::parse(&cluster.url(DATABASE)).map_err(|invalid| Mistakes(vec![invalid.0]))?;
     migrations::migrate(&database).await?;
 
     let address = listener.local_addr().map_err(|source| CliError::Listen { address: flags.listen, source })?;
     super::print_result(&welcome(directory.path(), &key, address)?)?;
     let settings = InvitationSettings { mail: true, ..InvitationSettings::default() };
-    let roster = Roster::new(pool::lazy(database, CONNECTIONS), Clock::system()).with_invitations(settings);
+    let roster = Roster::new(Pool::new(database, CONNECTIONS), Clock::system()).with_invitations(settings);
     Ok((
         cluster,
         ServerParts { listener, settings: ServerSettings::default(), roster, authenticator, mailer, metrics: None },

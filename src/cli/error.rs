@@ -57,7 +57,7 @@ pub enum CliError {
     Postgres(#[from] postgres::Error),
     /// The migrations cannot be applied.
     #[error("the migrations failed")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[from] crate::store::migrations::MigrationError),
     /// The gRPC server cannot be started.
     #[error("the server cannot be started")]
     Serve(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::config::{self, Flags, Settings};
 use crate::server::{self, ServerParts};
 use crate::service::Roster;
-use crate::store::pool;
+use crate::store::pool::Pool;
 use crate::{lifecycle, telemetry};
 
 pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
@@ -22,7 +22,7 @@ pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
             Some(address) => Some(super::listen(address).await?),
             None => None,
         };
-        let pool = pool::lazy(settings.database, settings.database_connections);
+        let pool = Pool::new(settings.database, settings.database_connections);
         let parts = ServerParts {
             listener,
             settings: settings.server,

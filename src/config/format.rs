@@ -1,5 +1,6 @@
 //! Formats of settings: which text one accepts, which value that gives, and what holds when the setting is absent.
 
+use crate::store::datastore_url::{self, DatastoreUrl};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -7,8 +8,8 @@ use std::str::FromStr;
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
-/// Reads a value; `None` if the text is not in the range.
-type Parse<T> = Box<dyn Fn(&str) -> Option<T>>;
+/// Reads a value. The error says what may be written instead, where the format knows it better than its range.
+type Parse<T> = Box<dyn Fn(&str) -> Result<T, Option<String>>>;
 
 /// The format of a setting that has no name and no default yet.
 pub(super) struct Format<T> {
@@ -96,11 +97,11 @@ impl<T> Setting<T> {
 }
 
 /// The URL of a Postgres database.
-pub(super) fn database_url() -> Format<sqlx::postgres::PgConnectOptions> {
+pub(super) fn database_url() -> Format<DatastoreUrl> {
     Format {
         value_name: "URL",
-        range: "a URL of the form postgres://user:password@host:port/database".to_owned(),
-        parse: Box::new(|text| crate::store::pool::parse_url(text).ok()),
+        range: datastore_url::FORM.to_owned(),
+        parse: Box::new(|text| DatastoreUrl::parse(text).map_err(|invalid| Some(invalid.0))),
         // A URL may hold a password.
         print: Box::new(|_| String::new()),
     }
@@ -111,7 +112,7 @@ pub(super) fn address() -> Format<SocketAddr> {
     Format {
         value_name: "ADDRESS",
         range: "an address and a port, as 127.0.0.1:50051".to_owned(),
-        parse: Box::new(|text| text.parse().ok()),
+        parse: Box::new(|text| text.parse().map_err(|_| None)),
         print: Box::new(SocketAddr::to_string),
     }
 }
@@ -121,7 +122,7 @@ pub(super) fn filter() -> Format<String> {
     Format {
         value_name: "FILTER",
         range: "a level (error, warn, info, debug, trace), or several as roster=debug,sqlx=warn".to_owned(),
-        parse: Box::new(|text| EnvFilter::try_new(text).ok().map(|_| text.to_owned())),
+        parse: Box::new(|text| EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|_| None)),
         print: Box::new(String::clone),
     }
 }
@@ -134,7 +135,7 @@ where
     Format {
         value_name,
         range: format!("a whole number from {} to {}", range.start(), range.end()),
-        parse: Box::new(move |text| text.parse().ok().filter(|number| range.contains(number))),
+        parse: Box::new(move |text| text.parse().ok().filter(|number| range.contains(number)).ok_or(None)),
         print: Box::new(T::to_string),
     }
 }
@@ -162,7 +163,7 @@ pub(super) fn one_of<T: Copy + PartialEq + 'static, const N: usize>(
     Format {
         value_name,
         range: words.map(|(word, _)| word).join(" or "),
-        parse: Box::new(move |text| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)),
+        parse: Box::new(move |text| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or(None)),
         print: Box::new(move |value| {
             words.iter().find(|(_, other)| other == value).map_or_else(String::new, |(word, _)| (*word).to_owned())
         }),

@@ -18,8 +18,8 @@ use crate::mail::Mailer;
 use crate::mail::settings::MailSettings;
 use crate::server::ServerSettings;
 use crate::service::{InvitationSettings, ReplicaSettings};
+use crate::store::datastore_url::DatastoreUrl;
 use reader::{InvalidSetting, SettingsReader};
-use sqlx::postgres::PgConnectOptions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,7 +60,7 @@ pub struct Settings {
     /// The address to listen on.
     pub listen: SocketAddr,
     /// How to connect to the database. It may hold a password, so the settings implement no `Debug`.
-    pub database: PgConnectOptions,
+    pub database: DatastoreUrl,
     /// The address of the metrics endpoint; `None` to serve no metrics.
     pub metrics_listen: Option<SocketAddr>,
     /// The maximum number of connections to the database.
@@ -173,7 +173,7 @@ impl Settings {
 ///
 /// # Errors
 /// All mistakes.
-pub fn read_datastore(flags: &DatastoreFlags, environment: Environment) -> Result<PgConnectOptions, Mistakes> {
+pub fn read_datastore(flags: &DatastoreFlags, environment: Environment) -> Result<DatastoreUrl, Mistakes> {
     let mut reader = SettingsReader::new(flags.config.as_ref(), environment);
     let database = DatastoreValues::read(&mut reader, &flags.settings).database_url;
     database.ok_or_else(|| Mistakes(reader.mistakes()))

@@ -74,8 +74,9 @@ impl<'a> SettingsReader<'a> {
             }
             return default;
         };
-        raw.text.and_then(|text| parse(&text)).unwrap_or_else(|| {
-            self.mistakes.push(format!("{used_name} (from {}): write {range}", raw.origin));
+        raw.text.ok_or(None).and_then(|text| parse(&text)).unwrap_or_else(|instead| {
+            let instead = instead.unwrap_or(range);
+            self.mistakes.push(format!("{used_name} (from {}): write {instead}", raw.origin));
             default
         })
     }

@@ -13,8 +13,8 @@ use crate::replica::limits::{MAX_STALENESS_MS, SERVE_STALE_MS};
 use crate::server::ServerSettings;
 use crate::service::ReplicaSettings;
 use crate::service::limits::{LOG_RETENTION, LOG_RETENTION_HOURS};
+use crate::store::datastore_url::DatastoreUrl;
 use crate::store::limits::STATEMENT;
-use sqlx::postgres::PgConnectOptions;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -70,8 +70,9 @@ settings! {
     /// The settings of the datastore, as flags.
     DatastoreSettingFlags => DatastoreValues {
         /// The Postgres database, as `postgres://user:password@host:port/database`. Other users of this machine can see
-        /// flags: give a password in the environment or in the file
-        database_url: Option<PgConnectOptions> = database_url().required();
+        /// flags: give a password in the environment or in the file. Several hosts, as `first:5432,second:5432`, are the
+        /// primary and its standbys: roster uses the one that is the primary
+        database_url: Option<DatastoreUrl> = database_url().required();
     }
 }
 

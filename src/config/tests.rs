@@ -54,7 +54,7 @@ fn mistakes(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Vec<Strin
 fn a_database_credentials_and_mail_are_enough() -> Outcome {
     let settings = read(&["--database-url", "postgres:///roster"], &[], KEY).map_err(|mistakes| mistakes.join("\n"))?;
     assert_eq!(settings.listen, LISTEN);
-    assert_eq!(settings.database.get_database(), Some("roster"));
+    assert_eq!(settings.database.hosts()[0].get_database(), Some("roster"));
     assert_eq!(settings.database_connections, table::DATABASE_CONNECTIONS);
     assert_eq!(settings.log.format, LogFormat::Text);
     assert_eq!(settings.server.max_deadline, crate::store::limits::STATEMENT);
@@ -97,7 +97,7 @@ fn flags_override_variables_and_variables_override_the_file() -> Outcome {
     )
     .map_err(|mistakes| mistakes.join("\n"))?;
     assert_eq!(settings.server.drain, Duration::from_millis(3));
-    assert_eq!(settings.database.get_database(), Some("variable"));
+    assert_eq!(settings.database.hosts()[0].get_database(), Some("variable"));
     assert_eq!(settings.change_log_retention, Duration::from_hours(2));
     let serve_stale = Some(Duration::from_secs(5));
     assert_eq!(settings.replica, ReplicaSettings { memory_bytes: 0, serve_stale, ..ReplicaSettings::default() });

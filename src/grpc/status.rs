@@ -100,6 +100,13 @@ impl From<ServiceError> for Status {
                 let message = "the datastore does not answer; nothing was changed: repeat";
                 status(reason::datastore_unavailable(), message)
             }
+            // The pool has logged the cause, once.
+            ServiceError::Store(StoreError::NotConnected(_)) => {
+                status(reason::datastore_unavailable(), "the datastore cannot be reached; nothing was changed: repeat")
+            }
+            ServiceError::Store(StoreError::Unusable(fault)) => {
+                status(reason::datastore_unavailable(), format!("{fault}; nothing was changed"))
+            }
             ServiceError::Store(StoreError::Unmigrated(_)) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
@@ -114,7 +121,9 @@ impl From<ServiceError> for Status {
             }
             ServiceError::Store(StoreError::CommitUnknown(_)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the outcome of a commit is unknown");
-                deadline_exceeded()
+                let message = "the datastore did not confirm the commit; whether the write happened is not known: \
+                               repeat it with the same request_id";
+                status(reason::deadline_exceeded(), message)
             }
             // Writes retry and return this refusal themselves: only a read gets here.
             ServiceError::Store(StoreError::Contention(_)) => refused(&Refusal::Conflict),

@@ -159,8 +159,8 @@ impl<'a> Follower<'a> {
                     self.shared.counters.failed_polls.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!(error = &error as &dyn std::error::Error, "a poll of the change log failed");
                     // A statement may still run on this connection: no other task may reuse it.
-                    if let Some(mut connection) = self.connection.take() {
-                        connection.close_on_drop();
+                    if let Some(connection) = self.connection.take() {
+                        connection.close();
                     }
                     sleep(limits::FOLLOW_PAUSE).await;
                 }

@@ -15,8 +15,11 @@ pub const SERVE_STALE_MS: std::ops::RangeInclusive<u64> = 1_000..=86_400_000;
 /// Minimum time from the start of one poll to the start of the next: under many writes, one poll applies several. A
 /// poll costs the primary about half a millisecond, so one process takes at most a tenth of one of its cores.
 pub const POLL_SPACING: Duration = Duration::from_millis(5);
-/// Timeout of one poll.
-pub const POLL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of one poll. On a connection that the network drops silently the lease is lost for this long, and the calls
+/// that wait for the primary should not outlast their deadlines.
+pub const POLL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time without a notification after which the listener checks its connection.
+pub const LISTEN_SILENCE: Duration = Duration::from_secs(3);
 /// Rows of one bucket that one poll reads. For a larger transaction the follower polls again with twice the limit.
 pub const POLL_ROWS: i64 = 2_048;
 /// Pause of the follower and the listener after an error.
@@ -44,5 +47,6 @@ pub const PRIMARY_SMALL: usize = 256;
 pub const PRIMARY_QUESTIONS: usize = 2_048;
 /// Capacity of the feed, in messages, for each process. A subscriber that falls further behind reads the log instead.
 pub const FEED_COMMITS: usize = 8_192;
-/// Timeout of one statement of the primary lookup: the default deadline of the calls that wait for it.
-pub const PRIMARY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of one statement of the primary lookup. A statement takes milliseconds. Behind a connection that the network
+/// drops silently, all questions wait this long, and calls with the default deadline must outlast it.
+pub const PRIMARY_TIMEOUT: Duration = Duration::from_secs(3);

@@ -74,8 +74,7 @@ impl ReplicaState {
     /// Whether the replica may answer beyond the maximum staleness: the primary has failed, the caller names no
     /// consistency requirement, and the setting `serve_stale` allows the present age.
     pub(super) fn allows_stale(&self, freshness: &Freshness, error: &StoreError) -> bool {
-        let failed = matches!(error, StoreError::Unavailable(_) | StoreError::Timeout(_));
-        let allowed = self.settings.serve_stale.filter(|_| failed && *freshness == Freshness::Recent);
+        let allowed = self.settings.serve_stale.filter(|_| error.is_outage() && *freshness == Freshness::Recent);
         allowed.is_some_and(|limit| self.age().is_some_and(|age| age <= limit))
             && self.users_loaded.load(Ordering::Acquire)
     }

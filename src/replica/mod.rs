@@ -32,7 +32,7 @@ use crate::domain::{OrganizationRef, Standing, UserId, UserState};
 use crate::replica_tables::ReplicaTables;
 use crate::store::StoreError;
 use crate::store::datastore::{self, Datastore};
-use crate::store::pool::{self, Pool};
+use crate::store::pool::Pool;
 use crate::store::users;
 use consistency_token::ConsistencyToken;
 use primary::Primary;
@@ -43,6 +43,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// The number of buckets: organization buckets first, then user buckets.
@@ -138,10 +139,7 @@ impl Replica {
     /// A replica of this datastore. The primary answers until [`Self::follow`] runs and has loaded the buckets.
     #[must_use]
     pub fn new(pool: Pool, settings: ReplicaSettings) -> Self {
-        // Planning the few statements again for each call's parameters would take longer than running them.
-        let options = pool.connections().connect_options().as_ref().clone();
-        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
-        let replica_pool = Pool::new(pool::lazy(options, limits::REPLICA_CONNECTIONS));
+        let replica_pool = pool.for_replica(limits::REPLICA_CONNECTIONS);
         let mut key = [0; 16];
         key.copy_from_slice(&crate::random::secret()[..16]);
         Self(Arc::new(ReplicaState {
@@ -189,8 +187,8 @@ impl Replica {
             return Ok(datastore);
         }
         let mut connection = self.0.pool.acquire().await?;
-        let outcome = datastore::datastore(&mut connection).await;
-        let datastore = connection.finish(outcome)?;
+        let outcome = timeout(limits::POLL_TIMEOUT, datastore::datastore(&mut connection)).await;
+        let datastore = connection.finish(outcome.unwrap_or(Err(StoreError::Timeout(None))))?;
         let mut known = self.0.datastore.write().unwrap_or_else(PoisonError::into_inner);
         Ok(*known.get_or_insert(datastore))
     }

@@ -6,8 +6,9 @@
 use super::ReplicaState;
 use crate::replica::limits;
 use crate::store::log::tail;
-use sqlx::postgres::PgListener;
+use crate::store::{StoreError, pool};
 use std::sync::atomic::Ordering;
+use tokio::time::timeout;
 
 /// Wakes the follower when another process has written. Reconnects after errors and never returns.
 pub(super) async fn listen(shared: &ReplicaState) {
@@ -22,16 +23,22 @@ pub(super) async fn listen(shared: &ReplicaState) {
     }
 }
 
-async fn listen_once(shared: &ReplicaState) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(shared.replica_pool.connections()).await?;
-    listener.listen(tail::CHANNEL).await?;
-    // `None`: the connection broke, and notifications sent while it was down are lost.
-    while let Some(notification) = listener.try_recv().await? {
-        if notification.payload() != shared.name {
-            shared.wake_follower.notify_one();
+async fn listen_once(shared: &ReplicaState) -> Result<(), StoreError> {
+    let mut listener = shared.replica_pool.listen(tail::CHANNEL).await?;
+    loop {
+        match timeout(limits::LISTEN_SILENCE, listener.try_recv()).await {
+            Ok(Ok(Some(notification))) => {
+                if notification.payload() != shared.name {
+                    shared.wake_follower.notify_one();
+                }
+            }
+            // The connection broke, and notifications sent while it was down are lost.
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => return Err(error.into()),
+            // A connection that the network has dropped silently is silent too.
+            Err(_) => pool::check_listener(&mut listener).await?,
         }
     }
-    Ok(())
 }
 
 /// Notifies other processes of this one's writes: once for all commits since the last notification. Never returns.
@@ -43,7 +50,7 @@ pub(super) async fn announce(shared: &ReplicaState) {
             let outcome = tail::notify(&mut connection, &shared.name).await;
             connection.finish(outcome)
         };
-        match tokio::time::timeout(limits::POLL_TIMEOUT, notification).await {
+        match timeout(limits::POLL_TIMEOUT, notification).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::debug!(

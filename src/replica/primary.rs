@@ -173,7 +173,6 @@ async fn run(pool: &Pool, questions: &[&StandingKey]) -> Result<Vec<Standing>, S
     if let Ok(outcome) = tokio::time::timeout(limits::PRIMARY_TIMEOUT, query).await {
         return connection.finish(outcome);
     }
-    // The statement still runs on this connection: it must not be reused.
-    connection.close_on_drop();
+    connection.close();
     Err(StoreError::Timeout(None))
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// The time between two rounds of housekeeping.
 pub const TIDY_EVERY: Duration = Duration::from_mins(1);
+/// The maximum time of one round of housekeeping. The next round continues what this one leaves.
+pub const TIDY_TIMEOUT: Duration = Duration::from_mins(2);
 /// The length of a caller's `x-request-id`, in bytes. It is logged and returned.
 pub const REQUEST_ID_BYTES: usize = 64;
 /// Calls under way at once on one connection; HTTP/2 flow control holds more back at the client.

@@ -251,12 +251,13 @@ async fn answer(request: http::Request<Incoming>, metrics: Arc<Metrics>) -> Resu
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::store::pool;
+    use crate::store::datastore_url::DatastoreUrl;
+    use crate::store::pool::Pool;
 
     #[tokio::test]
     async fn each_metric_of_the_replica_is_also_exported_under_its_deprecated_name()
     -> Result<(), Box<dyn std::error::Error>> {
-        let roster = Roster::new(pool::lazy(pool::parse_url("postgres:///absent")?, 1), Clock::system());
+        let roster = Roster::new(Pool::new(DatastoreUrl::parse("postgres:///absent")?, 1), Clock::system());
         let text = Metrics::new(roster, Arc::new(Semaphore::new(1)), 1).encode().await?;
         let samples = |prefix: &str| -> Vec<String> {
             text.lines().filter_map(|line| line.strip_prefix(prefix)).map(ToOwned::to_owned).collect()

@@ -4,6 +4,7 @@ use crate::authz::rules;
 use crate::mail::Mailer;
 use crate::server::limits;
 use crate::service::Roster;
+use crate::store::StoreError;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -44,12 +45,13 @@ pub(super) async fn watch_health(health: HealthReporter, roster: Roster, stop: C
 }
 
 /// Whether the schema is up to date; an error if Postgres did not answer, or not in time.
-type PingOutcome = Result<Result<bool, crate::store::StoreError>, tokio::time::error::Elapsed>;
+type PingOutcome = Result<Result<bool, StoreError>, tokio::time::error::Elapsed>;
 
 fn log_health(outcome: &PingOutcome, now: ServingStatus) {
     match outcome {
         Ok(Ok(true)) => tracing::info!("health: {now}"),
         Ok(Ok(false)) => tracing::warn!("health: {now}: the schema is out of date; run `roster migrate`"),
+        Ok(Err(error @ StoreError::Unusable(_))) => tracing::warn!("health: {now}: {error}"),
         Ok(Err(error)) => {
             tracing::warn!(error = error as &dyn std::error::Error, "health: {now}: the database did not answer");
         }
@@ -58,7 +60,7 @@ fn log_health(outcome: &PingOutcome, now: ServingStatus) {
 }
 
 /// Pings Postgres. Until the schema was up to date once, it also checks the migrations.
-async fn ping(roster: &Roster, migrated: &mut bool) -> Result<bool, crate::store::StoreError> {
+async fn ping(roster: &Roster, migrated: &mut bool) -> Result<bool, StoreError> {
     use crate::store::{datastore, migrations};
     let mut connection = roster.pool().acquire().await?;
     let outcome = if *migrated {
@@ -83,10 +85,11 @@ pub(super) async fn tidy(roster: Roster, stop: CancellationToken) {
     let rounds = async {
         loop {
             tokio::time::sleep(limits::TIDY_EVERY).await;
-            match roster.tidy().await {
-                Ok(report) if report == crate::service::housekeeping::TidyReport::default() => {}
-                Ok(report) => tracing::info!(?report, "housekeeping removed rows"),
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "housekeeping failed"),
+            match tokio::time::timeout(limits::TIDY_TIMEOUT, roster.tidy()).await {
+                Ok(Ok(report)) if report == crate::service::housekeeping::TidyReport::default() => {}
+                Ok(Ok(report)) => tracing::info!(?report, "housekeeping removed rows"),
+                Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "housekeeping failed"),
+                Err(_) => tracing::warn!("housekeeping did not end in time; the next round continues it"),
             }
         }
     };

@@ -32,6 +32,8 @@ pub const INVITATION_TOKEN_CHARACTERS: usize = 43;
 /// Time in which a claimed mail must be sent; after it, the mail is due again. Longer than any SMTP conversation may
 /// take.
 pub const MAIL_LEASE: Duration = Duration::from_mins(2);
+/// Maximum time for claiming or settling a mail: a few statements on one row.
+pub const OUTBOX_STATEMENTS: Duration = Duration::from_secs(5);
 /// Delay before the second attempt to send a mail. It doubles with each further attempt.
 pub const MAIL_RETRY: Duration = Duration::from_secs(30);
 /// Maximum delay between two attempts to send a mail.

@@ -29,7 +29,6 @@ pub use permit::CallPermit;
 use crate::clock::Clock;
 use crate::replica::Replica;
 use crate::store::pool::Pool;
-use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -53,8 +52,7 @@ impl Roster {
     /// Creates a service over this datastore. Its writes and its connections belong to the current Tokio runtime, which
     /// must outlive it. Panics outside a runtime.
     #[must_use]
-    pub fn new(pool: PgPool, clock: Clock) -> Self {
-        let pool = Pool::new(pool);
+    pub fn new(pool: Pool, clock: Clock) -> Self {
         let replica = Replica::new(pool.clone(), ReplicaSettings::default());
         Self {
             pool,

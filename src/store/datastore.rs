@@ -1,6 +1,6 @@
 //! The identity of the database that the pool is connected to.
 
-use super::StoreError;
+use super::{StoreError, session};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -21,11 +21,10 @@ pub async fn datastore(connection: &mut PgConnection) -> Result<Datastore, Store
     Ok(sqlx::query_as!(Datastore, "SELECT id, epoch FROM datastore").fetch_one(connection).await?)
 }
 
-/// Checks that Postgres answers.
+/// Checks that Postgres answers and that the session is still one on a primary that can write.
 ///
 /// # Errors
-/// If Postgres does not answer.
+/// [`StoreError::Unusable`] if it is not; if Postgres does not answer.
 pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(connection).await?;
-    Ok(())
+    session::check(connection).await
 }

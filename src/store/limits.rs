@@ -9,8 +9,31 @@ pub const STATEMENT: Duration = Duration::from_secs(30);
 pub const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
 /// Maximum wait of a request for a connection to Postgres.
 pub const ACQUIRE: Duration = Duration::from_secs(3);
-/// Maximum time that a connection is lent unchecked or stays idle. Then sqlx checks it, and closes it if it is too old.
-pub const CONNECTION_TRUSTED: Duration = Duration::from_mins(1);
+/// Maximum time for opening a session on one host and checking it.
+pub const CONNECT: Duration = Duration::from_secs(2);
+/// Maximum time for checking an idle session before it is lent: many times what a loaded Postgres takes.
+pub const SESSION_CHECK: Duration = Duration::from_millis(500);
+/// Maximum time for rolling back and checking a connection that was dropped in the middle of its work.
+pub const RECLAIM: Duration = Duration::from_millis(500);
+/// Maximum idle time after which a connection is lent unchecked. A connection in constant use is never checked.
+pub const CONNECTION_TRUSTED: Duration = Duration::from_secs(1);
+/// Maximum idle time of a connection.
+pub const CONNECTION_IDLE: Duration = Duration::from_mins(10);
+/// Maximum age of a connection: after a change of roles or of the network, every connection is renewed.
+pub const CONNECTION_AGE: Duration = Duration::from_mins(30);
+/// Time between two checks of Postgres whether the client of a running statement is still connected.
+pub const CLIENT_CHECK: Duration = Duration::from_secs(1);
+/// Number of times that a session is asked for its name to detect a pooler in transaction mode, which may answer from
+/// the same session several times by chance.
+pub const POOLER_QUESTIONS: u32 = 20;
+/// Maximum time for one of these answers.
+pub const POOLER_PATIENCE: Duration = Duration::from_secs(1);
+/// Maximum time for the whole detection, two connections included.
+pub const POOLER_CHECK: Duration = Duration::from_secs(6);
+/// Time for which a detected pooler is not looked for again.
+pub const POOLER_MEMORY: Duration = Duration::from_secs(5);
+/// Maximum wait for the next rows of a copy: Postgres sends them as it reads the table.
+pub const COPY_SILENCE: Duration = Duration::from_secs(5);
 /// Time in which a deleted organization can be restored.
 pub const PURGE_AFTER: Duration = Duration::from_hours(30 * 24);
 /// Time for which the answer to a request id is stored.

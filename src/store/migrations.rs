@@ -1,9 +1,10 @@
 //! The schema: the migrations of this program and whether a database has them.
 
 use super::StoreError;
+use super::datastore_url::DatastoreUrl;
 use super::log::partitions;
+use super::session::{self, SessionUse};
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
 /// The numbered migrations, embedded into the program at build time.
@@ -13,16 +14,28 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!();
 ///
 /// # Errors
 /// If Postgres does not answer, or a migration failed or was edited after it was applied.
-pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrateError> {
-    // Without the pool's options: a migration may take longer than a request.
-    let mut connection = PgConnection::connect_with(options).await?;
+pub async fn migrate(url: &DatastoreUrl) -> Result<(), MigrationError> {
+    session::require_own_session(url).await?;
+    // A migration may take longer than a request.
+    let mut connection = session::open(url, SessionUse::Migrations).await?;
     MIGRATIONS.run(&mut connection).await?;
     // Housekeeping retries this. Until then the default partition takes the rows.
     if let Err(error) = partitions::make_ahead(&mut connection).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot create the change log's next partitions yet");
     }
-    connection.close().await?;
+    connection.close().await.map_err(StoreError::from)?;
     Ok(())
+}
+
+/// Why the schema cannot be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// The database does not answer or cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A migration failed, or was edited after it was applied.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
 }
 
 /// Whether the database has every migration of this program, unedited.

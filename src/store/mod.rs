@@ -9,6 +9,7 @@
 //! macros of sqlx accept a concatenation of literals, but neither a constant nor a macro call.
 
 pub mod datastore;
+pub mod datastore_url;
 pub mod events;
 pub mod export;
 pub mod invitation_tokens;
@@ -22,21 +23,32 @@ pub mod outbox;
 pub mod pool;
 pub mod quotas;
 pub mod requests;
+pub mod session;
 pub mod slugs;
+mod sqlstate;
 pub mod standing;
 pub mod transaction;
 pub mod users;
 
 use crate::domain::Invalid;
+use session::UnusableDatastore;
+use sqlstate::Meaning;
 use sqlx::error::DatabaseError;
 use std::sync::Arc;
 
 /// A failure between roster and Postgres. `Clone`, because one statement can answer the questions of several callers.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// Postgres does not answer, is shutting down, or has no free connection. Nothing was changed.
+    /// Postgres does not answer, is shutting down, or lacks resources or rights. Nothing was changed.
     #[error("the datastore does not answer")]
     Unavailable(#[source] Arc<sqlx::Error>),
+    /// No connection to Postgres could be opened. Nothing was changed. The pool has logged the cause.
+    #[error("the datastore cannot be reached")]
+    NotConnected(#[source] Arc<sqlx::Error>),
+    /// Postgres answers and must not be used: it is a standby, for example. Nothing was changed. The pool has logged
+    /// the cause.
+    #[error(transparent)]
+    Unusable(UnusableDatastore),
     /// The database or the schema is missing or outdated: the operator has to run `roster migrate`. Nothing was
     /// changed.
     #[error("the datastore has no schema or an outdated one: run `roster migrate`")]
@@ -47,7 +59,7 @@ pub enum StoreError {
     /// A conflict with another transaction (serialization failure or deadlock). The transaction can be run again.
     #[error("the transaction conflicted with another one")]
     Contention(#[source] Arc<sqlx::Error>),
-    /// The connection broke during a commit: the transaction may or may not be committed.
+    /// A commit failed in a way that leaves open whether the transaction is committed.
     #[error("the outcome of the commit is unknown")]
     CommitUnknown(#[source] Arc<sqlx::Error>),
     /// A bug in roster: SQL that Postgres rejects, or a violated constraint.
@@ -58,16 +70,34 @@ pub enum StoreError {
     Unreadable(String),
 }
 
+impl StoreError {
+    /// The error of a COMMIT. Unless Postgres names a reason for which it rolls back, the outcome is unknown.
+    #[must_use]
+    pub fn of_commit(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        if code.is_some_and(|code| sqlstate::is_rolled_back(&code)) {
+            return error.into();
+        }
+        Self::CommitUnknown(Arc::new(error))
+    }
+
+    /// Whether the datastore refuses service, so that a later attempt may succeed without a change of the request.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::NotConnected(_) | Self::Unusable(_) | Self::Timeout(_))
+    }
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let error = Arc::new(error);
         match &*error {
-            sqlx::Error::Database(database) => match kind(database.as_ref()) {
-                ErrorKind::Unavailable => Self::Unavailable(error),
-                ErrorKind::Unmigrated => Self::Unmigrated(error),
-                ErrorKind::Timeout => Self::Timeout(Some(error)),
-                ErrorKind::Contention => Self::Contention(error),
-                ErrorKind::Unexpected => Self::Unexpected(error),
+            sqlx::Error::Database(database) => match sqlstate::meaning(&database.code().unwrap_or_default()) {
+                Meaning::Unavailable => Self::Unavailable(error),
+                Meaning::Unmigrated => Self::Unmigrated(error),
+                Meaning::Timeout => Self::Timeout(Some(error)),
+                Meaning::Contention => Self::Contention(error),
+                Meaning::Unexpected => Self::Unexpected(error),
             },
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
@@ -83,33 +113,5 @@ impl From<sqlx::Error> for StoreError {
 impl From<Invalid> for StoreError {
     fn from(invalid: Invalid) -> Self {
         Self::Unreadable(invalid.0)
-    }
-}
-
-enum ErrorKind {
-    Unavailable,
-    Unmigrated,
-    Timeout,
-    Contention,
-    Unexpected,
-}
-
-/// Classifies an error by SQLSTATE (Postgres manual, appendix A). Never by constraint name, which not every
-/// Postgres-compatible engine sends.
-fn kind(error: &dyn DatabaseError) -> ErrorKind {
-    match error.code().as_deref() {
-        // query_canceled (statement_timeout), lock_not_available (lock_timeout)
-        Some("57014" | "55P03") => ErrorKind::Timeout,
-        // serialization_failure, deadlock_detected
-        Some("40001" | "40P01") => ErrorKind::Contention,
-        // admin_shutdown, crash_shutdown, cannot_connect_now, database_dropped, idle_session_timeout,
-        // idle_in_transaction_session_timeout, read_only_sql_transaction (a standby)
-        Some("57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" | "25006") => ErrorKind::Unavailable,
-        // connection exceptions, insufficient resources (connections, memory, disk)
-        Some(code) if code.starts_with("08") || code.starts_with("53") => ErrorKind::Unavailable,
-        // invalid_catalog_name, undefined_table, undefined_column, undefined_function: every statement was checked
-        // against the schema at build time, so the schema of this database is missing or outdated.
-        Some("3D000" | "42P01" | "42703" | "42883") => ErrorKind::Unmigrated,
-        _ => ErrorKind::Unexpected,
     }
 }

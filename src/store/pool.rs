@@ -1,151 +1,250 @@
 //! Connections to Postgres.
 
-use crate::domain::Invalid;
-use crate::store::limits;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgConnection, PgPool, Postgres};
+use super::datastore_url::DatastoreUrl;
+use super::session::{self, SessionUse, UnusableDatastore};
+use super::{StoreError, limits};
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{Connection, PgConnection};
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
-
-/// Parses a `postgres://` or `postgresql://` URL.
-///
-/// # Errors
-/// If it is anything else. The error does not repeat the text, which may hold a password.
-pub fn parse_url(url: &str) -> Result<PgConnectOptions, Invalid> {
-    // sqlx accepts any scheme.
-    let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
-    let options = PgConnectOptions::from_str(url).ok().filter(|_| is_postgres);
-    let invalid = || Invalid::new("a URL of the form postgres://user:password@host:port/database");
-    options.map(|options| options.application_name("roster")).ok_or_else(invalid)
-}
-
-/// Builds a sqlx pool of at most `connections` connections. It connects on first use, so that the server starts
-/// without Postgres.
-#[must_use]
-pub fn lazy(options: PgConnectOptions, connections: u32) -> PgPool {
-    // A statement can outlive its request (the client hung up, the process was stopped) and must not keep its locks.
-    let options = options.options([
-        ("statement_timeout", millis(limits::STATEMENT)),
-        // No statement is worth compiling, and after a wrong estimate Postgres would compile before it answers.
-        ("jit", "off".to_owned()),
-        ("idle_in_transaction_session_timeout", millis(limits::IDLE_IN_TRANSACTION)),
-        // Suppresses the warning of `roll_back_leftovers`, which every release of a connection would cause.
-        ("client_min_messages", "error".to_owned()),
-    ]);
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(limits::ACQUIRE)
-        // A ping before each use would cost a fifth of the throughput; the first statement detects a broken connection.
-        .test_before_acquire(false)
-        // A future dropped during BEGIN leaves an open transaction behind (sqlx 0.9), which the next borrower must not
-        // get.
-        .after_release(|connection, _| Box::pin(async move { roll_back_leftovers(connection).await }))
-        .connect_lazy_with(options)
-}
 
 /// A pool whose connections all live in one runtime, usable from any runtime.
 ///
 /// A socket belongs to the runtime that opened it and dies with it, and the workers of a server have a runtime each. So
 /// the pool opens connections in its own runtime only. Borrowing an open connection needs no switch of runtimes.
 ///
-/// sqlx rolls back and pings every connection that is returned to its pool: two round trips for each use, a tenth of
-/// the cost of a write. [`PooledConnection::finish`] avoids them: this pool keeps the connection in its own idle list
-/// and lends it again unchecked. sqlx checks the connections that are dropped without `finish`, and every connection
-/// that went unchecked for [`limits::CONNECTION_TRUSTED`].
-#[derive(Debug, Clone)]
+/// [`PooledConnection::finish`] returns a connection that is ready for the next statement: the pool lends it again
+/// unchecked, because a check costs a tenth of a write. A connection that is dropped instead, or whose statement failed,
+/// is rolled back and checked in the background, for a bounded time, or else closed.
+///
+/// This is not the pool of sqlx, which rolls back and pings without a time limit: behind a network that swallows
+/// packets, it lends dead connections again and again.
+#[derive(Clone)]
 pub struct Pool(Arc<PoolState>);
 
-#[derive(Debug)]
 struct PoolState {
-    connections: PgPool,
+    url: DatastoreUrl,
+    purpose: SessionUse,
     /// One permit for each connection that may be open.
     permits: Arc<Semaphore>,
-    /// Finished connections, the most recently used last. sqlx counts them as lent.
-    idle: Mutex<VecDeque<TrackedConnection>>,
+    idle: Mutex<IdleConnections>,
+    link: Arc<DatastoreLink>,
     runtime: Handle,
+}
+
+#[derive(Default)]
+struct IdleConnections {
+    /// The connection that was used most recently is the last.
+    connections: VecDeque<TrackedConnection>,
+    /// The time when a connection was last found dead: the network may have dropped others silently at that time.
+    distrusted: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct TrackedConnection {
-    connection: PoolConnection<Postgres>,
-    /// The time when sqlx's pool lent the connection.
-    checked: Instant,
+    connection: PgConnection,
+    /// The time when the session was opened.
+    opened: Instant,
     /// The time when the last borrower returned it.
     used: Instant,
 }
 
-impl PoolState {
-    fn idle(&self) -> MutexGuard<'_, VecDeque<TrackedConnection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+/// What the pools of one datastore know about it.
+#[derive(Default)]
+struct DatastoreLink {
+    /// Set once each connection is known to be one session of Postgres.
+    own_sessions: OnceCell<()>,
+    /// The time when a pooler in transaction mode was last detected.
+    pooler_detected: Mutex<Option<Instant>>,
+    /// The error of the last connection that could not be opened. It is logged once, not for each attempt.
+    failure: Mutex<Option<String>>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pool")
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl DatastoreLink {
+    /// Checks, once, that each connection is one session of Postgres.
+    async fn require_own_sessions(&self, url: &DatastoreUrl) -> Result<(), StoreError> {
+        let check = async || {
+            let pooling = UnusableDatastore::TransactionPooling;
+            if lock(&self.pooler_detected).is_some_and(|detected| detected.elapsed() < limits::POOLER_MEMORY) {
+                return Err(StoreError::Unusable(pooling));
+            }
+            let outcome = session::require_own_session(url).await;
+            if matches!(&outcome, Err(StoreError::Unusable(fault)) if *fault == pooling) {
+                *lock(&self.pooler_detected) = Some(Instant::now());
+            }
+            outcome
+        };
+        self.own_sessions.get_or_try_init(check).await.copied()
     }
 
-    /// Takes the most recently used idle connection. Connections that were idle for too long go back to sqlx's pool,
-    /// which checks them and closes them when they are too old.
-    fn take(&self) -> Option<TrackedConnection> {
-        let mut idle = self.idle();
-        while idle.front().is_some_and(|oldest| oldest.used.elapsed() >= limits::CONNECTION_TRUSTED) {
-            idle.pop_front();
-        }
-        idle.pop_back()
-    }
-
-    /// Keeps a finished connection, unless it is due for a check or the pool is closed; then sqlx's pool gets it back.
-    fn keep(&self, tracked: TrackedConnection) {
-        let mut idle = self.idle();
-        if tracked.checked.elapsed() < limits::CONNECTION_TRUSTED && !self.permits.is_closed() {
-            idle.push_back(TrackedConnection { used: Instant::now(), ..tracked });
+    /// Logs the outcome of opening a connection if it differs from the previous one.
+    fn record<T>(&self, outcome: &Result<T, StoreError>) {
+        let mut failure = lock(&self.failure);
+        match outcome {
+            Ok(_) => {
+                if failure.take().is_some() {
+                    tracing::info!("connected to the database again");
+                }
+            }
+            Err(error) => {
+                let cause = causes(error);
+                if failure.as_ref() != Some(&cause) {
+                    tracing::warn!(error = error as &dyn std::error::Error, "cannot connect to the database");
+                    *failure = Some(cause);
+                }
+            }
         }
     }
 }
 
-impl Drop for PoolState {
-    fn drop(&mut self) {
-        // sqlx returns each connection to its pool in a task, which it spawns in the current runtime.
-        let _entered = self.runtime.enter();
-        self.idle().clear();
+/// The message of an error and of its causes.
+fn causes(error: &StoreError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+impl PoolState {
+    /// Takes the most recently used idle connection, and whether it may be lent unchecked. Closes the connections that
+    /// are too old or were idle for too long.
+    fn take(&self) -> Option<(TrackedConnection, bool)> {
+        let mut idle = lock(&self.idle);
+        idle.connections.retain(|tracked| {
+            tracked.used.elapsed() < limits::CONNECTION_IDLE && tracked.opened.elapsed() < limits::CONNECTION_AGE
+        });
+        let tracked = idle.connections.pop_back()?;
+        let trusted = tracked.used.elapsed() < limits::CONNECTION_TRUSTED
+            && idle.distrusted.is_none_or(|distrusted| tracked.used > distrusted);
+        Some((tracked, trusted))
+    }
+
+    fn keep(&self, tracked: TrackedConnection) {
+        if !self.permits.is_closed() {
+            lock(&self.idle).connections.push_back(TrackedConnection { used: Instant::now(), ..tracked });
+        }
+    }
+
+    /// Records that a connection was found dead: the idle connections are checked before they are lent again.
+    fn distrust(&self) {
+        lock(&self.idle).distrusted = Some(Instant::now());
+    }
+
+    /// Closes the idle connections that were last used before a connection was found dead.
+    fn close_distrusted(&self) {
+        let mut idle = lock(&self.idle);
+        let distrusted = idle.distrusted;
+        idle.connections.retain(|tracked| distrusted.is_none_or(|distrusted| tracked.used > distrusted));
+    }
+
+    async fn open(&self) -> Result<TrackedConnection, StoreError> {
+        let outcome = async {
+            let connection = session::open(&self.url, self.purpose).await?;
+            self.link.require_own_sessions(&self.url).await?;
+            Ok(connection)
+        }
+        .await;
+        self.link.record(&outcome);
+        let now = Instant::now();
+        Ok(TrackedConnection { connection: outcome?, opened: now, used: now })
     }
 }
 
 impl Pool {
-    /// Creates a pool whose connections live in the current runtime. Panics outside of a runtime.
+    /// Creates a pool of at most this number of connections, which live in the current runtime. It connects on first
+    /// use, so that the server starts without Postgres. Panics outside of a runtime.
     #[must_use]
-    pub fn new(connections: PgPool) -> Self {
-        let most = usize::try_from(connections.options().get_max_connections()).unwrap_or(Semaphore::MAX_PERMITS);
-        let permits = Arc::new(Semaphore::new(most));
-        Self(Arc::new(PoolState { connections, permits, idle: Mutex::default(), runtime: Handle::current() }))
+    pub fn new(url: DatastoreUrl, connections: u32) -> Self {
+        Self::with_link(url, connections, SessionUse::Requests, Arc::default())
+    }
+
+    /// Creates a pool of the same datastore for the statements of the replica. Panics outside of a runtime.
+    #[must_use]
+    pub fn for_replica(&self, connections: u32) -> Self {
+        Self::with_link(self.0.url.clone(), connections, SessionUse::Replica, self.0.link.clone())
+    }
+
+    fn with_link(url: DatastoreUrl, connections: u32, purpose: SessionUse, link: Arc<DatastoreLink>) -> Self {
+        let permits = usize::try_from(connections).unwrap_or(Semaphore::MAX_PERMITS);
+        let permits = Arc::new(Semaphore::new(permits));
+        let (idle, runtime) = (Mutex::default(), Handle::current());
+        Self(Arc::new(PoolState { url, purpose, permits, idle, link, runtime }))
     }
 
     /// Borrows a connection. Opens one if none is idle and the maximum is not reached.
     ///
     /// # Errors
-    /// If Postgres does not answer, the pool is closed, or no connection becomes free within [`limits::ACQUIRE`].
-    pub async fn acquire(&self) -> Result<PooledConnection, sqlx::Error> {
-        let state = &self.0;
-        let permit = timeout(limits::ACQUIRE, state.permits.clone().acquire_owned()).await;
-        let permit = permit.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
-        let lend = |tracked| PooledConnection { tracked, pool: self.clone(), permit };
-        if let Some(tracked) = state.take() {
-            return Ok(lend(tracked));
+    /// If Postgres does not answer or cannot be used, the pool is closed, or no connection becomes free within
+    /// [`limits::ACQUIRE`].
+    pub async fn acquire(&self) -> Result<PooledConnection, StoreError> {
+        let permit = timeout(limits::ACQUIRE, self.0.permits.clone().acquire_owned()).await;
+        let mut permit = permit.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
+        if let Some((tracked, trusted)) = self.0.take() {
+            let mut lent = self.lend(tracked, permit);
+            if trusted {
+                return Ok(lent);
+            }
+            let checked = timeout(limits::SESSION_CHECK, session::check(&mut *lent)).await;
+            if matches!(checked, Ok(Ok(()))) {
+                return Ok(lent);
+            }
+            self.0.distrust();
+            self.0.close_distrusted();
+            permit = match lent.parts.take() {
+                Some((_, permit)) => permit,
+                None => return Err(sqlx::Error::PoolClosed.into()),
+            };
         }
-        let connection = match state.connections.try_acquire() {
-            Some(connection) => connection,
-            // The task fails only if the runtime of the pool has ended, and the pool with it.
-            None => state.runtime.spawn(state.connections.acquire()).await.unwrap_or(Err(sqlx::Error::PoolClosed))?,
-        };
-        let now = Instant::now();
-        Ok(lend(TrackedConnection { connection, checked: now, used: now }))
+        let pool = self.clone();
+        // The task outlives a caller that stops waiting. Then the connection is dropped, and thereby returned.
+        let open = async move { Ok(pool.lend(pool.0.open().await?, permit)) };
+        // The task fails only if the runtime of the pool has ended, and the pool with it.
+        self.0.runtime.spawn(open).await.unwrap_or_else(|_| Err(sqlx::Error::PoolClosed.into()))
     }
 
-    /// The pool of sqlx. Connections borrowed from it directly take no permit of this pool.
-    pub(crate) fn connections(&self) -> &PgPool {
-        &self.0.connections
+    fn lend(&self, tracked: TrackedConnection, permit: OwnedSemaphorePermit) -> PooledConnection {
+        PooledConnection { parts: Some((tracked, permit)), pool: self.clone() }
+    }
+
+    /// Opens a connection that listens on a channel. It counts as none of the pool's connections.
+    ///
+    /// # Errors
+    /// If no host of the datastore is a primary that answers.
+    pub async fn listen(&self, channel: &str) -> Result<PgListener, StoreError> {
+        let mut outcome = Err(StoreError::Timeout(None));
+        for host in self.0.url.hosts() {
+            let listener = async {
+                let one = PgPoolOptions::new().max_connections(1).acquire_timeout(limits::CONNECT);
+                let one = one.connect_lazy_with(host.clone());
+                let mut listener = PgListener::connect_with(&one).await.map_err(session::not_connected)?;
+                listener.eager_reconnect(false);
+                session::check(&mut listener).await?;
+                listener.listen(channel).await?;
+                Ok(listener)
+            };
+            outcome = timeout(limits::CONNECT, listener).await.unwrap_or(Err(StoreError::Timeout(None)));
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
     }
 
     /// The runtime in which the connections live.
@@ -154,24 +253,48 @@ impl Pool {
         &self.0.runtime
     }
 
-    /// Closes the pool: no more connections are lent, and the call returns when all of them are returned and closed.
-    pub async fn close(&self) {
-        self.0.permits.close();
-        self.0.idle().clear();
-        self.0.connections.close().await;
+    /// Rolls back and checks a connection that was not finished, and keeps it if that succeeds in time.
+    async fn reclaim(self, mut tracked: TrackedConnection, permit: OwnedSemaphorePermit) {
+        let connection = &mut tracked.connection;
+        let checked = async {
+            // A future dropped during BEGIN leaves an open transaction behind (sqlx 0.9), which the next borrower must
+            // not get. The statement cache may name statements that the session no longer has.
+            sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
+            connection.clear_cached_statements().await?;
+            session::check(connection).await
+        };
+        if matches!(timeout(limits::RECLAIM, checked).await, Ok(Ok(()))) {
+            self.0.keep(tracked);
+        } else {
+            self.0.distrust();
+        }
+        drop(permit);
     }
+}
+
+/// Checks that the connection of a listener is alive, in at most [`limits::SESSION_CHECK`].
+///
+/// # Errors
+/// If Postgres does not answer in time, or is no longer a primary that can write.
+pub async fn check_listener(listener: &mut PgListener) -> Result<(), StoreError> {
+    timeout(limits::SESSION_CHECK, session::check(listener)).await.unwrap_or(Err(StoreError::Timeout(None)))
 }
 
 /// A borrowed connection, returned to the pool by [`PooledConnection::finish`] or by dropping it.
 ///
-/// After a drop sqlx rolls back and pings the connection before it lends it again. That is always safe, and needs two
-/// round trips.
-#[derive(Debug)]
+/// After a drop the pool rolls back and checks the connection before it lends it again. That is always safe. If Postgres
+/// does not answer within [`limits::RECLAIM`], the pool closes the connection; Postgres then ends the statement that may
+/// still run there, within [`limits::CLIENT_CHECK`].
 pub struct PooledConnection {
-    tracked: TrackedConnection,
+    /// `None` once the connection has been returned.
+    parts: Option<(TrackedConnection, OwnedSemaphorePermit)>,
     pool: Pool,
-    /// Declared last, so that it is released after the connection was returned.
-    permit: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for PooledConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PooledConnection")
+    }
 }
 
 impl PooledConnection {
@@ -182,22 +305,33 @@ impl PooledConnection {
     /// `Transaction` is not enough: sqlx then only queues its ROLLBACK, and until the next statement of the connection
     /// sends it, the transaction keeps its locks and its snapshot.
     ///
-    /// After `Err` sqlx rolls back and pings the connection first, as for one that is dropped.
+    /// After `Err` the pool rolls back and checks the connection first, as for one that is dropped.
     ///
     /// # Errors
     /// The error of the outcome.
-    pub fn finish<T, E>(self, outcome: Result<T, E>) -> Result<T, E> {
-        if outcome.is_ok() {
-            let Self { tracked, pool, permit } = self;
-            pool.0.keep(tracked);
+    pub fn finish<T, E>(mut self, outcome: Result<T, E>) -> Result<T, E> {
+        if outcome.is_ok()
+            && let Some((tracked, permit)) = self.parts.take()
+        {
+            self.pool.0.keep(tracked);
             drop(permit);
         }
         outcome
     }
 
-    /// Has the connection closed when it is dropped: for one on which Postgres stopped answering. Do not `finish` it.
-    pub fn close_on_drop(&mut self) {
-        self.tracked.connection.close_on_drop();
+    /// Closes the connection: for one on which Postgres stopped answering. The pool then checks its idle connections
+    /// before it lends them.
+    pub fn close(mut self) {
+        self.parts = None;
+        self.pool.0.distrust();
+    }
+}
+
+impl Drop for PooledConnection {
+    fn drop(&mut self) {
+        if let Some((tracked, permit)) = self.parts.take() {
+            self.pool.0.runtime.spawn(self.pool.clone().reclaim(tracked, permit));
+        }
     }
 }
 
@@ -205,22 +339,14 @@ impl Deref for PooledConnection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.tracked.connection
+        let Some((tracked, _)) = &self.parts else { unreachable!("the connection has been returned") };
+        &tracked.connection
     }
 }
 
 impl DerefMut for PooledConnection {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.tracked.connection
+        let Some((tracked, _)) = &mut self.parts else { unreachable!("the connection has been returned") };
+        &mut tracked.connection
     }
-}
-
-async fn roll_back_leftovers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    // Outside a transaction ROLLBACK only causes a warning.
-    sqlx::query("ROLLBACK").execute(connection).await?;
-    Ok(true)
-}
-
-fn millis(duration: Duration) -> String {
-    duration.as_millis().to_string()
 }

@@ -6,7 +6,8 @@ use crate::harness::samples::{Fixture, SampleCaller, Target, Write, call, sample
 use h2::client::SendRequest;
 use prost::bytes::{BufMut, Bytes, BytesMut};
 use roster::authz::rules::{METHODS, Method};
-use roster::store::pool::{self, Pool};
+use roster::store::datastore_url::DatastoreUrl;
+use roster::store::pool::Pool;
 use sqlx::{Connection, PgConnection};
 use std::future::poll_fn;
 use std::task::Poll;
@@ -193,7 +194,7 @@ async fn connections_in_a_transaction(pool: &Pool, connections: usize) -> usize 
     inside
 }
 
-async fn is_in_a_transaction(connection: &mut PgConnection) -> bool {
+pub async fn is_in_a_transaction(connection: &mut PgConnection) -> bool {
     match sqlx::query("SAVEPOINT probe").execute(&mut *connection).await {
         Ok(_) => {
             sqlx::query("ROLLBACK").execute(connection).await.unwrap();
@@ -242,7 +243,7 @@ async fn drop_begin(connection: &mut PgConnection, polls: usize) {
 async fn a_dropped_begin_leaves_a_transaction_open_in_sqlx_but_not_in_the_pool() {
     let database = Database::new().await;
     let bare = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&database.url).await.unwrap();
-    let pool = Pool::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 1));
+    let pool = Pool::new(DatastoreUrl::parse(&database.url).unwrap(), 1);
     // The outcome depends on the poll at which the BEGIN is dropped. The numbers of polls are tried in turn until enough
     // connections are left in a transaction. On a busy machine the answer has often arrived before the first poll, and it
     // takes many attempts.

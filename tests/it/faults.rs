@@ -10,7 +10,8 @@ use roster::grpc::pb::consistency::Requirement;
 use roster::postgres::{Binaries, Cluster, Options, Stop};
 use roster::random;
 use roster::server::ServerSettings;
-use roster::store::{migrations, pool};
+use roster::store::datastore_url::DatastoreUrl;
+use roster::store::migrations;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -101,7 +102,7 @@ async fn cluster() -> Cluster {
 }
 
 async fn migrate(url: &str) {
-    migrations::migrate(&pool::parse_url(url).unwrap()).await.unwrap();
+    migrations::migrate(&DatastoreUrl::parse(url).unwrap()).await.unwrap();
 }
 
 impl Scene {

@@ -8,7 +8,8 @@ use super::{number, print_line};
 use roster::authn::mint::{ClaimSet, SigningKey};
 use roster::clock::Clock;
 use roster::postgres::{Binaries, Cluster, Options};
-use roster::store::{migrations, pool};
+use roster::store::datastore_url::DatastoreUrl;
+use roster::store::migrations;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,7 +63,7 @@ impl Stage {
         let cluster = Cluster::start(&binaries, options).await.unwrap();
         cluster.create_database("roster").await.unwrap();
         let url = cluster.url("roster");
-        migrations::migrate(&pool::parse_url(&url).unwrap()).await.unwrap();
+        migrations::migrate(&DatastoreUrl::parse(&url).unwrap()).await.unwrap();
         let size = Size::of(memberships);
         print_line(&format!("loading {memberships} memberships"));
         table::fill(&url, size).await;

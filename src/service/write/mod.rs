@@ -252,19 +252,22 @@ impl Roster {
         let mut token = ConsistencyToken::new(self.replica.datastore().await?);
         let mut connection = self.pool.acquire().await?;
         let transaction = transaction(&mut connection, &mut token, caller, meta, change);
-        if let Ok(outcome) = timeout_at(meta.deadline + limits::WRITE_GRACE, transaction).await {
-            // The token of the answer: for a repeated request it covers what another process may have written. A write that
-            // was only validated has none.
-            if let Some(covered) =
-                outcome.as_ref().ok().and_then(|written| ConsistencyToken::decode(&written.token).ok())
-            {
-                self.replica.record_commit(&covered);
-            }
-            return connection.finish(outcome);
+        let Ok(outcome) = timeout_at(meta.deadline + limits::WRITE_GRACE, transaction).await else {
+            // Postgres does not answer: whatever is open on the connection ends with it.
+            connection.close();
+            return Err(StoreError::Timeout(None).into());
+        };
+        // A refused write has been rolled back, and its connection is clean.
+        let outcome = match outcome {
+            Err(ServiceError::Refused(refusal)) => connection.finish(Ok(Err(refusal.into()))),
+            outcome => connection.finish(outcome).map(Ok),
+        }?;
+        // The token of the answer: for a repeated request it covers what another process may have written. A write that
+        // was only validated has none.
+        if let Some(covered) = outcome.as_ref().ok().and_then(|written| ConsistencyToken::decode(&written.token).ok()) {
+            self.replica.record_commit(&covered);
         }
-        // Postgres does not answer: the connection is closed with whatever is open on it.
-        connection.close_on_drop();
-        Err(StoreError::Timeout(None).into())
+        outcome
     }
 }
 
@@ -286,10 +289,7 @@ async fn transaction<C: Change>(
             Ok(written)
         }
         Ok(written) => {
-            tx.commit().await.map_err(|error| match StoreError::from(error) {
-                StoreError::Unavailable(cause) | StoreError::Timeout(Some(cause)) => StoreError::CommitUnknown(cause),
-                other => other,
-            })?;
+            tx.commit().await.map_err(StoreError::of_commit)?;
             Ok(written)
         }
         Err(error) => {

@@ -3,9 +3,10 @@
 use super::copy::{CopyFields, CopyRows};
 use super::tail::LogPosition;
 use crate::domain::{OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
-use crate::store::StoreError;
+use crate::store::{StoreError, limits};
 use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 /// An open read-only snapshot of a range of buckets of organizations.
@@ -103,7 +104,8 @@ impl<'c> BucketSnapshot<'c> {
     ) -> Result<(), StoreError> {
         let mut chunks = self.transaction.copy_out_raw(statement).await?;
         let mut rows = CopyRows::new();
-        while let Some(chunk) = chunks.try_next().await? {
+        let silent = |_| StoreError::Timeout(None);
+        while let Some(chunk) = timeout(limits::COPY_SILENCE, chunks.try_next()).await.map_err(silent)?? {
             rows.feed(&chunk, &mut each)?;
         }
         rows.end()

@@ -9,6 +9,7 @@ use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{Kind, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
 use crate::store::StoreError;
 use crate::store::datastore::Datastore;
+use crate::store::session::UnusableDatastore;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -96,7 +97,7 @@ pub(super) struct LogQueryRow {
 /// buckets, in order.
 ///
 /// # Errors
-/// If Postgres does not answer, or a row is not readable.
+/// [`StoreError::Unusable`] if the session cannot write; if Postgres does not answer, or a row is not readable.
 pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i64) -> Result<PollResult, StoreError> {
     let positions: Vec<i64> = known.iter().map(|at| at.position).collect();
     let times: Vec<OffsetDateTime> = known.iter().map(|at| at.write_time).collect();
@@ -109,7 +110,8 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
            SELECT d.id AS "id!", d.epoch AS "epoch!", m.bucket, m.head, m.head_time, m.position, m.commit_position,
                   m.write_time, m.organization_id, m.revision, m.kind, m.entry, m.user_id, m.role, m.state, m.owner_id,
                   m.slug
-           FROM (SELECT id, epoch FROM datastore LIMIT 1) d LEFT JOIN (
+           FROM (SELECT id, epoch FROM datastore
+                 WHERE NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' LIMIT 1) d LEFT JOIN (
                SELECT h.bucket, h.position AS head, h.write_time AS head_time, l.position, l.commit_position, l.write_time,
                       l.organization_id, l.revision, l.kind, l.entry, l.user_id, l.role, l.state, l.owner_id, l.slug
                FROM log_heads h JOIN known k ON k.bucket = h.bucket
@@ -133,7 +135,8 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
     )
     .fetch_all(connection)
     .await?;
-    let first = rows.first().ok_or_else(|| StoreError::Unreadable("the datastore has no id".to_owned()))?;
+    // A session that cannot write yields no row.
+    let first = rows.first().ok_or(StoreError::Unusable(UnusableDatastore::ReadOnly))?;
     let mut result = PollResult { datastore: Datastore { id: first.id, epoch: first.epoch }, moved: Vec::new() };
     for row in rows {
         let (Some(bucket), Some(position), Some(write_time)) = (row.bucket, row.head, row.head_time) else { continue };

@@ -1,10 +1,9 @@
 //! One Postgres for the whole run, and a new database for each test that needs one.
 
 use roster::postgres::{Binaries, Cluster, Options};
+use roster::store::datastore_url::DatastoreUrl;
 use roster::store::migrations;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
-use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,7 +31,7 @@ async fn start() -> Cluster {
     let options = Options::temporary().with("fsync", "off").with("max_connections", "400");
     let cluster = Cluster::start(&binaries, options).await.unwrap_or_else(|error| panic!("{error}"));
     cluster.create_database(TEMPLATE).await.unwrap();
-    migrations::migrate(&PgConnectOptions::from_str(&cluster.url(TEMPLATE)).unwrap()).await.unwrap();
+    migrations::migrate(&DatastoreUrl::parse(&cluster.url(TEMPLATE)).unwrap()).await.unwrap();
     cluster
 }
 

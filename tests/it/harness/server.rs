@@ -13,7 +13,8 @@ use roster::grpc::pb::organization_service_client::OrganizationServiceClient;
 use roster::grpc::pb::user_service_client::UserServiceClient;
 use roster::server::{self, ServerParts, ServerSettings};
 use roster::service::{InvitationSettings, ReplicaSettings, Roster};
-use roster::store::pool;
+use roster::store::datastore_url::DatastoreUrl;
+use roster::store::pool::Pool;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -128,7 +129,8 @@ impl Server {
         let authenticator = Authenticator::new(&auth, Clock::system()).unwrap_or_else(|faults| panic!("{faults:?}"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let roster = configure(Roster::new(pool::lazy(pool::parse_url(&database.url).unwrap(), 16), Clock::system()));
+        let roster =
+            configure(Roster::new(Pool::new(DatastoreUrl::parse(&database.url).unwrap(), 16), Clock::system()));
         let stop = CancellationToken::new();
         let parts = ServerParts {
             listener,

@@ -155,6 +155,8 @@ async fn concurrent_random_writes_keep_every_invariant_without_a_deadlock() {
     // Postgres publishes its count of deadlocks when a connection ends. With one order of locks there are none, not
     // even one that a retry would hide.
     database.assert_no_open_transactions().await;
-    fixture.server.roster.pool().close().await;
+    let end_sessions = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+                        WHERE datname = current_database() AND application_name = 'roster'";
+    sqlx::query(end_sessions).execute(&database.pool).await.unwrap();
     assert_eq!(database.count(DEADLOCKS).await, 0);
 }

@@ -10,7 +10,7 @@ use roster::service::ReplicaSettings;
 use sqlx::{Connection, PgConnection};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The address of the current primary: a link to its socket directory.
@@ -99,11 +99,15 @@ async fn answers_fulfil_the_contract_after_a_failover_that_loses_commits() {
     })
     .await;
 
-    // From here on, every answer reflects the standby's log: first while it is read-only, then after its promotion.
+    // The standby answers nothing. After its promotion, every answer reflects its log.
     let mut traffic = Traffic::begin(workload, 3, 3);
-    let primary_answers = |workload: &Workload| workload.counts.primary.load(Ordering::Relaxed);
-    let before = primary_answers(workload);
-    traffic.until("the standby answers checks", |workload| primary_answers(workload) > before + 20).await;
+    let counts = |workload: &Workload| {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (read(&workload.counts.failed), read(&workload.counts.checks))
+    };
+    let (failed, answered) = counts(workload);
+    traffic.until("the standby refuses checks", |workload| counts(workload).0 > failed + 20).await;
+    assert_eq!(counts(workload).1, answered, "a standby answered");
     assert!(sqlx::query_scalar::<_, bool>("SELECT pg_promote()").fetch_one(&mut connection).await.unwrap());
     let memory = workload.counts.memory.load(Ordering::Relaxed);
     traffic.until("memory answers again", |workload| workload.counts.memory.load(Ordering::Relaxed) > memory).await;

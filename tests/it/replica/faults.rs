@@ -13,8 +13,9 @@ use roster::postgres::{Binaries, Cluster, Options, Stop};
 use roster::random;
 use roster::replica::consistency_token::ConsistencyToken;
 use roster::service::ReplicaSettings;
+use roster::store::datastore_url::DatastoreUrl;
 use roster::store::log::tail;
-use roster::store::{migrations, pool};
+use roster::store::migrations;
 use sqlx::postgres::PgListener;
 use sqlx::{Connection, PgConnection};
 use std::sync::atomic::Ordering;
@@ -29,7 +30,7 @@ pub async fn cluster() -> (Cluster, Database) {
     let cluster = Cluster::start(&binaries, Options::temporary()).await.unwrap_or_else(|error| panic!("{error}"));
     cluster.create_database("roster").await.unwrap();
     let url = cluster.url("roster");
-    migrations::migrate(&pool::parse_url(&url).unwrap()).await.unwrap();
+    migrations::migrate(&DatastoreUrl::parse(&url).unwrap()).await.unwrap();
     (cluster, Database::at(url))
 }
 

@@ -11,7 +11,8 @@ use roster::grpc::pb;
 use roster::postgres::{Binaries, Cluster, Options, Stop};
 use roster::server::ServerSettings;
 use roster::service::Freshness;
-use roster::store::{log, migrations, pool};
+use roster::store::datastore_url::DatastoreUrl;
+use roster::store::{log, migrations};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ impl Setup {
             cluster.create_database(name).await.unwrap();
         }
         let url = cluster.url("roster");
-        migrations::migrate(&pool::parse_url(&url).unwrap()).await.unwrap();
+        migrations::migrate(&DatastoreUrl::parse(&url).unwrap()).await.unwrap();
         let server = Server::over(Database::at(url), ServerSettings::default()).await;
         let naive = "CREATE TABLE naive (
             number bigserial, time timestamptz NOT NULL DEFAULT now(), xid xid8 NOT NULL DEFAULT pg_current_xact_id(),

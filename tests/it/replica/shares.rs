@@ -7,6 +7,7 @@ use roster::domain::{OrganizationRef, UserId};
 use roster::grpc::pb;
 use roster::replica::{Replica, StandingBatch};
 use roster::service::{AnswerSource, Freshness, ReplicaSettings};
+use roster::store::datastore_url::DatastoreUrl;
 use roster::store::pool::Pool;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ async fn check(replica: &Replica, names: &[&str]) -> StandingBatch {
 /// A loaded replica that no longer follows the log. Its large maximum staleness keeps it answering.
 async fn frozen(database: &Database) -> Replica {
     let settings = ReplicaSettings { max_staleness: Duration::from_hours(1), ..ReplicaSettings::default() };
-    let replica = Replica::new(Pool::new(database.pool.clone()), settings);
+    let replica = Replica::new(Pool::new(DatastoreUrl::parse(&database.url).unwrap(), 4), settings);
     let stop = CancellationToken::new();
     let follower = tokio::spawn(replica.follow(stop.clone()));
     replica.loaded().await;
