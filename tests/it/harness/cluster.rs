@@ -2,7 +2,8 @@
 
 use super::Database;
 use roster::postgres::{Binaries, Cluster, Options, Stop};
-use roster::store::{migrations, pool};
+use roster::store::datastore_url::DatastoreUrl;
+use roster::store::migrations;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::ops::{Deref, DerefMut};
@@ -87,7 +88,7 @@ impl TestCluster {
 
     /// Brings the schema of the database up to date.
     pub async fn migrate(&self) {
-        migrations::migrate(&pool::parse_url(&self.database_url()).unwrap()).await.unwrap();
+        migrations::migrate(&DatastoreUrl::parse(&self.database_url()).unwrap()).await.unwrap();
     }
 
     /// The URL of the database for the superuser.
