@@ -58,8 +58,7 @@ impl TestCluster {
 
     /// Starts a Postgres with these settings, whose database is empty.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
-        let settings: Vec<_> =
-            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let settings: Vec<_> = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let cluster = Self::start_with(Options::temporary(), settings).await;
         cluster.create_database(DATABASE).await.unwrap();
         cluster
@@ -121,6 +120,15 @@ impl TestCluster {
     pub async fn execute(&self, statements: &str) {
         let mut connection = self.connect().await;
         sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    /// Runs statements as the superuser, each by itself, without a connection to the database `roster`.
+    pub async fn administer(&self, statements: &[&str]) {
+        let mut connection = PgConnection::connect(&self.url("postgres")).await.unwrap();
+        for statement in statements {
+            sqlx::query(AssertSqlSafe((*statement).to_owned())).execute(&mut connection).await.unwrap();
+        }
         connection.close().await.unwrap();
     }
 
@@ -194,11 +202,18 @@ impl TestCluster {
         assert!(tokio::time::timeout(CLUSTER_TIMEOUT, reloaded).await.is_ok(), "the configuration was not reloaded");
     }
 
-    /// Ends every session of a role, and waits until they have ended.
+    /// Ends every session of a role, all at once, and waits until they have ended.
     pub async fn end_sessions(&self, role: &str) {
-        let query = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE usename = $1";
         let mut connection = PgConnection::connect(&self.url("postgres")).await.unwrap();
-        sqlx::query(query).bind(role).execute(&mut connection).await.unwrap();
+        let end = "SELECT pid FROM pg_stat_activity WHERE usename = $1 AND pg_terminate_backend(pid)";
+        let ended: Vec<i32> = sqlx::query_scalar(end).bind(role).fetch_all(&mut connection).await.unwrap();
+        let left = "SELECT count(*) FROM pg_stat_activity WHERE pid = any($1)";
+        let ending = async {
+            while sqlx::query_scalar::<_, i64>(left).bind(&ended).fetch_one(&mut connection).await.unwrap() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(tokio::time::timeout(CLUSTER_TIMEOUT, ending).await.is_ok(), "the sessions did not end");
     }
 
     /// Kills every process of the server, as a crash of the machine does.
