@@ -8,6 +8,7 @@ use crate::harness::program::{PATIENCE, Serve, free_port, output};
 use crate::replica::until;
 use roster::grpc::pb;
 use sqlx::{Connection, PgConnection};
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
@@ -37,10 +38,13 @@ impl Pooler {
         let path = directory.path().join("pgbouncer.ini");
         std::fs::write(&path, settings).unwrap();
         let program = std::env::var_os("ROSTER_PGBOUNCER").unwrap_or_else(|| "pgbouncer".into());
-        let mut command = cluster.as_account(std::process::Command::new(program));
-        // The account of Postgres may not enter the directory: the program reads the file as its standard input.
-        command.arg("/dev/stdin").stdin(std::fs::File::open(&path).unwrap()).stderr(Stdio::null());
-        let process = Command::from(command).kill_on_drop(true).spawn().unwrap();
+        let mut command = Command::new(program);
+        if nix::unistd::Uid::effective().is_root() {
+            // PgBouncer does not run as root: it becomes the account that owns the socket.
+            let owner = nix::unistd::Uid::from_raw(cluster.data().metadata().unwrap().uid());
+            command.args(["-u", &nix::unistd::User::from_uid(owner).unwrap().unwrap().name]);
+        }
+        let process = command.arg(&path).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
         let url = format!("postgres://postgres@127.0.0.1:{port}/roster");
         until("PgBouncer listens", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await;
         Self { url, _process: process, _directory: directory }

@@ -225,18 +225,12 @@ impl TestCluster {
     pub fn program(&self, name: &str) -> Command {
         // The directory may hold links to the programs of the server only.
         let server = self.binaries.directory().join("postgres").canonicalize().unwrap();
-        let mut command = self.as_account(Command::new(server.with_file_name(name)));
-        command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").stdin(Stdio::null());
-        command
-    }
-
-    /// The command, as the account that the server runs as: some programs refuse to run as root.
-    pub fn as_account(&self, mut command: Command) -> Command {
+        let mut command = Command::new(server.with_file_name(name));
+        command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").current_dir("/").stdin(Stdio::null());
         if nix::unistd::Uid::effective().is_root() {
             let owner = self.data().metadata().unwrap();
             command.uid(owner.uid()).gid(owner.gid());
         }
-        command.current_dir("/");
         command
     }
 }
