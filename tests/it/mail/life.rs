@@ -4,15 +4,17 @@
 use crate::harness::Database;
 use crate::harness::program::{channel, clients, free_port, output, roster, send, until};
 use crate::harness::server::Clients;
+use crate::harness::proxy::Proxy;
 use crate::harness::smtp::{Act, Fault, Received, SmtpOptions, SmtpServer};
 use nix::sys::signal::Signal;
 use roster::grpc::pb;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Child;
+use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 /// `roster serve` with a database that holds an organization, and a relay.
@@ -29,6 +31,10 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
+        Self::over(Database::new().await).await
+    }
+
+    async fn over(database: Database) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (code, key, stanza) = output(&["api-key", "--name", "backend", "--scopes", "operator"]).await;
         assert_eq!(code, Some(0));
@@ -43,7 +49,6 @@ impl Stage {
         );
         std::fs::write(directory.path().join("roster.toml"), settings).unwrap();
         let key = key.trim_end().to_owned();
-        let database = Database::new().await;
         let mut stage =
             Self { database, relay, directory, address, metrics, key, process: None, organization: String::new() };
         stage.start().await;
@@ -74,13 +79,17 @@ impl Stage {
     }
 
     async fn invite(&self, email: &str) -> String {
+        self.try_invite(email).await.unwrap()
+    }
+
+    async fn try_invite(&self, email: &str) -> Result<String, tonic::Status> {
         let request = pb::CreateInvitationRequest {
             organization: self.organization.clone(),
             recipient: Some(pb::create_invitation_request::Recipient::Email(email.to_owned())),
             ..Default::default()
         };
-        let made = self.backend().invitations.create_invitation(request).await.unwrap().into_inner();
-        made.invitation.unwrap().invitation_id
+        let made = self.backend().invitations.create_invitation(request).await?.into_inner();
+        Ok(made.invitation.unwrap().invitation_id)
     }
 
     async fn invitation(&self, id: &str) -> pb::Invitation {
@@ -242,4 +251,24 @@ async fn no_mail_is_sent_for_an_invitation_that_is_no_longer_pending() {
     stage.until_count("SELECT count(*) FROM outbox", 0).await;
     let to: Vec<String> = stage.relay.mailbox().into_iter().map(|received| received.to).collect();
     assert_eq!(to, ["alan@example.com"]);
+}
+
+#[tokio::test]
+async fn mail_is_sent_soon_after_every_connection_to_the_database_was_swallowed() {
+    let (proxy, database) = Proxy::before(&Database::new().await).await;
+    let stage = Stage::over(database).await;
+    stage.invite("grace@example.com").await;
+    stage.relay.until_received(1).await;
+    proxy.swallow();
+    let swallowed = Instant::now();
+    let id = loop {
+        match stage.try_invite("alan@example.com").await {
+            Ok(id) => break id,
+            Err(status) if status.code() == Code::Unavailable || status.code() == Code::DeadlineExceeded => {}
+            Err(status) => panic!("{status:?}"),
+        }
+    };
+    stage.relay.until_received(2).await;
+    stage.until_mail(&id, pb::MailState::Sent, false).await;
+    assert!(swallowed.elapsed() < Duration::from_secs(15), "{:?}", swallowed.elapsed());
 }
