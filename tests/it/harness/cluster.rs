@@ -205,8 +205,9 @@ impl TestCluster {
     /// Ends every session of a role, all at once, and waits until they have ended.
     pub async fn end_sessions(&self, role: &str) {
         let mut connection = PgConnection::connect(&self.url("postgres")).await.unwrap();
-        let end = "SELECT pid FROM pg_stat_activity WHERE usename = $1 AND pg_terminate_backend(pid)";
-        let ended: Vec<i32> = sqlx::query_scalar(end).bind(role).fetch_all(&mut connection).await.unwrap();
+        let end = "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
+        let ended: Vec<(i32, bool)> = sqlx::query_as(end).bind(role).fetch_all(&mut connection).await.unwrap();
+        let ended: Vec<i32> = ended.into_iter().map(|(pid, _)| pid).collect();
         let left = "SELECT count(*) FROM pg_stat_activity WHERE pid = any($1)";
         let ending = async {
             while sqlx::query_scalar::<_, i64>(left).bind(&ended).fetch_one(&mut connection).await.unwrap() > 0 {

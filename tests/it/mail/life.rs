@@ -3,8 +3,8 @@
 
 use crate::harness::Database;
 use crate::harness::program::{channel, clients, free_port, output, roster, send, until};
-use crate::harness::server::Clients;
 use crate::harness::proxy::Proxy;
+use crate::harness::server::Clients;
 use crate::harness::smtp::{Act, Fault, Received, SmtpOptions, SmtpServer};
 use nix::sys::signal::Signal;
 use roster::grpc::pb;
