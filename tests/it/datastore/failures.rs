@@ -1,13 +1,14 @@
 //! The meaning of a failure of the datastore: one that refuses service is unavailable, a commit without an answer has an
 //! unknown outcome, and the log has the cause once.
 
-use super::{assert_recovers, assert_unavailable, check, fully_consistent, named, unavailable};
+use super::{FULLY_CONSISTENT, assert_recovers, assert_unavailable, check, named, unavailable};
 use crate::harness::cluster::TestCluster;
 use crate::harness::program::Serve;
 use crate::harness::{Database, Server, add, is_member};
 use crate::replica::until;
 use roster::grpc::pb;
 use roster::replica::ReplicaStatistics;
+use roster::server::ServerSettings;
 use roster::service::ReplicaSettings;
 use sqlx::{Connection, PgConnection};
 use std::time::Duration;
@@ -60,7 +61,7 @@ impl Scene {
         assert_unavailable(cause, operator.organizations.add_member(add(organization, "grace", "member")).await);
         let request = pb::ListMembersRequest { organization: organization.clone(), ..Default::default() };
         assert_unavailable(cause, operator.organizations.list_members(request).await);
-        let question = check(organization, "ada", fully_consistent());
+        let question = check(organization, "ada", FULLY_CONSISTENT);
         assert_unavailable(cause, operator.checks.check_membership(question.clone()).await);
         // Without a requirement, memory answers, and says that it is stale.
         until("the lease runs out", async || self.statistics().age.is_none_or(|age| age > Duration::from_secs(1)))
@@ -158,9 +159,9 @@ async fn exhausted_connections_make_the_datastore_unavailable() {
     assert_eq!(refused.as_database_error().unwrap().code().unwrap(), "53300");
     let url = cluster.url_of(ROLE, "secret");
     let mut program = Serve::start(&url, "").await;
-    let server = Server::launch(Database { url, ..cluster.database() }, Default::default()).await;
+    let server = Server::launch(Database { url, ..cluster.database() }, ServerSettings::default()).await;
     for _ in 0..20 {
-        let answer = server.operator().checks.check_membership(check("acme", "ada", fully_consistent())).await;
+        let answer = server.operator().checks.check_membership(check("acme", "ada", FULLY_CONSISTENT)).await;
         assert_unavailable("a check", answer);
         let answer = server.operator().organizations.create_organization(crate::harness::organization("Acme")).await;
         assert_unavailable("a write", answer);
@@ -169,7 +170,7 @@ async fn exhausted_connections_make_the_datastore_unavailable() {
     let cause = "connection slots are reserved";
     until("the log has the cause", async || program.log().contains(cause)).await;
     for _ in 0..50 {
-        let answer = program.clients.checks.check_membership(check("acme", "ada", fully_consistent())).await;
+        let answer = program.clients.checks.check_membership(check("acme", "ada", FULLY_CONSISTENT)).await;
         assert_unavailable("a check", answer);
     }
     let log = program.log();
@@ -275,7 +276,7 @@ async fn a_revoked_privilege_makes_the_datastore_unavailable() {
     scene.cluster.execute("REVOKE ALL ON memberships FROM app").await;
     let answer = operator.organizations.add_member(add(&scene.organization, "grace", "member")).await;
     assert_unavailable("a write", answer);
-    let answer = operator.checks.check_membership(check(&scene.organization, "ada", fully_consistent())).await;
+    let answer = operator.checks.check_membership(check(&scene.organization, "ada", FULLY_CONSISTENT)).await;
     assert_unavailable("a check", answer);
     scene.cluster.execute("GRANT ALL ON memberships TO app").await;
     super::assert_all_succeed(&scene.server, &scene.organization).await;

@@ -30,6 +30,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 const INVITATION: &str = "bm90LXZlcnktc2VjcmV0LWJ1dC00My1jaGFyYWN0ZXI";
 const ID: &str = "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11";
 
+/// The requirement that only the primary fulfils.
+const FULLY_CONSISTENT: Option<Requirement> = Some(Requirement::FullyConsistent(true));
+
 /// The code and the reason of an error.
 fn named(status: &Status) -> (Code, String) {
     (status.code(), reason(status))
@@ -52,10 +55,6 @@ fn assert_unavailable<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>)
 fn check(organization: &str, user: &str, requirement: Option<Requirement>) -> pb::CheckMembershipRequest {
     let consistency = requirement.map(|requirement| pb::Consistency { requirement: Some(requirement) });
     pb::CheckMembershipRequest { consistency, ..crate::harness::is_member(organization, user) }
-}
-
-fn fully_consistent() -> Option<Requirement> {
-    Some(Requirement::FullyConsistent(true))
 }
 
 /// Calls every method of roster with a valid request, and asserts that each is refused because the datastore is
@@ -119,7 +118,7 @@ async fn assert_all_succeed(server: &Server, organization: &str) {
         let mut operator = server.operator();
         let user = roster::random::uuid().to_string();
         operator.organizations.add_member(crate::harness::add(organization, &user, "member")).await?;
-        let answer = operator.checks.check_membership(check(organization, &user, fully_consistent())).await?;
+        let answer = operator.checks.check_membership(check(organization, &user, FULLY_CONSISTENT)).await?;
         assert!(answer.into_inner().result.unwrap().allowed);
         Ok::<_, Status>(())
     });

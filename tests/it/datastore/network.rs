@@ -1,7 +1,7 @@
 //! A network that swallows packets: the connections that are open at one moment stay open and nothing passes, and new
 //! ones work. Every call ends by its deadline, and after five seconds no call fails.
 
-use super::{CALL_TIMEOUT, RECOVERY, assert_recovers, check, fully_consistent, named, unavailable};
+use super::{CALL_TIMEOUT, FULLY_CONSISTENT, RECOVERY, assert_recovers, check, named, unavailable};
 use crate::harness::proxy::Proxy;
 use crate::harness::raw::{self, Answer, Call};
 use crate::harness::{Database, Server, add, is_member};
@@ -153,11 +153,11 @@ fn request(kind: &str, organization: &str, user: Option<&str>) -> (String, Vec<u
     let organization = organization.to_owned();
     let (name, message) = match kind {
         "write" => return raw::add(&organization, user.unwrap(), &random::uuid().to_string()),
-        "check" => ("CheckService/CheckMembership", check(&organization, "ada", fully_consistent()).encode_to_vec()),
+        "check" => ("CheckService/CheckMembership", check(&organization, "ada", FULLY_CONSISTENT).encode_to_vec()),
         "recent" => ("CheckService/CheckMembership", is_member(&organization, "ada").encode_to_vec()),
         "batch" => {
             let item = pb::CheckItem { organization, user_id: "ada".to_owned(), ..Default::default() };
-            let consistency = pb::Consistency { requirement: fully_consistent() };
+            let consistency = pb::Consistency { requirement: FULLY_CONSISTENT };
             let request = pb::BatchCheckMembershipRequest { items: vec![item; 20], consistency: Some(consistency) };
             ("CheckService/BatchCheckMembership", request.encode_to_vec())
         }

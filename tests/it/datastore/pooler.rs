@@ -75,7 +75,7 @@ async fn roster_works_through_session_mode() {
         for number in 0..50 {
             let user = format!("user-{number}");
             clients.add(&id, &user, "member").await;
-            let question = super::check(&id, &user, super::fully_consistent());
+            let question = super::check(&id, &user, super::FULLY_CONSISTENT);
             let answer = clients.checks.check_membership(question).await.unwrap().into_inner();
             assert!(answer.result.unwrap().allowed);
         }
@@ -102,7 +102,7 @@ async fn roster_refuses_transaction_mode_with_a_sentence() {
             let request = pb::CreateOrganizationRequest { owner_user_id: "ada".to_owned(), ..organization("Acme") };
             let answer = serve.clients.organizations.create_organization(request).await;
             assert_unavailable(&format!("write {number}"), answer);
-            let question = super::check("acme", "ada", super::fully_consistent());
+            let question = super::check("acme", "ada", super::FULLY_CONSISTENT);
             assert_unavailable(&format!("check {number}"), serve.clients.checks.check_membership(question).await);
         }
         serve.until(ServingStatus::NotServing).await;

@@ -1,6 +1,6 @@
 //! Sessions that became useless: read-only ones, and ended ones. No later call meets them.
 
-use super::{assert_all_succeed, assert_recovers, assert_unavailable, check, fully_consistent, named, unavailable};
+use super::{FULLY_CONSISTENT, assert_all_succeed, assert_recovers, assert_unavailable, check, named, unavailable};
 use crate::harness::cluster::TestCluster;
 use crate::harness::{Database, Server, add};
 use crate::replica::until;
@@ -39,7 +39,7 @@ async fn read_only_for_a_while(begin: &str, end: &str) {
     for _ in 0..32 {
         assert_unavailable("a write", add_one(&server, &organization).await);
     }
-    let answer = server.operator().checks.check_membership(check(&organization, "ada", fully_consistent())).await;
+    let answer = server.operator().checks.check_membership(check(&organization, "ada", FULLY_CONSISTENT)).await;
     assert_unavailable("a fully consistent check", answer);
     cluster.administer(&[end]).await;
     assert_recovers(&server).await;

@@ -1,8 +1,8 @@
 //! A server whose URL leads to a hot standby: it answers nothing, until the standby is promoted.
 
 use super::{
-    assert_every_method_is_unavailable, assert_health_stays, assert_recovers, assert_unavailable, check,
-    fully_consistent, named, unavailable,
+    FULLY_CONSISTENT, assert_every_method_is_unavailable, assert_health_stays, assert_recovers, assert_unavailable,
+    check, named, unavailable,
 };
 use crate::harness::cluster::TestCluster;
 use crate::harness::proxy::Proxy;
@@ -55,7 +55,7 @@ async fn a_server_on_a_standby_answers_nothing_until_the_promotion() {
     pair.standby.pause_replay().await;
     let token = pair.remove("grace").await;
     let server = Server::launch(pair.standby.database(), ServerSettings::default()).await;
-    for requirement in [Some(Requirement::AtLeastAsFresh(token.clone())), fully_consistent(), None] {
+    for requirement in [Some(Requirement::AtLeastAsFresh(token.clone())), FULLY_CONSISTENT, None] {
         // An answer about `alan` would be right, and the server cannot know that.
         for user in ["grace", "alan"] {
             let question = check(&pair.organization, user, requirement.clone());
@@ -95,7 +95,7 @@ async fn a_server_whose_address_moves_to_a_standby_answers_nothing_beyond_the_ma
     let removed = Instant::now();
     let mut operator = server.operator();
     while removed.elapsed() < 3 * MAX_STALENESS {
-        for requirement in [None, fully_consistent(), Some(Requirement::AtLeastAsFresh(token.clone()))] {
+        for requirement in [None, FULLY_CONSISTENT, Some(Requirement::AtLeastAsFresh(token.clone()))] {
             let may_answer = requirement.is_none();
             let begin = Instant::now();
             let question = check(&pair.organization, "grace", requirement.clone());

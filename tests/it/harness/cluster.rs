@@ -17,7 +17,7 @@ use std::time::Duration;
 /// The database of the private Postgres.
 const DATABASE: &str = "roster";
 /// Time limit of a change of the configuration, of a standby and of a program of Postgres.
-pub const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
+pub const CLUSTER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A private Postgres with the database `roster`. It listens on a Unix socket only: a [`super::proxy::Proxy`] in front
 /// of it has a TCP address. Dropping it stops the server and removes its data.
