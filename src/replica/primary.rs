@@ -5,7 +5,13 @@
 //! expired lease) are a few statements. Each statement begins after its questions arrived, so its answers include every
 //! write acknowledged before they did. Only beside a large statement may a second one run, so that no question waits
 //! for another caller's ten thousand.
+//!
+//! The database that answers may be a standby that lags behind, or a restored one. So an answer must cover the writes that
+//! this process had acknowledged before the statement.
 
+use super::evidence;
+use super::history::AppliedHistory;
+use super::written::WrittenPositions;
 use crate::domain::{OrganizationRef, Standing, UserId};
 use crate::replica::limits;
 use crate::store::pool::Pool;
@@ -23,6 +29,8 @@ pub(super) struct Primary(Arc<PrimaryState>);
 
 struct PrimaryState {
     pool: Pool,
+    applied: Arc<AppliedHistory>,
+    written: Arc<WrittenPositions>,
     queue: Mutex<LookupQueue>,
     /// The runtime of the statements: always the one that owns the pool's connections.
     runtime: Handle,
@@ -47,11 +55,13 @@ struct PendingLookup {
 type StandingResult = Result<Vec<Standing>, StoreError>;
 
 impl Primary {
-    pub(super) fn new(pool: Pool) -> Self {
-        Self(Arc::new(PrimaryState { pool, queue: Mutex::default(), runtime: Handle::current() }))
+    pub(super) fn new(pool: Pool, applied: Arc<AppliedHistory>, written: Arc<WrittenPositions>) -> Self {
+        let (queue, runtime) = (Mutex::default(), Handle::current());
+        Self(Arc::new(PrimaryState { pool, applied, written, queue, runtime }))
     }
 
     /// Queries the primary. The answers are in the order of the questions, all from one state of the datastore.
+    /// [`StoreError::Behind`] if they do not cover a write that this process had acknowledged.
     pub(super) async fn query(&self, questions: Vec<StandingKey>) -> StandingResult {
         let (reply, answers) = oneshot::channel();
         self.0.enqueue(PendingLookup { questions, reply, runtime: Handle::current() });
@@ -140,20 +150,27 @@ async fn work(mut slot: StatementSlot) {
             return;
         }
         let questions: Vec<&StandingKey> = batch.iter().flat_map(|lookup| &lookup.questions).collect();
+        // Before the statement begins: its answers must cover these writes.
+        let written = slot.state.written.positions();
         let result = run(&slot.state.pool, &questions).await;
         // In a separate task, so that Postgres gets the next statement first.
-        slot.state.runtime.spawn(async move { deliver(batch, result) });
+        let state = slot.state.clone();
+        slot.state.runtime.spawn(async move { deliver(batch, result, &written, &state.applied) });
     }
 }
 
 /// Sends each caller its answers, from the runtime in which the caller waits: waking a task of another runtime is a
 /// system call, which is thereby made once for all callers of a runtime.
-fn deliver(batch: Vec<PendingLookup>, result: StandingResult) {
+fn deliver(batch: Vec<PendingLookup>, result: StandingResult, written: &[i64], applied: &AppliedHistory) {
     let mut result = result.map(Vec::into_iter);
     let mut by_runtime: HashMap<_, (Handle, Vec<_>)> = HashMap::new();
     for PendingLookup { questions, reply, runtime } in batch {
         let answers = match &mut result {
-            Ok(standings) => Ok(standings.by_ref().take(questions.len()).collect()),
+            Ok(standings) => {
+                let answers: Vec<Standing> = standings.by_ref().take(questions.len()).collect();
+                let is_covered = evidence::is_own_history(&answers, written, applied);
+                if is_covered { Ok(answers) } else { Err(StoreError::Behind) }
+            }
             Err(error) => Err(error.clone()),
         };
         by_runtime.entry(runtime.id()).or_insert_with(|| (runtime, Vec::new())).1.push((reply, answers));

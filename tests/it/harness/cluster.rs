@@ -58,8 +58,7 @@ impl TestCluster {
 
     /// Starts a Postgres with these settings, whose database is empty.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
-        let settings: Vec<_> =
-            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let settings: Vec<_> = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let cluster = Self::start_with(Options::temporary(), settings).await;
         cluster.create_database(DATABASE).await.unwrap();
         cluster
