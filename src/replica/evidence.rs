@@ -3,6 +3,7 @@
 
 use super::consistency_token::ConsistencyToken;
 use super::history::AppliedHistory;
+use super::primary::PrimaryAnswers;
 use super::user_bucket;
 use crate::domain::{BucketPosition, LogMark, Standing};
 use crate::store::datastore::Datastore;
@@ -29,7 +30,8 @@ pub(super) struct TokenRequirement<'t> {
 }
 
 impl<'t> TokenRequirement<'t> {
-    pub(super) fn new(token: &'t ConsistencyToken, answers: &[Standing]) -> Self {
+    pub(super) fn new(token: &'t ConsistencyToken, answers: &PrimaryAnswers) -> Self {
+        let answers = &answers.standings;
         Self {
             token,
             heads: answers.iter().flat_map(positions).map(|at| (at.bucket, at)).collect(),
@@ -38,27 +40,34 @@ impl<'t> TokenRequirement<'t> {
     }
 
     /// The positions that must be compared with the log of the primary: those of the token that neither an answer's own
-    /// position nor the applied history confirms, and those of the answers, so that it is the log that they come from. Empty
-    /// if the answers cover the token.
+    /// position nor the applied history confirms, and the answers' positions in these buckets, so that it is the log that the
+    /// answers come from. Empty if the answers cover the token.
     ///
-    /// `known` is the datastore as of the last poll.
-    pub(super) fn unconfirmed(&self, known: Option<Datastore>, applied: &AppliedHistory) -> Vec<BucketPosition> {
+    /// `known` is the datastore as of the last poll, and `is_polled` whether the answers are from the same database.
+    pub(super) fn unconfirmed(
+        &self,
+        known: Option<Datastore>,
+        applied: &AppliedHistory,
+        is_polled: bool,
+    ) -> Vec<BucketPosition> {
         // A token of another datastore or of an earlier epoch counts as `fully_consistent`.
         if known.is_some_and(|known| !self.token.is_of_any_epoch(known) || self.token.epoch < known.epoch) {
             return Vec::new();
         }
         let is_current = known.is_some_and(|known| self.token.is_of(known));
         let is_confirmed = |at: BucketPosition| match self.heads.get(&at.bucket) {
-            Some(head) if self.token.has_marks() => applied.confirms(*head, at),
-            Some(head) => at.position <= head.position,
+            Some(head) if !self.token.has_marks() => at.position <= head.position,
+            Some(head) if is_polled && applied.contains(at) => at.position <= head.position,
+            Some(head) => applied.confirms(*head, at),
             // No answer is about this bucket.
-            None => !self.has_unknown_slug && (!self.token.has_marks() || applied.contains(at)),
+            None if self.has_unknown_slug && !is_polled => false,
+            None => applied.contains(at) || !(self.token.has_marks() || self.has_unknown_slug),
         };
         let mut unconfirmed: Vec<BucketPosition> =
             self.token.positions().filter(|at| !is_current || !is_confirmed(*at)).collect();
-        if !unconfirmed.is_empty() {
-            unconfirmed.extend(self.heads.values());
-        }
+        let heads: Vec<BucketPosition> =
+            unconfirmed.iter().filter_map(|at| self.heads.get(&at.bucket).copied()).collect();
+        unconfirmed.extend(heads);
         unconfirmed
     }
 
@@ -76,9 +85,10 @@ impl<'t> TokenRequirement<'t> {
             // The row is too old to tell: the token counts as `fully_consistent`. Or it was confirmed before.
             Some(LogEvidence::Dropped) | None => true,
         };
+        let mark = |at: BucketPosition| Some(at.mark).filter(|_| self.token.has_marks());
         let reaches = |at: BucketPosition| self.heads.get(&at.bucket).is_none_or(|head| at.position <= head.position);
-        let covers = |at: BucketPosition| reaches(at) && has_row(at, Some(at.mark).filter(|_| self.token.has_marks()));
-        self.heads.values().all(|head| has_row(*head, Some(head.mark))) && self.token.positions().all(covers)
+        self.heads.values().all(|head| has_row(*head, Some(head.mark)))
+            && self.token.positions().all(|at| reaches(at) && has_row(at, mark(at)))
     }
 }
 

@@ -56,3 +56,6 @@ pub const MARKS: usize = 4_096;
 /// Maximum length of the text of a consistency token or cursor. All buckets of form 2 take a third of it; the rest is for
 /// forms of later releases.
 pub const TOKEN_TEXT_BYTES: usize = 16 * 1024;
+/// Timeout of the comparison of a consistency token with the log of the primary. It takes less than a millisecond, unless
+/// the log is locked.
+pub const HISTORY_TIMEOUT: Duration = Duration::from_secs(1);

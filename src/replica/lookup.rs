@@ -2,6 +2,7 @@
 
 use super::consistency_token::ConsistencyToken;
 use super::evidence::TokenRequirement;
+use super::primary::PrimaryAnswers;
 use super::{CheckQuestion, Freshness, ReplicaState, StandingBatch, nanoseconds, primary, user_bucket};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId};
@@ -101,24 +102,28 @@ impl ReplicaState {
         } else {
             query.await
         };
-        let standings = outcome?;
+        let answers = outcome?;
         if let Freshness::AtLeast(token) = freshness {
-            self.require_covered(token, &standings).await?;
+            self.require_covered(token, &answers).await?;
         }
         self.counters.count_answers(AnswerSource::Primary, count);
-        Ok(standings)
+        Ok(answers.standings)
     }
 
     /// Requires that answers of the primary cover a consistency token. [`StoreError::Behind`] if they do not. Compares the
     /// positions that memory cannot confirm with the log of the primary.
-    async fn require_covered(&self, token: &ConsistencyToken, answers: &[Standing]) -> Result<(), StoreError> {
+    async fn require_covered(&self, token: &ConsistencyToken, answers: &PrimaryAnswers) -> Result<(), StoreError> {
         let requirement = TokenRequirement::new(token, answers);
-        let unconfirmed = requirement.unconfirmed(self.datastore(), &self.applied);
+        // A session stays with one database. If it is older than the last poll, the poll has compared that database's log
+        // with the applied history.
+        let lease = self.lease.load(Ordering::Acquire);
+        let is_polled = nanoseconds(answers.session_begin) < lease;
+        let unconfirmed = requirement.unconfirmed(self.datastore(), &self.applied, is_polled);
         if unconfirmed.is_empty() {
             return Ok(());
         }
         let mut connection = self.pool.acquire().await?;
-        let read = timeout(limits::PRIMARY_TIMEOUT, history::read(&mut connection, &unconfirmed)).await;
+        let read = timeout(limits::HISTORY_TIMEOUT, history::read(&mut connection, &unconfirmed)).await;
         let history = connection.finish(read.unwrap_or(Err(StoreError::Timeout(None))))?;
         if requirement.is_covered(&history) { Ok(()) } else { Err(StoreError::Behind) }
     }

@@ -12,12 +12,14 @@
 use super::evidence;
 use super::history::AppliedHistory;
 use super::written::WrittenPositions;
+use crate::clock;
 use crate::domain::{OrganizationRef, Standing, UserId};
 use crate::replica::limits;
 use crate::store::pool::Pool;
 use crate::store::{StoreError, standing};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -52,7 +54,16 @@ struct PendingLookup {
     runtime: Handle,
 }
 
-type StandingResult = Result<Vec<Standing>, StoreError>;
+/// Answers of the primary, all from one state of the datastore.
+#[derive(Debug)]
+pub(super) struct PrimaryAnswers {
+    /// In the order of the questions.
+    pub(super) standings: Vec<Standing>,
+    /// The [`clock::uptime`] at which the session was opened that gave the answers.
+    pub(super) session_begin: Duration,
+}
+
+type StandingResult = Result<PrimaryAnswers, StoreError>;
 
 impl Primary {
     pub(super) fn new(pool: Pool, applied: Arc<AppliedHistory>, written: Arc<WrittenPositions>) -> Self {
@@ -162,13 +173,14 @@ async fn work(mut slot: StatementSlot) {
 /// Sends each caller its answers, from the runtime in which the caller waits: waking a task of another runtime is a
 /// system call, which is thereby made once for all callers of a runtime.
 fn deliver(batch: Vec<PendingLookup>, result: StandingResult, written: &[i64], applied: &AppliedHistory) {
-    let mut result = result.map(Vec::into_iter);
+    let mut result = result.map(|answers| (answers.standings.into_iter(), answers.session_begin));
     let mut by_runtime: HashMap<_, (Handle, Vec<_>)> = HashMap::new();
     for PendingLookup { questions, reply, runtime } in batch {
         let answers = match &mut result {
-            Ok(standings) => {
-                let answers: Vec<Standing> = standings.by_ref().take(questions.len()).collect();
-                let is_covered = evidence::is_own_history(&answers, written, applied);
+            Ok((all, session_begin)) => {
+                let standings: Vec<Standing> = all.by_ref().take(questions.len()).collect();
+                let is_covered = evidence::is_own_history(&standings, written, applied);
+                let answers = PrimaryAnswers { standings, session_begin: *session_begin };
                 if is_covered { Ok(answers) } else { Err(StoreError::Behind) }
             }
             Err(error) => Err(error.clone()),
@@ -184,11 +196,12 @@ fn deliver(batch: Vec<PendingLookup>, result: StandingResult, written: &[i64], a
     }
 }
 
-async fn run(pool: &Pool, questions: &[&StandingKey]) -> Result<Vec<Standing>, StoreError> {
+async fn run(pool: &Pool, questions: &[&StandingKey]) -> StandingResult {
     let mut connection = pool.acquire().await?;
+    let session_begin = clock::uptime().saturating_sub(connection.age());
     let query = standing::many(&mut connection, questions);
     if let Ok(outcome) = tokio::time::timeout(limits::PRIMARY_TIMEOUT, query).await {
-        return connection.finish(outcome);
+        return connection.finish(outcome.map(|standings| PrimaryAnswers { standings, session_begin }));
     }
     connection.close();
     Err(StoreError::Timeout(None))

@@ -1,9 +1,7 @@
 //! The meaning of a failure of the datastore: one that refuses service is unavailable, a commit without an answer has an
 //! unknown outcome, and the log has the cause once.
 
-use super::{
-    assert_recovers, assert_unavailable, check, fully_consistent, named, unavailable,
-};
+use super::{assert_recovers, assert_unavailable, check, fully_consistent, named, unavailable};
 use crate::harness::cluster::TestCluster;
 use crate::harness::program::Serve;
 use crate::harness::{Database, Server, add, is_member};
@@ -64,7 +62,8 @@ impl Scene {
         let question = check(organization, "ada", fully_consistent());
         assert_unavailable(cause, operator.checks.check_membership(question.clone()).await);
         // Without a requirement, memory answers, and says that it is stale.
-        until("the lease runs out", async || self.statistics().age.is_none_or(|age| age > Duration::from_secs(1))).await;
+        until("the lease runs out", async || self.statistics().age.is_none_or(|age| age > Duration::from_secs(1)))
+            .await;
         let answer = operator.checks.check_membership(is_member(organization, "ada")).await;
         let answer = answer.unwrap_or_else(|status| panic!("{cause}: {status:?}")).into_inner().result.unwrap();
         assert!(answer.allowed && answer.source() == pb::CheckSource::StaleMemory, "{cause}: {answer:?}");
@@ -96,7 +95,11 @@ async fn a_role_that_may_not_connect_makes_the_datastore_unavailable() {
     let mut scene = Scene::new().await;
     for (cause, begin, end) in [
         ("password authentication failed", "ALTER ROLE app PASSWORD 'other'", "ALTER ROLE app PASSWORD 'secret'"),
-        ("password authentication failed", "ALTER ROLE app VALID UNTIL '2001-01-01'", "ALTER ROLE app VALID UNTIL 'infinity'"),
+        (
+            "password authentication failed",
+            "ALTER ROLE app VALID UNTIL '2001-01-01'",
+            "ALTER ROLE app VALID UNTIL 'infinity'",
+        ),
         ("not permitted to log in", "ALTER ROLE app NOLOGIN", "ALTER ROLE app LOGIN"),
         ("too many connections for role", "ALTER ROLE app CONNECTION LIMIT 0", "ALTER ROLE app CONNECTION LIMIT -1"),
         (

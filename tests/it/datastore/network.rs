@@ -117,7 +117,8 @@ impl Traffic {
     /// Waits until this number of calls per caller has succeeded from now on.
     async fn until_served(&self, each: usize) {
         let now = Instant::now();
-        until("calls succeed", async || self.count(|done| done.begin > now && done.succeeded()) >= each * CALLERS).await;
+        until("calls succeed", async || self.count(|done| done.begin > now && done.succeeded()) >= each * CALLERS)
+            .await;
     }
 
     /// Ends the traffic, and asserts that every failure has one of the two allowed reasons and began between `fault` and
@@ -159,8 +160,7 @@ fn request(kind: &str, organization: &str, user: Option<&str>) -> (String, Vec<u
         "batch" => {
             let item = pb::CheckItem { organization, user_id: "ada".to_owned(), ..Default::default() };
             let consistency = pb::Consistency { requirement: fully_consistent() };
-            let request =
-                pb::BatchCheckMembershipRequest { items: vec![item; 20], consistency: Some(consistency) };
+            let request = pb::BatchCheckMembershipRequest { items: vec![item; 20], consistency: Some(consistency) };
             ("CheckService/BatchCheckMembership", request.encode_to_vec())
         }
         "export" => ("CheckService/ExportMemberships", pb::ExportMembershipsRequest::default().encode_to_vec()),

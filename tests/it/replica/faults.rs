@@ -85,7 +85,7 @@ async fn the_primary_answers_while_polls_are_blocked() {
     traffic.until_served(20).await;
     for _ in 0..2 {
         let mut blocker = PgConnection::connect(&rig.database.url).await.unwrap();
-        sqlx::raw_sql("BEGIN; LOCK TABLE user_log IN ACCESS EXCLUSIVE MODE").execute(&mut blocker).await.unwrap();
+        sqlx::raw_sql("BEGIN; LOCK TABLE log IN ACCESS EXCLUSIVE MODE").execute(&mut blocker).await.unwrap();
         let expired = |workload: &Workload| {
             let _ = workload;
             rig.statistics()
