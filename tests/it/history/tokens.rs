@@ -221,6 +221,40 @@ async fn an_own_acknowledged_write_with_another_row_begins_a_new_epoch() {
     assert_eq!(server.roster.replica().statistics().lost, 1);
 }
 
+#[tokio::test]
+async fn an_answer_without_an_own_acknowledged_write_is_unavailable() {
+    let (server, operator, acme, token) = acme().await;
+    let other = loop {
+        let other = server.user("ada").create("Other").await;
+        if bucket(&other) != bucket(&acme) {
+            break other;
+        }
+    };
+    caught_up(&server).await;
+    let decoded = ConsistencyToken::decode(&token).unwrap();
+    let at = decoded.positions().find(|at| at.bucket == bucket(&acme)).unwrap();
+    // No poll finds that the write is missing.
+    let mut blocker = PgConnection::connect(&server.database.url).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE user_log IN ACCESS EXCLUSIVE MODE").execute(&mut blocker).await.unwrap();
+    let mut forged = server.roster.replica().token(server.roster.replica().datastore_now().unwrap());
+    forged.cover(BucketPosition { position: at.position + 1, ..at });
+    server.roster.replica().record_commit(&forged);
+    let full = Some(pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) });
+    for consistency in [None, full, at_least(&token)] {
+        for organization in [acme.as_str(), "acme"] {
+            let consistency = consistency.clone();
+            let request = pb::CheckMembershipRequest { consistency, ..is_member(organization, "grace") };
+            let answer = operator.checks.clone().check_membership(request).await;
+            assert_refused(answer, Code::Unavailable, "DATASTORE_UNAVAILABLE");
+        }
+    }
+    assert!(operator.clone().is_member(&other, "ada").await, "a bucket without the write");
+    sqlx::query("ROLLBACK").execute(&mut blocker).await.unwrap();
+    until("the server notices the loss", async || server.roster.replica().statistics().lost == 1).await;
+    caught_up(&server).await;
+    assert!(operator.clone().is_member(&acme, "grace").await);
+}
+
 /// Adds a row to the log of a bucket.
 async fn grow_once(server: &Server, bucket: i16) {
     let mut connection = PgConnection::connect(&server.database.url).await.unwrap();
