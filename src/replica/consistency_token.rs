@@ -279,7 +279,9 @@ mod tests {
     #[test]
     fn a_token_of_every_bucket_is_not_too_long() {
         for form in FORMS {
-            assert_eq!(ConsistencyToken::decode(&full(form).encode()), Ok(full(form)));
+            let text = full(form).encode();
+            assert!(text.len() < limits::TOKEN_TEXT_BYTES / 2);
+            assert_eq!(ConsistencyToken::decode(&text).unwrap().encode(), text);
         }
     }
 
@@ -339,7 +341,7 @@ mod tests {
             let empty = ConsistencyToken::new(Datastore { id: uuid::Uuid::nil(), epoch: 1 }, form).encode();
             assert!(ConsistencyToken::decode(&empty).is_ok());
             let negative = changed(&full(form), |bytes| bytes[HEADER_BYTES + 2] = 0x80);
-            let cut = changed(&full(form), |bytes| drop(bytes.pop()));
+            let cut = changed(&full(form), |bytes| bytes.truncate(bytes.len() - 1));
             let zero = changed(&full(form), |bytes| bytes[0] = 0);
             let bad = ["", "x", "AAAA", "____", &empty[1..], &format!("{empty}A"), &"A".repeat(100_000), "=", "\u{e9}"];
             for bad in bad.into_iter().chain([negative.as_str(), &cut, &zero, &"_".repeat(100_000)]) {
