@@ -10,12 +10,11 @@ use crate::store::datastore::Datastore;
 use crate::store::log::history::{LogEvidence, LogHistory};
 use std::collections::HashMap;
 
-/// Whether answers cover the writes that this process had acknowledged at these positions, and do not contradict the
-/// applied history.
-pub(super) fn is_own_history(answers: &[Standing], written: &[i64], applied: &AppliedHistory) -> bool {
+/// Whether answers reach these positions, which the primary had before, and do not contradict the applied history.
+pub(super) fn is_own_history(answers: &[Standing], known: &[i64], applied: &AppliedHistory) -> bool {
     answers.iter().flat_map(positions).all(|at| {
-        let written = written.get(usize::from(at.bucket.unsigned_abs()));
-        written.is_none_or(|written| at.position >= *written)
+        let known = known.get(usize::from(at.bucket.unsigned_abs()));
+        known.is_none_or(|known| at.position >= *known)
             && applied.mark(at.bucket, at.position).is_none_or(|mark| mark == at.mark)
     })
 }

@@ -7,7 +7,7 @@
 //! for another caller's ten thousand.
 //!
 //! The database that answers may be a standby that lags behind, or a restored one. So an answer must cover the writes that
-//! this process had acknowledged before the statement.
+//! this process had acknowledged, and what the follower had applied, before the statement.
 
 use super::evidence;
 use super::history::AppliedHistory;
@@ -72,7 +72,7 @@ impl Primary {
     }
 
     /// Queries the primary. The answers are in the order of the questions, all from one state of the datastore.
-    /// [`StoreError::Behind`] if they do not cover a write that this process had acknowledged.
+    /// [`StoreError::Behind`] if they do not cover what this process had acknowledged or applied.
     pub(super) async fn query(&self, questions: Vec<StandingKey>) -> StandingResult {
         let (reply, answers) = oneshot::channel();
         self.0.enqueue(PendingLookup { questions, reply, runtime: Handle::current() });
@@ -83,6 +83,13 @@ impl Primary {
 impl PrimaryState {
     fn queue(&self) -> MutexGuard<'_, LookupQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The position of each bucket that the primary had at least: that of this process's last acknowledged write, and that
+    /// of the follower.
+    fn known_positions(&self) -> Vec<i64> {
+        let position = |(bucket, written): (i16, i64)| written.max(self.applied.position(bucket));
+        (0..).zip(self.written.positions()).map(position).collect()
     }
 
     fn enqueue(self: &Arc<Self>, lookup: PendingLookup) {
@@ -161,25 +168,25 @@ async fn work(mut slot: StatementSlot) {
             return;
         }
         let questions: Vec<&StandingKey> = batch.iter().flat_map(|lookup| &lookup.questions).collect();
-        // Before the statement begins: its answers must cover these writes.
-        let written = slot.state.written.positions();
+        // Before the statement begins: its answers must cover this.
+        let known = slot.state.known_positions();
         let result = run(&slot.state.pool, &questions).await;
         // In a separate task, so that Postgres gets the next statement first.
         let state = slot.state.clone();
-        slot.state.runtime.spawn(async move { deliver(batch, result, &written, &state.applied) });
+        slot.state.runtime.spawn(async move { deliver(batch, result, &known, &state.applied) });
     }
 }
 
 /// Sends each caller its answers, from the runtime in which the caller waits: waking a task of another runtime is a
 /// system call, which is thereby made once for all callers of a runtime.
-fn deliver(batch: Vec<PendingLookup>, result: StandingResult, written: &[i64], applied: &AppliedHistory) {
+fn deliver(batch: Vec<PendingLookup>, result: StandingResult, known: &[i64], applied: &AppliedHistory) {
     let mut result = result.map(|answers| (answers.standings.into_iter(), answers.session_begin));
     let mut by_runtime: HashMap<_, (Handle, Vec<_>)> = HashMap::new();
     for PendingLookup { questions, reply, runtime } in batch {
         let answers = match &mut result {
             Ok((all, session_begin)) => {
                 let standings: Vec<Standing> = all.by_ref().take(questions.len()).collect();
-                let is_covered = evidence::is_own_history(&standings, written, applied);
+                let is_covered = evidence::is_own_history(&standings, known, applied);
                 let answers = PrimaryAnswers { standings, session_begin: *session_begin };
                 if is_covered { Ok(answers) } else { Err(StoreError::Behind) }
             }

@@ -255,6 +255,29 @@ async fn an_answer_without_an_own_acknowledged_write_is_unavailable() {
     assert!(operator.clone().is_member(&acme, "grace").await);
 }
 
+/// As from a standby that lags behind.
+#[tokio::test]
+async fn an_answer_that_is_older_than_the_replica_is_unavailable() {
+    let (server, operator, acme, _) = acme().await;
+    let mut blocker = PgConnection::connect(&server.database.url).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE user_log IN ACCESS EXCLUSIVE MODE").execute(&mut blocker).await.unwrap();
+    let full = Some(pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) });
+    for (change, is_refused) in [(-1, true), (1, false)] {
+        let statement = "UPDATE log_heads SET position = position + $2 WHERE bucket = $1";
+        sqlx::query(statement).bind(bucket(&acme)).bind(change).execute(&server.database.pool).await.unwrap();
+        let request = pb::CheckMembershipRequest { consistency: full.clone(), ..is_member(&acme, "grace") };
+        let answer = operator.checks.clone().check_membership(request).await;
+        if is_refused {
+            assert_refused(answer, Code::Unavailable, "DATASTORE_UNAVAILABLE");
+        } else {
+            assert!(answer.unwrap().into_inner().result.unwrap().allowed);
+        }
+    }
+    sqlx::query("ROLLBACK").execute(&mut blocker).await.unwrap();
+    caught_up(&server).await;
+    assert_eq!(server.roster.replica().statistics().lost, 0);
+}
+
 /// Adds a row to the log of a bucket.
 async fn grow_once(server: &Server, bucket: i16) {
     let mut connection = PgConnection::connect(&server.database.url).await.unwrap();
