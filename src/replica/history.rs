@@ -155,7 +155,7 @@ mod tests {
                 let from = if step > 1 { first } else { last };
                 last = last + step + rows;
                 apply(&history, 5, from..=last);
-                let edges = [first, last, last - KEPT, (first + last) / 2];
+                let edges = [first, last, last - KEPT, i64::midpoint(first, last)];
                 for position in edges.into_iter().flat_map(|edge| edge - 3..=edge + 3).filter(|position| *position >= 0) {
                     let is_known = position >= first && position > last - KEPT && position <= last;
                     prop_assert_eq!(history.mark(5, position), is_known.then_some(at(5, position, 0).mark));

@@ -6,6 +6,7 @@
 
 use super::StoreError;
 use sqlx::PgConnection;
+use sqlx::error::DatabaseError;
 
 /// A Postgres cluster and a database in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +78,7 @@ async fn read(connection: &mut PgConnection) -> Result<Option<DatabasePlace>, St
     );
     match place.fetch_one(connection).await {
         Ok(place) => Ok(Some(place)),
-        Err(error) => match error.as_database_error().and_then(|error| error.code()).as_deref() {
+        Err(error) => match error.as_database_error().and_then(DatabaseError::code).as_deref() {
             // insufficient_privilege, undefined_function, feature_not_supported
             Some("42501" | "42883" | "0A000") => Ok(None),
             _ => Err(error.into()),

@@ -300,6 +300,7 @@ impl std::fmt::Debug for PooledConnection {
 
 impl PooledConnection {
     /// The time since the session was opened.
+    #[must_use]
     pub fn age(&self) -> Duration {
         self.parts.as_ref().map_or(Duration::ZERO, |(tracked, _)| tracked.opened.elapsed())
     }

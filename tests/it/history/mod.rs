@@ -21,14 +21,13 @@ type Answer = (bool, pb::CheckSource);
 const FROM_MEMORY: Answer = (true, pb::CheckSource::Memory);
 const FROM_PRIMARY: Answer = (true, pb::CheckSource::Primary);
 
-fn at_least(token: &str) -> Option<pb::Consistency> {
-    let requirement = Some(pb::consistency::Requirement::AtLeastAsFresh(token.to_owned()));
-    Some(pb::Consistency { requirement })
+fn at_least(token: &str) -> pb::Consistency {
+    pb::Consistency { requirement: Some(pb::consistency::Requirement::AtLeastAsFresh(token.to_owned())) }
 }
 
 /// Asks with a consistency token whether a user is a member.
 async fn check(clients: &Clients, organization: &str, user: &str, token: &str) -> Result<Answer, Status> {
-    let request = pb::CheckMembershipRequest { consistency: at_least(token), ..is_member(organization, user) };
+    let request = pb::CheckMembershipRequest { consistency: Some(at_least(token)), ..is_member(organization, user) };
     let response = clients.checks.clone().check_membership(request).await?.into_inner();
     let result = response.result.unwrap();
     Ok((result.allowed, result.source()))

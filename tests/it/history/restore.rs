@@ -225,17 +225,17 @@ async fn regrow(server: &Server, organization: &str) {
 async fn with_servers_stopped(loss: Loss) {
     let mut site = Site::start().await;
     let backup = site.backup(loss).await;
-    let lost = site.write().await;
+    let writes = site.write().await;
     let epoch = site.epoch().await;
     site.server.stop().await;
     site.recover(&backup).await;
     site.switch(&backup).await;
     site.start_server().await;
     assert!(site.operator().is_member(&site.organization, "eve").await);
-    site.assert_not_believed(&lost).await;
+    site.assert_not_believed(&writes).await;
     // The new log is now longer than the lost one.
     regrow(&site.server, &site.organization).await;
-    site.assert_not_believed(&lost).await;
+    site.assert_not_believed(&writes).await;
     assert_eq!(site.epoch().await, epoch, "a token or a cursor has raised the epoch");
 
     let raised = i32::try_from(epoch).unwrap() + 1;
@@ -249,14 +249,14 @@ async fn with_servers_stopped(loss: Loss) {
     assert_eq!(site.migrate(false).await, PlaceCheck::Unchanged);
     assert_eq!(site.epoch().await, epoch + 1);
     site.until_epoch(epoch + 1).await;
-    site.assert_settled(&lost).await;
+    site.assert_settled(&writes).await;
     assert_eq!(site.server.roster.replica().statistics().lost, 0);
 }
 
 async fn with_servers_running(loss: Loss) {
     let mut site = Site::start().await;
     let backup = site.backup(loss).await;
-    let lost = site.write().await;
+    let writes = site.write().await;
     let epoch = site.epoch().await;
     let url = site.recover(&backup).await;
     let mut other = Server::over(Database::at(url.clone()), ServerSettings::default()).await;
@@ -269,7 +269,7 @@ async fn with_servers_running(loss: Loss) {
     sqlx::raw_sql("BEGIN; LOCK TABLE user_log IN ACCESS EXCLUSIVE MODE").execute(&mut blocker).await.unwrap();
     let mut answers = 0;
     until("the primary is asked", async || {
-        let answer = site.check("eve", &lost.removal).await;
+        let answer = site.check("eve", &writes.removal).await;
         let known = site.server.roster.replica().datastore_now().map(|datastore| i64::from(datastore.epoch));
         answers += 1;
         match answer {
@@ -292,7 +292,7 @@ async fn with_servers_running(loss: Loss) {
     sqlx::query("ROLLBACK").execute(&mut blocker).await.unwrap();
     site.until_epoch(epoch + 1).await;
     assert_eq!(site.server.roster.replica().statistics().lost, 1);
-    site.assert_settled(&lost).await;
+    site.assert_settled(&writes).await;
     assert_eq!(site.epoch().await, epoch + 1);
     let raised = i32::try_from(epoch).unwrap() + 2;
     let expected = if matches!(loss, Loss::Dump) { PlaceCheck::Moved(raised) } else { PlaceCheck::Unchanged };

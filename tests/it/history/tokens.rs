@@ -55,13 +55,13 @@ async fn a_token_beyond_the_head_is_unavailable_until_the_epoch_is_raised() {
         }
         let items =
             vec![pb::CheckItem { organization: acme.clone(), user_id: "grace".to_owned(), ..Default::default() }];
-        let batch = pb::BatchCheckMembershipRequest { items, consistency: at_least(&forged) };
+        let batch = pb::BatchCheckMembershipRequest { items, consistency: Some(at_least(&forged)) };
         let answer = operator.checks.clone().batch_check_membership(batch).await;
         assert_refused(answer, Code::Unavailable, "DATASTORE_UNAVAILABLE");
         let question = pb::StreamChecksRequest {
             organization: acme.clone(),
             user_id: "grace".to_owned(),
-            consistency: at_least(&forged),
+            consistency: Some(at_least(&forged)),
             ..Default::default()
         };
         let mut answers =
@@ -144,7 +144,7 @@ async fn cursors_beyond_the_head_and_of_another_row_expire_and_those_of_a_presen
             .clone()
             .with(|entry| {
                 if entry.0 == bucket {
-                    change(entry)
+                    change(entry);
                 }
             })
             .text()
@@ -240,7 +240,7 @@ async fn an_answer_without_an_own_acknowledged_write_is_unavailable() {
     forged.cover(BucketPosition { position: at.position + 1, ..at });
     server.roster.replica().record_commit(&forged);
     let full = Some(pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) });
-    for consistency in [None, full, at_least(&token)] {
+    for consistency in [None, full, Some(at_least(&token))] {
         for organization in [acme.as_str(), "acme"] {
             let consistency = consistency.clone();
             let request = pb::CheckMembershipRequest { consistency, ..is_member(organization, "grace") };
