@@ -1,11 +1,39 @@
-//! `roster migrate`: brings the schema up to date.
+//! `roster migrate`: brings the schema up to date, and raises the epoch of a database that was restored.
 
 use super::CliError;
 use crate::config::{self, DatastoreFlags};
 use crate::store::migrations;
+use crate::store::place::PlaceCheck;
 
-pub(super) fn run(flags: &DatastoreFlags) -> Result<(), CliError> {
-    let datastore = config::read_datastore(flags, &config::environment)?;
-    super::run_to_end(async { Ok(migrations::migrate(&datastore).await?) })?;
+#[derive(clap::Args)]
+pub(super) struct MigrateFlags {
+    #[command(flatten)]
+    datastore: DatastoreFlags,
+    /// Raise the epoch, because the database was restored to an earlier state: needed after a point-in-time restore, and
+    /// after a failover that lost commits while no server ran
+    #[arg(long)]
+    after_restore: bool,
+}
+
+pub(super) fn run(flags: &MigrateFlags) -> Result<(), CliError> {
+    let datastore = config::read_datastore(&flags.datastore, &config::environment)?;
+    super::run_to_end(async {
+        match migrations::migrate_and_check(&datastore, flags.after_restore).await? {
+            PlaceCheck::Unchanged => Ok(()),
+            PlaceCheck::Moved(epoch) => super::print_result(&format!(
+                "The database is in another place than before (another Postgres cluster, or another database in it), as \
+                 after a restore: its epoch was raised from {} to {epoch}.",
+                epoch - 1
+            )),
+            PlaceCheck::Restored(epoch) => super::print_result(&format!(
+                "The epoch was raised from {} to {epoch}, because the database was restored.",
+                epoch - 1
+            )),
+            PlaceCheck::Unknown => super::print_result(
+                "The place of the database is unknown, because the role may not call pg_control_system(): run `roster \
+                 migrate --after-restore` after every restore.",
+            ),
+        }
+    })?;
     super::print_result("The schema is up to date.")
 }

@@ -12,7 +12,7 @@ mod welcome;
 
 pub use error::CliError;
 
-use crate::config::{DatastoreFlags, Flags, LISTEN};
+use crate::config::{Flags, LISTEN};
 use clap::Parser;
 use std::future::Future;
 use std::io::{ErrorKind, Write};
@@ -37,7 +37,7 @@ enum Command {
     /// Serve for a trial: starts a private Postgres and makes a signing key and tokens
     Dev(dev::DevFlags),
     /// Apply the migrations that the database lacks
-    Migrate(DatastoreFlags),
+    Migrate(migrate::MigrateFlags),
     /// Check the settings of `roster serve` and report every mistake
     CheckConfig(Flags),
     /// Print a bearer token for the server of `roster dev`

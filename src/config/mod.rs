@@ -161,6 +161,7 @@ impl Settings {
                     max_staleness: values.max_staleness_ms,
                     memory_bytes: values.replica_memory_mib,
                     serve_stale: values.serve_stale_ms,
+                    token_form: values.token_form,
                 },
                 warnings,
             }),

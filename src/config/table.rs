@@ -12,6 +12,7 @@ use super::{LISTEN, LogFormat, LogSettings};
 use crate::replica::limits::{MAX_STALENESS_MS, SERVE_STALE_MS};
 use crate::server::ServerSettings;
 use crate::service::ReplicaSettings;
+use crate::service::consistency_token::TokenForm;
 use crate::service::limits::{LOG_RETENTION, LOG_RETENTION_HOURS};
 use crate::store::datastore_url::DatastoreUrl;
 use crate::store::limits::STATEMENT;
@@ -109,6 +110,11 @@ settings! {
         replica_memory_mib: usize = mebibytes(0..=1024 * 1024).or(replica().memory_bytes), formerly index_memory_mib;
         /// Maximum staleness of answers while Postgres is unavailable; such answers are marked as stale
         serve_stale_ms: Option<Duration> = milliseconds(SERVE_STALE_MS).optional("no stale answers");
+        /// Form of the consistency tokens and cursors that the server issues; it accepts both. 1 while servers of release
+        /// 0.2 run: they do not read form 2. A token of form 1 counts as `fully_consistent`. The next release issues 2 by
+        /// default
+        token_form: TokenForm =
+            one_of("FORM", [("1", TokenForm::Positions), ("2", TokenForm::Marks)]).or(TokenForm::Positions);
         /// Format of log lines
         log_format: LogFormat =
             one_of("FORMAT", [("text", LogFormat::Text), ("json", LogFormat::Json)]).or(LogFormat::Text);

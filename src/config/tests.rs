@@ -1,4 +1,5 @@
 use super::*;
+use crate::service::consistency_token::TokenForm;
 use clap::CommandFactory;
 use std::collections::HashMap;
 use std::path::Path;
@@ -59,7 +60,9 @@ fn a_database_credentials_and_mail_are_enough() -> Outcome {
     assert_eq!(settings.log.format, LogFormat::Text);
     assert_eq!(settings.server.max_deadline, crate::store::limits::STATEMENT);
     assert_eq!(settings.change_log_retention, crate::service::limits::LOG_RETENTION);
-    assert_eq!(settings.replica, ReplicaSettings::default());
+    // The next release issues the newest form by default.
+    let expected = ReplicaSettings { token_form: TokenForm::Positions, ..ReplicaSettings::default() };
+    assert_eq!(settings.replica, expected);
     assert!(settings.mailer.is_none() && settings.invitations == InvitationSettings::default());
     Ok(())
 }
@@ -82,7 +85,9 @@ fn mail_and_the_limits_of_invitations_are_tables_of_the_file() -> Outcome {
 
 #[test]
 fn flags_override_variables_and_variables_override_the_file() -> Outcome {
-    let file = format!("database_url = 'postgres:///file'\ndrain_ms = 1\nreflection = false\nlog = 'debug'\n{KEY}");
+    let file = format!(
+        "database_url = 'postgres:///file'\ndrain_ms = 1\nreflection = false\nlog = 'debug'\ntoken_form = 2\n{KEY}"
+    );
     let settings = read(
         &[
             "--drain-ms",
@@ -163,7 +168,7 @@ fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
             "colour (from FILE): no such setting; there are database_url, listen, metrics_listen, \
              database_connections, default_deadline_ms, max_deadline_ms, max_concurrent_requests, max_streams, \
              slow_reader_ms, max_connections, workers, drain_ms, change_log_hours, max_staleness_ms, \
-             replica_memory_mib, serve_stale_ms, log_format, log, reflection, issuers, api_keys, mail, invitations",
+             replica_memory_mib, serve_stale_ms, token_form, log_format, log, reflection, issuers, api_keys, mail, invitations",
         ]
     );
 }

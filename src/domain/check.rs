@@ -110,7 +110,7 @@ mod tests {
 
     fn standing(state: OrganizationState, role: Option<Role>, user_state: Option<UserState>) -> Standing {
         let head = OrganizationHead { id: OrganizationId::from_uuid(uuid::Uuid::nil()), state, revision: 1 };
-        let at = BucketPosition { bucket: 0, position: 0 };
+        let at = BucketPosition::start(0);
         Standing { organization: Some(head), role, user_state, position: Some(at), user_position: at }
     }
 

@@ -28,7 +28,9 @@ pub use attributes::Attributes;
 pub use email::EmailAddress;
 pub use ids::{OrganizationId, OrganizationRef, UserId};
 pub use invitation::{Delivery, Invitation, InvitationId, InvitationState, Inviter, MailState, Recipient};
-pub use model::{BucketPosition, DeletionWindow, Member, Membership, Organization, OrganizationHead, Standing, User};
+pub use model::{
+    BucketPosition, DeletionWindow, LogMark, Member, Membership, Organization, OrganizationHead, Standing, User,
+};
 pub use permission::{Permission, PermissionSet};
 pub use quota::Quota;
 pub use refusal::{Refusal, Violation};

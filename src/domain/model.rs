@@ -154,13 +154,63 @@ pub struct OrganizationHead {
     pub revision: i64,
 }
 
-/// A position in the change log of one bucket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A position in the change log of one bucket, with the mark of the row there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BucketPosition {
     /// The bucket: 0 to 255 for organizations, 0 to 31 for users.
     pub bucket: i16,
     /// The position: the number of rows before and including it.
     pub position: i64,
+    /// The mark of the row at the position.
+    pub mark: LogMark,
+}
+
+impl BucketPosition {
+    /// The position before the first row of a bucket's log.
+    #[must_use]
+    pub const fn start(bucket: i16) -> Self {
+        Self { bucket, position: 0, mark: LogMark::START }
+    }
+}
+
+/// The mark of a row in the change log: 32 bits of a hash of the row's write time.
+///
+/// A datastore that was restored, or that lost commits in a failover, gives a lost position to another row. That row has
+/// another write time, and so another mark, except with a probability of 2^-32. Equal marks at one position of a bucket
+/// therefore mean one history up to there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogMark(u32);
+
+impl LogMark {
+    /// The mark of position 0, which has no row.
+    pub const START: Self = Self(0);
+
+    /// The mark of a row that was written at this time, of which whole microseconds count.
+    #[must_use]
+    pub fn new(write_time: OffsetDateTime) -> Self {
+        let microseconds = write_time.unix_timestamp_nanos().div_euclid(1_000);
+        // The finalizer of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014; the
+        // constants are Stafford's variant 13). It is a bijection that spreads a change of any bit over all bits, and it
+        // maps 0 to 0: the head of an empty log has the write time 1970.
+        let mut hash = u64::try_from(microseconds).unwrap_or_default();
+        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        hash ^= hash >> 31;
+        let [.., b0, b1, b2, b3] = hash.to_be_bytes();
+        Self(u32::from_be_bytes([b0, b1, b2, b3]))
+    }
+
+    /// The mark with these bits.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// The bits of the mark.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
 }
 
 fn etag(revision: i64) -> String {

@@ -115,6 +115,12 @@ impl From<ServiceError> for Status {
                 let message = "the datastore is not ready, its migrations are missing; nothing was changed: repeat";
                 status(reason::datastore_unavailable(), message)
             }
+            ServiceError::Store(StoreError::Behind) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the datastore lacks a write");
+                let message = "the consistency token, or this server, names a write that the datastore does not have \
+                    (yet): repeat; if the database was restored, its operator runs `roster migrate --after-restore`";
+                status(reason::datastore_unavailable(), message)
+            }
             ServiceError::Store(StoreError::Timeout(_)) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "the datastore took too long");
                 deadline_exceeded()

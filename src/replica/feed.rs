@@ -1,6 +1,7 @@
 //! The feed of changes, in the order in which the follower applies them.
 
-use crate::store::log::tail::LogRow;
+use crate::domain::LogMark;
+use crate::store::log::tail::{LogPosition, LogRow};
 use std::sync::Arc;
 use tokio::sync::broadcast;
 
@@ -9,8 +10,19 @@ use tokio::sync::broadcast;
 pub struct Commits {
     /// The bucket: 0 to 255 for organizations, 256 to 287 for users.
     pub bucket: i16,
+    /// The position before the first row.
+    pub after: LogPosition,
     /// The rows, in order and without gaps; the last one ends its transaction.
     pub rows: Vec<LogRow>,
+}
+
+impl Commits {
+    /// The mark at a position that these commits contain or follow; `None` for any other position.
+    #[must_use]
+    pub fn mark(&self, position: i64) -> Option<LogMark> {
+        let rows = self.rows.iter().map(|row| &row.at);
+        rows.chain([&self.after]).find(|at| at.position == position).map(LogPosition::mark)
+    }
 }
 
 /// A subscription to the feed. A subscriber that falls too far behind gets [`broadcast::error::RecvError::Lagged`] with

@@ -9,8 +9,8 @@ use super::loader::{self, BucketLoad, LoadedBucket};
 use super::log_diff::{LogDiff, compare};
 use super::{BUCKETS, ReplicaState, nanoseconds, user_bucket};
 use crate::domain::change::{ChangeDetail, LogEntry};
-use crate::domain::ids::ORGANIZATION_BUCKETS;
-use crate::domain::{UserId, UserState};
+use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
+use crate::domain::{BucketPosition, UserId, UserState};
 use crate::replica::limits;
 use crate::replica_tables::Bucket;
 use crate::store::StoreError;
@@ -123,8 +123,8 @@ impl<'a> Follower<'a> {
             return Err(StoreError::Unreadable(format!("the log has {} buckets", heads.len())));
         }
         shared.set_datastore(datastore);
-        for (followed, head) in shared.followed_positions.iter().zip(&heads) {
-            followed.store(head.position, Ordering::Release);
+        for (bucket, head) in (0..).zip(&heads) {
+            shared.applied.restart(head.in_bucket(bucket));
         }
         let keeps_memberships = shared.settings.memory_bytes > 0;
         Ok(Self {
@@ -187,8 +187,7 @@ impl<'a> Follower<'a> {
         }
         let positions = self.positions.clone();
         // Read before the poll begins: the poll must find every write that was acknowledged until now.
-        let written: Vec<i64> =
-            self.shared.written_positions.iter().map(|written| written.load(Ordering::Acquire)).collect();
+        let written = self.shared.written.positions();
         let rows = self.rows;
         let connection = self.connection().await?;
         let poll = timeout(limits::POLL_TIMEOUT, tail::poll(connection, &positions, rows)).await;
@@ -207,7 +206,8 @@ impl<'a> Follower<'a> {
                         self.rows = rows.saturating_mul(2);
                     }
                     complete &= continuation.reaches_head;
-                    commits.push(Commits { bucket: continuation.bucket, rows: continuation.rows });
+                    let bucket = continuation.bucket;
+                    commits.push(Commits { bucket, after: self.positions[index(bucket)], rows: continuation.rows });
                 }
                 LogDiff::Gap { bucket, head } => self.reload(bucket, head),
                 LogDiff::Diverged => return Err(PollError::Diverged),
@@ -244,7 +244,7 @@ impl<'a> Follower<'a> {
         let connection = self.connection().await?;
         let buckets = timeout(limits::LOAD_TIMEOUT, snapshot::inactive_users(connection)).await;
         for users in buckets.unwrap_or(Err(StoreError::Timeout(None)))? {
-            self.shared.tables.put_users(users.bucket, users.at.position, &users.states);
+            self.shared.tables.put_users(users.at.in_bucket(users.bucket), &users.states);
             self.rewind(user_bucket(users.bucket), users.at);
         }
         self.users = UserLoadState::Loaded;
@@ -260,7 +260,8 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Whether the log lacks a write that this process has acknowledged, or a row that it had applied before a rewind.
+    /// Whether the log lacks a write that this process has acknowledged, has another row in its place, or lacks a row that
+    /// was applied before a rewind.
     fn is_missing_writes(&self, poll: &PollResult, written: &[i64]) -> bool {
         let mut heads = self.positions.clone();
         for delta in &poll.moved {
@@ -268,7 +269,10 @@ impl<'a> Follower<'a> {
         }
         let rows =
             |bucket: i16| poll.moved.iter().filter(move |delta| delta.bucket == bucket).flat_map(|delta| &delta.rows);
+        let row =
+            |bucket: i16, position: i64| rows(bucket).find(|row| row.at.position == position).map(|row| row.at.mark());
         heads.iter().zip(written).any(|(head, written)| head.position < *written)
+            || self.shared.written.differ(&self.shared.applied, row)
             || self.rewinds.iter().any(|(bucket, at)| {
                 let replaced = |row: &LogRow| row.at.position == at.position && row.at != *at;
                 heads[index(*bucket)].position < at.position || rows(*bucket).any(replaced)
@@ -331,7 +335,7 @@ impl<'a> Follower<'a> {
             self.users = UserLoadState::Missing;
         }
         self.positions[index(bucket)] = head;
-        self.shared.followed_positions[index(bucket)].store(head.position, Ordering::Release);
+        self.shared.applied.restart(head.in_bucket(bucket));
     }
 
     fn drop_bucket(&mut self, bucket: i16) {
@@ -348,12 +352,13 @@ impl<'a> Follower<'a> {
         let bucket = commits.bucket;
         let tables = &self.shared.tables;
         if bucket < ORGANIZATION_BUCKETS {
-            tables.apply(bucket, entries(&commits.rows), last.position);
+            let last = last.in_bucket(bucket);
+            tables.apply(entries(&commits.rows), last);
             if let Some(bucket) = self.staging.get_mut(&bucket) {
-                tables.apply_to(bucket, entries(&commits.rows), last.position);
+                tables.apply_to(bucket, entries(&commits.rows), last);
             }
         } else {
-            tables.apply_users(bucket - ORGANIZATION_BUCKETS, user_changes(&commits.rows), last.position);
+            tables.apply_users(user_changes(&commits.rows), last.in_bucket(bucket - ORGANIZATION_BUCKETS));
         }
         if commits.rows.iter().any(is_purge)
             && let Some(bytes) = self.omitted_bytes.get_mut(&bucket)
@@ -362,7 +367,7 @@ impl<'a> Follower<'a> {
             *bytes = 0;
         }
         self.positions[index(bucket)] = last;
-        self.shared.followed_positions[index(bucket)].fetch_max(last.position, Ordering::AcqRel);
+        self.shared.applied.extend(commits.rows.iter().map(|row| row.at.in_bucket(bucket)));
         // Fails only if there is no subscriber.
         let _ = self.shared.feed.send(Arc::new(commits));
     }
@@ -371,8 +376,8 @@ impl<'a> Follower<'a> {
     /// applied.
     fn publish(&mut self, begin: u64) {
         let shared = self.shared;
-        for (number, bucket) in std::mem::take(&mut self.staging) {
-            shared.tables.put(number, bucket);
+        for bucket in std::mem::take(&mut self.staging).into_values() {
+            shared.tables.put(bucket);
         }
         self.users = UserLoadState::Published;
         shared.lease.store(begin, Ordering::Release);
@@ -449,9 +454,10 @@ impl ReplicaState {
             self.tables.take(bucket);
         }
         // Positions of the lost log mean nothing in the current one.
-        for written in &self.written_positions {
-            written.store(0, Ordering::Release);
+        for bucket in 0..ORGANIZATION_BUCKETS + USER_BUCKETS {
+            self.applied.restart(BucketPosition::start(bucket));
         }
+        self.written.clear();
     }
 }
 

@@ -50,3 +50,12 @@ pub const FEED_COMMITS: usize = 8_192;
 /// Timeout of one statement of the primary lookup. A statement takes milliseconds. Behind a connection that the network
 /// drops silently, all questions wait this long, and calls with the default deadline must outlast it.
 pub const PRIMARY_TIMEOUT: Duration = Duration::from_secs(3);
+/// Marks that memory keeps of each bucket, for its newest positions: 4.7 MB in all. A token is mostly sent back within
+/// seconds, and few buckets have a thousand changes in that time. The primary compares older positions.
+pub const MARKS: usize = 4_096;
+/// Maximum length of the text of a consistency token or cursor. All buckets of form 2 take a third of it; the rest is for
+/// forms of later releases.
+pub const TOKEN_TEXT_BYTES: usize = 16 * 1024;
+/// Timeout of the comparison of a consistency token with the log of the primary. It takes less than a millisecond, unless
+/// the log is locked.
+pub const HISTORY_TIMEOUT: Duration = Duration::from_secs(1);

@@ -41,7 +41,7 @@ async fn read(
 ) -> Result<Vec<LoadedBucket>, StoreError> {
     let (mut snapshot, positions) = BucketSnapshot::begin(connection, *buckets.start(), *buckets.end()).await?;
     let new = |(number, position): (i16, LogPosition)| {
-        let bucket = shared.tables.bucket(position.position);
+        let bucket = shared.tables.bucket(position.in_bucket(number));
         LoadedBucket { number, bucket, position }
     };
     let mut loaded: Vec<LoadedBucket> = buckets.clone().zip(positions).map(new).collect();

@@ -1,6 +1,8 @@
 //! Lookup paths: when the replica may answer, how it answers, and when the primary is queried instead.
 
 use super::consistency_token::ConsistencyToken;
+use super::evidence::TokenRequirement;
+use super::primary::PrimaryAnswers;
 use super::{CheckQuestion, Freshness, ReplicaState, StandingBatch, nanoseconds, primary, user_bucket};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId};
@@ -9,10 +11,12 @@ use crate::replica::limits;
 use crate::replica_tables::Bucket;
 use crate::store::StoreError;
 use crate::store::datastore::Datastore;
+use crate::store::log::history;
 use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::time::timeout;
 
 impl ReplicaState {
     pub(super) fn datastore(&self) -> Option<Datastore> {
@@ -38,22 +42,24 @@ impl ReplicaState {
             && token.is_none_or(|token| self.covers(token))
     }
 
-    /// Whether the follower has reached every position in a token. False for a token of another datastore or epoch, and
-    /// while polls fail: a standby that was just promoted issues tokens of the old epoch until a process notices that
-    /// writes were lost.
+    /// Whether the applied history contains every position in a token, with its mark. False for a token of another
+    /// datastore or epoch or without marks, for a position that is older than the marks in memory, and while polls fail: a
+    /// standby that was just promoted issues tokens of the old epoch until a process notices that writes were lost.
     pub(super) fn covers(&self, token: &ConsistencyToken) -> bool {
         self.last_poll_ok.load(Ordering::Acquire)
+            && token.is_comparable()
             && self.datastore().is_some_and(|datastore| token.is_of(datastore))
-            && token.positions().all(|at| {
-                let followed = self.followed_positions.get(usize::from(at.bucket.unsigned_abs()));
-                followed.is_some_and(|followed| followed.load(Ordering::Acquire) >= at.position)
-            })
+            && token.positions().all(|at| self.applied.contains(at))
+    }
+
+    /// Whether the follower has reached every position in a token, whatever the marks.
+    fn has_reached(&self, token: &ConsistencyToken) -> bool {
+        token.positions().all(|at| self.applied.position(at.bucket) >= at.position)
     }
 
     /// Whether this process has acknowledged a write to this bucket that the replica has not applied yet.
     pub(super) fn is_behind(&self, bucket: i16) -> bool {
-        let index = usize::from(bucket.unsigned_abs());
-        self.followed_positions[index].load(Ordering::Acquire) < self.written_positions[index].load(Ordering::Acquire)
+        self.applied.position(bucket) < self.written.position(bucket)
     }
 
     /// Waits up to [`limits::CATCH_UP`] until the replica has applied the positions in a consistency token. Returns
@@ -61,13 +67,14 @@ impl ReplicaState {
     pub(super) async fn catch_up(&self, freshness: &Freshness) -> bool {
         let Freshness::AtLeast(token) = freshness else { return false };
         // Without a lease, waiting does not help; a token of another epoch is never reached.
-        if !self.is_fresh(&Freshness::Recent) || !self.datastore().is_some_and(|datastore| token.is_of(datastore)) {
+        let is_comparable = token.is_comparable() && self.datastore().is_some_and(|datastore| token.is_of(datastore));
+        if !is_comparable || !self.is_fresh(&Freshness::Recent) {
             return false;
         }
         let mut leases = self.lease_updates.subscribe();
         self.wake_follower.notify_one();
-        let reached = leases.wait_for(|_| self.covers(token));
-        let reached = tokio::time::timeout(limits::CATCH_UP, reached).await.is_ok();
+        let reached = leases.wait_for(|_| self.has_reached(token));
+        let reached = timeout(limits::CATCH_UP, reached).await.is_ok();
         reached && self.is_fresh(freshness)
     }
 
@@ -79,7 +86,8 @@ impl ReplicaState {
             && self.users_loaded.load(Ordering::Acquire)
     }
 
-    /// Queries the primary; where a stale answer may replace its answer, for [`limits::STALE_PATIENCE`] at most.
+    /// Queries the primary; where a stale answer may replace its answer, for [`limits::STALE_PATIENCE`] at most. The
+    /// answers cover every write that this process had acknowledged before, and the token of the requirement.
     pub(super) async fn query_primary(
         &self,
         questions: Vec<primary::StandingKey>,
@@ -89,44 +97,57 @@ impl ReplicaState {
         let query = self.primary.query(questions);
         let stale = self.settings.serve_stale.is_some() && *freshness == Freshness::Recent;
         let outcome = if stale {
-            let query = tokio::time::timeout(limits::STALE_PATIENCE, query);
+            let query = timeout(limits::STALE_PATIENCE, query);
             query.await.unwrap_or(Err(StoreError::Timeout(None)))
         } else {
             query.await
         };
-        if outcome.is_ok() {
-            self.counters.count_answers(AnswerSource::Primary, count);
+        let answers = outcome?;
+        if let Freshness::AtLeast(token) = freshness {
+            self.require_covered(token, &answers).await?;
         }
-        outcome
+        self.counters.count_answers(AnswerSource::Primary, count);
+        Ok(answers.standings)
+    }
+
+    /// Requires that answers of the primary cover a consistency token. [`StoreError::Behind`] if they do not. Compares the
+    /// positions that memory cannot confirm with the log of the primary.
+    async fn require_covered(&self, token: &ConsistencyToken, answers: &PrimaryAnswers) -> Result<(), StoreError> {
+        let requirement = TokenRequirement::new(token, answers);
+        // A session stays with one database. If it is older than the last poll, the poll has compared that database's log
+        // with the applied history.
+        let lease = self.lease.load(Ordering::Acquire);
+        let is_polled = nanoseconds(answers.session_begin) < lease;
+        let unconfirmed = requirement.unconfirmed(self.datastore(), &self.applied, is_polled);
+        if unconfirmed.is_empty() {
+            return Ok(());
+        }
+        let mut connection = self.pool.acquire().await?;
+        let read = timeout(limits::HISTORY_TIMEOUT, history::read(&mut connection, &unconfirmed)).await;
+        let history = connection.finish(read.unwrap_or(Err(StoreError::Timeout(None))))?;
+        if requirement.is_covered(&history) { Ok(()) } else { Err(StoreError::Behind) }
     }
 
     /// Looks up a standing in memory, whatever the age of the lease. `None` if the bucket is not loaded, lacks a write
     /// of this process, or does not resolve the slug.
     pub(super) fn lookup(&self, organization: &OrganizationRef, user: Option<&UserId>) -> Option<Standing> {
-        // The tables read the position before the state, so the position can only be older than the state.
         let (user_state, user_position) = match user {
-            None => (None, BucketPosition { bucket: 0, position: 0 }),
-            Some(user) => {
-                let bucket = user.bucket();
-                if self.is_behind(user_bucket(bucket)) {
-                    return None;
-                }
-                let (state, position) = self.tables.user(user, bucket);
-                (state, BucketPosition { bucket, position })
-            }
+            None => (None, BucketPosition::start(0)),
+            Some(user) if self.is_behind(user_bucket(user.bucket())) => return None,
+            Some(user) => self.tables.user(user),
         };
         let id = self.tables.organization(organization)?;
         let bucket = self.tables.read(id.bucket());
         let bucket = bucket.as_ref().filter(|bucket| self.can_answer(bucket, id, organization))?;
         let member = bucket.find(id, user);
-        let position = Some(BucketPosition { bucket: id.bucket(), position: bucket.position() });
+        let position = Some(bucket.at());
         Some(Standing { organization: member.organization, role: member.role, user_state, position, user_position })
     }
 
     /// Whether a bucket contains every write of this process, and the organization still has the slug that resolved to
     /// it.
     fn can_answer(&self, bucket: &Bucket, id: OrganizationId, reference: &OrganizationRef) -> bool {
-        bucket.position() >= self.written_positions[usize::from(id.bucket().unsigned_abs())].load(Ordering::Acquire)
+        bucket.position() >= self.written.position(id.bucket())
             && match reference {
                 OrganizationRef::Id(_) => true,
                 OrganizationRef::Slug(slug) => self.tables.has_slug(bucket, id, slug),
@@ -217,12 +238,12 @@ impl ReplicaState {
             questions.iter().map(|question| self.tables.organization(question.subject().0)).collect();
         // Read before the states, which are then at least as new.
         for bucket in 0..USER_BUCKETS {
-            token.cover_user(BucketPosition { bucket, position: self.tables.user_position(bucket) });
+            token.cover_user(self.tables.user_position(bucket));
         }
         for (number, indexes) in by_bucket(&ids) {
             let bucket = self.tables.read(number);
             let Some(bucket) = bucket.as_ref() else { continue };
-            let position = BucketPosition { bucket: number, position: bucket.position() };
+            let position = bucket.at();
             for (index, id) in indexes {
                 let (organization, user) = questions[index].subject();
                 if !self.can_answer(bucket, id, organization) {
@@ -235,7 +256,7 @@ impl ReplicaState {
                     user_state: self.tables.user_state(user),
                     position: Some(position),
                     // Unused: the token covers all user buckets.
-                    user_position: BucketPosition { bucket: 0, position: 0 },
+                    user_position: BucketPosition::start(0),
                 });
             }
             token.cover(position);

@@ -12,8 +12,10 @@
 //! from a state before its own acknowledged writes.
 
 pub mod consistency_token;
+mod evidence;
 mod feed;
 mod follower;
+mod history;
 pub mod limits;
 mod loader;
 mod log_diff;
@@ -22,29 +24,32 @@ mod notify;
 mod primary;
 mod settings;
 mod statistics;
+mod written;
 
 pub use feed::{Commits, Feed};
 pub use settings::ReplicaSettings;
 pub use statistics::ReplicaStatistics;
 
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{OrganizationRef, Standing, UserId, UserState};
+use crate::domain::{BucketPosition, OrganizationRef, Standing, UserId, UserState};
 use crate::replica_tables::ReplicaTables;
 use crate::store::StoreError;
 use crate::store::datastore::{self, Datastore};
 use crate::store::pool::Pool;
 use crate::store::users;
 use consistency_token::ConsistencyToken;
+use history::AppliedHistory;
 use primary::Primary;
 use statistics::ReplicaCounters;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use written::WrittenPositions;
 
 /// The number of buckets: organization buckets first, then user buckets.
 const BUCKETS: usize = (ORGANIZATION_BUCKETS + USER_BUCKETS).unsigned_abs() as usize;
@@ -102,10 +107,10 @@ struct ReplicaState {
     last_poll_ok: AtomicBool,
     /// Whether the inactive and erased users are in memory.
     users_loaded: AtomicBool,
-    /// The follower's position in each bucket's log; a published bucket is at least as new.
-    followed_positions: Box<[AtomicI64]>,
-    /// The position of this process's last acknowledged write to each bucket.
-    written_positions: Box<[AtomicI64]>,
+    /// The follower's position in each bucket's log, with the marks up to it; a published bucket is at least as new.
+    applied: Arc<AppliedHistory>,
+    /// This process's last acknowledged write to each bucket.
+    written: Arc<WrittenPositions>,
     datastore: RwLock<Option<Datastore>>,
     /// The lease, sent after each poll that was applied in full.
     lease_updates: watch::Sender<u64>,
@@ -120,10 +125,6 @@ impl std::fmt::Debug for ReplicaState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Replica").field("settings", &self.settings).finish_non_exhaustive()
     }
-}
-
-fn positions() -> Box<[AtomicI64]> {
-    (0..BUCKETS).map(|_| AtomicI64::new(0)).collect()
 }
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -142,8 +143,9 @@ impl Replica {
         let replica_pool = pool.for_replica(limits::REPLICA_CONNECTIONS);
         let mut key = [0; 16];
         key.copy_from_slice(&crate::random::secret()[..16]);
+        let (applied, written) = (Arc::new(AppliedHistory::new()), Arc::new(WrittenPositions::new()));
         Self(Arc::new(ReplicaState {
-            primary: Primary::new(replica_pool.clone()),
+            primary: Primary::new(replica_pool.clone(), applied.clone(), written.clone()),
             pool,
             replica_pool,
             settings,
@@ -152,8 +154,8 @@ impl Replica {
             lease: AtomicU64::new(0),
             last_poll_ok: AtomicBool::new(false),
             users_loaded: AtomicBool::new(false),
-            followed_positions: positions(),
-            written_positions: positions(),
+            applied,
+            written,
             datastore: RwLock::new(None),
             lease_updates: watch::Sender::new(0),
             feed: broadcast::Sender::new(limits::FEED_COMMITS),
@@ -204,10 +206,8 @@ impl Replica {
     pub fn record_commit(&self, token: &ConsistencyToken) {
         // Positions of a log that has been lost in the meantime mean nothing.
         let current = self.0.datastore().is_none_or(|datastore| token.is_of(datastore));
-        for at in token.positions().filter(|_| current) {
-            if let Some(written) = self.0.written_positions.get(usize::from(at.bucket.unsigned_abs())) {
-                written.fetch_max(at.position, Ordering::AcqRel);
-            }
+        if current {
+            self.0.written.record(token);
         }
         self.0.wake_follower.notify_one();
         self.0.wake_announcer.notify_one();
@@ -272,7 +272,7 @@ impl Replica {
     {
         let datastore = self.datastore().await?;
         let fresh = self.0.is_fresh(freshness) || self.0.catch_up(freshness).await;
-        self.0.answer_many(questions, freshness, fresh, ConsistencyToken::new(datastore)).await
+        self.0.answer_many(questions, freshness, fresh, self.token(datastore)).await
     }
 
     /// The state of a user, from the primary; `None` for an unknown user.
@@ -290,7 +290,7 @@ impl Replica {
     #[must_use]
     pub fn user_state_now(&self, user: &UserId) -> Option<Option<UserState>> {
         let known = self.0.is_fresh(&Freshness::Recent) && !self.0.is_behind(user_bucket(user.bucket()));
-        known.then(|| self.0.tables.user(user, user.bucket()).0)
+        known.then(|| self.0.tables.user(user).0)
     }
 
     /// The counters and gauges at this moment.
@@ -309,10 +309,19 @@ impl Replica {
     /// The follower's position in each bucket's log. User buckets have the numbers after the organization buckets.
     #[must_use]
     pub fn positions(&self) -> BTreeMap<i16, i64> {
-        (0..)
-            .zip(&self.0.followed_positions)
-            .map(|(bucket, position)| (bucket, position.load(Ordering::Acquire)))
-            .collect()
+        (0..ORGANIZATION_BUCKETS + USER_BUCKETS).map(|bucket| (bucket, self.0.applied.position(bucket))).collect()
+    }
+
+    /// Whether memory knows that a log whose bucket ends with `head` has the row `at`. `false` if it does not know.
+    #[must_use]
+    pub fn confirms(&self, head: BucketPosition, at: BucketPosition) -> bool {
+        self.0.applied.confirms(head, at)
+    }
+
+    /// A consistency token of this datastore that covers nothing yet, in the form that the settings choose.
+    #[must_use]
+    pub fn token(&self, datastore: Datastore) -> ConsistencyToken {
+        ConsistencyToken::new(datastore, self.0.settings.token_form)
     }
 
     /// Waits, without a time limit, until every write acknowledged before this call is in the replica and in the feed.

@@ -5,13 +5,21 @@
 //! expired lease) are a few statements. Each statement begins after its questions arrived, so its answers include every
 //! write acknowledged before they did. Only beside a large statement may a second one run, so that no question waits
 //! for another caller's ten thousand.
+//!
+//! The database that answers may be a standby that lags behind, or a restored one. So an answer must cover the writes that
+//! this process had acknowledged, and what the follower had applied, before the statement.
 
+use super::evidence;
+use super::history::AppliedHistory;
+use super::written::WrittenPositions;
+use crate::clock;
 use crate::domain::{OrganizationRef, Standing, UserId};
 use crate::replica::limits;
 use crate::store::pool::Pool;
 use crate::store::{StoreError, standing};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -23,6 +31,8 @@ pub(super) struct Primary(Arc<PrimaryState>);
 
 struct PrimaryState {
     pool: Pool,
+    applied: Arc<AppliedHistory>,
+    written: Arc<WrittenPositions>,
     queue: Mutex<LookupQueue>,
     /// The runtime of the statements: always the one that owns the pool's connections.
     runtime: Handle,
@@ -44,14 +54,25 @@ struct PendingLookup {
     runtime: Handle,
 }
 
-type StandingResult = Result<Vec<Standing>, StoreError>;
+/// Answers of the primary, all from one state of the datastore.
+#[derive(Debug)]
+pub(super) struct PrimaryAnswers {
+    /// In the order of the questions.
+    pub(super) standings: Vec<Standing>,
+    /// The [`clock::uptime`] at which the session was opened that gave the answers.
+    pub(super) session_begin: Duration,
+}
+
+type StandingResult = Result<PrimaryAnswers, StoreError>;
 
 impl Primary {
-    pub(super) fn new(pool: Pool) -> Self {
-        Self(Arc::new(PrimaryState { pool, queue: Mutex::default(), runtime: Handle::current() }))
+    pub(super) fn new(pool: Pool, applied: Arc<AppliedHistory>, written: Arc<WrittenPositions>) -> Self {
+        let (queue, runtime) = (Mutex::default(), Handle::current());
+        Self(Arc::new(PrimaryState { pool, applied, written, queue, runtime }))
     }
 
     /// Queries the primary. The answers are in the order of the questions, all from one state of the datastore.
+    /// [`StoreError::Behind`] if they do not cover what this process had acknowledged or applied.
     pub(super) async fn query(&self, questions: Vec<StandingKey>) -> StandingResult {
         let (reply, answers) = oneshot::channel();
         self.0.enqueue(PendingLookup { questions, reply, runtime: Handle::current() });
@@ -62,6 +83,13 @@ impl Primary {
 impl PrimaryState {
     fn queue(&self) -> MutexGuard<'_, LookupQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The position of each bucket that the primary had at least: that of this process's last acknowledged write, and that
+    /// of the follower.
+    fn known_positions(&self) -> Vec<i64> {
+        let position = |(bucket, written): (i16, i64)| written.max(self.applied.position(bucket));
+        (0..).zip(self.written.positions()).map(position).collect()
     }
 
     fn enqueue(self: &Arc<Self>, lookup: PendingLookup) {
@@ -140,20 +168,28 @@ async fn work(mut slot: StatementSlot) {
             return;
         }
         let questions: Vec<&StandingKey> = batch.iter().flat_map(|lookup| &lookup.questions).collect();
+        // Before the statement begins: its answers must cover this.
+        let known = slot.state.known_positions();
         let result = run(&slot.state.pool, &questions).await;
         // In a separate task, so that Postgres gets the next statement first.
-        slot.state.runtime.spawn(async move { deliver(batch, result) });
+        let state = slot.state.clone();
+        slot.state.runtime.spawn(async move { deliver(batch, result, &known, &state.applied) });
     }
 }
 
 /// Sends each caller its answers, from the runtime in which the caller waits: waking a task of another runtime is a
 /// system call, which is thereby made once for all callers of a runtime.
-fn deliver(batch: Vec<PendingLookup>, result: StandingResult) {
-    let mut result = result.map(Vec::into_iter);
+fn deliver(batch: Vec<PendingLookup>, result: StandingResult, known: &[i64], applied: &AppliedHistory) {
+    let mut result = result.map(|answers| (answers.standings.into_iter(), answers.session_begin));
     let mut by_runtime: HashMap<_, (Handle, Vec<_>)> = HashMap::new();
     for PendingLookup { questions, reply, runtime } in batch {
         let answers = match &mut result {
-            Ok(standings) => Ok(standings.by_ref().take(questions.len()).collect()),
+            Ok((all, session_begin)) => {
+                let standings: Vec<Standing> = all.by_ref().take(questions.len()).collect();
+                let is_covered = evidence::is_own_history(&standings, known, applied);
+                let answers = PrimaryAnswers { standings, session_begin: *session_begin };
+                if is_covered { Ok(answers) } else { Err(StoreError::Behind) }
+            }
             Err(error) => Err(error.clone()),
         };
         by_runtime.entry(runtime.id()).or_insert_with(|| (runtime, Vec::new())).1.push((reply, answers));
@@ -167,11 +203,12 @@ fn deliver(batch: Vec<PendingLookup>, result: StandingResult) {
     }
 }
 
-async fn run(pool: &Pool, questions: &[&StandingKey]) -> Result<Vec<Standing>, StoreError> {
+async fn run(pool: &Pool, questions: &[&StandingKey]) -> StandingResult {
     let mut connection = pool.acquire().await?;
+    let session_begin = clock::uptime().saturating_sub(connection.age());
     let query = standing::many(&mut connection, questions);
     if let Ok(outcome) = tokio::time::timeout(limits::PRIMARY_TIMEOUT, query).await {
-        return connection.finish(outcome);
+        return connection.finish(outcome.map(|standings| PrimaryAnswers { standings, session_begin }));
     }
     connection.close();
     Err(StoreError::Timeout(None))

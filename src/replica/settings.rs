@@ -1,5 +1,6 @@
 //! Settings of the replica.
 
+use super::consistency_token::TokenForm;
 use std::time::Duration;
 
 /// Settings of the replica.
@@ -13,10 +14,17 @@ pub struct ReplicaSettings {
     /// Maximum staleness of an answer while the primary does not answer; `None` to give no such answers. They are
     /// marked as stale ([`super::AnswerSource::StaleMemory`]).
     pub serve_stale: Option<Duration>,
+    /// The form of the consistency tokens and cursors that are issued; both forms are read. The newest form by default.
+    pub token_form: TokenForm,
 }
 
 impl Default for ReplicaSettings {
     fn default() -> Self {
-        Self { max_staleness: Duration::from_secs(1), memory_bytes: 1 << 30, serve_stale: None }
+        Self {
+            max_staleness: Duration::from_secs(1),
+            memory_bytes: 1 << 30,
+            serve_stale: None,
+            token_form: TokenForm::Marks,
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::fingerprint::{Fingerprint, FingerprintKey, Slot};
 use super::slugs::{self, SlugChange};
 use super::table::{self, Table};
 use crate::domain::change::{ChangeDetail, LogEntry};
-use crate::domain::{OrganizationHead, OrganizationId, OrganizationState, Role, Slug, UserId};
+use crate::domain::{BucketPosition, OrganizationHead, OrganizationId, OrganizationState, Role, Slug, UserId};
 
 /// An organization in memory: one cache line.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,7 @@ impl table::TableEntry for OrganizationRecord {
 /// A bucket as of one position of its log. It changes by whole transactions only.
 pub struct Bucket {
     key: FingerprintKey,
-    position: i64,
+    at: BucketPosition,
     organizations: Table<OrganizationRecord, 1>,
     members: Table<Slot, 4>,
     /// The number of slots of purged organizations: no lookup reaches them.
@@ -57,14 +57,20 @@ pub struct MemberLookup {
 
 impl Bucket {
     /// An empty bucket at a snapshot's position; the caller fills it from the same snapshot.
-    pub(super) fn new(key: FingerprintKey, position: i64) -> Self {
-        Self { key, position, organizations: Table::default(), members: Table::default(), garbage: 0 }
+    pub(super) fn new(key: FingerprintKey, at: BucketPosition) -> Self {
+        Self { key, at, organizations: Table::default(), members: Table::default(), garbage: 0 }
     }
 
     /// The position up to which the bucket's log is applied.
     #[must_use]
     pub fn position(&self) -> i64 {
-        self.position
+        self.at.position
+    }
+
+    /// The bucket's number, with the position up to which its log is applied.
+    #[must_use]
+    pub fn at(&self) -> BucketPosition {
+        self.at
     }
 
     /// Adds an organization of the snapshot.
@@ -99,15 +105,17 @@ impl Bucket {
     pub(super) fn apply<'a>(
         &mut self,
         entries: impl Iterator<Item = (i64, &'a LogEntry)>,
-        last: i64,
+        last: BucketPosition,
     ) -> Vec<SlugChange> {
         let mut slug_changes = Vec::new();
         for (position, entry) in entries {
-            if position > self.position {
+            if position > self.at.position {
                 slug_changes.extend(self.apply_entry(entry));
             }
         }
-        self.position = last.max(self.position);
+        if last.position > self.at.position {
+            self.at = last;
+        }
         slug_changes
     }
 

@@ -17,7 +17,7 @@ pub use bucket::{Bucket, MemberLookup};
 
 use crate::domain::change::LogEntry;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
-use crate::domain::{OrganizationId, OrganizationRef, Slug, UserId, UserState};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Slug, UserId, UserState};
 use fingerprint::FingerprintKey;
 use slugs::{SlugChange, Slugs};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -47,8 +47,8 @@ impl ReplicaTables {
     /// An empty bucket at this position, to be filled from a snapshot at the same position and published with
     /// [`Self::put`].
     #[must_use]
-    pub fn bucket(&self, position: i64) -> Bucket {
-        Bucket::new(self.key, position)
+    pub fn bucket(&self, at: BucketPosition) -> Bucket {
+        Bucket::new(self.key, at)
     }
 
     fn slot(&self, bucket: i16) -> &RwLock<Option<Bucket>> {
@@ -56,7 +56,8 @@ impl ReplicaTables {
     }
 
     /// Publishes a bucket and replaces the previous one.
-    pub fn put(&self, number: i16, bucket: Bucket) {
+    pub fn put(&self, bucket: Bucket) {
+        let number = bucket.at().bucket;
         let old = {
             let mut slot = self.slot(number).write().unwrap_or_else(PoisonError::into_inner);
             // Before the bucket becomes visible, so that all its slugs resolve.
@@ -87,28 +88,33 @@ impl ReplicaTables {
         self.slugs.apply(&changes);
     }
 
-    /// Applies the log entries of whole transactions to a bucket, up to the position `last`. Does nothing if the bucket
-    /// is not loaded.
-    pub fn apply<'a>(&self, number: i16, entries: impl Iterator<Item = (i64, &'a LogEntry)>, last: i64) {
-        let mut slot = self.slot(number).write().unwrap_or_else(PoisonError::into_inner);
+    /// Applies the log entries of whole transactions to the bucket of `last`, up to that position. Does nothing if the
+    /// bucket is not loaded.
+    pub fn apply<'a>(&self, entries: impl Iterator<Item = (i64, &'a LogEntry)>, last: BucketPosition) {
+        let mut slot = self.slot(last.bucket).write().unwrap_or_else(PoisonError::into_inner);
         if let Some(bucket) = slot.as_mut() {
             self.slugs.apply(&bucket.apply(entries, last));
         }
     }
 
     /// Applies log entries to a bucket that is not published yet.
-    pub fn apply_to<'a>(&self, bucket: &mut Bucket, entries: impl Iterator<Item = (i64, &'a LogEntry)>, last: i64) {
+    pub fn apply_to<'a>(
+        &self,
+        bucket: &mut Bucket,
+        entries: impl Iterator<Item = (i64, &'a LogEntry)>,
+        last: BucketPosition,
+    ) {
         bucket.apply(entries, last);
     }
 
-    /// Replaces a user bucket by its content in a snapshot: the inactive and erased users.
-    pub fn put_users(&self, bucket: i16, position: i64, states: &[(UserId, UserState)]) {
-        self.users.put_bucket(bucket, position, states);
+    /// Replaces a user bucket by its content in a snapshot at this position: the inactive and erased users.
+    pub fn put_users(&self, at: BucketPosition, states: &[(UserId, UserState)]) {
+        self.users.put_bucket(at, states);
     }
 
     /// Applies the changes in a user bucket's log, up to the position `last`.
-    pub fn apply_users<'a>(&self, bucket: i16, changes: impl Iterator<Item = (&'a UserId, UserState)>, last: i64) {
-        self.users.apply(bucket, changes, last);
+    pub fn apply_users<'a>(&self, changes: impl Iterator<Item = (&'a UserId, UserState)>, last: BucketPosition) {
+        self.users.apply(changes, last);
     }
 
     /// Locks a bucket for reading: it does not change while the guard lives. The guard holds `None` if the bucket is
@@ -145,18 +151,17 @@ impl ReplicaTables {
         }
     }
 
-    /// The state of a user, and a position of the user bucket's log that the state is at least as new as. `None` for an
-    /// active or unknown user.
+    /// The state of a user, and the position of the user bucket's log that the state corresponds to. The state is `None`
+    /// for an active or unknown user.
     #[must_use]
-    pub fn user(&self, user: &UserId, bucket: i16) -> (Option<UserState>, i64) {
-        let position = self.users.position(bucket);
-        (self.users.state(user, bucket), position)
+    pub fn user(&self, user: &UserId) -> (Option<UserState>, BucketPosition) {
+        self.users.find(user)
     }
 
     /// The state of a user; `None` for an active or unknown user.
     #[must_use]
     pub fn user_state(&self, user: &UserId) -> Option<UserState> {
-        if self.users.is_empty() { None } else { self.users.state(user, user.bucket()) }
+        if self.users.is_empty() { None } else { self.users.find(user).0 }
     }
 
     /// Whether an organization of this bucket has this slug at the bucket's position.
@@ -167,7 +172,7 @@ impl ReplicaTables {
 
     /// The position up to which a user bucket's log is applied.
     #[must_use]
-    pub fn user_position(&self, bucket: i16) -> i64 {
+    pub fn user_position(&self, bucket: i16) -> BucketPosition {
         self.users.position(bucket)
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::change::ChangeDetail;
-use crate::domain::{Kind, OrganizationHead, OrganizationState, Role};
+use crate::domain::{Kind, LogMark, OrganizationHead, OrganizationState, Role};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -22,6 +22,11 @@ fn user(index: usize) -> UserId {
 
 fn slug(index: usize) -> Slug {
     Slug::parse(SLUGS[index]).unwrap()
+}
+
+/// A position with a mark of its own.
+fn at(bucket: i16, position: i64) -> BucketPosition {
+    BucketPosition { bucket, position, mark: LogMark::from_bits(u32::try_from(position).unwrap() ^ 7) }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +88,7 @@ impl Model {
     }
 
     fn load(&mut self, tables: &ReplicaTables, number: i16) {
-        let mut bucket = tables.bucket(self.position);
+        let mut bucket = tables.bucket(at(number, self.position));
         for (organization, (head, owner, named)) in &self.organizations {
             if head.id.bucket() == number {
                 let owner = owner.map(user);
@@ -95,7 +100,7 @@ impl Model {
                 bucket.put_member(id(*organization), USERS[*member], *role);
             }
         }
-        tables.put(number, bucket);
+        tables.put(bucket);
         self.loaded[usize::from(number.unsigned_abs())] = true;
     }
 
@@ -137,7 +142,7 @@ impl Model {
         let position = self.position;
         // Twice: a bucket must skip the entries that it has already applied.
         for _ in 0..2 {
-            tables.apply(id(number).bucket(), std::iter::once((position, &entry)), position);
+            tables.apply(std::iter::once((position, &entry)), at(id(number).bucket(), position));
         }
     }
 
@@ -200,14 +205,14 @@ fn inactive_and_erased_users_are_kept_and_active_ones_are_not() {
     let tables = ReplicaTables::new([3; 16]);
     let ada = user(0);
     let bucket = ada.bucket();
-    assert_eq!(tables.user(&ada, bucket), (None, 0));
-    tables.put_users(bucket, 5, &[(ada.clone(), UserState::Inactive)]);
-    assert_eq!(tables.user(&ada, bucket), (Some(UserState::Inactive), 5));
-    tables.apply_users(bucket, [(&ada, UserState::Erased)].into_iter(), 6);
-    assert_eq!(tables.user(&ada, bucket), (Some(UserState::Erased), 6));
-    tables.apply_users(bucket, [(&ada, UserState::Active)].into_iter(), 7);
-    assert_eq!(tables.user(&ada, bucket), (None, 7));
+    assert_eq!(tables.user(&ada), (None, BucketPosition::start(bucket)));
+    tables.put_users(at(bucket, 5), &[(ada.clone(), UserState::Inactive)]);
+    assert_eq!(tables.user(&ada), (Some(UserState::Inactive), at(bucket, 5)));
+    tables.apply_users([(&ada, UserState::Erased)].into_iter(), at(bucket, 6));
+    assert_eq!(tables.user(&ada), (Some(UserState::Erased), at(bucket, 6)));
+    tables.apply_users([(&ada, UserState::Active)].into_iter(), at(bucket, 7));
+    assert_eq!(tables.user(&ada), (None, at(bucket, 7)));
     assert_eq!(tables.user_state(&ada), None);
-    tables.put_users(bucket, 8, &[]);
-    assert_eq!(tables.user(&ada, bucket), (None, 8));
+    tables.put_users(at(bucket, 8), &[]);
+    assert_eq!(tables.user(&ada), (None, at(bucket, 8)));
 }

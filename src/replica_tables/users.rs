@@ -2,79 +2,87 @@
 
 use super::fingerprint::{Fingerprint, FingerprintKey, PassthroughBuilder};
 use crate::domain::ids::USER_BUCKETS;
-use crate::domain::{UserId, UserState};
+use crate::domain::{BucketPosition, UserId, UserState};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// A bucket of users.
-#[derive(Default)]
+/// A bucket of users as of one position of its log.
 struct UserBucket {
-    states: RwLock<HashMap<Fingerprint, UserState, PassthroughBuilder>>,
-    /// Advanced after the states have changed, so that the states are never older than the position.
-    position: AtomicI64,
+    states: HashMap<Fingerprint, UserState, PassthroughBuilder>,
+    at: BucketPosition,
+}
+
+impl UserBucket {
+    fn new(number: i16) -> RwLock<Self> {
+        RwLock::new(Self { states: HashMap::default(), at: BucketPosition::start(number) })
+    }
 }
 
 /// All buckets of users.
 pub(super) struct UserTables {
     key: FingerprintKey,
-    buckets: Box<[UserBucket]>,
-    /// The number of states in all buckets: usually 0, in which case lookups skip the buckets.
+    buckets: Box<[RwLock<UserBucket>]>,
+    /// The number of states in all buckets: usually 0.
     count: AtomicUsize,
 }
 
 impl UserTables {
     pub(super) fn new(key: FingerprintKey) -> Self {
-        Self { key, buckets: (0..USER_BUCKETS).map(|_| UserBucket::default()).collect(), count: AtomicUsize::new(0) }
+        Self { key, buckets: (0..USER_BUCKETS).map(UserBucket::new).collect(), count: AtomicUsize::new(0) }
     }
 
-    fn bucket(&self, number: i16) -> &UserBucket {
+    fn slot(&self, number: i16) -> &RwLock<UserBucket> {
         &self.buckets[usize::from(number.unsigned_abs()) % self.buckets.len()]
     }
 
+    fn read(&self, number: i16) -> RwLockReadGuard<'_, UserBucket> {
+        self.slot(number).read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, number: i16) -> RwLockWriteGuard<'_, UserBucket> {
+        self.slot(number).write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Replaces a bucket by its content in a snapshot at this position.
-    pub(super) fn put_bucket(&self, number: i16, position: i64, snapshot: &[(UserId, UserState)]) {
-        let bucket = self.bucket(number);
-        let mut states = bucket.states.write().unwrap_or_else(PoisonError::into_inner);
-        let before = states.len();
-        *states = snapshot.iter().map(|(user, state)| (self.key.user(user), *state)).collect();
-        self.count.fetch_add(states.len(), Ordering::AcqRel);
+    pub(super) fn put_bucket(&self, at: BucketPosition, snapshot: &[(UserId, UserState)]) {
+        let mut bucket = self.write(at.bucket);
+        let before = bucket.states.len();
+        bucket.states = snapshot.iter().map(|(user, state)| (self.key.user(user), *state)).collect();
+        bucket.at = at;
+        self.count.fetch_add(bucket.states.len(), Ordering::AcqRel);
         self.count.fetch_sub(before, Ordering::AcqRel);
-        drop(states);
-        bucket.position.store(position, Ordering::Release);
     }
 
     /// Applies the changes in a bucket's log up to the position `last`.
-    pub(super) fn apply<'a>(&self, number: i16, changes: impl Iterator<Item = (&'a UserId, UserState)>, last: i64) {
-        let bucket = self.bucket(number);
-        let mut states = bucket.states.write().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn apply<'a>(&self, changes: impl Iterator<Item = (&'a UserId, UserState)>, last: BucketPosition) {
+        let mut bucket = self.write(last.bucket);
         for (user, state) in changes {
             let user = self.key.user(user);
             let before = match state {
-                UserState::Active => states.remove(&user).map(|_| self.count.fetch_sub(1, Ordering::AcqRel)),
+                UserState::Active => bucket.states.remove(&user).map(|_| self.count.fetch_sub(1, Ordering::AcqRel)),
                 UserState::Inactive | UserState::Erased => {
                     self.count.fetch_add(1, Ordering::AcqRel);
-                    states.insert(user, state).map(|_| self.count.fetch_sub(1, Ordering::AcqRel))
+                    bucket.states.insert(user, state).map(|_| self.count.fetch_sub(1, Ordering::AcqRel))
                 }
             };
             debug_assert!(before.is_none_or(|count| count > 0), "a state was counted twice");
         }
-        drop(states);
-        bucket.position.fetch_max(last, Ordering::AcqRel);
-    }
-
-    /// The position up to which a bucket's log is applied. A state that is read afterwards is at least as new.
-    pub(super) fn position(&self, number: i16) -> i64 {
-        self.bucket(number).position.load(Ordering::Acquire)
-    }
-
-    /// The state of a user; `None` for an active or unknown user.
-    pub(super) fn state(&self, user: &UserId, number: i16) -> Option<UserState> {
-        if self.is_empty() {
-            return None;
+        if last.position > bucket.at.position {
+            bucket.at = last;
         }
-        let states = self.bucket(number).states.read().unwrap_or_else(PoisonError::into_inner);
-        if states.is_empty() { None } else { states.get(&self.key.user(user)).copied() }
+    }
+
+    /// The position up to which a bucket's log is applied.
+    pub(super) fn position(&self, number: i16) -> BucketPosition {
+        self.read(number).at
+    }
+
+    /// The state of a user with the position that it corresponds to; no state for an active or unknown user.
+    pub(super) fn find(&self, user: &UserId) -> (Option<UserState>, BucketPosition) {
+        let bucket = self.read(user.bucket());
+        let state = if bucket.states.is_empty() { None } else { bucket.states.get(&self.key.user(user)).copied() };
+        (state, bucket.at)
     }
 
     /// Whether there are no inactive or erased users at all.
@@ -83,11 +91,8 @@ impl UserTables {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let bytes = |bucket: &UserBucket| {
-            let states = bucket.states.read().unwrap_or_else(PoisonError::into_inner);
-            table_bytes(states.capacity(), size_of::<(Fingerprint, UserState)>())
-        };
-        self.buckets.iter().map(bytes).sum()
+        let bytes = |number| table_bytes(self.read(number).states.capacity(), size_of::<(Fingerprint, UserState)>());
+        (0..USER_BUCKETS).map(bytes).sum()
     }
 }
 

@@ -3,14 +3,19 @@
 //! Recent changes come from the follower's broadcast. Changes that the broadcast does not have, because they are older
 //! or because the follower skipped them, are read from the change log. Positions decide between the two, so every
 //! change is delivered exactly once, unless the caller resumes from an older cursor.
+//!
+//! A feed stays in one history of the log. Each position has the mark of its row, and wherever the feed continues, from a
+//! cursor, from the change log or from the broadcast, the row at its position must still have that mark.
 
-use super::consistency_token::ConsistencyToken;
+use super::consistency_token::{ConsistencyToken, TokenForm};
 use super::{Freshness, Roster, ServiceError};
-use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Refusal};
+use crate::domain::{BucketPosition, LogMark, OrganizationId, OrganizationRef, Refusal};
 use crate::replica::{Commits, Feed, Replica};
 use crate::service::limits;
 use crate::store::StoreError;
 use crate::store::datastore::{self, Datastore};
+use crate::store::log::history::{self, LogEvidence};
+use crate::store::log::tail::LogPosition;
 use crate::store::log::{replay, tail};
 use crate::store::pool::Pool;
 use sqlx::PgConnection;
@@ -41,6 +46,25 @@ impl Deref for FeedRows {
     }
 }
 
+/// A position in the log of one bucket.
+#[derive(Debug, Clone, Copy)]
+struct FeedPosition {
+    position: i64,
+    /// The mark of the row there; `None` if a cursor without marks names a row that the log no longer has.
+    mark: Option<LogMark>,
+}
+
+impl FeedPosition {
+    fn of(at: &LogPosition) -> Self {
+        Self { position: at.position, mark: Some(at.mark()) }
+    }
+
+    /// Whether a row with this mark at the position is of the same history.
+    fn matches(&self, mark: LogMark) -> bool {
+        self.mark.is_none_or(|own| own == mark)
+    }
+}
+
 /// The state of one caller's way through the change log.
 pub struct ChangeFeed {
     pool: Pool,
@@ -48,7 +72,7 @@ pub struct ChangeFeed {
     feed: Feed,
     datastore: Datastore,
     /// The position in each bucket up to which rows were delivered. Other buckets are not part of the feed.
-    positions: BTreeMap<i16, i64>,
+    positions: BTreeMap<i16, FeedPosition>,
     /// Buckets that must be read from the change log, each with the position up to which.
     targets: BTreeMap<i16, i64>,
     /// Whether the ends of the buckets' logs must be read first, because the broadcast lost messages.
@@ -72,21 +96,8 @@ impl Roster {
         // Subscribe first: then every commit after the heads are read is in the broadcast.
         let feed = self.replica.feed();
         let mut connection = self.pool.acquire().await?;
-        let outcome = read_heads(&mut connection).await;
-        let (datastore, heads) = connection.finish(outcome)?;
-        if from.is_some_and(|from| !from.is_of(datastore)) {
-            return Err(Refusal::CursorExpired.into());
-        }
-        let cursor: Option<BTreeMap<i16, i64>> =
-            from.map(|from| from.positions().map(|at| (at.bucket, at.position)).collect());
-        let mut positions = BTreeMap::new();
-        for bucket in buckets {
-            let position = match &cursor {
-                Some(cursor) => cursor.get(&bucket).copied().ok_or_else(cursor_too_narrow)?,
-                None => heads.get(&bucket).copied().unwrap_or_default(),
-            };
-            positions.insert(bucket, position);
-        }
+        let outcome = self.start_positions(&mut connection, from, buckets).await;
+        let FeedStart { datastore, heads, positions } = connection.finish(outcome)?;
         let mut feed = ChangeFeed {
             pool: self.pool.clone(),
             replica: self.replica.clone(),
@@ -99,6 +110,51 @@ impl Roster {
         };
         feed.compare(&heads)?;
         Ok(feed)
+    }
+
+    /// The positions from which a feed of these buckets starts: those of the cursor, or the ends of the logs. Verifies that
+    /// the log has the rows that the cursor names.
+    async fn start_positions(
+        &self,
+        connection: &mut PgConnection,
+        from: Option<&ConsistencyToken>,
+        buckets: impl Iterator<Item = i16>,
+    ) -> Result<FeedStart, ServiceError> {
+        let (datastore, heads) = read_heads(connection).await?;
+        let mut start = FeedStart { datastore, heads, positions: BTreeMap::new() };
+        let Some(cursor) = from else {
+            let head = |bucket| Some((bucket, FeedPosition::of(start.heads.get(&bucket)?)));
+            start.positions = buckets.filter_map(head).collect();
+            return Ok(start);
+        };
+        if !cursor.is_of(datastore) {
+            return Err(Refusal::CursorExpired.into());
+        }
+        let covered: BTreeMap<i16, BucketPosition> = cursor.positions().map(|at| (at.bucket, at)).collect();
+        let mut unconfirmed = Vec::new();
+        for bucket in buckets {
+            let at = covered.get(&bucket).copied().ok_or_else(cursor_too_narrow)?;
+            let mark = Some(at.mark).filter(|_| cursor.has_marks());
+            start.positions.insert(bucket, FeedPosition { position: at.position, mark });
+            let head = start.heads.get(&bucket).map(|head| head.in_bucket(bucket));
+            if !head.is_some_and(|head| cursor.has_marks() && self.replica.confirms(head, at)) {
+                unconfirmed.push(at);
+            }
+        }
+        let history = history::read(connection, &unconfirmed).await?;
+        for (bucket, at) in &mut start.positions {
+            match history.at(*bucket, at.position) {
+                // Confirmed without a comparison.
+                None => {}
+                Some(LogEvidence::Row(mark)) if at.matches(mark) => at.mark = Some(mark),
+                // A cursor without marks is valid as long as the log has the rows after it.
+                Some(LogEvidence::Dropped) if at.mark.is_none() => {}
+                Some(LogEvidence::Row(_) | LogEvidence::Beyond | LogEvidence::Dropped) => {
+                    return Err(Refusal::CursorExpired.into());
+                }
+            }
+        }
+        Ok(start)
     }
 
     /// Finds an organization, including a deleted one; `None` if it does not exist.
@@ -119,11 +175,19 @@ impl Roster {
     }
 }
 
+/// Where a feed starts.
+struct FeedStart {
+    datastore: Datastore,
+    /// The end of each bucket's log.
+    heads: BTreeMap<i16, LogPosition>,
+    positions: BTreeMap<i16, FeedPosition>,
+}
+
 /// Reads the id of the datastore, and the position at which each bucket's log ends.
-async fn read_heads(connection: &mut PgConnection) -> Result<(Datastore, BTreeMap<i16, i64>), StoreError> {
+async fn read_heads(connection: &mut PgConnection) -> Result<(Datastore, BTreeMap<i16, LogPosition>), StoreError> {
     let datastore = datastore::datastore(connection).await?;
     let heads = tail::heads(connection).await?;
-    Ok((datastore, (0..).zip(heads).map(|(bucket, head)| (bucket, head.position)).collect()))
+    Ok((datastore, (0..).zip(heads).collect()))
 }
 
 fn cursor_too_narrow() -> Refusal {
@@ -132,14 +196,15 @@ fn cursor_too_narrow() -> Refusal {
 
 impl ChangeFeed {
     /// Compares the feed's positions with the ends of the logs, and plans to read the buckets that are behind.
-    fn compare(&mut self, heads: &BTreeMap<i16, i64>) -> Result<(), Refusal> {
-        for (bucket, position) in &self.positions {
-            let head = heads.get(bucket).copied().unwrap_or_default();
-            if head < *position {
+    fn compare(&mut self, heads: &BTreeMap<i16, LogPosition>) -> Result<(), Refusal> {
+        for (bucket, at) in &self.positions {
+            let head = heads.get(bucket).ok_or(Refusal::CursorExpired)?;
+            let is_lost = head.position < at.position;
+            if is_lost || (head.position == at.position && !at.matches(head.mark())) {
                 return Err(Refusal::CursorExpired);
             }
-            if head > *position {
-                self.targets.insert(*bucket, head);
+            if head.position > at.position {
+                self.targets.insert(*bucket, head.position);
             }
         }
         Ok(())
@@ -161,34 +226,38 @@ impl ChangeFeed {
             let mut connection = self.pool.acquire().await?;
             let outcome = tail::heads(&mut connection).await;
             let heads = connection.finish(outcome)?;
-            self.compare(&(0..).zip(heads).map(|(bucket, head)| (bucket, head.position)).collect())?;
+            self.compare(&(0..).zip(heads).collect())?;
             self.heads_unknown = false;
         }
         let Some((bucket, target)) = self.targets.first_key_value().map(|(bucket, target)| (*bucket, *target)) else {
             return Ok(None);
         };
-        let position = self.positions.get(&bucket).copied().unwrap_or_default();
-        let rows = self.read(bucket, position).await?;
-        let last = rows.last().map_or(position, |row| row.at.position);
+        let at = self.positions.get(&bucket).copied().ok_or(Refusal::CursorExpired)?;
+        let rows = self.read(bucket, at).await?;
+        let last = rows.last().map_or(at, |row| FeedPosition::of(&row.at));
         self.positions.insert(bucket, last);
-        if last >= target {
+        if last.position >= target {
             self.targets.remove(&bucket);
         }
         Ok(Some(FeedRows::Replay(rows)))
     }
 
-    /// Reads whole transactions after a position, at least one.
-    async fn read(&self, bucket: i16, position: i64) -> Result<Vec<LogRow>, ServiceError> {
+    /// Reads whole transactions after a position, at least one. The row at the position must have its mark.
+    async fn read(&self, bucket: i16, at: FeedPosition) -> Result<Vec<LogRow>, ServiceError> {
         let mut limit = limits::REPLAY_ROWS;
         loop {
             let mut connection = self.pool.acquire().await?;
-            let outcome = replay::after(&mut connection, bucket, position, limit).await;
+            let outcome = replay::from(&mut connection, bucket, at.position, limit.saturating_add(1)).await;
             let page = connection.finish(outcome)?;
-            let next = page.rows.first().map(|row| row.at.position);
-            if page.datastore != self.datastore || page.head <= position || next != Some(position + 1) {
+            let mut rows = page.rows;
+            let is_first = rows.first().is_some_and(|row| row.at.position == at.position);
+            let known = if is_first { Some(rows.remove(0).at.mark()) } else { None };
+            // Position 0 has no row.
+            let is_same = known.map_or(at.position == 0 || at.mark.is_none(), |mark| at.matches(mark));
+            let next = rows.first().map(|row| row.at.position);
+            if page.datastore != self.datastore || !is_same || next != Some(at.position + 1) {
                 return Err(Refusal::CursorExpired.into());
             }
-            let mut rows = page.rows;
             let last_of_transaction = rows.iter().rposition(|row| row.at.position == row.commit_position);
             if let Some(last) = last_of_transaction {
                 rows.truncate(last + 1);
@@ -252,18 +321,21 @@ impl ChangeFeed {
     /// Takes the new rows of these commits. If rows are missing before them, it takes none and plans to read the log.
     fn accept(&mut self, commits: Arc<Commits>) -> Result<Option<FeedRows>, Refusal> {
         self.check_datastore()?;
-        let Some(position) = self.positions.get_mut(&commits.bucket) else { return Ok(None) };
+        let Some(at) = self.positions.get_mut(&commits.bucket) else { return Ok(None) };
         let (Some(first), Some(last)) = (commits.rows.first(), commits.rows.last()) else { return Ok(None) };
-        let (first, last) = (first.at.position, last.at.position);
-        if last <= *position {
+        let (first, last) = (first.at.position, FeedPosition::of(&last.at));
+        if last.position <= at.position {
             return Ok(None);
         }
-        if first > *position + 1 {
-            self.targets.insert(commits.bucket, last);
+        if first > at.position + 1 {
+            self.targets.insert(commits.bucket, last.position);
             return Ok(None);
         }
-        let delivered = usize::try_from(*position + 1 - first).unwrap_or(usize::MAX);
-        *position = last;
+        if commits.mark(at.position).is_some_and(|mark| !at.matches(mark)) {
+            return Err(Refusal::CursorExpired);
+        }
+        let delivered = usize::try_from(at.position + 1 - first).unwrap_or(usize::MAX);
+        *at = last;
         Ok(Some(FeedRows::Broadcast(commits, delivered)))
     }
 
@@ -281,9 +353,15 @@ impl ChangeFeed {
     /// `CURSOR_EXPIRED` if the datastore lost writes: then the feed cannot be resumed.
     pub fn cursor(&self) -> Result<ConsistencyToken, ServiceError> {
         self.check_datastore()?;
-        let mut token = ConsistencyToken::new(self.datastore);
-        for (bucket, position) in &self.positions {
-            token.cover(BucketPosition { bucket: *bucket, position: *position });
+        let is_marked = self.positions.values().all(|at| at.mark.is_some());
+        let mut token = if is_marked {
+            self.replica.token(self.datastore)
+        } else {
+            ConsistencyToken::new(self.datastore, TokenForm::Positions)
+        };
+        for (bucket, at) in &self.positions {
+            let mark = at.mark.unwrap_or_default();
+            token.cover(BucketPosition { bucket: *bucket, position: at.position, mark });
         }
         Ok(token)
     }

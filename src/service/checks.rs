@@ -41,7 +41,7 @@ impl Roster {
     #[must_use]
     pub fn check_now(&self, check: &Check, freshness: &Freshness) -> Option<(CheckAnswer, ConsistencyToken)> {
         let standing = self.replica.standing_now(&check.organization, Some(&check.user), freshness)?;
-        let mut token = ConsistencyToken::new(self.replica.datastore_now()?);
+        let mut token = self.replica.token(self.replica.datastore_now()?);
         token.cover_standing(&standing);
         Some((CheckAnswer::new(check.question, &standing, AnswerSource::Memory), token))
     }
@@ -58,7 +58,7 @@ impl Roster {
         if let Some(answer) = self.check_now(check, freshness) {
             return Ok(answer);
         }
-        let mut token = ConsistencyToken::new(self.replica.datastore().await?);
+        let mut token = self.replica.token(self.replica.datastore().await?);
         let (standing, source) = self.replica.standing(&check.organization, Some(&check.user), freshness).await?;
         token.cover_standing(&standing);
         Ok((CheckAnswer::new(check.question, &standing, source), token))

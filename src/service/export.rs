@@ -38,7 +38,7 @@ impl Roster {
     /// answer.
     pub async fn export<S: ExportSink>(&self, kind: Option<&Kind>, sink: &mut S) -> Result<ConsistencyToken, S::Error> {
         let _permit = self.exports.try_acquire().map_err(|_| ServiceError::from(Refusal::Overloaded))?;
-        let mut token = ConsistencyToken::new(self.read_datastore().await?);
+        let mut token = self.replica.token(self.read_datastore().await?);
         for bucket in 0..ORGANIZATION_BUCKETS {
             let export = self.export_organizations(bucket, kind, &mut token, sink);
             timeout(limits::EXPORT_BUCKET, export).await.map_err(|_| ServiceError::from(Refusal::SlowReader))??;

@@ -3,6 +3,7 @@
 use super::StoreError;
 use super::datastore_url::DatastoreUrl;
 use super::log::partitions;
+use super::place::{self, PlaceCheck};
 use super::session::{self, SessionUse};
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::{Connection, PgConnection};
@@ -10,11 +11,12 @@ use sqlx::{Connection, PgConnection};
 /// The numbered migrations, embedded into the program at build time.
 pub static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// Brings the schema up to date. Concurrent processes take turns.
+/// Brings the schema up to date. Concurrent processes take turns. Then raises the epoch if the database was restored: if
+/// it is in another place than before, or if the operator reports it (`after_restore`).
 ///
 /// # Errors
 /// If Postgres does not answer, or a migration failed or was edited after it was applied.
-pub async fn migrate(url: &DatastoreUrl) -> Result<(), MigrationError> {
+pub async fn migrate_and_check(url: &DatastoreUrl, after_restore: bool) -> Result<PlaceCheck, MigrationError> {
     session::require_own_session(url).await?;
     // A migration may take longer than a request.
     let mut connection = session::open(url, SessionUse::Migrations).await?;
@@ -23,8 +25,21 @@ pub async fn migrate(url: &DatastoreUrl) -> Result<(), MigrationError> {
     if let Err(error) = partitions::make_ahead(&mut connection).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot create the change log's next partitions yet");
     }
+    let check = if after_restore {
+        place::raise_after_restore(&mut connection).await?
+    } else {
+        place::check(&mut connection).await?
+    };
     connection.close().await.map_err(StoreError::from)?;
-    Ok(())
+    Ok(check)
+}
+
+/// [`migrate_and_check`] without a reported restore.
+///
+/// # Errors
+/// Those of [`migrate_and_check`].
+pub async fn migrate(url: &DatastoreUrl) -> Result<(), MigrationError> {
+    migrate_and_check(url, false).await.map(|_| ())
 }
 
 /// Why the schema cannot be brought up to date.

@@ -20,6 +20,7 @@ pub mod memberships;
 pub mod migrations;
 pub mod organizations;
 pub mod outbox;
+pub mod place;
 pub mod pool;
 pub mod quotas;
 pub mod requests;
@@ -62,6 +63,13 @@ pub enum StoreError {
     /// A commit failed in a way that leaves open whether the transaction is committed.
     #[error("the outcome of the commit is unknown")]
     CommitUnknown(#[source] Arc<sqlx::Error>),
+    /// The datastore lacks a write that a consistency token names, or one that this process has acknowledged: it lags
+    /// behind, or it was restored to an earlier state. Only lookups fail with this.
+    #[error(
+        "the datastore lacks a write that a consistency token names, or that this server acknowledged; if the database \
+         was restored, run `roster migrate --after-restore`"
+    )]
+    Behind,
     /// A bug in roster: SQL that Postgres rejects, or a violated constraint.
     #[error("the datastore rejected a statement")]
     Unexpected(#[source] Arc<sqlx::Error>),
@@ -84,7 +92,10 @@ impl StoreError {
     /// Whether the datastore refuses service, so that a later attempt may succeed without a change of the request.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::NotConnected(_) | Self::Unusable(_) | Self::Timeout(_))
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::NotConnected(_) | Self::Unusable(_) | Self::Timeout(_) | Self::Behind
+        )
     }
 }
 

@@ -8,6 +8,7 @@ use sqlx::{Connection, PgConnection};
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -298,6 +299,12 @@ impl std::fmt::Debug for PooledConnection {
 }
 
 impl PooledConnection {
+    /// The time since the session was opened.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.parts.as_ref().map_or(Duration::ZERO, |(tracked, _)| tracked.opened.elapsed())
+    }
+
     /// Returns the connection to the pool after its last statement, and passes the outcome through.
     ///
     /// After `Ok` the next borrower gets the connection as it is. The caller guarantees that the response of every

@@ -1,11 +1,12 @@
 //! Standings: the facts about one user in one organization that every check and every decision is based on.
 
 use super::StoreError;
+use super::log::tail::LogPosition;
 use crate::domain::{
-    BucketPosition, OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Role, Standing, UserId,
-    UserState,
+    OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Role, Standing, UserId, UserState,
 };
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 struct StandingRow {
@@ -18,8 +19,10 @@ struct StandingRow {
     role: Option<String>,
     user_state: Option<String>,
     position: Option<i64>,
+    write_time: Option<OffsetDateTime>,
     user_bucket: i16,
     user_position: i64,
+    user_write_time: OffsetDateTime,
 }
 
 impl TryFrom<StandingRow> for Standing {
@@ -42,8 +45,14 @@ impl TryFrom<StandingRow> for Standing {
             organization,
             role: if row.is_owner == Some(true) { Some(Role::OWNER) } else { role },
             user_state: row.user_state.map(|state| UserState::parse(&state)).transpose()?,
-            position: row.bucket.zip(row.position).map(|(bucket, position)| BucketPosition { bucket, position }),
-            user_position: BucketPosition { bucket: row.user_bucket, position: row.user_position },
+            position: match (row.bucket, row.position, row.write_time) {
+                (Some(bucket), Some(position), Some(write_time)) => {
+                    Some(LogPosition { position, write_time }.in_bucket(bucket))
+                }
+                _ => None,
+            },
+            user_position: LogPosition { position: row.user_position, write_time: row.user_write_time }
+                .in_bucket(row.user_bucket),
         })
     }
 }
@@ -81,8 +90,8 @@ pub async fn many(
         StandingRow,
         r#"SELECT h.bucket AS "bucket?", o.id AS "organization_id?", o.state AS "state?",
                   (o.delete_time IS NOT NULL) AS deleted, o.revision AS "revision?", (o.owner_id = q.user_id) AS is_owner,
-                  m.role AS "role?", u.state AS "user_state?", h.position AS "position?", uh.user_bucket,
-                  uh.position AS user_position
+                  m.role AS "role?", u.state AS "user_state?", h.position AS "position?", h.write_time AS "write_time?",
+                  uh.user_bucket, uh.position AS user_position, uh.write_time AS user_write_time
            FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::smallint[])
                 WITH ORDINALITY AS q (bucket, organization_id, slug, user_id, user_bucket, number)
            JOIN user_log_heads uh ON uh.user_bucket = q.user_bucket

@@ -19,6 +19,7 @@ mod events;
 mod fast_path;
 mod faults;
 mod harness;
+mod history;
 mod input;
 mod invitations;
 mod lifecycle;

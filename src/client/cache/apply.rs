@@ -10,7 +10,9 @@ use super::super::question::unreadable;
 use super::replica::ClientReplica;
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{Kind, OrganizationId, OrganizationRef, OrganizationState, Role, Slug, UserId, UserState};
+use crate::domain::{
+    BucketPosition, Kind, LogMark, OrganizationId, OrganizationRef, OrganizationState, Role, Slug, UserId, UserState,
+};
 use crate::pb::{self, memberships_change::Change as ChangeMessage};
 use crate::replica_tables::Bucket;
 use std::collections::{BTreeMap, HashMap};
@@ -117,6 +119,11 @@ fn organization_entry(change: &pb::OrganizationChange) -> Result<LogEntry, Error
     Ok(LogEntry { organization, kind, revision: change.revision, detail })
 }
 
+/// A position that counts the applied changes of a bucket. The client knows no marks.
+fn local_position(bucket: i16, position: i64) -> BucketPosition {
+    BucketPosition { bucket, position, mark: LogMark::START }
+}
+
 /// The changes of one watch message, parsed completely before any of them is outcome.
 #[derive(Default)]
 struct WatchBatch {
@@ -172,7 +179,7 @@ impl ClientReplica {
         for (number, entries) in &buckets {
             let position = self.tables.read(*number).as_ref().map_or(0, Bucket::position);
             let last = position + i64::try_from(entries.len()).unwrap_or(i64::MAX);
-            self.tables.apply(*number, (position + 1..).zip(entries), last);
+            self.tables.apply((position + 1..).zip(entries), local_position(*number, last));
             outcome.changes += entries.len();
         }
         for (user, revision, state) in batch.users {
@@ -182,8 +189,8 @@ impl ClientReplica {
                 continue;
             }
             *known = revision;
-            let bucket = user.bucket();
-            self.tables.apply_users(bucket, std::iter::once((&user, state)), self.tables.user_position(bucket) + 1);
+            let last = self.tables.user_position(user.bucket()).position + 1;
+            self.tables.apply_users(std::iter::once((&user, state)), local_position(user.bucket(), last));
             outcome.changes += 1;
         }
         Ok(outcome)
@@ -207,7 +214,8 @@ pub(super) struct ExportLoader {
 impl ExportLoader {
     pub(super) fn new(is_complete: bool) -> Self {
         let replica = ClientReplica::new(is_complete);
-        let buckets = (0..ORGANIZATION_BUCKETS).map(|_| replica.tables.bucket(0)).collect();
+        let buckets = (0..ORGANIZATION_BUCKETS).map(|bucket| replica.tables.bucket(BucketPosition::start(bucket)));
+        let buckets = buckets.collect();
         Self { replica, buckets, users: BTreeMap::new() }
     }
 
@@ -240,12 +248,12 @@ impl ExportLoader {
 
     /// Publishes every bucket and returns the replica. It has no lease yet.
     pub(super) fn finish(mut self) -> ClientReplica {
-        for (number, bucket) in (0..).zip(self.buckets) {
-            self.replica.tables.put(number, bucket);
+        for bucket in self.buckets {
+            self.replica.tables.put(bucket);
         }
         for bucket in 0..USER_BUCKETS {
             let states = self.users.remove(&bucket).unwrap_or_default();
-            self.replica.tables.put_users(bucket, 0, &states);
+            self.replica.tables.put_users(BucketPosition::start(bucket), &states);
         }
         self.replica
     }

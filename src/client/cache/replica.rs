@@ -21,7 +21,7 @@ pub(super) struct ClientReplica {
 }
 
 /// The position of an answer from the cache: its position in the server's log is unknown.
-const NO_POSITION: BucketPosition = BucketPosition { bucket: 0, position: 0 };
+const NO_POSITION: BucketPosition = BucketPosition::start(0);
 
 impl ClientReplica {
     pub(super) fn new(is_complete: bool) -> Self {

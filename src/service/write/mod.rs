@@ -165,7 +165,7 @@ async fn standing(
         user_state,
         // A decision uses no positions.
         position: None,
-        user_position: BucketPosition { bucket: 0, position: 0 },
+        user_position: BucketPosition::start(0),
     })
 }
 
@@ -249,7 +249,7 @@ impl Roster {
     ) -> Result<WriteResult<C::Answer>, ServiceError> {
         // A write whose caller no longer waits does not begin.
         meta.in_time()?;
-        let mut token = ConsistencyToken::new(self.replica.datastore().await?);
+        let mut token = self.replica.token(self.replica.datastore().await?);
         let mut connection = self.pool.acquire().await?;
         let transaction = transaction(&mut connection, &mut token, caller, meta, change);
         let Ok(outcome) = timeout_at(meta.deadline + limits::WRITE_GRACE, transaction).await else {
@@ -262,10 +262,11 @@ impl Roster {
             Err(ServiceError::Refused(refusal)) => connection.finish(Ok(Err(refusal.into()))),
             outcome => connection.finish(outcome).map(Ok),
         }?;
-        // The token of the answer: for a repeated request it covers what another process may have written. A write that
-        // was only validated has none.
-        if let Some(covered) = outcome.as_ref().ok().and_then(|written| ConsistencyToken::decode(&written.token).ok()) {
-            self.replica.record_commit(&covered);
+        // A write that was only validated has no token. A repeated request covers nothing itself: the token of its stored
+        // answer covers what another process may have written.
+        if let Some(written) = outcome.as_ref().ok().filter(|written| !written.token.is_empty()) {
+            let stored = if token.is_empty() { ConsistencyToken::decode(&written.token).ok() } else { None };
+            self.replica.record_commit(stored.as_ref().unwrap_or(&token));
         }
         outcome
     }

@@ -4,6 +4,7 @@
 //! assigned in the order of commits, a rollback leaves no gap, and every snapshot contains a prefix of the log.
 
 mod copy;
+pub mod history;
 pub mod partitions;
 pub mod replay;
 pub mod snapshot;
@@ -13,6 +14,7 @@ use super::StoreError;
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::{BucketPosition, OrganizationState, UserId, UserState};
 use sqlx::PgConnection;
+use tail::LogPosition;
 
 /// The state of a purged organization in the log.
 pub(super) const PURGED: &str = "PURGED";
@@ -63,7 +65,8 @@ pub async fn append(
         }
     }
     let [entry_types, users, roles, states, owners, slugs] = &columns;
-    let position = sqlx::query_scalar!(
+    let head = sqlx::query_as!(
+        LogPosition,
         r#"WITH head AS (
                UPDATE log_heads
                SET position = position + cardinality($2::uuid[]),
@@ -79,7 +82,7 @@ pub async fn append(
                     WITH ORDINALITY
                     AS q (organization_id, revision, kind, entry, user_id, role, state, owner_id, slug, number)
            )
-           SELECT position AS "position!" FROM head"#,
+           SELECT position AS "position!", write_time AS "write_time!" FROM head"#,
         bucket,
         &organizations,
         &revisions,
@@ -93,7 +96,7 @@ pub async fn append(
     )
     .fetch_one(connection)
     .await?;
-    Ok(BucketPosition { bucket, position })
+    Ok(head.in_bucket(bucket))
 }
 
 /// Appends the new state of a user to the log of the user's bucket. Returns the new end of that log.
@@ -107,7 +110,8 @@ pub async fn append_user(
     state: UserState,
 ) -> Result<BucketPosition, StoreError> {
     let bucket = user.bucket();
-    let position = sqlx::query_scalar!(
+    let head = sqlx::query_as!(
+        LogPosition,
         r#"WITH head AS (
                UPDATE user_log_heads
                SET position = position + 1,
@@ -117,7 +121,7 @@ pub async fn append_user(
                INSERT INTO user_log (user_bucket, position, user_id, revision, state, write_time)
                SELECT $1, head.position, $2, $3, $4, head.write_time FROM head
            )
-           SELECT position AS "position!" FROM head"#,
+           SELECT position AS "position!", write_time AS "write_time!" FROM head"#,
         bucket,
         user.as_str(),
         revision,
@@ -125,7 +129,7 @@ pub async fn append_user(
     )
     .fetch_one(connection)
     .await?;
-    Ok(BucketPosition { bucket, position })
+    Ok(head.in_bucket(bucket))
 }
 
 /// The last position in the log of a bucket of organizations.
@@ -133,9 +137,8 @@ pub async fn append_user(
 /// # Errors
 /// If Postgres does not answer.
 pub async fn position(connection: &mut PgConnection, bucket: i16) -> Result<BucketPosition, StoreError> {
-    let position =
-        sqlx::query_scalar!("SELECT position FROM log_heads WHERE bucket = $1", bucket).fetch_one(connection).await?;
-    Ok(BucketPosition { bucket, position })
+    let head = sqlx::query_as!(LogPosition, "SELECT position, write_time FROM log_heads WHERE bucket = $1", bucket);
+    Ok(head.fetch_one(connection).await?.in_bucket(bucket))
 }
 
 /// The last position in the log of a bucket of users.
@@ -143,8 +146,7 @@ pub async fn position(connection: &mut PgConnection, bucket: i16) -> Result<Buck
 /// # Errors
 /// If Postgres does not answer.
 pub async fn user_position(connection: &mut PgConnection, bucket: i16) -> Result<BucketPosition, StoreError> {
-    let position = sqlx::query_scalar!("SELECT position FROM user_log_heads WHERE user_bucket = $1", bucket)
-        .fetch_one(connection)
-        .await?;
-    Ok(BucketPosition { bucket, position })
+    let head =
+        sqlx::query_as!(LogPosition, "SELECT position, write_time FROM user_log_heads WHERE user_bucket = $1", bucket);
+    Ok(head.fetch_one(connection).await?.in_bucket(bucket))
 }

@@ -11,17 +11,15 @@ use sqlx::PgConnection;
 pub struct ReplayPage {
     /// The database that the page was read from.
     pub datastore: Datastore,
-    /// The last position in the log of the bucket.
-    pub head: i64,
-    /// The rows after the position, up to the limit. The last transaction may be incomplete.
+    /// The rows from the position on, with the row at the position if the log still has it, up to the limit. The last transaction may be incomplete.
     pub rows: Vec<LogRow>,
 }
 
-/// Reads up to `limit` rows of a bucket after a position. Buckets 0 to 255 are of organizations, 256 to 287 of users.
+/// Reads up to `limit` rows of a bucket from a position on. Buckets 0 to 255 are of organizations, 256 to 287 of users.
 ///
 /// # Errors
 /// If Postgres does not answer, or a row is not readable.
-pub async fn after(
+pub async fn from(
     connection: &mut PgConnection,
     bucket: i16,
     position: i64,
@@ -35,9 +33,8 @@ pub async fn after(
     let unreadable = || StoreError::Unreadable(format!("bucket {bucket} of the log has no head"));
     let first = rows.first().ok_or_else(unreadable)?;
     let datastore = Datastore { id: first.id, epoch: first.epoch };
-    let head = first.head.ok_or_else(unreadable)?;
     let rows = rows.into_iter().filter_map(|row| row.read(bucket).transpose()).collect::<Result<_, _>>()?;
-    Ok(ReplayPage { datastore, head, rows })
+    Ok(ReplayPage { datastore, rows })
 }
 
 async fn organizations(
@@ -54,7 +51,7 @@ async fn organizations(
                   l.entry AS "entry?", l.user_id, l.role, l.state, l.owner_id, l.slug
            FROM datastore d JOIN log_heads h ON h.bucket = $1
            LEFT JOIN LATERAL (
-               SELECT * FROM log WHERE log.bucket = $1 AND log.position > $2 ORDER BY log.position LIMIT $3) l ON true
+               SELECT * FROM log WHERE log.bucket = $1 AND log.position >= $2 ORDER BY log.position LIMIT $3) l ON true
            ORDER BY l.position"#,
         bucket,
         position,
@@ -80,7 +77,7 @@ async fn users(
                   NULL::text AS slug
            FROM datastore d JOIN user_log_heads h ON h.user_bucket = $1
            LEFT JOIN LATERAL (
-               SELECT * FROM user_log WHERE user_log.user_bucket = $1 AND user_log.position > $2
+               SELECT * FROM user_log WHERE user_log.user_bucket = $1 AND user_log.position >= $2
                ORDER BY user_log.position LIMIT $3) l ON true
            ORDER BY l.position"#,
         bucket,

@@ -6,7 +6,7 @@
 use super::PURGED;
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::ORGANIZATION_BUCKETS;
-use crate::domain::{Kind, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use crate::domain::{BucketPosition, Kind, LogMark, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
 use crate::store::StoreError;
 use crate::store::datastore::Datastore;
 use crate::store::session::UnusableDatastore;
@@ -22,6 +22,20 @@ pub struct LogPosition {
     pub position: i64,
     /// The write time by the clock of Postgres; 1970 for position 0.
     pub write_time: OffsetDateTime,
+}
+
+impl LogPosition {
+    /// The mark of the row at this position.
+    #[must_use]
+    pub fn mark(&self) -> LogMark {
+        LogMark::new(self.write_time)
+    }
+
+    /// This position in the log of a bucket.
+    #[must_use]
+    pub fn in_bucket(&self, bucket: i16) -> BucketPosition {
+        BucketPosition { bucket, position: self.position, mark: self.mark() }
+    }
 }
 
 /// A row of the log.

@@ -1,0 +1,98 @@
+//! Evidence that answers of the primary are not behind: they cover the consistency token of their question, and the writes
+//! that this process had acknowledged.
+
+use super::consistency_token::ConsistencyToken;
+use super::history::AppliedHistory;
+use super::primary::PrimaryAnswers;
+use super::user_bucket;
+use crate::domain::{BucketPosition, LogMark, Standing};
+use crate::store::datastore::Datastore;
+use crate::store::log::history::{LogEvidence, LogHistory};
+use std::collections::HashMap;
+
+/// Whether answers reach these positions, which the primary had before, and do not contradict the applied history.
+pub(super) fn is_own_history(answers: &[Standing], known: &[i64], applied: &AppliedHistory) -> bool {
+    answers.iter().flat_map(positions).all(|at| {
+        let known = known.get(usize::from(at.bucket.unsigned_abs()));
+        known.is_none_or(|known| at.position >= *known)
+            && applied.mark(at.bucket, at.position).is_none_or(|mark| mark == at.mark)
+    })
+}
+
+/// A consistency token that answers must cover.
+pub(super) struct TokenRequirement<'t> {
+    token: &'t ConsistencyToken,
+    /// The position of each bucket that the answers reflect. All answers are from one snapshot.
+    heads: HashMap<i16, BucketPosition>,
+    /// Whether a slug was not found. It has no bucket: any position may be that of its organization.
+    has_unknown_slug: bool,
+}
+
+impl<'t> TokenRequirement<'t> {
+    pub(super) fn new(token: &'t ConsistencyToken, answers: &PrimaryAnswers) -> Self {
+        let answers = &answers.standings;
+        Self {
+            token,
+            heads: answers.iter().flat_map(positions).map(|at| (at.bucket, at)).collect(),
+            has_unknown_slug: answers.iter().any(|answer| answer.position.is_none()),
+        }
+    }
+
+    /// The positions that must be compared with the log of the primary: those of the token that neither an answer's own
+    /// position nor the applied history confirms, and the answers' positions in these buckets, so that it is the log that the
+    /// answers come from. Empty if the answers cover the token.
+    ///
+    /// `known` is the datastore as of the last poll, and `is_polled` whether the answers are from the same database.
+    pub(super) fn unconfirmed(
+        &self,
+        known: Option<Datastore>,
+        applied: &AppliedHistory,
+        is_polled: bool,
+    ) -> Vec<BucketPosition> {
+        // A token of another datastore or of an earlier epoch counts as `fully_consistent`.
+        if known.is_some_and(|known| !self.token.is_of_any_epoch(known) || self.token.epoch < known.epoch) {
+            return Vec::new();
+        }
+        let is_current = known.is_some_and(|known| self.token.is_of(known));
+        let is_confirmed = |at: BucketPosition| match self.heads.get(&at.bucket) {
+            Some(head) if !self.token.has_marks() => at.position <= head.position,
+            Some(head) if is_polled && applied.contains(at) => at.position <= head.position,
+            Some(head) => applied.confirms(*head, at),
+            // No answer is about this bucket.
+            None if self.has_unknown_slug && !is_polled => false,
+            None => applied.contains(at) || !(self.token.has_marks() || self.has_unknown_slug),
+        };
+        let mut unconfirmed: Vec<BucketPosition> =
+            self.token.positions().filter(|at| !is_current || !is_confirmed(*at)).collect();
+        let heads: Vec<BucketPosition> =
+            unconfirmed.iter().filter_map(|at| self.heads.get(&at.bucket).copied()).collect();
+        unconfirmed.extend(heads);
+        unconfirmed
+    }
+
+    /// Whether the answers cover the token, by what a log has at the unconfirmed positions.
+    pub(super) fn is_covered(&self, history: &LogHistory) -> bool {
+        // A later epoch than that of the datastore belongs to a history that the datastore does not have.
+        if let Some(read) = history.datastore
+            && !self.token.is_of(read)
+        {
+            return !self.token.is_of_any_epoch(read) || self.token.epoch < read.epoch;
+        }
+        let has_row = |at: BucketPosition, mark: Option<LogMark>| match history.at(at.bucket, at.position) {
+            Some(LogEvidence::Row(row)) => mark.is_none_or(|mark| mark == row),
+            Some(LogEvidence::Beyond) => false,
+            // The row is too old to tell: the token counts as `fully_consistent`. Or it was confirmed before.
+            Some(LogEvidence::Dropped) | None => true,
+        };
+        let mark = |at: BucketPosition| Some(at.mark).filter(|_| self.token.has_marks());
+        let reaches = |at: BucketPosition| self.heads.get(&at.bucket).is_none_or(|head| at.position <= head.position);
+        self.heads.values().all(|head| has_row(*head, Some(head.mark)))
+            && self.token.positions().all(|at| reaches(at) && has_row(at, mark(at)))
+    }
+}
+
+/// The positions that an answer reflects. The buckets of users follow those of organizations.
+fn positions(answer: &Standing) -> impl Iterator<Item = BucketPosition> + use<> {
+    let user = BucketPosition { bucket: user_bucket(answer.user_position.bucket), ..answer.user_position };
+    answer.position.into_iter().chain([user])
+}

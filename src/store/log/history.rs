@@ -1,0 +1,117 @@
+//! Comparing positions with the change log: whether the log still contains the rows that a caller's consistency token or
+//! cursor names.
+
+use super::tail::LogPosition;
+use crate::domain::ids::ORGANIZATION_BUCKETS;
+use crate::domain::{BucketPosition, LogMark};
+use crate::store::StoreError;
+use crate::store::datastore::Datastore;
+use sqlx::PgConnection;
+use std::collections::HashMap;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// What the log has at one position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogEvidence {
+    /// The row at the position has this mark.
+    Row(LogMark),
+    /// The log ends before the position.
+    Beyond,
+    /// The log is longer, and its row at the position was dropped after the retention time.
+    Dropped,
+}
+
+/// What the log has at some positions, all from one session.
+#[derive(Debug, Clone, Default)]
+pub struct LogHistory {
+    /// The database; `None` if no position was asked for.
+    pub datastore: Option<Datastore>,
+    evidence: HashMap<(i16, i64), LogEvidence>,
+}
+
+impl LogHistory {
+    /// What the log has at a position that was asked for.
+    #[must_use]
+    pub fn at(&self, bucket: i16, position: i64) -> Option<LogEvidence> {
+        self.evidence.get(&(bucket, position)).copied()
+    }
+}
+
+struct HistoryRow {
+    id: Uuid,
+    epoch: i32,
+    bucket: i16,
+    position: i64,
+    head: i64,
+    head_time: OffsetDateTime,
+    write_time: Option<OffsetDateTime>,
+}
+
+impl HistoryRow {
+    fn evidence(&self) -> LogEvidence {
+        // The head keeps the time of its row, also after the row was dropped.
+        let head = LogPosition { position: self.head, write_time: self.head_time };
+        match self.write_time {
+            _ if self.position > self.head => LogEvidence::Beyond,
+            _ if self.position == self.head => LogEvidence::Row(head.mark()),
+            _ if self.position == 0 => LogEvidence::Row(LogMark::START),
+            Some(write_time) => LogEvidence::Row(LogMark::new(write_time)),
+            None => LogEvidence::Dropped,
+        }
+    }
+}
+
+/// Reads what the log has at these positions, with one statement for the buckets of organizations and one for those of
+/// users. Buckets 0 to 255 are of organizations, 256 to 287 of users; the marks of the positions are not read.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn read(connection: &mut PgConnection, positions: &[BucketPosition]) -> Result<LogHistory, StoreError> {
+    let of = |users: bool| -> (Vec<i16>, Vec<i64>) {
+        let wanted = positions.iter().filter(|at| (at.bucket >= ORGANIZATION_BUCKETS) == users);
+        wanted.map(|at| (at.bucket % ORGANIZATION_BUCKETS, at.position)).unzip()
+    };
+    let mut history = LogHistory::default();
+    let (buckets, wanted) = of(false);
+    if !buckets.is_empty() {
+        let rows = sqlx::query_as!(
+            HistoryRow,
+            r#"SELECT d.id, d.epoch, q.bucket AS "bucket!", q.position AS "position!", h.position AS head,
+                      h.write_time AS head_time, l.write_time AS "write_time?"
+               FROM datastore d CROSS JOIN unnest($1::smallint[], $2::bigint[]) AS q (bucket, position)
+               JOIN log_heads h ON h.bucket = q.bucket
+               LEFT JOIN LATERAL (
+                   SELECT write_time FROM log WHERE log.bucket = q.bucket AND log.position = q.position LIMIT 1) l ON true"#,
+            &buckets,
+            &wanted,
+        );
+        history.add(rows.fetch_all(&mut *connection).await?, 0);
+    }
+    let (buckets, wanted) = of(true);
+    if !buckets.is_empty() {
+        let rows = sqlx::query_as!(
+            HistoryRow,
+            r#"SELECT d.id, d.epoch, q.bucket AS "bucket!", q.position AS "position!", h.position AS head,
+                      h.write_time AS head_time, l.write_time AS "write_time?"
+               FROM datastore d CROSS JOIN unnest($1::smallint[], $2::bigint[]) AS q (bucket, position)
+               JOIN user_log_heads h ON h.user_bucket = q.bucket
+               LEFT JOIN LATERAL (
+                   SELECT write_time FROM user_log
+                   WHERE user_log.user_bucket = q.bucket AND user_log.position = q.position LIMIT 1) l ON true"#,
+            &buckets,
+            &wanted,
+        );
+        history.add(rows.fetch_all(connection).await?, ORGANIZATION_BUCKETS);
+    }
+    Ok(history)
+}
+
+impl LogHistory {
+    fn add(&mut self, rows: Vec<HistoryRow>, first_bucket: i16) {
+        for row in rows {
+            self.datastore = Some(Datastore { id: row.id, epoch: row.epoch });
+            self.evidence.insert((first_bucket + row.bucket, row.position), row.evidence());
+        }
+    }
+}
