@@ -2,8 +2,8 @@
 
 use super::consistency_token::ConsistencyToken;
 use super::{AnswerSource, Freshness, Roster, ServiceError};
-use crate::domain::check::{self, CheckReason, Question};
-use crate::domain::{OrganizationRef, Role, Standing, UserId};
+use crate::domain::check::{self, CheckReason, Question, unknown_value};
+use crate::domain::{OrganizationRef, Refusal, Role, Standing, UserId};
 use crate::replica::{CheckQuestion, StandingBatch};
 
 pub use crate::domain::check::Check;
@@ -49,7 +49,7 @@ impl Roster {
     /// Answers a check, with the consistency token that covers the answer.
     ///
     /// # Errors
-    /// If the replica cannot answer and the datastore does not.
+    /// `VALUE_UNKNOWN` if the answer depends on a role or state that this program does not know; if the replica cannot answer and the datastore does not.
     pub async fn check(
         &self,
         check: &Check,
@@ -61,11 +61,16 @@ impl Roster {
         let mut token = ConsistencyToken::new(self.replica.datastore().await?);
         let (standing, source) = self.replica.standing(&check.organization, Some(&check.user), freshness).await?;
         token.cover_standing(&standing);
-        Ok((CheckAnswer::new(check.question, &standing, source), token))
+        let answer = CheckAnswer::new(check.question, &standing, source);
+        if answer.reason == CheckReason::ValueUnknown {
+            return Err(Refusal::ValueUnknown { value: unknown_value(&standing) }.into());
+        }
+        Ok((answer, token))
     }
 
     /// Answers a batch of checks in their order, with a consistency token that covers all answers. All answers about
-    /// one organization reflect one state of it.
+    /// one organization reflect one state of it. Where an answer depends on a value that this program does not know, its
+    /// reason is [`CheckReason::ValueUnknown`].
     ///
     /// # Errors
     /// If the replica cannot answer and the datastore does not.

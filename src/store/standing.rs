@@ -2,8 +2,8 @@
 
 use super::StoreError;
 use crate::domain::{
-    BucketPosition, OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Role, Standing, UserId,
-    UserState,
+    BucketPosition, OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Role, Standing, StoredValue,
+    UserId, UserState,
 };
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -22,36 +22,36 @@ struct StandingRow {
     user_position: i64,
 }
 
-impl TryFrom<StandingRow> for Standing {
-    type Error = StoreError;
-    fn try_from(row: StandingRow) -> Result<Self, StoreError> {
+impl From<StandingRow> for Standing {
+    fn from(row: StandingRow) -> Self {
         let organization = match (row.organization_id, row.state, row.revision) {
             (Some(id), Some(state), Some(revision)) => Some(OrganizationHead {
                 id: OrganizationId::from_uuid(id),
                 state: if row.deleted == Some(true) {
                     OrganizationState::Deleted
                 } else {
-                    OrganizationState::parse(&state)?
+                    OrganizationState::read(&state)
                 },
                 revision,
             }),
             _ => None,
         };
-        let role = row.role.map(|role| Role::parse(&role)).transpose()?;
-        Ok(Self {
+        let role = row.role.map(|role| StoredValue::read_role(&role));
+        Self {
             organization,
-            role: if row.is_owner == Some(true) { Some(Role::OWNER) } else { role },
-            user_state: row.user_state.map(|state| UserState::parse(&state)).transpose()?,
+            role: if row.is_owner == Some(true) { Some(StoredValue::Known(Role::OWNER)) } else { role },
+            user_state: row.user_state.map(|state| UserState::read(&state)),
             position: row.bucket.zip(row.position).map(|(bucket, position)| BucketPosition { bucket, position }),
             user_position: BucketPosition { bucket: row.user_bucket, position: row.user_position },
-        })
+        }
     }
 }
 
 /// Reads the standings of several questions, in their order, with one statement and therefore from one snapshot.
 ///
 /// A question without a user is about the organization alone. The user state is `None` for an active user: the
-/// statement reads only the index of the inactive users, which is small.
+/// statement reads only the index of the inactive users, which is small. A role or state that this program does not know
+/// is part of the standing in which it stands, and concerns no other question.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -107,5 +107,5 @@ pub async fn many(
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(Standing::try_from).collect()
+    Ok(rows.into_iter().map(Standing::from).collect())
 }

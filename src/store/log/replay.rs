@@ -36,7 +36,7 @@ pub async fn after(
     let first = rows.first().ok_or_else(unreadable)?;
     let datastore = Datastore { id: first.id, epoch: first.epoch };
     let head = first.head.ok_or_else(unreadable)?;
-    let rows = rows.into_iter().filter_map(|row| row.read(bucket).transpose()).collect::<Result<_, _>>()?;
+    let rows = rows.into_iter().filter_map(|row| row.read(bucket)).collect();
     Ok(ReplayPage { datastore, head, rows })
 }
 
