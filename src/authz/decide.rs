@@ -3,8 +3,8 @@
 
 use crate::authn::Caller;
 use crate::domain::{
-    OrganizationHead, OrganizationId, OrganizationState, Permission, PermissionSet, Refusal, Role, Standing, StoredValue,
-    UserState, ValueKind,
+    OrganizationHead, OrganizationId, OrganizationState, Permission, PermissionSet, Refusal, Role, Standing,
+    StoredValue, UserState, ValueKind,
 };
 
 /// The requirement that a method makes of its caller in the organization of the request.

@@ -45,6 +45,7 @@ pub(super) fn answer(result: pb::CheckResult) -> Result<Answer, Error> {
         pb::CheckReason::UserInactive => CheckReason::UserInactive,
         pb::CheckReason::RoleTooLow => CheckReason::RoleTooLow,
         pb::CheckReason::RoleLacksPermission => CheckReason::RoleLacksPermission,
+        pb::CheckReason::ValueUnknown => CheckReason::ValueUnknown,
         pb::CheckReason::Unspecified => return Err(unreadable("a reason", &result.reason.to_string())),
     };
     if result.allowed != (reason == CheckReason::Allowed) {
@@ -59,6 +60,18 @@ pub(super) fn answer(result: pb::CheckResult) -> Result<Answer, Error> {
     let role = (!result.role.is_empty()).then(|| Role::parse(&result.role)).transpose();
     let role = role.map_err(|_| unreadable("a role", &result.role))?;
     Ok(Answer { reason, role, revision: result.revision, source, consistency_token: result.consistency_token })
+}
+
+/// Parses an answer of a batch. One that this version of the client cannot parse is no answer; the others stand.
+pub(super) fn batch_answer(result: pb::CheckResult) -> Answer {
+    let unknown = Answer {
+        reason: CheckReason::ValueUnknown,
+        role: None,
+        revision: 0,
+        source: Source::Server,
+        consistency_token: String::new(),
+    };
+    answer(result).unwrap_or(unknown)
 }
 
 /// The error for a value from the server that this client does not know.

@@ -1,6 +1,8 @@
 //! Checks: whether a user is a member of an organization, has a role there, or has a permission there.
 
-use super::{Invalid, OrganizationRef, OrganizationState, Permission, Role, Standing, StoredValue, UserId, UserState, ValueKind};
+use super::{
+    Invalid, OrganizationRef, OrganizationState, Permission, Role, Standing, StoredValue, UserId, UserState, ValueKind,
+};
 
 /// The condition that a check tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +121,9 @@ pub fn unknown_value(standing: &Standing) -> ValueKind {
 /// [`CheckReason::ValueUnknown`].
 #[must_use]
 pub fn role_and_revision(reason: CheckReason, standing: &Standing) -> (Option<Role>, i64) {
-    let organization = standing.organization.filter(|_| !matches!(reason, CheckReason::OrganizationNotFound | CheckReason::ValueUnknown));
+    let organization = standing
+        .organization
+        .filter(|_| !matches!(reason, CheckReason::OrganizationNotFound | CheckReason::ValueUnknown));
     let role = standing.role.as_ref().and_then(StoredValue::known);
     (organization.and(role), organization.map_or(0, |organization| organization.revision))
 }

@@ -67,6 +67,8 @@ named_enum! {
     UserState = "user_state",
     /// The state of an invitation.
     InvitationState = "invitation_state",
+    /// The kind of the caller who created an invitation.
+    InviterKind = "inviter_kind",
     /// The answer that was stored for a `request_id`.
     Answer = "answer",
 }

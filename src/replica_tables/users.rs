@@ -1,4 +1,5 @@
-//! The inactive and erased users. All other users count as active, also unknown ones.
+//! The inactive and erased users, and those in a state that this program does not know. All other users count as active,
+//! also users without a record.
 
 use super::fingerprint::{Fingerprint, FingerprintKey, PassthroughBuilder};
 use crate::domain::ids::USER_BUCKETS;
@@ -52,7 +53,7 @@ impl UserTables {
             let user = self.key.user(user);
             let before = match state {
                 UserState::Active => states.remove(&user).map(|_| self.count.fetch_sub(1, Ordering::AcqRel)),
-                UserState::Inactive | UserState::Erased => {
+                UserState::Inactive | UserState::Erased | UserState::Unknown => {
                     self.count.fetch_add(1, Ordering::AcqRel);
                     states.insert(user, state).map(|_| self.count.fetch_sub(1, Ordering::AcqRel))
                 }
@@ -68,7 +69,7 @@ impl UserTables {
         self.bucket(number).position.load(Ordering::Acquire)
     }
 
-    /// The state of a user; `None` for an active or unknown user.
+    /// The state of a user; `None` for an active user and for one without a record.
     pub(super) fn state(&self, user: &UserId, number: i16) -> Option<UserState> {
         if self.is_empty() {
             return None;
@@ -77,7 +78,7 @@ impl UserTables {
         if states.is_empty() { None } else { states.get(&self.key.user(user)).copied() }
     }
 
-    /// Whether there are no inactive or erased users at all.
+    /// Whether all users are active.
     pub(super) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
     }

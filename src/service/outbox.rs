@@ -219,10 +219,9 @@ async fn compose_invitation(
     match invitation.state {
         InvitationState::Pending => {}
         InvitationState::Unknown => return Err(StoreError::ValueUnknown(ValueKind::InvitationState)),
-        InvitationState::Accepted
-        | InvitationState::Declined
-        | InvitationState::Revoked
-        | InvitationState::Expired => return Ok(None),
+        InvitationState::Accepted | InvitationState::Declined | InvitationState::Revoked | InvitationState::Expired => {
+            return Ok(None);
+        }
     }
     let role = invitation.role.known().ok_or(StoreError::ValueUnknown(ValueKind::Role))?;
     let (token, hash) = tokens::mint();

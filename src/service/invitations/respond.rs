@@ -292,8 +292,7 @@ async fn check_inviter(
     role: Role,
 ) -> Result<(), ServiceError> {
     if inviter.kind.known().is_none() {
-        // A newer program knows what such an inviter may do.
-        return Err(Refusal::InviterNotAllowed.into());
+        return Err(Refusal::ValueUnknown { value: ValueKind::InviterKind }.into());
     }
     let Some(inviter) = inviter.user() else { return Ok(()) };
     let membership = memberships::get(tx.connection, organization.id, &inviter).await?;

@@ -245,7 +245,11 @@ impl<'t> UnitOfWork<'t> {
     ) {
         self.revisions.insert(organization.id, organization.revision);
         let event = Event { revision: organization.revision, kind, user: Some(user.clone()), old, new };
-        self.record(organization, event, ChangeDetail::Membership { user: user.clone(), role: stored.map(StoredValue::Known) });
+        self.record(
+            organization,
+            event,
+            ChangeDetail::Membership { user: user.clone(), role: stored.map(StoredValue::Known) },
+        );
     }
 
     /// Locks users for share until the transaction ends, so that their state cannot change while the write relies on it.

@@ -82,7 +82,10 @@ impl<'c> BucketSnapshot<'c> {
     ///
     /// # Errors
     /// If Postgres does not answer, or a row is not readable.
-    pub async fn members(&mut self, mut each: impl FnMut(OrganizationId, &str, &StoredValue<Role>)) -> Result<(), StoreError> {
+    pub async fn members(
+        &mut self,
+        mut each: impl FnMut(OrganizationId, &str, &StoredValue<Role>),
+    ) -> Result<(), StoreError> {
         let (first, last) = (self.first, self.last);
         let statement = format!(
             "COPY (SELECT organization_id, user_id, role FROM memberships WHERE bucket BETWEEN {first} AND {last})
