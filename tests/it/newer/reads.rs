@@ -128,7 +128,12 @@ async fn invitations_are_listed_with_their_role_as_stored_and_an_unspecified_sta
     }
     // The recipient of an invitation with an unknown role sees it in the list of received invitations.
     let mut recipient = fixture.server.user_with_email("role");
-    let received = recipient.invitations.list_received_invitations(Default::default()).await.unwrap().into_inner();
+    let received = recipient
+        .invitations
+        .list_received_invitations(pb::ListReceivedInvitationsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(received.invitations[0].role, "auditor");
 }
 
@@ -146,8 +151,9 @@ async fn rows_whose_texts_break_the_rules_of_this_program_are_read() {
         .sql(&format!("UPDATE organizations SET name = '{name}', kind = 'Firma!' WHERE id = '{}'", fixture.acme))
         .await;
     fixture.sql("UPDATE users SET email = 'eve@localhost', email_normal = 'eve@localhost' WHERE id = 'eve'").await;
-    let listed = backend.organizations.list_organizations(Default::default()).await.unwrap().into_inner();
+    let listed =
+        backend.organizations.list_organizations(pb::ListOrganizationsRequest::default()).await.unwrap().into_inner();
     assert!(listed.organizations.iter().any(|listed| listed.name == name && listed.kind == "Firma!"));
-    let listed = backend.users.list_users(Default::default()).await.unwrap().into_inner();
+    let listed = backend.users.list_users(pb::ListUsersRequest::default()).await.unwrap().into_inner();
     assert!(listed.users.iter().any(|user| user.email == "eve@localhost"));
 }

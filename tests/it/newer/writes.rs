@@ -43,7 +43,10 @@ async fn a_caller_whose_own_role_or_state_is_unknown_is_neither_allowed_nor_deni
     assert_unknown(joan.organizations.list_members(list(acme)).await, "user_state");
     assert_unknown(joan.organizations.leave_organization(leave(acme)).await, "user_state");
     assert_unknown(joan.organizations.create_organization(crate::harness::organization("New")).await, "user_state");
-    assert_unknown(joan.organizations.list_user_organizations(Default::default()).await, "user_state");
+    assert_unknown(
+        joan.organizations.list_user_organizations(pb::ListUserOrganizationsRequest::default()).await,
+        "user_state",
+    );
     // Callers outside of an organization do not learn that it exists.
     let mut mallory = fixture.server.user("mallory");
     for name in [fixture.beta.as_str(), "beta", "no-such"] {
