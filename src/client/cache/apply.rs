@@ -63,17 +63,9 @@ fn organization_id(text: &str) -> Result<OrganizationId, Error> {
     }
 }
 
-fn user_id(text: &str) -> Result<UserId, Error> {
-    UserId::parse(text).map_err(|_| unreadable("a user's id", text))
-}
-
 /// The role of a membership. Ownership is not a stored role.
 fn role(text: &str) -> StoredValue<Role> {
     StoredValue::read(text, Role::parse_assignable)
-}
-
-fn optional<T>(text: &str, parse: impl Fn(&str) -> Result<T, Error>) -> Result<Option<T>, Error> {
-    if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
 }
 
 fn organization_state(number: i32) -> OrganizationState {
@@ -101,14 +93,14 @@ fn membership_entry(change: &pb::MembershipChange) -> Result<LogEntry, Error> {
         organization: organization_id(&change.organization_id)?,
         kind: Kind::from_stored(change.kind.clone()),
         revision: change.revision,
-        detail: ChangeDetail::Membership { user: user_id(&change.user_id)?, role },
+        detail: ChangeDetail::Membership { user: UserId::from_stored(change.user_id.clone()), role },
     })
 }
 
 fn organization_entry(change: &pb::OrganizationChange) -> Result<LogEntry, Error> {
     let detail = ChangeDetail::Organization {
         state: (!change.purged).then(|| organization_state(change.state)),
-        owner: optional(&change.owner_id, user_id)?,
+        owner: (!change.owner_id.is_empty()).then(|| UserId::from_stored(change.owner_id.clone())),
         slug: Slug::from_stored(change.slug.clone()),
     };
     let (organization, kind) = (organization_id(&change.organization_id)?, Kind::from_stored(change.kind.clone()));
@@ -123,7 +115,10 @@ fn unknown_entry(change: &pb::MembershipsChange) -> Result<Option<LogEntry>, Err
         revision: change.revision,
         detail: ChangeDetail::Unknown,
     };
-    Ok(optional(&change.organization_id, organization_id)?.map(entry))
+    if change.organization_id.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(entry(organization_id(&change.organization_id)?)))
 }
 
 /// The changes of one watch message, parsed completely before any of them is outcome.
@@ -140,7 +135,11 @@ fn parse(changes: &[pb::MembershipsChange]) -> Result<WatchBatch, Error> {
             Some(ChangeMessage::Membership(change)) => batch.entries.push(membership_entry(change)?),
             Some(ChangeMessage::Organization(change)) => batch.entries.push(organization_entry(change)?),
             Some(ChangeMessage::User(change)) => {
-                batch.users.push((user_id(&change.user_id)?, change.revision, user_state(change.state)));
+                batch.users.push((
+                    UserId::from_stored(change.user_id.clone()),
+                    change.revision,
+                    user_state(change.state),
+                ));
             }
             None => batch.entries.extend(unknown_entry(change)?),
         }
@@ -240,11 +239,11 @@ impl ExportLoader {
                 bucket.put_organization(id, state, entry.revision, owner.as_ref(), &slug);
             }
             for member in &exported.members {
-                bucket.put_member(id, user_id(&member.user_id)?.as_str(), &role(&member.role));
+                bucket.put_member(id, &member.user_id, &role(&member.role));
             }
         }
         for exported in &message.users {
-            let user = user_id(&exported.user_id)?;
+            let user = UserId::from_stored(exported.user_id.clone());
             self.users.entry(user.bucket()).or_default().push((user, user_state(exported.state)));
         }
         Ok(())

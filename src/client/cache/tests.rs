@@ -96,11 +96,9 @@ fn a_gap_rejects_the_whole_message() {
 fn an_unreadable_change_rejects_the_whole_message() {
     let (replica, mut recent) = empty();
     replica.apply(&[created(ACME, 1)], &mut recent).unwrap();
-    for unreadable in [member("acme", "eve", "member", 3), member(ACME, "", "member", 3)] {
-        let message = [member(ACME, "eve", "member", 2), unreadable];
-        assert!(matches!(replica.apply(&message, &mut recent), Err(ApplyError::Unreadable(_))));
-        assert_eq!(answer(&replica, ACME, "eve"), (CheckReason::NotAMember, 1));
-    }
+    let message = [member(ACME, "eve", "member", 2), member("acme", "eve", "member", 3)];
+    assert!(matches!(replica.apply(&message, &mut recent), Err(ApplyError::Unreadable(_))));
+    assert_eq!(answer(&replica, ACME, "eve"), (CheckReason::NotAMember, 1));
 }
 
 /// Whether the replica leaves the check to the server.
