@@ -3,7 +3,7 @@
 use super::consistency_token::ConsistencyToken;
 use super::{CheckQuestion, Freshness, ReplicaState, StandingBatch, nanoseconds, primary, user_bucket};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, StoredValue, UserId, UserState};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId};
 use crate::replica::AnswerSource;
 use crate::replica::limits;
 use crate::replica_tables::Bucket;
@@ -102,7 +102,7 @@ impl ReplicaState {
     }
 
     /// Looks up a standing in memory, whatever the age of the lease. `None` if the bucket is not loaded, lacks a write
-    /// of this process, does not resolve the slug, or has a value there that this program does not know.
+    /// of this process, does not resolve the slug, or has a change there that this program does not know.
     pub(super) fn lookup(&self, organization: &OrganizationRef, user: Option<&UserId>) -> Option<Standing> {
         // The tables read the position before the state, so the position can only be older than the state.
         let (user_state, user_position) = match user {
@@ -113,9 +113,6 @@ impl ReplicaState {
                     return None;
                 }
                 let (state, position) = self.tables.user(user, bucket);
-                if state == Some(UserState::Unknown) {
-                    return None;
-                }
                 (state, BucketPosition { bucket, position })
             }
         };
@@ -123,9 +120,8 @@ impl ReplicaState {
         let bucket = self.tables.read(id.bucket());
         let bucket = bucket.as_ref().filter(|bucket| self.can_answer(bucket, id, organization))?;
         let member = bucket.find(id, user)?;
-        let role = member.role.map(StoredValue::Known);
         let position = Some(BucketPosition { bucket: id.bucket(), position: bucket.position() });
-        Some(Standing { organization: member.organization, role, user_state, position, user_position })
+        Some(Standing { organization: member.organization, role: member.role, user_state, position, user_position })
     }
 
     /// Whether a bucket contains every write of this process, and the organization still has the slug that resolved to
@@ -233,15 +229,11 @@ impl ReplicaState {
                 if !self.can_answer(bucket, id, organization) {
                     continue;
                 }
-                let user_state = self.tables.user_state(user);
                 let Some(member) = bucket.find(id, Some(user)) else { continue };
-                if user_state == Some(UserState::Unknown) {
-                    continue;
-                }
                 standings[index] = Some(Standing {
                     organization: member.organization,
-                    role: member.role.map(StoredValue::Known),
-                    user_state,
+                    role: member.role,
+                    user_state: self.tables.user_state(user),
                     position: Some(position),
                     // Unused: the token covers all user buckets.
                     user_position: BucketPosition { bucket: 0, position: 0 },

@@ -50,12 +50,13 @@ pub struct Bucket {
 }
 
 /// The answer of a bucket about one user in one organization.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberLookup {
     /// The organization; `None` if it does not exist.
     pub organization: Option<OrganizationHead>,
-    /// The user's role, [`Role::OWNER`] for the owner; `None` if the user is not a member.
-    pub role: Option<Role>,
+    /// The user's role, [`Role::OWNER`] for the owner; `None` if the user is not a member. A role that this program does
+    /// not know has no text here.
+    pub role: Option<StoredValue<Role>>,
 }
 
 impl Bucket {
@@ -179,8 +180,8 @@ impl Bucket {
         }
     }
 
-    /// Looks up a user in an organization; without a user, the organization alone. `None` if the answer depends on a
-    /// value or a change that this program does not know.
+    /// Looks up a user in an organization; without a user, the organization alone. `None` if the log
+    /// had a change of the organization that this program does not know.
     #[must_use]
     pub fn find(&self, organization: OrganizationId, user: Option<&UserId>) -> Option<MemberLookup> {
         // Before the organization, so that the two cache misses overlap: both tables are mostly in main memory.
@@ -189,15 +190,11 @@ impl Bucket {
         let Some(record) = self.organizations.get(organization) else {
             return Some(MemberLookup { organization: None, role: None });
         };
-        if record.has_unknown_change || record.state == OrganizationState::Unknown {
+        if record.has_unknown_change {
             return None;
         }
         let is_owner = member.is_some() && record.owner == member;
-        let role = match slot {
-            _ if is_owner => Some(Role::OWNER),
-            Some(slot) => Some(slot.role()?),
-            None => None,
-        };
+        let role = if is_owner { Some(StoredValue::Known(Role::OWNER)) } else { slot.map(|slot| slot.role()) };
         let head = OrganizationHead { id: organization, state: record.state, revision: record.revision };
         Some(MemberLookup { organization: Some(head), role })
     }

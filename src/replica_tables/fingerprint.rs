@@ -90,9 +90,10 @@ impl Slot {
         Fingerprint(first, second & !ROLE_BITS)
     }
 
-    /// The member's role; `None` for a role that this program does not know.
-    pub(super) fn role(self) -> Option<Role> {
-        u8::try_from(self.0.1 & ROLE_BITS).ok().and_then(Role::from_index)
+    /// The member's role. A role that this program does not know has no text here.
+    pub(super) fn role(self) -> StoredValue<Role> {
+        let role = u8::try_from(self.0.1 & ROLE_BITS).ok().and_then(Role::from_index);
+        role.map_or_else(|| StoredValue::Unknown(Box::default()), StoredValue::Known)
     }
 }
 
@@ -148,7 +149,7 @@ mod tests {
         let key = FingerprintKey::new([7; 16]);
         for index in 0.. {
             let Some(role) = Role::from_index(index) else { break };
-            assert_eq!(slot(key, 1, "ada", role).role(), Some(role));
+            assert_eq!(slot(key, 1, "ada", role).role(), StoredValue::Known(role));
             assert_eq!(slot(key, 1, "ada", role).key(), slot(key, 1, "ada", Role::MEMBER).key());
         }
         let ada = slot(key, 1, "ada", Role::MEMBER).key();
@@ -161,6 +162,6 @@ mod tests {
     fn every_role_and_the_unknown_one_fit_into_four_bits() {
         assert!(Role::from_index(15).is_none(), "a sixteenth role needs a fifth bit");
         let member = FingerprintKey::new([7; 16]).member(OrganizationId::from_uuid(uuid::Uuid::nil()), "ada");
-        assert_eq!(Slot::new(member, &StoredValue::read_role("auditor")).role(), None);
+        assert_eq!(Slot::new(member, &StoredValue::read_role("auditor")).role().known(), None);
     }
 }

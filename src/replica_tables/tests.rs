@@ -176,15 +176,13 @@ impl Model {
             for member in 0..USERS.len() {
                 let role = self.members.get(&(number, member)).copied();
                 let is_owner = organization.is_some_and(|(_, owner, _)| *owner == Some(member));
-                let is_state_known = organization.is_none_or(|(head, ..)| head.state != OrganizationState::Unknown);
-                let is_role_known = is_owner || role != Some(None) || organization.is_none();
-                let is_known = is_state_known && is_role_known && !self.changed.contains(&number);
                 let lookup = read.find(id(number), Some(&user(member)));
-                assert_eq!(lookup.is_some(), is_known);
+                assert_eq!(lookup.is_none(), self.changed.contains(&number));
                 let Some(lookup) = lookup else { continue };
                 assert_eq!(lookup.organization, organization.map(|(head, ..)| *head));
-                let role = if is_owner { Some(Role::OWNER) } else { role.flatten() };
-                assert_eq!(lookup.role, role.filter(|_| organization.is_some()));
+                let role = if is_owner { Some(Some(Role::OWNER)) } else { role };
+                let found = lookup.role.map(|role| role.known());
+                assert_eq!(found, role.filter(|_| organization.is_some()));
             }
         }
         for (index, _) in SLUGS.iter().enumerate() {

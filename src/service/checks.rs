@@ -37,13 +37,15 @@ impl CheckQuestion for Check {
 
 impl Roster {
     /// Answers a check from the replica without waiting, with the consistency token that covers the answer. `None` if
-    /// the replica does not have the answer, or not as fresh as requested.
+    /// the replica does not have the answer, or not as fresh as requested, or the answer depends on a value that this
+    /// program does not know.
     #[must_use]
     pub fn check_now(&self, check: &Check, freshness: &Freshness) -> Option<(CheckAnswer, ConsistencyToken)> {
         let standing = self.replica.standing_now(&check.organization, Some(&check.user), freshness)?;
         let mut token = ConsistencyToken::new(self.replica.datastore_now()?);
         token.cover_standing(&standing);
-        Some((CheckAnswer::new(check.question, &standing, AnswerSource::Memory), token))
+        let answer = CheckAnswer::new(check.question, &standing, AnswerSource::Memory);
+        (answer.reason != CheckReason::ValueUnknown).then_some((answer, token))
     }
 
     /// Answers a check, with the consistency token that covers the answer.

@@ -3,7 +3,7 @@
 use super::super::Check;
 use crate::clock;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
-use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, StoredValue, UserId, UserState};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, OrganizationState, Standing, UserId, UserState};
 use crate::random;
 use crate::replica_tables::{Bucket, ReplicaTables};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -92,22 +92,28 @@ impl ClientReplica {
         if member.organization.is_none() {
             return self.without_organization(&check.user);
         }
-        let role = member.role.map(StoredValue::Known);
-        Some(Standing { organization: member.organization, role, ..self.user_standing(&check.user)? })
+        let standing =
+            Standing { organization: member.organization, role: member.role, ..self.user_standing(&check.user) };
+        Self::if_known(standing)
     }
 
     /// The standing of a user in an organization that is not in the replica; `None` if the organization may be of
     /// another kind, or may have got this name by a change of an unknown type.
     fn without_organization(&self, user: &UserId) -> Option<Standing> {
-        if self.is_complete.load(Ordering::Acquire) { self.user_standing(user) } else { None }
+        if self.is_complete.load(Ordering::Acquire) { Self::if_known(self.user_standing(user)) } else { None }
     }
 
-    /// The standing of a user outside of every organization; `None` if the state of the user is unknown.
-    fn user_standing(&self, user: &UserId) -> Option<Standing> {
+    /// The standing, if this client knows its values. The server may be newer and know more.
+    fn if_known(standing: Standing) -> Option<Standing> {
+        let is_state_known = standing.organization.is_none_or(|head| head.state != OrganizationState::Unknown);
+        let is_role_known = standing.role.as_ref().is_none_or(|role| role.known().is_some());
+        let is_known = is_state_known && is_role_known && standing.user_state != Some(UserState::Unknown);
+        is_known.then_some(standing)
+    }
+
+    fn user_standing(&self, user: &UserId) -> Standing {
         let user_state = self.tables.user_state(user);
-        let standing =
-            Standing { organization: None, role: None, user_state, position: None, user_position: NO_POSITION };
-        (user_state != Some(UserState::Unknown)).then_some(standing)
+        Standing { organization: None, role: None, user_state, position: None, user_position: NO_POSITION }
     }
 
     /// Whether a new export would free a worthwhile amount of memory of purged organizations.

@@ -3,6 +3,7 @@
 use super::{Fixture, assert_unknown, assert_unknown_status};
 use crate::harness::is_member;
 use crate::harness::server::Clients;
+use crate::replica::until;
 use roster::grpc::pb;
 use std::collections::BTreeMap;
 use tonic::Status;
@@ -18,6 +19,17 @@ fn consistency(full: bool) -> Option<pb::Consistency> {
 async fn check(clients: &Clients, organization: &str, user: &str, full: bool) -> Result<pb::CheckResult, Status> {
     let request = pb::CheckMembershipRequest { consistency: consistency(full), ..is_member(organization, user) };
     Ok(clients.checks.clone().check_membership(request).await?.into_inner().result.unwrap())
+}
+
+/// The answer from memory, as soon as there is one.
+async fn check_in_memory(fixture: &Fixture, organization: &str, user: &str) -> pb::CheckResult {
+    let mut result = pb::CheckResult::default();
+    until("memory answers", async || {
+        result = check(&fixture.backend(), organization, user, false).await.unwrap();
+        result.source() == Memory
+    })
+    .await;
+    result
 }
 
 /// The questions, by organization and user, that have an answer, with the reason of the answer.
@@ -126,13 +138,28 @@ async fn only_the_checks_that_depend_on_an_unknown_value_have_no_answer() {
         assert_each(&fixture).await;
         assert_batch(&fixture).await;
         assert_stream(&fixture).await;
+        // Memory holds the unknown values too: such checks do not reach the primary. On a busy machine, the lease may
+        // just have run out.
+        until("the unknown values are found in memory", async || {
+            fixture.caught_up().await;
+            let primary_answers = || fixture.server.roster.replica().statistics().primary_answers;
+            let before = primary_answers();
+            for (organization, user) in unanswered(&fixture).into_keys().filter(|(name, _)| *name != "gamma") {
+                assert!(check(&fixture.backend(), organization, user, false).await.is_err());
+            }
+            primary_answers() == before
+        })
+        .await;
         // The neighbours are answered from memory, whose lease goes on.
-        fixture.caught_up().await;
-        for (organization, user) in [(&fixture.acme, "alan"), (&fixture.acme, "ada"), (&fixture.gamma, "nobody")] {
-            let result = check(&fixture.backend(), organization, user, false).await.unwrap();
-            // The unknown change of Gamma leaves its checks to the primary, until its bucket is loaded again.
-            let source = if round == 0 && *organization == fixture.gamma { Primary } else { Memory };
-            assert_eq!(result.source(), source, "{organization} {user} {round}");
+        for (organization, user) in [(&fixture.acme, "alan"), (&fixture.acme, "ada")] {
+            assert!(check_in_memory(&fixture, organization, user).await.allowed);
+        }
+        // The unknown change of Gamma leaves its checks to the primary, until its bucket is loaded again.
+        if round == 0 {
+            let result = check(&fixture.backend(), &fixture.gamma, "alan", false).await.unwrap();
+            assert_eq!(result.source(), Primary);
+        } else {
+            check_in_memory(&fixture, &fixture.gamma, "alan").await;
         }
         fixture.restart().await;
     }
@@ -156,8 +183,7 @@ async fn when_the_unknown_values_go_away_everything_is_answered_from_memory() {
             (&fixture.beta, "ada", OrganizationInactive),
             (&fixture.beta, "nobody", OrganizationInactive),
         ] {
-            let result = check(&backend, organization, user, false).await.unwrap();
-            assert_eq!((result.reason(), result.source()), (reason, Memory), "{organization} {user}");
+            assert_eq!(check_in_memory(&fixture, organization, user).await.reason(), reason, "{organization} {user}");
             let result = check(&backend, organization, user, true).await.unwrap();
             assert_eq!((result.reason(), result.source()), (reason, Primary));
         }
