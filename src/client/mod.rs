@@ -188,7 +188,7 @@ impl Client {
         if results.len() != checks.len() {
             return Err(Error::Unreadable(format!("{} answers to {} questions", results.len(), checks.len())));
         }
-        Ok((results.into_iter().map(question::batch_answer).collect(), consistency_token))
+        Ok((results.into_iter().map(question::batch_answer).collect::<Result<_, _>>()?, consistency_token))
     }
 
     /// The timeout of a call.
