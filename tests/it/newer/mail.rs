@@ -94,3 +94,18 @@ async fn an_invitation_with_an_unknown_value_is_neither_accepted_nor_denied() {
     create(&backend, invite(acme, "next@example.com")).await;
     fixture.server.roster.tidy().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invitation_waits_while_the_role_or_the_state_of_its_inviter_is_unknown() {
+    let fixture = Fixture::new().await;
+    let acme = &fixture.acme;
+    let id = create(&fixture.server.user("grace"), invite_by_mail(acme, "late@example.com")).await.id;
+    let mut late = fixture.server.user_with_email("late");
+    fixture.set_role(acme, "grace", "auditor").await;
+    assert_unknown(late.invitations.accept_invitation(accept_id(&id)).await, "role");
+    fixture.set_role(acme, "grace", "admin").await;
+    fixture.set_user_state("grace", "LOCKED").await;
+    assert_unknown(late.invitations.accept_invitation(accept_id(&id)).await, "user_state");
+    fixture.set_user_state("grace", "ACTIVE").await;
+    late.invitations.accept_invitation(accept_id(&id)).await.unwrap();
+}
