@@ -2,7 +2,10 @@
 //! locked rows, inside each write.
 
 use crate::authn::Caller;
-use crate::domain::{OrganizationId, OrganizationState, Permission, PermissionSet, Refusal, Role, Standing, UserState};
+use crate::domain::{
+    OrganizationHead, OrganizationId, OrganizationState, Permission, PermissionSet, Refusal, Role, Standing,
+    StoredValue, UserState, ValueKind,
+};
 
 /// The requirement that a method makes of its caller in the organization of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,19 @@ impl Grant {
     /// [`Refusal::RoleAboveCaller`].
     pub fn reaches(&self, role: Role) -> Result<(), Refusal> {
         if self.permissions.includes(role.permissions()) { Ok(()) } else { Err(Refusal::RoleAboveCaller { role }) }
+    }
+
+    /// Checks the ceiling rule for the removal of a member with this role. A role that this program does not know is
+    /// within the reach of the owner and of operators, who hold every permission: access can be taken away during an
+    /// upgrade too.
+    ///
+    /// # Errors
+    /// [`Refusal::RoleAboveCaller`], [`Refusal::ValueUnknown`].
+    pub fn reaches_removal(&self, role: &StoredValue<Role>) -> Result<(), Refusal> {
+        match role {
+            StoredValue::Unknown(_) if self.permissions.includes(Role::OWNER.permissions()) => Ok(()),
+            role => self.reaches(role.require()?),
+        }
     }
 }
 
@@ -83,7 +99,8 @@ impl Access {
 ///
 /// # Errors
 /// [`Refusal::CredentialMissing`], [`Refusal::CallerInactive`], [`Refusal::PermissionDenied`],
-/// [`Refusal::RoleLacksPermission`], [`Refusal::ScopeMissing`] or [`Refusal::OrganizationNotFound`].
+/// [`Refusal::RoleLacksPermission`], [`Refusal::ScopeMissing`] or [`Refusal::OrganizationNotFound`];
+/// [`Refusal::ValueUnknown`] if the decision depends on a value that this program does not know.
 pub fn decide(
     requirement: Requirement,
     caller: &Caller,
@@ -94,6 +111,7 @@ pub fn decide(
         Caller::Anonymous => Err(Refusal::CredentialMissing),
         Caller::Operator(_) => {
             let organization = standing.organization.ok_or(Refusal::OrganizationNotFound)?;
+            require_known_state(organization)?;
             Ok((organization.id, Grant { permissions: PermissionSet::of(Permission::ALL), role: None }))
         }
         Caller::Service(service) => {
@@ -101,6 +119,7 @@ pub fn decide(
             let permissions = service.permissions();
             match standing.organization {
                 Some(organization) if organization.state != OrganizationState::Deleted => {
+                    require_known_state(organization)?;
                     Ok((organization.id, Grant { permissions, role: None }))
                 }
                 _ => Err(Refusal::OrganizationNotFound),
@@ -108,9 +127,11 @@ pub fn decide(
         }
         Caller::User(_) => {
             require_active(standing.user_state)?;
-            let (Some(organization), Some(role)) = (standing.organization, standing.role) else {
+            let (Some(organization), Some(role)) = (standing.organization, &standing.role) else {
                 return Err(Refusal::PermissionDenied { permission });
             };
+            require_known_state(organization)?;
+            let role = role.require()?;
             let deleted = organization.state == OrganizationState::Deleted;
             let permissions = role.permissions();
             match (deleted, permissions.contains(permission)) {
@@ -123,13 +144,21 @@ pub fn decide(
     }
 }
 
+fn require_known_state(organization: OrganizationHead) -> Result<(), Refusal> {
+    match organization.state {
+        OrganizationState::Unknown => Err(Refusal::ValueUnknown { value: ValueKind::OrganizationState }),
+        _ => Ok(()),
+    }
+}
+
 /// Checks that a calling user is neither deactivated nor deleted. A user without a record (`None`) is active.
 ///
 /// # Errors
-/// [`Refusal::CallerInactive`].
+/// [`Refusal::CallerInactive`]; [`Refusal::ValueUnknown`] for a state that this program does not know.
 pub fn require_active(state: Option<UserState>) -> Result<(), Refusal> {
     match state {
         None | Some(UserState::Active) => Ok(()),
         Some(UserState::Inactive | UserState::Erased) => Err(Refusal::CallerInactive),
+        Some(UserState::Unknown) => Err(Refusal::ValueUnknown { value: ValueKind::UserState }),
     }
 }

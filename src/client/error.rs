@@ -22,7 +22,8 @@ pub enum Error {
     #[error("roster refused: {0}")]
     Refused(Box<Failure>),
     /// The server did not answer, or answered that it cannot serve the call for now. Retry after
-    /// [`Error::retry_after`].
+    /// [`Error::retry_after`]. With the reason [`ErrorReason::ValueUnknown`], the answer depends on a value that the
+    /// server or this version of the client does not know.
     #[error("roster is not available: {0}")]
     Unavailable(Box<Failure>),
     /// The call's timeout ran out ([`super::ClientSettings::with_timeout`]).
@@ -31,8 +32,7 @@ pub enum Error {
     /// The [`super::TokenSource`] returned an error or an invalid token.
     #[error("no credential to send to roster")]
     Credential(#[source] BoxError),
-    /// The answer, or the server's address, could not be parsed. An answer with a value that this version of the client
-    /// does not know is also rejected.
+    /// The answer, or the server's address, could not be parsed.
     #[error("roster's answer was not understood: {0}")]
     Unreadable(String),
 }

@@ -165,7 +165,8 @@ impl Client {
 
     /// Sends a batch of at most [`crate::domain::limits::BATCH_CHECKS`] checks. Returns the answers in the order of the
     /// checks, and a consistency token that covers all of them. All answers about one organization come from one state
-    /// of it.
+    /// of it. A check that depends on a value of a newer version of roster has the reason
+    /// [`CheckReason::ValueUnknown`], which permits nothing; the others are answered.
     ///
     /// # Errors
     /// If there are no answers. A denial is an answer, not an error.
@@ -187,7 +188,7 @@ impl Client {
         if results.len() != checks.len() {
             return Err(Error::Unreadable(format!("{} answers to {} questions", results.len(), checks.len())));
         }
-        Ok((results.into_iter().map(question::answer).collect::<Result<_, _>>()?, consistency_token))
+        Ok((results.into_iter().map(question::batch_answer).collect::<Result<_, _>>()?, consistency_token))
     }
 
     /// The timeout of a call.

@@ -1,6 +1,6 @@
 //! Entries of the change log: the changes that a replica of the memberships must apply.
 
-use super::{Kind, OrganizationId, OrganizationState, Role, Slug, UserId};
+use super::{Kind, OrganizationId, OrganizationState, Role, Slug, StoredValue, UserId};
 
 /// A change in one organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub enum ChangeDetail {
         /// The user whose membership changed.
         user: UserId,
         /// The role as stored after the change; `None` if the user is no longer a member.
-        role: Option<Role>,
+        role: Option<StoredValue<Role>>,
     },
     /// The organization was created, changed or purged.
     Organization {
@@ -21,6 +21,9 @@ pub enum ChangeDetail {
         /// The slug after the change.
         slug: Slug,
     },
+    /// A change that this program does not know, because a newer one recorded it. The replica does not answer about
+    /// the organization until its bucket is loaded again.
+    Unknown,
 }
 
 /// A change, with the organization and the revision that it belongs to.

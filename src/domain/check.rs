@@ -1,6 +1,8 @@
 //! Checks: whether a user is a member of an organization, has a role there, or has a permission there.
 
-use super::{Invalid, OrganizationRef, OrganizationState, Permission, Role, Standing, UserId, UserState};
+use super::{
+    Invalid, OrganizationRef, OrganizationState, Permission, Role, Standing, StoredValue, UserId, UserState, ValueKind,
+};
 
 /// The condition that a check tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,8 @@ pub enum CheckReason {
     RoleTooLow,
     /// The user's role does not include the permission in the question.
     RoleLacksPermission,
+    /// No answer: it depends on a value that this program does not know, because a newer one stored it.
+    ValueUnknown,
 }
 
 /// Answers a question from a user's standing in an organization.
@@ -78,16 +82,22 @@ pub enum CheckReason {
 /// membership.
 #[must_use]
 pub fn answer(question: Question, standing: &Standing) -> CheckReason {
+    let role = standing.role.as_ref().map(StoredValue::require).transpose();
     match standing.organization.map(|organization| organization.state) {
         None | Some(OrganizationState::Deleted) => return CheckReason::OrganizationNotFound,
+        Some(OrganizationState::Unknown) => return CheckReason::ValueUnknown,
+        // The answer carries the role.
+        Some(_) if role.is_err() => return CheckReason::ValueUnknown,
         Some(OrganizationState::Inactive) => return CheckReason::OrganizationInactive,
         Some(OrganizationState::Pending) => return CheckReason::OrganizationPending,
         Some(OrganizationState::Active) => {}
     }
-    if standing.user_state == Some(UserState::Inactive) {
-        return CheckReason::UserInactive;
+    match standing.user_state {
+        Some(UserState::Inactive) => return CheckReason::UserInactive,
+        Some(UserState::Unknown) => return CheckReason::ValueUnknown,
+        None | Some(UserState::Active | UserState::Erased) => {}
     }
-    let Some(role) = standing.role else { return CheckReason::NotAMember };
+    let Ok(Some(role)) = role else { return CheckReason::NotAMember };
     match question {
         Question::Role(required) if role < required => CheckReason::RoleTooLow,
         Question::Permission(required) if !role.permissions().contains(required) => CheckReason::RoleLacksPermission,
@@ -95,12 +105,27 @@ pub fn answer(question: Question, standing: &Standing) -> CheckReason {
     }
 }
 
+/// What the value is for which [`answer`] is [`CheckReason::ValueUnknown`].
+#[must_use]
+pub fn unknown_value(standing: &Standing) -> ValueKind {
+    let is_role_known = standing.role.as_ref().is_none_or(|role| role.known().is_some());
+    match standing.organization.map(|organization| organization.state) {
+        Some(OrganizationState::Unknown) => ValueKind::OrganizationState,
+        _ if is_role_known => ValueKind::UserState,
+        _ => ValueKind::Role,
+    }
+}
+
 /// The user's role and the organization's revision, which go out with the answer. The role is `None` if the user is not
-/// a member; both are absent (`None`, 0) if the answer is [`CheckReason::OrganizationNotFound`].
+/// a member; both are absent (`None`, 0) if the answer is [`CheckReason::OrganizationNotFound`] or
+/// [`CheckReason::ValueUnknown`].
 #[must_use]
 pub fn role_and_revision(reason: CheckReason, standing: &Standing) -> (Option<Role>, i64) {
-    let organization = standing.organization.filter(|_| reason != CheckReason::OrganizationNotFound);
-    (organization.and(standing.role), organization.map_or(0, |organization| organization.revision))
+    let organization = standing
+        .organization
+        .filter(|_| !matches!(reason, CheckReason::OrganizationNotFound | CheckReason::ValueUnknown));
+    let role = standing.role.as_ref().and_then(StoredValue::known);
+    (organization.and(role), organization.map_or(0, |organization| organization.revision))
 }
 
 #[cfg(test)]
@@ -111,6 +136,7 @@ mod tests {
     fn standing(state: OrganizationState, role: Option<Role>, user_state: Option<UserState>) -> Standing {
         let head = OrganizationHead { id: OrganizationId::from_uuid(uuid::Uuid::nil()), state, revision: 1 };
         let at = BucketPosition::start(0);
+        let role = role.map(StoredValue::Known);
         Standing { organization: Some(head), role, user_state, position: Some(at), user_position: at }
     }
 
@@ -125,6 +151,30 @@ mod tests {
             answer(Question::Permission(Permission::OwnershipTransfer), &admin),
             CheckReason::RoleLacksPermission
         );
+    }
+
+    #[test]
+    fn an_unknown_value_is_no_answer() {
+        let active = standing(OrganizationState::Active, None, None);
+        let role = || Some(StoredValue::read_role("auditor"));
+        for question in
+            [Question::Member, Question::Role(Role::MEMBER), Question::Permission(Permission::OrganizationRead)]
+        {
+            for state in [OrganizationState::Active, OrganizationState::Inactive, OrganizationState::Pending] {
+                let auditor = Standing { role: role(), ..standing(state, None, Some(UserState::Inactive)) };
+                assert_eq!(answer(question, &auditor), CheckReason::ValueUnknown);
+                assert_eq!(unknown_value(&auditor), ValueKind::Role);
+                assert_eq!(role_and_revision(CheckReason::ValueUnknown, &auditor), (None, 0));
+            }
+            let deleted = Standing { role: role(), ..standing(OrganizationState::Deleted, None, None) };
+            assert_eq!(answer(question, &deleted), CheckReason::OrganizationNotFound);
+            let suspended = standing(OrganizationState::Unknown, Some(Role::OWNER), None);
+            assert_eq!(answer(question, &suspended), CheckReason::ValueUnknown);
+            assert_eq!(unknown_value(&suspended), ValueKind::OrganizationState);
+            let locked = Standing { user_state: Some(UserState::Unknown), ..active.clone() };
+            assert_eq!(answer(question, &locked), CheckReason::ValueUnknown);
+            assert_eq!(unknown_value(&locked), ValueKind::UserState);
+        }
     }
 
     #[test]

@@ -42,6 +42,13 @@ impl EmailAddress {
         Ok(Self { given: given.to_owned(), normal: format!("{}@{domain}", local.to_ascii_lowercase()) })
     }
 
+    /// An address of the datastore. Its rules were checked when it was written, by a program that may have newer ones:
+    /// an address that this program would not accept is its own normal form.
+    #[must_use]
+    pub fn from_stored(text: String) -> Self {
+        Self::parse(&text).unwrap_or_else(|_| Self { normal: text.clone(), given: text })
+    }
+
     /// The address as the caller wrote it, trimmed.
     #[must_use]
     pub fn given(&self) -> &str {

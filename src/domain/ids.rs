@@ -109,6 +109,12 @@ impl UserId {
         Ok(Self(text.to_owned()))
     }
 
+    /// A text of the datastore. Its rules were checked when it was written, by a program that may have newer ones.
+    #[must_use]
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

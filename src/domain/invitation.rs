@@ -1,6 +1,6 @@
 //! Invitations and their states.
 
-use super::{ActorKind, Attributes, EmailAddress, Invalid, OrganizationId, Role, UserId, limits};
+use super::{ActorKind, Attributes, EmailAddress, Invalid, OrganizationId, Role, StoredValue, UserId, limits};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use time::OffsetDateTime;
@@ -67,6 +67,12 @@ impl Recipient {
         Ok(Self::Other(text.to_owned()))
     }
 
+    /// A recipient of the datastore. Its rules were checked when it was written, by a program that may have newer ones.
+    #[must_use]
+    pub fn from_stored(text: String, is_email: bool) -> Self {
+        if is_email { Self::Email(EmailAddress::from_stored(text)) } else { Self::Other(text) }
+    }
+
     /// The recipient as the caller wrote it, trimmed.
     #[must_use]
     pub fn given(&self) -> &str {
@@ -126,10 +132,13 @@ pub enum InvitationState {
     Revoked,
     /// Past its expire time without an answer.
     Expired,
+    /// A state that this program does not know, because a newer one wrote it. Never written.
+    #[serde(other)]
+    Unknown,
 }
 
 impl InvitationState {
-    /// Every state, in the order of the protos.
+    /// Every known state, in the order of the protos.
     pub const ALL: [Self; 5] = [Self::Pending, Self::Accepted, Self::Declined, Self::Revoked, Self::Expired];
 
     /// The name in Postgres and in error metadata.
@@ -141,15 +150,21 @@ impl InvitationState {
             Self::Declined => "DECLINED",
             Self::Revoked => "REVOKED",
             Self::Expired => "EXPIRED",
+            Self::Unknown => "UNKNOWN",
         }
     }
 
-    /// Parses a stored state.
-    ///
-    /// # Errors
-    /// If no state has this name.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| Invalid::new("no such state"))
+    /// Reads a stored state.
+    #[must_use]
+    pub fn read(text: &str) -> Self {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).unwrap_or(Self::Unknown)
+    }
+
+    /// The names of the states that are not among these. A list leaves out the invitations in these states; one in an
+    /// unknown state is in every list.
+    #[must_use]
+    pub fn names_except(states: &[Self]) -> Vec<String> {
+        Self::ALL.iter().filter(|state| !states.contains(state)).map(|state| state.as_str().to_owned()).collect()
     }
 }
 
@@ -173,6 +188,9 @@ pub enum MailState {
     Sent,
     /// Failed for good.
     Failed,
+    /// A state that this program does not know, because a newer one wrote it. Never written.
+    #[serde(other)]
+    Unknown,
 }
 
 impl MailState {
@@ -183,18 +201,15 @@ impl MailState {
             Self::Waiting => "WAITING",
             Self::Sent => "SENT",
             Self::Failed => "FAILED",
+            Self::Unknown => "UNKNOWN",
         }
     }
 
-    /// Parses a stored state.
-    ///
-    /// # Errors
-    /// If no state has this name.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        [Self::Waiting, Self::Sent, Self::Failed]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or_else(|| Invalid::new("no such state"))
+    /// Reads a stored state.
+    #[must_use]
+    pub fn read(text: &str) -> Self {
+        let known = [Self::Waiting, Self::Sent, Self::Failed];
+        known.into_iter().find(|state| state.as_str() == text).unwrap_or(Self::Unknown)
     }
 }
 
@@ -202,7 +217,7 @@ impl MailState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inviter {
     /// The kind of the inviter; never [`ActorKind::System`].
-    pub kind: ActorKind,
+    pub kind: StoredValue<ActorKind>,
     /// The user id, or the name of the service or operator.
     pub id: String,
 }
@@ -211,7 +226,7 @@ impl Inviter {
     /// The user id; `None` if a service or an operator invited.
     #[must_use]
     pub fn user(&self) -> Option<UserId> {
-        if self.kind == ActorKind::User { UserId::parse(&self.id).ok() } else { None }
+        if self.kind.known() == Some(ActorKind::User) { UserId::parse(&self.id).ok() } else { None }
     }
 }
 
@@ -225,7 +240,7 @@ pub struct Invitation {
     /// The recipient: an e-mail address, or another identifier.
     pub recipient: Recipient,
     /// The role of the future member: one that a membership may hold.
-    pub role: Role,
+    pub role: StoredValue<Role>,
     /// Whether accepting it makes the user the owner of a pending organization.
     pub makes_owner: bool,
     /// The attributes of the future membership.
@@ -266,7 +281,7 @@ mod tests {
     /// Answers are stored for 24 hours, so a new version reads inviters that the previous version wrote.
     #[test]
     fn a_stored_inviter_keeps_its_json_form() {
-        let inviter = Inviter { kind: ActorKind::Service, id: "billing".to_owned() };
+        let inviter = Inviter { kind: StoredValue::Known(ActorKind::Service), id: "billing".to_owned() };
         let json = r#"{"kind":"service","id":"billing"}"#;
         assert_eq!(serde_json::to_string(&inviter).ok().as_deref(), Some(json));
         assert_eq!(serde_json::from_str(json).ok(), Some(inviter));

@@ -21,6 +21,7 @@ pub mod role;
 pub mod scope;
 pub mod slug;
 pub mod state;
+pub mod stored_value;
 pub mod text;
 
 pub use actor::ActorKind;
@@ -38,6 +39,7 @@ pub use role::Role;
 pub use scope::Scope;
 pub use slug::Slug;
 pub use state::{OrganizationState, UserState};
+pub use stored_value::{StoredValue, ValueKind};
 pub use text::{AuditReason, DisplayName, Kind, Name};
 
 /// A parse error: a sentence for the caller that never repeats the value itself.

@@ -1,6 +1,9 @@
 //! Organizations, memberships and users, as the datastore stores them.
 
-use super::{Attributes, EmailAddress, Kind, Name, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use super::{
+    Attributes, EmailAddress, Kind, Name, OrganizationId, OrganizationState, Refusal, Role, Slug, StoredValue, UserId,
+    UserState, ValueKind,
+};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -60,8 +63,8 @@ impl Organization {
     /// A member's role, given the role in the membership's row. Ownership is a column of the organization and not of
     /// the membership.
     #[must_use]
-    pub fn role_of(&self, user: &UserId, stored: Role) -> Role {
-        if self.owner.as_ref() == Some(user) { Role::OWNER } else { stored }
+    pub fn role_of(&self, user: &UserId, stored: StoredValue<Role>) -> StoredValue<Role> {
+        if self.owner.as_ref() == Some(user) { StoredValue::Known(Role::OWNER) } else { stored }
     }
 }
 
@@ -73,7 +76,7 @@ pub struct Membership {
     /// The user who is the member.
     pub user: UserId,
     /// The role; [`Role::OWNER`] for the owner.
-    pub role: Role,
+    pub role: StoredValue<Role>,
     /// The deployment's own data about the membership.
     pub attributes: Attributes,
     /// The organization's revision at which the membership last changed: the etag.
@@ -126,13 +129,26 @@ pub struct User {
     pub update_time: OffsetDateTime,
 }
 
+impl User {
+    /// Checks that this program knows the state of the user.
+    ///
+    /// # Errors
+    /// [`Refusal::ValueUnknown`].
+    pub fn require_known_state(&self) -> Result<(), Refusal> {
+        match self.state {
+            UserState::Active | UserState::Inactive | UserState::Erased => Ok(()),
+            UserState::Unknown => Err(Refusal::ValueUnknown { value: ValueKind::UserState }),
+        }
+    }
+}
+
 /// The facts from which a check of one user in one organization is answered, all from one state of the datastore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// The organization; `None` if it does not exist.
     pub organization: Option<OrganizationHead>,
     /// The user's role in it, [`Role::OWNER`] for the owner; `None` if the user is not a member.
-    pub role: Option<Role>,
+    pub role: Option<StoredValue<Role>>,
     /// The user's state if it is not active. `None` also for an unknown user, who counts as active. (A write reads the
     /// state under a lock and also reports active.)
     pub user_state: Option<UserState>,

@@ -5,7 +5,7 @@
 //! the metadata that this value lists. The build joins the two by these names: to add a refusal, add the variant here
 //! and the value there.
 
-use super::{Permission, Quota, Role, Scope, UserId};
+use super::{Permission, Quota, Role, Scope, UserId, ValueKind};
 use serde::{Deserialize, Serialize};
 
 /// One violation of one field of a request.
@@ -183,6 +183,13 @@ pub enum Refusal {
     /// As many calls of this kind are in progress as the server accepts.
     #[error("the server has as many of these calls in progress as it accepts: repeat")]
     Overloaded,
+
+    /// The request depends on a stored value that this server does not know, because a newer one wrote it.
+    #[error("a newer server stored a value that this server does not know ({value}): repeat, or upgrade this server")]
+    ValueUnknown {
+        /// What the value is.
+        value: ValueKind,
+    },
 
     /// The resource has changed since its etag was read.
     #[error("the resource has changed since this etag was read: read it again, decide, repeat")]

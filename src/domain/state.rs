@@ -1,6 +1,5 @@
 //! The states of organizations and users.
 
-use super::Invalid;
 use serde::{Deserialize, Serialize};
 
 /// The state of an organization.
@@ -14,10 +13,13 @@ pub enum OrganizationState {
     Inactive,
     /// Deleted: hidden from its members, and restorable until it is purged.
     Deleted,
+    /// A state that this program does not know, because a newer one wrote it. Never written: a constraint rejects it.
+    #[serde(other)]
+    Unknown,
 }
 
 impl OrganizationState {
-    /// Every state, in the order of declaration.
+    /// Every known state, in the order of declaration.
     pub const ALL: [Self; 4] = [Self::Pending, Self::Active, Self::Inactive, Self::Deleted];
 
     /// The name in Postgres and in error metadata.
@@ -28,15 +30,21 @@ impl OrganizationState {
             Self::Active => "ACTIVE",
             Self::Inactive => "INACTIVE",
             Self::Deleted => "DELETED",
+            Self::Unknown => "UNKNOWN",
         }
     }
 
-    /// Parses a stored state.
-    ///
-    /// # Errors
-    /// If no state has this name.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| Invalid::new("no such state"))
+    /// Reads a stored state.
+    #[must_use]
+    pub fn read(text: &str) -> Self {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).unwrap_or(Self::Unknown)
+    }
+
+    /// The names of the states that are not among these. A list leaves out the organizations in these states; one in
+    /// an unknown state is in every list.
+    #[must_use]
+    pub fn names_except(states: &[Self]) -> Vec<String> {
+        Self::ALL.iter().filter(|state| !states.contains(state)).map(|state| state.as_str().to_owned()).collect()
     }
 }
 
@@ -49,10 +57,13 @@ pub enum UserState {
     Inactive,
     /// Deleted: only the id is left, and it is never reused.
     Erased,
+    /// A state that this program does not know, because a newer one wrote it. Never written: a constraint rejects it.
+    #[serde(other)]
+    Unknown,
 }
 
 impl UserState {
-    /// Every state, in the order of declaration.
+    /// Every known state, in the order of declaration.
     pub const ALL: [Self; 3] = [Self::Active, Self::Inactive, Self::Erased];
 
     /// The name in Postgres and in error metadata.
@@ -62,14 +73,20 @@ impl UserState {
             Self::Active => "ACTIVE",
             Self::Inactive => "INACTIVE",
             Self::Erased => "ERASED",
+            Self::Unknown => "UNKNOWN",
         }
     }
 
-    /// Parses a stored state.
-    ///
-    /// # Errors
-    /// If no state has this name.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| Invalid::new("no such state"))
+    /// Reads a stored state.
+    #[must_use]
+    pub fn read(text: &str) -> Self {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).unwrap_or(Self::Unknown)
+    }
+
+    /// The names of the states that are not among these. A list leaves out the users in these states; one in an
+    /// unknown state is in every list.
+    #[must_use]
+    pub fn names_except(states: &[Self]) -> Vec<String> {
+        Self::ALL.iter().filter(|state| !states.contains(state)).map(|state| state.as_str().to_owned()).collect()
     }
 }

@@ -73,6 +73,7 @@ pub(super) fn organization_state(state: OrganizationState) -> pb::OrganizationSt
         OrganizationState::Active => pb::OrganizationState::Active,
         OrganizationState::Inactive => pb::OrganizationState::Inactive,
         OrganizationState::Deleted => pb::OrganizationState::Deleted,
+        OrganizationState::Unknown => pb::OrganizationState::Unspecified,
     }
 }
 
@@ -103,6 +104,7 @@ pub(super) fn user_state(state: UserState) -> pb::UserState {
         UserState::Active => pb::UserState::Active,
         UserState::Inactive => pb::UserState::Inactive,
         UserState::Erased => pb::UserState::Deleted,
+        UserState::Unknown => pb::UserState::Unspecified,
     }
 }
 
@@ -156,6 +158,7 @@ pub(super) fn check_result(answer: &CheckAnswer, token: String) -> pb::CheckResu
         CheckReason::UserInactive => pb::CheckReason::UserInactive,
         CheckReason::RoleTooLow => pb::CheckReason::RoleTooLow,
         CheckReason::RoleLacksPermission => pb::CheckReason::RoleLacksPermission,
+        CheckReason::ValueUnknown => pb::CheckReason::ValueUnknown,
     };
     pb::CheckResult {
         allowed: answer.reason == CheckReason::Allowed,
@@ -180,13 +183,14 @@ pub(super) fn invitation_state(state: InvitationState) -> pb::InvitationState {
         InvitationState::Declined => pb::InvitationState::Declined,
         InvitationState::Revoked => pb::InvitationState::Revoked,
         InvitationState::Expired => pb::InvitationState::Expired,
+        InvitationState::Unknown => pb::InvitationState::Unspecified,
     }
 }
 
 /// An invitation, for callers who may read the organization's invitations.
 pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
     let mail_state = match invitation.mail_state {
-        None => pb::MailState::Unspecified,
+        None | Some(MailState::Unknown) => pb::MailState::Unspecified,
         Some(MailState::Waiting) => pb::MailState::Waiting,
         Some(MailState::Sent) => pb::MailState::Sent,
         Some(MailState::Failed) => pb::MailState::Failed,
@@ -205,7 +209,7 @@ pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
         attributes: Some(attributes(&invitation.attributes)),
         state: invitation_state(invitation.state).into(),
         inviter_id: invitation.inviter.id.clone(),
-        inviter_kind: invitation.inviter.kind.to_string(),
+        inviter_kind: invitation.inviter.kind.as_str().to_owned(),
         accepted_by_user_id: invitation.accepted_by.as_ref().map(ToString::to_string).unwrap_or_default(),
         create_time: Some(timestamp(invitation.create_time)),
         expire_time: Some(timestamp(invitation.expire_time)),
@@ -223,7 +227,7 @@ pub(super) fn received(preview: &InvitationPreview) -> pb::ReceivedInvitation {
         invitation_id: invitation.id.to_string(),
         organization_name: organization_name.clone(),
         inviter_name: inviter_name.clone().unwrap_or_default(),
-        role: if invitation.makes_owner { Role::OWNER } else { invitation.role }.as_str().to_owned(),
+        role: if invitation.makes_owner { Role::OWNER.as_str() } else { invitation.role.as_str() }.to_owned(),
         expire_time: Some(timestamp(invitation.expire_time)),
         recipient: invitation.recipient.masked(),
     }

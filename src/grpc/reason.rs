@@ -6,7 +6,7 @@
 #![deny(dead_code)]
 
 use super::pb::ErrorReason;
-use crate::domain::{Permission, Quota, Refusal, Role, Scope, UserId};
+use crate::domain::{Permission, Quota, Refusal, Role, Scope, UserId, ValueKind};
 use std::collections::HashMap;
 use tonic::Code;
 
@@ -74,6 +74,12 @@ impl MetadataValue for Quota {
 }
 
 impl MetadataValue for Scope {
+    fn text(&self) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+impl MetadataValue for ValueKind {
     fn text(&self) -> String {
         self.as_str().to_owned()
     }

@@ -133,6 +133,7 @@ impl From<ServiceError> for Status {
             }
             // Writes retry and return this refusal themselves: only a read gets here.
             ServiceError::Store(StoreError::Contention(_)) => refused(&Refusal::Conflict),
+            ServiceError::Store(StoreError::ValueUnknown(value)) => refused(&Refusal::ValueUnknown { value: *value }),
             ServiceError::Store(StoreError::Unexpected(_) | StoreError::Unreadable(_))
             | ServiceError::Panicked
             | ServiceError::Answer(_) => internal(&error),

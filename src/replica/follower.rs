@@ -360,6 +360,13 @@ impl<'a> Follower<'a> {
         } else {
             tables.apply_users(user_changes(&commits.rows), last.in_bucket(bucket - ORGANIZATION_BUCKETS));
         }
+        for row in commits.rows.iter().filter(|row| is_unknown(row)) {
+            tracing::debug!(
+                bucket,
+                position = row.at.position,
+                "the change log has a change of a newer version of roster"
+            );
+        }
         if commits.rows.iter().any(is_purge)
             && let Some(bytes) = self.omitted_bytes.get_mut(&bucket)
         {
@@ -474,8 +481,12 @@ fn index(bucket: i16) -> usize {
 fn entries(rows: &[LogRow]) -> impl Iterator<Item = (i64, &LogEntry)> {
     rows.iter().filter_map(|row| match &row.change {
         LogChange::Organization(entry) => Some((row.at.position, entry)),
-        LogChange::User { .. } => None,
+        LogChange::User { .. } | LogChange::Unknown => None,
     })
+}
+
+fn is_unknown(row: &LogRow) -> bool {
+    matches!(&row.change, LogChange::Unknown | LogChange::Organization(LogEntry { detail: ChangeDetail::Unknown, .. }))
 }
 
 fn is_purge(row: &LogRow) -> bool {
@@ -488,6 +499,6 @@ fn is_purge(row: &LogRow) -> bool {
 fn user_changes(rows: &[LogRow]) -> impl Iterator<Item = (&UserId, UserState)> {
     rows.iter().filter_map(|row| match &row.change {
         LogChange::User { user, state, .. } => Some((user, *state)),
-        LogChange::Organization(_) => None,
+        LogChange::Organization(_) | LogChange::Unknown => None,
     })
 }

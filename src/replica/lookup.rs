@@ -129,7 +129,7 @@ impl ReplicaState {
     }
 
     /// Looks up a standing in memory, whatever the age of the lease. `None` if the bucket is not loaded, lacks a write
-    /// of this process, or does not resolve the slug.
+    /// of this process, does not resolve the slug, or has a change there that this program does not know.
     pub(super) fn lookup(&self, organization: &OrganizationRef, user: Option<&UserId>) -> Option<Standing> {
         let (user_state, user_position) = match user {
             None => (None, BucketPosition::start(0)),
@@ -139,7 +139,7 @@ impl ReplicaState {
         let id = self.tables.organization(organization)?;
         let bucket = self.tables.read(id.bucket());
         let bucket = bucket.as_ref().filter(|bucket| self.can_answer(bucket, id, organization))?;
-        let member = bucket.find(id, user);
+        let member = bucket.find(id, user)?;
         let position = Some(bucket.at());
         Some(Standing { organization: member.organization, role: member.role, user_state, position, user_position })
     }
@@ -249,7 +249,7 @@ impl ReplicaState {
                 if !self.can_answer(bucket, id, organization) {
                     continue;
                 }
-                let member = bucket.find(id, Some(user));
+                let Some(member) = bucket.find(id, Some(user)) else { continue };
                 standings[index] = Some(Standing {
                     organization: member.organization,
                     role: member.role,

@@ -4,7 +4,9 @@ use super::fingerprint::{Fingerprint, FingerprintKey, Slot};
 use super::slugs::{self, SlugChange};
 use super::table::{self, Table};
 use crate::domain::change::{ChangeDetail, LogEntry};
-use crate::domain::{BucketPosition, OrganizationHead, OrganizationId, OrganizationState, Role, Slug, UserId};
+use crate::domain::{
+    BucketPosition, OrganizationHead, OrganizationId, OrganizationState, Role, Slug, StoredValue, UserId,
+};
 
 /// An organization in memory: one cache line.
 #[derive(Debug, Clone, Copy)]
@@ -13,10 +15,13 @@ struct OrganizationRecord {
     revision: i64,
     /// The owner's fingerprint as a member of this organization.
     owner: Option<Fingerprint>,
-    slug: Fingerprint,
+    /// `None` only for an organization of which the bucket has no other change than unknown ones.
+    slug: Option<Fingerprint>,
     /// The number of its slots in the member table: a purge leaves them behind as garbage.
     members: u32,
     state: OrganizationState,
+    /// Whether the log had a change of the organization that this program does not know.
+    has_unknown_change: bool,
 }
 
 impl table::TableEntry for OrganizationRecord {
@@ -47,12 +52,13 @@ pub struct Bucket {
 }
 
 /// The answer of a bucket about one user in one organization.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberLookup {
     /// The organization; `None` if it does not exist.
     pub organization: Option<OrganizationHead>,
-    /// The user's role, [`Role::OWNER`] for the owner; `None` if the user is not a member.
-    pub role: Option<Role>,
+    /// The user's role, [`Role::OWNER`] for the owner; `None` if the user is not a member. A role that this program does
+    /// not know has no text here.
+    pub role: Option<StoredValue<Role>>,
 }
 
 impl Bucket {
@@ -87,14 +93,15 @@ impl Bucket {
             id,
             revision,
             owner,
-            slug: self.key.slug(slug),
+            slug: Some(self.key.slug(slug)),
             members: 0,
             state,
+            has_unknown_change: false,
         });
     }
 
     /// Adds a membership of the snapshot; its organization must have been added before.
-    pub fn put_member(&mut self, organization: OrganizationId, user: &str, role: Role) {
+    pub fn put_member(&mut self, organization: OrganizationId, user: &str, role: &StoredValue<Role>) {
         if self.members.put(Slot::new(self.key.member(organization, user), role)).is_none() {
             self.count(organization, 1);
         }
@@ -128,7 +135,7 @@ impl Bucket {
                 }
                 let member = self.key.member(id, user.as_str());
                 let change = match role {
-                    Some(role) => i32::from(self.members.put(Slot::new(member, *role)).is_none()),
+                    Some(role) => i32::from(self.members.put(Slot::new(member, role)).is_none()),
                     None => -i32::from(self.members.remove(Slot::key_of(member)).is_some()),
                 };
                 self.count(id, change);
@@ -137,17 +144,44 @@ impl Bucket {
             ChangeDetail::Organization { state: None, .. } => {
                 let record = self.organizations.remove(id)?;
                 self.garbage += usize::try_from(record.members).unwrap_or(usize::MAX);
-                Some(SlugChange { organization: id, old: Some(record.slug), new: None })
+                record.slug.map(|slug| SlugChange { organization: id, old: Some(slug), new: None })
             }
             ChangeDetail::Organization { state: Some(state), owner, slug } => {
                 let owner = owner.as_ref().map(|owner| self.key.member(id, owner.as_str()));
                 let slug = self.key.slug(slug);
-                let members = self.organizations.get(id).map_or(0, |before| before.members);
-                let record = OrganizationRecord { id, revision: entry.revision, owner, slug, members, state: *state };
-                let old = self.organizations.put(record).map(|before| before.slug);
+                let before = self.organizations.get(id);
+                let record = OrganizationRecord {
+                    id,
+                    revision: entry.revision,
+                    owner,
+                    slug: Some(slug),
+                    members: before.map_or(0, |before| before.members),
+                    state: *state,
+                    has_unknown_change: before.is_some_and(|before| before.has_unknown_change),
+                };
+                let old = self.organizations.put(record).and_then(|before| before.slug);
                 (old != Some(slug)).then_some(SlugChange { organization: id, old, new: Some(slug) })
             }
+            ChangeDetail::Unknown => {
+                self.apply_unknown_change(id, entry.revision);
+                None
+            }
         }
+    }
+
+    /// Marks an organization: the bucket no longer answers about it. The change may also have created it.
+    fn apply_unknown_change(&mut self, id: OrganizationId, revision: i64) {
+        let new = OrganizationRecord {
+            id,
+            revision,
+            owner: None,
+            slug: None,
+            members: 0,
+            state: OrganizationState::Unknown,
+            has_unknown_change: true,
+        };
+        let before = self.organizations.get(id).copied();
+        self.organizations.put(OrganizationRecord { revision, has_unknown_change: true, ..before.unwrap_or(new) });
     }
 
     fn count(&mut self, organization: OrganizationId, change: i32) {
@@ -156,29 +190,39 @@ impl Bucket {
         }
     }
 
-    /// Looks up a user in an organization; without a user, the organization alone.
+    /// Looks up a user in an organization; without a user, the organization alone. `None` if the log
+    /// had a change of the organization that this program does not know.
     #[must_use]
-    pub fn find(&self, organization: OrganizationId, user: Option<&UserId>) -> MemberLookup {
+    pub fn find(&self, organization: OrganizationId, user: Option<&UserId>) -> Option<MemberLookup> {
         // Before the organization, so that the two cache misses overlap: both tables are mostly in main memory.
         let member = user.map(|user| self.key.member(organization, user.as_str()));
         let slot = member.and_then(|member| self.members.get(Slot::key_of(member)));
         let Some(record) = self.organizations.get(organization) else {
-            return MemberLookup { organization: None, role: None };
+            return Some(MemberLookup { organization: None, role: None });
         };
+        if record.has_unknown_change {
+            return None;
+        }
         let is_owner = member.is_some() && record.owner == member;
-        let role = if is_owner { Some(Role::OWNER) } else { slot.and_then(|slot| slot.role()) };
+        let role = if is_owner { Some(StoredValue::Known(Role::OWNER)) } else { slot.map(|slot| slot.role()) };
         let head = OrganizationHead { id: organization, state: record.state, revision: record.revision };
-        MemberLookup { organization: Some(head), role }
+        Some(MemberLookup { organization: Some(head), role })
+    }
+
+    /// The revision of an organization; `None` if it does not exist.
+    #[must_use]
+    pub fn revision(&self, organization: OrganizationId) -> Option<i64> {
+        self.organizations.get(organization).map(|record| record.revision)
     }
 
     /// Whether the organization has this slug at the bucket's position.
     pub(super) fn has_slug(&self, organization: OrganizationId, slug: Fingerprint) -> bool {
-        self.organizations.get(organization).is_some_and(|record| record.slug == slug)
+        self.organizations.get(organization).is_some_and(|record| record.slug == Some(slug))
     }
 
     /// The slug of every organization in the bucket.
     pub(super) fn slugs(&self) -> impl Iterator<Item = (Fingerprint, OrganizationId)> {
-        self.organizations.iter().map(|record| (record.slug, record.id))
+        self.organizations.iter().filter_map(|record| Some((record.slug?, record.id)))
     }
 
     /// The number of memberships in the bucket, without garbage.

@@ -8,7 +8,7 @@
 //! (With 64 bits: one every three weeks.)
 
 use super::table::TableEntry;
-use crate::domain::{OrganizationId, Role, Slug, UserId};
+use crate::domain::{OrganizationId, Role, Slug, StoredValue, UserId};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::{Hash, Hasher};
 use std::num::NonZeroU64;
@@ -71,6 +71,8 @@ impl FingerprintKey {
 
 /// The bits of a slot that hold the role.
 const ROLE_BITS: u64 = 0xf;
+/// The bits of a role that this program does not know. No role has this index.
+const UNKNOWN_ROLE: u64 = 0xf;
 
 /// A membership in sixteen bytes: 124 bits of fingerprint and four of role.
 #[derive(Debug, Clone, Copy)]
@@ -78,9 +80,9 @@ pub(super) struct Slot(Fingerprint);
 
 impl Slot {
     /// The slot of a member with a role.
-    pub(super) fn new(member: Fingerprint, role: Role) -> Self {
+    pub(super) fn new(member: Fingerprint, role: &StoredValue<Role>) -> Self {
         let Fingerprint(first, second) = Self::key_of(member);
-        Self(Fingerprint(first, second | u64::from(role.index())))
+        Self(Fingerprint(first, second | role.known().map_or(UNKNOWN_ROLE, |role| role.index().into())))
     }
 
     /// The table key of a member's slot, independent of the role.
@@ -88,9 +90,10 @@ impl Slot {
         Fingerprint(first, second & !ROLE_BITS)
     }
 
-    /// The member's role; `None` for bits that no role uses.
-    pub(super) fn role(self) -> Option<Role> {
-        u8::try_from(self.0.1 & ROLE_BITS).ok().and_then(Role::from_index)
+    /// The member's role. A role that this program does not know has no text here.
+    pub(super) fn role(self) -> StoredValue<Role> {
+        let role = u8::try_from(self.0.1 & ROLE_BITS).ok().and_then(Role::from_index);
+        role.map_or_else(|| StoredValue::Unknown(Box::default()), StoredValue::Known)
     }
 }
 
@@ -138,7 +141,7 @@ mod tests {
 
     fn slot(key: FingerprintKey, organization: u128, user: &str, role: Role) -> Slot {
         let organization = OrganizationId::from_uuid(uuid::Uuid::from_u128(organization));
-        Slot::new(key.member(organization, user), role)
+        Slot::new(key.member(organization, user), &StoredValue::Known(role))
     }
 
     #[test]
@@ -146,7 +149,7 @@ mod tests {
         let key = FingerprintKey::new([7; 16]);
         for index in 0.. {
             let Some(role) = Role::from_index(index) else { break };
-            assert_eq!(slot(key, 1, "ada", role).role(), Some(role));
+            assert_eq!(slot(key, 1, "ada", role).role(), StoredValue::Known(role));
             assert_eq!(slot(key, 1, "ada", role).key(), slot(key, 1, "ada", Role::MEMBER).key());
         }
         let ada = slot(key, 1, "ada", Role::MEMBER).key();
@@ -156,7 +159,9 @@ mod tests {
     }
 
     #[test]
-    fn every_role_fits_into_four_bits() {
-        assert!(Role::from_index(16).is_none(), "a seventeenth role needs a fifth bit");
+    fn every_role_and_the_unknown_one_fit_into_four_bits() {
+        assert!(Role::from_index(15).is_none(), "a sixteenth role needs a fifth bit");
+        let member = FingerprintKey::new([7; 16]).member(OrganizationId::from_uuid(uuid::Uuid::nil()), "ada");
+        assert_eq!(Slot::new(member, &StoredValue::read_role("auditor")).role().known(), None);
     }
 }

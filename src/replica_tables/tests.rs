@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::change::ChangeDetail;
-use crate::domain::{Kind, LogMark, OrganizationHead, OrganizationState, Role};
+use crate::domain::{Kind, LogMark, OrganizationHead, OrganizationState, Role, StoredValue};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -43,7 +43,12 @@ enum Step {
     Member {
         number: u128,
         user: usize,
-        role: Option<Role>,
+        /// A stored role; `auditor` is one that this program does not know.
+        role: Option<&'static str>,
+    },
+    /// A change of a type that this program does not know, perhaps of an organization that the log had not named before.
+    Unknown {
+        number: u128,
     },
     /// The bucket is reloaded from a snapshot of the present state.
     Reload {
@@ -56,13 +61,14 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let number = || 0..ORGANIZATIONS;
-    let states = prop::sample::select(OrganizationState::ALL.to_vec());
-    let roles = prop::option::of(prop::sample::select(vec![Role::MEMBER, Role::ADMIN]));
+    let states = prop::sample::select([&OrganizationState::ALL[..], &[OrganizationState::Unknown]].concat());
+    let roles = prop::option::of(prop::sample::select(vec!["member", "admin", "auditor"]));
     prop_oneof![
         4 => (number(), states, prop::option::of(0..USERS.len()), 0..SLUGS.len())
             .prop_map(|(number, state, owner, slug)| Step::Organization { number, state, owner, slug }),
         1 => number().prop_map(|number| Step::Purge { number }),
         8 => (number(), 0..USERS.len(), roles).prop_map(|(number, user, role)| Step::Member { number, user, role }),
+        1 => number().prop_map(|number| Step::Unknown { number }),
         1 => (0..2i16).prop_map(|bucket| Step::Reload { bucket }),
         1 => (0..2i16).prop_map(|bucket| Step::Drop { bucket }),
     ]
@@ -72,7 +78,10 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model {
     position: i64,
     organizations: BTreeMap<u128, (OrganizationHead, Option<usize>, usize)>,
-    members: BTreeMap<(u128, usize), Role>,
+    /// The stored roles.
+    members: BTreeMap<(u128, usize), &'static str>,
+    /// Organizations with an unknown change since the bucket was loaded.
+    changed: BTreeSet<u128>,
     /// The id of a purged organization is never reused.
     purged: BTreeSet<u128>,
     loaded: [bool; 2],
@@ -81,7 +90,8 @@ struct Model {
 impl Model {
     fn log(&mut self, number: u128, detail: ChangeDetail) -> LogEntry {
         self.position += 1;
-        if let (ChangeDetail::Membership { .. }, Some((head, ..))) = (&detail, self.organizations.get_mut(&number)) {
+        let keeps_head = matches!(detail, ChangeDetail::Membership { .. } | ChangeDetail::Unknown);
+        if let Some((head, ..)) = self.organizations.get_mut(&number).filter(|_| keeps_head) {
             head.revision = self.position;
         }
         LogEntry { organization: id(number), kind: Kind::parse("account").unwrap(), revision: self.position, detail }
@@ -97,10 +107,11 @@ impl Model {
         }
         for ((organization, member), role) in &self.members {
             if id(*organization).bucket() == number {
-                bucket.put_member(id(*organization), USERS[*member], *role);
+                bucket.put_member(id(*organization), USERS[*member], &StoredValue::read_role(role));
             }
         }
         tables.put(bucket);
+        self.changed.retain(|changed| id(*changed).bucket() != number);
         self.loaded[usize::from(number.unsigned_abs())] = true;
     }
 
@@ -115,6 +126,7 @@ impl Model {
                 self.members.retain(|(organization, _), _| *organization != number);
                 let Some((_, _, named)) = self.organizations.remove(&number) else { return };
                 self.purged.insert(number);
+                self.changed.remove(&number);
                 (number, ChangeDetail::Organization { state: None, owner: None, slug: slug(named) })
             }
             Step::Organization { number, state, owner, slug: named } => {
@@ -135,7 +147,16 @@ impl Model {
                     Some(role) => drop(self.members.insert((number, member), role)),
                     None => drop(self.members.remove(&(number, member))),
                 }
-                (number, ChangeDetail::Membership { user: user(member), role })
+                (number, ChangeDetail::Membership { user: user(member), role: role.map(StoredValue::read_role) })
+            }
+            Step::Unknown { number } => {
+                if self.purged.contains(&number) {
+                    return;
+                }
+                if self.loaded[usize::from(id(number).bucket().unsigned_abs())] {
+                    self.changed.insert(number);
+                }
+                (number, ChangeDetail::Unknown)
             }
         };
         let entry = self.log(number, detail);
@@ -154,11 +175,16 @@ impl Model {
             let Some(read) = read.as_ref() else { continue };
             let organization = self.organizations.get(&number);
             for member in 0..USERS.len() {
-                let lookup = read.find(id(number), Some(&user(member)));
-                assert_eq!(lookup.organization, organization.map(|(head, ..)| *head));
+                let role = self.members.get(&(number, member)).copied();
                 let is_owner = organization.is_some_and(|(_, owner, _)| *owner == Some(member));
-                let role = if is_owner { Some(Role::OWNER) } else { self.members.get(&(number, member)).copied() };
-                assert_eq!(lookup.role, role.filter(|_| organization.is_some()));
+                let lookup = read.find(id(number), Some(&user(member)));
+                assert_eq!(lookup.is_none(), self.changed.contains(&number));
+                let Some(lookup) = lookup else { continue };
+                assert_eq!(lookup.organization, organization.map(|(head, ..)| *head));
+                let role = if is_owner { Some("owner") } else { role }.filter(|_| organization.is_some());
+                assert_eq!(lookup.role.is_some(), role.is_some());
+                let known = lookup.role.and_then(|role| role.known());
+                assert_eq!(known, role.and_then(|role| Role::parse(role).ok()));
             }
         }
         for (index, _) in SLUGS.iter().enumerate() {
@@ -192,7 +218,7 @@ fn slots_of_purged_organizations_are_not_counted_as_memberships() {
     let create = Step::Organization { number: 0, state: OrganizationState::Active, owner: None, slug: 0 };
     model.step(&tables, create);
     for member in 0..USERS.len() {
-        model.step(&tables, Step::Member { number: 0, user: member, role: Some(Role::MEMBER) });
+        model.step(&tables, Step::Member { number: 0, user: member, role: Some("member") });
     }
     assert_eq!(tables.read(0).as_ref().map(Bucket::memberships), Some(USERS.len()));
     model.step(&tables, Step::Purge { number: 0 });
@@ -210,6 +236,8 @@ fn inactive_and_erased_users_are_kept_and_active_ones_are_not() {
     assert_eq!(tables.user(&ada), (Some(UserState::Inactive), at(bucket, 5)));
     tables.apply_users([(&ada, UserState::Erased)].into_iter(), at(bucket, 6));
     assert_eq!(tables.user(&ada), (Some(UserState::Erased), at(bucket, 6)));
+    tables.apply_users([(&ada, UserState::Unknown)].into_iter(), at(bucket, 7));
+    assert_eq!(tables.user(&ada), (Some(UserState::Unknown), at(bucket, 7)));
     tables.apply_users([(&ada, UserState::Active)].into_iter(), at(bucket, 7));
     assert_eq!(tables.user(&ada), (None, at(bucket, 7)));
     assert_eq!(tables.user_state(&ada), None);

@@ -1,4 +1,5 @@
-//! The inactive and erased users. All other users count as active, also unknown ones.
+//! The inactive and erased users, and those in a state that this program does not know. All other users count as active,
+//! also users without a record.
 
 use super::fingerprint::{Fingerprint, FingerprintKey, PassthroughBuilder};
 use crate::domain::ids::USER_BUCKETS;
@@ -61,7 +62,7 @@ impl UserTables {
             let user = self.key.user(user);
             let before = match state {
                 UserState::Active => bucket.states.remove(&user).map(|_| self.count.fetch_sub(1, Ordering::AcqRel)),
-                UserState::Inactive | UserState::Erased => {
+                UserState::Inactive | UserState::Erased | UserState::Unknown => {
                     self.count.fetch_add(1, Ordering::AcqRel);
                     bucket.states.insert(user, state).map(|_| self.count.fetch_sub(1, Ordering::AcqRel))
                 }
@@ -85,7 +86,7 @@ impl UserTables {
         (state, bucket.at)
     }
 
-    /// Whether there are no inactive or erased users at all.
+    /// Whether all users are active.
     pub(super) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
     }

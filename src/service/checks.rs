@@ -2,8 +2,8 @@
 
 use super::consistency_token::ConsistencyToken;
 use super::{AnswerSource, Freshness, Roster, ServiceError};
-use crate::domain::check::{self, CheckReason, Question};
-use crate::domain::{OrganizationRef, Role, Standing, UserId};
+use crate::domain::check::{self, CheckReason, Question, unknown_value};
+use crate::domain::{OrganizationRef, Refusal, Role, Standing, UserId};
 use crate::replica::{CheckQuestion, StandingBatch};
 
 pub use crate::domain::check::Check;
@@ -37,19 +37,21 @@ impl CheckQuestion for Check {
 
 impl Roster {
     /// Answers a check from the replica without waiting, with the consistency token that covers the answer. `None` if
-    /// the replica does not have the answer, or not as fresh as requested.
+    /// the replica does not have the answer, or not as fresh as requested, or the answer depends on a value that this
+    /// program does not know.
     #[must_use]
     pub fn check_now(&self, check: &Check, freshness: &Freshness) -> Option<(CheckAnswer, ConsistencyToken)> {
         let standing = self.replica.standing_now(&check.organization, Some(&check.user), freshness)?;
         let mut token = self.replica.token(self.replica.datastore_now()?);
         token.cover_standing(&standing);
-        Some((CheckAnswer::new(check.question, &standing, AnswerSource::Memory), token))
+        let answer = CheckAnswer::new(check.question, &standing, AnswerSource::Memory);
+        (answer.reason != CheckReason::ValueUnknown).then_some((answer, token))
     }
 
     /// Answers a check, with the consistency token that covers the answer.
     ///
     /// # Errors
-    /// If the replica cannot answer and the datastore does not.
+    /// `VALUE_UNKNOWN` if the answer depends on a role or state that this program does not know; if the replica cannot answer and the datastore does not.
     pub async fn check(
         &self,
         check: &Check,
@@ -61,11 +63,16 @@ impl Roster {
         let mut token = self.replica.token(self.replica.datastore().await?);
         let (standing, source) = self.replica.standing(&check.organization, Some(&check.user), freshness).await?;
         token.cover_standing(&standing);
-        Ok((CheckAnswer::new(check.question, &standing, source), token))
+        let answer = CheckAnswer::new(check.question, &standing, source);
+        if answer.reason == CheckReason::ValueUnknown {
+            return Err(Refusal::ValueUnknown { value: unknown_value(&standing) }.into());
+        }
+        Ok((answer, token))
     }
 
     /// Answers a batch of checks in their order, with a consistency token that covers all answers. All answers about
-    /// one organization reflect one state of it.
+    /// one organization reflect one state of it. Where an answer depends on a value that this program does not know, its
+    /// reason is [`CheckReason::ValueUnknown`].
     ///
     /// # Errors
     /// If the replica cannot answer and the datastore does not.

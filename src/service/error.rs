@@ -15,12 +15,12 @@ pub enum ServiceError {
     Refused(#[from] Refusal),
     /// Postgres failed, or a stored row is not readable.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The task that ran a write panicked: a fault in roster. Postgres rolled the write back.
     #[error("a write panicked")]
     Panicked,
-    /// An answer could not be serialized for storage, or a stored answer could not be read: a fault in roster.
-    #[error("a stored answer is not readable")]
+    /// An answer could not be serialized for storage: a fault in roster.
+    #[error("an answer cannot be stored")]
     Answer(#[from] serde_json::Error),
 }
 
@@ -33,6 +33,15 @@ impl ServiceError {
         match self {
             Self::Refused(refusal) => Ok(refusal),
             error @ (Self::Store(_) | Self::Panicked | Self::Answer(_)) => Err(error),
+        }
+    }
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::ValueUnknown(value) => Self::Refused(Refusal::ValueUnknown { value }),
+            error => Self::Store(error),
         }
     }
 }

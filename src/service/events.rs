@@ -30,9 +30,12 @@ impl Roster {
     ) -> Result<Vec<EventRecord>, ServiceError> {
         let keys: Vec<events::EventKey> = changes
             .iter()
-            .map(|change| match change {
-                LogChange::Organization(entry) => events::EventKey::Organization(entry.organization, entry.revision),
-                LogChange::User { user, revision, .. } => events::EventKey::User(user.clone(), *revision),
+            .filter_map(|change| match change {
+                LogChange::Organization(entry) => {
+                    Some(events::EventKey::Organization(entry.organization, entry.revision))
+                }
+                LogChange::User { user, revision, .. } => Some(events::EventKey::User(user.clone(), *revision)),
+                LogChange::Unknown => None,
             })
             .collect();
         let mut connection = self.pool.acquire().await?;

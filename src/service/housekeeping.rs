@@ -37,8 +37,13 @@ impl Roster {
         for id in self.organizations_due_for_purge().await? {
             let deadline = Instant::now() + crate::store::limits::STATEMENT;
             let meta = Meta::own(deadline);
-            if self.write(None, meta, PurgeIfDue(id)).await?.answer {
-                report.purged += 1;
+            match self.write(None, meta, PurgeIfDue(id)).await {
+                Ok(written) => report.purged += u64::from(written.answer),
+                // The organization stays for a later round; the others go on.
+                Err(ServiceError::Refused(refusal)) => {
+                    tracing::warn!(organization = %id, error = %refusal, "an organization cannot be purged");
+                }
+                Err(error) => return Err(error),
             }
         }
         let mut connection = self.pool.acquire().await?;

@@ -3,7 +3,7 @@
 use super::invitations::{
     InvitationSettings, Invite, InviteAll, IssuedInvitation, Terms, check_delivery, inviter, revoke_all,
 };
-use super::write::preconditions::{check_etag, check_user, check_writable};
+use super::write::preconditions::{check_etag, check_user, check_writable, unknown_state};
 use super::write::unit_of_work::{DeletionMark, UnitOfWork};
 use super::write::{Change, Meta, OrganizationChange, WriteResult, enter_as_caller};
 use super::{Roster, ServiceError};
@@ -346,6 +346,7 @@ impl OrganizationChange for SetActive {
         let (state, kind) = match organization.state() {
             OrganizationState::Deleted => return Err(Refusal::OrganizationDeleted.into()),
             OrganizationState::Pending => return Err(Refusal::OrganizationPending.into()),
+            OrganizationState::Unknown => return Err(unknown_state().into()),
             OrganizationState::Active | OrganizationState::Inactive if self.active => {
                 (OrganizationState::Active, EventType::OrganizationActivated)
             }
@@ -415,6 +416,9 @@ impl OrganizationChange for Undelete {
             }
             let old = json!({ "state": organization.state().as_str() });
             organization.deletion = None;
+            if organization.state() == OrganizationState::Unknown {
+                return Err(unknown_state().into());
+            }
             let new = json!({ "state": organization.state().as_str() });
             tx.save(&mut organization, DeletionMark::No, EventType::OrganizationUndeleted, old, new).await?;
         }

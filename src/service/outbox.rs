@@ -12,7 +12,7 @@ use crate::authn::Secret;
 use crate::domain::event::EventType;
 use crate::domain::{
     DisplayName, EmailAddress, InvitationId, InvitationState, MailState, Name, Organization, OrganizationState,
-    Recipient, Role, User, UserId, UserState,
+    Recipient, Role, User, UserId, UserState, ValueKind,
 };
 use crate::service::limits;
 pub use crate::store::outbox::Backlog;
@@ -131,7 +131,16 @@ async fn claim(connection: &mut PgConnection) -> Result<Option<Letter>, StoreErr
             tx.rollback().await?;
             return Ok(None);
         };
-        let letter = compose(&mut tx, &mail).await?;
+        let letter = match compose(&mut tx, &mail).await {
+            // A newer program can send it; the other mails go on.
+            Err(StoreError::ValueUnknown(value)) => {
+                tracing::warn!(mail = %mail.id, %value, "a mail waits for a newer version of roster");
+                outbox::delay(&mut tx, mail.organization, mail.id, retry_delay(mail.attempts + 1)).await?;
+                tx.commit().await?;
+                continue;
+            }
+            letter => letter?,
+        };
         if letter.is_none() {
             outbox::remove(&mut tx, mail.organization, mail.id).await?;
         }
@@ -213,9 +222,14 @@ async fn compose_invitation(
 ) -> Result<Option<Letter>, StoreError> {
     let Some(invitation) = invitations::get(connection, organization.id, id).await? else { return Ok(None) };
     let Recipient::Email(to) = invitation.recipient else { return Ok(None) };
-    if invitation.state != InvitationState::Pending {
-        return Ok(None);
+    match invitation.state {
+        InvitationState::Pending => {}
+        InvitationState::Unknown => return Err(StoreError::ValueUnknown(ValueKind::InvitationState)),
+        InvitationState::Accepted | InvitationState::Declined | InvitationState::Revoked | InvitationState::Expired => {
+            return Ok(None);
+        }
     }
+    let role = invitation.role.known().ok_or(StoreError::ValueUnknown(ValueKind::Role))?;
     let (token, hash) = tokens::mint();
     invitation_tokens::add_token(connection, organization.id, id, &hash).await?;
     Ok(Some(Letter {
@@ -225,7 +239,7 @@ async fn compose_invitation(
         organization: organization.name,
         reply_to: sender.as_ref().and_then(reply_to),
         sender: sender.and_then(|sender| sender.display_name),
-        role: if invitation.makes_owner { Role::OWNER } else { invitation.role },
+        role: if invitation.makes_owner { Role::OWNER } else { role },
         token: Some(token),
         expire_time: Some(invitation.expire_time),
     }))
@@ -240,9 +254,13 @@ async fn compose_added(
     user: &UserId,
 ) -> Result<Option<Letter>, StoreError> {
     let membership = memberships::get(connection, organization.id, user).await?;
-    let user =
-        users::get(connection, user).await?.filter(|user| user.state == UserState::Active && user.email_verified);
+    let user = users::get(connection, user).await?;
+    if user.as_ref().is_some_and(|user| user.state == UserState::Unknown) {
+        return Err(StoreError::ValueUnknown(ValueKind::UserState));
+    }
+    let user = user.filter(|user| user.state == UserState::Active && user.email_verified);
     let (Some(membership), Some(to)) = (membership, user.and_then(|user| user.email)) else { return Ok(None) };
+    let role = membership.role.known().ok_or(StoreError::ValueUnknown(ValueKind::Role))?;
     Ok(Some(Letter {
         id: mail,
         occasion: Occasion::Added,
@@ -250,7 +268,7 @@ async fn compose_added(
         organization: organization.name,
         reply_to: sender.as_ref().and_then(reply_to),
         sender: sender.and_then(|sender| sender.display_name),
-        role: membership.role,
+        role,
         token: None,
         expire_time: None,
     }))

@@ -2,7 +2,7 @@
 
 use super::{Roster, ServiceError};
 use crate::authz::decide::Access;
-use crate::domain::{Member, Organization, Refusal, Role, UserId};
+use crate::domain::{Member, Organization, Refusal, Role, StoredValue, UserId};
 use crate::store::StoreError;
 use crate::store::{memberships, organizations, users};
 
@@ -13,7 +13,7 @@ impl Roster {
     /// Reads the organization that the caller has access to.
     ///
     /// # Errors
-    /// `ORGANIZATION_NOT_FOUND` if it was purged a moment ago; if the datastore does not answer.
+    /// `ORGANIZATION_NOT_FOUND` if it was purged a moment ago; `VALUE_UNKNOWN`; if the datastore does not answer.
     pub async fn get_organization(&self, access: &Access) -> Result<Organization, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let outcome = organizations::get(&mut connection, access.organization()).await;
@@ -39,7 +39,7 @@ impl Roster {
         &self,
         user: &UserId,
         filter: &UserOrganizationFilter,
-    ) -> Result<Vec<(Organization, Role)>, ServiceError> {
+    ) -> Result<Vec<(Organization, StoredValue<Role>)>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let outcome = organizations::list_of_user(&mut connection, user, filter).await;
         Ok(connection.finish(outcome)?)
@@ -48,7 +48,7 @@ impl Roster {
     /// Reads one member.
     ///
     /// # Errors
-    /// `MEMBER_NOT_FOUND`; if the datastore does not answer.
+    /// `MEMBER_NOT_FOUND`, `VALUE_UNKNOWN`; if the datastore does not answer.
     pub async fn get_member(&self, access: &Access, user: &UserId) -> Result<Member, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let outcome = async {
@@ -59,6 +59,8 @@ impl Roster {
         let (Some(membership), Some(user)) = connection.finish(outcome)? else {
             return Err(Refusal::MemberNotFound.into());
         };
+        membership.role.require()?;
+        user.require_known_state()?;
         Ok(Member { membership, user })
     }
 

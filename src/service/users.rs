@@ -84,11 +84,13 @@ impl Roster {
     /// Reads a user.
     ///
     /// # Errors
-    /// `USER_NOT_FOUND`; if the datastore does not answer.
+    /// `USER_NOT_FOUND`, `VALUE_UNKNOWN`; if the datastore does not answer.
     pub async fn get_user(&self, id: &UserId) -> Result<User, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let outcome = users::get(&mut connection, id).await;
-        Ok(connection.finish(outcome)?.ok_or(Refusal::UserNotFound)?)
+        let user = connection.finish(outcome)?.ok_or(Refusal::UserNotFound)?;
+        user.require_known_state()?;
+        Ok(user)
     }
 
     /// Updates the stored profile from the claims of the calling user's bearer token. Runs once for each token and
@@ -105,7 +107,7 @@ impl Roster {
         let outcome = users::get(&mut connection, &caller.id).await;
         let stored = connection.finish(outcome)?;
         let is_outdated = stored.is_none_or(|stored| {
-            stored.state != UserState::Erased
+            !matches!(stored.state, UserState::Erased | UserState::Unknown)
                 && stored.profile_issued_at <= claims.issued_at
                 && (profile(&stored) != claims.profile || stored.profile_issued_at < claims.issued_at)
         });

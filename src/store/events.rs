@@ -156,23 +156,22 @@ macro_rules! event_query {
     };
 }
 
-impl TryFrom<EventRow> for EventRecord {
-    type Error = StoreError;
-    fn try_from(row: EventRow) -> Result<Self, StoreError> {
-        Ok(Self {
+impl From<EventRow> for EventRecord {
+    fn from(row: EventRow) -> Self {
+        Self {
             organization: row.organization_id.map(OrganizationId::from_uuid),
             revision: row.revision,
             event_type: row.event_type,
             actor_kind: row.actor_kind,
             actor_id: row.actor_id,
             actor_via: row.actor_via,
-            user: row.user_id.map(|id| UserId::parse(&id)).transpose()?,
+            user: row.user_id.map(UserId::from_stored),
             old: row.old,
             new: row.new,
             reason: row.reason,
             request_id: row.request_id,
             create_time: row.create_time,
-        })
+        }
     }
 }
 
@@ -207,7 +206,7 @@ pub async fn list(
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(EventRecord::try_from).collect()
+    Ok(rows.into_iter().map(EventRecord::from).collect())
 }
 
 /// The key of an event: the organization or user that it belongs to, and the revision that it made there.
@@ -232,7 +231,7 @@ pub async fn find(
     let mut rows = find_of_organizations(connection, keys, types.as_deref()).await?;
     rows.extend(find_of_users(connection, keys, types.as_deref()).await?);
     rows.sort_by_key(|row| row.number);
-    rows.into_iter().map(EventRecord::try_from).collect()
+    Ok(rows.into_iter().map(EventRecord::from).collect())
 }
 
 /// Keys as the columns of a statement: number, bucket, id, revision.

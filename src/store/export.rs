@@ -1,7 +1,9 @@
 //! Snapshots for exports. They stream a bucket row by row, because an export must not keep a whole bucket in memory.
 
 use super::{StoreError, log};
-use crate::domain::{BucketPosition, Kind, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use crate::domain::{
+    BucketPosition, Kind, OrganizationId, OrganizationState, Role, Slug, StoredValue, UserId, UserState,
+};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
@@ -29,7 +31,7 @@ pub struct ExportRow {
     /// The organization, in the first of its rows only.
     pub head: Option<ExportHead>,
     /// A member and the role as stored; `None` for an organization without members.
-    pub member: Option<(UserId, Role)>,
+    pub member: Option<(UserId, StoredValue<Role>)>,
 }
 
 /// A read-only snapshot of the database.
@@ -82,21 +84,17 @@ impl<'c> ExportSnapshot<'c> {
         rows.map(move |row| {
             let row = row?;
             let is_first = last.replace(row.id) != Some(row.id);
-            let head = is_first.then(|| {
-                Ok::<_, StoreError>(ExportHead {
-                    id: OrganizationId::from_uuid(row.id),
-                    slug: Slug::parse(&row.slug)?,
-                    kind: Kind::parse(&row.kind)?,
-                    state: if row.deleted { OrganizationState::Deleted } else { OrganizationState::parse(&row.state)? },
-                    owner: row.owner_id.map(|id| UserId::parse(&id)).transpose()?,
-                    revision: row.revision,
-                })
+            let head = is_first.then(|| ExportHead {
+                id: OrganizationId::from_uuid(row.id),
+                slug: Slug::from_stored(row.slug),
+                kind: Kind::from_stored(row.kind),
+                state: if row.deleted { OrganizationState::Deleted } else { OrganizationState::read(&row.state) },
+                owner: row.owner_id.map(UserId::from_stored),
+                revision: row.revision,
             });
-            let member = row
-                .user_id
-                .zip(row.role)
-                .map(|(user, role)| Ok::<_, StoreError>((UserId::parse(&user)?, Role::parse(&role)?)));
-            Ok(ExportRow { head: head.transpose()?, member: member.transpose()? })
+            let member = row.user_id.zip(row.role);
+            let member = member.map(|(user, role)| (UserId::from_stored(user), StoredValue::read_role(&role)));
+            Ok(ExportRow { head, member })
         })
         .boxed()
     }
@@ -109,9 +107,7 @@ impl<'c> ExportSnapshot<'c> {
         )
         .fetch(&mut *self.0);
         let read = |row: Result<_, sqlx::Error>| row.map_err(StoreError::from);
-        rows.map(read)
-            .map(|row| row.and_then(|row| Ok((UserId::parse(&row.id)?, UserState::parse(&row.state)?))))
-            .boxed()
+        rows.map(read).map(|row| row.map(|row| (UserId::from_stored(row.id), UserState::read(&row.state)))).boxed()
     }
 
     /// Closes the snapshot. A snapshot that is dropped closes before the next statement of its connection.

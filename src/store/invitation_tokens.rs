@@ -151,9 +151,8 @@ macro_rules! preview_query {
     };
 }
 
-impl TryFrom<InvitationPreviewRow> for InvitationPreview {
-    type Error = StoreError;
-    fn try_from(row: InvitationPreviewRow) -> Result<Self, StoreError> {
+impl From<InvitationPreviewRow> for InvitationPreview {
+    fn from(row: InvitationPreviewRow) -> Self {
         let invitation = InvitationRow {
             organization_id: row.organization_id,
             id: row.id,
@@ -173,7 +172,7 @@ impl TryFrom<InvitationPreviewRow> for InvitationPreview {
             create_time: row.create_time,
             update_time: row.update_time,
         };
-        Ok(Self { invitation: invitation.try_into()?, organization_name: row.name, inviter_name: row.inviter_name })
+        Self { invitation: invitation.into(), organization_name: row.name, inviter_name: row.inviter_name }
     }
 }
 
@@ -187,7 +186,7 @@ pub async fn find_valid(
     hash: &[u8; 32],
     user: Option<&UserId>,
 ) -> Result<Option<InvitationPreview>, StoreError> {
-    preview_query!(
+    Ok(preview_query!(
         "FROM invitation_tokens t
          JOIN invitations i ON i.bucket = t.bucket AND i.organization_id = t.organization_id AND i.id = t.invitation_id",
         "WHERE t.hash = $1 AND o.delete_time IS NULL
@@ -197,8 +196,7 @@ pub async fn find_valid(
     )
     .fetch_optional(connection)
     .await?
-    .map(InvitationPreview::try_from)
-    .transpose()
+    .map(InvitationPreview::from))
 }
 
 /// Lists the pending invitations to an address, the oldest first, over all organizations that are neither deleted nor
@@ -227,5 +225,5 @@ pub async fn received(
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(InvitationPreview::try_from).collect()
+    Ok(rows.into_iter().map(InvitationPreview::from).collect())
 }

@@ -7,7 +7,7 @@
 use super::StoreError;
 use crate::domain::{
     ActorKind, Attributes, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, MailState, OrganizationId,
-    Recipient, Role, UserId,
+    Recipient, Role, StoredValue, UserId,
 };
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
@@ -68,30 +68,25 @@ macro_rules! invitation_query {
 }
 pub(super) use invitation_query;
 
-impl TryFrom<InvitationRow> for Invitation {
-    type Error = StoreError;
-    fn try_from(row: InvitationRow) -> Result<Self, StoreError> {
-        Ok(Self {
+impl From<InvitationRow> for Invitation {
+    fn from(row: InvitationRow) -> Self {
+        Self {
             organization: OrganizationId::from_uuid(row.organization_id),
             id: InvitationId::from_uuid(row.id),
-            recipient: if row.is_email {
-                Recipient::Email(EmailAddress::parse(&row.identifier)?)
-            } else {
-                Recipient::parse_other(&row.identifier)?
-            },
-            role: Role::parse(&row.role)?,
+            recipient: Recipient::from_stored(row.identifier, row.is_email),
+            role: StoredValue::read_role(&row.role),
             makes_owner: row.makes_owner,
             attributes: row.attributes.0,
-            state: InvitationState::parse(row.state.as_deref().unwrap_or_default())?,
-            inviter: Inviter { kind: ActorKind::parse(&row.inviter_kind)?, id: row.inviter_id },
-            accepted_by: row.accepted_by.as_deref().map(UserId::parse).transpose()?,
+            state: InvitationState::read(row.state.as_deref().unwrap_or_default()),
+            inviter: Inviter { kind: StoredValue::read(&row.inviter_kind, ActorKind::parse), id: row.inviter_id },
+            accepted_by: row.accepted_by.map(UserId::from_stored),
             expire_time: row.expire_time,
             sends: row.sends,
-            mail_state: row.mail_state.as_deref().map(MailState::parse).transpose()?,
+            mail_state: row.mail_state.as_deref().map(MailState::read),
             mail_error: row.mail_error,
             create_time: row.create_time,
             update_time: row.update_time,
-        })
+        }
     }
 }
 
@@ -129,7 +124,7 @@ pub struct NewInvitation {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn insert(connection: &mut PgConnection, new: &NewInvitation) -> Result<Option<Invitation>, StoreError> {
-    invitation_query!(
+    Ok(invitation_query!(
         stored InvitationRow,
         "INSERT INTO invitations AS i (bucket, organization_id, id, identifier, identifier_normal, is_email, role,
                                        makes_owner, attributes, state, inviter_kind, inviter_id, expire_time, sends,
@@ -155,8 +150,7 @@ pub async fn insert(connection: &mut PgConnection, new: &NewInvitation) -> Resul
     )
     .fetch_optional(connection)
     .await?
-    .map(Invitation::try_from)
-    .transpose()
+    .map(Invitation::from))
 }
 
 /// Reads an invitation, with its effective state.
@@ -168,7 +162,7 @@ pub async fn get(
     organization: OrganizationId,
     id: InvitationId,
 ) -> Result<Option<Invitation>, StoreError> {
-    invitation_query!(
+    Ok(invitation_query!(
         effective InvitationRow,
         "SELECT",
         "FROM invitations i WHERE i.bucket = $1 AND i.organization_id = $2 AND i.id = $3",
@@ -178,8 +172,7 @@ pub async fn get(
     )
     .fetch_optional(connection)
     .await?
-    .map(Invitation::try_from)
-    .transpose()
+    .map(Invitation::from))
 }
 
 /// Finds the organization of an invitation by the invitation's id alone.
@@ -208,7 +201,7 @@ pub struct InvitationPageKey {
 /// A page of an organization's invitations.
 #[derive(Debug, Clone)]
 pub struct InvitationFilter {
-    /// Only invitations whose effective state is one of these.
+    /// Only invitations whose effective state is one of these, or one that this program does not know.
     pub states: Vec<InvitationState>,
     /// Only invitations after this one.
     pub after: Option<InvitationPageKey>,
@@ -225,7 +218,7 @@ pub async fn list(
     organization: OrganizationId,
     filter: &InvitationFilter,
 ) -> Result<Vec<Invitation>, StoreError> {
-    let states: Vec<String> = filter.states.iter().map(|state| state.as_str().to_owned()).collect();
+    let excluded = InvitationState::names_except(&filter.states);
     let rows = invitation_query!(
         effective InvitationRow,
         "SELECT",
@@ -234,19 +227,19 @@ pub async fn list(
            AND (i.create_time, i.id) > (coalesce($3, '-infinity'::timestamptz),
                                         coalesce($4, '00000000-0000-0000-0000-000000000000'::uuid))
            AND CASE WHEN i.state = 'PENDING' AND i.expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE i.state END
-               = ANY ($5::text[])
+               <> ALL ($5::text[])
          ORDER BY i.create_time, i.id
          LIMIT $6",
         organization.bucket(),
         organization.as_uuid(),
         filter.after.map(|after| after.create_time),
         filter.after.map(|after| after.id.as_uuid()),
-        &states,
+        &excluded,
         filter.limit,
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(Invitation::try_from).collect()
+    Ok(rows.into_iter().map(Invitation::from).collect())
 }
 
 /// Moves a pending invitation to its final state; false if it is not pending, or no longer.

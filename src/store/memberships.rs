@@ -2,7 +2,7 @@
 
 use super::StoreError;
 use super::users::UserRow;
-use crate::domain::{Attributes, Member, Membership, Organization, OrganizationId, Role, UserId};
+use crate::domain::{Attributes, Member, Membership, Organization, OrganizationId, Role, StoredValue, User, UserId};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
@@ -41,17 +41,17 @@ macro_rules! membership_query {
 }
 
 impl MembershipRow {
-    fn read(self, organization: OrganizationId) -> Result<Membership, StoreError> {
-        let stored = Role::parse(&self.role)?;
-        Ok(Membership {
+    fn read(self, organization: OrganizationId) -> Membership {
+        let stored = StoredValue::read_role(&self.role);
+        Membership {
             organization,
-            role: if self.is_owner == Some(true) { Role::OWNER } else { stored },
-            user: UserId::parse(&self.user_id)?,
+            role: if self.is_owner == Some(true) { StoredValue::Known(Role::OWNER) } else { stored },
+            user: UserId::from_stored(self.user_id),
             attributes: self.attributes.0,
             revision: self.revision,
             create_time: self.create_time,
             update_time: self.update_time,
-        })
+        }
     }
 }
 
@@ -66,7 +66,7 @@ pub async fn insert(
     role: Role,
     attributes: &Attributes,
 ) -> Result<Option<Membership>, StoreError> {
-    membership_query!(
+    Ok(membership_query!(
         "INSERT INTO memberships AS m
              (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
          VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp(), clock_timestamp())
@@ -83,8 +83,7 @@ pub async fn insert(
     )
     .fetch_optional(connection)
     .await?
-    .map(|row| row.read(organization.id))
-    .transpose()
+    .map(|row| row.read(organization.id)))
 }
 
 /// Reads a membership.
@@ -96,7 +95,7 @@ pub async fn get(
     organization: OrganizationId,
     user: &UserId,
 ) -> Result<Option<Membership>, StoreError> {
-    membership_query!(
+    Ok(membership_query!(
         "SELECT",
         "(m.user_id = o.owner_id) AS is_owner
          FROM memberships m JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
@@ -107,8 +106,7 @@ pub async fn get(
     )
     .fetch_optional(connection)
     .await?
-    .map(|row| row.read(organization))
-    .transpose()
+    .map(|row| row.read(organization)))
 }
 
 /// Overwrites the role and attributes of a member, at the current revision of the organization.
@@ -122,7 +120,7 @@ pub async fn update(
     role: Role,
     attributes: &Attributes,
 ) -> Result<Membership, StoreError> {
-    membership_query!(
+    Ok(membership_query!(
         "UPDATE memberships m SET role = $4, attributes = $5, revision = $6, update_time = clock_timestamp()
          WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = $3
          RETURNING",
@@ -137,7 +135,7 @@ pub async fn update(
     )
     .fetch_one(connection)
     .await?
-    .read(organization.id)
+    .read(organization.id))
 }
 
 /// Removes a member; false if the user is not a member.
@@ -208,7 +206,8 @@ pub async fn list(
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter()
+    Ok(rows
+        .into_iter()
         .map(|row| {
             let user = UserRow {
                 id: row.user_id.clone(),
@@ -231,9 +230,9 @@ pub async fn list(
                 create_time: row.create_time,
                 update_time: row.update_time,
             };
-            Ok(Member { membership: membership.read(organization)?, user: user.try_into()? })
+            Member { membership: membership.read(organization), user: User::from(user) }
         })
-        .collect()
+        .collect())
 }
 
 /// The ids of all organizations of a user, ascending. Includes deleted organizations.

@@ -31,7 +31,7 @@ pub mod standing;
 pub mod transaction;
 pub mod users;
 
-use crate::domain::Invalid;
+use crate::domain::{Invalid, ValueKind};
 use session::UnusableDatastore;
 use sqlstate::Meaning;
 use sqlx::error::DatabaseError;
@@ -73,6 +73,10 @@ pub enum StoreError {
     /// A bug in roster: SQL that Postgres rejects, or a violated constraint.
     #[error("the datastore rejected a statement")]
     Unexpected(#[source] Arc<sqlx::Error>),
+    /// A value in the row that the request is about, which this program does not know, because a newer one wrote it.
+    /// Nothing was changed.
+    #[error("a newer version of roster stored a value that this one does not know ({0}): upgrade this server")]
+    ValueUnknown(ValueKind),
     /// A stored row with a value that the domain does not allow.
     #[error("a stored row is not readable: {0}")]
     Unreadable(String),

@@ -2,7 +2,8 @@
 
 use super::StoreError;
 use crate::domain::{
-    Attributes, DeletionWindow, Kind, Name, Organization, OrganizationId, OrganizationState, Role, Slug, UserId,
+    Attributes, DeletionWindow, Kind, Name, Organization, OrganizationId, OrganizationState, Role, Slug, StoredValue,
+    UserId, ValueKind,
 };
 use crate::store::limits;
 use sqlx::PgConnection;
@@ -52,25 +53,33 @@ macro_rules! organization_query {
     };
 }
 
-impl TryFrom<OrganizationRow> for Organization {
-    type Error = StoreError;
-    fn try_from(row: OrganizationRow) -> Result<Self, StoreError> {
+impl From<OrganizationRow> for Organization {
+    fn from(row: OrganizationRow) -> Self {
         let deletion = row.delete_time.zip(row.purge_time);
-        Ok(Self {
+        Self {
             id: OrganizationId::from_uuid(row.id),
-            slug: Slug::parse(&row.slug)?,
-            name: Name::parse(&row.name)?,
-            kind: Kind::parse(&row.kind)?,
+            slug: Slug::from_stored(row.slug),
+            name: Name::from_stored(row.name),
+            kind: Kind::from_stored(row.kind),
             attributes: row.attributes.0,
-            stored_state: OrganizationState::parse(&row.state)?,
+            stored_state: OrganizationState::read(&row.state),
             deactivated_by_operator: row.deactivated_by_operator,
-            owner: row.owner_id.as_deref().map(UserId::parse).transpose()?,
+            owner: row.owner_id.map(UserId::from_stored),
             revision: row.revision,
             row_revision: row.row_revision,
             create_time: row.create_time,
             update_time: row.update_time,
             deletion: deletion.map(|(delete_time, purge_time)| DeletionWindow { delete_time, purge_time }),
-        })
+        }
+    }
+}
+
+/// Rejects an organization whose state this program does not know: nothing can be decided in it.
+fn require_known_state(row: OrganizationRow) -> Result<Organization, StoreError> {
+    let organization = Organization::from(row);
+    match organization.state() {
+        OrganizationState::Unknown => Err(StoreError::ValueUnknown(ValueKind::OrganizationState)),
+        _ => Ok(organization),
     }
 }
 
@@ -100,7 +109,7 @@ pub struct NewOrganization {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn insert(connection: &mut PgConnection, new: &NewOrganization) -> Result<Organization, StoreError> {
-    organization_query!(
+    Ok(organization_query!(
         "INSERT INTO organizations AS o (bucket, id, slug, name, kind, attributes, state, deactivated_by_operator,
                                          owner_id, revision, row_revision, create_time, update_time)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, 1, clock_timestamp(), clock_timestamp())
@@ -118,7 +127,7 @@ pub async fn insert(connection: &mut PgConnection, new: &NewOrganization) -> Res
     )
     .fetch_one(connection)
     .await?
-    .try_into()
+    .into())
 }
 
 /// Reads an organization under a lock that excludes every other write to it until the transaction ends.
@@ -127,7 +136,7 @@ pub async fn insert(connection: &mut PgConnection, new: &NewOrganization) -> Res
 /// snapshots are younger than the lock.
 ///
 /// # Errors
-/// If Postgres does not answer, or the lock is not granted in time.
+/// If Postgres does not answer, the lock is not granted in time, or the state of the organization is unknown.
 pub async fn lock(connection: &mut PgConnection, id: OrganizationId) -> Result<Option<Organization>, StoreError> {
     // NO KEY: an insert that only references this row (a membership) does not wait.
     organization_query!(
@@ -138,19 +147,19 @@ pub async fn lock(connection: &mut PgConnection, id: OrganizationId) -> Result<O
     )
     .fetch_optional(connection)
     .await?
-    .map(Organization::try_from)
+    .map(require_known_state)
     .transpose()
 }
 
 /// Reads an organization.
 ///
 /// # Errors
-/// If Postgres does not answer.
+/// If Postgres does not answer, or the state of the organization is unknown.
 pub async fn get(connection: &mut PgConnection, id: OrganizationId) -> Result<Option<Organization>, StoreError> {
     organization_query!("SELECT", "FROM organizations o WHERE o.bucket = $1 AND o.id = $2", id.bucket(), id.as_uuid(),)
         .fetch_optional(connection)
         .await?
-        .map(Organization::try_from)
+        .map(require_known_state)
         .transpose()
 }
 
@@ -166,7 +175,7 @@ pub async fn update(
 ) -> Result<Organization, StoreError> {
     let purge_after =
         PgInterval::try_from(limits::PURGE_AFTER).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-    organization_query!(
+    Ok(organization_query!(
         "UPDATE organizations o
          SET slug = $3, name = $4, attributes = $5, state = $6, deactivated_by_operator = $7, owner_id = $8,
              revision = $9, row_revision = $10, update_time = clock_timestamp(),
@@ -190,7 +199,7 @@ pub async fn update(
     )
     .fetch_one(connection)
     .await?
-    .try_into()
+    .into())
 }
 
 /// Overwrites the revision of an organization: the number of its changes.
@@ -258,7 +267,7 @@ pub struct OrganizationPageKey {
 pub struct OrganizationFilter {
     /// Only this kind.
     pub kind: Option<Kind>,
-    /// Only these states.
+    /// Only these states, and states that this program does not know.
     pub states: Vec<OrganizationState>,
     /// Only organizations whose name or slug contains this text, ignoring case.
     pub search: Option<String>,
@@ -266,10 +275,6 @@ pub struct OrganizationFilter {
     pub after: Option<OrganizationPageKey>,
     /// Maximum number of organizations.
     pub limit: i64,
-}
-
-fn state_names(states: &[OrganizationState]) -> Vec<String> {
-    states.iter().map(|state| state.as_str().to_owned()).collect()
 }
 
 /// Lists organizations by name, then id.
@@ -283,13 +288,13 @@ pub async fn list(connection: &mut PgConnection, filter: &OrganizationFilter) ->
         "SELECT",
         "FROM organizations o
          WHERE ($1::text IS NULL OR o.kind = $1)
-           AND CASE WHEN o.delete_time IS NULL THEN o.state ELSE 'DELETED' END = ANY ($2::text[])
+           AND CASE WHEN o.delete_time IS NULL THEN o.state ELSE 'DELETED' END <> ALL ($2::text[])
            AND ($3::text IS NULL OR position(lower($3) IN lower(o.name)) > 0 OR position(lower($3) IN o.slug) > 0)
            AND (o.name, o.id) > (coalesce($4::text, ''), coalesce($5, '00000000-0000-0000-0000-000000000000'::uuid))
          ORDER BY o.name, o.id
          LIMIT $6",
         filter.kind.as_ref().map(Kind::as_str),
-        &state_names(&filter.states),
+        &OrganizationState::names_except(&filter.states),
         filter.search,
         after.map(|after| after.name.as_str()),
         after.map(|after| after.id.as_uuid()),
@@ -297,7 +302,7 @@ pub async fn list(connection: &mut PgConnection, filter: &OrganizationFilter) ->
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(Organization::try_from).collect()
+    Ok(rows.into_iter().map(Organization::from).collect())
 }
 
 /// A page of a user's organizations.
@@ -305,7 +310,7 @@ pub async fn list(connection: &mut PgConnection, filter: &OrganizationFilter) ->
 pub struct UserOrganizationFilter {
     /// Only this kind.
     pub kind: Option<Kind>,
-    /// Only these states.
+    /// Only these states, and states that this program does not know.
     pub states: Vec<OrganizationState>,
     /// Only ids greater than this one: the last of the previous page.
     pub after: Option<OrganizationId>,
@@ -321,7 +326,7 @@ pub async fn list_of_user(
     connection: &mut PgConnection,
     user: &UserId,
     filter: &UserOrganizationFilter,
-) -> Result<Vec<(Organization, Role)>, StoreError> {
+) -> Result<Vec<(Organization, StoredValue<Role>)>, StoreError> {
     // The plan reads the memberships in the order of their index, then the organization of each by key: the planner
     // does not know the size of the page, and without OFFSET 0 it would read and sort all of them. The bucket is the
     // first byte of the id, so the order by bucket and id is the order by id. No bucket is negative, so the first page
@@ -334,24 +339,25 @@ pub async fn list_of_user(
          CROSS JOIN LATERAL (
              SELECT * FROM organizations
              WHERE bucket = m.bucket AND id = m.organization_id AND delete_time IS NULL
-               AND ($2::text IS NULL OR kind = $2) AND state = ANY ($3::text[])
+               AND ($2::text IS NULL OR kind = $2) AND state <> ALL ($3::text[])
              OFFSET 0) o
          WHERE m.user_id = $1 AND (m.bucket, m.organization_id) > ($4::smallint, $5::uuid)
          ORDER BY m.bucket, m.organization_id
          LIMIT $6",
         user.as_str(),
         filter.kind.as_ref().map(Kind::as_str),
-        &state_names(&filter.states),
+        &OrganizationState::names_except(&filter.states),
         filter.after.map_or(-1, OrganizationId::bucket),
         filter.after.map_or(Uuid::nil(), OrganizationId::as_uuid),
         filter.limit,
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter()
+    Ok(rows
+        .into_iter()
         .map(|row| {
-            let stored = Role::parse(&row.role)?;
-            let organization = Organization::try_from(OrganizationRow {
+            let stored = StoredValue::read_role(&row.role);
+            let organization = Organization::from(OrganizationRow {
                 id: row.id,
                 slug: row.slug,
                 name: row.name,
@@ -366,11 +372,11 @@ pub async fn list_of_user(
                 update_time: row.update_time,
                 delete_time: row.delete_time,
                 purge_time: row.purge_time,
-            })?;
+            });
             let role = organization.role_of(user, stored);
-            Ok((organization, role))
+            (organization, role)
         })
-        .collect()
+        .collect())
 }
 
 /// Whether an organization is due to be purged, as in [`due_for_purge`]; false if it has no row.

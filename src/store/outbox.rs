@@ -3,7 +3,7 @@
 
 use super::StoreError;
 use super::invitations::interval;
-use crate::domain::{ActorKind, EmailAddress, InvitationId, Inviter, OrganizationId, UserId};
+use crate::domain::{ActorKind, EmailAddress, InvitationId, Inviter, OrganizationId, StoredValue, UserId};
 use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
@@ -22,6 +22,9 @@ pub enum Subject {
 }
 
 impl Subject {
+    /// The occasions that this program knows.
+    const OCCASIONS: [&str; 4] = ["INVITATION", "REMINDER", "OWNER_ACTIVATION", "ADDED"];
+
     fn columns(&self) -> (&'static str, Option<Uuid>, Option<&str>) {
         match self {
             Self::Invitation(id) => ("INVITATION", Some(id.as_uuid()), None),
@@ -36,7 +39,7 @@ impl Subject {
             ("INVITATION", Some(id), None) => Ok(Self::Invitation(id)),
             ("REMINDER", Some(id), None) => Ok(Self::Reminder(id)),
             ("OWNER_ACTIVATION", Some(id), None) => Ok(Self::OwnerActivation(id)),
-            ("ADDED", None, Some(user)) => Ok(Self::Added(UserId::parse(user)?)),
+            ("ADDED", None, Some(user)) => Ok(Self::Added(UserId::from_stored(user.to_owned()))),
             _ => Err(StoreError::Unreadable("a mail in the outbox has no valid subject".to_owned())),
         }
     }
@@ -102,7 +105,7 @@ impl TryFrom<QueuedMailRow> for QueuedMail {
             id: row.id,
             organization: OrganizationId::from_uuid(row.organization_id),
             subject: Subject::read(&row.occasion, row.invitation_id, row.user_id.as_deref())?,
-            sender: Inviter { kind: ActorKind::parse(&row.sender_kind)?, id: row.sender_id },
+            sender: Inviter { kind: StoredValue::read(&row.sender_kind, ActorKind::parse), id: row.sender_id },
             attempts: row.attempts,
             age_seconds: row.age_seconds,
         })
@@ -140,19 +143,21 @@ pub async fn put(
 }
 
 /// Claims the mail that is longest due for the time `lease`, and counts an attempt. If the mail is not removed or
-/// delayed by then, it is due again. Concurrent calls claim different mails.
+/// delayed by then, it is due again. Concurrent calls claim different mails. Mails of an occasion that this program does
+/// not know are left to newer programs.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn claim(connection: &mut PgConnection, lease: Duration) -> Result<Option<QueuedMail>, StoreError> {
     let row = outbox_query!(
         "UPDATE outbox o SET attempts = attempts + 1, next_attempt_time = clock_timestamp() + $1::interval
-         FROM (SELECT bucket, id FROM outbox WHERE next_attempt_time <= clock_timestamp()
+         FROM (SELECT bucket, id FROM outbox WHERE next_attempt_time <= clock_timestamp() AND occasion = ANY ($2::text[])
                ORDER BY next_attempt_time LIMIT 1 FOR UPDATE SKIP LOCKED) due
          WHERE o.bucket = due.bucket AND o.id = due.id
          RETURNING",
         "",
         interval(lease)?,
+        &Subject::OCCASIONS.map(str::to_owned),
     );
     let Some(row) = row.fetch_optional(connection).await? else { return Ok(None) };
     let mail = QueuedMail::try_from(row)?;

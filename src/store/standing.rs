@@ -3,7 +3,8 @@
 use super::StoreError;
 use super::log::tail::LogPosition;
 use crate::domain::{
-    OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Role, Standing, UserId, UserState,
+    OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Role, Standing, StoredValue, UserId,
+    UserState,
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -25,26 +26,25 @@ struct StandingRow {
     user_write_time: OffsetDateTime,
 }
 
-impl TryFrom<StandingRow> for Standing {
-    type Error = StoreError;
-    fn try_from(row: StandingRow) -> Result<Self, StoreError> {
+impl From<StandingRow> for Standing {
+    fn from(row: StandingRow) -> Self {
         let organization = match (row.organization_id, row.state, row.revision) {
             (Some(id), Some(state), Some(revision)) => Some(OrganizationHead {
                 id: OrganizationId::from_uuid(id),
                 state: if row.deleted == Some(true) {
                     OrganizationState::Deleted
                 } else {
-                    OrganizationState::parse(&state)?
+                    OrganizationState::read(&state)
                 },
                 revision,
             }),
             _ => None,
         };
-        let role = row.role.map(|role| Role::parse(&role)).transpose()?;
-        Ok(Self {
+        let role = row.role.map(|role| StoredValue::read_role(&role));
+        Self {
             organization,
-            role: if row.is_owner == Some(true) { Some(Role::OWNER) } else { role },
-            user_state: row.user_state.map(|state| UserState::parse(&state)).transpose()?,
+            role: if row.is_owner == Some(true) { Some(StoredValue::Known(Role::OWNER)) } else { role },
+            user_state: row.user_state.map(|state| UserState::read(&state)),
             position: match (row.bucket, row.position, row.write_time) {
                 (Some(bucket), Some(position), Some(write_time)) => {
                     Some(LogPosition { position, write_time }.in_bucket(bucket))
@@ -53,14 +53,15 @@ impl TryFrom<StandingRow> for Standing {
             },
             user_position: LogPosition { position: row.user_position, write_time: row.user_write_time }
                 .in_bucket(row.user_bucket),
-        })
+        }
     }
 }
 
 /// Reads the standings of several questions, in their order, with one statement and therefore from one snapshot.
 ///
 /// A question without a user is about the organization alone. The user state is `None` for an active user: the
-/// statement reads only the index of the inactive users, which is small.
+/// statement reads only the index of the inactive users, which is small. A role or state that this program does not know
+/// is part of the standing in which it stands, and concerns no other question.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -116,5 +117,5 @@ pub async fn many(
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(Standing::try_from).collect()
+    Ok(rows.into_iter().map(Standing::from).collect())
 }

@@ -33,21 +33,20 @@ macro_rules! user_query {
     };
 }
 
-impl TryFrom<UserRow> for User {
-    type Error = StoreError;
-    fn try_from(row: UserRow) -> Result<Self, StoreError> {
-        Ok(Self {
-            id: UserId::parse(&row.id)?,
-            state: UserState::parse(&row.state)?,
+impl From<UserRow> for User {
+    fn from(row: UserRow) -> Self {
+        Self {
+            id: UserId::from_stored(row.id),
+            state: UserState::read(&row.state),
             deactivated_by_operator: row.deactivated_by_operator,
-            email: row.email.as_deref().map(EmailAddress::parse).transpose()?,
+            email: row.email.map(EmailAddress::from_stored),
             email_verified: row.email_verified,
-            display_name: row.display_name.as_deref().map(DisplayName::parse).transpose()?,
+            display_name: row.display_name.map(DisplayName::from_stored),
             profile_issued_at: row.profile_issued_at,
             revision: row.revision,
             create_time: row.create_time,
             update_time: row.update_time,
-        })
+        }
     }
 }
 
@@ -56,17 +55,14 @@ impl TryFrom<UserRow> for User {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn get(connection: &mut PgConnection, id: &UserId) -> Result<Option<User>, StoreError> {
-    user_query!("SELECT", "FROM users u WHERE u.user_bucket = $1 AND u.id = $2", id.bucket(), id.as_str())
-        .fetch_optional(connection)
-        .await?
-        .map(User::try_from)
-        .transpose()
+    let row = user_query!("SELECT", "FROM users u WHERE u.user_bucket = $1 AND u.id = $2", id.bucket(), id.as_str());
+    Ok(row.fetch_optional(connection).await?.map(User::from))
 }
 
 /// The users to list.
 #[derive(Debug, Clone)]
 pub struct UserFilter {
-    /// The states to include.
+    /// The states to include. Users in states that this program does not know are included as well.
     pub states: Vec<UserState>,
     /// Only users with this address, verified or not.
     pub email: Option<EmailAddress>,
@@ -81,7 +77,7 @@ pub struct UserFilter {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn list(connection: &mut PgConnection, filter: &UserFilter) -> Result<Vec<User>, StoreError> {
-    let states: Vec<String> = filter.states.iter().map(|state| state.as_str().to_owned()).collect();
+    let excluded = UserState::names_except(&filter.states);
     // Every id is after the empty text in bucket 0: one index condition serves every page.
     let (bucket, id) = filter.after.as_ref().map_or((0, ""), |after| (after.bucket(), after.as_str()));
     // Two statements, so that each has the plan of its index.
@@ -90,12 +86,12 @@ pub async fn list(connection: &mut PgConnection, filter: &UserFilter) -> Result<
             user_query!(
                 "SELECT",
                 "FROM users u
-                 WHERE u.email_normal = $1 AND (u.user_bucket, u.id) > ($2, $3) AND u.state = ANY ($4)
+                 WHERE u.email_normal = $1 AND (u.user_bucket, u.id) > ($2, $3) AND u.state <> ALL ($4)
                  ORDER BY u.user_bucket, u.id LIMIT $5",
                 email.normal(),
                 bucket,
                 id,
-                &states,
+                &excluded,
                 filter.limit
             )
             .fetch_all(connection)
@@ -104,18 +100,18 @@ pub async fn list(connection: &mut PgConnection, filter: &UserFilter) -> Result<
         None => {
             user_query!(
                 "SELECT",
-                "FROM users u WHERE (u.user_bucket, u.id) > ($1, $2) AND u.state = ANY ($3)
+                "FROM users u WHERE (u.user_bucket, u.id) > ($1, $2) AND u.state <> ALL ($3)
                  ORDER BY u.user_bucket, u.id LIMIT $4",
                 bucket,
                 id,
-                &states,
+                &excluded,
                 filter.limit
             )
             .fetch_all(connection)
             .await?
         }
     };
-    rows.into_iter().map(User::try_from).collect()
+    Ok(rows.into_iter().map(User::from).collect())
 }
 
 /// Inserts rows without a profile for those of the users that have no row. Returns the users inserted. The ids must
@@ -138,7 +134,7 @@ pub async fn insert_missing(connection: &mut PgConnection, ids: &[&UserId]) -> R
     )
     .fetch_all(connection)
     .await?;
-    inserted.iter().map(|id| UserId::parse(id).map_err(StoreError::from)).collect()
+    Ok(inserted.into_iter().map(UserId::from_stored).collect())
 }
 
 /// Reads users under a shared lock, ascending by id. Their rows do not change until the transaction ends, so a write
@@ -160,7 +156,7 @@ pub async fn hold(connection: &mut PgConnection, ids: &[&UserId]) -> Result<Vec<
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(User::try_from).collect()
+    Ok(rows.into_iter().map(User::from).collect())
 }
 
 /// Reads a user under an exclusive lock: until the transaction ends, other writes to the user wait, and so do writes
@@ -169,7 +165,7 @@ pub async fn hold(connection: &mut PgConnection, ids: &[&UserId]) -> Result<Vec<
 /// # Errors
 /// If Postgres does not answer, or the lock is not granted in time.
 pub async fn lock(connection: &mut PgConnection, id: &UserId) -> Result<Option<User>, StoreError> {
-    user_query!(
+    Ok(user_query!(
         "SELECT",
         "FROM users u WHERE u.user_bucket = $1 AND u.id = $2 FOR NO KEY UPDATE",
         id.bucket(),
@@ -177,8 +173,7 @@ pub async fn lock(connection: &mut PgConnection, id: &UserId) -> Result<Option<U
     )
     .fetch_optional(connection)
     .await?
-    .map(User::try_from)
-    .transpose()
+    .map(User::from))
 }
 
 /// Overwrites the row of a user. Returns it with its new update time.
@@ -186,7 +181,7 @@ pub async fn lock(connection: &mut PgConnection, id: &UserId) -> Result<Option<U
 /// # Errors
 /// If Postgres does not answer, or the user has no row.
 pub async fn update(connection: &mut PgConnection, user: &User) -> Result<User, StoreError> {
-    user_query!(
+    Ok(user_query!(
         "UPDATE users u
          SET state = $3, deactivated_by_operator = $4, email = $5, email_normal = $6, email_verified = $7,
              display_name = $8, profile_issued_at = $9, revision = $10, update_time = clock_timestamp()
@@ -206,7 +201,7 @@ pub async fn update(connection: &mut PgConnection, user: &User) -> Result<User, 
     )
     .fetch_one(connection)
     .await?
-    .try_into()
+    .into())
 }
 
 /// Finds the active users with this verified address. At most two, which is enough to detect that it is ambiguous.
@@ -220,7 +215,7 @@ pub async fn by_verified_email(connection: &mut PgConnection, email: &EmailAddre
     )
     .fetch_all(connection)
     .await?;
-    ids.iter().map(|id| UserId::parse(id).map_err(StoreError::from)).collect()
+    Ok(ids.into_iter().map(UserId::from_stored).collect())
 }
 
 /// Reads the state of a user; `None` for an unknown id.
@@ -232,7 +227,7 @@ pub async fn state(connection: &mut PgConnection, id: &UserId) -> Result<Option<
         sqlx::query_scalar!("SELECT state FROM users WHERE user_bucket = $1 AND id = $2", id.bucket(), id.as_str())
             .fetch_optional(connection)
             .await?;
-    state.map(|state| UserState::parse(&state).map_err(StoreError::from)).transpose()
+    Ok(state.map(|state| UserState::read(&state)))
 }
 
 /// Reads the state of a user under a shared lock, so that it does not change until the transaction ends; `None` for an
@@ -248,5 +243,5 @@ pub async fn hold_state(connection: &mut PgConnection, id: &UserId) -> Result<Op
     )
     .fetch_optional(connection)
     .await?;
-    state.map(|state| UserState::parse(&state).map_err(StoreError::from)).transpose()
+    Ok(state.map(|state| UserState::read(&state)))
 }

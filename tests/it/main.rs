@@ -24,6 +24,7 @@ mod input;
 mod invitations;
 mod lifecycle;
 mod mail;
+mod newer;
 mod pipeline;
 mod pool;
 mod races;

@@ -11,7 +11,8 @@ use super::replica::ClientReplica;
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{
-    BucketPosition, Kind, LogMark, OrganizationId, OrganizationRef, OrganizationState, Role, Slug, UserId, UserState,
+    BucketPosition, Kind, LogMark, OrganizationId, OrganizationRef, OrganizationState, Role, Slug, StoredValue, UserId,
+    UserState,
 };
 use crate::pb::{self, memberships_change::Change as ChangeMessage};
 use crate::replica_tables::Bucket;
@@ -63,65 +64,67 @@ fn organization_id(text: &str) -> Result<OrganizationId, Error> {
     }
 }
 
-fn user_id(text: &str) -> Result<UserId, Error> {
-    UserId::parse(text).map_err(|_| unreadable("a user's id", text))
+/// The role of a membership. Ownership is not a stored role.
+fn role(text: &str) -> StoredValue<Role> {
+    StoredValue::read(text, Role::parse_assignable)
 }
 
-fn kind(text: &str) -> Result<Kind, Error> {
-    Kind::parse(text).map_err(|_| unreadable("a kind", text))
-}
-
-fn slug(text: &str) -> Result<Slug, Error> {
-    Slug::parse(text).map_err(|_| unreadable("a slug", text))
-}
-
-fn role(text: &str) -> Result<Role, Error> {
-    Role::parse_assignable(text).map_err(|_| unreadable("a role", text))
-}
-
-fn optional<T>(text: &str, parse: impl Fn(&str) -> Result<T, Error>) -> Result<Option<T>, Error> {
-    if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
-}
-
-fn organization_state(number: i32) -> Result<OrganizationState, Error> {
+fn organization_state(number: i32) -> OrganizationState {
     match pb::OrganizationState::try_from(number) {
-        Ok(pb::OrganizationState::Pending) => Ok(OrganizationState::Pending),
-        Ok(pb::OrganizationState::Active) => Ok(OrganizationState::Active),
-        Ok(pb::OrganizationState::Inactive) => Ok(OrganizationState::Inactive),
-        Ok(pb::OrganizationState::Deleted) => Ok(OrganizationState::Deleted),
-        Ok(pb::OrganizationState::Unspecified) | Err(_) => Err(unreadable("a state", &number.to_string())),
+        Ok(pb::OrganizationState::Pending) => OrganizationState::Pending,
+        Ok(pb::OrganizationState::Active) => OrganizationState::Active,
+        Ok(pb::OrganizationState::Inactive) => OrganizationState::Inactive,
+        Ok(pb::OrganizationState::Deleted) => OrganizationState::Deleted,
+        Ok(pb::OrganizationState::Unspecified) | Err(_) => OrganizationState::Unknown,
     }
 }
 
-fn user_state(number: i32) -> Result<UserState, Error> {
+fn user_state(number: i32) -> UserState {
     match pb::UserState::try_from(number) {
-        Ok(pb::UserState::Active) => Ok(UserState::Active),
-        Ok(pb::UserState::Inactive) => Ok(UserState::Inactive),
-        Ok(pb::UserState::Deleted) => Ok(UserState::Erased),
-        Ok(pb::UserState::Unspecified) | Err(_) => Err(unreadable("a state", &number.to_string())),
+        Ok(pb::UserState::Active) => UserState::Active,
+        Ok(pb::UserState::Inactive) => UserState::Inactive,
+        Ok(pb::UserState::Deleted) => UserState::Erased,
+        Ok(pb::UserState::Unspecified) | Err(_) => UserState::Unknown,
     }
 }
 
 fn membership_entry(change: &pb::MembershipChange) -> Result<LogEntry, Error> {
+    let role = (!change.role.is_empty()).then(|| role(&change.role));
     Ok(LogEntry {
         organization: organization_id(&change.organization_id)?,
-        kind: kind(&change.kind)?,
+        kind: Kind::from_stored(change.kind.clone()),
         revision: change.revision,
-        detail: ChangeDetail::Membership { user: user_id(&change.user_id)?, role: optional(&change.role, role)? },
+        detail: ChangeDetail::Membership { user: UserId::from_stored(change.user_id.clone()), role },
     })
 }
 
 fn organization_entry(change: &pb::OrganizationChange) -> Result<LogEntry, Error> {
-    let state = if change.purged { None } else { Some(organization_state(change.state)?) };
-    let detail =
-        ChangeDetail::Organization { state, owner: optional(&change.owner_id, user_id)?, slug: slug(&change.slug)? };
-    let (organization, kind) = (organization_id(&change.organization_id)?, kind(&change.kind)?);
+    let detail = ChangeDetail::Organization {
+        state: (!change.purged).then(|| organization_state(change.state)),
+        owner: (!change.owner_id.is_empty()).then(|| UserId::from_stored(change.owner_id.clone())),
+        slug: Slug::from_stored(change.slug.clone()),
+    };
+    let (organization, kind) = (organization_id(&change.organization_id)?, Kind::from_stored(change.kind.clone()));
     Ok(LogEntry { organization, kind, revision: change.revision, detail })
 }
 
 /// A position that counts the applied changes of a bucket. The client knows no marks.
 fn local_position(bucket: i16, position: i64) -> BucketPosition {
     BucketPosition { bucket, position, mark: LogMark::START }
+}
+
+/// The entry of a change of a type that this client does not know; `None` if it concerns no organization.
+fn unknown_entry(change: &pb::MembershipsChange) -> Result<Option<LogEntry>, Error> {
+    let entry = |organization| LogEntry {
+        organization,
+        kind: Kind::from_stored(String::new()),
+        revision: change.revision,
+        detail: ChangeDetail::Unknown,
+    };
+    if change.organization_id.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(entry(organization_id(&change.organization_id)?)))
 }
 
 /// The changes of one watch message, parsed completely before any of them is outcome.
@@ -138,9 +141,13 @@ fn parse(changes: &[pb::MembershipsChange]) -> Result<WatchBatch, Error> {
             Some(ChangeMessage::Membership(change)) => batch.entries.push(membership_entry(change)?),
             Some(ChangeMessage::Organization(change)) => batch.entries.push(organization_entry(change)?),
             Some(ChangeMessage::User(change)) => {
-                batch.users.push((user_id(&change.user_id)?, change.revision, user_state(change.state)?));
+                batch.users.push((
+                    UserId::from_stored(change.user_id.clone()),
+                    change.revision,
+                    user_state(change.state),
+                ));
             }
-            None => return Err(unreadable("a change", "of an unknown type")),
+            None => batch.entries.extend(unknown_entry(change)?),
         }
     }
     Ok(batch)
@@ -170,6 +177,9 @@ impl ClientReplica {
                 return Err(ApplyError::Gap);
             }
             *known = entry.revision;
+            if entry.detail == ChangeDetail::Unknown {
+                self.mark_incomplete();
+            }
             if is_purge {
                 recent.purged.insert(id, entry.revision);
                 outcome.purged = true;
@@ -199,8 +209,8 @@ impl ClientReplica {
     /// The applied revision of an organization; 0 for an unknown one.
     fn revision(&self, id: OrganizationId, recent: &RecentChanges) -> i64 {
         let bucket = self.tables.read(id.bucket());
-        let head = bucket.as_ref().and_then(|bucket| bucket.find(id, None).organization);
-        head.map(|head| head.revision).or_else(|| recent.purged.get(&id).copied()).unwrap_or_default()
+        let applied = bucket.as_ref().and_then(|bucket| bucket.revision(id));
+        applied.or_else(|| recent.purged.get(&id).copied()).unwrap_or_default()
     }
 }
 
@@ -232,16 +242,16 @@ impl ExportLoader {
             let bucket = usize::from(id.bucket().unsigned_abs());
             let bucket = self.buckets.get_mut(bucket).ok_or_else(|| unreadable("a bucket", "of an unknown number"))?;
             // An organization with many members is split over several messages.
-            if bucket.find(id, None).organization.is_none() {
+            if bucket.revision(id).is_none() {
                 bucket.put_organization(id, state, entry.revision, owner.as_ref(), &slug);
             }
             for member in &exported.members {
-                bucket.put_member(id, user_id(&member.user_id)?.as_str(), role(&member.role)?);
+                bucket.put_member(id, &member.user_id, &role(&member.role));
             }
         }
         for exported in &message.users {
-            let user = user_id(&exported.user_id)?;
-            self.users.entry(user.bucket()).or_default().push((user, user_state(exported.state)?));
+            let user = UserId::from_stored(exported.user_id.clone());
+            self.users.entry(user.bucket()).or_default().push((user, user_state(exported.state)));
         }
         Ok(())
     }

@@ -3,10 +3,10 @@
 use super::super::Check;
 use crate::clock;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
-use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, OrganizationState, Standing, UserId, UserState};
 use crate::random;
 use crate::replica_tables::{Bucket, ReplicaTables};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A replica that an export has loaded and consecutive watches keep up to date. Its log positions only count the
@@ -16,8 +16,9 @@ pub(super) struct ClientReplica {
     pub(super) tables: ReplicaTables,
     /// The lease: a [`clock::uptime`] in nanoseconds, or 0 for no lease.
     lease: AtomicU64,
-    /// Whether the replica has the organizations of all kinds. Then an organization that is not in it does not exist.
-    is_complete: bool,
+    /// Whether the replica has the organizations of all kinds, and has seen no change of an unknown type, which may have
+    /// renamed one. Then an organization that is not in it does not exist.
+    is_complete: AtomicBool,
 }
 
 /// The position of an answer from the cache: its position in the server's log is unknown.
@@ -27,7 +28,12 @@ impl ClientReplica {
     pub(super) fn new(is_complete: bool) -> Self {
         let mut key = [0; 16];
         key.copy_from_slice(&random::secret()[..16]);
-        Self { tables: ReplicaTables::new(key), lease: AtomicU64::new(0), is_complete }
+        Self { tables: ReplicaTables::new(key), lease: AtomicU64::new(0), is_complete: AtomicBool::new(is_complete) }
+    }
+
+    /// Records that the replica has seen a change of an unknown type.
+    pub(super) fn mark_incomplete(&self) {
+        self.is_complete.store(false, Ordering::Release);
     }
 
     /// Renews the lease: the replica includes every write acknowledged before this time.
@@ -82,17 +88,27 @@ impl ClientReplica {
             // The slug has just moved to another organization, or the organization was renamed.
             return None;
         }
-        let member = bucket.find(id, Some(&check.user));
+        let member = bucket.find(id, Some(&check.user))?;
         if member.organization.is_none() {
             return self.without_organization(&check.user);
         }
-        Some(Standing { organization: member.organization, role: member.role, ..self.user_standing(&check.user) })
+        let standing =
+            Standing { organization: member.organization, role: member.role, ..self.user_standing(&check.user) };
+        Self::if_known(standing)
     }
 
     /// The standing of a user in an organization that is not in the replica; `None` if the organization may be of
-    /// another kind.
+    /// another kind, or may have got this name by a change of an unknown type.
     fn without_organization(&self, user: &UserId) -> Option<Standing> {
-        self.is_complete.then(|| self.user_standing(user))
+        if self.is_complete.load(Ordering::Acquire) { Self::if_known(self.user_standing(user)) } else { None }
+    }
+
+    /// The standing, if this client knows its values. The server may be newer and know more.
+    fn if_known(standing: Standing) -> Option<Standing> {
+        let is_state_known = standing.organization.is_none_or(|head| head.state != OrganizationState::Unknown);
+        let is_role_known = standing.role.as_ref().is_none_or(|role| role.known().is_some());
+        let is_known = is_state_known && is_role_known && standing.user_state != Some(UserState::Unknown);
+        is_known.then_some(standing)
     }
 
     fn user_standing(&self, user: &UserId) -> Standing {

@@ -25,7 +25,7 @@ fn organization(id: &str, revision: i64, purged: bool) -> pb::OrganizationChange
 }
 
 fn change(change: ChangeMessage) -> pb::MembershipsChange {
-    pb::MembershipsChange { change_time: None, change: Some(change) }
+    pb::MembershipsChange { change: Some(change), ..Default::default() }
 }
 
 fn created(id: &str, revision: i64) -> pb::MembershipsChange {
@@ -96,15 +96,108 @@ fn a_gap_rejects_the_whole_message() {
 fn an_unreadable_change_rejects_the_whole_message() {
     let (replica, mut recent) = empty();
     replica.apply(&[created(ACME, 1)], &mut recent).unwrap();
-    for unreadable in [
-        member(ACME, "eve", "janitor", 3),
-        member("acme", "eve", "member", 3),
-        user("eve", pb::UserState::Unspecified, 1),
-        pb::MembershipsChange { change_time: None, change: None },
+    let message = [member(ACME, "eve", "member", 2), member("acme", "eve", "member", 3)];
+    assert!(matches!(replica.apply(&message, &mut recent), Err(ApplyError::Unreadable(_))));
+    assert_eq!(answer(&replica, ACME, "eve"), (CheckReason::NotAMember, 1));
+}
+
+/// Whether the replica leaves the check to the server.
+fn asks_server(replica: &ClientReplica, organization: &str, user: &str) -> bool {
+    replica.standing(&Check::member(organization, user).unwrap()).is_none()
+}
+
+#[test]
+fn a_value_of_a_newer_server_concerns_only_its_own_membership_organization_or_user() {
+    let (replica, mut recent) = empty();
+    let suspended = |state: i32| {
+        let organization = pb::OrganizationChange { state, ..organization(OTHER, 2, false) };
+        change(ChangeMessage::Organization(organization))
+    };
+    let message = [
+        created(ACME, 1),
+        member(ACME, "eve", "auditor", 2),
+        member(ACME, "alan", "member", 3),
+        member(ACME, "joan", "member", 4),
+        created(OTHER, 1),
+        suspended(77),
+        change(ChangeMessage::User(pb::UserChange { user_id: "joan".to_owned(), state: 77, revision: 1 })),
+    ];
+    assert_eq!(replica.apply(&message, &mut recent).unwrap().changes, 7);
+    let is_waiting = |organization, user| asks_server(&replica, organization, user);
+    assert!(is_waiting(ACME, "eve") && is_waiting("slug-7b0c3a1e", "eve"));
+    assert!(is_waiting(ACME, "joan") && is_waiting("no-such", "joan"));
+    assert!(is_waiting(OTHER, "ada") && is_waiting("slug-10000000", "ada"));
+    for (user, reason) in
+        [("ada", CheckReason::Allowed), ("alan", CheckReason::Allowed), ("x", CheckReason::NotAMember)]
+    {
+        assert_eq!(answer(&replica, ACME, user), (reason, 4));
+    }
+    // A batch with such a check goes to the server.
+    let checks = [Check::member(ACME, "ada").unwrap(), Check::member(ACME, "eve").unwrap()];
+    assert!(replica.standings(&checks).is_none() && replica.standings(&checks[..1]).is_some());
+    // The values go away.
+    let known = [
+        member(ACME, "eve", "admin", 5),
+        suspended(pb::OrganizationState::Inactive.into()),
+        user("joan", pb::UserState::Active, 2),
+    ];
+    let known = known.map(|mut change| {
+        if let Some(ChangeMessage::Organization(organization)) = &mut change.change {
+            organization.revision = 3;
+        }
+        change
+    });
+    replica.apply(&known, &mut recent).unwrap();
+    for (organization, user, expected) in [
+        (ACME, "eve", (CheckReason::Allowed, 5)),
+        (ACME, "joan", (CheckReason::Allowed, 5)),
+        (OTHER, "ada", (CheckReason::OrganizationInactive, 3)),
     ] {
-        let message = [member(ACME, "eve", "member", 2), unreadable];
-        assert!(matches!(replica.apply(&message, &mut recent), Err(ApplyError::Unreadable(_))));
-        assert_eq!(answer(&replica, ACME, "eve"), (CheckReason::NotAMember, 1));
+        assert_eq!(answer(&replica, organization, user), expected);
+    }
+}
+
+#[test]
+fn after_a_change_of_an_unknown_type_the_server_answers_about_the_organization() {
+    let new = "20000000-5a39-4d0c-9a53-3a0f2c8f7a11";
+    let unknown =
+        |id: &str, revision| pb::MembershipsChange { organization_id: id.to_owned(), revision, ..Default::default() };
+    let (replica, mut recent) = empty();
+    replica.apply(&[created(ACME, 1), created(OTHER, 1)], &mut recent).unwrap();
+    assert_eq!(answer(&replica, "no-such", "ada"), (CheckReason::OrganizationNotFound, 0));
+    // One that concerns no organization is skipped.
+    let nothing = pb::MembershipsChange::default();
+    replica.apply(&[nothing, unknown(ACME, 2), unknown(new, 1)], &mut recent).unwrap();
+    // It leaves no gap in the revisions, and a later change does not undo it.
+    replica.apply(&[created(ACME, 3), member(ACME, "eve", "member", 4), created(new, 2)], &mut recent).unwrap();
+    assert_eq!(replica.apply(&[unknown(ACME, 2)], &mut recent).unwrap().repetitions, 1);
+    for organization in [ACME, "slug-7b0c3a1e", new, "slug-20000000"] {
+        assert!(asks_server(&replica, organization, "ada"), "{organization}");
+    }
+    // It may have renamed an organization.
+    assert!(asks_server(&replica, "no-such", "ada"));
+    assert_eq!(answer(&replica, OTHER, "ada"), (CheckReason::Allowed, 1));
+    assert_eq!(answer(&replica, "slug-10000000", "eve"), (CheckReason::NotAMember, 1));
+    // A gap is still one.
+    assert!(matches!(replica.apply(&[unknown(OTHER, 3)], &mut recent), Err(ApplyError::Gap)));
+}
+
+#[test]
+fn an_export_may_have_values_of_a_newer_server() {
+    let mut loader = ExportLoader::new(true);
+    let members = [("ada", "admin"), ("eve", "auditor"), ("joan", "member")];
+    let members = members.map(|(user, role)| pb::ExportedMember { user_id: user.to_owned(), role: role.to_owned() });
+    let acme = pb::ExportedOrganization { organization: Some(organization(ACME, 7, false)), members: members.to_vec() };
+    let other = pb::OrganizationChange { state: 0, ..organization(OTHER, 7, false) };
+    let other = pb::ExportedOrganization { organization: Some(other), members: members.to_vec() };
+    let users = vec![pb::ExportedUser { user_id: "joan".to_owned(), state: 77 }];
+    let message = pb::ExportMembershipsResponse { organizations: vec![acme, other], users, cursor: String::new() };
+    loader.add(&message).unwrap();
+    let replica = loader.finish();
+    assert_eq!(answer(&replica, ACME, "ada"), (CheckReason::Allowed, 7));
+    assert_eq!(answer(&replica, ACME, "alan"), (CheckReason::NotAMember, 7));
+    for (organization, user) in [(ACME, "eve"), (ACME, "joan"), (OTHER, "ada"), (OTHER, "alan")] {
+        assert!(asks_server(&replica, organization, user), "{organization} {user}");
     }
 }
 

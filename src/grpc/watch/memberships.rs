@@ -44,7 +44,7 @@ impl WatchView for MembershipView {
         for row in rows {
             if let Some(change) = self.convert(&row.change) {
                 let change_time = Some(convert::timestamp(row.at.write_time));
-                let change = pb::MembershipsChange { change_time, change: Some(change) };
+                let change = pb::MembershipsChange { change_time, ..change };
                 self.bytes += change.encoded_len() + 2;
                 self.changes.push(change);
             }
@@ -65,17 +65,23 @@ impl WatchView for MembershipView {
 
 impl MembershipView {
     /// The message of a change; `None` if the change is outside the scope.
-    fn convert(&self, change: &LogChange) -> Option<ChangeMessage> {
+    fn convert(&self, change: &LogChange) -> Option<pb::MembershipsChange> {
         if !self.scope.contains(change) {
             return None;
         }
         match change {
-            LogChange::Organization(entry) => self.convert_entry(entry),
-            LogChange::User { user, revision, state } => Some(ChangeMessage::User(pb::UserChange {
+            // Sent whatever user is watched: the change may concern any member.
+            LogChange::Organization(LogEntry { organization, revision, detail: ChangeDetail::Unknown, .. }) => {
+                let organization_id = organization.to_string();
+                Some(pb::MembershipsChange { organization_id, revision: *revision, ..Default::default() })
+            }
+            LogChange::Organization(entry) => self.convert_entry(entry).map(of_known_type),
+            LogChange::User { user, revision, state } => Some(of_known_type(ChangeMessage::User(pb::UserChange {
                 user_id: user.to_string(),
                 state: convert::user_state(*state).into(),
                 revision: *revision,
-            })),
+            }))),
+            LogChange::Unknown => None,
         }
     }
 
@@ -85,7 +91,7 @@ impl MembershipView {
         match detail {
             ChangeDetail::Membership { user, role } => {
                 self.scope.user.as_ref().is_none_or(|only| user == only).then(|| {
-                    let role = role.map(|role| role.as_str().to_owned()).unwrap_or_default();
+                    let role = role.as_ref().map(|role| role.as_str().to_owned()).unwrap_or_default();
                     let user_id = user.to_string();
                     ChangeMessage::Membership(pb::MembershipChange { organization_id, user_id, role, revision, kind })
                 })
@@ -101,6 +107,11 @@ impl MembershipView {
                     purged: state.is_none(),
                 })
             }),
+            ChangeDetail::Unknown => None,
         }
     }
+}
+
+fn of_known_type(change: ChangeMessage) -> pb::MembershipsChange {
+    pb::MembershipsChange { change: Some(change), ..Default::default() }
 }

@@ -76,6 +76,7 @@ impl WatchScope {
             LogChange::User { user, .. } => {
                 self.organization.is_none() && self.user.as_ref().is_none_or(|only| user == only)
             }
+            LogChange::Unknown => false,
         }
     }
 }

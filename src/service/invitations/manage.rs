@@ -6,7 +6,7 @@ use crate::authz::decide::{Access, Grant};
 use crate::domain::event::EventType;
 use crate::domain::{
     Delivery, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Organization, Quota, Recipient,
-    Refusal, UserId,
+    Refusal, StoredValue, UserId, ValueKind,
 };
 use crate::random;
 use crate::service::write::preconditions::check_writable;
@@ -98,7 +98,7 @@ impl Roster {
 /// The caller as the inviter, as it is stored with an invitation or a queued mail.
 pub(in crate::service) fn inviter(caller: &Caller) -> Result<Inviter, Refusal> {
     let actor = caller.actor().ok_or(Refusal::CredentialMissing)?;
-    Ok(Inviter { kind: actor.kind, id: actor.id })
+    Ok(Inviter { kind: StoredValue::Known(actor.kind), id: actor.id })
 }
 
 /// Whether a caller may receive invitation tokens. Services may, to deliver them; users may not, because a user could
@@ -316,6 +316,7 @@ async fn pending(
 pub(super) fn check_pending(invitation: &Invitation) -> Result<(), Refusal> {
     match invitation.state {
         InvitationState::Pending => Ok(()),
+        InvitationState::Unknown => Err(Refusal::ValueUnknown { value: ValueKind::InvitationState }),
         other => Err(Refusal::InvitationNotPending { state: other.as_str().to_owned() }),
     }
 }
@@ -341,7 +342,7 @@ impl OrganizationChange for Remind {
     ) -> Result<IssuedInvitation, ServiceError> {
         check_writable(&organization)?;
         let invitation = pending(tx, &organization, self.id).await?;
-        grant.reaches(invitation.role)?;
+        grant.reaches(invitation.role.require()?)?;
         check_delivery(&self.caller, &self.terms, self.settings.mail, std::iter::once(&invitation.recipient))?;
         let delivery = delivery(&self.terms, &invitation.recipient);
         if invitation.sends >= i32::try_from(self.settings.sends_per_invitation).unwrap_or(i32::MAX) {
@@ -406,7 +407,7 @@ pub(super) async fn settle(
         InvitationState::Accepted => EventType::InvitationAccepted,
         InvitationState::Declined => EventType::InvitationDeclined,
         InvitationState::Revoked => EventType::InvitationRevoked,
-        InvitationState::Pending | InvitationState::Expired => EventType::InvitationExpired,
+        InvitationState::Pending | InvitationState::Expired | InvitationState::Unknown => EventType::InvitationExpired,
     };
     tx.record_invitation(organization, kind, json!({ "invitation": invitation.id }));
     Ok(())

@@ -11,7 +11,8 @@ pub(super) use manage::{InviteAll, check_delivery, inviter, revoke_all};
 use crate::authn::Secret;
 use crate::authz::decide::Access;
 use crate::domain::{
-    Attributes, Delivery, Invalid, Invitation, InvitationId, OrganizationId, Recipient, Refusal, Role,
+    Attributes, Delivery, Invalid, Invitation, InvitationId, InvitationState, OrganizationId, Recipient, Refusal, Role,
+    ValueKind,
 };
 use crate::service::{Roster, ServiceError, limits};
 use crate::store::invitations;
@@ -92,11 +93,16 @@ impl Roster {
     /// Reads an invitation of the organization.
     ///
     /// # Errors
-    /// `INVITATION_NOT_FOUND`; if the datastore does not answer.
+    /// `INVITATION_NOT_FOUND`, `VALUE_UNKNOWN`; if the datastore does not answer.
     pub async fn get_invitation(&self, access: &Access, id: InvitationId) -> Result<Invitation, ServiceError> {
         let mut connection = self.pool.acquire().await?;
         let outcome = invitations::get(&mut connection, access.organization(), id).await;
-        Ok(connection.finish(outcome)?.ok_or(Refusal::InvitationNotFound)?)
+        let invitation = connection.finish(outcome)?.ok_or(Refusal::InvitationNotFound)?;
+        invitation.role.require()?;
+        match invitation.state {
+            InvitationState::Unknown => Err(Refusal::ValueUnknown { value: ValueKind::InvitationState }.into()),
+            _ => Ok(invitation),
+        }
     }
 
     /// Lists the organization's invitations.

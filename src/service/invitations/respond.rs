@@ -9,10 +9,11 @@ use super::{InvitationKey, InvitationPageKey, InvitationPreview, tokens};
 use crate::authn::{Actor, Caller};
 use crate::authz::decide;
 use crate::domain::{
-    EmailAddress, Invitation, InvitationId, InvitationState, Member, Organization, OrganizationState, Permission,
-    Quota, Recipient, Refusal, Role, User, UserId, UserState,
+    EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Member, Organization, OrganizationState,
+    Permission, Quota, Recipient, Refusal, Role, User, UserId, UserState, ValueKind,
 };
 use crate::service::members::{AddMember, AddOutcome, Person, add};
+use crate::service::write::preconditions::unknown_state;
 use crate::service::write::unit_of_work::UnitOfWork;
 use crate::service::write::{Change, Meta, WriteResult};
 use crate::service::{Roster, ServiceError};
@@ -219,6 +220,7 @@ async fn enter(
     match organization.state() {
         OrganizationState::Deleted => return Err(Refusal::InvitationNotFound.into()),
         OrganizationState::Inactive => return Err(Refusal::OrganizationInactive.into()),
+        OrganizationState::Unknown => return Err(unknown_state().into()),
         OrganizationState::Active | OrganizationState::Pending => {}
     }
     check_recipient(tx, &invitation, user).await?;
@@ -266,11 +268,12 @@ impl Change for Accept {
             return Ok(Member { membership, user });
         }
         check_pending(&invitation)?;
-        check_inviter(tx, &organization, &invitation).await?;
+        let role = invitation.role.require()?;
+        check_inviter(tx, &organization, &invitation.inviter, role).await?;
         settle(tx, &mut organization, &invitation, InvitationState::Accepted, Some(&self.user)).await?;
         let input = AddMember {
             person: Person::Id(self.user.clone()),
-            role: invitation.role,
+            role,
             attributes: invitation.attributes.clone(),
             notify: None,
         };
@@ -285,16 +288,24 @@ impl Change for Accept {
 async fn check_inviter(
     tx: &mut UnitOfWork<'_>,
     organization: &Organization,
-    invitation: &Invitation,
+    inviter: &Inviter,
+    role: Role,
 ) -> Result<(), ServiceError> {
-    let Some(inviter) = invitation.inviter.user() else { return Ok(()) };
+    if inviter.kind.known().is_none() {
+        return Err(Refusal::ValueUnknown { value: ValueKind::InviterKind }.into());
+    }
+    let Some(inviter) = inviter.user() else { return Ok(()) };
     let membership = memberships::get(tx.connection, organization.id, &inviter).await?;
-    let is_active = users::state(tx.connection, &inviter).await? == Some(UserState::Active);
-    let may_invite = |role: Role| {
-        let permissions = role.permissions();
-        permissions.contains(Permission::InvitationsCreate) && permissions.includes(invitation.role.permissions())
+    let state = users::state(tx.connection, &inviter).await?;
+    if state == Some(UserState::Unknown) {
+        return Err(Refusal::ValueUnknown { value: ValueKind::UserState }.into());
+    }
+    let own = membership.map(|membership| membership.role.require()).transpose()?;
+    let may_invite = |own: Role| {
+        let permissions = own.permissions();
+        permissions.contains(Permission::InvitationsCreate) && permissions.includes(role.permissions())
     };
-    if is_active && membership.is_some_and(|membership| may_invite(membership.role)) {
+    if state == Some(UserState::Active) && own.is_some_and(may_invite) {
         Ok(())
     } else {
         Err(Refusal::InviterNotAllowed.into())

@@ -4,7 +4,7 @@ use super::{AddMember, BatchAddMembers, EnsuredMember, Person};
 use crate::authz::decide::Grant;
 use crate::domain::event::EventType;
 use crate::domain::{
-    EmailAddress, Member, Organization, OrganizationId, OrganizationState, Refusal, Role, User, UserId,
+    EmailAddress, Member, Organization, OrganizationId, OrganizationState, Refusal, Role, StoredValue, User, UserId,
 };
 use crate::random;
 use crate::service::write::OrganizationChange;
@@ -62,7 +62,7 @@ pub(in crate::service) async fn add(
         let old = json!({ "owner": null, "state": OrganizationState::Pending.as_str() });
         let new = json!({ "owner": user.id, "state": OrganizationState::Active.as_str() });
         tx.save(organization, DeletionMark::No, EventType::OwnerChanged, old, new).await?;
-        membership.role = Role::OWNER;
+        membership.role = StoredValue::Known(Role::OWNER);
     }
     if let Some(sender) = &input.notify {
         let subject = Subject::Added(user.id.clone());

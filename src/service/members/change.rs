@@ -9,7 +9,7 @@ use crate::service::ServiceError;
 use crate::service::invitations::revoke_all;
 use crate::service::limits;
 use crate::service::write::OrganizationChange;
-use crate::service::write::preconditions::{check_etag, check_user, check_writable};
+use crate::service::write::preconditions::{check_etag, check_user, check_writable, unknown_state};
 use crate::service::write::unit_of_work::{DeletionMark, UnitOfWork};
 use crate::store::{memberships, users};
 use serde_json::json;
@@ -52,12 +52,13 @@ impl OrganizationChange for UpdateMember {
         if self.role.is_some() {
             check_not_owner(&organization, &self.user)?;
         }
-        grant.reaches(before.role)?;
+        let present = before.role.require()?;
+        grant.reaches(present)?;
         if let Some(role) = self.role {
             grant.reaches(role)?;
         }
         check_etag(self.etag.as_deref(), &before.etag())?;
-        let stored = if before.role == Role::OWNER { Role::ADMIN } else { before.role };
+        let stored = if present == Role::OWNER { Role::ADMIN } else { present };
         let role = self.role.unwrap_or(stored);
         let attributes = self.attributes.as_ref().unwrap_or(&before.attributes);
         if role == stored && *attributes == before.attributes {
@@ -109,7 +110,7 @@ impl OrganizationChange for RemoveMember {
         check_writable(&organization)?;
         let membership = member(tx, &organization, &self.user).await?;
         check_not_owner(&organization, &self.user)?;
-        grant.reaches(membership.role)?;
+        grant.reaches_removal(&membership.role)?;
         check_etag(self.etag.as_deref(), &membership.etag())?;
         remove(tx, organization, membership).await
     }
@@ -148,6 +149,7 @@ impl OrganizationChange for TransferOwnership {
             OrganizationState::Active | OrganizationState::Inactive => {}
             OrganizationState::Pending => return Err(Refusal::OrganizationPending.into()),
             OrganizationState::Deleted => return Err(Refusal::OrganizationDeleted.into()),
+            OrganizationState::Unknown => return Err(unknown_state().into()),
         }
         check_etag(self.etag.as_deref(), &organization.etag())?;
         let target = find(tx, &self.person).await?;
@@ -160,7 +162,7 @@ impl OrganizationChange for TransferOwnership {
             check_user(user)?;
             check_person(&self.person, user)?;
         }
-        if membership.role != Role::ADMIN {
+        if membership.role.require()? != Role::ADMIN {
             tx.update_member(&mut organization, &membership, Role::ADMIN, &membership.attributes).await?;
         }
         // The former owner is an admin from now on, and could not repeat the request.

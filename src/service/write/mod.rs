@@ -11,12 +11,12 @@ use super::{CallPermit, Roster, ServiceError};
 use crate::authn::{Actor, Caller};
 use crate::authz::decide::{self, Access, Grant};
 use crate::domain::{
-    ActorKind, AuditReason, BucketPosition, Organization, OrganizationHead, Refusal, Standing, UserId,
+    ActorKind, AuditReason, BucketPosition, Organization, OrganizationHead, Refusal, Standing, UserId, ValueKind,
 };
 use crate::service::consistency_token::ConsistencyToken;
 use crate::service::limits;
 use crate::store::events::Cause;
-use crate::store::requests::{self, RequestKey};
+use crate::store::requests::{self, RequestKey, StoredAnswer};
 use crate::store::{StoreError, memberships, transaction, users};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -201,7 +201,7 @@ impl Roster {
     /// The stored answer to a request that took away its caller's right to repeat it; `None` if there is no such answer.
     ///
     /// # Errors
-    /// If the datastore does not answer, or the stored answer is not readable.
+    /// `VALUE_UNKNOWN` if a newer program stored the answer and this one cannot read it; if the datastore does not answer.
     pub async fn replayed_answer<T: DeserializeOwned>(
         &self,
         caller: &Caller,
@@ -211,7 +211,7 @@ impl Roster {
         let mut connection = self.pool.acquire().await?;
         let outcome = requests::find(&mut connection, &key).await;
         match connection.finish(outcome)?.filter(|stored| stored.revokes_own_access && !stored.other_message) {
-            Some(stored) => Ok(Some(serde_json::from_value(stored.answer)?)),
+            Some(stored) => Ok(Some(parse_answer(stored)?)),
             None => Ok(None),
         }
     }
@@ -303,6 +303,14 @@ async fn transaction<C: Change>(
     }
 }
 
+/// Parses a stored answer. One that this program cannot parse was stored by a newer one.
+fn parse_answer<T: DeserializeOwned>(stored: StoredAnswer) -> Result<WriteResult<T>, Refusal> {
+    serde_json::from_value(stored.answer).map_err(|error| {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a stored answer is not readable");
+        Refusal::ValueUnknown { value: ValueKind::Answer }
+    })
+}
+
 async fn steps<C: Change>(
     connection: &mut PgConnection,
     token: &mut ConsistencyToken,
@@ -328,7 +336,7 @@ async fn steps<C: Change>(
         if !stored.revokes_own_access {
             change.enter(&mut tx).await?;
         }
-        return Ok(serde_json::from_value(stored.answer)?);
+        return Ok(parse_answer(stored)?);
     }
     let place = change.enter(&mut tx).await?;
     let answer = change.apply(&mut tx, place).await?;

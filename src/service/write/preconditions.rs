@@ -1,6 +1,6 @@
 //! Preconditions of a change: the etag, an active user, a writable organization.
 
-use crate::domain::{Organization, OrganizationState, Refusal, User, UserState};
+use crate::domain::{Organization, OrganizationState, Refusal, User, UserState, ValueKind};
 
 /// Refuses a change that was requested for another version than the present one. `None` asks for any version.
 pub(in crate::service) fn check_etag(requested: Option<&str>, present: &str) -> Result<(), Refusal> {
@@ -16,7 +16,13 @@ pub(in crate::service) fn check_user(user: &User) -> Result<(), Refusal> {
         UserState::Active => Ok(()),
         UserState::Inactive => Err(Refusal::UserInactive { user_id: user.id.clone() }),
         UserState::Erased => Err(Refusal::UserDeleted { user_id: user.id.clone() }),
+        UserState::Unknown => Err(Refusal::ValueUnknown { value: ValueKind::UserState }),
     }
+}
+
+/// The refusal of a change in an organization whose state this program does not know.
+pub(in crate::service) fn unknown_state() -> Refusal {
+    Refusal::ValueUnknown { value: ValueKind::OrganizationState }
 }
 
 /// Refuses a change in an inactive or deleted organization.
@@ -25,5 +31,6 @@ pub(in crate::service) fn check_writable(organization: &Organization) -> Result<
         OrganizationState::Active | OrganizationState::Pending => Ok(()),
         OrganizationState::Inactive => Err(Refusal::OrganizationInactive),
         OrganizationState::Deleted => Err(Refusal::OrganizationDeleted),
+        OrganizationState::Unknown => Err(unknown_state()),
     }
 }

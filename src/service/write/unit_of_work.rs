@@ -6,7 +6,9 @@
 use crate::authn::{Caller, UserCaller};
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::event::EventType;
-use crate::domain::{Attributes, BucketPosition, Membership, Organization, OrganizationId, Role, Slug, User, UserId};
+use crate::domain::{
+    Attributes, BucketPosition, Membership, Organization, OrganizationId, Role, Slug, StoredValue, User, UserId,
+};
 use crate::service::ServiceError;
 use crate::service::consistency_token::ConsistencyToken;
 use crate::store::events::{self, Cause, Event};
@@ -243,7 +245,11 @@ impl<'t> UnitOfWork<'t> {
     ) {
         self.revisions.insert(organization.id, organization.revision);
         let event = Event { revision: organization.revision, kind, user: Some(user.clone()), old, new };
-        self.record(organization, event, ChangeDetail::Membership { user: user.clone(), role: stored });
+        self.record(
+            organization,
+            event,
+            ChangeDetail::Membership { user: user.clone(), role: stored.map(StoredValue::Known) },
+        );
     }
 
     /// Locks users for share until the transaction ends, so that their state cannot change while the write relies on it.
@@ -265,10 +271,13 @@ impl<'t> UnitOfWork<'t> {
         Ok(locked.into_iter().map(|user| (user.id.clone(), user)).collect())
     }
 
-    /// Locks a user against every other write; `None` for an unknown user.
+    /// Locks a user against every other write; `None` for an unknown user. Refuses a user in a state that this program
+    /// does not know.
     pub(in crate::service) async fn lock_user(&mut self, id: &UserId) -> Result<Option<User>, ServiceError> {
         self.locked_users.insert(id.bucket());
-        Ok(users::lock(self.connection, id).await?)
+        let user = users::lock(self.connection, id).await?;
+        user.as_ref().map(User::require_known_state).transpose()?;
+        Ok(user)
     }
 
     /// Creates an unknown user, without a profile.

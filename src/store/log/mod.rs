@@ -46,7 +46,7 @@ pub async fn append(
             ChangeDetail::Membership { user, role } => [
                 Some("MEMBERSHIP".to_owned()),
                 Some(user.to_string()),
-                role.map(|role| role.as_str().to_owned()),
+                role.as_ref().map(|role| role.as_str().to_owned()),
                 None,
                 None,
                 None,
@@ -59,6 +59,8 @@ pub async fn append(
                 owner.as_ref().map(ToString::to_string),
                 Some(slug.to_string()),
             ],
+            // A write of this program makes no such change; the constraints reject the row.
+            ChangeDetail::Unknown => Default::default(),
         };
         for (column, text) in columns.iter_mut().zip(texts) {
             column.push(text);

@@ -33,7 +33,7 @@ pub async fn from(
     let unreadable = || StoreError::Unreadable(format!("bucket {bucket} of the log has no head"));
     let first = rows.first().ok_or_else(unreadable)?;
     let datastore = Datastore { id: first.id, epoch: first.epoch };
-    let rows = rows.into_iter().filter_map(|row| row.read(bucket).transpose()).collect::<Result<_, _>>()?;
+    let rows = rows.into_iter().filter_map(|row| row.read(bucket)).collect();
     Ok(ReplayPage { datastore, rows })
 }
 

@@ -2,7 +2,7 @@
 
 use super::copy::{CopyFields, CopyRows};
 use super::tail::LogPosition;
-use crate::domain::{OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use crate::domain::{OrganizationId, OrganizationState, Role, Slug, StoredValue, UserId, UserState};
 use crate::store::{StoreError, limits};
 use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
@@ -69,10 +69,10 @@ impl<'c> BucketSnapshot<'c> {
             let deleted = deleted == Some(&[1]);
             each(SnapshotOrganization {
                 id: organization_id(id)?,
-                state: if deleted { OrganizationState::Deleted } else { OrganizationState::parse(text(state)?)? },
+                state: if deleted { OrganizationState::Deleted } else { OrganizationState::read(text(state)?) },
                 revision: i64::from_be_bytes(fixed(revision)?),
-                owner: owner.map(|owner| UserId::parse(text(Some(owner))?).map_err(StoreError::from)).transpose()?,
-                slug: Slug::parse(text(slug)?)?,
+                owner: owner.map(|owner| user_id(Some(owner))).transpose()?,
+                slug: Slug::from_stored(text(slug)?.to_owned()),
             });
             Ok(())
         })
@@ -83,7 +83,10 @@ impl<'c> BucketSnapshot<'c> {
     ///
     /// # Errors
     /// If Postgres does not answer, or a row is not readable.
-    pub async fn members(&mut self, mut each: impl FnMut(OrganizationId, &str, Role)) -> Result<(), StoreError> {
+    pub async fn members(
+        &mut self,
+        mut each: impl FnMut(OrganizationId, &str, &StoredValue<Role>),
+    ) -> Result<(), StoreError> {
         let (first, last) = (self.first, self.last);
         let statement = format!(
             "COPY (SELECT organization_id, user_id, role FROM memberships WHERE bucket BETWEEN {first} AND {last})
@@ -91,7 +94,7 @@ impl<'c> BucketSnapshot<'c> {
         );
         self.copy(&statement, |row: CopyFields<'_, 3>| {
             let [organization, user, role] = row;
-            each(organization_id(organization)?, text(user)?, Role::parse(text(role)?)?);
+            each(organization_id(organization)?, text(user)?, &StoredValue::read_role(text(role)?));
             Ok(())
         })
         .await
@@ -154,16 +157,15 @@ pub async fn inactive_users(connection: &mut PgConnection) -> Result<Vec<Inactiv
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter()
+    Ok(rows
+        .into_iter()
         .map(|row| {
             let pairs = row.ids.unwrap_or_default().into_iter().zip(row.states.unwrap_or_default());
-            let states = pairs
-                .map(|(id, state)| Ok((UserId::parse(&id)?, UserState::parse(&state)?)))
-                .collect::<Result<_, StoreError>>()?;
+            let states = pairs.map(|(id, state)| (UserId::from_stored(id), UserState::read(&state))).collect();
             let at = LogPosition { position: row.position, write_time: row.write_time };
-            Ok(InactiveUsers { bucket: row.user_bucket, at, states })
+            InactiveUsers { bucket: row.user_bucket, at, states }
         })
-        .collect()
+        .collect())
 }
 
 fn text(field: Option<&[u8]>) -> Result<&str, StoreError> {
@@ -174,6 +176,10 @@ fn text(field: Option<&[u8]>) -> Result<&str, StoreError> {
 fn fixed<const N: usize>(field: Option<&[u8]>) -> Result<[u8; N], StoreError> {
     let bytes = field.and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or_else(|| StoreError::Unreadable("a binary copy: a number or id has the wrong length".to_owned()))
+}
+
+fn user_id(field: Option<&[u8]>) -> Result<UserId, StoreError> {
+    Ok(UserId::from_stored(text(field)?.to_owned()))
 }
 
 fn organization_id(field: Option<&[u8]>) -> Result<OrganizationId, StoreError> {

@@ -6,7 +6,9 @@
 use super::PURGED;
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::ORGANIZATION_BUCKETS;
-use crate::domain::{BucketPosition, Kind, LogMark, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use crate::domain::{
+    BucketPosition, Kind, LogMark, OrganizationId, OrganizationState, Slug, StoredValue, UserId, UserState,
+};
 use crate::store::StoreError;
 use crate::store::datastore::Datastore;
 use crate::store::session::UnusableDatastore;
@@ -63,6 +65,9 @@ pub enum LogChange {
         /// The new state.
         state: UserState,
     },
+    /// A change that this program does not know, because a newer one recorded it, and that names neither an
+    /// organization nor a user.
+    Unknown,
 }
 
 /// The new rows of a bucket.
@@ -158,7 +163,7 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
         if result.moved.last().is_none_or(|last| last.bucket != bucket) {
             result.moved.push(BucketDelta { bucket, head, rows: Vec::new() });
         }
-        if let (Some(log_row), Some(delta)) = (row.read(bucket)?, result.moved.last_mut()) {
+        if let (Some(log_row), Some(delta)) = (row.read(bucket), result.moved.last_mut()) {
             delta.rows.push(log_row);
         }
     }
@@ -166,41 +171,43 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
 }
 
 impl LogQueryRow {
-    /// Converts the row; `None` for a bucket that has no row from the known position on.
-    pub(super) fn read(self, bucket: i16) -> Result<Option<LogRow>, StoreError> {
-        let (Some(position), Some(commit_position), Some(write_time), Some(revision)) =
-            (self.position, self.commit_position, self.write_time, self.revision)
-        else {
-            return Ok(None);
-        };
-        let unreadable = || StoreError::Unreadable("a row of the log has no value in a required column".to_owned());
-        let user = self.user_id.as_deref().map(UserId::parse).transpose()?;
-        let change = if bucket >= ORGANIZATION_BUCKETS {
-            let state = UserState::parse(self.state.as_deref().ok_or_else(unreadable)?)?;
-            LogChange::User { user: user.ok_or_else(unreadable)?, revision, state }
-        } else {
-            let entry = match (self.entry.as_deref(), user) {
-                (Some("MEMBERSHIP"), Some(user)) => {
-                    ChangeDetail::Membership { user, role: self.role.as_deref().map(Role::parse).transpose()? }
-                }
-                (Some("ORGANIZATION"), None) => ChangeDetail::Organization {
-                    state: match self.state.as_deref().ok_or_else(unreadable)? {
-                        PURGED => None,
-                        state => Some(OrganizationState::parse(state)?),
-                    },
-                    owner: self.owner_id.as_deref().map(UserId::parse).transpose()?,
-                    slug: Slug::parse(self.slug.as_deref().ok_or_else(unreadable)?)?,
-                },
-                _ => return Err(unreadable()),
-            };
-            LogChange::Organization(LogEntry {
-                organization: OrganizationId::from_uuid(self.organization_id.ok_or_else(unreadable)?),
-                kind: Kind::parse(self.kind.as_deref().ok_or_else(unreadable)?)?,
+    /// Converts the row; `None` for a bucket that has no row from the known position on. Whatever a newer program wrote
+    /// into the row, it is a row of the log: its position is applied.
+    pub(super) fn read(self, bucket: i16) -> Option<LogRow> {
+        let (position, write_time) = self.position.zip(self.write_time)?;
+        let commit_position = self.commit_position.unwrap_or(position);
+        let user = self.user_id.clone().map(UserId::from_stored);
+        let revision = self.revision.unwrap_or_default();
+        let change = match (self.organization_id, user) {
+            (_, Some(user)) if bucket >= ORGANIZATION_BUCKETS => {
+                let state = self.state.as_deref().map_or(UserState::Unknown, UserState::read);
+                LogChange::User { user, revision, state }
+            }
+            (Some(organization), user) if bucket < ORGANIZATION_BUCKETS => LogChange::Organization(LogEntry {
+                organization: OrganizationId::from_uuid(organization),
                 revision,
-                detail: entry,
-            })
+                detail: self.detail(user),
+                kind: Kind::from_stored(self.kind.unwrap_or_default()),
+            }),
+            (Some(_) | None, Some(_) | None) => LogChange::Unknown,
         };
-        Ok(Some(LogRow { at: LogPosition { position, write_time }, commit_position, change }))
+        Some(LogRow { at: LogPosition { position, write_time }, commit_position, change })
+    }
+
+    /// The change of an organization. A row of an unknown entry type, and one whose columns do not fit its type, is an
+    /// unknown change.
+    fn detail(&self, user: Option<UserId>) -> ChangeDetail {
+        match (self.entry.as_deref(), user, self.state.as_deref(), self.slug.as_deref()) {
+            (Some("MEMBERSHIP"), Some(user), None, None) => {
+                ChangeDetail::Membership { user, role: self.role.as_deref().map(StoredValue::read_role) }
+            }
+            (Some("ORGANIZATION"), None, Some(state), Some(slug)) => ChangeDetail::Organization {
+                state: (state != PURGED).then(|| OrganizationState::read(state)),
+                owner: self.owner_id.clone().map(UserId::from_stored),
+                slug: Slug::from_stored(slug.to_owned()),
+            },
+            _ => ChangeDetail::Unknown,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Waits for an event, at most [`EVENT_TIMEOUT`].
-async fn soon<T>(event: impl Future<Output = T>) -> T {
+pub async fn soon<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(EVENT_TIMEOUT, event).await.expect("the event did not happen in time")
 }
 
@@ -27,7 +27,7 @@ fn settings(server: &Server, address: SocketAddr) -> ClientSettings {
 }
 
 /// A client connected to the server.
-async fn client(server: &Server) -> Client {
+pub async fn client(server: &Server) -> Client {
     Client::connect(settings(server, server.address)).await.unwrap()
 }
 
@@ -43,7 +43,7 @@ async fn cached() -> (Server, Proxy, MembershipCache) {
 }
 
 /// The answer from the replica, as soon as there is one: on a busy machine the lease may just have run out.
-async fn from_memory(cache: &MembershipCache, check: &Check) -> Answer {
+pub async fn from_memory(cache: &MembershipCache, check: &Check) -> Answer {
     soon(async {
         loop {
             if let Some(answer) = cache.check_now(check) {

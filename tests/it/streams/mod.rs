@@ -21,7 +21,7 @@ use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 const SOON: Duration = Duration::from_secs(20);
 
 /// Waits for an expected event. Panics if it takes too long.
-async fn soon<T>(event: impl Future<Output = T>) -> T {
+pub async fn soon<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, event).await.expect("the event did not happen in time")
 }
 
@@ -54,14 +54,14 @@ impl Checks {
 }
 
 /// An open watch of memberships.
-struct Watch {
+pub struct Watch {
     /// Sends requests; `None` after the client has ended its side.
     requests: Option<mpsc::Sender<pb::WatchMembershipsRequest>>,
     responses: Streaming<pb::WatchMembershipsResponse>,
 }
 
 impl Watch {
-    async fn open(clients: &Clients, first: pb::WatchMembershipsRequest) -> Self {
+    pub async fn open(clients: &Clients, first: pb::WatchMembershipsRequest) -> Self {
         let (sender, requests) = mpsc::channel(1);
         sender.send(first).await.unwrap();
         let responses =
@@ -70,7 +70,7 @@ impl Watch {
     }
 
     /// Watches all memberships from a cursor.
-    async fn from(clients: &Clients, cursor: &str) -> Self {
+    pub async fn from(clients: &Clients, cursor: &str) -> Self {
         Self::open(clients, pb::WatchMembershipsRequest { cursor: cursor.to_owned(), ..Default::default() }).await
     }
 
@@ -88,7 +88,7 @@ impl Watch {
     }
 
     /// Sends a ping, and returns all messages up to the checkpoint that answers it.
-    async fn until(&mut self, ping: i64) -> Vec<pb::WatchMembershipsResponse> {
+    pub async fn until(&mut self, ping: i64) -> Vec<pb::WatchMembershipsResponse> {
         self.ping(ping).await;
         let mut all = Vec::new();
         loop {
