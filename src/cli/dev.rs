@@ -5,13 +5,13 @@ use super::data_directory::{DataDirectory, DirectoryLock};
 use super::welcome::welcome;
 use crate::authn::Authenticator;
 use crate::clock::Clock;
-use crate::config::{self, LISTEN, LogSettings, Mistakes};
+use crate::config::{LISTEN, Mistakes};
+use crate::lifecycle;
 use crate::mail::Mailer;
 use crate::postgres::{Binaries, Cluster, Options, Stop};
 use crate::server::{self, ServerParts, ServerSettings};
 use crate::service::{InvitationSettings, Roster};
 use crate::store::{migrations, pool};
-use crate::{lifecycle, telemetry};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
@@ -35,11 +35,7 @@ pub(super) struct DevFlags {
 }
 
 pub(super) fn run(flags: &DevFlags) -> Result<(), CliError> {
-    let mut log = LogSettings::default();
-    if let Some(filter) = config::environment("ROSTER_LOG") {
-        log.filter = filter;
-    }
-    telemetry::start(&log)?;
+    super::start_log()?;
     let directory = DataDirectory::find(flags.data_dir.as_ref())?;
     let lock = directory.lock()?;
     super::run_to_end(async {

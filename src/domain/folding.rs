@@ -142,7 +142,8 @@ mod tests {
     #[test]
     fn slugs_match_like_names() {
         let slug = Slug::parse("acme-org").unwrap();
-        let finds = |search: &str| SearchText::new(&Name::parse(search).unwrap()).finds(&Name::parse("x").unwrap(), &slug);
+        let finds =
+            |search: &str| SearchText::new(&Name::parse(search).unwrap()).finds(&Name::parse("x").unwrap(), &slug);
         assert!(finds("ACME") && finds("E-o") && finds("ac"));
         assert!(!finds("or") && !finds("acme_org"));
     }

@@ -85,7 +85,7 @@ pub(super) async fn tidy(roster: Roster, stop: CancellationToken) {
             tokio::time::sleep(limits::TIDY_EVERY).await;
             match roster.tidy().await {
                 Ok(report) if report == crate::service::housekeeping::TidyReport::default() => {}
-                Ok(report) => tracing::info!(?report, "housekeeping removed rows"),
+                Ok(report) => tracing::info!(?report, "housekeeping changed rows"),
                 Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "housekeeping failed"),
             }
         }
