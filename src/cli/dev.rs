@@ -5,7 +5,8 @@ use super::data_directory::{DataDirectory, DirectoryLock};
 use super::welcome::welcome;
 use crate::authn::Authenticator;
 use crate::clock::Clock;
-use crate::config::{self, LISTEN, LogSettings, Mistakes};
+use crate::config::{LISTEN, Mistakes};
+use crate::lifecycle;
 use crate::mail::Mailer;
 use crate::postgres::{Binaries, Cluster, Options, Stop};
 use crate::server::{self, ServerParts, ServerSettings};
@@ -13,7 +14,6 @@ use crate::service::{InvitationSettings, Roster};
 use crate::store::datastore_url::DatastoreUrl;
 use crate::store::migrations;
 use crate::store::pool::Pool;
-use crate::{lifecycle, telemetry};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
@@ -37,11 +37,7 @@ pub(super) struct DevFlags {
 }
 
 pub(super) fn run(flags: &DevFlags) -> Result<(), CliError> {
-    let mut log = LogSettings::default();
-    if let Some(filter) = config::environment("ROSTER_LOG") {
-        log.filter = filter;
-    }
-    telemetry::start(&log)?;
+    super::start_log()?;
     let directory = DataDirectory::find(flags.data_dir.as_ref())?;
     let lock = directory.lock()?;
     super::run_to_end(async {

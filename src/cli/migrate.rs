@@ -16,6 +16,7 @@ pub(super) struct MigrateFlags {
 }
 
 pub(super) fn run(flags: &MigrateFlags) -> Result<(), CliError> {
+    super::start_log()?;
     let datastore = config::read_datastore(&flags.datastore, &config::environment)?;
     super::run_to_end(async {
         match migrations::migrate_and_check(&datastore, flags.after_restore).await? {

@@ -12,7 +12,8 @@ mod welcome;
 
 pub use error::CliError;
 
-use crate::config::{Flags, LISTEN};
+use crate::config::{self, Flags, LISTEN, LogSettings};
+use crate::telemetry;
 use clap::Parser;
 use std::future::Future;
 use std::io::{ErrorKind, Write};
@@ -60,6 +61,15 @@ pub fn run() -> Result<(), CliError> {
         Command::Token(flags) => token::run(&flags),
         Command::ApiKey(flags) => api_key::run(&flags),
     }
+}
+
+/// Sets up logging for a sub-command without settings of the log: as text, with the filter in `ROSTER_LOG`.
+fn start_log() -> Result<(), CliError> {
+    let mut log = LogSettings::default();
+    if let Some(filter) = config::environment("ROSTER_LOG") {
+        log.filter = filter;
+    }
+    Ok(telemetry::start(&log)?)
 }
 
 /// Writes an error and its causes to standard error.

@@ -5,6 +5,9 @@
 pub const USER_ID_BYTES: usize = 255;
 /// Characters in an organization name after trimming: the `max_length` of django-organizations.
 pub const NAME_CHARACTERS: usize = 200;
+/// Characters of a search, after folding, from which on it matches anywhere in a name: the length of the shortest text
+/// that an index of trigrams finds.
+pub const SEARCH_ANYWHERE_CHARACTERS: usize = 3;
 /// Characters in an organization slug: the `max_length` of django-organizations.
 pub const SLUG_CHARACTERS: usize = 200;
 /// Minimum characters in a slug: a single character is too easily a typing mistake.

@@ -9,6 +9,8 @@ pub mod change;
 pub mod check;
 pub mod email;
 pub mod event;
+#[cfg(feature = "server")]
+pub mod folding;
 pub mod ids;
 pub mod invitation;
 pub mod limits;
@@ -27,6 +29,8 @@ pub mod text;
 pub use actor::ActorKind;
 pub use attributes::Attributes;
 pub use email::EmailAddress;
+#[cfg(feature = "server")]
+pub use folding::SearchText;
 pub use ids::{OrganizationId, OrganizationRef, UserId};
 pub use invitation::{Delivery, Invitation, InvitationId, InvitationState, Inviter, MailState, Recipient};
 pub use model::{

@@ -87,7 +87,7 @@ pub(super) async fn tidy(roster: Roster, stop: CancellationToken) {
             tokio::time::sleep(limits::TIDY_EVERY).await;
             match tokio::time::timeout(limits::TIDY_TIMEOUT, roster.tidy()).await {
                 Ok(Ok(report)) if report == crate::service::housekeeping::TidyReport::default() => {}
-                Ok(Ok(report)) => tracing::info!(?report, "housekeeping removed rows"),
+                Ok(Ok(report)) => tracing::info!(?report, "housekeeping changed rows"),
                 Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "housekeeping failed"),
                 Err(_) => tracing::warn!("housekeeping did not end in time; the next round continues it"),
             }

@@ -7,7 +7,7 @@ use super::{Roster, ServiceError};
 use crate::domain::OrganizationId;
 use crate::service::limits;
 use crate::store::log::partitions::{self, PartitionedTable};
-use crate::store::{StoreError, invitations, organizations, quotas, requests};
+use crate::store::{StoreError, folded_names, invitations, organizations, quotas, requests};
 use sqlx::PgConnection;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,6 +21,8 @@ pub struct TidyReport {
     pub invitations: u64,
     /// Stored answers and quota windows deleted.
     pub forgotten: u64,
+    /// Names of organizations folded after a write of an older release.
+    pub names: usize,
     /// Daily partitions of the change log dropped.
     pub log_days: u64,
     /// Rows deleted from the change log's default partitions.
@@ -50,6 +52,9 @@ impl Roster {
         let outcome = delete_expired(&mut connection, &mut report).await;
         connection.finish(outcome)?;
         let mut connection = self.pool.acquire().await?;
+        let outcome = fold_names(&mut connection, &mut report).await;
+        connection.finish(outcome)?;
+        let mut connection = self.pool.acquire().await?;
         let outcome = maintain_log(&mut connection, self.log_retention, &mut report).await;
         connection.finish(outcome)?;
         Ok(report)
@@ -69,6 +74,15 @@ async fn delete_expired(connection: &mut PgConnection, report: &mut TidyReport) 
     report.forgotten = requests::forget_old(connection, limits::TIDY_REQUESTS).await?;
     report.forgotten +=
         quotas::forget_old(connection, crate::store::limits::PURGE_AFTER, limits::TIDY_REQUESTS).await?;
+    Ok(())
+}
+
+/// Folds the names of organizations that an older release wrote.
+async fn fold_names(connection: &mut PgConnection, report: &mut TidyReport) -> Result<(), StoreError> {
+    let most = i64::try_from(limits::TIDY_NAMES).unwrap_or(i64::MAX);
+    for bucket in folded_names::stale_buckets(connection, most).await? {
+        report.names += folded_names::fold_bucket(connection, bucket, limits::TIDY_NAMES - report.names).await?;
+    }
     Ok(())
 }
 

@@ -15,6 +15,12 @@ pub const WRITE_ATTEMPTS: u32 = 5;
 pub const TIDY_ORGANIZATIONS: i64 = 100;
 /// Stored answers deleted in one round, and quota windows deleted in one round.
 pub const TIDY_REQUESTS: i64 = 10_000;
+/// Names of organizations folded in one round: a few seconds of work. Only an interrupted `roster migrate`, or a server
+/// of an older release, leaves names to fold.
+pub const TIDY_NAMES: usize = 20_000;
+/// Candidates that a search reads at once when not all of the first ones match: only names that are not folded yet do
+/// not match.
+pub const SEARCH_CANDIDATES: i64 = 1_000;
 /// Default retention of the change log: a follower that was offline for a weekend continues from its cursor.
 pub const LOG_RETENTION: Duration = Duration::from_hours(7 * 24);
 /// Allowed retention of the change log, in hours. The minimum is longer than a follower needs to reconnect. The maximum

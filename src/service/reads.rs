@@ -2,9 +2,11 @@
 
 use super::{Roster, ServiceError};
 use crate::authz::decide::Access;
-use crate::domain::{Member, Organization, Refusal, Role, StoredValue, UserId};
+use crate::domain::{Member, Organization, Refusal, Role, SearchText, StoredValue, UserId};
+use crate::service::limits;
 use crate::store::StoreError;
 use crate::store::{memberships, organizations, users};
+use sqlx::PgConnection;
 
 pub use crate::store::memberships::MemberFilter;
 pub use crate::store::organizations::{OrganizationFilter, OrganizationPageKey, UserOrganizationFilter};
@@ -27,7 +29,10 @@ impl Roster {
     /// If the datastore does not answer.
     pub async fn list_organizations(&self, filter: &OrganizationFilter) -> Result<Vec<Organization>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let outcome = organizations::list(&mut connection, filter).await;
+        let outcome = match &filter.search {
+            Some(search) => search_organizations(&mut connection, filter, search).await,
+            None => organizations::list(&mut connection, filter).await,
+        };
         Ok(connection.finish(outcome)?)
     }
 
@@ -72,5 +77,26 @@ impl Roster {
         let mut connection = self.pool.acquire().await?;
         let outcome = memberships::list(&mut connection, access.organization(), filter).await;
         Ok(connection.finish(outcome)?)
+    }
+}
+
+/// Lists the organizations that a search finds. Each batch of candidates has its own snapshot, as each page has.
+async fn search_organizations(
+    connection: &mut PgConnection,
+    filter: &OrganizationFilter,
+    search: &SearchText,
+) -> Result<Vec<Organization>, StoreError> {
+    let wanted = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+    let (mut found, mut after, mut most) = (Vec::new(), filter.after.clone(), filter.limit);
+    loop {
+        let candidates = organizations::search_candidates(connection, filter, search, after.as_ref(), most).await?;
+        let is_last = i64::try_from(candidates.len()).is_ok_and(|count| count < most);
+        after = candidates.last().map(|last| OrganizationPageKey { name: last.name.as_str().to_owned(), id: last.id });
+        found.extend(candidates.into_iter().filter(|candidate| filter.selects(candidate)));
+        if is_last || found.len() >= wanted {
+            found.truncate(wanted);
+            return Ok(found);
+        }
+        most = limits::SEARCH_CANDIDATES;
     }
 }

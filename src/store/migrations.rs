@@ -1,10 +1,10 @@
 //! The schema: the migrations of this program and whether a database has them.
 
-use super::StoreError;
 use super::datastore_url::DatastoreUrl;
 use super::log::partitions;
 use super::place::{self, PlaceCheck};
 use super::session::{self, SessionUse};
+use super::{StoreError, folded_names};
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::{Connection, PgConnection};
 
@@ -25,6 +25,14 @@ pub async fn migrate_and_check(url: &DatastoreUrl, after_restore: bool) -> Resul
     if let Err(error) = partitions::make_ahead(&mut connection).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot create the change log's next partitions yet");
     }
+    if let Err(error) = folded_names::create_trigram_index(&mut connection).await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "cannot create the index for the search of organizations, which reads every name without it: have a role \
+             that may do so run CREATE EXTENSION pg_trgm in this database, then run `roster migrate` again"
+        );
+    }
+    fold_names(&mut connection).await;
     let check = if after_restore {
         place::raise_after_restore(&mut connection).await?
     } else {
@@ -51,6 +59,34 @@ pub enum MigrationError {
     /// A migration failed, or was edited after it was applied.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
+}
+
+/// Folds the names of organizations that are not folded yet, in small transactions. Names that it leaves are found by
+/// the search too, only more slowly.
+async fn fold_names(connection: &mut PgConnection) {
+    let (mut folded, mut failure) = (0, None);
+    for bucket in 0..=255 {
+        match folded_names::fold_bucket(connection, bucket, usize::MAX).await {
+            Ok(0) => {}
+            Ok(names) => {
+                folded += names;
+                if bucket % 16 == 15 {
+                    tracing::info!(names = folded, buckets = bucket + 1, "folding the names of the organizations");
+                }
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    if folded > 0 {
+        tracing::info!(names = folded, "folded the names of the organizations");
+        failure = folded_names::vacuum(connection).await.err().or(failure);
+    }
+    if let Some(error) = failure {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "cannot fold the names of all organizations yet: housekeeping will, or run `roster migrate` again"
+        );
+    }
 }
 
 /// Whether the database has every migration of this program, unedited.

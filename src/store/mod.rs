@@ -12,6 +12,7 @@ pub mod datastore;
 pub mod datastore_url;
 pub mod events;
 pub mod export;
+pub mod folded_names;
 pub mod invitation_tokens;
 pub mod invitations;
 pub mod limits;

@@ -1,9 +1,10 @@
 //! Rows of organizations.
 
 use super::StoreError;
+use crate::domain::folding::fold;
 use crate::domain::{
-    Attributes, DeletionWindow, Kind, Name, Organization, OrganizationId, OrganizationState, Role, Slug, StoredValue,
-    UserId, ValueKind,
+    Attributes, DeletionWindow, Kind, Name, Organization, OrganizationId, OrganizationState, Role, SearchText, Slug,
+    StoredValue, UserId, ValueKind,
 };
 use crate::store::limits;
 use sqlx::PgConnection;
@@ -12,11 +13,13 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+#[derive(sqlx::FromRow)]
 struct OrganizationRow {
     id: Uuid,
     slug: String,
     name: String,
     kind: String,
+    #[sqlx(rename = "attributes: Json<Attributes>")]
     attributes: Json<Attributes>,
     state: String,
     deactivated_by_operator: bool,
@@ -52,6 +55,9 @@ macro_rules! organization_query {
         organization_query!(@ query_as!(OrganizationRow), $before, $after, $($argument)*)
     };
 }
+
+mod search;
+pub use search::search_candidates;
 
 impl From<OrganizationRow> for Organization {
     fn from(row: OrganizationRow) -> Self {
@@ -111,8 +117,9 @@ pub struct NewOrganization {
 pub async fn insert(connection: &mut PgConnection, new: &NewOrganization) -> Result<Organization, StoreError> {
     Ok(organization_query!(
         "INSERT INTO organizations AS o (bucket, id, slug, name, kind, attributes, state, deactivated_by_operator,
-                                         owner_id, revision, row_revision, create_time, update_time)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, 1, clock_timestamp(), clock_timestamp())
+                                         owner_id, revision, row_revision, create_time, update_time, folded_name,
+                                         folded_revision)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, 1, clock_timestamp(), clock_timestamp(), $10, 1)
          RETURNING",
         "",
         new.id.bucket(),
@@ -124,6 +131,7 @@ pub async fn insert(connection: &mut PgConnection, new: &NewOrganization) -> Res
         new.state.as_str(),
         new.deactivated_by_operator,
         new.owner.as_ref().map(UserId::as_str),
+        fold(new.name.as_str()),
     )
     .fetch_one(connection)
     .await?
@@ -178,7 +186,8 @@ pub async fn update(
     Ok(organization_query!(
         "UPDATE organizations o
          SET slug = $3, name = $4, attributes = $5, state = $6, deactivated_by_operator = $7, owner_id = $8,
-             revision = $9, row_revision = $10, update_time = clock_timestamp(),
+             revision = $9, row_revision = $10, folded_name = $13, folded_revision = $10,
+             update_time = clock_timestamp(),
              delete_time = CASE WHEN $11 THEN coalesce(o.delete_time, clock_timestamp()) END,
              purge_time = CASE WHEN $11 THEN coalesce(o.purge_time, clock_timestamp() + $12) END
          WHERE o.bucket = $1 AND o.id = $2
@@ -196,6 +205,7 @@ pub async fn update(
         organization.row_revision,
         deleted,
         purge_after,
+        fold(organization.name.as_str()),
     )
     .fetch_one(connection)
     .await?
@@ -269,15 +279,26 @@ pub struct OrganizationFilter {
     pub kind: Option<Kind>,
     /// Only these states, and states that this program does not know.
     pub states: Vec<OrganizationState>,
-    /// Only organizations whose name or slug contains this text, ignoring case.
-    pub search: Option<String>,
+    /// Only organizations that this text finds.
+    pub search: Option<SearchText>,
     /// Only organizations after this one.
     pub after: Option<OrganizationPageKey>,
     /// Maximum number of organizations.
     pub limit: i64,
 }
 
-/// Lists organizations by name, then id.
+impl OrganizationFilter {
+    /// Whether the filter selects an organization, wherever the page begins.
+    #[must_use]
+    pub fn selects(&self, organization: &Organization) -> bool {
+        let Organization { kind, name, slug, .. } = organization;
+        self.kind.as_ref().is_none_or(|wanted| wanted == kind)
+            && (self.states.contains(&organization.state()) || organization.state() == OrganizationState::Unknown)
+            && self.search.as_ref().is_none_or(|search| search.finds(name, slug))
+    }
+}
+
+/// Lists organizations by name, then id. The search of the filter is for [`search_candidates`].
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -289,13 +310,11 @@ pub async fn list(connection: &mut PgConnection, filter: &OrganizationFilter) ->
         "FROM organizations o
          WHERE ($1::text IS NULL OR o.kind = $1)
            AND CASE WHEN o.delete_time IS NULL THEN o.state ELSE 'DELETED' END <> ALL ($2::text[])
-           AND ($3::text IS NULL OR position(lower($3) IN lower(o.name)) > 0 OR position(lower($3) IN o.slug) > 0)
-           AND (o.name, o.id) > (coalesce($4::text, ''), coalesce($5, '00000000-0000-0000-0000-000000000000'::uuid))
+           AND (o.name, o.id) > (coalesce($3::text, ''), coalesce($4, '00000000-0000-0000-0000-000000000000'::uuid))
          ORDER BY o.name, o.id
-         LIMIT $6",
+         LIMIT $5",
         filter.kind.as_ref().map(Kind::as_str),
         &OrganizationState::names_except(&filter.states),
-        filter.search,
         after.map(|after| after.name.as_str()),
         after.map(|after| after.id.as_uuid()),
         filter.limit,

@@ -33,6 +33,7 @@ mod replay;
 mod replica;
 mod retention;
 mod scale;
+mod search;
 mod sql_rules;
 mod streams;
 mod tokens;

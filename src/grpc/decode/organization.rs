@@ -3,7 +3,9 @@
 use super::invitation::delivery;
 use super::{FieldReader, InvalidFields, UserReference, borrow_oneof};
 use crate::domain::ids::parse_uuid;
-use crate::domain::{EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, Role, Slug, UserId};
+use crate::domain::{
+    EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, Role, SearchText, Slug, UserId,
+};
 use crate::grpc::page::Page;
 use crate::grpc::{convert, limits, pb};
 use crate::service::invitations::Terms;
@@ -185,18 +187,14 @@ pub(in crate::grpc) fn list(
     let kind = fields.kind(&message.kind);
     let states = states(fields, &message.states, &OrganizationState::ALL);
     // The search takes whatever a name may hold.
-    let search = fields.optional("search", &message.search, Name::parse);
+    let search =
+        fields.optional("search", &message.search, |text| Name::parse(text).map(|text| SearchText::new(&text)));
     let state_list = format!("{:?}", message.states);
     let filter = ["organizations", &message.kind, &state_list, &message.search];
     let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
     let after = page.key(fields, after_name);
-    let filter = OrganizationFilter {
-        kind: kind?,
-        states: states?,
-        search: search?.map(Name::into_string),
-        after: after?,
-        limit: page.limit(),
-    };
+    let filter =
+        OrganizationFilter { kind: kind?, states: states?, search: search?, after: after?, limit: page.limit() };
     Ok((page, filter))
 }
 

@@ -56,13 +56,23 @@ impl Database {
     }
 
     async fn from_template(template: &str) -> Self {
+        Self::with_options(&format!("TEMPLATE {template}")).await.unwrap()
+    }
+
+    /// Creates a database with these options of CREATE DATABASE. Fails if this Postgres does not have the locale.
+    pub async fn with_options(options: &str) -> Result<Self, sqlx::Error> {
         let name = format!("t{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
         let cluster = shared();
         let mut connection = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
-        let statement = format!("CREATE DATABASE {name} TEMPLATE {template}");
-        sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
-        connection.close().await.unwrap();
-        Self::at(cluster.url(&name))
+        let statement = format!("CREATE DATABASE {name} {options}");
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
+        connection.close().await?;
+        Ok(Self::at(cluster.url(&name)))
+    }
+
+    /// Applies the migrations.
+    pub async fn migrate(&self) {
+        migrations::migrate(&PgConnectOptions::from_str(&self.url).unwrap()).await.unwrap();
     }
 
     /// An existing database.
