@@ -12,12 +12,12 @@ use super::{Freshness, Roster, ServiceError};
 use crate::domain::{BucketPosition, LogMark, OrganizationId, OrganizationRef, Refusal};
 use crate::replica::{Commits, Feed, Replica};
 use crate::service::limits;
-use crate::store::StoreError;
 use crate::store::datastore::{self, Datastore};
 use crate::store::log::history::{self, LogEvidence};
 use crate::store::log::tail::LogPosition;
 use crate::store::log::{replay, tail};
 use crate::store::pool::Pool;
+use crate::store::{StoreError, in_time};
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -120,7 +120,7 @@ impl Roster {
         from: Option<&ConsistencyToken>,
         buckets: impl Iterator<Item = i16>,
     ) -> Result<FeedStart, ServiceError> {
-        let (datastore, heads) = read_heads(connection).await?;
+        let (datastore, heads) = in_time(limits::LOG_READ, read_heads(connection)).await?;
         let mut start = FeedStart { datastore, heads, positions: BTreeMap::new() };
         let Some(cursor) = from else {
             let head = |bucket| Some((bucket, FeedPosition::of(start.heads.get(&bucket)?)));
@@ -141,7 +141,7 @@ impl Roster {
                 unconfirmed.push(at);
             }
         }
-        let history = history::read(connection, &unconfirmed).await?;
+        let history = in_time(limits::LOG_READ, history::read(connection, &unconfirmed)).await?;
         for (bucket, at) in &mut start.positions {
             match history.at(*bucket, at.position) {
                 // Confirmed without a comparison.
@@ -224,7 +224,7 @@ impl ChangeFeed {
         self.lag_excused = true;
         if self.heads_unknown {
             let mut connection = self.pool.acquire().await?;
-            let outcome = tail::heads(&mut connection).await;
+            let outcome = in_time(limits::LOG_READ, tail::heads(&mut connection)).await;
             let heads = connection.finish(outcome)?;
             self.compare(&(0..).zip(heads).collect())?;
             self.heads_unknown = false;
@@ -247,7 +247,8 @@ impl ChangeFeed {
         let mut limit = limits::REPLAY_ROWS;
         loop {
             let mut connection = self.pool.acquire().await?;
-            let outcome = replay::from(&mut connection, bucket, at.position, limit.saturating_add(1)).await;
+            let page = replay::from(&mut connection, bucket, at.position, limit.saturating_add(1));
+            let outcome = in_time(limits::LOG_READ, page).await;
             let page = connection.finish(outcome)?;
             let mut rows = page.rows;
             let is_first = rows.first().is_some_and(|row| row.at.position == at.position);

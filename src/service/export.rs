@@ -10,6 +10,8 @@ use crate::domain::{Kind, Refusal, UserId, UserState};
 use crate::service::limits;
 use crate::store::datastore::{self, Datastore};
 use crate::store::export::ExportSnapshot;
+use crate::store::limits::COPY_SILENCE;
+use crate::store::{StoreError, in_time};
 use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 use std::future::Future;
@@ -57,7 +59,7 @@ impl Roster {
 
     async fn read_datastore(&self) -> Result<Datastore, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let outcome = datastore::datastore(&mut connection).await;
+        let outcome = in_time(COPY_SILENCE, datastore::datastore(&mut connection)).await;
         Ok(connection.finish(outcome)?)
     }
 
@@ -95,7 +97,7 @@ async fn send_organizations<S: ExportSink>(
     let mut snapshot = ExportSnapshot::begin(connection).await.map_err(ServiceError::from)?;
     token.cover(snapshot.position(bucket).await.map_err(ServiceError::from)?);
     let mut rows = snapshot.organizations(bucket, kind);
-    while let Some(row) = rows.try_next().await.map_err(ServiceError::from)? {
+    while let Some(row) = next(rows.try_next()).await? {
         sink.row(row).await?;
     }
     drop(rows);
@@ -111,9 +113,14 @@ async fn send_users<S: ExportSink>(
     let mut snapshot = ExportSnapshot::begin(connection).await.map_err(ServiceError::from)?;
     token.cover_user(snapshot.user_position(bucket).await.map_err(ServiceError::from)?);
     let mut users = snapshot.users(bucket);
-    while let Some((user, state)) = users.try_next().await.map_err(ServiceError::from)? {
+    while let Some((user, state)) = next(users.try_next()).await? {
         sink.user(user, state).await?;
     }
     drop(users);
     Ok(snapshot.end().await.map_err(ServiceError::from)?)
+}
+
+/// Waits for the next row, for as long as Postgres may be silent.
+async fn next<T>(row: impl Future<Output = Result<Option<T>, StoreError>> + Send) -> Result<Option<T>, ServiceError> {
+    Ok(in_time(COPY_SILENCE, row).await?)
 }

@@ -55,5 +55,7 @@ pub const EXPORTS: usize = 4;
 /// Time that an export may spend in one bucket, with its snapshot open. A bucket of 40 000 memberships takes a tenth of
 /// a second to read; the rest is for slow readers.
 pub const EXPORT_BUCKET: Duration = Duration::from_secs(20);
+/// Maximum time for reading a page of the change log, or the ends of its buckets: no deadline of a call limits a watch.
+pub const LOG_READ: Duration = Duration::from_secs(5);
 /// Rows of the change log that a watch reads at once when it resumes from an older cursor.
 pub const REPLAY_ROWS: i64 = 1_000;

@@ -17,13 +17,12 @@ use crate::domain::{
 use crate::service::limits;
 pub use crate::store::outbox::Backlog;
 use crate::store::outbox::{self, QueuedMail, Subject};
-use crate::store::{StoreError, invitation_tokens, invitations, memberships, organizations, users};
+use crate::store::{StoreError, in_time, invitation_tokens, invitations, memberships, organizations, users};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
-use std::future::Future;
 use std::time::Duration;
 use time::OffsetDateTime;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// The purpose of a mail.
@@ -89,7 +88,7 @@ impl Roster {
     /// If the datastore does not answer.
     pub async fn claim_letter(&self) -> Result<Option<Letter>, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let outcome = in_time(claim(&mut connection)).await;
+        let outcome = in_time(limits::OUTBOX_STATEMENTS, claim(&mut connection)).await;
         Ok(connection.finish(outcome)?)
     }
 
@@ -99,7 +98,7 @@ impl Roster {
     /// If the datastore does not answer.
     pub async fn outbox_backlog(&self) -> Result<Backlog, ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let outcome = in_time(outbox::backlog(&mut connection)).await;
+        let outcome = in_time(limits::OUTBOX_STATEMENTS, outbox::backlog(&mut connection)).await;
         Ok(connection.finish(outcome)?)
     }
 
@@ -109,7 +108,7 @@ impl Roster {
     /// If the datastore does not answer.
     pub async fn settle_letter(&self, id: Uuid, outcome: DeliveryOutcome) -> Result<(), ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let settled = in_time(settle(&mut connection, id, &outcome)).await;
+        let settled = in_time(limits::OUTBOX_STATEMENTS, settle(&mut connection, id, &outcome)).await;
         if let Some(mail) = connection.finish(settled)? {
             tracing::warn!(mail = %id, error = outcome.error(), "a mail was given up");
             let deadline = Instant::now() + crate::store::limits::STATEMENT;
@@ -117,11 +116,6 @@ impl Roster {
         }
         Ok(())
     }
-}
-
-/// Limits the time of the statements of the outbox. No deadline of a call does.
-async fn in_time<T>(statements: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    timeout(limits::OUTBOX_STATEMENTS, statements).await.unwrap_or(Err(StoreError::Timeout(None)))
 }
 
 async fn claim(connection: &mut PgConnection) -> Result<Option<Letter>, StoreError> {

@@ -45,7 +45,7 @@ impl DatastoreUrl {
     ///
     /// # Errors
     /// If it is anything else, or has a parameter that would not take effect. The error does not repeat the text, which
-    /// may hold a password, except the name of such a parameter.
+    /// may hold a password, except the name of a parameter.
     pub fn parse(url: &str) -> Result<Self, Invalid> {
         let invalid = || Invalid::new(FORM);
         let (scheme, rest) = url.split_once("://").ok_or_else(invalid)?;
@@ -94,13 +94,19 @@ fn checked_query(query: &str) -> Result<String, Invalid> {
             return Err(Invalid::new(
                 "a URL that lists several hosts before the database, as first:5432,second:5432/database",
             ));
+        } else if kept.iter().any(|(kept, _)| *kept == name) && !name.starts_with("options") {
+            return Err(Invalid::new(format!("a URL with the parameter {name:?} once")));
         } else if PARAMETERS.contains(&name) || (name.starts_with("options[") && name.ends_with(']')) {
-            kept.push(pair);
+            let alone = format!("postgres://host/database?{pair}");
+            if PgConnectOptions::from_str(&alone).is_err() {
+                return Err(Invalid::new(format!("a URL with a value of {name:?} that it can have")));
+            }
+            kept.push((name, pair));
         } else {
             return Err(Invalid::new(format!("a URL without the parameter {name:?}, which has no effect")));
         }
     }
-    Ok(kept.join("&"))
+    Ok(kept.into_iter().map(|(_, pair)| pair).collect::<Vec<_>>().join("&"))
 }
 
 #[cfg(test)]
@@ -140,6 +146,8 @@ mod tests {
             "postgres://a/db?target_session_attrs=standby",
             "postgres://a/db?target_session_attrs=",
             "postgres://a/db?host=a,b",
+            "postgres://a/db?sslmode=require&sslmode=disable",
+            "postgres://a/db?port=x",
             "postgres://a/db?connect_timeout=3",
             "postgres://a:x/db",
         ] {

@@ -1,12 +1,12 @@
 //! Snapshots for exports. They stream a bucket row by row, because an export must not keep a whole bucket in memory.
 
-use super::{StoreError, log};
+use super::{StoreError, in_time, limits, log, transaction};
 use crate::domain::{
     BucketPosition, Kind, OrganizationId, OrganizationState, Role, Slug, StoredValue, UserId, UserState,
 };
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use sqlx::{Connection, PgConnection, Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 
 /// An organization in the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl<'c> ExportSnapshot<'c> {
     /// # Errors
     /// If Postgres does not answer.
     pub async fn begin(connection: &'c mut PgConnection) -> Result<Self, StoreError> {
-        Ok(Self(connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?))
+        Ok(Self(transaction::begin_snapshot(connection).await?))
     }
 
     /// The last position in the change log of a bucket of organizations.
@@ -51,7 +51,7 @@ impl<'c> ExportSnapshot<'c> {
     /// # Errors
     /// If Postgres does not answer.
     pub async fn position(&mut self, bucket: i16) -> Result<BucketPosition, StoreError> {
-        log::position(&mut self.0, bucket).await
+        in_time(limits::COPY_SILENCE, log::position(&mut self.0, bucket)).await
     }
 
     /// The last position in the change log of a bucket of users.
@@ -59,7 +59,7 @@ impl<'c> ExportSnapshot<'c> {
     /// # Errors
     /// If Postgres does not answer.
     pub async fn user_position(&mut self, bucket: i16) -> Result<BucketPosition, StoreError> {
-        log::user_position(&mut self.0, bucket).await
+        in_time(limits::COPY_SILENCE, log::user_position(&mut self.0, bucket)).await
     }
 
     /// Streams the organizations of a bucket, or those of one kind, with their members. The rows of an organization are
@@ -115,6 +115,6 @@ impl<'c> ExportSnapshot<'c> {
     /// # Errors
     /// If Postgres does not answer.
     pub async fn end(self) -> Result<(), StoreError> {
-        Ok(self.0.rollback().await?)
+        in_time(limits::COPY_SILENCE, self.0.rollback()).await
     }
 }

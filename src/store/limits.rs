@@ -5,8 +5,10 @@ use std::time::Duration;
 /// Maximum time of any statement in Postgres, whatever the deadline of its request: the longest deadline of a request.
 pub const STATEMENT: Duration = Duration::from_secs(30);
 /// Maximum pause between two statements of a transaction. roster never pauses there, so this ends only the transactions
-/// of a stopped process.
-pub const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
+/// of a process that was stopped or cut off by the network, whose locks delay other writes until then.
+pub const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(2);
+/// The same for a snapshot, which holds no lock. An export pauses for a caller that reads slowly.
+pub const IDLE_IN_SNAPSHOT: Duration = Duration::from_secs(20);
 /// Maximum wait of a request for a connection to Postgres.
 pub const ACQUIRE: Duration = Duration::from_secs(3);
 /// Maximum time for opening a session on one host and checking it.

@@ -36,7 +36,10 @@ use crate::domain::{Invalid, ValueKind};
 use session::UnusableDatastore;
 use sqlstate::Meaning;
 use sqlx::error::DatabaseError;
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// A failure between roster and Postgres. `Clone`, because one statement can answer the questions of several callers.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -130,4 +133,18 @@ impl From<Invalid> for StoreError {
     fn from(invalid: Invalid) -> Self {
         Self::Unreadable(invalid.0)
     }
+}
+
+/// Waits for Postgres, for at most this time. A connection whose statement did not end must not be finished as `Ok`.
+///
+/// # Errors
+/// [`StoreError::Timeout`], or the error of the statements.
+pub async fn in_time<T, E>(
+    limit: Duration,
+    statements: impl Future<Output = Result<T, E>> + Send,
+) -> Result<T, StoreError>
+where
+    StoreError: From<E>,
+{
+    Ok(timeout(limit, statements).await.map_err(|_| StoreError::Timeout(None))??)
 }

@@ -48,13 +48,13 @@ impl SessionUse {
     const fn settings(self) -> &'static str {
         match self {
             Self::Requests => {
-                "SET statement_timeout = 30000; SET idle_in_transaction_session_timeout = 10000;
+                "SET statement_timeout = 30000; SET idle_in_transaction_session_timeout = 2000;
                  SET client_connection_check_interval = 1000; SET tcp_user_timeout = 10000;
                  SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
                  SET jit = off; SET client_min_messages = error"
             }
             Self::Replica => {
-                "SET statement_timeout = 30000; SET idle_in_transaction_session_timeout = 10000;
+                "SET statement_timeout = 30000; SET idle_in_transaction_session_timeout = 2000;
                  SET client_connection_check_interval = 1000; SET tcp_user_timeout = 10000;
                  SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
                  SET jit = off; SET client_min_messages = error;
@@ -102,6 +102,7 @@ fn timed_out() -> sqlx::Error {
 pub(super) fn not_connected(error: sqlx::Error) -> StoreError {
     match StoreError::from(error) {
         StoreError::Unavailable(cause)
+        | StoreError::Unmigrated(cause)
         | StoreError::Unexpected(cause)
         | StoreError::Contention(cause)
         | StoreError::Timeout(Some(cause)) => StoreError::NotConnected(cause),

@@ -1,6 +1,6 @@
 //! The transaction of a write.
 
-use super::StoreError;
+use super::{StoreError, in_time, limits};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 use std::time::Duration;
 
@@ -37,4 +37,16 @@ pub async fn begin_write(
 pub async fn check_constraints(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query!("SET CONSTRAINTS ALL IMMEDIATE").execute(connection).await?;
     Ok(())
+}
+
+/// Begins a read-only snapshot of the database.
+///
+/// # Errors
+/// If Postgres does not answer within [`limits::COPY_SILENCE`].
+pub async fn begin_snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
+    // 20 seconds: `limits::IDLE_IN_SNAPSHOT`.
+    let begin = connection.begin_with(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 20000",
+    );
+    in_time(limits::COPY_SILENCE, begin).await
 }

@@ -3,10 +3,9 @@
 use super::copy::{CopyFields, CopyRows};
 use super::tail::LogPosition;
 use crate::domain::{OrganizationId, OrganizationState, Role, Slug, StoredValue, UserId, UserState};
-use crate::store::{StoreError, limits};
+use crate::store::{StoreError, in_time, limits, transaction};
 use futures_util::TryStreamExt;
-use sqlx::{Connection, PgConnection, Postgres, Transaction};
-use tokio::time::timeout;
+use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 /// An open read-only snapshot of a range of buckets of organizations.
@@ -41,16 +40,15 @@ impl<'c> BucketSnapshot<'c> {
         first: i16,
         last: i16,
     ) -> Result<(Self, Vec<LogPosition>), StoreError> {
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut transaction = connection.begin_with(begin).await?;
+        let mut transaction = transaction::begin_snapshot(connection).await?;
         let positions = sqlx::query_as!(
             LogPosition,
             "SELECT position, write_time FROM log_heads WHERE bucket BETWEEN $1 AND $2 ORDER BY bucket",
             first,
             last
         )
-        .fetch_all(&mut *transaction)
-        .await?;
+        .fetch_all(&mut *transaction);
+        let positions = in_time(limits::COPY_SILENCE, positions).await?;
         Ok((Self { transaction, first, last }, positions))
     }
 
@@ -105,10 +103,9 @@ impl<'c> BucketSnapshot<'c> {
         statement: &str,
         mut each: impl FnMut(CopyFields<'_, N>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut chunks = self.transaction.copy_out_raw(statement).await?;
+        let mut chunks = in_time(limits::COPY_SILENCE, self.transaction.copy_out_raw(statement)).await?;
         let mut rows = CopyRows::new();
-        let silent = |_| StoreError::Timeout(None);
-        while let Some(chunk) = timeout(limits::COPY_SILENCE, chunks.try_next()).await.map_err(silent)?? {
+        while let Some(chunk) = in_time(limits::COPY_SILENCE, chunks.try_next()).await? {
             rows.feed(&chunk, &mut each)?;
         }
         rows.end()
@@ -119,7 +116,7 @@ impl<'c> BucketSnapshot<'c> {
     /// # Errors
     /// If Postgres does not answer.
     pub async fn end(self) -> Result<(), StoreError> {
-        Ok(self.transaction.rollback().await?)
+        in_time(limits::COPY_SILENCE, self.transaction.rollback()).await
     }
 }
 
