@@ -203,13 +203,28 @@ fn deliver(batch: Vec<PendingLookup>, result: StandingResult, known: &[i64], app
     }
 }
 
+/// Asks a second time if the session ended under the statement: after a restart of Postgres, or the promotion of a
+/// standby, the idle connections of the pool are broken.
 async fn run(pool: &Pool, questions: &[&StandingKey]) -> StandingResult {
+    match ask(pool, questions).await {
+        Err(error) if error.is_session_lost() => ask(pool, questions).await,
+        outcome => outcome,
+    }
+}
+
+async fn ask(pool: &Pool, questions: &[&StandingKey]) -> StandingResult {
     let mut connection = pool.acquire().await?;
     let session_begin = clock::uptime().saturating_sub(connection.age());
     let query = standing::many(&mut connection, questions);
-    if let Ok(outcome) = tokio::time::timeout(limits::PRIMARY_TIMEOUT, query).await {
-        return connection.finish(outcome.map(|standings| PrimaryAnswers { standings, session_begin }));
+    match tokio::time::timeout(limits::PRIMARY_TIMEOUT, query).await {
+        Ok(Err(error)) if error.is_session_lost() => {
+            connection.close();
+            Err(error)
+        }
+        Ok(outcome) => connection.finish(outcome.map(|standings| PrimaryAnswers { standings, session_begin })),
+        Err(_) => {
+            connection.close();
+            Err(StoreError::Timeout(None))
+        }
     }
-    connection.close();
-    Err(StoreError::Timeout(None))
 }

@@ -97,6 +97,18 @@ impl StoreError {
         Self::CommitUnknown(Arc::new(error))
     }
 
+    /// Whether the session ended under a statement: the connection broke, or Postgres ended it (`admin_shutdown`,
+    /// `crash_shutdown`). Nothing was changed, and another session may answer at once.
+    #[must_use]
+    pub fn is_session_lost(&self) -> bool {
+        let Self::Unavailable(error) = self else { return false };
+        match &**error {
+            sqlx::Error::Io(_) => true,
+            sqlx::Error::Database(database) => matches!(database.code().as_deref(), Some("57P01" | "57P02")),
+            _ => false,
+        }
+    }
+
     /// Whether the datastore refuses service, so that a later attempt may succeed without a change of the request.
     #[must_use]
     pub fn is_outage(&self) -> bool {

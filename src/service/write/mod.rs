@@ -235,6 +235,10 @@ impl Roster {
                     attempt += 1;
                 }
                 Err(ServiceError::Refused(Refusal::Conflict)) if attempt < limits::WRITE_ATTEMPTS => attempt += 1,
+                // Postgres was restarted, or a standby was promoted: the idle connections of the pool are broken.
+                Err(ServiceError::Store(error)) if error.is_session_lost() && attempt < limits::WRITE_ATTEMPTS => {
+                    attempt += 1;
+                }
                 Err(ServiceError::Store(StoreError::Contention(_))) => return Err(Refusal::Conflict.into()),
                 outcome => return outcome,
             }
@@ -260,6 +264,10 @@ impl Roster {
         // A refused write has been rolled back, and its connection is clean.
         let outcome = match outcome {
             Err(ServiceError::Refused(refusal)) => connection.finish(Ok(Err(refusal.into()))),
+            Err(ServiceError::Store(error)) if error.is_session_lost() => {
+                connection.close();
+                return Err(error.into());
+            }
             outcome => connection.finish(outcome).map(Ok),
         }?;
         // A write that was only validated has no token. A repeated request covers nothing itself: the token of its stored
