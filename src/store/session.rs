@@ -60,7 +60,7 @@ impl SessionUse {
                  SET jit = off; SET client_min_messages = error;
                  SET plan_cache_mode = force_generic_plan"
             }
-            Self::Migrations => "SET jit = off",
+            Self::Migrations => "SET jit = off; SET client_min_messages = warning",
         }
     }
 }

@@ -72,7 +72,7 @@ impl Database {
 
     /// Applies the migrations.
     pub async fn migrate(&self) {
-        migrations::migrate(&PgConnectOptions::from_str(&self.url).unwrap()).await.unwrap();
+        migrations::migrate(&DatastoreUrl::parse(&self.url).unwrap()).await.unwrap();
     }
 
     /// An existing database.
