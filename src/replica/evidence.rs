@@ -49,8 +49,7 @@ impl<'t> TokenRequirement<'t> {
         applied: &AppliedHistory,
         is_polled: bool,
     ) -> Vec<BucketPosition> {
-        // A token of another datastore or of an earlier epoch counts as `fully_consistent`.
-        if known.is_some_and(|known| !self.token.is_of_any_epoch(known) || self.token.epoch < known.epoch) {
+        if known.is_some_and(|known| self.is_void(known)) {
             return Vec::new();
         }
         let is_current = known.is_some_and(|known| self.token.is_of(known));
@@ -70,14 +69,19 @@ impl<'t> TokenRequirement<'t> {
         unconfirmed
     }
 
+    /// Whether the token counts as `fully_consistent` in this datastore: it belongs to another one, or to an earlier epoch.
+    pub(super) fn is_void(&self, datastore: Datastore) -> bool {
+        !self.token.is_of_any_epoch(datastore) || self.token.epoch < datastore.epoch
+    }
+
+    /// Whether the token belongs to this datastore and to its epoch. A later epoch belongs to a history that the datastore
+    /// does not have.
+    pub(super) fn is_of(&self, datastore: Datastore) -> bool {
+        self.token.is_of(datastore)
+    }
+
     /// Whether the answers cover the token, by what a log has at the unconfirmed positions.
     pub(super) fn is_covered(&self, history: &LogHistory) -> bool {
-        // A later epoch than that of the datastore belongs to a history that the datastore does not have.
-        if let Some(read) = history.datastore
-            && !self.token.is_of(read)
-        {
-            return !self.token.is_of_any_epoch(read) || self.token.epoch < read.epoch;
-        }
         let has_row = |at: BucketPosition, mark: Option<LogMark>| match history.at(at.bucket, at.position) {
             Some(LogEvidence::Row(row)) => mark.is_none_or(|mark| mark == row),
             Some(LogEvidence::Beyond) => false,

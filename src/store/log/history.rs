@@ -5,11 +5,9 @@ use super::tail::LogPosition;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{BucketPosition, LogMark};
 use crate::store::StoreError;
-use crate::store::datastore::Datastore;
 use sqlx::PgConnection;
 use std::collections::HashMap;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 /// What the log has at one position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,23 +22,17 @@ pub enum LogEvidence {
 
 /// What the log has at some positions, all from one session.
 #[derive(Debug, Clone, Default)]
-pub struct LogHistory {
-    /// The database; `None` if no position was asked for.
-    pub datastore: Option<Datastore>,
-    evidence: HashMap<(i16, i64), LogEvidence>,
-}
+pub struct LogHistory(HashMap<(i16, i64), LogEvidence>);
 
 impl LogHistory {
     /// What the log has at a position that was asked for.
     #[must_use]
     pub fn at(&self, bucket: i16, position: i64) -> Option<LogEvidence> {
-        self.evidence.get(&(bucket, position)).copied()
+        self.0.get(&(bucket, position)).copied()
     }
 }
 
 struct HistoryRow {
-    id: Uuid,
-    epoch: i32,
     bucket: i16,
     position: i64,
     head: i64,
@@ -77,9 +69,9 @@ pub async fn read(connection: &mut PgConnection, positions: &[BucketPosition]) -
     if !buckets.is_empty() {
         let rows = sqlx::query_as!(
             HistoryRow,
-            r#"SELECT d.id, d.epoch, q.bucket AS "bucket!", q.position AS "position!", h.position AS head,
-                      h.write_time AS head_time, l.write_time AS "write_time?"
-               FROM datastore d CROSS JOIN unnest($1::smallint[], $2::bigint[]) AS q (bucket, position)
+            r#"SELECT q.bucket AS "bucket!", q.position AS "position!", h.position AS head, h.write_time AS head_time,
+                      l.write_time AS "write_time?"
+               FROM unnest($1::smallint[], $2::bigint[]) AS q (bucket, position)
                JOIN log_heads h ON h.bucket = q.bucket
                LEFT JOIN LATERAL (
                    SELECT write_time FROM log WHERE log.bucket = q.bucket AND log.position = q.position LIMIT 1) l ON true"#,
@@ -92,9 +84,9 @@ pub async fn read(connection: &mut PgConnection, positions: &[BucketPosition]) -
     if !buckets.is_empty() {
         let rows = sqlx::query_as!(
             HistoryRow,
-            r#"SELECT d.id, d.epoch, q.bucket AS "bucket!", q.position AS "position!", h.position AS head,
-                      h.write_time AS head_time, l.write_time AS "write_time?"
-               FROM datastore d CROSS JOIN unnest($1::smallint[], $2::bigint[]) AS q (bucket, position)
+            r#"SELECT q.bucket AS "bucket!", q.position AS "position!", h.position AS head, h.write_time AS head_time,
+                      l.write_time AS "write_time?"
+               FROM unnest($1::smallint[], $2::bigint[]) AS q (bucket, position)
                JOIN user_log_heads h ON h.user_bucket = q.bucket
                LEFT JOIN LATERAL (
                    SELECT write_time FROM user_log
@@ -110,8 +102,7 @@ pub async fn read(connection: &mut PgConnection, positions: &[BucketPosition]) -
 impl LogHistory {
     fn add(&mut self, rows: Vec<HistoryRow>, first_bucket: i16) {
         for row in rows {
-            self.datastore = Some(Datastore { id: row.id, epoch: row.epoch });
-            self.evidence.insert((first_bucket + row.bucket, row.position), row.evidence());
+            self.0.insert((first_bucket + row.bucket, row.position), row.evidence());
         }
     }
 }
