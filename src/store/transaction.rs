@@ -44,9 +44,10 @@ pub async fn check_constraints(connection: &mut PgConnection) -> Result<(), Stor
 /// # Errors
 /// If Postgres does not answer within [`limits::COPY_SILENCE`].
 pub async fn begin_snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
-    // 20 seconds: `limits::IDLE_IN_SNAPSHOT`.
-    let begin = connection.begin_with(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 20000",
+    let idle = limits::IDLE_IN_SNAPSHOT.as_millis();
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = {idle}"
     );
+    let begin = connection.begin_with(AssertSqlSafe(begin));
     in_time(limits::COPY_SILENCE, begin).await
 }

@@ -274,6 +274,8 @@ async fn every_column_that_must_hold_a_value_refuses_null() {
 }
 
 const OPTIONAL: &[&str] = &[
+    "datastore.database_oid",
+    "datastore.system_identifier",
     "events.actor_via",
     "events.new",
     "events.old",

@@ -42,27 +42,7 @@ pub async fn append(
         organizations.push(entry.organization.as_uuid());
         revisions.push(entry.revision);
         kinds.push(entry.kind.as_str().to_owned());
-        let texts = match &entry.detail {
-            ChangeDetail::Membership { user, role } => [
-                Some("MEMBERSHIP".to_owned()),
-                Some(user.to_string()),
-                role.as_ref().map(|role| role.as_str().to_owned()),
-                None,
-                None,
-                None,
-            ],
-            ChangeDetail::Organization { state, owner, slug } => [
-                Some("ORGANIZATION".to_owned()),
-                None,
-                None,
-                Some(state.map_or(PURGED, OrganizationState::as_str).to_owned()),
-                owner.as_ref().map(ToString::to_string),
-                Some(slug.to_string()),
-            ],
-            // A write of this program makes no such change; the constraints reject the row.
-            ChangeDetail::Unknown => Default::default(),
-        };
-        for (column, text) in columns.iter_mut().zip(texts) {
+        for (column, text) in columns.iter_mut().zip(texts(&entry.detail)) {
             column.push(text);
         }
     }
@@ -99,6 +79,30 @@ pub async fn append(
     .fetch_one(connection)
     .await?;
     Ok(head.in_bucket(bucket))
+}
+
+/// The columns of a change: the entry, the user, the role, the state, the owner and the slug.
+fn texts(detail: &ChangeDetail) -> [Option<String>; 6] {
+    match detail {
+        ChangeDetail::Membership { user, role } => [
+            Some("MEMBERSHIP".to_owned()),
+            Some(user.to_string()),
+            role.as_ref().map(|role| role.as_str().to_owned()),
+            None,
+            None,
+            None,
+        ],
+        ChangeDetail::Organization { state, owner, slug } => [
+            Some("ORGANIZATION".to_owned()),
+            None,
+            None,
+            Some(state.map_or(PURGED, OrganizationState::as_str).to_owned()),
+            owner.as_ref().map(ToString::to_string),
+            Some(slug.to_string()),
+        ],
+        // A write of this program makes no such change; the constraints reject the row.
+        ChangeDetail::Unknown => Default::default(),
+    }
 }
 
 /// Appends the new state of a user to the log of the user's bucket. Returns the new end of that log.
