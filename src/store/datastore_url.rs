@@ -141,7 +141,7 @@ mod tests {
             "postgres://a,/db",
             "postgres://,/db",
             "postgres://a/db?sslmod=require",
-            "postgres://a/db?sslmode=requre",
+            "postgres://a/db?sslmode=required",
             "postgres://a/db?target_session_attrs=any",
             "postgres://a/db?target_session_attrs=standby",
             "postgres://a/db?target_session_attrs=",

@@ -50,7 +50,7 @@ async fn parameters_that_are_not_honoured_are_refused_with_a_sentence() {
         ("target_session_attrs=readwrite", "target_session_attrs"),
         ("target_session_attrs=", "target_session_attrs"),
         ("sslmod=require", "sslmod"),
-        ("sslmode=requre", "sslmode"),
+        ("sslmode=required", "sslmode"),
         ("sslmode=require&sslmode=disable", "sslmode"),
         ("load_balance_hosts=random", "load_balance_hosts"),
         ("keepalives_idle=s3cret", "keepalives_idle"),
