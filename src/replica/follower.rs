@@ -13,16 +13,16 @@ use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{BucketPosition, UserId, UserState};
 use crate::replica::limits;
 use crate::replica_tables::Bucket;
-use crate::store::StoreError;
 use crate::store::datastore::Datastore;
 use crate::store::log::snapshot;
 use crate::store::log::tail::{self, LogChange, LogPosition, LogRow, PollResult};
 use crate::store::pool::PooledConnection;
+use crate::store::{StoreError, in_time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// The primary's log differs from the log that was applied: the primary has lost writes.
 struct LogDiverged;
@@ -117,8 +117,7 @@ impl<'a> Follower<'a> {
             let heads = tail::heads(&mut connection).await?;
             Ok::<_, StoreError>((datastore, heads, snapshot::membership_bytes(&mut connection).await?))
         };
-        let (datastore, heads, bytes) =
-            timeout(limits::POLL_TIMEOUT, queries).await.unwrap_or(Err(StoreError::Timeout(None)))?;
+        let (datastore, heads, bytes) = in_time(limits::POLL_TIMEOUT, queries).await?;
         if heads.len() != BUCKETS {
             return Err(StoreError::Unreadable(format!("the log has {} buckets", heads.len())));
         }
@@ -135,7 +134,7 @@ impl<'a> Follower<'a> {
             rewinds: BTreeMap::new(),
             staging: BTreeMap::new(),
             load_queue: if keeps_memberships { (0..ORGANIZATION_BUCKETS).collect() } else { BTreeSet::new() },
-            stride: stride(bytes),
+            stride: loader::stride(bytes),
             loads: JoinSet::new(),
             bucket_bytes: BTreeMap::new(),
             omitted_bytes: BTreeMap::new(),
@@ -190,8 +189,7 @@ impl<'a> Follower<'a> {
         let written = self.shared.written.positions();
         let rows = self.rows;
         let connection = self.connection().await?;
-        let poll = timeout(limits::POLL_TIMEOUT, tail::poll(connection, &positions, rows)).await;
-        let poll = poll.unwrap_or(Err(StoreError::Timeout(None)))?;
+        let poll = in_time(limits::POLL_TIMEOUT, tail::poll(connection, &positions, rows)).await?;
         if poll.datastore.id != self.datastore.id || self.is_missing_writes(&poll, &written) {
             return Err(LogDiverged.into());
         }
@@ -242,8 +240,7 @@ impl<'a> Follower<'a> {
     /// Loads the inactive and erased users. The next poll applies the log from the snapshot's positions on.
     async fn load_users(&mut self) -> Result<(), StoreError> {
         let connection = self.connection().await?;
-        let buckets = timeout(limits::LOAD_TIMEOUT, snapshot::inactive_users(connection)).await;
-        for users in buckets.unwrap_or(Err(StoreError::Timeout(None)))? {
+        for users in in_time(limits::INACTIVE_USERS_TIMEOUT, snapshot::inactive_users(connection)).await? {
             self.shared.tables.put_users(users.at.in_bucket(users.bucket), &users.states);
             self.rewind(user_bucket(users.bucket), users.at);
         }
@@ -466,12 +463,6 @@ impl ReplicaState {
         }
         self.written.clear();
     }
-}
-
-/// The number of buckets to load at once, for a membership table of this size in bytes.
-fn stride(bytes: i64) -> i16 {
-    let buckets = limits::LOAD_BYTES.saturating_mul(ORGANIZATION_BUCKETS.into()) / bytes.max(1);
-    i16::try_from(buckets).unwrap_or(ORGANIZATION_BUCKETS).clamp(1, ORGANIZATION_BUCKETS)
 }
 
 fn index(bucket: i16) -> usize {

@@ -1,6 +1,7 @@
 //! The loader: reads a range of buckets from one snapshot of the primary.
 
 use super::ReplicaState;
+use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::replica::limits;
 use crate::replica_tables::Bucket;
 use crate::store::StoreError;
@@ -62,4 +63,10 @@ async fn read(
         .await?;
     snapshot.end().await?;
     Ok(loaded)
+}
+
+/// The number of buckets to load at once, for a membership table of this size in bytes.
+pub(super) fn stride(bytes: i64) -> i16 {
+    let buckets = limits::LOAD_BYTES.saturating_mul(ORGANIZATION_BUCKETS.into()) / bytes.max(1);
+    i16::try_from(buckets).unwrap_or(ORGANIZATION_BUCKETS).clamp(1, ORGANIZATION_BUCKETS)
 }
