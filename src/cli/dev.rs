@@ -12,7 +12,7 @@ use crate::postgres::{Binaries, Cluster, Options, Stop};
 use crate::server::{self, ServerParts, ServerSettings};
 use crate::service::{InvitationSettings, Roster};
 use crate::store::datastore_url::DatastoreUrl;
-use crate::store::migrations;
+use crate::store::migrations::{self, MigrationError};
 use crate::store::pool::Pool;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -72,9 +72,13 @@ async fn prepare(
     migrations::migrate(&database).await?;
 
     let address = listener.local_addr().map_err(|source| CliError::Listen { address: flags.listen, source })?;
-    super::print_result(&welcome(directory.path(), &key, address)?)?;
     let settings = InvitationSettings { mail: true, ..InvitationSettings::default() };
-    let roster = Roster::new(Pool::new(database, CONNECTIONS), Clock::system()).with_invitations(settings);
+    let pool = Pool::new(database, CONNECTIONS);
+    // The first connection takes longer than the others. With it open, the server is healthy at once.
+    let first = pool.acquire().await.map_err(MigrationError::from)?;
+    first.finish(Ok::<_, MigrationError>(()))?;
+    super::print_result(&welcome(directory.path(), &key, address)?)?;
+    let roster = Roster::new(pool, Clock::system()).with_invitations(settings);
     Ok((
         cluster,
         ServerParts { listener, settings: ServerSettings::default(), roster, authenticator, mailer, metrics: None },
