@@ -5,7 +5,6 @@ use super::endpoint::Endpoint;
 use super::oracle::{
     self, Call, CoveredToken, Criterion, MEMBERS, Mode, OWNERS, Oracle, OrganizationState, Question, Role, SLUGS, USERS,
 };
-use crate::harness::server::Clients;
 use crate::harness::{is_member, organization};
 use roster::grpc::pb;
 use roster::grpc::pb::consistency::Requirement;

@@ -14,7 +14,7 @@ use sqlx::{Connection, PgConnection};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A server process, its deadline and its path to Postgres.
+/// A server process, and the deadline of its calls.
 pub struct StormServer {
     pub serve: Serve,
     pub deadline: Arc<Deadline>,
@@ -40,7 +40,7 @@ pub async fn of_servers(servers: &mut [StormServer], mut random: SeededRandom, p
             deadline.begin_interruption();
             if suspends {
                 serve.signal(Signal::SIGSTOP);
-                pause(&mut random, 200, 3_000).await;
+                pause(&mut random, 200, 2_000).await;
                 serve.signal(Signal::SIGCONT);
                 progress.count("server suspended");
             } else {
@@ -50,7 +50,7 @@ pub async fn of_servers(servers: &mut [StormServer], mut random: SeededRandom, p
                 progress.count("server killed");
             }
             deadline.end_interruption();
-            pause(&mut random, 500, 2_000).await;
+            pause(&mut random, 300, progress.calm).await;
         }
     }
 }
@@ -86,7 +86,7 @@ pub async fn of_the_network(proxies: &[Proxy], mut random: SeededRandom, progres
                     NetworkFault::Close => proxy.close(true),
                 }
             }
-            pause(&mut random, 300, 3_500).await;
+            pause(&mut random, 300, 2_500).await;
             // What piled up arrives late, or is lost.
             let arrives = random.below(2) == 0;
             for proxy in disturbed {
@@ -98,7 +98,7 @@ pub async fn of_the_network(proxies: &[Proxy], mut random: SeededRandom, progres
                 proxy.resume();
             }
             progress.count(name);
-            pause(&mut random, 500, 2_000).await;
+            pause(&mut random, 300, progress.calm).await;
         }
     }
 }
@@ -139,14 +139,14 @@ pub async fn of_postgres(cluster: &mut TestCluster, mut random: SeededRandom, pr
                 }
                 Suspend => {
                     cluster.pause();
-                    pause(&mut random, 200, 3_000).await;
+                    pause(&mut random, 200, 2_000).await;
                     cluster.resume();
                     "postgres suspended"
                 }
                 SuspendBackends => {
                     let sessions = sessions(cluster).await;
                     send(&sessions, 3, Signal::SIGSTOP);
-                    pause(&mut random, 200, 3_000).await;
+                    pause(&mut random, 200, 2_000).await;
                     send(&sessions, 3, Signal::SIGCONT);
                     "backends suspended"
                 }
@@ -156,7 +156,7 @@ pub async fn of_postgres(cluster: &mut TestCluster, mut random: SeededRandom, pr
                 }
             };
             progress.count(name);
-            pause(&mut random, 300, 2_000).await;
+            pause(&mut random, 300, progress.calm).await;
         }
     }
 }

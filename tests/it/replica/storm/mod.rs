@@ -25,12 +25,15 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use uuid::Uuid;
 
 /// The number of acknowledged writes and of checks with tokens in CI.
-const WRITES: u64 = 300;
-const ORGANIZATIONS: usize = 24;
-const WRITERS: usize = 8;
+const WRITES: u64 = 200;
+const ORGANIZATIONS: usize = 48;
+/// Many, because a call whose connection is silent waits until its deadline.
+const WRITERS: usize = 20;
 const CHECKERS: usize = 6;
+/// The longest time between two faults of one kind, in milliseconds: in CI, and if the environment sets the size.
+const CALM: (usize, usize) = (1_000, 4_000);
 /// The deadlines of the calls to each server.
-const DEADLINES: [Duration; 2] = [Duration::from_millis(1_500), Duration::from_secs(4)];
+const DEADLINES: [Duration; 2] = [Duration::from_millis(1_500), Duration::from_secs(3)];
 /// The `serve_stale` of the second server.
 const SERVE_STALE: Duration = Duration::from_secs(3);
 /// The time in which every call succeeds again after the last fault.
@@ -42,6 +45,8 @@ const STALL: Duration = Duration::from_mins(1);
 pub struct Progress {
     workload: Arc<Workload>,
     goal: u64,
+    /// The longest time between two faults of one kind, in milliseconds.
+    calm: usize,
     /// The number of faults of each kind.
     faults: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -81,10 +86,9 @@ impl Storm {
         for (index, limit) in DEADLINES.into_iter().enumerate() {
             let proxy = Proxy::to(&cluster).await;
             let stale = (index == 1).then_some(SERVE_STALE);
-            let mut settings = format!("token_form = 2\ndefault_deadline_ms = {}\n", limit.as_millis());
-            if let Some(stale) = stale {
-                settings += &format!("serve_stale_ms = {}\n", stale.as_millis());
-            }
+            let stale_setting =
+                stale.map_or_else(String::new, |stale| format!("serve_stale_ms = {}", stale.as_millis()));
+            let settings = format!("token_form = 2\ndefault_deadline_ms = {}\n{stale_setting}", limit.as_millis());
             let serve = Serve::start(&proxy.url(), &settings).await;
             serve.until(ServingStatus::Serving).await;
             let deadline = Arc::new(Deadline::new(limit));
@@ -126,10 +130,10 @@ impl Storm {
 
     /// Waits until the servers are healthy. Then every call succeeds.
     async fn recover(&self, mut traffic: Traffic) {
+        let recovered = Instant::now() + RECOVERY;
         for StormServer { serve, .. } in &self.servers {
             serve.until(ServingStatus::Serving).await;
         }
-        let recovered = Instant::now() + RECOVERY;
         traffic.until("the servers have recovered", |_| Instant::now() >= recovered).await;
         self.workload.tolerates_failures.store(false, Ordering::Relaxed);
         traffic.until_served(20).await;
@@ -193,10 +197,11 @@ impl Storm {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_write_is_lost_and_no_call_hangs_in_a_storm() {
-    let goal = environment("ROSTER_STORM_WRITES").unwrap_or(WRITES);
+    let size = environment("ROSTER_STORM_WRITES");
+    let (goal, calm) = (size.unwrap_or(WRITES), if size.is_some() { CALM.1 } else { CALM.0 });
     let seed = environment("ROSTER_STORM_SEED").unwrap_or_else(random::bits);
     let mut storm = Storm::new(seed).await;
-    let progress = Progress { workload: storm.workload.clone(), goal, faults: Mutex::default() };
+    let progress = Progress { workload: storm.workload.clone(), goal, calm, faults: Mutex::default() };
     let begin = Instant::now();
     let traffic = storm.rage(&progress).await;
     let elapsed = begin.elapsed();
