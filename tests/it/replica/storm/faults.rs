@@ -26,32 +26,48 @@ async fn pause(random: &mut SeededRandom, shortest: usize, longest: usize) {
     tokio::time::sleep(Duration::from_millis(u64::try_from(milliseconds).unwrap())).await;
 }
 
-/// The next fault of a deck that holds each kind once, in a random order.
-fn draw<T: Copy>(random: &mut SeededRandom, deck: &mut Vec<T>) -> Option<T> {
-    (!deck.is_empty()).then(|| deck.swap_remove(random.below(deck.len())))
+/// Faults in a random order. No kind is repeated before all others.
+struct Deck<T> {
+    kinds: Vec<T>,
+    left: Vec<T>,
+    /// Whether each kind has happened.
+    is_repeated: bool,
+}
+
+impl<T: Copy> Deck<T> {
+    fn new(kinds: Vec<T>) -> Self {
+        Self { left: kinds.clone(), kinds, is_repeated: false }
+    }
+
+    /// The next fault; `None` if each kind has happened and the storm has reached its goal.
+    fn draw(&mut self, random: &mut SeededRandom, progress: &Progress) -> Option<T> {
+        if self.left.is_empty() {
+            (self.left, self.is_repeated) = (self.kinds.clone(), true);
+        }
+        let is_over = self.is_repeated && progress.is_goal_reached();
+        (!is_over).then(|| self.left.swap_remove(random.below(self.left.len())))
+    }
 }
 
 /// Kills and suspends the servers until the storm is over.
 pub async fn of_servers(servers: &mut [StormServer], mut random: SeededRandom, progress: &Progress) {
-    while progress.goes_on() {
-        let mut deck: Vec<_> = (0..servers.len()).flat_map(|index| [(index, false), (index, true)]).collect();
-        while let Some((index, suspends)) = draw(&mut random, &mut deck) {
-            let StormServer { serve, deadline } = &mut servers[index];
-            deadline.begin_interruption();
-            if suspends {
-                serve.signal(Signal::SIGSTOP);
-                pause(&mut random, 200, 2_000).await;
-                serve.signal(Signal::SIGCONT);
-                progress.count("server suspended");
-            } else {
-                serve.kill().await;
-                pause(&mut random, 0, 500).await;
-                serve.start_again().await;
-                progress.count("server killed");
-            }
-            deadline.end_interruption();
-            pause(&mut random, 300, progress.calm).await;
+    let mut deck = Deck::new((0..servers.len()).flat_map(|index| [(index, false), (index, true)]).collect());
+    while let Some((index, suspends)) = deck.draw(&mut random, progress) {
+        let StormServer { serve, deadline } = &mut servers[index];
+        deadline.begin_interruption();
+        if suspends {
+            serve.signal(Signal::SIGSTOP);
+            pause(&mut random, 200, 2_000).await;
+            serve.signal(Signal::SIGCONT);
+            progress.count("server suspended");
+        } else {
+            serve.kill().await;
+            pause(&mut random, 0, 500).await;
+            serve.start_again().await;
+            progress.count("server killed");
         }
+        deadline.end_interruption();
+        pause(&mut random, 300, progress.calm).await;
     }
 }
 
@@ -67,39 +83,37 @@ enum NetworkFault {
 
 /// Disturbs the network between the servers and Postgres until the storm is over.
 pub async fn of_the_network(proxies: &[Proxy], mut random: SeededRandom, progress: &Progress) {
-    while progress.goes_on() {
-        let mut deck =
-            vec![NetworkFault::Swallow, NetworkFault::Swallow, NetworkFault::SwallowAll, NetworkFault::Close];
-        while let Some(fault) = draw(&mut random, &mut deck) {
-            // The network of one server, or of all.
-            let first = random.below(proxies.len() + 1);
-            let disturbed = if first == proxies.len() { proxies } else { &proxies[first..=first] };
-            let name = match fault {
-                NetworkFault::Swallow => "connections swallowed",
-                NetworkFault::SwallowAll => "network silent",
-                NetworkFault::Close => "connections refused",
-            };
-            for proxy in disturbed {
-                match fault {
-                    NetworkFault::Swallow => proxy.swallow(),
-                    NetworkFault::SwallowAll => proxy.swallow_all(),
-                    NetworkFault::Close => proxy.close(true),
-                }
+    use NetworkFault::{Close, Swallow, SwallowAll};
+    let mut deck = Deck::new(vec![Swallow, Swallow, SwallowAll, Close]);
+    while let Some(fault) = deck.draw(&mut random, progress) {
+        // The network of one server, or of all.
+        let first = random.below(proxies.len() + 1);
+        let disturbed = if first == proxies.len() { proxies } else { &proxies[first..=first] };
+        let name = match fault {
+            Swallow => "connections swallowed",
+            SwallowAll => "network silent",
+            Close => "connections refused",
+        };
+        for proxy in disturbed {
+            match fault {
+                Swallow => proxy.swallow(),
+                SwallowAll => proxy.swallow_all(),
+                Close => proxy.close(true),
             }
-            pause(&mut random, 300, 2_500).await;
-            // What piled up arrives late, or is lost.
-            let arrives = random.below(2) == 0;
-            for proxy in disturbed {
-                if matches!(fault, NetworkFault::Close) {
-                    proxy.close(false);
-                } else if !arrives {
-                    proxy.cut();
-                }
-                proxy.resume();
-            }
-            progress.count(name);
-            pause(&mut random, 300, progress.calm).await;
         }
+        pause(&mut random, 300, 2_500).await;
+        // What piled up arrives late, or is lost.
+        let arrives = random.below(2) == 0;
+        for proxy in disturbed {
+            if matches!(fault, Close) {
+                proxy.close(false);
+            } else if !arrives {
+                proxy.cut();
+            }
+            proxy.resume();
+        }
+        progress.count(name);
+        pause(&mut random, 300, progress.calm).await;
     }
 }
 
@@ -118,46 +132,44 @@ enum PostgresFault {
 /// Kills, restarts and suspends Postgres until the storm is over.
 pub async fn of_postgres(cluster: &mut TestCluster, mut random: SeededRandom, progress: &Progress) {
     use PostgresFault::{EndSessions, Kill, KillBackend, Restart, Suspend, SuspendBackends};
-    while progress.goes_on() {
-        let mut deck = vec![Kill, Restart, KillBackend, Suspend, SuspendBackends, EndSessions];
-        while let Some(fault) = draw(&mut random, &mut deck) {
-            let name = match fault {
-                Kill => {
-                    cluster.kill().await;
-                    pause(&mut random, 0, 1_000).await;
-                    cluster.start_again().await.unwrap();
-                    "postgres killed"
-                }
-                Restart => {
-                    cluster.restart(Stop::Fast).await.unwrap();
-                    "postgres restarted"
-                }
-                KillBackend => {
-                    send(&sessions(cluster).await, 1, Signal::SIGKILL);
-                    until("Postgres accepts connections", async || connect(cluster).await.is_ok()).await;
-                    "backend killed"
-                }
-                Suspend => {
-                    cluster.pause();
-                    pause(&mut random, 200, 2_000).await;
-                    cluster.resume();
-                    "postgres suspended"
-                }
-                SuspendBackends => {
-                    let sessions = sessions(cluster).await;
-                    send(&sessions, 3, Signal::SIGSTOP);
-                    pause(&mut random, 200, 2_000).await;
-                    send(&sessions, 3, Signal::SIGCONT);
-                    "backends suspended"
-                }
-                EndSessions => {
-                    send(&sessions(cluster).await, usize::MAX, Signal::SIGTERM);
-                    "sessions ended"
-                }
-            };
-            progress.count(name);
-            pause(&mut random, 300, progress.calm).await;
-        }
+    let mut deck = Deck::new(vec![Kill, Restart, KillBackend, Suspend, SuspendBackends, EndSessions]);
+    while let Some(fault) = deck.draw(&mut random, progress) {
+        let name = match fault {
+            Kill => {
+                cluster.kill().await;
+                pause(&mut random, 0, 1_000).await;
+                cluster.start_again().await.unwrap();
+                "postgres killed"
+            }
+            Restart => {
+                cluster.restart(Stop::Fast).await.unwrap();
+                "postgres restarted"
+            }
+            KillBackend => {
+                send(&sessions(cluster).await, 1, Signal::SIGKILL);
+                until("Postgres accepts connections", async || connect(cluster).await.is_ok()).await;
+                "backend killed"
+            }
+            Suspend => {
+                cluster.pause();
+                pause(&mut random, 200, 2_000).await;
+                cluster.resume();
+                "postgres suspended"
+            }
+            SuspendBackends => {
+                let sessions = sessions(cluster).await;
+                send(&sessions, 3, Signal::SIGSTOP);
+                pause(&mut random, 200, 2_000).await;
+                send(&sessions, 3, Signal::SIGCONT);
+                "backends suspended"
+            }
+            EndSessions => {
+                send(&sessions(cluster).await, usize::MAX, Signal::SIGTERM);
+                "sessions ended"
+            }
+        };
+        progress.count(name);
+        pause(&mut random, 300, progress.calm).await;
     }
 }
 
