@@ -4,6 +4,7 @@ use super::server::{Clients, Credential};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -62,7 +63,7 @@ pub fn free_port() -> u16 {
 
 /// A `roster serve` whose callers have an API key with every scope, and whose log is kept.
 pub struct Serve {
-    _process: Child,
+    process: Child,
     pub channel: Channel,
     pub clients: Clients,
     directory: TempDir,
@@ -80,12 +81,40 @@ impl Serve {
             "listen = '{address}'\ndatabase_url = '{database_url}'\n{settings}\n{stanza}\n[mail]\nkind = 'off'\n"
         );
         std::fs::write(&config, text).unwrap();
-        let log = File::create(directory.path().join("log")).unwrap();
-        let mut serve = roster(&["serve", "--config", config.to_str().unwrap(), "--log", "info"]);
-        let process = serve.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let process = Self::spawn(directory.path());
         let channel = channel(&address);
         let clients = clients(&channel, key.trim_end());
-        Self { _process: process, channel, clients, directory }
+        Self { process, channel, clients, directory }
+    }
+
+    /// Starts the program with the configuration in this directory. Its log follows the one of the program before.
+    fn spawn(directory: &Path) -> Child {
+        let log = File::options().create(true).append(true).open(directory.join("log")).unwrap();
+        let config = directory.join("roster.toml");
+        let mut serve = roster(&["serve", "--config", config.to_str().unwrap(), "--log", "info"]);
+        serve.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    }
+
+    /// Kills the process, and waits until it has ended.
+    pub async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+
+    /// Starts the program again after [`Self::kill`], at the same address and with the same settings, and waits until it
+    /// answers, healthy or not.
+    pub async fn start_again(&mut self) {
+        self.process = Self::spawn(self.directory.path());
+        let answers = async {
+            while HealthClient::new(self.channel.clone()).check(HealthCheckRequest::default()).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, answers).await.is_ok(), "the program did not start: {}", self.log());
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        send(&self.process, signal);
     }
 
     /// The log so far.

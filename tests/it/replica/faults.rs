@@ -1,9 +1,10 @@
 //! Faults under concurrent writes and checks: every answer fulfils the contract, no server has to be restarted, and the
 //! counters show the fault.
 
+use super::endpoint::Endpoint;
 use super::oracle::{self, Criterion, Mode, OWNERS, Question};
 use super::process::Process;
-use super::traffic::{Endpoint, SeededRandom, Traffic, Workload};
+use super::traffic::{SeededRandom, Traffic, Workload};
 use super::{Rig, until};
 use crate::harness::{Database, Server, add, is_member, organization, remove};
 use nix::sys::signal::Signal;
@@ -113,7 +114,7 @@ async fn a_process_that_was_suspended_past_its_lease_does_not_answer_from_memory
     let settings = ReplicaSettings::default();
     let server = Server::with_replica_over(Database::new().await, settings.clone()).await;
     let process = Process::start(&server, "").await;
-    let endpoint = |clients| Endpoint { clients, staleness: settings.max_staleness, stale: None };
+    let endpoint = |clients| Endpoint { clients, staleness: settings.max_staleness, stale: None, deadline: None };
     let endpoints = vec![endpoint(server.operator()), endpoint(process.clients.clone())];
     let workload = Workload::new(endpoints, 12, random::bits()).await;
     // A suspended process may hold locks, so writes that wait for them may time out.

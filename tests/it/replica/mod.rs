@@ -1,6 +1,7 @@
 //! The replica: every answer fulfils the consistency contract, also under faults of the log, the servers and Postgres.
 
 mod change;
+mod endpoint;
 mod failover;
 mod faults;
 mod model;
@@ -9,16 +10,18 @@ mod process;
 mod schedules;
 mod shares;
 mod soak;
+mod storm;
 mod tables;
 mod traffic;
 
 use crate::harness::{Database, Server};
+use endpoint::Endpoint;
 use roster::random;
 use roster::replica::ReplicaStatistics;
 use roster::service::ReplicaSettings;
 use std::sync::Arc;
 use std::time::Duration;
-use traffic::{Endpoint, Workload};
+use traffic::Workload;
 
 /// Timeout of every expected condition.
 const CONDITION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,6 +43,7 @@ impl Rig {
             clients: server.operator(),
             staleness: settings.max_staleness,
             stale: settings.serve_stale,
+            deadline: None,
         };
         let endpoints = servers.iter().zip(settings).map(endpoint).collect();
         let rig = Self { database, servers, workload: Workload::new(endpoints, organizations, seed).await };
@@ -83,6 +87,11 @@ impl Rig {
         self.database.assert_invariants().await;
         self.database.assert_no_open_transactions().await;
     }
+}
+
+/// The number in an environment variable, if it is set.
+fn environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap())
 }
 
 /// Waits until a condition holds.

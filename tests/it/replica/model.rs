@@ -3,11 +3,10 @@
 
 use super::oracle::{Criterion, Mode, Question};
 use super::traffic::{SeededRandom, Traffic, Workload};
-use super::{Rig, tables};
+use super::{Rig, environment, tables};
 use crate::harness::{Database, Server};
 use roster::random;
 use roster::service::ReplicaSettings;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -18,10 +17,6 @@ const WRITERS: usize = 5;
 const CHECKERS: usize = 6;
 /// Memory in bytes for about half of the organizations.
 const SMALL_MEMORY: usize = 5_000;
-
-fn environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().unwrap())
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_fulfils_the_consistency_contract() {
@@ -77,7 +72,7 @@ async fn every_answer_fulfils_the_consistency_contract() {
 }
 
 /// Checks every user in every organization on every server once more after the last write.
-async fn assert_last_state(workload: &Arc<Workload>) {
+pub async fn assert_last_state(workload: &Workload) {
     let mut random = SeededRandom::new(workload.seed, 0);
     for endpoint in 0..workload.endpoints.len() {
         for organization in 0..workload.oracle.organizations.len() {

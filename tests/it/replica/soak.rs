@@ -1,8 +1,9 @@
 //! A long run: with checks, writes, reloads and a memory limit that is always reached, the process does not grow.
 //! `ROSTER_SOAK_SECONDS` sets the duration.
 
+use super::endpoint::Endpoint;
 use super::process::Process;
-use super::traffic::{Endpoint, Traffic, Workload};
+use super::traffic::{Traffic, Workload};
 use crate::harness::bulk::Bulk;
 use crate::harness::{Database, Server};
 use nix::unistd::Pid;
@@ -52,7 +53,7 @@ async fn memory_does_not_grow_in_a_long_run() {
     let process = Process::start(&server, &format!("replica_memory_mib = {}", LIMIT >> 20)).await;
     let staleness = ReplicaSettings::default().max_staleness;
     // All calls go to the process; the server in this process is idle.
-    let endpoints = vec![Endpoint { clients: process.clients.clone(), staleness, stale: None }];
+    let endpoints = vec![Endpoint { clients: process.clients.clone(), staleness, stale: None, deadline: None }];
     let workload = Workload::new(endpoints, ORGANIZATIONS, random::bits()).await;
     let mut traffic = Traffic::begin(&workload, 3, 4);
     let mut samples = Vec::new();

@@ -1,14 +1,15 @@
 //! Concurrent callers: writers, which record each change before they send it, and checkers, which verify each answer.
 
 use super::change::{Change, Write};
+use super::endpoint::Endpoint;
 use super::oracle::{
     self, Call, CoveredToken, Criterion, MEMBERS, Mode, OWNERS, Oracle, OrganizationState, Question, Role, SLUGS, USERS,
 };
-use crate::harness::server::Clients;
 use crate::harness::{is_member, organization};
 use roster::grpc::pb;
 use roster::grpc::pb::consistency::Requirement;
 use roster::random;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -43,13 +44,14 @@ impl SeededRandom {
     }
 }
 
-/// The endpoint of a server, with its settings.
-pub struct Endpoint {
-    pub clients: Clients,
-    /// The `max_staleness` of the server.
-    pub staleness: Duration,
-    /// The `serve_stale` of the server, if set.
-    pub stale: Option<Duration>,
+/// A write that a server acknowledged.
+#[derive(Debug)]
+pub struct Acknowledgement {
+    pub request_id: String,
+    /// The organization's number; `None` for a write to a user.
+    pub organization: Option<usize>,
+    /// The revisions that the write took; 0 for a write to a user, whose revision the oracle does not know.
+    pub revisions: RangeInclusive<i64>,
 }
 
 /// Counters of answers and calls.
@@ -57,7 +59,14 @@ pub struct Endpoint {
 pub struct Counts {
     pub checks: AtomicU64,
     pub writes: AtomicU64,
+    /// Answered calls of checks.
     pub calls: AtomicU64,
+    /// Answered calls of checks with a consistency token.
+    pub token_calls: AtomicU64,
+    /// Answers to these calls, several for a batch.
+    pub token_checks: AtomicU64,
+    /// Attempts of writes with an unknown outcome. Each is repeated until a server acknowledges it.
+    pub unknown: AtomicU64,
     pub failed: AtomicU64,
     pub memory: AtomicU64,
     pub primary: AtomicU64,
@@ -78,6 +87,8 @@ pub struct Workload {
     pub seed: u64,
     /// Whether calls may fail with `UNAVAILABLE` or `DEADLINE_EXCEEDED`.
     pub tolerates_failures: AtomicBool,
+    /// Every acknowledged write.
+    pub journal: Mutex<Vec<Acknowledgement>>,
     stop: AtomicBool,
     tokens: Mutex<Vec<CoveredToken>>,
     callers: AtomicUsize,
@@ -124,6 +135,7 @@ impl Workload {
             counts: Counts::default(),
             seed,
             tolerates_failures: AtomicBool::new(false),
+            journal: Mutex::default(),
             stop: AtomicBool::new(false),
             tokens: Mutex::default(),
             callers: AtomicUsize::new(0),
@@ -141,6 +153,11 @@ impl Workload {
         } else {
             tokens[random.below(TOKENS)] = token;
         }
+    }
+
+    /// The stored tokens.
+    pub fn tokens(&self) -> Vec<CoveredToken> {
+        self.tokens.lock().unwrap().clone()
     }
 
     /// Takes the stored tokens. After a failover that lost writes, they cover writes that no longer exist.
@@ -175,14 +192,15 @@ impl Workload {
         let sent = Instant::now();
         let outcome = if let [question] = questions {
             let request = pb::CheckMembershipRequest { consistency, ..self.single(question) };
-            let outcome = checks.check_membership(request).await;
+            let outcome = self.endpoints[endpoint].outcome(checks.check_membership(request)).await;
             outcome.map(|answer| answer.into_inner().result.unwrap()).map(|answer| {
                 let token = answer.consistency_token.clone();
                 (vec![answer], token)
             })
         } else {
             let items = questions.iter().map(|question| self.item(question)).collect();
-            let outcome = checks.batch_check_membership(pb::BatchCheckMembershipRequest { items, consistency }).await;
+            let request = pb::BatchCheckMembershipRequest { items, consistency };
+            let outcome = self.endpoints[endpoint].outcome(checks.batch_check_membership(request)).await;
             outcome.map(tonic::Response::into_inner).map(|answer| (answer.results, answer.consistency_token))
         };
         let received = Instant::now();
@@ -212,7 +230,10 @@ impl Workload {
         let full = matches!(mode, Mode::Full | Mode::LostEpoch(_));
         assert!(!full || memory + stale == 0, "not from the primary: {answers:?}");
         assert!(stale == 0 || matches!(mode, Mode::Recent), "stale answers in spite of a consistency requirement");
+        let with_token = u64::from(matches!(mode, Mode::AtLeast(_)));
         for (counter, count) in [
+            (&self.counts.token_calls, with_token),
+            (&self.counts.token_checks, with_token * (memory + primary)),
             (&self.counts.memory, memory),
             (&self.counts.primary, primary),
             (&self.counts.stale, stale),
@@ -329,7 +350,9 @@ impl Workload {
         let name = format!("Organization {index} at {revision}");
         let write = Write::Organization { change, index, id: organization.id.clone(), name };
         let acknowledge = |endpoint| organization.history.lock().unwrap().acknowledge(endpoint);
-        let text = self.write(random, &write, acknowledge).await;
+        let (request_id, text) = self.write(random, &write, acknowledge).await;
+        let revisions_taken = revision + 1..=revision + revisions;
+        self.record(Acknowledgement { request_id, organization: Some(index), revisions: revisions_taken });
         let organizations = [(index, revision + revisions)].into();
         let token = CoveredToken { text, organizations, ..CoveredToken::default() };
         let questions: Vec<Question> = (0..3).map(|_| self.question(random, index, false)).collect();
@@ -347,7 +370,9 @@ impl Workload {
         };
         record.history.lock().unwrap().begin(revision + 1, !inactive);
         let write = Write::User { user, inactive: !inactive };
-        let text = self.write(random, &write, |endpoint| record.history.lock().unwrap().acknowledge(endpoint)).await;
+        let acknowledge = |endpoint| record.history.lock().unwrap().acknowledge(endpoint);
+        let (request_id, text) = self.write(random, &write, acknowledge).await;
+        self.record(Acknowledgement { request_id, organization: None, revisions: 0..=0 });
         let users = [(user, revision + 1)].into();
         let token = CoveredToken { text, users, ..CoveredToken::default() };
         let organization = random.below(self.oracle.organizations.len());
@@ -364,24 +389,37 @@ impl Workload {
         self.store_token(random, token);
     }
 
+    fn record(&self, acknowledgement: Acknowledgement) {
+        self.journal.lock().unwrap().push(acknowledgement);
+    }
+
     /// Sends a write to a random endpoint, and to other endpoints until one acknowledges it. Sometimes repeats an
-    /// acknowledged write: a server that did not execute it then returns the same answer.
-    async fn write(&self, random: &mut SeededRandom, write: &Write, acknowledge: impl Fn(usize) + Send) -> String {
+    /// acknowledged write: a server that did not execute it then returns the same answer. Returns the id of the request
+    /// and the consistency token.
+    async fn write(
+        &self,
+        random: &mut SeededRandom,
+        write: &Write,
+        acknowledge: impl Fn(usize) + Send,
+    ) -> (String, String) {
         let request_id = random::uuid().to_string();
         let start = Instant::now();
         let mut repeat = random.below(10) == 0;
         loop {
             let endpoint = random.below(self.endpoints.len());
-            match write.call(self.endpoints[endpoint].clients.clone(), request_id.clone()).await {
+            let target = &self.endpoints[endpoint];
+            let call = Box::pin(write.call(target.clients.clone(), request_id.clone()));
+            match target.outcome(call).await {
                 Ok(token) => {
                     acknowledge(endpoint);
                     if !std::mem::take(&mut repeat) {
                         self.counts.writes.fetch_add(1, Ordering::Relaxed);
-                        return token;
+                        return (request_id, token);
                     }
                 }
                 Err(status) => {
                     assert!(start.elapsed() < WRITE_TIMEOUT, "seed {}: a write timed out: {status:?}", self.seed);
+                    self.counts.unknown.fetch_add(1, Ordering::Relaxed);
                     self.count_failure("a write", &status).await;
                 }
             }
