@@ -39,7 +39,7 @@ pub async fn check(connection: &mut PgConnection) -> Result<PlaceCheck, StoreErr
     let Some(place) = read(connection).await? else { return Ok(PlaceCheck::Unknown) };
     let DatabasePlace { system_identifier, database_oid } = place;
     sqlx::query!(
-        "UPDATE datastore SET system_identifier = $1, database_oid = $2 WHERE system_identifier IS NULL",
+        "UPDATE datastore SET system_identifier = coalesce(system_identifier, $1), database_oid = coalesce(database_oid, $2)",
         system_identifier,
         database_oid
     )

@@ -72,6 +72,7 @@ const FIXTURE: &str = "
 /// A fragment of a statement's text, and arguments that replace the values of [`TYPES`], by number. A statement with
 /// several entries runs once for each.
 const ARGUMENTS: &[(&str, &[(usize, &str)])] = &[
+    ("set_config('lock_timeout', $1", &[(1, "'100'")]),
     ("set_config('lock_timeout', $2", &[(2, "'100'")]),
     ("INSERT INTO users", &[(2, "ARRAY['dave']")]),
     ("UPDATE users u", &[(3, "'INACTIVE'")]),
@@ -105,6 +106,7 @@ const ARGUMENTS: &[(&str, &[(usize, &str)])] = &[
         "INSERT INTO outbox",
         &[(2, "'01000000-0000-4000-8000-000000000003'"), (4, "'ADDED'"), (5, "null"), (7, "'user'")],
     ),
+    ("UPDATE outbox o SET attempts", &[(2, "ARRAY['INVITATION']")]),
     // The row of the fixture, which is old enough to be replaced, and a new one.
     ("INSERT INTO requests", &[]),
     ("INSERT INTO requests", &[(1, "decode(repeat('02', 32), 'hex')")]),
