@@ -34,7 +34,7 @@ pub mod users;
 
 use crate::domain::{Invalid, ValueKind};
 use session::UnusableDatastore;
-use sqlstate::Meaning;
+use sqlstate::ErrorClass;
 use sqlx::error::DatabaseError;
 use std::future::Future;
 use std::sync::Arc;
@@ -123,12 +123,12 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let error = Arc::new(error);
         match &*error {
-            sqlx::Error::Database(database) => match sqlstate::meaning(&database.code().unwrap_or_default()) {
-                Meaning::Unavailable => Self::Unavailable(error),
-                Meaning::Unmigrated => Self::Unmigrated(error),
-                Meaning::Timeout => Self::Timeout(Some(error)),
-                Meaning::Contention => Self::Contention(error),
-                Meaning::Unexpected => Self::Unexpected(error),
+            sqlx::Error::Database(database) => match sqlstate::error_class(&database.code().unwrap_or_default()) {
+                ErrorClass::Unavailable => Self::Unavailable(error),
+                ErrorClass::Unmigrated => Self::Unmigrated(error),
+                ErrorClass::Timeout => Self::Timeout(Some(error)),
+                ErrorClass::Contention => Self::Contention(error),
+                ErrorClass::Unexpected => Self::Unexpected(error),
             },
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)

@@ -4,7 +4,7 @@
 
 /// What an error of Postgres means for the statement that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(super) enum ErrorClass {
     /// The datastore refuses service. Nothing was changed.
     Unavailable,
     /// The schema of the database is missing or outdated.
@@ -18,28 +18,28 @@ pub(super) enum Meaning {
 }
 
 /// Classifies a SQLSTATE. Each class has one meaning, except for the codes that are named before it.
-pub(super) fn meaning(code: &str) -> Meaning {
+pub(super) fn error_class(code: &str) -> ErrorClass {
     match code {
         // query_canceled (statement_timeout), lock_not_available (lock_timeout), transaction_timeout
-        "57014" | "55P03" | "25P04" => return Meaning::Timeout,
+        "57014" | "55P03" | "25P04" => return ErrorClass::Timeout,
         // serialization_failure, deadlock_detected
-        "40001" | "40P01" => return Meaning::Contention,
+        "40001" | "40P01" => return ErrorClass::Contention,
         // invalid_catalog_name, undefined_table, undefined_column, undefined_function, invalid_schema_name: every
         // statement was checked against the schema at build time, so the schema of this database is missing or
         // outdated.
-        "3D000" | "42P01" | "42703" | "42883" | "3F000" => return Meaning::Unmigrated,
+        "3D000" | "42P01" | "42703" | "42883" | "3F000" => return ErrorClass::Unmigrated,
         // read_only_sql_transaction (a standby), idle_in_transaction_session_timeout, insufficient_privilege (an
         // operator has revoked a right that roster needs)
-        "25006" | "25P03" | "42501" => return Meaning::Unavailable,
+        "25006" | "25P03" | "42501" => return ErrorClass::Unavailable,
         _ => {}
     }
     match code.get(..2) {
         // 08 connection exception, 26 invalid statement name (the session was exchanged or reset under roster), 28
         // invalid authorization, 53 insufficient resources (connections, memory, disk), 57 operator intervention
         // (shutdown, crash, not ready yet), 58 system error (input and output), F0 configuration file error
-        Some("08" | "26" | "28" | "53" | "57" | "58" | "F0") => Meaning::Unavailable,
+        Some("08" | "26" | "28" | "53" | "57" | "58" | "F0") => ErrorClass::Unavailable,
         // Everything else: SQL that Postgres rejects, a violated constraint, a damaged table.
-        _ => Meaning::Unexpected,
+        _ => ErrorClass::Unexpected,
     }
 }
 
@@ -64,32 +64,32 @@ mod tests {
         ];
         for class in classes {
             // No class has a code that ends so.
-            let expected = if unavailable.contains(&class) { Meaning::Unavailable } else { Meaning::Unexpected };
-            assert_eq!(meaning(&format!("{class}ZZZ")), expected, "{class}");
+            let expected = if unavailable.contains(&class) { ErrorClass::Unavailable } else { ErrorClass::Unexpected };
+            assert_eq!(error_class(&format!("{class}ZZZ")), expected, "{class}");
         }
         for (code, expected) in [
-            ("25006", Meaning::Unavailable),
-            ("25P02", Meaning::Unexpected),
-            ("25P03", Meaning::Unavailable),
-            ("25P04", Meaning::Timeout),
-            ("28000", Meaning::Unavailable),
-            ("28P01", Meaning::Unavailable),
-            ("3D000", Meaning::Unmigrated),
-            ("3F000", Meaning::Unmigrated),
-            ("40001", Meaning::Contention),
-            ("40P01", Meaning::Contention),
-            ("42501", Meaning::Unavailable),
-            ("42601", Meaning::Unexpected),
-            ("42P01", Meaning::Unmigrated),
-            ("53300", Meaning::Unavailable),
-            ("55P03", Meaning::Timeout),
-            ("57014", Meaning::Timeout),
-            ("57P01", Meaning::Unavailable),
-            ("XX000", Meaning::Unexpected),
-            ("", Meaning::Unexpected),
-            ("8", Meaning::Unexpected),
+            ("25006", ErrorClass::Unavailable),
+            ("25P02", ErrorClass::Unexpected),
+            ("25P03", ErrorClass::Unavailable),
+            ("25P04", ErrorClass::Timeout),
+            ("28000", ErrorClass::Unavailable),
+            ("28P01", ErrorClass::Unavailable),
+            ("3D000", ErrorClass::Unmigrated),
+            ("3F000", ErrorClass::Unmigrated),
+            ("40001", ErrorClass::Contention),
+            ("40P01", ErrorClass::Contention),
+            ("42501", ErrorClass::Unavailable),
+            ("42601", ErrorClass::Unexpected),
+            ("42P01", ErrorClass::Unmigrated),
+            ("53300", ErrorClass::Unavailable),
+            ("55P03", ErrorClass::Timeout),
+            ("57014", ErrorClass::Timeout),
+            ("57P01", ErrorClass::Unavailable),
+            ("XX000", ErrorClass::Unexpected),
+            ("", ErrorClass::Unexpected),
+            ("8", ErrorClass::Unexpected),
         ] {
-            assert_eq!(meaning(code), expected, "{code}");
+            assert_eq!(error_class(code), expected, "{code}");
         }
     }
 

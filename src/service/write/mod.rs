@@ -302,9 +302,13 @@ async fn transaction<C: Change>(
             Ok(written)
         }
         Err(error) => {
-            // The first error is the one to report; a broken connection rolls back by itself.
+            // A broken connection rolls back by itself. It is not clean after a refusal: the error of the connection takes
+            // the place of the refusal, and the write is repeated. Any other first error is the one to report.
             if let Err(cause) = tx.rollback().await {
                 tracing::debug!(error = &cause as &dyn std::error::Error, "a rollback failed");
+                if matches!(error, ServiceError::Refused(_)) {
+                    return Err(cause.into());
+                }
             }
             Err(error)
         }
