@@ -22,6 +22,8 @@ pub struct Method {
     pub write: bool,
     /// Whether the method takes many items in one request, and therefore accepts larger messages.
     pub bulk: bool,
+    /// Whether the response is a page of a list.
+    pub paged: bool,
     /// The sides that are streams.
     pub streaming: StreamSides,
 }
@@ -71,10 +73,52 @@ pub enum AllowedCallers {
     Services,
 }
 
+impl Method {
+    /// Returns whether the method belongs to health or reflection, which are not roster's own services.
+    #[must_use]
+    pub fn is_standard(&self) -> bool {
+        !self.service.starts_with("roster.")
+    }
+}
+
+const fn standard(path: &'static str, service: &'static str, name: &'static str, streaming: StreamSides) -> Method {
+    let rule = Rule { callers: AllowedCallers::Public, scopes: &[], deleted: false };
+    Method { path, service, name, rule, write: false, bulk: false, paged: false, streaming }
+}
+
+/// The methods of health and reflection. They are public: they report whether roster runs and what its protos define.
+pub const STANDARD_METHODS: &[Method] = &[
+    standard(
+        "/grpc.health.v1.Health/Check",
+        "grpc.health.v1.Health",
+        "Check",
+        StreamSides { client: false, server: false },
+    ),
+    standard(
+        "/grpc.health.v1.Health/Watch",
+        "grpc.health.v1.Health",
+        "Watch",
+        StreamSides { client: false, server: true },
+    ),
+    standard(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "grpc.reflection.v1.ServerReflection",
+        "ServerReflectionInfo",
+        StreamSides { client: true, server: true },
+    ),
+    standard(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "ServerReflectionInfo",
+        StreamSides { client: true, server: true },
+    ),
+];
+
 /// Returns the method with a request path.
 #[must_use]
 pub fn method(path: &str) -> Option<&'static Method> {
-    METHODS.binary_search_by(|method| method.path.cmp(path)).ok().map(|index| &METHODS[index])
+    let own = METHODS.binary_search_by(|method| method.path.cmp(path)).ok().map(|index| &METHODS[index]);
+    own.or_else(|| STANDARD_METHODS.iter().find(|method| method.path == path))
 }
 
 /// Checks whether this kind of caller may call the method at all, before the server reads the request. Whether a user

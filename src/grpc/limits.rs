@@ -21,6 +21,8 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 pub const MESSAGE_BYTES: usize = 256 * 1024;
 /// The size of a message that carries a list of messages, in bytes.
 pub const BULK_MESSAGE_BYTES: usize = 1024 * 1024;
+/// The size of a message to health or reflection, in bytes: a name.
+pub const STANDARD_MESSAGE_BYTES: usize = 4 * 1024;
 /// The time between two authorization decisions about an open stream, and between two checkpoints of a watch.
 pub const CHECKPOINT: Duration = Duration::from_secs(1);
 /// Messages that wait for a caller who does not read. With [`CHUNK_BYTES`] this bounds the memory of a stream.

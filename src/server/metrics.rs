@@ -2,6 +2,7 @@
 //!
 //! Each server has its own registry, and the process has none, so that two servers in one test count separately.
 
+use super::shares::Pool;
 use crate::authz::rules::Method;
 use crate::grpc::CHECK;
 use crate::server::limits;
@@ -24,7 +25,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tonic::Code;
 
 /// The upper bounds of the histogram buckets of durations, in seconds: from a check in the replica to the longest
@@ -56,17 +56,14 @@ pub struct Metrics {
     mails: Gauge,
     mail_age: Gauge,
     streams: Gauge,
-    stream_permits: Arc<Semaphore>,
-    /// The number of stream permits, taken or not.
-    limit: usize,
+    stream_places: Arc<Pool>,
     roster: Roster,
 }
 
 impl Metrics {
-    /// Metrics that start at zero. `stream_permits` is the semaphore of the open streams, and `limit` the number of
-    /// permits that it started with.
+    /// Metrics that start at zero. `stream_places` is the pool of the open streams.
     #[must_use]
-    pub fn new(roster: Roster, stream_permits: Arc<Semaphore>, limit: usize) -> Self {
+    pub(super) fn new(roster: Roster, stream_places: Arc<Pool>) -> Self {
         let mut registry = Registry::with_prefix("roster");
         let calls = Family::<Call, Counter>::default();
         registry.register("calls", "Completed calls, by method and gRPC status code", calls.clone());
@@ -86,7 +83,7 @@ impl Metrics {
             mail_age.clone(),
         );
         registry.register_collector(Box::new(ReplicaCollector(roster.clone())));
-        Self { registry, calls, durations, checks, mails, mail_age, streams, stream_permits, limit, roster }
+        Self { registry, calls, durations, checks, mails, mail_age, streams, stream_places, roster }
     }
 
     /// Counts a call. All unknown methods share one series, so that callers cannot create series.
@@ -114,8 +111,7 @@ impl Metrics {
                 self.mails.set(-1);
             }
         }
-        let open = self.limit.saturating_sub(self.stream_permits.available_permits());
-        self.streams.set(i64::try_from(open).unwrap_or(i64::MAX));
+        self.streams.set(i64::try_from(self.stream_places.taken()).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -251,6 +247,7 @@ async fn answer(request: http::Request<Incoming>, metrics: Arc<Metrics>) -> Resu
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::server::shares::{CallClass, ServerShares};
     use crate::store::datastore_url::DatastoreUrl;
     use crate::store::pool::Pool;
 
@@ -258,7 +255,8 @@ mod tests {
     async fn each_metric_of_the_replica_is_also_exported_under_its_deprecated_name()
     -> Result<(), Box<dyn std::error::Error>> {
         let roster = Roster::new(Pool::new(DatastoreUrl::parse("postgres:///absent")?, 1), Clock::system());
-        let text = Metrics::new(roster, Arc::new(Semaphore::new(1)), 1).encode().await?;
+        let places = ServerShares::new(1, 1, 1).pool(CallClass::Stream).clone();
+        let text = Metrics::new(roster, places).encode().await?;
         let samples = |prefix: &str| -> Vec<String> {
             text.lines().filter_map(|line| line.strip_prefix(prefix)).map(ToOwned::to_owned).collect()
         };

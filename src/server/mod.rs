@@ -4,13 +4,16 @@
 //! [`fast_path`] or the [`pipeline`] ([`connection`]). Health, housekeeping and mail run beside the calls ([`upkeep`]);
 //! [`metrics`] counts them all.
 
-mod body;
-mod connection;
+mod connections;
 mod fast_path;
+mod http2;
 pub mod limits;
+mod message;
 pub mod metrics;
+mod peers;
 mod pipeline;
 mod preflight;
+mod shares;
 mod state;
 mod upkeep;
 mod workers;
@@ -25,8 +28,10 @@ use crate::grpc::pb::organization_service_server::OrganizationServiceServer;
 use crate::grpc::pb::user_service_server::UserServiceServer;
 use crate::mail::Mailer;
 use crate::service::Roster;
+use connections::Connections;
 use metrics::Metrics;
 use pipeline::Pipeline;
+use shares::{CallClass, ServerShares};
 use state::ServerState;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -37,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic_health::ServingStatus;
 use upkeep::{send_mail, set_health, tidy, watch_health};
-use workers::Workers;
+use workers::{ConnectionService, Workers};
 
 /// The settings of a server.
 #[derive(Debug, Clone)]
@@ -133,20 +138,19 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     routes.add_service(EventServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
 
-    let (drain, workers) = (settings.drain, settings.workers);
-    let calls = Arc::new(Semaphore::new(settings.max_concurrent_requests));
-    let connections = Arc::new(Semaphore::new(settings.max_connections));
-    let streams = Arc::new(Semaphore::new(settings.max_streams));
-    let metrics = Arc::new(Metrics::new(roster.clone(), streams.clone(), settings.max_streams));
+    let (drain, workers, most) = (settings.drain, settings.workers, settings.max_connections);
+    let shares = ServerShares::new(settings.max_concurrent_requests, settings.max_streams, workers);
+    let metrics = Arc::new(Metrics::new(roster.clone(), shares.pool(CallClass::Stream).clone()));
     let stopping = CancellationToken::new();
-    let state =
-        ServerState { authenticator, settings, calls, streams, stopping: stopping.clone(), metrics: metrics.clone() };
+    let connections = Connections::new(stopping.clone());
+    let state = ServerState { authenticator, settings, stopping: stopping.clone(), metrics: metrics.clone() };
     let pipeline = Pipeline { routes: routes.routes().prepare(), api, state: Arc::new(state) };
+    let service = ConnectionService { pipeline, shares, connections: connections.clone() };
 
     // Cancelled when this function returns: that closes every connection that is still open.
     let cut = CancellationToken::new();
     let _cut = cut.clone().drop_guard();
-    let workers = Workers::start(workers, &pipeline, &cut).map_err(ServerError::Workers)?;
+    let workers = Workers::start(workers, &service, &cut).map_err(ServerError::Workers)?;
 
     let upkeep = CancellationToken::new();
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
@@ -155,7 +159,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let follower = tokio::spawn(roster.replica().follow(upkeep.clone()));
     let metrics_server = tokio::spawn(metrics::serve(metrics_listener, metrics));
     tokio::select! {
-        () = accept(&listener, &workers, &connections) => {}
+        () = accept(&listener, &workers, &connections, most) => {}
         () = stop.cancelled() => {}
     }
     upkeep.cancel();
@@ -185,10 +189,17 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-async fn accept(listener: &TcpListener, workers: &Workers, connections: &Arc<Semaphore>) {
+/// Accepts connections. Above `most` open connections, a further one is closed at once.
+async fn accept(listener: &TcpListener, workers: &Workers, connections: &Connections, most: usize) {
+    let places = Arc::new(Semaphore::new(most));
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
-        let accepted = listener.accept().await.and_then(|(stream, _)| workers.serve(stream, permit));
+        let accepted = listener.accept().await.and_then(|(stream, address)| {
+            connections.make_room(None, most);
+            match places.clone().try_acquire_owned() {
+                Ok(place) => workers.serve(stream, address, place),
+                Err(_) => Ok(()),
+            }
+        });
         if let Err(error) = accepted {
             // Out of file descriptors, or a peer that closed at once: the server goes on.
             tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be accepted");

@@ -5,19 +5,20 @@
 //! write, and an empty call costs nearly twice as much.) Writes and upkeep, which wait for Postgres for longer, run in the
 //! runtime that started the server.
 
-use super::connection::{ConnectionState, ResponseFuture};
+use super::connections::Connections;
+use super::http2::{self, ConnectionContext};
+use super::peers::PeerKey;
 use super::pipeline::Pipeline;
-use crate::server::limits;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use super::shares::{ConnectionShares, ServerShares};
+use crate::authn::LastCredential;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::dispatcher::{self, Dispatch};
 
 /// All workers of a server.
@@ -34,6 +35,7 @@ struct Worker {
 /// A connection on its way to its worker. It is not registered with a runtime yet.
 struct AcceptedConnection {
     stream: std::net::TcpStream,
+    address: SocketAddr,
     place: ConnectionPermit,
 }
 
@@ -51,15 +53,15 @@ impl Drop for ConnectionPermit {
 
 impl Workers {
     /// Starts `count` workers. They end when they are drained. When `cut` is cancelled they close every connection at once.
-    pub(super) fn start(count: usize, pipeline: &Pipeline, cut: &CancellationToken) -> io::Result<Self> {
+    pub(super) fn start(count: usize, service: &ConnectionService, cut: &CancellationToken) -> io::Result<Self> {
         (0..count)
-            .map(|number| Worker::start(number, pipeline.clone(), cut.clone()))
+            .map(|number| Worker::start(number, service.for_worker(), cut.clone()))
             .collect::<Result<_, _>>()
             .map(Self)
     }
 
     /// Gives a connection to the worker with the fewest connections.
-    pub(super) fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> io::Result<()> {
+    pub(super) fn serve(&self, stream: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) -> io::Result<()> {
         let stream = stream.into_std()?;
         let Some(worker) = self.0.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) else {
             return Ok(());
@@ -67,7 +69,7 @@ impl Workers {
         worker.open.fetch_add(1, Ordering::Relaxed);
         let place = ConnectionPermit { open: worker.open.clone(), _permit: permit };
         let gone = |_| io::Error::other("the thread that serves connections has ended");
-        worker.connections.send(AcceptedConnection { stream, place }).map_err(gone)
+        worker.connections.send(AcceptedConnection { stream, address, place }).map_err(gone)
     }
 
     /// Accepts no further calls, and waits until the calls under way and all connections have ended.
@@ -81,14 +83,14 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(number: usize, pipeline: Pipeline, cut: CancellationToken) -> io::Result<Self> {
+    fn start(number: usize, service: ConnectionService, cut: CancellationToken) -> io::Result<Self> {
         let (connections, accepted) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // The worker logs to the subscriber of the thread that starts it.
         let log = dispatcher::get_default(Dispatch::clone);
         std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
-            let serving = cut.run_until_cancelled(serve(accepted, &pipeline));
+            let serving = cut.run_until_cancelled(serve(accepted, &service));
             dispatcher::with_default(&log, || runtime.block_on(serving));
             // Closes what is still open without waiting: a blocking file read cannot delay the stop.
             runtime.shutdown_background();
@@ -98,10 +100,41 @@ impl Worker {
     }
 }
 
+/// What the connections of a worker need.
+#[derive(Clone)]
+pub(super) struct ConnectionService {
+    pub(super) pipeline: Pipeline,
+    pub(super) shares: ServerShares,
+    pub(super) connections: Arc<Connections>,
+}
+
+impl ConnectionService {
+    fn for_worker(&self) -> Self {
+        Self { shares: self.shares.for_worker(), ..self.clone() }
+    }
+
+    /// Serves a connection until it ends.
+    async fn serve(self, stream: TcpStream, address: SocketAddr) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "TCP_NODELAY could not be set on a connection");
+        }
+        let registered = self.connections.register(PeerKey::of(address.ip()));
+        let context = Arc::new(ConnectionContext {
+            pipeline: self.pipeline,
+            last_credential: LastCredential::default(),
+            shares: ConnectionShares::new(self.shares, None),
+            usage: registered.usage.clone(),
+        });
+        if let Err(error) = http2::serve(stream, context).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended with an error");
+        }
+    }
+}
+
 /// Serves connections until the channel closes; then waits for them to end.
-async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, pipeline: &Pipeline) {
-    let open = GracefulShutdown::new();
-    while let Some(AcceptedConnection { stream, place }) = accepted.recv().await {
+async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, service: &ConnectionService) {
+    let open = TaskTracker::new();
+    while let Some(AcceptedConnection { stream, address, place }) = accepted.recv().await {
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {
@@ -109,33 +142,12 @@ async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, pipeli
                 continue;
             }
         };
-        let connection = open.watch(connection(stream, pipeline.clone()));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended with an error");
-            }
+        let connection = service.clone().serve(stream, address);
+        open.spawn(async move {
+            connection.await;
             drop(place);
         });
     }
-    open.shutdown().await;
-}
-
-fn connection(stream: TcpStream, pipeline: Pipeline) -> impl GracefulConnection<Error = hyper::Error> + Send {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(error = &error as &dyn std::error::Error, "TCP_NODELAY could not be set on a connection");
-    }
-    let shared = Arc::new(ConnectionState::new(pipeline));
-    let service = service_fn(move |request| ResponseFuture::new(shared.clone(), request));
-    http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
-        .max_header_list_size(limits::HEADER_LIST_BYTES)
-        .initial_stream_window_size(limits::STREAM_WINDOW)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW)
-        // Detects a peer that vanished without closing, and frees its connection.
-        .keep_alive_interval(limits::KEEP_ALIVE)
-        .keep_alive_timeout(limits::KEEP_ALIVE)
-        // gRPC does not use it.
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service)
+    open.close();
+    open.wait().await;
 }
