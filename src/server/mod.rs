@@ -15,7 +15,7 @@ mod state;
 mod upkeep;
 mod workers;
 
-use crate::authn::Authenticator;
+use crate::authn::{Authenticator, PeerShare};
 use crate::grpc;
 use crate::grpc::admit::Api;
 use crate::grpc::pb::check_service_server::CheckServiceServer;
@@ -139,8 +139,17 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let streams = Arc::new(Semaphore::new(settings.max_streams));
     let metrics = Arc::new(Metrics::new(roster.clone(), streams.clone(), settings.max_streams));
     let stopping = CancellationToken::new();
-    let state =
-        ServerState { authenticator, settings, calls, streams, stopping: stopping.clone(), metrics: metrics.clone() };
+    let peer = Arc::new(PeerShare::unlimited("unknown".to_owned()));
+    let (stop_streams, metrics_of_calls) = (stopping.clone(), metrics.clone());
+    let state = ServerState {
+        authenticator,
+        peer,
+        settings,
+        calls,
+        streams,
+        stopping: stop_streams,
+        metrics: metrics_of_calls,
+    };
     let pipeline = Pipeline { routes: routes.routes().prepare(), api, state: Arc::new(state) };
 
     // Cancelled when this function returns: that closes every connection that is still open.

@@ -154,7 +154,7 @@ impl ServerState {
     ) -> Result<StreamContext, Box<Status>> {
         Ok(StreamContext {
             permit,
-            credential: StreamCredential::new(self.authenticator.clone(), headers),
+            credential: StreamCredential::new(self.authenticator.clone(), headers, self.peer.clone()),
             until: requested_timeout(headers)?.and_then(|timeout| start.checked_add(timeout)),
             slow_reader: self.settings.slow_reader,
             stopping: self.stopping.clone(),
@@ -162,7 +162,10 @@ impl ServerState {
     }
 
     async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Box<Status>> {
-        self.authenticator.authenticate(headers).await.map_err(|refusal| Box::new(status::refused(&refusal)))
+        self.authenticator
+            .authenticate(headers, &self.peer)
+            .await
+            .map_err(|refusal| Box::new(status::refused(&refusal)))
     }
 }
 

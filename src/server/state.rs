@@ -2,7 +2,7 @@
 
 use super::ServerSettings;
 use super::metrics::Metrics;
-use crate::authn::Authenticator;
+use crate::authn::{Authenticator, PeerShare};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,8 @@ pub(super) type PipelineResponse = http::Response<Body>;
 /// The state that all requests share.
 pub(super) struct ServerState {
     pub(super) authenticator: Authenticator,
+    /// The share of every peer, until each connection knows its own.
+    pub(super) peer: Arc<PeerShare>,
     pub(super) settings: ServerSettings,
     /// Places for calls under way.
     pub(super) calls: Arc<Semaphore>,
