@@ -58,7 +58,7 @@ impl PeerShare {
     }
 
     /// Counts a token that was refused.
-    pub(super) fn charge(&self, now: Duration) {
+    pub(crate) fn charge(&self, now: Duration) {
         if let Some(limits) = &self.limits {
             limits.refusals(|budget| budget.charge(now));
         }
@@ -93,7 +93,7 @@ impl RefusalBudget {
     }
 
     fn is_exhausted(&self, now: Duration) -> bool {
-        self.spent(now) >= limits::REFUSAL_REFILL * limits::REFUSAL_BURST
+        self.spent(now) + limits::REFUSAL_REFILL > limits::REFUSAL_REFILL * limits::REFUSAL_BURST
     }
 
     fn charge(&mut self, now: Duration) {

@@ -9,9 +9,12 @@ mod connection;
 mod fast_path;
 pub mod limits;
 pub mod metrics;
+mod peers;
 mod pipeline;
 mod preflight;
+mod proxy_protocol;
 mod state;
+mod trusted_proxies;
 mod upkeep;
 mod workers;
 
@@ -36,6 +39,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic_health::ServingStatus;
+pub use trusted_proxies::TrustedProxies;
 use upkeep::{send_mail, set_health, tidy, watch_health};
 use workers::Workers;
 
@@ -54,6 +58,13 @@ pub struct ServerSettings {
     pub slow_reader: Duration,
     /// The number of connections open at once; further connections wait to be accepted.
     pub max_connections: usize,
+    /// The number of connections that one peer address has open at once; `None` for a quarter of `max_connections`. It does
+    /// not apply to trusted proxies.
+    pub max_connections_per_address: Option<usize>,
+    /// Whether connections of trusted proxies begin with a PROXY header, which names the address of the client.
+    pub proxy_protocol: bool,
+    /// The addresses of proxies, which stand for many peers.
+    pub trusted_proxies: TrustedProxies,
     /// The number of threads that serve connections.
     pub workers: usize,
     /// The time that a stop waits for calls under way.
@@ -71,11 +82,22 @@ impl Default for ServerSettings {
             max_streams: limits::STREAMS,
             slow_reader: limits::SLOW_READER,
             max_connections: 4096,
+            max_connections_per_address: None,
+            proxy_protocol: false,
+            trusted_proxies: TrustedProxies::default(),
             // One for each core that this process may use; one where the number is unknown.
             workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             drain: Duration::from_secs(10),
             reflection: true,
         }
+    }
+}
+
+impl ServerSettings {
+    /// The number of connections that one peer address may have open at once.
+    #[must_use]
+    pub fn connections_per_address(&self) -> usize {
+        self.max_connections_per_address.unwrap_or_else(|| (self.max_connections / limits::ADDRESS_SHARE).max(1))
     }
 }
 
