@@ -4,7 +4,7 @@ use super::body::{PrefixedBody, ResponseBody};
 use super::fast_path::{self, FastPathOutcome, PendingCheck};
 use super::pipeline::{Pipeline, panicked};
 use super::preflight::{Preflight, PreflightRejection, preflight};
-use crate::authn::LastCredential;
+use crate::authn::{LastCredential, PeerShare};
 use crate::service::CallPermit;
 use futures_util::FutureExt;
 use hyper::body::{Bytes, Frame, Incoming};
@@ -20,11 +20,12 @@ use tonic::body::Body;
 pub(super) struct ConnectionState {
     pipeline: Pipeline,
     last_credential: LastCredential,
+    peer: Arc<PeerShare>,
 }
 
 impl ConnectionState {
-    pub(super) fn new(pipeline: Pipeline) -> Self {
-        Self { pipeline, last_credential: LastCredential::default() }
+    pub(super) fn new(pipeline: Pipeline, peer: Arc<PeerShare>) -> Self {
+        Self { pipeline, last_credential: LastCredential::default(), peer }
     }
 }
 
@@ -65,7 +66,8 @@ impl Future for ResponseFuture {
                 RequestPath::Answered(response) => return Poll::Ready(Ok(response)),
                 RequestPath::Check(check) => State::Responding(Box::pin(check.answer(pipeline(), start))),
                 RequestPath::Pipeline(preflight, first) => {
-                    let request = request.map(|rest| Body::new(PrefixedBody::new(first, rest)));
+                    let mut request = request.map(|rest| Body::new(PrefixedBody::new(first, rest)));
+                    request.extensions_mut().insert(this.connection.peer.clone());
                     let response = pipeline().run(request, preflight, start);
                     State::Responding(Box::pin(response.map(|response| response.map(ResponseBody::Pipeline))))
                 }
@@ -94,7 +96,7 @@ fn choose_path(
     start: Instant,
     context: &mut Context<'_>,
 ) -> RequestPath {
-    let ConnectionState { pipeline, last_credential } = connection;
+    let ConnectionState { pipeline, last_credential, .. } = connection;
     // The panic guard stands before the gate, as in the pipeline: a panic costs its request, not the connection.
     let preflight = catch_unwind(AssertUnwindSafe(|| preflight(&pipeline.state, request, last_credential, start)));
     let (preflight, frame) = match preflight.unwrap_or_else(|_| Err(Box::new(panicked().into_http()))) {

@@ -43,3 +43,5 @@ pub const PROXY_TEXT_BYTES: usize = 107;
 /// The length of the part of a binary PROXY header that its length field counts: addresses and extensions, such as the
 /// names in a TLS certificate, the id of a request, or the id of an endpoint of a cloud.
 pub const PROXY_BINARY_BYTES: usize = 4096;
+/// The time in which a trusted proxy has to send the PROXY header of a connection.
+pub const PROXY_HEADER: Duration = Duration::from_secs(10);

@@ -18,7 +18,7 @@ mod trusted_proxies;
 mod upkeep;
 mod workers;
 
-use crate::authn::{Authenticator, PeerShare};
+use crate::authn::Authenticator;
 use crate::grpc;
 use crate::grpc::admit::Api;
 use crate::grpc::pb::check_service_server::CheckServiceServer;
@@ -26,9 +26,11 @@ use crate::grpc::pb::event_service_server::EventServiceServer;
 use crate::grpc::pb::invitation_service_server::InvitationServiceServer;
 use crate::grpc::pb::organization_service_server::OrganizationServiceServer;
 use crate::grpc::pb::user_service_server::UserServiceServer;
+use crate::limited_log::LimitedLog;
 use crate::mail::Mailer;
 use crate::service::Roster;
 use metrics::Metrics;
+use peers::Peers;
 use pipeline::Pipeline;
 use state::ServerState;
 use std::num::NonZeroUsize;
@@ -161,11 +163,12 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let streams = Arc::new(Semaphore::new(settings.max_streams));
     let metrics = Arc::new(Metrics::new(roster.clone(), streams.clone(), settings.max_streams));
     let stopping = CancellationToken::new();
-    let peer = Arc::new(PeerShare::unlimited("unknown".to_owned()));
+    let peers = Arc::new(Peers::new(settings.trusted_proxies.clone(), settings.connections_per_address()));
     let (stop_streams, metrics_of_calls) = (stopping.clone(), metrics.clone());
     let state = ServerState {
         authenticator,
-        peer,
+        peers,
+        closed_log: LimitedLog::default(),
         settings,
         calls,
         streams,
@@ -219,7 +222,8 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 async fn accept(listener: &TcpListener, workers: &Workers, connections: &Arc<Semaphore>) {
     loop {
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
-        let accepted = listener.accept().await.and_then(|(stream, _)| workers.serve(stream, permit));
+        let accepted =
+            listener.accept().await.and_then(|(stream, address)| workers.serve(stream, address.ip(), permit));
         if let Err(error) = accepted {
             // Out of file descriptors, or a peer that closed at once: the server goes on.
             tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be accepted");

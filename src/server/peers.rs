@@ -108,11 +108,6 @@ impl Peers {
         self.trusted.contains(address)
     }
 
-    /// The number of connections that one address may have.
-    pub(super) fn limit(&self) -> usize {
-        self.limit
-    }
-
     /// Counts a connection of this address.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 
 use super::preflight::{AdmittedCall, Preflight, PreflightRejection, requested_timeout};
 use super::state::{PipelineResponse, ServerState};
-use crate::authn::{Caller, StreamCredential};
+use crate::authn::{Caller, PeerShare, StreamCredential};
 use crate::authz::rules::{self, Method};
 use crate::grpc::admit::stream::StreamContext;
 use crate::grpc::admit::{Api, Deadline};
@@ -68,10 +68,11 @@ impl Pipeline {
         preflight: Preflight<CallPermit>,
         start: Instant,
     ) -> Result<PipelineResponse, Box<Status>> {
+        let peer = peer_of(&request);
         let AdmittedCall { method, deadline, place, caller } = match preflight {
             Preflight::Call(call) => call,
             Preflight::Standard => {
-                self.state.authenticate(request.headers()).await?;
+                self.state.authenticate(request.headers(), &peer).await?;
                 return Ok(self.handle(request).await);
             }
         };
@@ -80,7 +81,7 @@ impl Pipeline {
                 cached.caller().clone()
             } else {
                 // Authentication, from the headers alone; then the method gate.
-                let caller = self.state.authenticate(request.headers()).await?;
+                let caller = self.state.authenticate(request.headers(), &peer).await?;
                 rules::method_gate(&method.rule, &caller).map_err(|refusal| Box::new(status::refused(&refusal)))?;
                 caller
             };
@@ -89,7 +90,7 @@ impl Pipeline {
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(Deadline(deadline));
             if method.streaming.any() {
-                let context = self.state.stream_context(request.headers(), place, start)?;
+                let context = self.state.stream_context(request.headers(), peer, place, start)?;
                 request.extensions_mut().insert(context);
             } else {
                 request.extensions_mut().insert(place);
@@ -149,24 +150,28 @@ impl ServerState {
     fn stream_context(
         &self,
         headers: &HeaderMap,
+        peer: Arc<PeerShare>,
         permit: CallPermit,
         start: Instant,
     ) -> Result<StreamContext, Box<Status>> {
         Ok(StreamContext {
             permit,
-            credential: StreamCredential::new(self.authenticator.clone(), headers, self.peer.clone()),
+            credential: StreamCredential::new(self.authenticator.clone(), headers, peer),
             until: requested_timeout(headers)?.and_then(|timeout| start.checked_add(timeout)),
             slow_reader: self.settings.slow_reader,
             stopping: self.stopping.clone(),
         })
     }
 
-    async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Box<Status>> {
-        self.authenticator
-            .authenticate(headers, &self.peer)
-            .await
-            .map_err(|refusal| Box::new(status::refused(&refusal)))
+    async fn authenticate(&self, headers: &HeaderMap, peer: &PeerShare) -> Result<Caller, Box<Status>> {
+        self.authenticator.authenticate(headers, peer).await.map_err(|refusal| Box::new(status::refused(&refusal)))
     }
+}
+
+/// The peer of a request, as its connection has set it.
+fn peer_of<B>(request: &http::Request<B>) -> Arc<PeerShare> {
+    let peer = request.extensions().get::<Arc<PeerShare>>().cloned();
+    peer.unwrap_or_else(|| Arc::new(PeerShare::limited("unknown".to_owned())))
 }
 
 /// The status of a panic. Logs it, with the request's name.

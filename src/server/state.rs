@@ -2,7 +2,9 @@
 
 use super::ServerSettings;
 use super::metrics::Metrics;
-use crate::authn::{Authenticator, PeerShare};
+use super::peers::Peers;
+use crate::authn::Authenticator;
+use crate::limited_log::LimitedLog;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -14,8 +16,9 @@ pub(super) type PipelineResponse = http::Response<Body>;
 /// The state that all requests share.
 pub(super) struct ServerState {
     pub(super) authenticator: Authenticator,
-    /// The share of every peer, until each connection knows its own.
-    pub(super) peer: Arc<PeerShare>,
+    pub(super) peers: Arc<Peers>,
+    /// Connections that were closed at once, by reason.
+    pub(super) closed_log: LimitedLog<&'static str>,
     pub(super) settings: ServerSettings,
     /// Places for calls under way.
     pub(super) calls: Arc<Semaphore>,

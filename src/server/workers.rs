@@ -6,13 +6,19 @@
 //! runtime that started the server.
 
 use super::connection::{ConnectionState, ResponseFuture};
+use super::peers::{PeerConnection, PeerKey};
 use super::pipeline::Pipeline;
+use super::proxy_protocol::read_header;
+use super::state::ServerState;
+use crate::authn::PeerShare;
+use crate::clock;
 use crate::server::limits;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpStream;
@@ -34,6 +40,8 @@ struct Worker {
 /// A connection on its way to its worker. It is not registered with a runtime yet.
 struct AcceptedConnection {
     stream: std::net::TcpStream,
+    /// The address of its socket.
+    address: IpAddr,
     place: ConnectionPermit,
 }
 
@@ -59,7 +67,7 @@ impl Workers {
     }
 
     /// Gives a connection to the worker with the fewest connections.
-    pub(super) fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> io::Result<()> {
+    pub(super) fn serve(&self, stream: TcpStream, address: IpAddr, permit: OwnedSemaphorePermit) -> io::Result<()> {
         let stream = stream.into_std()?;
         let Some(worker) = self.0.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) else {
             return Ok(());
@@ -67,7 +75,7 @@ impl Workers {
         worker.open.fetch_add(1, Ordering::Relaxed);
         let place = ConnectionPermit { open: worker.open.clone(), _permit: permit };
         let gone = |_| io::Error::other("the thread that serves connections has ended");
-        worker.connections.send(AcceptedConnection { stream, place }).map_err(gone)
+        worker.connections.send(AcceptedConnection { stream, address, place }).map_err(gone)
     }
 
     /// Accepts no further calls, and waits until the calls under way and all connections have ended.
@@ -101,30 +109,63 @@ impl Worker {
 /// Serves connections until the channel closes; then waits for them to end.
 async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, pipeline: &Pipeline) {
     let open = GracefulShutdown::new();
-    while let Some(AcceptedConnection { stream, place }) = accepted.recv().await {
-        let stream = match TcpStream::from_std(stream) {
+    while let Some(AcceptedConnection { stream, address, place }) = accepted.recv().await {
+        let mut stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be registered");
                 continue;
             }
         };
-        let connection = open.watch(connection(stream, pipeline.clone()));
+        let (pipeline, watcher) = (pipeline.clone(), open.watcher());
         tokio::spawn(async move {
+            let Some(peer) = admit(&mut stream, address, &pipeline.state).await else { return };
+            let connection = watcher.watch(connection(stream, pipeline, peer.peer().authn.clone()));
             if let Err(error) = connection.await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended with an error");
             }
-            drop(place);
+            drop((peer, place));
         });
     }
     open.shutdown().await;
 }
 
-fn connection(stream: TcpStream, pipeline: Pipeline) -> impl GracefulConnection<Error = hyper::Error> + Send {
+/// Counts a connection for its peer: the address of the socket, or the one in the PROXY header of a trusted proxy. `None` if
+/// the connection has to be closed.
+async fn admit(stream: &mut TcpStream, socket: IpAddr, state: &ServerState) -> Option<PeerConnection> {
+    let mut address = socket;
+    if state.settings.proxy_protocol && state.peers.is_trusted(socket) {
+        let header = tokio::time::timeout(limits::PROXY_HEADER, read_header(stream)).await;
+        match header.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
+            Ok(client) => address = client.unwrap_or(socket),
+            Err(error) => {
+                if let Some(suppressed) = state.closed_log.admit("header", clock::uptime()) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(proxy = %socket, error, suppressed, "closed a connection");
+                }
+                return None;
+            }
+        }
+    }
+    let peer = state.peers.admit(address);
+    if let Err(error) = &peer
+        && let Some(suppressed) = state.closed_log.admit("address", clock::uptime())
+    {
+        let (limit, error) = (state.settings.connections_per_address(), error as &dyn std::error::Error);
+        tracing::warn!(peer = %PeerKey::from(address), limit, error, suppressed, "closed a connection");
+    }
+    peer.ok()
+}
+
+fn connection(
+    stream: TcpStream,
+    pipeline: Pipeline,
+    peer: Arc<PeerShare>,
+) -> impl GracefulConnection<Error = hyper::Error> + Send {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = &error as &dyn std::error::Error, "TCP_NODELAY could not be set on a connection");
     }
-    let shared = Arc::new(ConnectionState::new(pipeline));
+    let shared = Arc::new(ConnectionState::new(pipeline, peer));
     let service = service_fn(move |request| ResponseFuture::new(shared.clone(), request));
     http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
