@@ -21,7 +21,8 @@
 //! * [`domain`] defines the types of the domain (ids, slugs, email addresses, roles, permissions, refusals) and the
 //!   limits of their values. Pure as well.
 //!
-//! [`clock`] and [`random`] are the only sources of time and randomness. [`postgres`] runs a private Postgres for
+//! [`clock`] and [`random`] are the only sources of time and randomness. [`limited_log`] bounds the log lines that a peer
+//! causes. [`postgres`] runs a private Postgres for
 //! development and for the tests. [`telemetry`] and [`lifecycle`] set up logging and shutdown signals for [`cli`].
 //!
 //! [`client`] is the library for backends that send checks. It uses only [`domain`], [`replica_tables`], [`clock`],
@@ -50,6 +51,8 @@ pub mod config;
 pub mod grpc;
 #[cfg(feature = "server")]
 pub mod lifecycle;
+#[cfg(feature = "server")]
+pub mod limited_log;
 #[cfg(feature = "server")]
 pub mod mail;
 #[cfg(feature = "server")]

@@ -1,17 +1,20 @@
 //! Authenticates a request: from its headers to its caller.
 
 use super::api_keys::{self, ApiKeys};
-use super::caller::{Caller, UserCaller};
+use super::caller::Caller;
 use super::credential_error::{CredentialError, ON_BEHALF_OF};
-use super::jwt::{Issuer, UnverifiedToken};
+use super::headers::{apply_on_behalf_of, authorization_header, bearer};
+use super::jwt::{Issuer, TokenCandidate, UnverifiedToken};
 use super::keys::Keys;
 use super::limits;
+use super::peer_share::PeerShare;
 use super::settings::{AuthSettings, IssuerSettings};
 use super::token_cache::{CacheEntry, CachedCaller, LastCredential};
-use crate::clock::Clock;
-use crate::domain::{Refusal, Scope, UserId};
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue};
+use super::verifier::Verifier;
+use crate::clock::{self, Clock};
+use crate::domain::Refusal;
+use crate::limited_log::{LimitedLog, excerpt};
+use http::HeaderMap;
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -26,18 +29,21 @@ pub struct Authenticator {
     /// Verified tokens by their SHA-256, a hash without known collisions: no attacker can create a token that matches
     /// the entry of another.
     cache: Arc<Cache<[u8; 32], Arc<CacheEntry>>>,
+    verifier: Arc<Verifier>,
+    refusal_log: Arc<LimitedLog<CredentialError>>,
     clock: Clock,
 }
 
-/// A rejected credential: the reason, and the issuer of the token if it is known.
-pub(super) struct Rejection<'a> {
+/// A rejected credential: the reason, and what the token claims, as it may stand in the log.
+pub(super) struct Rejection {
     pub(super) error: CredentialError,
-    issuer: Option<&'a str>,
+    issuer: Option<String>,
+    key_id: Option<String>,
 }
 
-impl From<CredentialError> for Rejection<'_> {
+impl From<CredentialError> for Rejection {
     fn from(error: CredentialError) -> Self {
-        Self { error, issuer: None }
+        Self { error, issuer: None, key_id: None }
     }
 }
 
@@ -55,23 +61,32 @@ impl Authenticator {
         let api_keys = ApiKeys::new(&settings.api_keys, &mut mistakes);
         if mistakes.is_empty() {
             let cache = Arc::new(Cache::new(limits::CACHED_TOKENS));
-            Ok(Self { issuers: issuers.into(), api_keys: Arc::new(api_keys), cache, clock })
+            let (issuers, api_keys) = (issuers.into(), Arc::new(api_keys));
+            Ok(Self { issuers, api_keys, cache, verifier: Arc::default(), refusal_log: Arc::default(), clock })
         } else {
             Err(mistakes)
         }
     }
 
-    /// Identifies the caller. An invalid credential is rejected and never treated as absent.
+    /// Identifies the caller of a request from this peer. An invalid credential is rejected and never treated as absent.
+    ///
+    /// A signature is computed on a thread of its own, in turn with those of other peers. Rejections are logged at a limited
+    /// rate.
     ///
     /// # Errors
     /// - [`Refusal::CredentialInvalid`] or [`Refusal::CredentialExpired`] for a credential that is not accepted,
     /// - [`Refusal::CredentialMissing`] for `roster-on-behalf-of` without a credential, which that header requires,
     /// - [`Refusal::OnBehalfOfNotAllowed`] for `roster-on-behalf-of` from a user, or from a service without the scope
     ///   `act-as`,
-    /// - [`Refusal::InvalidRequest`] if `roster-on-behalf-of` occurs twice or is not a valid user id.
-    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
-        self.identify(headers).await.map_err(|Rejection { error, issuer }| {
-            tracing::info!(issuer, reason = %error, "credential refused");
+    /// - [`Refusal::InvalidRequest`] if `roster-on-behalf-of` occurs twice or is not a valid user id,
+    /// - [`Refusal::Overloaded`] for a token that is not in the cache, if the peer had too many tokens refused, or if too
+    ///   many tokens wait for their verification.
+    pub async fn authenticate(&self, headers: &HeaderMap, peer: &PeerShare) -> Result<Caller, Refusal> {
+        self.identify(headers, peer).await.map_err(|Rejection { error, issuer, key_id }| {
+            if let Some(suppressed) = self.refusal_log.admit(error, clock::uptime()) {
+                let (peer, issuer, kid) = (peer.name(), issuer.as_deref(), key_id.as_deref());
+                tracing::info!(peer, issuer, kid, reason = %error, suppressed, "credential refused");
+            }
             error.to_refusal()
         })
     }
@@ -97,37 +112,84 @@ impl Authenticator {
         self.cache.len()
     }
 
+    /// Returns the number of signatures that were computed so far, valid or not.
+    #[must_use]
+    pub fn computed_signatures(&self) -> u64 {
+        self.verifier.computed()
+    }
+
     /// Identifies the caller; the error keeps the reason for the log.
-    pub(super) async fn identify(&self, headers: &HeaderMap) -> Result<Caller, Rejection<'_>> {
+    pub(super) async fn identify(&self, headers: &HeaderMap, peer: &PeerShare) -> Result<Caller, Rejection> {
         let caller = match authorization_header(headers)?.map(bearer).transpose()? {
             None => Caller::Anonymous,
             Some(text) if text.starts_with(api_keys::PREFIX) => {
                 self.api_keys.find(text).ok_or(CredentialError::UnknownApiKey)?
             }
-            Some(text) => self.authenticate_token(text).await?,
+            Some(text) => self.authenticate_token(text, peer).await?,
         };
         Ok(apply_on_behalf_of(caller, headers)?)
     }
 
     /// Returns the caller that a token identifies, from the cache or after verification.
-    async fn authenticate_token(&self, text: &str) -> Result<Caller, Rejection<'_>> {
+    async fn authenticate_token(&self, text: &str, peer: &PeerShare) -> Result<Caller, Rejection> {
         let now = self.clock.unix_seconds();
-        let digest: [u8; 32] = Sha256::digest(text).into();
-        if let Some(entry) = self.cache.get(&digest) {
-            let generation = self.issuers[entry.issuer].keys.current(now).await.generation;
-            if entry.is_valid(now, generation) {
-                return Ok(entry.verified.caller.clone());
-            }
-            self.cache.remove(&digest);
+        let digest = Sha256::digest(text).into();
+        if let Some(caller) = self.find_cached(&digest, now).await {
+            return Ok(caller);
         }
-        let token = UnverifiedToken::parse(text)?;
+        // Before any look at the token: which tokens are still refused for another reason would reveal something about
+        // the checks.
+        peer.require_budget(clock::uptime())?;
+        let verified = async {
+            let token = UnverifiedToken::parse(text)?;
+            self.verify(&token, &digest, now, peer).await.map_err(|error| Rejection {
+                error,
+                issuer: Some(excerpt(token.issuer())),
+                key_id: token.key_id().map(excerpt),
+            })
+        };
+        verified.await.inspect_err(|rejection: &Rejection| {
+            if rejection.error.is_charged() {
+                peer.charge(clock::uptime());
+            }
+        })
+    }
+
+    /// Returns the caller of a valid token in the cache, and removes one that is no longer valid.
+    async fn find_cached(&self, digest: &[u8; 32], now: i64) -> Option<Caller> {
+        let entry = self.cache.get(digest)?;
+        let generation = self.issuers[entry.issuer].keys.current(now).await.generation;
+        if entry.is_valid(now, generation) {
+            return Some(entry.verified.caller.clone());
+        }
+        self.cache.remove(digest);
+        None
+    }
+
+    /// Verifies a token that is not in the cache, and adds it. The cheap checks come first, on the thread of the call.
+    async fn verify(
+        &self,
+        token: &UnverifiedToken<'_>,
+        digest: &[u8; 32],
+        now: i64,
+        peer: &PeerShare,
+    ) -> Result<Caller, CredentialError> {
         let (index, issuer) = (self.issuers.iter().enumerate())
             .find(|(_, issuer)| issuer.name == token.issuer())
             .ok_or(CredentialError::UnknownIssuer)?;
-        let verified =
-            issuer.verify(&token, now).await.map_err(|error| Rejection { error, issuer: Some(&issuer.name) })?;
+        let TokenCandidate { token: verified, signature } = issuer.check(token, now).await?;
+        let places = self.verifier.enter(peer).await?;
+        // While this call waited, another may have verified the same token, or others may have spent the budget.
+        if let Some(caller) = self.find_cached(digest, now).await {
+            return Ok(caller);
+        }
+        peer.require_budget(clock::uptime())?;
+        let _places = self.verifier.verify(places, move || signature.run()).await?;
+        if now >= verified.expires_at {
+            return Err(CredentialError::Expired);
+        }
         let caller = verified.caller.clone();
-        self.cache.insert(digest, Arc::new(CacheEntry { verified, issuer: index }));
+        self.cache.insert(*digest, Arc::new(CacheEntry { verified, issuer: index }));
         Ok(caller)
     }
 }
@@ -162,51 +224,15 @@ fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<S
     issuers
 }
 
-/// Returns the only `authorization` header, if the request has one.
-fn authorization_header(headers: &HeaderMap) -> Result<Option<&HeaderValue>, CredentialError> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next();
-    if values.next().is_some() { Err(CredentialError::DuplicateHeader) } else { Ok(value) }
-}
-
-/// Returns the credential in `authorization: Bearer …`.
-fn bearer(value: &HeaderValue) -> Result<&str, CredentialError> {
-    let (scheme, text) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(CredentialError::NotBearer)?;
-    let text = text.trim_start_matches(' ');
-    if !scheme.eq_ignore_ascii_case("bearer") || text.is_empty() {
-        return Err(CredentialError::NotBearer);
-    }
-    if text.len() > limits::CREDENTIAL_BYTES {
-        return Err(CredentialError::TooLong);
-    }
-    Ok(text)
-}
-
-/// Returns the user whom the header `roster-on-behalf-of` names, or the caller itself without that header.
-fn apply_on_behalf_of(caller: Caller, headers: &HeaderMap) -> Result<Caller, CredentialError> {
-    let mut values = headers.get_all(ON_BEHALF_OF).iter();
-    let Some(value) = values.next() else { return Ok(caller) };
-    let via = match caller {
-        Caller::Anonymous => return Err(CredentialError::OnBehalfOfWithoutCredential),
-        Caller::Service(service) if service.has(Scope::ActAs) => service.name,
-        Caller::Operator(operator) => operator.name,
-        Caller::User(_) | Caller::Service(_) => return Err(CredentialError::OnBehalfOfNotAllowed),
-    };
-    let id = value.to_str().ok().and_then(|text| UserId::parse(text).ok());
-    match (id, values.next()) {
-        (Some(id), None) => Ok(Caller::User(UserCaller { id, via: Some(via), claims: None })),
-        _ => Err(CredentialError::InvalidOnBehalfOf),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::authn::api_keys::generate;
     use crate::authn::caller::{Actor, Profile};
     use crate::authn::mint::ClaimSet;
-    use crate::authn::testing::{AuthFixture, NOW, Outcome, claims, headers, issuer};
-    use crate::domain::{ActorKind, DisplayName, EmailAddress};
+    use crate::authn::testing::{AuthFixture, NOW, Outcome, claims, headers, issuer, peer};
+    use crate::domain::{ActorKind, DisplayName, EmailAddress, Scope, UserId};
+    use http::header::AUTHORIZATION;
 
     /// Authenticates with a token of these claims and with other headers.
     async fn authenticate(
@@ -217,7 +243,7 @@ mod tests {
         let token = fixture.key.mint(claims).map_err(|_| Refusal::CredentialMissing)?;
         let headers =
             headers(&format!("bEARER  {}", token.expose()), others).map_err(|_| Refusal::CredentialMissing)?;
-        fixture.auth.authenticate(&headers).await
+        fixture.auth.authenticate(&headers, &peer()).await
     }
 
     fn service(scope: &str) -> ClaimSet {
@@ -265,7 +291,7 @@ mod tests {
             let claims =
                 format!(r#"{{"iss":"https://id.example","aud":"roster","sub":"a","exp":1800000001.5,{claims}}}"#);
             let headers = headers(&format!("Bearer {}", fixture.key.sign(&header, &claims)), &[])?;
-            let Caller::User(user) = fixture.auth.authenticate(&headers).await? else {
+            let Caller::User(user) = fixture.auth.authenticate(&headers, &peer()).await? else {
                 return Err("not a user".into());
             };
             let claims = user.claims.ok_or("no claims")?;
@@ -286,7 +312,7 @@ mod tests {
         assert_eq!((billing.name.as_str(), &*billing.scopes), ("billing", &[Scope::Check, Scope::Manage][..]));
         let root = authenticate(&fixture, &service("roster:check roster:operator"), &[]).await?;
         assert!(matches!(root, Caller::Operator(operator) if operator.name == "billing"));
-        assert!(matches!(fixture.auth.authenticate(&HeaderMap::new()).await?, Caller::Anonymous));
+        assert!(matches!(fixture.auth.authenticate(&HeaderMap::new(), &peer()).await?, Caller::Anonymous));
         Ok(())
     }
 
@@ -309,7 +335,7 @@ mod tests {
         }
         let mut anonymous = HeaderMap::new();
         anonymous.insert(ON_BEHALF_OF, http::HeaderValue::from_static("ada"));
-        assert_eq!(fixture.auth.authenticate(&anonymous).await.err(), Some(Refusal::CredentialMissing));
+        assert_eq!(fixture.auth.authenticate(&anonymous, &peer()).await.err(), Some(Refusal::CredentialMissing));
         Ok(())
     }
 
@@ -341,7 +367,7 @@ mod tests {
         let once = headers(&token, &[])?;
         let last = LastCredential::default();
         assert!(fixture.auth.recall(&once, &last).is_none());
-        fixture.auth.authenticate(&once).await?;
+        fixture.auth.authenticate(&once, &peer()).await?;
         assert!(last.find(&once[AUTHORIZATION]).is_none());
         let recalled = fixture.auth.recall(&once, &last).ok_or("not in the cache")?;
         // The same header value is found by its address; an equal value elsewhere in memory is not.
@@ -366,15 +392,15 @@ mod tests {
         let claims = ClaimSet { exp: NOW + 86_400, ..claims("ada") };
         let headers = headers(&format!("Bearer {}", fixture.key.mint(&claims)?.expose()), &[])?;
         let last = LastCredential::default();
-        fixture.auth.authenticate(&headers).await?;
+        fixture.auth.authenticate(&headers, &peer()).await?;
         assert!(fixture.auth.recall(&headers, &last).is_some());
         fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
         assert!(fixture.auth.recall(&headers, &last).is_none());
-        fixture.auth.authenticate(&headers).await?;
+        fixture.auth.authenticate(&headers, &peer()).await?;
         assert!(fixture.auth.recall(&headers, &last).is_some());
         std::fs::write(fixture.jwks_file(), crate::authn::mint::SigningKey::generate().public_jwks().to_string())?;
         fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
-        assert!(fixture.auth.authenticate(&headers).await.is_err());
+        assert!(fixture.auth.authenticate(&headers, &peer()).await.is_err());
         assert!(fixture.auth.recall(&headers, &last).is_none());
         Ok(())
     }
@@ -395,9 +421,9 @@ mod tests {
         for (secret, good) in [(secret, true), ("another secret of at least 32 bytes", false)] {
             let secret = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
             let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims("ada"), &secret)?;
-            assert_eq!(auth.authenticate(&headers(&format!("Bearer {token}"), &[])?).await.is_ok(), good);
+            assert_eq!(auth.authenticate(&headers(&format!("Bearer {token}"), &[])?, &peer()).await.is_ok(), good);
         }
-        let caller = auth.authenticate(&headers(&format!("Bearer {}", key.secret.expose()), &[])?).await?;
+        let caller = auth.authenticate(&headers(&format!("Bearer {}", key.secret.expose()), &[])?, &peer()).await?;
         assert!(matches!(caller, Caller::Service(service) if service.name == "billing"));
         Ok(())
     }
@@ -418,7 +444,7 @@ mod tests {
             Authenticator::new(&AuthSettings { issuers, api_keys: Vec::new() }, clock).map_err(|all| all.join(" "))?;
         for (name, id) in [("https://one.example", "ada"), ("https://two.example", "two|ada")] {
             let token = key.mint(&ClaimSet { iss: name.to_owned(), ..claims("ada") })?;
-            let caller = auth.authenticate(&headers(&format!("Bearer {}", token.expose()), &[])?).await?;
+            let caller = auth.authenticate(&headers(&format!("Bearer {}", token.expose()), &[])?, &peer()).await?;
             assert_eq!(caller.user().map(UserId::as_str), Some(id));
         }
         Ok(())

@@ -6,8 +6,9 @@ use crate::domain::Refusal;
 pub(super) const ON_BEHALF_OF: &str = "roster-on-behalf-of";
 
 /// The reason of a rejection, for the log. It contains no data from the request, and no parser message either, because
-/// a parser message can quote the request: tokens and personal data do not belong in a log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// a parser message can quote the request: tokens and personal data do not belong in a log. It is also the kind of the log
+/// line: see [`LimitedLog`](crate::limited_log::LimitedLog).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(super) enum CredentialError {
     #[error("more than one authorization header")]
     DuplicateHeader,
@@ -49,6 +50,12 @@ pub(super) enum CredentialError {
     UnknownScope,
     #[error("the token has a scope that its issuer may not grant")]
     ScopeNotGranted,
+    #[error("a fault in roster: the verification of the signature panicked")]
+    VerificationPanic,
+    #[error("the address had too many tokens refused: for some seconds, only tokens in the cache are accepted from it")]
+    TooManyRefusals,
+    #[error("too many tokens wait for their verification, of this address or of all")]
+    VerificationsBusy,
     #[error("{ON_BEHALF_OF} without a credential")]
     OnBehalfOfWithoutCredential,
     #[error("{ON_BEHALF_OF} from a caller without the scope act-as")]
@@ -58,6 +65,11 @@ pub(super) enum CredentialError {
 }
 
 impl CredentialError {
+    /// Returns whether the token was refused after a look at it, which counts against the budget of its peer.
+    pub(super) fn is_charged(self) -> bool {
+        !matches!(self, Self::TooManyRefusals | Self::VerificationsBusy)
+    }
+
     /// The refusal that the caller receives. It hides the reason, except for an expired token: the expiry is checked
     /// last, so only a token with a valid signature reaches that check.
     pub(super) fn to_refusal(self) -> Refusal {
@@ -80,7 +92,9 @@ impl CredentialError {
             | Self::NotYetValid
             | Self::IssuedInFuture
             | Self::UnknownScope
-            | Self::ScopeNotGranted => Refusal::CredentialInvalid,
+            | Self::ScopeNotGranted
+            | Self::VerificationPanic => Refusal::CredentialInvalid,
+            Self::TooManyRefusals | Self::VerificationsBusy => Refusal::Overloaded,
             Self::Expired => Refusal::CredentialExpired,
             Self::OnBehalfOfWithoutCredential => Refusal::CredentialMissing,
             Self::OnBehalfOfNotAllowed => Refusal::OnBehalfOfNotAllowed,

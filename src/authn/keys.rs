@@ -49,7 +49,8 @@ impl KeySet {
         }
     }
 
-    fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&VerificationKey, CredentialError> {
+    /// Returns the key that the `kid` and the `alg` of a token select.
+    pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&VerificationKey, CredentialError> {
         let with_id = id.and_then(|id| self.keys.iter().find(|key| key.id.as_deref() == Some(id)));
         if let Some(key) = with_id {
             return if key.algorithm == algorithm { Ok(key) } else { Err(CredentialError::AlgorithmMismatch) };
@@ -131,12 +132,13 @@ impl Keys {
     /// authenticate.
     async fn reload(&self, file: &JwksFile, now: i64) {
         let path = file.path.clone();
-        let bytes =
-            tokio::task::spawn_blocking(move || read_file(&path)).await.unwrap_or_else(|error| Err(error.to_string()));
+        // On a blocking thread: a file of the largest size takes tens of milliseconds to parse.
+        let read = move || read_file(&path).and_then(|bytes| Ok((parse_jwks(&bytes)?, bytes)));
+        let read = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()));
         // Set after the read: a request that is cancelled during the read must not delay the next reload.
         file.read_at.store(now, Ordering::Relaxed);
         let before = self.load();
-        match bytes.and_then(|bytes| Ok((parse_jwks(&bytes)?, bytes))) {
+        match read {
             Ok((_, source)) if source == before.source => {}
             Ok((keys, source)) => {
                 tracing::info!(file = %file.path.display(), keys = keys.len(), "reloaded the changed JWKS file");
@@ -162,7 +164,7 @@ impl JwksFile {
 mod tests {
     use super::*;
     use crate::authn::mint::SigningKey;
-    use crate::authn::testing::{AuthFixture, Outcome, claims, headers};
+    use crate::authn::testing::{AuthFixture, Outcome, claims, headers, peer};
     use crate::domain::Refusal;
     use futures_util::future::join_all;
     use http::HeaderMap;
@@ -196,24 +198,25 @@ mod tests {
     async fn an_unknown_key_id_reloads_the_file_at_a_limited_rate() -> Outcome {
         let fixture = AuthFixture::new(&[])?;
         let (old, next) = (request(&fixture.key)?, SigningKey::generate());
-        fixture.auth.authenticate(&old).await?;
+        fixture.auth.authenticate(&old, &peer()).await?;
 
         // The first reload needs no delay, the next one needs ten seconds.
         std::fs::write(fixture.jwks_file(), next.public_jwks().to_string())?;
         let request_next = request(&next)?;
         // Concurrent calls: one reloads the file, and the others use the result.
-        for answer in join_all((0..20).map(|_| fixture.auth.authenticate(&request_next))).await {
+        let peer = &peer();
+        for answer in join_all((0..20).map(|_| fixture.auth.authenticate(&request_next, peer))).await {
             answer?;
         }
         let last = SigningKey::generate();
         std::fs::write(fixture.jwks_file(), last.public_jwks().to_string())?;
         fixture.advance(limits::JWKS_RELOAD_SECONDS - 1);
-        assert_eq!(fixture.auth.authenticate(&request(&last)?).await.err(), Some(Refusal::CredentialInvalid));
+        assert_eq!(fixture.auth.authenticate(&request(&last)?, peer).await.err(), Some(Refusal::CredentialInvalid));
         fixture.advance(1);
-        fixture.auth.authenticate(&request(&last)?).await?;
+        fixture.auth.authenticate(&request(&last)?, peer).await?;
 
         // The token is in the cache, but its key has been removed.
-        assert_eq!(fixture.auth.authenticate(&old).await.err(), Some(Refusal::CredentialInvalid));
+        assert_eq!(fixture.auth.authenticate(&old, peer).await.err(), Some(Refusal::CredentialInvalid));
         Ok(())
     }
 
@@ -221,11 +224,11 @@ mod tests {
     async fn a_removed_key_stops_working_without_an_unknown_key_id() -> Outcome {
         let fixture = AuthFixture::new(&[])?;
         let request = request(&fixture.key)?;
-        fixture.auth.authenticate(&request).await?;
+        fixture.auth.authenticate(&request, &peer()).await?;
         std::fs::write(fixture.jwks_file(), SigningKey::generate().public_jwks().to_string())?;
-        fixture.auth.authenticate(&request).await?;
+        fixture.auth.authenticate(&request, &peer()).await?;
         fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
-        assert_eq!(fixture.auth.authenticate(&request).await.err(), Some(Refusal::CredentialInvalid));
+        assert_eq!(fixture.auth.authenticate(&request, &peer()).await.err(), Some(Refusal::CredentialInvalid));
         assert_eq!(fixture.auth.cached_tokens(), 0);
         Ok(())
     }
@@ -237,11 +240,11 @@ mod tests {
         for broken in ["", "{", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#] {
             std::fs::write(fixture.jwks_file(), broken)?;
             fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
-            fixture.auth.authenticate(&request).await?;
+            fixture.auth.authenticate(&request, &peer()).await?;
         }
         std::fs::remove_file(fixture.jwks_file())?;
         fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
-        fixture.auth.authenticate(&request).await?;
+        fixture.auth.authenticate(&request, &peer()).await?;
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! Limits of authentication, each with its unit and its reason.
 
+use std::time::Duration;
+
 /// Maximum size of a credential, in bytes. HTTP/2 servers accept header lists of 16 KiB; half of that is more than any
 /// identity provider needs.
 pub const CREDENTIAL_BYTES: usize = 8 * 1024;
@@ -21,3 +23,17 @@ pub const KEY_FILE_BYTES: u64 = 256 * 1024;
 pub const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 /// Minimum size of an HS256 secret, in bytes (RFC 7518 §3.2).
 pub const HS256_SECRET_MIN_BYTES: usize = 32;
+/// Verifications of signatures at once for one peer address. Two, so that one that waits for a thread does not hold up the
+/// next; a verification is pure computation, and more at once only take the cores from others.
+pub const PEER_VERIFICATIONS: usize = 2;
+/// Calls of one peer address that wait for a verification. A connection may have this number of calls open, and each may
+/// carry another token: a web server that has just started, for example. They wait for about 10 ms.
+pub const PEER_WAITING: usize = 256;
+/// Calls of all peers that wait for a verification. Each limited address has at most [`PEER_VERIFICATIONS`] among them, so
+/// the others are calls through trusted proxies.
+pub const WAITING: usize = 1024;
+/// Refused tokens of one peer address in a row. Many users behind one address (NAT) may have expired tokens at the same
+/// time, as after an outage.
+pub const REFUSAL_BURST: u32 = 500;
+/// Time in which an address may have one more token refused: 100 a second, which take half a percent of a core.
+pub const REFUSAL_REFILL: Duration = Duration::from_millis(10);

@@ -1,23 +1,27 @@
 //! Authentication: identifies the caller of a request.
 //!
 //! [`Authenticator`] takes the credential from the request headers and returns a [`Caller`]. It verifies an API key
-//! with [`api_keys`], and a bearer token with `jwt`, using the `keys` of the token's issuer. Each rejected credential
-//! has one `credential_error` reason. The log contains the reason; the caller receives only a general refusal, so that
-//! it cannot probe the checks. [`mint`] creates tokens for `roster dev`, `roster token` and the tests.
+//! with [`api_keys`], and a bearer token with `jwt`, using the `keys` of the token's issuer. The `verifier` computes
+//! signatures on threads of their own, and [`PeerShare`] bounds what one address can make it compute. Each rejected
+//! credential has one `credential_error` reason. The log contains the reason; the caller receives only a general refusal,
+//! so that it cannot probe the checks. [`mint`] creates tokens for `roster dev`, `roster token` and the tests.
 
 pub mod api_keys;
 pub mod authenticator;
 pub mod caller;
 mod credential_error;
+mod headers;
 mod jwt;
 mod key_files;
 mod keys;
 pub mod limits;
 pub mod mint;
+mod peer_share;
 pub mod secret;
 pub mod settings;
 mod stream_credential;
 mod token_cache;
+mod verifier;
 
 #[cfg(test)]
 mod bad_tokens;
@@ -26,6 +30,7 @@ mod testing;
 
 pub use authenticator::Authenticator;
 pub use caller::{Actor, Caller, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
+pub use peer_share::PeerShare;
 pub use secret::Secret;
 pub use settings::AuthSettings;
 pub use stream_credential::StreamCredential;

@@ -1,10 +1,11 @@
 //! The credential of a streaming call, verified again while the stream is open.
 
 use super::credential_error::ON_BEHALF_OF;
-use super::{Authenticator, Caller};
+use super::{Authenticator, Caller, PeerShare};
 use crate::domain::Refusal;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
+use std::sync::Arc;
 
 /// The credential headers of a call and the authenticator that verifies them. It holds a secret, so it does not
 /// implement `Debug`.
@@ -12,19 +13,20 @@ use http::{HeaderMap, HeaderName};
 pub struct StreamCredential {
     authenticator: Authenticator,
     headers: HeaderMap,
+    peer: Arc<PeerShare>,
 }
 
 impl StreamCredential {
     /// Copies the credential headers (`authorization` and `roster-on-behalf-of`) and no other header.
     #[must_use]
-    pub fn new(authenticator: Authenticator, headers: &HeaderMap) -> Self {
+    pub fn new(authenticator: Authenticator, headers: &HeaderMap, peer: Arc<PeerShare>) -> Self {
         let mut credential = HeaderMap::new();
         for name in [AUTHORIZATION, HeaderName::from_static(ON_BEHALF_OF)] {
             for value in headers.get_all(&name) {
                 credential.append(name.clone(), value.clone());
             }
         }
-        Self { authenticator, headers: credential }
+        Self { authenticator, headers: credential, peer }
     }
 
     /// Authenticates the caller again, because a token can expire and a key can be removed while the stream is open.
@@ -32,6 +34,6 @@ impl StreamCredential {
     /// # Errors
     /// Those of [`Authenticator::authenticate`].
     pub async fn verify(&self) -> Result<Caller, Refusal> {
-        self.authenticator.authenticate(&self.headers).await
+        self.authenticator.authenticate(&self.headers, &self.peer).await
     }
 }

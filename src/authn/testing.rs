@@ -3,7 +3,7 @@
 
 use super::mint::{ClaimSet, SigningKey};
 use super::settings::IssuerSettings;
-use super::{AuthSettings, Authenticator};
+use super::{AuthSettings, Authenticator, PeerShare};
 use crate::clock::Clock;
 use crate::domain::Scope;
 use http::{HeaderMap, HeaderValue};
@@ -17,6 +17,8 @@ pub(super) type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// The time at the start of every test, in seconds since 1970.
 pub(super) const NOW: i64 = 1_800_000_000;
+/// The address of the peer that sends the credentials.
+pub(super) const PEER: &str = "192.0.2.7";
 /// The name of the fixture's issuer.
 pub(super) const ISSUER: &str = "https://id.example";
 
@@ -55,6 +57,11 @@ impl AuthFixture {
     pub(super) fn advance(&self, seconds: u64) {
         self.now.fetch_add(seconds, Ordering::Relaxed);
     }
+}
+
+/// Returns a peer without limits.
+pub(super) fn peer() -> PeerShare {
+    PeerShare::unlimited(PEER.to_owned())
 }
 
 /// Returns the settings of an issuer with a JWKS file.

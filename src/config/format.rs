@@ -1,5 +1,6 @@
 //! Formats of settings: which text one accepts, which value that gives, and what holds when the setting is absent.
 
+use crate::server::TrustedProxies;
 use crate::store::datastore_url::{self, DatastoreUrl};
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -114,6 +115,16 @@ pub(super) fn address() -> Format<SocketAddr> {
         range: "an address and a port, as 127.0.0.1:50051".to_owned(),
         parse: Box::new(|text| text.parse().map_err(|_| None)),
         print: Box::new(SocketAddr::to_string),
+    }
+}
+
+/// IP addresses and networks, none by default.
+pub(super) fn networks() -> Format<TrustedProxies> {
+    Format {
+        value_name: "NETWORKS",
+        range: "IP addresses and networks, separated by commas, as 10.0.0.0/8, 192.0.2.7, 2001:db8::/32".to_owned(),
+        parse: Box::new(|text| TrustedProxies::parse(text).map_err(|instead| Some(instead.to_owned()))),
+        print: Box::new(TrustedProxies::to_string),
     }
 }
 

@@ -30,6 +30,9 @@ pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 /// The default filter of log lines.
 const LOG: &str = "info";
 
+const PROXY_WITHOUT_TRUST: &str = "proxy_protocol needs trusted_proxies: name the addresses of the proxies that send the \
+                                   header, because a peer that may send one chooses its own address";
+
 /// All settings, as flags. It implements no `Debug`: the flags may hold a password.
 #[derive(Default, clap::Args)]
 #[command(
@@ -133,6 +136,9 @@ impl Settings {
         let authenticator = authenticator(&mut reader, clock.clone());
         let mailer = mailer(&mut reader, clock);
         let invitations = invitations(&mut reader, matches!(mailer, Ok(Some(_))));
+        if values.proxy_protocol && values.trusted_proxies.is_empty() {
+            reader.add_sentence(PROXY_WITHOUT_TRUST);
+        }
         let (mistakes, warnings) = reader.finish();
         match (database, authenticator, mailer) {
             (Some(database), Some(authenticator), Ok(mailer)) if mistakes.is_empty() => Ok(Self {
@@ -148,6 +154,9 @@ impl Settings {
                     max_streams: values.max_streams,
                     slow_reader: values.slow_reader_ms,
                     max_connections: values.max_connections,
+                    max_connections_per_address: values.max_connections_per_address,
+                    proxy_protocol: values.proxy_protocol,
+                    trusted_proxies: values.trusted_proxies,
                     workers: values.workers,
                     drain: values.drain_ms,
                     reflection: values.reflection,

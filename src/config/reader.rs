@@ -146,6 +146,11 @@ impl<'a> SettingsReader<'a> {
         self.mistakes.extend(mistakes.into_iter().map(|mistake| format!("{mistake} {origin}")));
     }
 
+    /// Adds a mistake that concerns several settings.
+    pub(super) fn add_sentence(&mut self, sentence: &str) {
+        self.mistakes.push(sentence.to_owned());
+    }
+
     /// All mistakes, and the warnings. Call it after every setting has been read: the keys of the file that remain are
     /// unknown settings, which are mistakes.
     pub(super) fn finish(mut self) -> (Vec<String>, Vec<String>) {

@@ -5,12 +5,12 @@
 //! whose value is not used.
 
 use super::format::{
-    Setting, SettingRow, address, database_url, filter, hours, mebibytes, milliseconds, number, one_of,
+    Setting, SettingRow, address, database_url, filter, hours, mebibytes, milliseconds, networks, number, one_of,
 };
 use super::reader::SettingsReader;
 use super::{LISTEN, LogFormat, LogSettings};
 use crate::replica::limits::{MAX_STALENESS_MS, SERVE_STALE_MS};
-use crate::server::ServerSettings;
+use crate::server::{ServerSettings, TrustedProxies};
 use crate::service::ReplicaSettings;
 use crate::service::consistency_token::TokenForm;
 use crate::service::limits::{LOG_RETENTION, LOG_RETENTION_HOURS};
@@ -98,6 +98,16 @@ settings! {
         slow_reader_ms: Duration = milliseconds(up_to(Duration::from_mins(10))).or(server().slow_reader);
         /// Maximum number of open connections; more wait to be accepted
         max_connections: usize = number("NUMBER", 1..=1_000_000).or(server().max_connections);
+        /// Maximum number of open connections of one IPv4 address, or of one IPv6 network of 64 bits; addresses in
+        /// `trusted_proxies` have no such limit
+        max_connections_per_address: Option<usize> =
+            number("NUMBER", 1..=1_000_000).optional("a quarter of `max_connections`");
+        /// Addresses of the proxies in front of the server. They stand for many clients, so no limit for each address
+        /// applies to them
+        trusted_proxies: TrustedProxies = networks().or_described(TrustedProxies::default(), "none");
+        /// Whether each connection of a trusted proxy begins with a PROXY header (version 1 or 2), whose address then counts
+        /// for the limits. It needs `trusted_proxies`
+        proxy_protocol: bool = one_of("BOOL", [("true", true), ("false", false)]).or(server().proxy_protocol);
         /// Number of threads that serve connections
         workers: usize = number("NUMBER", 1..=1_024).or_described(server().workers, "one for each core");
         /// Time for open calls to end when the server stops

@@ -167,7 +167,7 @@ fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
              `failed_tokens_per_minute`",
             "colour (from FILE): no such setting; there are database_url, listen, metrics_listen, \
              database_connections, default_deadline_ms, max_deadline_ms, max_concurrent_requests, max_streams, \
-             slow_reader_ms, max_connections, workers, drain_ms, change_log_hours, max_staleness_ms, \
+             slow_reader_ms, max_connections, max_connections_per_address, trusted_proxies, proxy_protocol, workers, drain_ms, change_log_hours, max_staleness_ms, \
              replica_memory_mib, serve_stale_ms, token_form, log_format, log, reflection, issuers, api_keys, mail, invitations",
         ]
     );
@@ -279,6 +279,39 @@ fn a_setting_under_both_names_is_a_mistake() {
         );
         assert_eq!(mistakes(&[&[DATABASE], flags].concat(), variables, file), [mistake]);
     }
+}
+
+#[test]
+fn the_share_of_an_address_is_a_quarter_of_all_connections_by_default() -> Outcome {
+    for (flags, expected) in [
+        (&[][..], 1024),
+        (&["--max-connections=100"], 25),
+        (&["--max-connections=3"], 1),
+        (&["--max-connections=100", "--max-connections-per-address=60"], 60),
+    ] {
+        let settings = read(&[&[DATABASE], flags].concat(), &[], KEY).map_err(|mistakes| mistakes.join("\n"))?;
+        assert_eq!(settings.server.connections_per_address(), expected, "{flags:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_proxy_protocol_needs_trusted_proxies() -> Outcome {
+    let trusted = "trusted_proxies = '10.0.0.0/8, 2001:db8::1'\n";
+    for (file, protocol) in [(trusted.to_owned(), false), (format!("{trusted}proxy_protocol = true\n"), true)] {
+        let settings = read(&[DATABASE], &[], &format!("{file}{KEY}")).map_err(|mistakes| mistakes.join("\n"))?;
+        assert_eq!(settings.server.proxy_protocol, protocol);
+        assert!(settings.server.trusted_proxies.contains("10.1.2.3".parse()?));
+    }
+    assert_eq!(mistakes(&[DATABASE, "--proxy-protocol=true"], &[], KEY), [PROXY_WITHOUT_TRUST]);
+    assert_eq!(
+        mistakes(&[DATABASE, "--trusted-proxies=10.1.2.3/8"], &[], KEY),
+        [
+            "trusted_proxies (from --trusted-proxies): write networks without bits behind the prefix: 10.0.0.0/8 and not \
+          10.1.2.3/8"
+        ]
+    );
+    Ok(())
 }
 
 #[test]

@@ -150,7 +150,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     fn peer(last: u8) -> PeerKey {
-        PeerKey::of(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
+        PeerKey::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
     }
 
     #[tokio::test]

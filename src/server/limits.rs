@@ -81,3 +81,16 @@ pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 pub const STREAMS: usize = 1024;
 /// The default time that a stream waits for a caller who does not read.
 pub const SLOW_READER: Duration = Duration::from_secs(10);
+/// The part of `max_connections` that one address may have by default: one in this number.
+pub const ADDRESS_SHARE: usize = 4;
+/// Peers without a connection that are kept because they have spent a budget. Each takes about 500 bytes.
+pub const RETAINED_PEERS: usize = 8192;
+/// The time that such a peer is kept: in this time a budget of refused tokens that was spent has refilled.
+pub const PEER_RETENTION: Duration = Duration::from_secs(5);
+/// The length of a PROXY header in text, in bytes, with its line break. The protocol sets it.
+pub const PROXY_TEXT_BYTES: usize = 107;
+/// The length of the part of a binary PROXY header that its length field counts: addresses and extensions, such as the
+/// names in a TLS certificate, the id of a request, or the id of an endpoint of a cloud.
+pub const PROXY_BINARY_BYTES: usize = 4096;
+/// The time in which a trusted proxy has to send the PROXY header of a connection.
+pub const PROXY_HEADER: Duration = Duration::from_secs(10);

@@ -13,8 +13,10 @@ pub mod metrics;
 mod peers;
 mod pipeline;
 mod preflight;
+mod proxy_protocol;
 mod shares;
 mod state;
+mod trusted_proxies;
 mod upkeep;
 mod workers;
 
@@ -26,10 +28,12 @@ use crate::grpc::pb::event_service_server::EventServiceServer;
 use crate::grpc::pb::invitation_service_server::InvitationServiceServer;
 use crate::grpc::pb::organization_service_server::OrganizationServiceServer;
 use crate::grpc::pb::user_service_server::UserServiceServer;
+use crate::limited_log::LimitedLog;
 use crate::mail::Mailer;
 use crate::service::Roster;
 use connections::Connections;
 use metrics::Metrics;
+use peers::Peers;
 use pipeline::Pipeline;
 use shares::{CallClass, ServerShares};
 use state::ServerState;
@@ -41,6 +45,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic_health::ServingStatus;
+pub use trusted_proxies::TrustedProxies;
 use upkeep::{send_mail, set_health, tidy, watch_health};
 use workers::{ConnectionService, Workers};
 
@@ -59,6 +64,13 @@ pub struct ServerSettings {
     pub slow_reader: Duration,
     /// The number of connections open at once; further connections wait to be accepted.
     pub max_connections: usize,
+    /// The number of connections that one peer address has open at once; `None` for a quarter of `max_connections`. It does
+    /// not apply to trusted proxies.
+    pub max_connections_per_address: Option<usize>,
+    /// Whether connections of trusted proxies begin with a PROXY header, which names the address of the client.
+    pub proxy_protocol: bool,
+    /// The addresses of proxies, which stand for many peers.
+    pub trusted_proxies: TrustedProxies,
     /// The number of threads that serve connections.
     pub workers: usize,
     /// The time that a stop waits for calls under way.
@@ -76,11 +88,22 @@ impl Default for ServerSettings {
             max_streams: limits::STREAMS,
             slow_reader: limits::SLOW_READER,
             max_connections: 4096,
+            max_connections_per_address: None,
+            proxy_protocol: false,
+            trusted_proxies: TrustedProxies::default(),
             // One for each core that this process may use; one where the number is unknown.
             workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             drain: Duration::from_secs(10),
             reflection: true,
         }
+    }
+}
+
+impl ServerSettings {
+    /// The number of connections that one peer address may have open at once.
+    #[must_use]
+    pub fn connections_per_address(&self) -> usize {
+        self.max_connections_per_address.unwrap_or_else(|| (self.max_connections / limits::ADDRESS_SHARE).max(1))
     }
 }
 
@@ -143,7 +166,15 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let metrics = Arc::new(Metrics::new(roster.clone(), shares.pool(CallClass::Stream).clone()));
     let stopping = CancellationToken::new();
     let connections = Connections::new(stopping.clone());
-    let state = ServerState { authenticator, settings, stopping: stopping.clone(), metrics: metrics.clone() };
+    let peers = Arc::new(Peers::new(settings.trusted_proxies.clone(), settings.connections_per_address()));
+    let state = ServerState {
+        authenticator,
+        peers,
+        closed_log: LimitedLog::default(),
+        settings,
+        stopping: stopping.clone(),
+        metrics: metrics.clone(),
+    };
     let pipeline = Pipeline { routes: routes.routes().prepare(), api, state: Arc::new(state) };
     let service = ConnectionService { pipeline, shares, connections: connections.clone() };
 
@@ -196,7 +227,7 @@ async fn accept(listener: &TcpListener, workers: &Workers, connections: &Connect
         let accepted = listener.accept().await.and_then(|(stream, address)| {
             connections.make_room(None, most);
             match places.clone().try_acquire_owned() {
-                Ok(place) => workers.serve(stream, address, place),
+                Ok(place) => workers.serve(stream, address.ip(), place),
                 Err(_) => Ok(()),
             }
         });

@@ -9,7 +9,7 @@ use super::message;
 use super::preflight::{AdmittedCall, PreflightRejection, requested_timeout};
 use super::shares::{CallClass, Charge, RequestCharge};
 use super::state::ServerState;
-use crate::authn::{Caller, StreamCredential};
+use crate::authn::{Caller, PeerShare, StreamCredential};
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
 use crate::grpc::admit::stream::StreamContext;
@@ -102,6 +102,7 @@ impl Pipeline {
         held: &mut HeldByCall,
     ) -> Result<PipelineResponse, Box<Status>> {
         let AdmittedCall { method, deadline, caller } = call;
+        let peer = &connection.peer;
         let rest = async {
             let mut bytes = connection.shares.request();
             bytes.add(size(request.headers())).map_err(refuse)?;
@@ -109,7 +110,7 @@ impl Pipeline {
                 cached.caller().clone()
             } else {
                 // Authentication, from the headers alone; then the method gate.
-                let caller = self.state.authenticate(request.headers()).await?;
+                let caller = self.state.authenticate(request.headers(), &peer.authn).await?;
                 rules::method_gate(&method.rule, &caller).map_err(refuse)?;
                 caller
             };
@@ -128,7 +129,7 @@ impl Pipeline {
             request.extensions_mut().insert(Deadline(deadline));
             if method.streaming.any() {
                 // A stream returns its place when it ends, whether or not its caller has read everything.
-                let context = self.state.stream_context(request.headers(), place, start)?;
+                let context = self.state.stream_context(request.headers(), peer.authn.clone(), place, start)?;
                 request.extensions_mut().insert(context);
             } else {
                 request.extensions_mut().insert(place.clone());
@@ -221,20 +222,21 @@ impl ServerState {
     fn stream_context(
         &self,
         headers: &HeaderMap,
+        peer: Arc<PeerShare>,
         permit: CallPermit,
         start: Instant,
     ) -> Result<StreamContext, Box<Status>> {
         Ok(StreamContext {
             permit,
-            credential: StreamCredential::new(self.authenticator.clone(), headers),
+            credential: StreamCredential::new(self.authenticator.clone(), headers, peer),
             until: requested_timeout(headers)?.and_then(|timeout| start.checked_add(timeout)),
             slow_reader: self.settings.slow_reader,
             stopping: self.stopping.clone(),
         })
     }
 
-    async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Box<Status>> {
-        self.authenticator.authenticate(headers).await.map_err(|refusal| Box::new(status::refused(&refusal)))
+    async fn authenticate(&self, headers: &HeaderMap, peer: &PeerShare) -> Result<Caller, Box<Status>> {
+        self.authenticator.authenticate(headers, peer).await.map_err(|refusal| Box::new(status::refused(&refusal)))
     }
 }
 

@@ -7,12 +7,16 @@
 
 use super::connections::Connections;
 use super::http2::{self, ConnectionContext};
-use super::peers::PeerKey;
+use super::peers::{PeerConnection, PeerKey};
 use super::pipeline::Pipeline;
+use super::proxy_protocol::read_header;
 use super::shares::{ConnectionShares, ServerShares};
+use super::state::ServerState;
 use crate::authn::LastCredential;
+use crate::clock;
+use crate::server::limits;
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpStream;
@@ -35,7 +39,8 @@ struct Worker {
 /// A connection on its way to its worker. It is not registered with a runtime yet.
 struct AcceptedConnection {
     stream: std::net::TcpStream,
-    address: SocketAddr,
+    /// The address of its socket.
+    address: IpAddr,
     place: ConnectionPermit,
 }
 
@@ -61,7 +66,7 @@ impl Workers {
     }
 
     /// Gives a connection to the worker with the fewest connections.
-    pub(super) fn serve(&self, stream: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) -> io::Result<()> {
+    pub(super) fn serve(&self, stream: TcpStream, address: IpAddr, permit: OwnedSemaphorePermit) -> io::Result<()> {
         let stream = stream.into_std()?;
         let Some(worker) = self.0.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) else {
             return Ok(());
@@ -114,15 +119,22 @@ impl ConnectionService {
     }
 
     /// Serves a connection until it ends.
-    async fn serve(self, stream: TcpStream, address: SocketAddr) {
+    async fn serve(self, mut stream: TcpStream, address: IpAddr) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(error = &error as &dyn std::error::Error, "TCP_NODELAY could not be set on a connection");
         }
-        let registered = self.connections.register(PeerKey::of(address.ip()));
+        let state = self.pipeline.state.clone();
+        let Some(counted) = admit(&mut stream, address, &state).await else { return };
+        let peer = counted.peer().clone();
+        if peer.limited {
+            self.connections.make_room(Some(peer.key), state.settings.connections_per_address());
+        }
+        let registered = self.connections.register(peer.key);
         let context = Arc::new(ConnectionContext {
             pipeline: self.pipeline,
             last_credential: LastCredential::default(),
-            shares: ConnectionShares::new(self.shares, None),
+            shares: ConnectionShares::new(self.shares, peer.limited.then(|| peer.shares.clone())),
+            peer,
             usage: registered.usage.clone(),
         });
         if let Err(error) = http2::serve(stream, context).await {
@@ -150,4 +162,31 @@ async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, servic
     }
     open.close();
     open.wait().await;
+}
+
+/// Counts a connection for its peer: the address of the socket, or the one in the PROXY header of a trusted proxy. `None` if
+/// the connection has to be closed.
+async fn admit(stream: &mut TcpStream, socket: IpAddr, state: &ServerState) -> Option<PeerConnection> {
+    let mut address = socket;
+    if state.settings.proxy_protocol && state.peers.is_trusted(socket) {
+        let header = tokio::time::timeout(limits::PROXY_HEADER, read_header(stream)).await;
+        match header.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
+            Ok(client) => address = client.unwrap_or(socket),
+            Err(error) => {
+                if let Some(suppressed) = state.closed_log.admit("header", clock::uptime()) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(proxy = %socket, error, suppressed, "closed a connection");
+                }
+                return None;
+            }
+        }
+    }
+    let peer = state.peers.admit(address);
+    if let Err(error) = &peer
+        && let Some(suppressed) = state.closed_log.admit("address", clock::uptime())
+    {
+        let (limit, error) = (state.settings.connections_per_address(), error as &dyn std::error::Error);
+        tracing::warn!(peer = %PeerKey::from(address), limit, error, suppressed, "closed a connection");
+    }
+    peer.ok()
 }

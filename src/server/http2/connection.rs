@@ -6,6 +6,7 @@ use super::outgoing::Outgoing;
 use crate::authn::LastCredential;
 use crate::server::connections::ConnectionUsage;
 use crate::server::limits;
+use crate::server::peers::Peer;
 use crate::server::pipeline::Pipeline;
 use crate::server::shares::ConnectionShares;
 use h2::server::{Connection, SendResponse};
@@ -23,6 +24,7 @@ pub(in crate::server) struct ConnectionContext {
     pub(in crate::server) pipeline: Pipeline,
     pub(in crate::server) last_credential: LastCredential,
     pub(in crate::server) shares: ConnectionShares,
+    pub(in crate::server) peer: Arc<Peer>,
     pub(in crate::server) usage: Arc<ConnectionUsage>,
 }
 

@@ -2,6 +2,7 @@
 
 use super::rigs::{OPENING, Session, Socket, says_goaway, soon};
 use crate::harness::raw::{Call, path};
+use crate::harness::server::Clients;
 use crate::harness::{Database, Server};
 use roster::domain::Scope;
 use roster::grpc::pb;
@@ -14,7 +15,8 @@ const HALF_A_BLOCK: &[u8] = b"\0\0\x01\x01\x01\0\0\0\x01\x83";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_sockets_do_not_lock_out_others() {
-    let settings = ServerSettings { max_connections: 8, ..ServerSettings::default() };
+    let settings =
+        ServerSettings { max_connections: 8, max_connections_per_address: Some(8), ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;
     let acme = server.user("ada").create("Acme").await;
     let mut silent = Vec::new();
@@ -24,7 +26,7 @@ async fn silent_sockets_do_not_lock_out_others() {
     }
     for _ in 0..20 {
         let channel = soon(server.connect()).await;
-        let mut clients = crate::harness::Clients::new(&channel, server.credential(&[Scope::Check]));
+        let mut clients = Clients::new(&channel, server.credential(&[Scope::Check]));
         assert!(soon(clients.is_member(&acme, "ada")).await);
     }
 }
@@ -82,7 +84,8 @@ async fn a_peer_that_drips_continuations_is_closed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_with_calls_stay_and_others_are_closed_at_once() {
-    let settings = ServerSettings { max_connections: 8, ..ServerSettings::default() };
+    let settings =
+        ServerSettings { max_connections: 8, max_connections_per_address: Some(8), ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;
     let token = server.service_token("backend", &[Scope::Check]);
     let watch = Call::grpc(&path("CheckService/WatchMemberships"), &[]).bearer(&token);
@@ -117,7 +120,7 @@ async fn connections_with_calls_stay_and_others_are_closed_at_once() {
         if let Ok(channel) =
             tonic::transport::Endpoint::from_shared(format!("http://{}", server.address)).unwrap().connect().await
         {
-            break crate::harness::Clients::new(&channel, server.credential(&[Scope::Operator]));
+            break Clients::new(&channel, server.credential(&[Scope::Operator]));
         }
     };
     soon(clients.users.get_caller(pb::GetCallerRequest {})).await.unwrap();

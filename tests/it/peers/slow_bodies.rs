@@ -111,7 +111,7 @@ async fn the_requests_of_one_connection_hold_a_bounded_number_of_bytes() {
     assert_eq!(slow + overloaded, 8);
     assert!((1..=4).contains(&slow), "{slow}");
     // What a call held is returned with it.
-    let good = pb::BatchCheckMembershipRequest { checks: vec![], ..Default::default() };
+    let good = pb::BatchCheckMembershipRequest::default();
     let good = Call::grpc(&path("CheckService/BatchCheckMembership"), &good.encode_to_vec()).bearer(&token);
     for _ in 0..20 {
         let answer = soon(server.send(good.clone())).await;

@@ -1,8 +1,9 @@
 //! Answers that are not read.
 
 use super::rigs::{Session, soon};
+use crate::harness::Server;
 use crate::harness::raw::{Call, path};
-use crate::harness::{Clients, Server};
+use crate::harness::server::Clients;
 use prost::Message;
 use roster::domain::Scope;
 use roster::grpc::pb;
