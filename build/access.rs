@@ -204,7 +204,7 @@ pub fn methods(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
         let scopes = method.scopes.iter().map(|variant| format!("Scope::{variant}")).collect::<Vec<_>>().join(", ");
         writeln!(
             code,
-            "    Method {{ path: {:?}, service: {service:?}, name: {name:?}, write: {write}, bulk: {bulk}, \
+            "    Method {{ path: {:?}, service: {service:?}, name: {name:?}, write: {write}, bulk: {bulk}, standard: false, \
              streaming: StreamSides {{ client: {client}, server: {server} }}, \
              rule: Rule {{ callers: AllowedCallers::{callers}, scopes: &[{scopes}], deleted: {deleted} }} }},",
             method.path(),

@@ -23,7 +23,8 @@ const SCRAPES: usize = 16;
 
 /// Sessions of this server that wait for a lock in a statement like this one.
 async fn waiting(database: &Database, statement: &str) -> i64 {
-    let query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'roster'
+    let query =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'roster'
         AND wait_event_type = 'Lock' AND query LIKE $1";
     sqlx::query_scalar(query).bind(statement).fetch_one(&database.pool).await.unwrap()
 }
@@ -162,9 +163,7 @@ async fn scrapes_at_once_share_one_statement() {
         assert_eq!(metric(&text, "roster_mails_waiting"), Some(-1.0), "{text}");
     }
     lock.close().await.unwrap();
-    let recovered = async {
-        while metric(&scrape(&server).await, "roster_mails_waiting") != Some(0.0) {}
-    };
+    let recovered = async { while metric(&scrape(&server).await, "roster_mails_waiting") != Some(0.0) {} };
     timeout(SOON, recovered).await.expect("the outbox is not counted again");
 }
 

@@ -183,7 +183,9 @@ impl Reflection {
 
     async fn services(&mut self) -> Vec<String> {
         match self.ask(MessageRequest::ListServices("*".into())).await {
-            MessageResponse::ListServicesResponse(list) => list.service.into_iter().map(|service| service.name).collect(),
+            MessageResponse::ListServicesResponse(list) => {
+                list.service.into_iter().map(|service| service.name).collect()
+            }
             other => panic!("not a list: {other:?}"),
         }
     }
