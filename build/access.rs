@@ -208,6 +208,7 @@ pub fn methods(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
         writeln!(
             code,
             "    Method {{ path: {:?}, service: {service:?}, name: {name:?}, write: {write}, bulk: {bulk}, paged: {paged}, \
+             standard: false, \
              streaming: StreamSides {{ client: {client}, server: {server} }}, \
              rule: Rule {{ callers: AllowedCallers::{callers}, scopes: &[{scopes}], deleted: {deleted} }} }},",
             method.path(),

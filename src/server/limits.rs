@@ -50,9 +50,8 @@ pub const CHECKS_PER_WORKER: usize = 256;
 pub const ANONYMOUS_PART: usize = 8;
 /// Calls of health and reflection under way at once. They do not wait for anything.
 pub const STANDARD_CALLS: usize = 64;
-/// Streams of health and reflection open at once: each holds a few kilobytes.
-pub const STANDARD_STREAMS: usize = 512;
-/// Of these on one connection: a client library opens one health watch on each.
+/// Streams of health and reflection open at once on one connection: a client library opens one health watch on each. In
+/// all, there may be as many of them as connections.
 pub const STANDARD_STREAMS_PER_CONNECTION: usize = 8;
 /// The number of peer addresses that can together hold every place: one holds at most half.
 pub const PEERS_FOR_ALL_PLACES: usize = 2;
@@ -75,8 +74,26 @@ pub const SMALL_RESPONSE: usize = 64 * 1024;
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// The time between two health queries to Postgres.
 pub const HEALTH_EVERY: Duration = Duration::from_millis(500);
-/// The time that a health query may take.
-pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time that a health query may take. The second half of it is for a query on another connection.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time after which a health query is repeated on another connection: one session that the network or an
+/// administrator ended does not make a server unhealthy.
+pub const HEALTH_RETRY: Duration = Duration::from_secs(1);
+/// Connections of health to Postgres: one, and another one while the first is closed.
+pub const HEALTH_CONNECTIONS: u32 = 2;
+/// Connections to the metrics endpoint at once; a further one is closed. Two scrapers with retries need four.
+pub const METRICS_CONNECTIONS: usize = 16;
+/// The time that a connection to the metrics endpoint has for its request.
+pub const METRICS_REQUEST: Duration = Duration::from_secs(2);
+/// The time after which a connection to the metrics endpoint is closed, in the middle of a response too. Prometheus waits
+/// for 10 seconds by default.
+pub const METRICS_CONNECTION: Duration = Duration::from_secs(8);
+/// The size of a request to the metrics endpoint, in bytes: the least that the HTTP library takes.
+pub const METRICS_REQUEST_BYTES: usize = 8 * 1024;
+/// The time for which the size of the outbox is reported again: several scrapers cause one query.
+pub const METRICS_BACKLOG: Duration = Duration::from_secs(1);
+/// The time that the query for the size of the outbox may take.
+pub const METRICS_BACKLOG_TIMEOUT: Duration = Duration::from_secs(1);
 /// The default number of streams open at once. Most are idle, so there may be many; each holds buffers.
 pub const STREAMS: usize = 1024;
 /// The default time that a stream waits for a caller who does not read.

@@ -21,13 +21,13 @@ mod upkeep;
 mod workers;
 
 use crate::authn::Authenticator;
-use crate::grpc;
 use crate::grpc::admit::Api;
 use crate::grpc::pb::check_service_server::CheckServiceServer;
 use crate::grpc::pb::event_service_server::EventServiceServer;
 use crate::grpc::pb::invitation_service_server::InvitationServiceServer;
 use crate::grpc::pb::organization_service_server::OrganizationServiceServer;
 use crate::grpc::pb::user_service_server::UserServiceServer;
+use crate::grpc::standard::{DescriptorError, Health, HealthState, Reflection};
 use crate::limited_log::LimitedLog;
 use crate::mail::Mailer;
 use crate::service::Roster;
@@ -44,9 +44,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
-use tonic_health::ServingStatus;
 pub use trusted_proxies::TrustedProxies;
-use upkeep::{send_mail, set_health, tidy, watch_health};
+use upkeep::{send_mail, tidy, watch_health};
 use workers::{ConnectionService, Workers};
 
 /// The settings of a server.
@@ -56,7 +55,8 @@ pub struct ServerSettings {
     pub default_deadline: Duration,
     /// The longest deadline that a request may have.
     pub max_deadline: Duration,
-    /// The number of calls under way at once; further calls are refused with `OVERLOADED`.
+    /// The number of calls under way at once, divided among the classes of calls; further calls are refused with
+    /// `OVERLOADED`.
     pub max_concurrent_requests: usize,
     /// The number of streams open at once; further streams are refused with `OVERLOADED`.
     pub max_streams: usize,
@@ -111,8 +111,8 @@ impl ServerSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The descriptors for reflection cannot be read: a fault in the build.
-    #[error("the descriptors of the protos cannot be read")]
-    Reflection(#[from] tonic_reflection::server::Error),
+    #[error(transparent)]
+    Reflection(#[from] DescriptorError),
     /// The system refused to start a thread.
     #[error("the threads that serve connections cannot be started")]
     Workers(#[source] std::io::Error),
@@ -145,13 +145,14 @@ pub struct ServerParts {
 /// See [`ServerError`].
 pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), ServerError> {
     let ServerParts { listener, settings, roster, authenticator, mailer, metrics: metrics_listener } = parts;
-    let (health, health_service) = tonic_health::server::health_reporter();
-    set_health(&health, ServingStatus::NotServing).await;
+    // A gRPC client opens one watch for each of its connections.
+    let health = Health::new(settings.max_connections);
     let mut routes = RoutesBuilder::default();
-    routes.add_service(health_service);
+    routes.add_service(health.server());
     if settings.reflection {
-        routes.add_service(reflection().build_v1()?);
-        routes.add_service(reflection().build_v1alpha()?);
+        let reflection = Reflection::new()?;
+        routes.add_service(reflection.server());
+        routes.add_service(reflection.former_server());
     }
     let api = Api::new(roster.clone());
     let limit = crate::grpc::limits::BULK_MESSAGE_BYTES;
@@ -162,8 +163,8 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
 
     let (drain, workers, most) = (settings.drain, settings.workers, settings.max_connections);
-    let shares = ServerShares::new(settings.max_concurrent_requests, settings.max_streams, workers);
-    let metrics = Arc::new(Metrics::new(roster.clone(), shares.pool(CallClass::Stream).clone()));
+    let shares = ServerShares::new(&settings);
+    let metrics = Arc::new(Metrics::new(roster.clone(), health.clone(), shares.pool(CallClass::Stream).clone()));
     let stopping = CancellationToken::new();
     let connections = Connections::new(stopping.clone());
     let peers = Arc::new(Peers::new(settings.trusted_proxies.clone(), settings.connections_per_address()));
@@ -196,7 +197,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     upkeep.cancel();
     // The health watcher ends first, so that it does not overwrite the status set here.
     let _ = watch.await;
-    set_health(&health, ServingStatus::NotServing).await;
+    health.report(HealthState::Stopping);
     tracing::info!("stopping: no new connections, waiting for calls under way");
     drop(listener);
     stopping.cancel();
@@ -212,12 +213,6 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     mail.abort();
     metrics_server.abort();
     Ok(())
-}
-
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(grpc::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
 /// Accepts connections. Above `most` open connections, a further one is closed at once.

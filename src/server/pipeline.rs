@@ -108,6 +108,8 @@ impl Pipeline {
             bytes.add(size(request.headers())).map_err(refuse)?;
             let caller = if let Some(cached) = caller {
                 cached.caller().clone()
+            } else if method.standard {
+                Caller::Anonymous
             } else {
                 // Authentication, from the headers alone; then the method gate.
                 let caller = self.state.authenticate(request.headers(), &peer.authn).await?;
@@ -265,7 +267,7 @@ fn grpc_code(headers: &HeaderMap) -> Option<Code> {
 /// The largest message that a method takes, in bytes.
 fn message_limit(method: Option<&Method>) -> usize {
     match method {
-        Some(method) if method.is_standard() => crate::grpc::limits::STANDARD_MESSAGE_BYTES,
+        Some(method) if method.standard => crate::grpc::limits::STANDARD_MESSAGE_BYTES,
         Some(method) if !method.bulk => crate::grpc::limits::MESSAGE_BYTES,
         Some(_) | None => crate::grpc::limits::BULK_MESSAGE_BYTES,
     }

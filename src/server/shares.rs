@@ -4,6 +4,7 @@
 //! of what the server has, so that no peer can take everything from the others. The addresses of trusted proxies have no
 //! level of their own, because many peers stand behind each.
 
+use super::ServerSettings;
 use crate::authn::Caller;
 use crate::authz::rules::Method;
 use crate::domain::Refusal;
@@ -39,8 +40,8 @@ impl CallClass {
     /// The class of a call of this method by this caller.
     pub(super) fn of(method: &Method, caller: &Caller) -> Self {
         match caller {
-            _ if method.is_standard() && method.streaming.any() => Self::StandardStream,
-            _ if method.is_standard() => Self::Standard,
+            _ if method.standard && method.streaming.any() => Self::StandardStream,
+            _ if method.standard => Self::Standard,
             _ if method.streaming.any() => Self::Stream,
             Caller::Anonymous => Self::Anonymous,
             _ if method.write => Self::Write,
@@ -99,8 +100,9 @@ pub(super) struct ServerShares {
 }
 
 impl ServerShares {
-    /// The pools of a server with these limits. The pool of checks is that of one worker.
-    pub(super) fn new(calls: usize, streams: usize, workers: usize) -> Self {
+    /// The pools of a server with these settings. The pool of checks is that of one worker.
+    pub(super) fn new(settings: &ServerSettings) -> Self {
+        let ServerSettings { max_concurrent_requests: calls, max_streams: streams, workers, .. } = *settings;
         let half = calls.div_ceil(2);
         let pool = |most| Arc::new(Pool::new(most));
         Self {
@@ -111,7 +113,7 @@ impl ServerShares {
                 pool(calls.div_ceil(limits::ANONYMOUS_PART)),
                 pool(limits::STANDARD_CALLS),
                 Arc::new(Pool { share: streams, ..Pool::new(streams) }),
-                pool(limits::STANDARD_STREAMS),
+                pool(settings.max_connections),
             ],
             request_bytes: Budget::new(limits::REQUEST_BYTES),
             response_bytes: Budget::new(limits::RESPONSE_BYTES),

@@ -64,12 +64,6 @@ impl Session {
         body.send_data(call.body.clone().into(), whole).unwrap();
         StartedCall { response, body }
     }
-
-    /// Waits until the connection has ended.
-    pub async fn ended(&mut self) {
-        // It ends cleanly or with an error.
-        let _ = soon(&mut self.driver).await;
-    }
 }
 
 impl StartedCall {

@@ -36,7 +36,7 @@ async fn a_peer_that_stops_in_the_middle_is_closed_and_an_idle_one_is_not() {
     let server = Server::start().await;
     let idle = Session::open(server.address).await;
     let call = Call::grpc(&path("UserService/GetCaller"), &[]).bearer(&server.mint(&Server::claims("ada")));
-    idle.start(&call, true).await.head().await;
+    drop(idle.start(&call, true).await.head().await);
     let start = Instant::now();
     let openings = [
         Vec::new(),
@@ -60,7 +60,7 @@ async fn a_peer_that_stops_in_the_middle_is_closed_and_an_idle_one_is_not() {
     }
     assert!(start.elapsed() >= limits::PEER_PAUSE);
     // A channel that was opened ahead of need is still there.
-    idle.start(&call, true).await.head().await;
+    drop(idle.start(&call, true).await.head().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

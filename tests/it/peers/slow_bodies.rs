@@ -84,7 +84,6 @@ async fn a_message_has_a_limit_of_time_of_its_own() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_requests_of_one_connection_hold_a_bounded_number_of_bytes() {
     let server = Server::start().await;
-    let acme = server.user("ada").create("Acme").await;
     let token = server.service_token("backend", &[Scope::Check]);
     // Announces a message of the largest size, and sends nearly all of it.
     let mut body = frame(&vec![0; 1024 * 1024]);
@@ -149,7 +148,7 @@ async fn calls_of_one_class_leave_the_places_of_the_others() {
     }
     lock.rollback().await.unwrap();
     for call in waiting {
-        soon(call.head()).await;
+        drop(soon(call.head()).await);
     }
     server.user("ada").create("Another").await;
 }

@@ -10,7 +10,7 @@ async fn a_stop_does_not_wait_for_silent_peers() {
     let mut server = Server::start().await;
     let call = Call::grpc(&path("UserService/GetCaller"), &[]).bearer(&server.mint(&Server::claims("ada")));
     let idle = Session::open(server.address).await;
-    soon(idle.start(&call, true).await.head()).await;
+    drop(soon(idle.start(&call, true).await.head()).await);
     let health = Call::grpc("/grpc.health.v1.Health/Watch", &[]);
     let (_, mut watch) = soon(idle.start(&health, true).await.head()).await;
     soon(watch.data()).await.unwrap().unwrap();
