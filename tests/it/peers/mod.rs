@@ -1,0 +1,3 @@
+//! What one peer can hold or spend, and what the others notice of it.
+
+mod streams;
