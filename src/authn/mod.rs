@@ -25,7 +25,7 @@ mod bad_tokens;
 mod testing;
 
 pub use authenticator::Authenticator;
-pub use caller::{Actor, Caller, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
+pub use caller::{Actor, Caller, CallerKey, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
 pub use secret::Secret;
 pub use settings::AuthSettings;
 pub use stream_credential::StreamCredential;

@@ -5,6 +5,8 @@ use super::fast_path::{self, FastPathOutcome, PendingCheck};
 use super::pipeline::{Pipeline, panicked};
 use super::preflight::{Preflight, PreflightRejection, preflight};
 use crate::authn::LastCredential;
+use crate::grpc::admit::stream::StreamBudget;
+use crate::server::limits;
 use crate::service::CallPermit;
 use futures_util::FutureExt;
 use hyper::body::{Bytes, Frame, Incoming};
@@ -20,11 +22,14 @@ use tonic::body::Body;
 pub(super) struct ConnectionState {
     pipeline: Pipeline,
     last_credential: LastCredential,
+    /// The connection's part of the budget of its streams.
+    stream_budget: StreamBudget,
 }
 
 impl ConnectionState {
     pub(super) fn new(pipeline: Pipeline) -> Self {
-        Self { pipeline, last_credential: LastCredential::default() }
+        let stream_budget = pipeline.state.stream_budget.connection(limits::CONNECTION_STREAM_BYTES);
+        Self { pipeline, last_credential: LastCredential::default(), stream_budget }
     }
 }
 
@@ -65,6 +70,8 @@ impl Future for ResponseFuture {
                 RequestPath::Answered(response) => return Poll::Ready(Ok(response)),
                 RequestPath::Check(check) => State::Responding(Box::pin(check.answer(pipeline(), start))),
                 RequestPath::Pipeline(preflight, first) => {
+                    let mut request = request;
+                    request.extensions_mut().insert(this.connection.stream_budget.clone());
                     let request = request.map(|rest| Body::new(PrefixedBody::new(first, rest)));
                     let response = pipeline().run(request, preflight, start);
                     State::Responding(Box::pin(response.map(|response| response.map(ResponseBody::Pipeline))))
@@ -94,7 +101,7 @@ fn choose_path(
     start: Instant,
     context: &mut Context<'_>,
 ) -> RequestPath {
-    let ConnectionState { pipeline, last_credential } = connection;
+    let ConnectionState { pipeline, last_credential, .. } = connection;
     // The panic guard stands before the gate, as in the pipeline: a panic costs its request, not the connection.
     let preflight = catch_unwind(AssertUnwindSafe(|| preflight(&pipeline.state, request, last_credential, start)));
     let (preflight, frame) = match preflight.unwrap_or_else(|_| Err(Box::new(panicked().into_http()))) {

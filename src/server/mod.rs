@@ -18,6 +18,7 @@ mod workers;
 use crate::authn::Authenticator;
 use crate::grpc;
 use crate::grpc::admit::Api;
+use crate::grpc::admit::stream::{StreamBudget, StreamShares};
 use crate::grpc::pb::check_service_server::CheckServiceServer;
 use crate::grpc::pb::event_service_server::EventServiceServer;
 use crate::grpc::pb::invitation_service_server::InvitationServiceServer;
@@ -50,6 +51,9 @@ pub struct ServerSettings {
     pub max_concurrent_requests: usize,
     /// The number of streams open at once; further streams are refused with `OVERLOADED`.
     pub max_streams: usize,
+    /// The number of streams that one caller may have open; further ones are refused with `OVERLOADED`. `None`: half of
+    /// `max_streams`.
+    pub max_streams_per_caller: Option<usize>,
     /// The time that a stream waits for a caller who does not read.
     pub slow_reader: Duration,
     /// The number of connections open at once; further connections wait to be accepted.
@@ -69,6 +73,7 @@ impl Default for ServerSettings {
             max_deadline: crate::store::limits::STATEMENT,
             max_concurrent_requests: 1024,
             max_streams: limits::STREAMS,
+            max_streams_per_caller: None,
             slow_reader: limits::SLOW_READER,
             max_connections: 4096,
             // One for each core that this process may use; one where the number is unknown.
@@ -139,8 +144,17 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let streams = Arc::new(Semaphore::new(settings.max_streams));
     let metrics = Arc::new(Metrics::new(roster.clone(), streams.clone(), settings.max_streams));
     let stopping = CancellationToken::new();
-    let state =
-        ServerState { authenticator, settings, calls, streams, stopping: stopping.clone(), metrics: metrics.clone() };
+    let share = settings.max_streams_per_caller.unwrap_or((settings.max_streams / 2).max(1));
+    let state = ServerState {
+        authenticator,
+        settings,
+        calls,
+        streams,
+        shares: StreamShares::new(share),
+        stream_budget: StreamBudget::server(limits::STREAM_BYTES),
+        stopping: stopping.clone(),
+        metrics: metrics.clone(),
+    };
     let pipeline = Pipeline { routes: routes.routes().prepare(), api, state: Arc::new(state) };
 
     // Cancelled when this function returns: that closes every connection that is still open.

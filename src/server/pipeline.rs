@@ -8,7 +8,7 @@ use super::preflight::{AdmittedCall, Preflight, PreflightRejection, requested_ti
 use super::state::{PipelineResponse, ServerState};
 use crate::authn::{Caller, StreamCredential};
 use crate::authz::rules::{self, Method};
-use crate::grpc::admit::stream::StreamContext;
+use crate::grpc::admit::stream::{StreamBudget, StreamContext};
 use crate::grpc::admit::{Api, Deadline};
 use crate::grpc::status;
 use crate::random;
@@ -89,7 +89,9 @@ impl Pipeline {
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(Deadline(deadline));
             if method.streaming.any() {
-                let context = self.state.stream_context(request.headers(), place, start)?;
+                let budget = request.extensions_mut().remove::<StreamBudget>();
+                let budget = budget.unwrap_or_else(|| self.state.stream_budget.clone());
+                let context = self.state.stream_context(request.headers(), place, budget, start)?;
                 request.extensions_mut().insert(context);
             } else {
                 request.extensions_mut().insert(place);
@@ -150,12 +152,15 @@ impl ServerState {
         &self,
         headers: &HeaderMap,
         permit: CallPermit,
+        budget: StreamBudget,
         start: Instant,
     ) -> Result<StreamContext, Box<Status>> {
         Ok(StreamContext {
             permit,
             credential: StreamCredential::new(self.authenticator.clone(), headers),
             until: requested_timeout(headers)?.and_then(|timeout| start.checked_add(timeout)),
+            shares: self.shares.clone(),
+            budget,
             slow_reader: self.settings.slow_reader,
             stopping: self.stopping.clone(),
         })

@@ -182,6 +182,12 @@ impl Pool {
         Self::with_link(self.0.url.clone(), connections, SessionUse::Replica, self.0.link.clone())
     }
 
+    /// Creates a pool of the same datastore for exports. Panics outside of a runtime.
+    #[must_use]
+    pub fn for_exports(&self, connections: u32) -> Self {
+        Self::with_link(self.0.url.clone(), connections, SessionUse::Requests, self.0.link.clone())
+    }
+
     fn with_link(url: DatastoreUrl, connections: u32, purpose: SessionUse, link: Arc<DatastoreLink>) -> Self {
         let permits = usize::try_from(connections).unwrap_or(Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(permits));

@@ -83,11 +83,19 @@ pub(super) async fn run(shared: Arc<CacheState>) {
         if was_current {
             pause = limits::CACHE_PAUSE;
         }
-        // Half of the pause is random, so that the clients of a lost server do not all reconnect at once.
-        let jitter = Duration::from_nanos(random::bits() % nanoseconds(pause).max(1));
-        sleep((pause / 2 + jitter / 2).max(error.retry_after().unwrap_or_default())).await;
+        sleep(delay(pause, error.retry_after())).await;
         pause = (pause * 2).min(limits::CACHE_PAUSE_MAX);
     }
+}
+
+/// The delay before the next attempt. A part of it is random, so that the clients of a lost server do not all reconnect at
+/// once. If the server names a delay, the client waits at least that long.
+fn delay(pause: Duration, retry_after: Option<Duration>) -> Duration {
+    let (least, spread) = match retry_after {
+        Some(least) => (least, pause.max(least)),
+        None => (pause / 2, pause / 2),
+    };
+    least + Duration::from_nanos(random::bits() % nanoseconds(spread).max(1))
 }
 
 /// The next message of a stream; an error if the stream is silent for longer than this.

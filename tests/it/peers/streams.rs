@@ -3,18 +3,29 @@
 use crate::harness::raw::{Call, frame};
 use crate::harness::server::{Clients, Credential};
 use crate::harness::{Database, Server, refused};
+use http_body_util::BodyExt;
 use prost::Message;
 use prost::bytes::Bytes;
+use roster::authn::StreamCredential;
 use roster::authn::mint::ClaimSet;
 use roster::client::{CacheSettings, Client, ClientSettings, MembershipCache, TokenSource};
 use roster::domain::Scope;
+use roster::grpc::admit::Api;
+use roster::grpc::admit::stream::{StreamBudget, StreamContext, StreamEnd, StreamShares};
 use roster::grpc::pb;
+use roster::grpc::pb::check_service_server::CheckServiceServer;
+use roster::grpc::pb::event_service_server::EventServiceServer;
 use roster::server::ServerSettings;
+use roster::service::CallPermit;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::codegen::tokio_stream;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
+use tower::ServiceExt;
 
 /// Maximum time of an expected event.
 const SOON: Duration = Duration::from_secs(8);
@@ -178,7 +189,11 @@ async fn a_caller_who_asks_nothing_keeps_a_stream_of_checks() {
     let questions = tokio_stream::wrappers::ReceiverStream::new(questions);
     let mut answers = clients.checks.clone().stream_checks(questions).await.unwrap().into_inner();
     for _ in 0..3 {
-        let question = pb::StreamChecksRequest { organization: "acme".to_owned(), user_id: "ada".to_owned(), ..Default::default() };
+        let question = pb::StreamChecksRequest {
+            organization: "acme".to_owned(),
+            user_id: "ada".to_owned(),
+            ..Default::default()
+        };
         sender.send(question).await.unwrap();
         assert!(soon(answers.message()).await.unwrap().is_some());
         // Silence is what is tested: several times the time for slow readers.
@@ -212,6 +227,80 @@ async fn one_caller_takes_half_of_the_streams() {
     drop(open.pop());
     let peer = UnreadConnection::open(&server, &token(&server, "backend"), 0).await;
     soon(async { while peer.call(method, first_message(method), "").await.refusal.is_some() {} }).await;
+}
+
+/// A streaming call without a transport: no code polls its response.
+struct UnpolledCall {
+    response: http::Response<tonic::body::Body>,
+    places: Arc<Semaphore>,
+    stopping: CancellationToken,
+}
+
+impl UnpolledCall {
+    async fn open(server: &Server, method: &str, token: &str, slow_reader: Duration, until: Option<Duration>) -> Self {
+        let (places, stopping) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
+        let headers = Call::grpc("", &[]).bearer(token).headers;
+        let caller = server.authenticator.authenticate(&headers).await.unwrap();
+        let context = StreamContext {
+            permit: CallPermit::new(places.try_acquire().unwrap(), &places),
+            credential: StreamCredential::new(server.authenticator.clone(), &headers),
+            until: until.map(|until| tokio::time::Instant::now() + until),
+            shares: StreamShares::new(1),
+            budget: StreamBudget::server(1024),
+            slow_reader,
+            stopping: stopping.clone(),
+        };
+        let body = tonic::body::Body::new(http_body_util::Full::<Bytes>::from(first_message(method)));
+        let request = http::Request::post(format!("http://roster.test/roster.v1.{method}"))
+            .header("content-type", "application/grpc")
+            .extension(caller)
+            .extension(context)
+            .body(body)
+            .unwrap();
+        let api = Api::new(server.roster.clone());
+        let response = if method.starts_with("EventService") {
+            EventServiceServer::new(api).oneshot(request).await
+        } else {
+            CheckServiceServer::new(api).oneshot(request).await
+        };
+        Self { response: response.unwrap(), places, stopping }
+    }
+
+    /// Waits for the end. Asserts that the place is free, and that the response has nothing but the status.
+    async fn end(self) -> (Code, String) {
+        let end = self.response.extensions().get::<StreamEnd>().unwrap().clone();
+        let status = soon(end.ended()).await;
+        let _place = soon(self.places.acquire()).await.unwrap();
+        let mut body = self.response.into_body();
+        let frame = soon(body.frame()).await.unwrap().unwrap();
+        let trailers = frame.into_trailers().expect("a message was sent after the end");
+        assert_eq!(Status::from_header_map(&trailers).unwrap().code(), status.code());
+        assert!(soon(body.frame()).await.is_none());
+        refused::<()>(Err(status))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_cause_ends_a_stream_that_no_transport_polls() {
+    let server = Server::start().await;
+    let token = token(&server, "backend");
+    for method in METHODS {
+        let call = UnpolledCall::open(&server, method, &token, PATIENT, None).await;
+        call.stopping.cancel();
+        assert_eq!(call.end().await, (Code::Unavailable, "SERVER_STOPPING".to_owned()), "{method}");
+
+        let deadline = Some(Duration::from_millis(100));
+        let call = UnpolledCall::open(&server, method, &token, PATIENT, deadline).await;
+        assert_eq!(call.end().await, (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".to_owned()), "{method}");
+
+        let call = UnpolledCall::open(&server, method, &token, Duration::from_millis(100), None).await;
+        assert_eq!(call.end().await, (Code::ResourceExhausted, "SLOW_READER".to_owned()), "{method}");
+    }
+    let expired = METHODS.map(async |method| {
+        let call = UnpolledCall::open(&server, method, &expiring_token(&server, "backend", 2), PATIENT, None).await;
+        assert_eq!(call.end().await, (Code::Unauthenticated, "CREDENTIAL_EXPIRED".to_owned()), "{method}");
+    });
+    futures_util::future::join_all(expired).await;
 }
 
 /// Adds this many memberships, of about 200 bytes each, to one organization.
@@ -293,9 +382,8 @@ async fn client_replicas_that_start_at_once_are_all_loaded_without_a_refusal() {
     let source = TokenSource::fixed(&token(&server, "backend")).unwrap();
     let settings = ClientSettings::new(format!("http://{}", server.address)).unwrap().with_token(source);
     let begin = Instant::now();
-    let caches: Vec<MembershipCache> = (0..count)
-        .map(|_| MembershipCache::start(&Client::lazy(settings.clone()), CacheSettings::default()))
-        .collect();
+    let caches: Vec<MembershipCache> =
+        (0..count).map(|_| MembershipCache::start(&Client::lazy(settings.clone()), CacheSettings::default())).collect();
     let loaded = async {
         for cache in &caches {
             cache.caught_up().await;
