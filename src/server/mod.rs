@@ -131,12 +131,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
         routes.add_service(reflection().build_v1alpha()?);
     }
     let api = Api::new(roster.clone());
-    let limit = crate::grpc::limits::BULK_MESSAGE_BYTES;
-    routes.add_service(OrganizationServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(InvitationServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(EventServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    add_services(&mut routes, &api);
 
     let (drain, workers) = (settings.drain, settings.workers);
     let calls = Arc::new(Semaphore::new(settings.max_concurrent_requests));
@@ -144,6 +139,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let streams = Arc::new(Semaphore::new(settings.max_streams));
     let metrics = Arc::new(Metrics::new(roster.clone(), streams.clone(), settings.max_streams));
     let stopping = CancellationToken::new();
+    // Half, so that one caller locks no other one out.
     let share = settings.max_streams_per_caller.unwrap_or((settings.max_streams / 2).max(1));
     let state = ServerState {
         authenticator,
@@ -191,6 +187,16 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     mail.abort();
     metrics_server.abort();
     Ok(())
+}
+
+/// Adds roster's own services.
+fn add_services(routes: &mut RoutesBuilder, api: &Api) {
+    let limit = crate::grpc::limits::BULK_MESSAGE_BYTES;
+    routes.add_service(OrganizationServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    routes.add_service(InvitationServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    routes.add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    routes.add_service(EventServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

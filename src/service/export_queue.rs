@@ -16,7 +16,7 @@ use tokio::time::Instant;
 /// The caller and the connection that an export belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ExportOrigin {
-    /// The caller.
+    /// The caller, by its credential.
     pub caller: CallerKey,
     /// The number of the caller's connection.
     pub connection: u64,
