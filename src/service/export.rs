@@ -51,17 +51,18 @@ impl Roster {
     ) -> Result<ConsistencyToken, S::Error> {
         let mut turn = self.export_turn(origin, sink).await?;
         let mut token = self.replica.token(self.read_datastore().await?);
-        for bucket in 0..ORGANIZATION_BUCKETS {
+        for number in 0..ORGANIZATION_BUCKETS + USER_BUCKETS {
             if turn.is_over() {
                 // Between two buckets an export holds neither a connection nor a snapshot.
                 drop(turn);
                 turn = self.export_turn(origin, sink).await?;
             }
-            let export = self.export_organizations(bucket, kind, &mut token, sink);
-            timeout(limits::EXPORT_BUCKET, export).await.map_err(|_| ServiceError::from(Refusal::SlowReader))??;
-        }
-        for bucket in 0..USER_BUCKETS {
-            let export = self.export_users(bucket, &mut token, sink);
+            let export = async {
+                match number.checked_sub(ORGANIZATION_BUCKETS).filter(|bucket| *bucket >= 0) {
+                    Some(bucket) => self.export_users(bucket, &mut token, sink).await,
+                    None => self.export_organizations(number, kind, &mut token, sink).await,
+                }
+            };
             timeout(limits::EXPORT_BUCKET, export).await.map_err(|_| ServiceError::from(Refusal::SlowReader))??;
         }
         // After a change of the epoch, the exported rows may include writes that the datastore has lost.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::sync::{SetOnce, mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::codegen::tokio_stream::Stream;
@@ -84,17 +84,19 @@ impl<S: MessageSource> StreamState<S> {
 
     /// Waits until messages were left unread for this long. A caller without unread messages may be silent.
     async fn unread_for(&self, patience: Duration) {
-        let mut ticks = interval((patience / 4).clamp(Duration::from_millis(1), limits::CHECKPOINT));
+        let every = (patience / 4).clamp(Duration::from_millis(1), limits::CHECKPOINT);
+        let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut seen, mut since) = (0, Instant::now());
-        loop {
+        let (mut polls, mut unread) = (0, Duration::ZERO);
+        // The ticks are counted, and no clock is read: a process that stood still blames no caller.
+        while unread < patience {
             ticks.tick().await;
             let progress = self.progress();
             let has_message = progress.messages.as_ref().is_some_and(MessageSource::has_message);
-            if progress.polls != seen || !(progress.unread || has_message) {
-                (seen, since) = (progress.polls, Instant::now());
-            } else if since.elapsed() >= patience {
-                return;
+            if progress.polls == polls && (progress.unread || has_message) {
+                unread += every;
+            } else {
+                (polls, unread) = (progress.polls, Duration::ZERO);
             }
         }
     }
