@@ -90,7 +90,7 @@ pub(super) async fn run(shared: Arc<CacheState>) {
 
 /// The delay before the next attempt. A part of it is random, so that the clients of a lost server do not all reconnect at
 /// once. If the server names a delay, the client waits at least that long.
-fn delay(pause: Duration, retry_after: Option<Duration>) -> Duration {
+pub(super) fn delay(pause: Duration, retry_after: Option<Duration>) -> Duration {
     let (least, spread) = match retry_after {
         Some(least) => (least, pause.max(least)),
         None => (pause / 2, pause / 2),
