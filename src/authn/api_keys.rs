@@ -13,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 /// The prefix of every key. It distinguishes keys from tokens, and lets secret scanners find leaked keys.
 pub(super) const PREFIX: &str = "roster_";
@@ -54,7 +55,7 @@ impl ApiKeys {
                 None => reject("sha256", "the SHA-256 of the key is needed, as 64 hexadecimal digits"),
                 Some(Entry::Occupied(_)) => reject("sha256", "another entry has the same key"),
                 Some(Entry::Vacant(entry)) => {
-                    entry.insert(caller_with_scopes(key.name.clone(), key.scopes.clone()));
+                    entry.insert(caller_with_scopes(key.name.clone(), None, key.scopes.clone()));
                 }
             }
         }
@@ -68,13 +69,13 @@ impl ApiKeys {
 }
 
 /// Returns the caller with these scopes: an operator if they contain [`Scope::Operator`], otherwise a service.
-pub(super) fn caller_with_scopes(name: String, mut scopes: Vec<Scope>) -> Caller {
+pub(super) fn caller_with_scopes(name: String, issuer: Option<Arc<str>>, mut scopes: Vec<Scope>) -> Caller {
     if scopes.contains(&Scope::Operator) {
-        return Caller::Operator(OperatorCaller { name });
+        return Caller::Operator(OperatorCaller { name, issuer });
     }
     scopes.sort_unstable();
     scopes.dedup();
-    Caller::Service(ServiceCaller { name, scopes: scopes.into() })
+    Caller::Service(ServiceCaller { name, issuer, scopes: scopes.into() })
 }
 
 fn parse_digest(text: &str) -> Option<[u8; 32]> {

@@ -56,6 +56,8 @@ pub struct Profile {
 pub struct ServiceCaller {
     /// The name: the subject of the token, or the configured name of the API key.
     pub name: String,
+    /// The issuer of the token; `None` for an API key.
+    pub issuer: Option<Arc<str>>,
     /// The granted scopes, sorted and unique. They never contain [`Scope::Operator`]: a credential with that scope
     /// identifies an [`OperatorCaller`].
     pub scopes: Arc<[Scope]>,
@@ -80,6 +82,21 @@ impl ServiceCaller {
 pub struct OperatorCaller {
     /// The name: the subject of the token, or the configured name of the API key.
     pub name: String,
+    /// The issuer of the token; `None` for an API key.
+    pub issuer: Option<Arc<str>>,
+}
+
+/// The caller as far as limits per caller distinguish callers. A service that acts on behalf of users is one caller,
+/// whatever users it names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CallerKey {
+    /// All callers without a credential.
+    Anonymous,
+    /// A user with a token of their own.
+    User(UserId),
+    /// A service or an operator: its name, and the issuer of its token. The issuer is `None` for an API key, and for a
+    /// caller that acts on behalf of a user.
+    Service(Option<Arc<str>>, String),
 }
 
 /// The caller as recorded in the audit trail.
@@ -102,6 +119,19 @@ impl Caller {
             Self::User(user) => Some(Actor { kind: ActorKind::User, id: user.id.to_string(), via: user.via.clone() }),
             Self::Service(service) => Some(Actor { kind: ActorKind::Service, id: service.name.clone(), via: None }),
             Self::Operator(operator) => Some(Actor { kind: ActorKind::Operator, id: operator.name.clone(), via: None }),
+        }
+    }
+
+    /// Returns the caller for limits per caller.
+    #[must_use]
+    pub fn key(&self) -> CallerKey {
+        match self {
+            Self::Anonymous => CallerKey::Anonymous,
+            Self::User(UserCaller { via: Some(via), .. }) => CallerKey::Service(None, via.clone()),
+            Self::User(user) => CallerKey::User(user.id.clone()),
+            Self::Service(ServiceCaller { name, issuer, .. }) | Self::Operator(OperatorCaller { name, issuer }) => {
+                CallerKey::Service(issuer.clone(), name.clone())
+            }
         }
     }
 

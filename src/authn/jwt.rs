@@ -214,7 +214,7 @@ impl Issuer {
             let claims = UserClaims { profile: claims.profile(), issued_at, applied: AtomicBool::new(false) };
             return Ok(Caller::User(UserCaller { id, via: None, claims: Some(Arc::new(claims)) }));
         }
-        Ok(api_keys::caller_with_scopes(claims.sub.clone(), scopes))
+        Ok(api_keys::caller_with_scopes(claims.sub.clone(), Some(self.name.as_str().into()), scopes))
     }
 }
 

@@ -29,7 +29,7 @@ mod bad_tokens;
 mod testing;
 
 pub use authenticator::Authenticator;
-pub use caller::{Actor, Caller, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
+pub use caller::{Actor, Caller, CallerKey, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
 pub use peer_share::PeerShare;
 pub use secret::Secret;
 pub use settings::AuthSettings;

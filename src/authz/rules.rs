@@ -168,11 +168,11 @@ mod tests {
     }
 
     fn service(scopes: &[Scope]) -> Caller {
-        Caller::Service(ServiceCaller { name: "billing".into(), scopes: scopes.into() })
+        Caller::Service(ServiceCaller { name: "billing".into(), issuer: None, scopes: scopes.into() })
     }
 
     fn operator() -> Caller {
-        Caller::Operator(OperatorCaller { name: "root".into() })
+        Caller::Operator(OperatorCaller { name: "root".into(), issuer: None })
     }
 
     fn gate(callers: AllowedCallers, caller: &Caller) -> Result<(), Refusal> {

@@ -94,6 +94,9 @@ settings! {
         max_concurrent_requests: usize = number("NUMBER", 1..=1_000_000).or(server().max_concurrent_requests);
         /// Maximum number of concurrent streams; more are rejected with UNAVAILABLE
         max_streams: usize = number("NUMBER", 1..=1_000_000).or(server().max_streams);
+        /// Maximum number of concurrent streams of one caller (a service or an operator by name and issuer, or a user);
+        /// more are rejected with UNAVAILABLE
+        max_streams_per_caller: Option<usize> = number("NUMBER", 1..=1_000_000).optional("half of `max_streams`");
         /// Time for a client to read what a stream has sent, before the server ends the stream
         slow_reader_ms: Duration = milliseconds(up_to(Duration::from_mins(10))).or(server().slow_reader);
         /// Maximum number of open connections; more wait to be accepted

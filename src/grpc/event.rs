@@ -32,6 +32,6 @@ impl EventService for Api {
         let (message, permit) = self.admit_stream(request).await?;
         let input = read(|fields| decode::watch(&message, fields))?;
         let roster = self.roster().clone();
-        respond(permit.push(|sender| watch::events::watch(roster, input, sender)))
+        Ok(permit.push(|sender| watch::events::watch(roster, input, sender)))
     }
 }

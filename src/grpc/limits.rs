@@ -24,14 +24,17 @@ pub const BULK_MESSAGE_BYTES: usize = 1024 * 1024;
 /// The time between two authorization decisions about an open stream, and between two checkpoints of a watch.
 pub const CHECKPOINT: Duration = Duration::from_secs(1);
 /// Messages that wait for a caller who does not read. With [`CHUNK_BYTES`] this bounds the memory of a stream.
-pub const STREAM_MESSAGES: usize = 2;
+pub const STREAM_MESSAGES: usize = 1;
 /// The size at which a message of an export or a watch is sent, in bytes: large enough that the cost per message does not
-/// matter.
-pub const CHUNK_BYTES: usize = 1024 * 1024;
+/// matter, and small because each stream holds up to four of them while its caller does not read: one that is made, one
+/// that waits, one in the buffer of its encoder, one in the queue of the connection.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+/// The time for which an export waits for its caller to take a message, with a snapshot open.
+pub const EXPORT_STALL: Duration = Duration::from_secs(2);
 /// Questions of one `StreamChecks` call that are read before their answers are taken.
 pub const QUESTIONS_IN_FLIGHT: usize = 1024;
 /// Rows that a watch converts before it compares its message with [`CHUNK_BYTES`].
-pub const WATCH_ROWS: usize = 256;
+pub const WATCH_ROWS: usize = 64;
 /// The size of a request message of health and reflection, in bytes. The longest name in the protos has under 100.
 pub const STANDARD_MESSAGE_BYTES: usize = 4 * 1024;
 /// The size of the buffers of a call of health or reflection, in bytes. A stream keeps them while it is idle; a message

@@ -96,6 +96,11 @@ pub const METRICS_BACKLOG: Duration = Duration::from_secs(1);
 pub const METRICS_BACKLOG_TIMEOUT: Duration = Duration::from_secs(1);
 /// The default number of streams open at once. Most are idle, so there may be many; each holds buffers.
 pub const STREAMS: usize = 1024;
+/// Bytes of large messages that wait in the streams of one connection: what a message has beyond
+/// [`CHUNK_BYTES`](crate::grpc::limits::CHUNK_BYTES). A transaction of a hundred writes takes a small part of it.
+pub const CONNECTION_STREAM_BYTES: usize = 16 * 1024 * 1024;
+/// The same for all connections together.
+pub const STREAM_BYTES: usize = 64 * 1024 * 1024;
 /// The default time that a stream waits for a caller who does not read.
 pub const SLOW_READER: Duration = Duration::from_secs(10);
 /// The part of `max_connections` that one address may have by default: one in this number.

@@ -22,6 +22,7 @@ mod workers;
 
 use crate::authn::Authenticator;
 use crate::grpc::admit::Api;
+use crate::grpc::admit::stream::{StreamBudget, StreamShares};
 use crate::grpc::pb::check_service_server::CheckServiceServer;
 use crate::grpc::pb::event_service_server::EventServiceServer;
 use crate::grpc::pb::invitation_service_server::InvitationServiceServer;
@@ -60,6 +61,9 @@ pub struct ServerSettings {
     pub max_concurrent_requests: usize,
     /// The number of streams open at once; further streams are refused with `OVERLOADED`.
     pub max_streams: usize,
+    /// The number of streams that one caller may have open; further ones are refused with `OVERLOADED`. `None`: half of
+    /// `max_streams`.
+    pub max_streams_per_caller: Option<usize>,
     /// The time that a stream waits for a caller who does not read.
     pub slow_reader: Duration,
     /// The number of connections open at once; further connections wait to be accepted.
@@ -86,6 +90,7 @@ impl Default for ServerSettings {
             max_deadline: crate::store::limits::STATEMENT,
             max_concurrent_requests: 1024,
             max_streams: limits::STREAMS,
+            max_streams_per_caller: None,
             slow_reader: limits::SLOW_READER,
             max_connections: 4096,
             max_connections_per_address: None,
@@ -155,12 +160,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
         routes.add_service(reflection.former_server());
     }
     let api = Api::new(roster.clone());
-    let limit = crate::grpc::limits::BULK_MESSAGE_BYTES;
-    routes.add_service(OrganizationServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(InvitationServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(EventServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    add_services(&mut routes, &api);
 
     let (drain, workers, most) = (settings.drain, settings.workers, settings.max_connections);
     let shares = ServerShares::new(&settings);
@@ -168,11 +168,15 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let stopping = CancellationToken::new();
     let connections = Connections::new(stopping.clone());
     let peers = Arc::new(Peers::new(settings.trusted_proxies.clone(), settings.connections_per_address()));
+    // Half, so that one caller locks no other one out.
+    let share = settings.max_streams_per_caller.unwrap_or((settings.max_streams / 2).max(1));
     let state = ServerState {
         authenticator,
         peers,
         closed_log: LimitedLog::default(),
         settings,
+        stream_shares: StreamShares::new(share),
+        stream_budget: StreamBudget::server(limits::STREAM_BYTES),
         stopping: stopping.clone(),
         metrics: metrics.clone(),
     };
@@ -213,6 +217,16 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     mail.abort();
     metrics_server.abort();
     Ok(())
+}
+
+/// Adds roster's own services.
+fn add_services(routes: &mut RoutesBuilder, api: &Api) {
+    let limit = crate::grpc::limits::BULK_MESSAGE_BYTES;
+    routes.add_service(OrganizationServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    routes.add_service(InvitationServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    routes.add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    routes.add_service(EventServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
 }
 
 /// Accepts connections. Above `most` open connections, a further one is closed at once.

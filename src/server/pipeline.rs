@@ -131,7 +131,7 @@ impl Pipeline {
             request.extensions_mut().insert(Deadline(deadline));
             if method.streaming.any() {
                 // A stream returns its place when it ends, whether or not its caller has read everything.
-                let context = self.state.stream_context(request.headers(), peer.authn.clone(), place, start)?;
+                let context = self.state.stream_context(connection, request.headers(), place, start)?;
                 request.extensions_mut().insert(context);
             } else {
                 request.extensions_mut().insert(place.clone());
@@ -223,15 +223,17 @@ impl ServerState {
     /// What a stream with these headers needs while it is open.
     fn stream_context(
         &self,
+        connection: &ConnectionContext,
         headers: &HeaderMap,
-        peer: Arc<PeerShare>,
         permit: CallPermit,
         start: Instant,
     ) -> Result<StreamContext, Box<Status>> {
         Ok(StreamContext {
             permit,
-            credential: StreamCredential::new(self.authenticator.clone(), headers, peer),
+            credential: StreamCredential::new(self.authenticator.clone(), headers, connection.peer.authn.clone()),
             until: requested_timeout(headers)?.and_then(|timeout| start.checked_add(timeout)),
+            shares: self.stream_shares.clone(),
+            budget: connection.stream_budget.clone(),
             slow_reader: self.settings.slow_reader,
             stopping: self.stopping.clone(),
         })

@@ -4,6 +4,7 @@ use super::ServerSettings;
 use super::metrics::Metrics;
 use super::peers::Peers;
 use crate::authn::Authenticator;
+use crate::grpc::admit::stream::{StreamBudget, StreamShares};
 use crate::limited_log::LimitedLog;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,10 @@ pub(super) struct ServerState {
     /// Connections that were closed at once, by reason.
     pub(super) closed_log: LimitedLog<&'static str>,
     pub(super) settings: ServerSettings,
+    /// The open streams of each caller.
+    pub(super) stream_shares: StreamShares,
+    /// The bytes of large messages that wait in streams; each connection has a part.
+    pub(super) stream_budget: StreamBudget,
     /// Cancelled when the server stops: streams end then.
     pub(super) stopping: CancellationToken,
     pub(super) metrics: Arc<Metrics>,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 ///
 /// The pings have connections of their own, so health depends on the database and not on the calls.
 pub(super) async fn watch_health(health: Health, roster: Roster, stop: CancellationToken) {
-    let pool = roster.pool().for_observer(limits::HEALTH_CONNECTIONS);
+    let pool = roster.pool().beside(limits::HEALTH_CONNECTIONS);
     let mut reported = None;
     let mut migrated = false;
     let rounds = async {

@@ -135,6 +135,7 @@ impl ConnectionService {
             last_credential: LastCredential::default(),
             shares: ConnectionShares::new(self.shares, peer.limited.then(|| peer.shares.clone())),
             peer,
+            stream_budget: state.stream_budget.connection(limits::CONNECTION_STREAM_BYTES),
             usage: registered.usage.clone(),
         });
         if let Err(error) = http2::serve(stream, context).await {

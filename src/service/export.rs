@@ -4,6 +4,7 @@
 //! that snapshot ends. From this position on the log has every later change, whatever happened to the other buckets.
 
 use super::consistency_token::ConsistencyToken;
+use super::export_queue::{ExportOrigin, ExportTurn};
 use super::{Roster, ServiceError};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{Kind, Refusal, UserId, UserState};
@@ -27,26 +28,41 @@ pub trait ExportSink: Send {
     /// Receives a row of the current organization, or the first row of the next one.
     fn row(&mut self, row: ExportRow) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// Called now and then while the export waits for its turn.
+    fn waiting(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
     /// Receives a user who is not active.
     fn user(&mut self, user: UserId, state: UserState) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
 impl Roster {
-    /// Exports everything, or the organizations of one kind and all users. The token covers exactly what was exported.
+    /// Exports everything, or the organizations of one kind and all users, as soon as the origin has a turn. The token
+    /// covers exactly what was exported.
     ///
     /// # Errors
-    /// The error of the sink; `OVERLOADED` if too many exports are running; `SLOW_READER` if the sink holds a snapshot
-    /// open for too long; `CURSOR_EXPIRED` if the datastore lost writes during the export; if the datastore does not
-    /// answer.
-    pub async fn export<S: ExportSink>(&self, kind: Option<&Kind>, sink: &mut S) -> Result<ConsistencyToken, S::Error> {
-        let _permit = self.exports.try_acquire().map_err(|_| ServiceError::from(Refusal::Overloaded))?;
+    /// The error of the sink; `OVERLOADED` if too many exports of the caller wait; `SLOW_READER` if the sink holds a
+    /// snapshot open for too long; `CURSOR_EXPIRED` if the datastore lost writes during the export; if the datastore does
+    /// not answer.
+    pub async fn export<S: ExportSink>(
+        &self,
+        origin: &ExportOrigin,
+        kind: Option<&Kind>,
+        sink: &mut S,
+    ) -> Result<ConsistencyToken, S::Error> {
+        let mut turn = self.export_turn(origin, sink).await?;
         let mut token = self.replica.token(self.read_datastore().await?);
-        for bucket in 0..ORGANIZATION_BUCKETS {
-            let export = self.export_organizations(bucket, kind, &mut token, sink);
-            timeout(limits::EXPORT_BUCKET, export).await.map_err(|_| ServiceError::from(Refusal::SlowReader))??;
-        }
-        for bucket in 0..USER_BUCKETS {
-            let export = self.export_users(bucket, &mut token, sink);
+        for number in 0..ORGANIZATION_BUCKETS + USER_BUCKETS {
+            if turn.is_over() {
+                // Between two buckets an export holds neither a connection nor a snapshot.
+                drop(turn);
+                turn = self.export_turn(origin, sink).await?;
+            }
+            let export = async {
+                match number.checked_sub(ORGANIZATION_BUCKETS).filter(|bucket| *bucket >= 0) {
+                    Some(bucket) => self.export_users(bucket, &mut token, sink).await,
+                    None => self.export_organizations(number, kind, &mut token, sink).await,
+                }
+            };
             timeout(limits::EXPORT_BUCKET, export).await.map_err(|_| ServiceError::from(Refusal::SlowReader))??;
         }
         // After a change of the epoch, the exported rows may include writes that the datastore has lost.
@@ -57,8 +73,19 @@ impl Roster {
         }
     }
 
+    /// Waits for a turn.
+    async fn export_turn<S: ExportSink>(&self, origin: &ExportOrigin, sink: &mut S) -> Result<ExportTurn, S::Error> {
+        let mut turn = std::pin::pin!(self.exports.turn(origin));
+        loop {
+            match timeout(limits::EXPORT_HEARTBEAT, &mut turn).await {
+                Ok(turn) => return Ok(turn.map_err(ServiceError::from)?),
+                Err(_) => sink.waiting().await?,
+            }
+        }
+    }
+
     async fn read_datastore(&self) -> Result<Datastore, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.export_pool.acquire().await?;
         let outcome = in_time(COPY_SILENCE, datastore::datastore(&mut connection)).await;
         Ok(connection.finish(outcome)?)
     }
@@ -70,7 +97,7 @@ impl Roster {
         token: &mut ConsistencyToken,
         sink: &mut S,
     ) -> Result<(), S::Error> {
-        let mut connection = self.pool.acquire().await.map_err(ServiceError::from)?;
+        let mut connection = self.export_pool.acquire().await.map_err(ServiceError::from)?;
         let outcome = send_organizations(&mut connection, bucket, kind, token, sink).await;
         connection.finish(outcome)
     }
@@ -81,7 +108,7 @@ impl Roster {
         token: &mut ConsistencyToken,
         sink: &mut S,
     ) -> Result<(), S::Error> {
-        let mut connection = self.pool.acquire().await.map_err(ServiceError::from)?;
+        let mut connection = self.export_pool.acquire().await.map_err(ServiceError::from)?;
         let outcome = send_users(&mut connection, bucket, token, sink).await;
         connection.finish(outcome)
     }

@@ -50,8 +50,21 @@ pub const MAIL_GIVE_UP: Duration = Duration::from_hours(24);
 pub const INVITATION_RETENTION: Duration = Duration::from_hours(90 * 24);
 /// Invitations deleted in one round.
 pub const TIDY_INVITATIONS: i64 = 1_000;
-/// Concurrent exports: each holds a connection to Postgres and a snapshot.
+/// Exports that have their turn at the same time: each holds a connection to Postgres and a snapshot.
 pub const EXPORTS: usize = 4;
+/// Connections of the pool of the exports: one for each turn.
+pub const EXPORT_CONNECTIONS: u32 = 4;
+/// The turns of one caller at the same time: half, so that another caller always finds a turn soon.
+pub const EXPORTS_PER_CALLER: usize = 2;
+/// The exports of one caller that wait for a turn: more than the processes of one service that start together. Each takes
+/// a place among the streams and hardly any memory.
+pub const EXPORTS_WAITING: usize = 256;
+/// The time after which a turn ends with its bucket when other exports wait. Long enough for a million memberships, so
+/// that most exports have one turn and are complete one after the other.
+pub const EXPORT_TURN: Duration = Duration::from_secs(5);
+/// The time between two empty messages to a caller whose export waits for a turn: clients treat a stream that is silent
+/// for 30 seconds as dead.
+pub const EXPORT_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Time that an export may spend in one bucket, with its snapshot open. A bucket of 40 000 memberships takes a tenth of
 /// a second to read; the rest is for slow readers.
 pub const EXPORT_BUCKET: Duration = Duration::from_secs(20);

@@ -9,6 +9,7 @@ pub mod checks;
 pub mod error;
 pub mod events;
 pub mod export;
+pub mod export_queue;
 pub mod housekeeping;
 pub mod invitations;
 pub mod limits;
@@ -29,10 +30,11 @@ pub use permit::CallPermit;
 use crate::clock::Clock;
 use crate::replica::Replica;
 use crate::store::pool::Pool;
+use export_queue::ExportQueue;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 /// The service. Cheap to clone: clones share one state.
@@ -46,7 +48,9 @@ pub struct Roster {
     writes: TaskTracker,
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
-    exports: Arc<Semaphore>,
+    exports: ExportQueue,
+    /// Exports have connections of their own, so that they delay no call.
+    export_pool: Pool,
     log_retention: Duration,
 }
 
@@ -56,15 +60,17 @@ impl Roster {
     #[must_use]
     pub fn new(pool: Pool, clock: Clock) -> Self {
         let replica = Replica::new(pool.clone(), ReplicaSettings::default());
+        let export_pool = pool.beside(limits::EXPORT_CONNECTIONS);
         Self {
-            backlog_pool: pool.for_observer(1),
+            backlog_pool: pool.beside(1),
             pool,
             replica,
             clock,
             writes: TaskTracker::new(),
             invitations: Arc::default(),
             mail_due: Arc::default(),
-            exports: Arc::new(Semaphore::new(limits::EXPORTS)),
+            exports: ExportQueue::default(),
+            export_pool,
             log_retention: limits::LOG_RETENTION,
         }
     }

@@ -182,10 +182,10 @@ impl Pool {
         Self::with_link(self.0.url.clone(), connections, SessionUse::Replica, self.0.link.clone())
     }
 
-    /// Creates a pool of the same datastore for an observer of it, such as health: its statements wait for no call, and
-    /// take no connection from the calls. Panics outside of a runtime.
+    /// Creates a pool of the same datastore beside that of the calls, such as for health: its statements wait for no call,
+    /// and take no connection from the calls. Panics outside of a runtime.
     #[must_use]
-    pub fn for_observer(&self, connections: u32) -> Self {
+    pub fn beside(&self, connections: u32) -> Self {
         Self::with_link(self.0.url.clone(), connections, SessionUse::Requests, self.0.link.clone())
     }
 

@@ -28,7 +28,7 @@ struct FollowState {
 }
 
 /// The end of a stream.
-struct StreamEnd {
+struct FollowEnd {
     error: Error,
     /// Whether the watch cannot continue from the cursor: a new export is needed.
     needs_export: bool,
@@ -36,7 +36,7 @@ struct StreamEnd {
     was_current: bool,
 }
 
-impl StreamEnd {
+impl FollowEnd {
     fn new(error: Error) -> Self {
         // The server would refuse the same cursor again.
         let needs_export = matches!(error.reason(), Some(ErrorReason::CursorExpired | ErrorReason::InvalidRequest));
@@ -48,13 +48,13 @@ impl StreamEnd {
     }
 }
 
-impl From<Error> for StreamEnd {
+impl From<Error> for FollowEnd {
     fn from(error: Error) -> Self {
         Self::new(error)
     }
 }
 
-impl From<Status> for StreamEnd {
+impl From<Status> for FollowEnd {
     fn from(status: Status) -> Self {
         Self::new(status.into())
     }
@@ -66,7 +66,7 @@ pub(super) async fn run(shared: Arc<CacheState>) {
     let mut state = None;
     let mut pause = limits::CACHE_PAUSE;
     loop {
-        let Err(StreamEnd { error, needs_export, was_current }) = follower.follow(&mut state).await;
+        let Err(FollowEnd { error, needs_export, was_current }) = follower.follow(&mut state).await;
         shared.counters.interruptions.increment();
         tracing::warn!(
             error = &error as &dyn std::error::Error,
@@ -83,15 +83,23 @@ pub(super) async fn run(shared: Arc<CacheState>) {
         if was_current {
             pause = limits::CACHE_PAUSE;
         }
-        // Half of the pause is random, so that the clients of a lost server do not all reconnect at once.
-        let jitter = Duration::from_nanos(random::bits() % nanoseconds(pause).max(1));
-        sleep((pause / 2 + jitter / 2).max(error.retry_after().unwrap_or_default())).await;
+        sleep(delay(pause, error.retry_after())).await;
         pause = (pause * 2).min(limits::CACHE_PAUSE_MAX);
     }
 }
 
+/// The delay before the next attempt. A part of it is random, so that the clients of a lost server do not all reconnect at
+/// once. If the server names a delay, the client waits at least that long.
+pub(super) fn delay(pause: Duration, retry_after: Option<Duration>) -> Duration {
+    let (least, spread) = match retry_after {
+        Some(least) => (least, pause.max(least)),
+        None => (pause / 2, pause / 2),
+    };
+    least + Duration::from_nanos(random::bits() % nanoseconds(spread).max(1))
+}
+
 /// The next message of a stream; an error if the stream is silent for longer than this.
-async fn next<M>(stream: &mut Streaming<M>, silence: Duration) -> Result<Option<M>, StreamEnd> {
+async fn next<M>(stream: &mut Streaming<M>, silence: Duration) -> Result<Option<M>, FollowEnd> {
     Ok(timeout(silence, stream.message()).await.map_err(|_| Error::TimedOut)??)
 }
 
@@ -103,7 +111,7 @@ struct CacheFollower<'s> {
 
 impl CacheFollower<'_> {
     /// Exports if there is no state to continue from, then watches until the stream ends.
-    async fn follow(&self, state: &mut Option<FollowState>) -> Result<Infallible, StreamEnd> {
+    async fn follow(&self, state: &mut Option<FollowState>) -> Result<Infallible, FollowEnd> {
         let state = match state {
             Some(state) => state,
             None => state.insert(self.export().await?),
@@ -119,13 +127,13 @@ impl CacheFollower<'_> {
     async fn open<M>(
         &self,
         call: impl Future<Output = Result<Response<Streaming<M>>, Status>>,
-    ) -> Result<Streaming<M>, StreamEnd> {
+    ) -> Result<Streaming<M>, FollowEnd> {
         Ok(timeout(self.client.timeout(), call).await.map_err(|_| Error::TimedOut)??.into_inner())
     }
 
     /// Loads a replica from an export and publishes it. It has no lease, and answers nothing, until the first ping
     /// returns.
-    async fn export(&self) -> Result<FollowState, StreamEnd> {
+    async fn export(&self) -> Result<FollowState, FollowEnd> {
         let request = self.client.stream_request(pb::ExportMembershipsRequest { kind: self.kind() }).await?;
         let mut stream = self.open(self.client.checks().export_memberships(request)).await?;
         let mut loader = ExportLoader::new(self.shared.settings.kind.is_none());
@@ -144,7 +152,7 @@ impl CacheFollower<'_> {
     }
 
     /// Applies the changes after the cursor, until the stream ends.
-    async fn watch(&self, state: &mut FollowState) -> Result<Infallible, StreamEnd> {
+    async fn watch(&self, state: &mut FollowState) -> Result<Infallible, FollowEnd> {
         let (mut pings, requests) = PingHistory::new();
         let first = pb::WatchMembershipsRequest {
             cursor: state.cursor.clone(),
@@ -178,7 +186,7 @@ impl CacheFollower<'_> {
                 Err(end) => break end,
             }
         };
-        Err(StreamEnd { was_current, ..end })
+        Err(FollowEnd { was_current, ..end })
     }
 
     /// Applies a message. Returns whether it renewed the lease.
@@ -187,13 +195,13 @@ impl CacheFollower<'_> {
         state: &mut FollowState,
         pings: &mut PingHistory,
         message: pb::WatchMembershipsResponse,
-    ) -> Result<bool, StreamEnd> {
+    ) -> Result<bool, FollowEnd> {
         let outcome = state.replica.apply(&message.changes, &mut state.recent).map_err(|error| match error {
             ApplyError::Gap => {
                 self.shared.counters.gaps.increment();
-                StreamEnd::stale_replica("a change is missing")
+                FollowEnd::stale_replica("a change is missing")
             }
-            ApplyError::Unreadable(error) => StreamEnd::new(error),
+            ApplyError::Unreadable(error) => FollowEnd::new(error),
         })?;
         self.shared.counters.count_changes(outcome.changes, outcome.repetitions);
         let Some(checkpoint) = message.checkpoint else { return Ok(false) };
@@ -205,7 +213,7 @@ impl CacheFollower<'_> {
         self.shared.lease_updates.send_replace(lease);
         let is_due = clock::uptime().saturating_sub(state.exported_at) > limits::CACHE_SWEEP;
         if is_due && state.replica.is_littered() {
-            return Err(StreamEnd::stale_replica("the replica holds too much memory of purged organizations"));
+            return Err(FollowEnd::stale_replica("the replica holds too much memory of purged organizations"));
         }
         Ok(true)
     }

@@ -272,3 +272,19 @@ fn the_lease_is_the_send_time_of_the_newest_answered_ping() {
     replica.drop_lease();
     assert_eq!(replica.age(), None);
 }
+
+#[test]
+fn a_refused_client_waits_longer_than_the_server_asks_for_and_no_two_wait_equally_long() {
+    use super::follow::delay;
+    use std::time::Duration;
+    let [short, long] = [Duration::from_millis(25), Duration::from_secs(3)];
+    let least = Duration::from_millis(200);
+    for (pause, retry_after, range) in
+        [(short, Some(least), least..least * 2), (long, Some(least), least..least + long), (long, None, long / 2..long)]
+    {
+        let delays: Vec<Duration> = (0..100).map(|_| delay(pause, retry_after)).collect();
+        assert!(delays.iter().all(|delay| range.contains(delay)), "{delays:?}");
+        let spread = delays.iter().max().unwrap().saturating_sub(*delays.iter().min().unwrap());
+        assert!(spread > (range.end - range.start) / 2, "{delays:?}");
+    }
+}

@@ -1,19 +1,33 @@
 //! Streams: decided at their start like every call, and again once a second while they are open.
 //!
-//! An admitted caller's stream gets a [`StreamPermit`], which makes a response in one of two ways: [`StreamPermit::poll`]
-//! for a stream that is polled for its next message, [`StreamPermit::push`] for a task that sends messages. Both end the
-//! stream, with the reason, when the credential is no longer valid, the rule no longer holds, the deadline has passed or
-//! the server stops.
+//! An admitted caller's stream counts towards the share of its caller ([`shares`]) and gets a [`StreamPermit`], which makes
+//! a response in one of two ways: [`StreamPermit::poll`] for a stream that is polled for its next message,
+//! [`StreamPermit::push`] for a task that sends messages. A task of each stream ends it, with the reason, when the
+//! credential is no longer valid, the rule no longer holds, the deadline has passed, the server stops or the caller leaves
+//! messages unread for too long ([`body`]). Large messages are charged to a budget while they wait ([`budget`]).
+
+mod body;
+mod budget;
+mod shares;
+
+pub use body::{MessageSource, MessageStream, StreamEnd};
+pub use budget::StreamBudget;
+pub use shares::StreamShares;
 
 use super::sealed::{self, Sealed};
 use super::{Api, CallContext};
-use crate::authn::{Caller, StreamCredential};
+use crate::authn::{Caller, CallerKey, StreamCredential};
 use crate::authz::decide;
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
 use crate::grpc::request::StreamRequest;
 use crate::grpc::{limits, status};
+use crate::service::export_queue::ExportOrigin;
 use crate::service::{CallPermit, Roster, ServiceError};
+use body::SentMessages;
+use budget::BudgetCharge;
+use prost::Message;
+use shares::StreamShare;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -22,7 +36,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::tokio_stream::Stream;
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 /// What a stream needs from the pipeline: a request extension.
 #[derive(Clone)]
@@ -33,6 +47,10 @@ pub struct StreamContext {
     pub credential: StreamCredential,
     /// The caller's deadline, if the request has one.
     pub until: Option<Instant>,
+    /// The streams of each caller.
+    pub shares: StreamShares,
+    /// The bytes of large messages that may wait on the connection of the stream, and in the server.
+    pub budget: StreamBudget,
     /// How long to wait for a caller who does not read.
     pub slow_reader: Duration,
     /// Cancelled when the server stops.
@@ -44,6 +62,8 @@ pub(in crate::grpc) struct StreamPermit {
     roster: Roster,
     method: &'static Method,
     context: StreamContext,
+    caller: CallerKey,
+    _share: StreamShare,
 }
 
 impl Api {
@@ -69,7 +89,9 @@ impl Api {
         let caller = CallContext::of(request).caller;
         let context = request.extensions().get::<StreamContext>().cloned();
         let context = context.ok_or_else(|| status::refused(&Refusal::CredentialMissing))?;
-        let permit = StreamPermit { roster: self.roster.clone(), method: M::METHOD, context };
+        let share = context.shares.take(caller.key()).ok_or_else(|| status::refused(&Refusal::Overloaded))?;
+        let (roster, key) = (self.roster.clone(), caller.key());
+        let permit = StreamPermit { roster, method: M::METHOD, context, caller: key, _share: share };
         permit.decide(&caller).await?;
         Ok(permit)
     }
@@ -115,120 +137,63 @@ impl StreamPermit {
         }
     }
 
+    /// The caller and the connection, for the turns of exports.
+    pub(in crate::grpc) fn export_origin(&self) -> ExportOrigin {
+        ExportOrigin { caller: self.caller.clone(), connection: self.context.budget.number() }
+    }
+
     /// A response that is polled for its next message whenever the caller can take one.
-    pub(in crate::grpc) fn poll<S: Stream + Unpin>(self, messages: S) -> PollStream<S> {
-        let end: EndFuture = Box::pin(async move { self.ended().await });
-        PollStream { messages, end: Some(end), unchecked: 0 }
+    pub(in crate::grpc) fn poll<S: MessageSource>(self, messages: S) -> Response<MessageStream<S>> {
+        respond(MessageStream::open(self, messages, std::future::ready(())))
     }
 
     /// A response whose messages a task sends. The task ends when its work is done, when the stream has to end, and when
     /// the caller hangs up; what the task holds is released then, whether or not the caller reads on.
-    pub(in crate::grpc) fn push<T, F>(self, work: impl FnOnce(StreamSender<T>) -> F) -> PushStream<T>
+    pub(in crate::grpc) fn push<T, F>(self, work: impl FnOnce(StreamSender<T>) -> F) -> Response<PushStream<T>>
     where
-        T: Send + 'static,
+        T: Send + Unpin + 'static,
         F: Future<Output = Result<(), Status>> + Send + 'static,
     {
-        let (sender, messages) = mpsc::channel(limits::STREAM_MESSAGES);
-        let (report, end) = oneshot::channel();
-        let receiver = sender.clone();
-        let work = work(StreamSender { messages: sender, slow_reader: self.context.slow_reader });
-        let runtime = self.roster.runtime().clone();
-        runtime.spawn(async move {
-            let outcome = tokio::select! {
-                biased;
-                () = receiver.closed() => return,
-                status = self.ended() => Err(status),
-                outcome = work => outcome,
-            };
-            // Fails only if the response was dropped.
-            let _ = report.send(outcome);
-        });
-        PushStream { messages, end: Some(end) }
-    }
-}
-
-type EndFuture = Pin<Box<dyn Future<Output = Status> + Send>>;
-
-/// A response that is polled for its next message.
-pub struct PollStream<S> {
-    messages: S,
-    /// Resolves when the stream has to end; `None` once it has ended.
-    end: Option<EndFuture>,
-    /// Messages since `end` was last polled.
-    unchecked: u32,
-}
-
-/// The number of messages in a row after which `end` is polled. While no message is ready, it is polled every time.
-const CHECK_EVERY: u32 = 256;
-
-impl<S, T> Stream for PollStream<S>
-where
-    S: Stream<Item = Result<T, Status>> + Unpin,
-{
-    type Item = Result<T, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { messages, end, unchecked } = &mut *self;
-        let Some(ended) = end else { return Poll::Ready(None) };
-        *unchecked += 1;
-        let check_due = *unchecked >= CHECK_EVERY;
-        if !check_due && let Poll::Ready(next) = Pin::new(&mut *messages).poll_next(context) {
-            return Poll::Ready(next);
-        }
-        *unchecked = 0;
-        if let Poll::Ready(status) = ended.as_mut().poll(context) {
-            *end = None;
-            return Poll::Ready(Some(Err(status)));
-        }
-        if check_due { Pin::new(messages).poll_next(context) } else { Poll::Pending }
-    }
-}
-
-/// Sends the messages of a stream.
-pub(in crate::grpc) struct StreamSender<T> {
-    messages: mpsc::Sender<T>,
-    slow_reader: Duration,
-}
-
-impl<T> StreamSender<T> {
-    /// Sends a message. Waits while the caller has not read the messages before it.
-    ///
-    /// # Errors
-    /// The status that the stream ends with, if the caller does not read for too long or has hung up.
-    pub(in crate::grpc) async fn send(&self, message: T) -> Result<(), Status> {
-        match timeout(self.slow_reader, self.messages.send(message)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Status::cancelled("the caller is gone")),
-            Err(_) => Err(status::refused(&Refusal::SlowReader)),
-        }
+        let (messages, receiver) = mpsc::channel(limits::STREAM_MESSAGES);
+        let (report, outcome) = oneshot::channel();
+        let StreamContext { slow_reader, budget, .. } = &self.context;
+        let work = work(StreamSender { messages, slow_reader: *slow_reader, budget: budget.clone() });
+        let work = async move {
+            // Fails only if the stream has ended.
+            let _ = report.send(work.await);
+        };
+        respond(MessageStream::open(self, SentMessages::new(receiver, outcome), work))
     }
 }
 
 /// A response whose messages a task sends.
-pub struct PushStream<T> {
-    messages: mpsc::Receiver<T>,
-    end: Option<oneshot::Receiver<Result<(), Status>>>,
+pub type PushStream<T> = MessageStream<SentMessages<T>>;
+
+/// Adds the end of the stream to the response, for the transport.
+fn respond<S>((stream, end): (MessageStream<S>, StreamEnd)) -> Response<MessageStream<S>> {
+    let mut response = Response::new(stream);
+    response.extensions_mut().insert(end);
+    response
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("the task of a stream panicked")]
-struct StreamTaskPanicked;
+/// Sends the messages of a stream.
+pub(in crate::grpc) struct StreamSender<T> {
+    messages: mpsc::Sender<(T, BudgetCharge)>,
+    slow_reader: Duration,
+    budget: StreamBudget,
+}
 
-impl<T> Stream for PushStream<T> {
-    type Item = Result<T, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(message) = ready!(self.messages.poll_recv(context)) {
-            return Poll::Ready(Some(Ok(message)));
-        }
-        let Some(end) = &mut self.end else { return Poll::Ready(None) };
-        let outcome = ready!(Pin::new(end).poll(context));
-        self.end = None;
-        Poll::Ready(match outcome {
-            Ok(Ok(())) => None,
-            Ok(Err(status)) => Some(Err(status)),
-            Err(_) => Some(Err(status::internal(&StreamTaskPanicked))),
-        })
+impl<T: Message> StreamSender<T> {
+    /// Sends a message. Waits while the caller has not read the messages before it; the task of the stream bounds that.
+    ///
+    /// # Errors
+    /// The status that the stream ends with, if the caller has hung up, or if too many bytes of large messages wait to be
+    /// sent to other callers.
+    pub(in crate::grpc) async fn send(&self, message: T) -> Result<(), Status> {
+        let place = self.messages.reserve().await.map_err(|_| Status::cancelled("the caller is gone"))?;
+        let charge = timeout(self.slow_reader, self.budget.charge(message.encoded_len())).await;
+        place.send((message, charge.map_err(|_| status::refused(&Refusal::Overloaded))?));
+        Ok(())
     }
 }
 

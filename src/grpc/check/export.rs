@@ -1,22 +1,25 @@
-//! `ExportMemberships`: all memberships, in messages of about a megabyte.
+//! `ExportMemberships`: all memberships, in messages of bounded size.
 
-use crate::domain::{Kind, UserId, UserState};
+use crate::domain::{Kind, Refusal, UserId, UserState};
 use crate::grpc::admit::stream::StreamSender;
-use crate::grpc::{convert, limits, pb};
+use crate::grpc::{convert, limits, pb, status};
 use crate::service::Roster;
 use crate::service::export::{ExportHead, ExportRow, ExportSink};
+use crate::service::export_queue::ExportOrigin;
 use prost::Message;
+use tokio::time::timeout;
 use tonic::Status;
 
 /// Sends all memberships; the cursor comes last.
 pub(super) async fn export(
     roster: Roster,
+    origin: ExportOrigin,
     kind: Option<Kind>,
     sender: StreamSender<pb::ExportMembershipsResponse>,
 ) -> Result<(), Status> {
     let (chunk, last) = (pb::ExportMembershipsResponse::default(), pb::OrganizationChange::default());
     let mut writer = ExportWriter { sender, chunk, bytes: 0, last };
-    let token = roster.export(kind.as_ref(), &mut writer).await?;
+    let token = roster.export(&origin, kind.as_ref(), &mut writer).await?;
     writer.chunk.cursor = token.encode();
     writer.send().await
 }
@@ -45,9 +48,11 @@ struct ExportWriter {
 }
 
 impl ExportWriter {
+    /// Sends the next message. A caller who does not take it soon loses the turn of its export, and the export ends.
     async fn send(&mut self) -> Result<(), Status> {
         self.bytes = 0;
-        self.sender.send(std::mem::take(&mut self.chunk)).await
+        let sent = self.sender.send(std::mem::take(&mut self.chunk));
+        timeout(limits::EXPORT_STALL, sent).await.map_err(|_| status::refused(&Refusal::SlowReader))?
     }
 
     fn begin(&mut self, organization: pb::OrganizationChange) {
@@ -79,6 +84,10 @@ impl ExportSink for ExportWriter {
             last.members.push(member);
         }
         self.send_if_full().await
+    }
+
+    async fn waiting(&mut self) -> Result<(), Status> {
+        self.sender.send(pb::ExportMembershipsResponse::default()).await
     }
 
     async fn user(&mut self, user: UserId, state: UserState) -> Result<(), Status> {

@@ -4,7 +4,7 @@ mod export;
 mod stream;
 
 use super::admit::sealed::Sealed;
-use super::admit::stream::{PollStream, PushStream};
+use super::admit::stream::{MessageStream, PushStream};
 use super::admit::{Api, admit_now, read, respond};
 use super::decode::check as decode;
 use super::pb::check_service_server::CheckService;
@@ -87,14 +87,14 @@ impl CheckService for Api {
         respond(pb::BatchCheckMembershipResponse { results, consistency_token: token.encode() })
     }
 
-    type StreamChecksStream = PollStream<CheckStream>;
+    type StreamChecksStream = MessageStream<CheckStream>;
 
     async fn stream_checks(
         &self,
         request: Request<Streaming<Sealed<pb::StreamChecksRequest>>>,
     ) -> Result<Response<Self::StreamChecksStream>, Status> {
         let (requests, permit) = self.admit_streams(request).await?;
-        respond(permit.poll(CheckStream::new(self.roster().clone(), requests)))
+        Ok(permit.poll(CheckStream::new(self.roster().clone(), requests)))
     }
 
     type WatchMembershipsStream = PushStream<pb::WatchMembershipsResponse>;
@@ -105,7 +105,7 @@ impl CheckService for Api {
     ) -> Result<Response<Self::WatchMembershipsStream>, Status> {
         let (requests, permit) = self.admit_streams(request).await?;
         let roster = self.roster().clone();
-        respond(permit.push(|sender| watch::memberships::watch(roster, requests, sender)))
+        Ok(permit.push(|sender| watch::memberships::watch(roster, requests, sender)))
     }
 
     type ExportMembershipsStream = PushStream<pb::ExportMembershipsResponse>;
@@ -116,7 +116,7 @@ impl CheckService for Api {
     ) -> Result<Response<Self::ExportMembershipsStream>, Status> {
         let (message, permit) = self.admit_stream(request).await?;
         let kind = read(|fields| fields.kind(&message.kind))?;
-        let roster = self.roster().clone();
-        respond(permit.push(|sender| export::export(roster, kind, sender)))
+        let (roster, origin) = (self.roster().clone(), permit.export_origin());
+        Ok(permit.push(|sender| export::export(roster, origin, kind, sender)))
     }
 }

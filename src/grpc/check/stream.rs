@@ -7,7 +7,7 @@
 //! one. The number of unanswered questions is bounded: HTTP/2 flow control holds the rest back at the caller.
 
 use crate::grpc::admit::read;
-use crate::grpc::admit::stream::RequestStream;
+use crate::grpc::admit::stream::{MessageSource, RequestStream};
 use crate::grpc::decode::check as decode;
 use crate::grpc::{convert, limits, pb, status};
 use crate::service::checks::{Check, CheckAnswer};
@@ -80,6 +80,12 @@ impl CheckStream {
             }
         }
         None
+    }
+}
+
+impl MessageSource for CheckStream {
+    fn has_message(&self) -> bool {
+        !self.answers.as_slice().is_empty()
     }
 }
 

@@ -22,7 +22,7 @@ use tonic::Status;
 /// Builds the messages of a watch from rows of the change log.
 trait WatchView: Send {
     /// The message type of the stream.
-    type Message: Send;
+    type Message: prost::Message;
 
     /// Adds rows, whole transactions, to the next message.
     fn add(&mut self, rows: &[LogRow]) -> impl Future<Output = Result<(), Status>> + Send;

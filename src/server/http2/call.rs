@@ -94,7 +94,7 @@ fn answer(connection: &Arc<ConnectionContext>, respond: &mut SendResponse<Outgoi
     let Ok(mut stream) = respond.send_response(http::Response::from_parts(head, ()), false) else { return };
     stream.reserve_capacity(frame.len());
     if stream.capacity() < frame.len() {
-        return spawn(connection, respond::send_rest(stream, fast_path::body(frame), HeldByCall::default()));
+        return spawn(connection, respond::send_rest(stream, fast_path::body(frame), HeldByCall::default(), None));
     }
     let _ = stream.send_data(Outgoing::new(frame), false);
     let _ = stream.send_trailers(fast_path::trailers());

@@ -4,6 +4,7 @@ use super::call;
 use super::guarded_io::{GuardedIo, SocketActivity};
 use super::outgoing::Outgoing;
 use crate::authn::LastCredential;
+use crate::grpc::admit::stream::StreamBudget;
 use crate::server::connections::ConnectionUsage;
 use crate::server::limits;
 use crate::server::peers::Peer;
@@ -25,6 +26,7 @@ pub(in crate::server) struct ConnectionContext {
     pub(in crate::server) last_credential: LastCredential,
     pub(in crate::server) shares: ConnectionShares,
     pub(in crate::server) peer: Arc<Peer>,
+    pub(in crate::server) stream_budget: StreamBudget,
     pub(in crate::server) usage: Arc<ConnectionUsage>,
 }
 

@@ -1,10 +1,12 @@
 //! Sends responses: as fast as the peer takes them, and never faster.
 
 use super::outgoing::Outgoing;
+use crate::grpc::admit::stream::StreamEnd;
 use crate::server::limits;
 use crate::server::pipeline::{HeldByCall, Response};
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
+use http::HeaderMap;
 use hyper::body::{Body as _, Bytes, Frame};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
+use tonic::Status;
 use tonic::body::Body;
 
 /// The reason why a response cannot be sent.
@@ -25,18 +28,28 @@ pub(super) enum SendError {
 /// Sends a response. What the call holds is returned when the last byte is handed to the socket.
 pub(super) async fn send(mut respond: SendResponse<Outgoing>, response: Response) {
     let Response { response, held } = response;
-    let (head, body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
+    let end = head.extensions.remove::<StreamEnd>();
     let head = http::Response::from_parts(head, ());
     let Ok(stream) = respond.send_response(head, body.is_end_stream()) else { return };
     if !body.is_end_stream() {
-        send_rest(stream, body, held).await;
+        send_rest(stream, body, held, end).await;
     }
 }
 
-/// Sends the body of a response.
-pub(super) async fn send_rest(mut stream: SendStream<Outgoing>, body: Body, held: HeldByCall) {
+/// Sends the body of a response. A stream of messages ends early when `end` says so.
+pub(super) async fn send_rest(mut stream: SendStream<Outgoing>, body: Body, held: HeldByCall, end: Option<StreamEnd>) {
     let (held, sent) = TrackedHold::new(held);
-    let outcome = send_body(&mut stream, body, Arc::new(held)).await;
+    let mut sender = Sender { stream: &mut stream, in_part: false };
+    let sending = sender.send_body(body, Arc::new(held));
+    let outcome = match end {
+        None => sending.await,
+        Some(end) => tokio::select! {
+            biased;
+            outcome = sending => outcome,
+            status = end.ended() => sender.end(&status),
+        },
+    };
     let outcome = match outcome {
         // The peer may have made its window smaller since the library took the last bytes.
         Ok(()) => timeout(limits::PEER_PAUSE, sent).await.map(drop).map_err(|_| SendError::Reset(Reason::CANCEL)),
@@ -60,27 +73,63 @@ impl TrackedHold {
     }
 }
 
-async fn send_body(
-    stream: &mut SendStream<Outgoing>,
-    mut body: Body,
-    mut held: Arc<TrackedHold>,
-) -> Result<(), SendError> {
-    loop {
-        let frame = std::future::poll_fn(|context| poll_frame(stream, &mut body, context)).await?;
-        match frame.map(Frame::into_data) {
-            Some(Ok(data)) => {
-                // At the first piece, which is the whole message of a unary call, nothing else holds on to it.
-                if let Some(TrackedHold { held, .. }) = Arc::get_mut(&mut held) {
-                    held.shrink(data.len());
+/// Sends the body of one response.
+struct Sender<'s> {
+    stream: &'s mut SendStream<Outgoing>,
+    /// Whether a piece of the body has been sent, and the rest of it has not.
+    in_part: bool,
+}
+
+impl Sender<'_> {
+    async fn send_body(&mut self, mut body: Body, mut held: Arc<TrackedHold>) -> Result<(), SendError> {
+        loop {
+            let frame = std::future::poll_fn(|context| poll_frame(self.stream, &mut body, context)).await?;
+            match frame.map(Frame::into_data) {
+                Some(Ok(data)) => {
+                    // At the first piece, which is the whole message of a unary call, nothing else holds on to it.
+                    if let Some(TrackedHold { held, .. }) = Arc::get_mut(&mut held) {
+                        held.shrink(data.len());
+                    }
+                    self.send_data(data, &held).await?;
                 }
-                send_data(stream, data, &held).await?;
+                Some(Err(frame)) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    return self.stream.send_trailers(trailers).map_err(|_| SendError::Gone);
+                }
+                None => {
+                    return self.stream.send_data(Outgoing::new(Bytes::new()), true).map_err(|_| SendError::Gone);
+                }
             }
-            Some(Err(frame)) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
-                return stream.send_trailers(trailers).map_err(|_| SendError::Gone);
-            }
-            None => return stream.send_data(Outgoing::new(Bytes::new()), true).map_err(|_| SendError::Gone),
         }
+    }
+
+    /// Sends data in pieces for which the peer has room.
+    async fn send_data(&mut self, mut data: Bytes, held: &Arc<TrackedHold>) -> Result<(), SendError> {
+        let (start, mut sent) = (Instant::now(), 0);
+        while !data.is_empty() {
+            self.stream.reserve_capacity(data.len().min(limits::SEND_BUFFER));
+            if self.stream.capacity() == 0 {
+                let room = std::future::poll_fn(|context| poll_room(self.stream, context));
+                let slow = |_| SendError::Reset(Reason::CANCEL);
+                timeout_at(slowest(start, sent), room).await.map_err(slow)??;
+            }
+            let piece = data.split_to(self.stream.capacity().min(data.len()));
+            sent += piece.len();
+            self.in_part = !data.is_empty();
+            self.stream.send_data(Outgoing::holding(piece, held.clone()), false).map_err(|_| SendError::Gone)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a stream of messages with this status. A message that was sent in part cannot be ended by a status.
+    fn end(&mut self, status: &Status) -> Result<(), SendError> {
+        if self.in_part {
+            return Err(SendError::Reset(Reason::CANCEL));
+        }
+        let mut trailers = HeaderMap::new();
+        // A status whose details are no header, which does not exist, is sent as it is.
+        let _ = status.add_header(&mut trailers);
+        self.stream.send_trailers(trailers).map_err(|_| SendError::Gone)
     }
 }
 
@@ -95,28 +144,6 @@ fn poll_frame(
     }
     let frame = ready!(Pin::new(body).poll_frame(context)).transpose();
     Poll::Ready(frame.map_err(|_| SendError::Reset(Reason::INTERNAL_ERROR)))
-}
-
-/// Sends data in pieces for which the peer has room.
-async fn send_data(
-    stream: &mut SendStream<Outgoing>,
-    mut data: Bytes,
-    held: &Arc<TrackedHold>,
-) -> Result<(), SendError> {
-    let (start, mut sent) = (Instant::now(), 0);
-    while !data.is_empty() {
-        stream.reserve_capacity(data.len().min(limits::SEND_BUFFER));
-        if stream.capacity() == 0 {
-            let room = std::future::poll_fn(|context| poll_room(stream, context));
-            let slow = |_| SendError::Reset(Reason::CANCEL);
-            timeout_at(slowest(start, sent), room).await.map_err(slow)??;
-        }
-        let piece = data.split_to(stream.capacity().min(data.len()));
-        sent += piece.len();
-        let piece = Outgoing::holding(piece, held.clone());
-        stream.send_data(piece, false).map_err(|_| SendError::Gone)?;
-    }
-    Ok(())
 }
 
 /// Ready when the peer has room for a part of the data.

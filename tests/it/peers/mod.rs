@@ -6,4 +6,5 @@ mod silent;
 mod slow_bodies;
 mod standard;
 mod stop;
+mod streams;
 mod unread;

@@ -17,7 +17,12 @@ async fn assert_answers(stream: &mut Checks) {
 
 #[tokio::test]
 async fn streams_have_separate_permits() {
-    let settings = ServerSettings { max_streams: 2, max_concurrent_requests: 1, ..ServerSettings::default() };
+    let settings = ServerSettings {
+        max_streams: 2,
+        max_streams_per_caller: Some(2),
+        max_concurrent_requests: 1,
+        ..ServerSettings::default()
+    };
     let server = Server::over(Database::new().await, settings).await;
     let clients = server.service(&[Scope::Check]);
     let mut streams = [Checks::open(&clients).await, Checks::open(&clients).await];

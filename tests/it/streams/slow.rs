@@ -3,7 +3,6 @@
 use super::{Watch, soon};
 use crate::harness::raw::Call;
 use crate::harness::{Database, Server};
-use prost::Message;
 use prost::bytes::Bytes;
 use roster::domain::Scope;
 use roster::grpc::pb;
@@ -68,29 +67,4 @@ async fn an_unread_watch_is_ended_and_releases_its_permit() {
         // The server buffered a few messages only.
         assert!(size < 64 * 1024, "{size} bytes were buffered");
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unread_export_is_ended_and_its_snapshot_is_closed() {
-    let settings = ServerSettings { slow_reader: Duration::from_millis(300), ..ServerSettings::default() };
-    let server = Server::over(Database::new().await, settings).await;
-    let mut ada = server.user("ada");
-    let acme = ada.create("Acme").await;
-    sqlx::query(
-        "INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
-         SELECT m.bucket, m.organization_id, 'member-' || repeat('x', 180) || n, 'member', '{}', 1, now(), now()
-         FROM memberships m, generate_series(1, 60000) n WHERE m.organization_id = $1::uuid",
-    )
-    .bind(&acme)
-    .execute(&server.database.pool)
-    .await
-    .unwrap();
-    let message = pb::ExportMembershipsRequest::default().encode_to_vec();
-    let incoming = unread(&server, "/roster.v1.CheckService/ExportMemberships", &message).await;
-    // The server waits for the reader for the configured time, and then closes the snapshot.
-    server.database.assert_no_open_transactions().await;
-    let (size, status) = read_rest(incoming).await;
-    let outcome = crate::harness::refused::<()>(Err(status));
-    assert_eq!(outcome, (tonic::Code::ResourceExhausted, "SLOW_READER".to_owned()));
-    assert!(size < 6 * 1024 * 1024, "{size} bytes were buffered");
 }
