@@ -62,8 +62,8 @@ impl Tables {
 }
 
 /// Writes every file that `src/` includes: `roster.v1.rs`, the messages and clients, which a build without the server
-/// includes too; `servers.rs` with the files that it includes; `methods.rs`; `reasons.rs`; and `descriptors.bin` for
-/// reflection.
+/// includes too; `servers.rs` with the files that it includes; a file for each server of health and reflection;
+/// `methods.rs`; `reasons.rs`; and `descriptors.bin` for reflection.
 fn generate(compiler: &protox::Compiler, tables: &Tables, out: &Path) -> Result<(), Box<dyn Error>> {
     prost_build::Config::new()
         .out_dir(out)
@@ -76,6 +76,9 @@ fn generate(compiler: &protox::Compiler, tables: &Tables, out: &Path) -> Result<
     fs::write(out.join("requests.rs"), access::requests(&tables.methods)?)?;
     fs::write(out.join("reasons.rs"), reasons::code(&tables.reasons)?)?;
 
+    for service in standard_servers() {
+        manual::Builder::new().build_client(false).out_dir(out).compile(&[service]);
+    }
     let mut services = tables.methods.iter().map(|method| method.service.as_str()).collect::<Vec<_>>();
     services.dedup();
     let mut servers = String::new();
@@ -83,6 +86,30 @@ fn generate(compiler: &protox::Compiler, tables: &Tables, out: &Path) -> Result<
         writeln!(servers, "include!(concat!(env!(\"OUT_DIR\"), \"/{file}.rs\"));")?;
     }
     Ok(fs::write(out.join("servers.rs"), servers)?)
+}
+
+/// The servers of health and reflection, one file each. Their messages are those of the crates of tonic; the servers of
+/// these crates cannot have another codec.
+fn standard_servers() -> [manual::Service; 3] {
+    let method = |name, route, input, output| {
+        let method = manual::Method::builder().name(name).route_name(route).input_type(input).output_type(output);
+        method.codec_path("crate::grpc::standard::StandardCodec")
+    };
+    let health = |name, route| {
+        let (input, output) = ("tonic_health::pb::HealthCheckRequest", "tonic_health::pb::HealthCheckResponse");
+        method(name, route, input, output)
+    };
+    let reflection = |package| {
+        let input = "tonic_reflection::pb::v1::ServerReflectionRequest";
+        let output = "tonic_reflection::pb::v1::ServerReflectionResponse";
+        let info = method("server_reflection_info", "ServerReflectionInfo", input, output);
+        let info = info.client_streaming().server_streaming().build();
+        manual::Service::builder().name("ServerReflection").package(package).method(info).build()
+    };
+    let (check, watch) = (health("check", "Check").build(), health("watch", "Watch").server_streaming().build());
+    let health =
+        manual::Service::builder().name("Health").package("grpc.health.v1").method(check).method(watch).build();
+    [health, reflection("grpc.reflection.v1"), reflection("grpc.reflection.v1alpha")]
 }
 
 /// Generates tonic's own clients into the file of the package, and servers whose handlers receive sealed requests into

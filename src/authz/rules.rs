@@ -7,7 +7,31 @@ use crate::domain::{Permission, Refusal, Scope};
 
 include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
-/// A method that roster serves.
+/// The methods of the standard services, health and reflection, ordered by path. They are public: they report whether
+/// roster runs and what its protos define.
+pub static STANDARD_METHODS: [Method; 4] = [
+    standard("/grpc.health.v1.Health/Check", "grpc.health.v1.Health", "Check", StreamSides::NONE),
+    standard("/grpc.health.v1.Health/Watch", "grpc.health.v1.Health", "Watch", StreamSides::SERVER),
+    standard(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "grpc.reflection.v1.ServerReflection",
+        "ServerReflectionInfo",
+        StreamSides::BOTH,
+    ),
+    standard(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "ServerReflectionInfo",
+        StreamSides::BOTH,
+    ),
+];
+
+const fn standard(path: &'static str, service: &'static str, name: &'static str, streaming: StreamSides) -> Method {
+    let rule = Rule { callers: AllowedCallers::Public, scopes: &[], deleted: false };
+    Method { path, service, name, rule, write: false, bulk: false, paged: false, streaming, standard: true }
+}
+
+/// A method that the server serves: one of roster's own ([`METHODS`]) or a standard one ([`STANDARD_METHODS`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Method {
     /// The request path, such as `/roster.v1.OrganizationService/AddMember`.
@@ -22,8 +46,13 @@ pub struct Method {
     pub write: bool,
     /// Whether the method takes many items in one request, and therefore accepts larger messages.
     pub bulk: bool,
+    /// Whether the response is a page of a list.
+    pub paged: bool,
     /// The sides that are streams.
     pub streaming: StreamSides,
+    /// Whether it is a method of health or reflection. Their answers depend on no caller, so a credential that is sent
+    /// with such a call is not verified.
+    pub standard: bool,
 }
 
 /// The sides of a method that are streams of messages.
@@ -36,6 +65,10 @@ pub struct StreamSides {
 }
 
 impl StreamSides {
+    const NONE: Self = Self { client: false, server: false };
+    const SERVER: Self = Self { client: false, server: true };
+    const BOTH: Self = Self { client: true, server: true };
+
     /// Returns whether either side is a stream: the call then continues after the start of its response, or its request
     /// after the first message.
     #[must_use]
@@ -71,10 +104,11 @@ pub enum AllowedCallers {
     Services,
 }
 
-/// Returns the method with a request path.
+/// Returns the method with a request path, roster's own or a standard one.
 #[must_use]
 pub fn method(path: &str) -> Option<&'static Method> {
-    METHODS.binary_search_by(|method| method.path.cmp(path)).ok().map(|index| &METHODS[index])
+    let own = METHODS.binary_search_by(|method| method.path.cmp(path)).ok().map(|index| &METHODS[index]);
+    own.or_else(|| STANDARD_METHODS.iter().find(|method| method.path == path))
 }
 
 /// Checks whether this kind of caller may call the method at all, before the server reads the request. Whether a user
@@ -199,10 +233,14 @@ mod tests {
     #[test]
     fn paths_find_their_methods() {
         assert!(METHODS.is_sorted_by(|a, b| a.path < b.path));
-        for entry in &METHODS {
+        for entry in METHODS.iter().chain(&STANDARD_METHODS) {
             assert_eq!(entry.path, format!("/{}/{}", entry.service, entry.name));
             assert_eq!(method(entry.path), Some(entry));
         }
+        for entry in &STANDARD_METHODS {
+            assert_eq!((gate(entry.rule.callers, &Caller::Anonymous), entry.standard), (Ok(()), true));
+        }
+        assert!(!METHODS.iter().any(|method| method.standard));
         for path in ["", "/", "/roster.v1.OrganizationService", "/roster.v1.OrganizationService/AddMember?x=1"] {
             assert_eq!(method(path), None);
         }

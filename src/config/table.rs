@@ -84,7 +84,7 @@ settings! {
         listen: SocketAddr = address().or(LISTEN);
         /// Address and port of the HTTP endpoint for metrics, which asks for no credentials
         metrics_listen: Option<SocketAddr> = address().optional("no endpoint");
-        /// Maximum number of connections to Postgres; the replica opens up to 7 more
+        /// Maximum number of connections to Postgres; the replica, health and metrics open up to 10 more
         database_connections: u32 = number("NUMBER", 1..=1_000).or(DATABASE_CONNECTIONS);
         /// Deadline of a call that names none
         default_deadline_ms: Duration = milliseconds(up_to(STATEMENT)).or(server().default_deadline);

@@ -32,3 +32,21 @@ pub const CHUNK_BYTES: usize = 1024 * 1024;
 pub const QUESTIONS_IN_FLIGHT: usize = 1024;
 /// Rows that a watch converts before it compares its message with [`CHUNK_BYTES`].
 pub const WATCH_ROWS: usize = 256;
+/// The size of a request message of health and reflection, in bytes. The longest name in the protos has under 100.
+pub const STANDARD_MESSAGE_BYTES: usize = 4 * 1024;
+/// The size of the buffers of a call of health or reflection, in bytes. A stream keeps them while it is idle; a message
+/// of a health watch has 7 bytes, and a larger answer of reflection makes the buffer grow.
+pub const STANDARD_BUFFER_BYTES: usize = 64;
+/// Health watches that one connection may have open. A gRPC client opens one for each connection; the second one is for
+/// a client that replaces a watch before the former one has ended.
+pub const WATCHES_PER_CONNECTION: usize = 2;
+/// The bytes of files that one reflection stream sends. All files together have 190 KiB, and the largest one 43 KiB. A
+/// tool that asks for each message by its name, without keeping files, gets by with this.
+pub const REFLECTION_STREAM_BYTES: usize = 4 * 1024 * 1024;
+/// The bytes of files that all reflection streams together send in a second. A flood of requests, with answers a thousand
+/// times their size, then takes a few percent of a core; a tool that reads all files waits for 25 ms.
+pub const REFLECTION_BYTES_PER_SECOND: u32 = 8 * 1024 * 1024;
+/// The time after which a reflection stream without a request ends. A tool sends its requests one after the other.
+pub const REFLECTION_IDLE: Duration = Duration::from_secs(5);
+/// The time after which a reflection stream ends.
+pub const REFLECTION_STREAM_TIME: Duration = Duration::from_mins(1);

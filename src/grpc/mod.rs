@@ -14,6 +14,7 @@ mod organization;
 mod page;
 mod reason;
 pub mod request;
+pub mod standard;
 pub mod status;
 mod user;
 mod watch;

@@ -47,6 +47,13 @@ pub fn deadline_exceeded() -> Status {
     status(reason::deadline_exceeded(), message)
 }
 
+/// `DEADLINE_EXCEEDED`: the message of the call, or a message of a stream, arrived too slowly.
+#[must_use]
+pub fn message_too_slow() -> Status {
+    let message = "the message arrived too slowly; nothing was changed: send it at once, within ten seconds at most";
+    status(reason::deadline_exceeded(), message)
+}
+
 /// `SERVER_STOPPING`: the server stops and ends its streams.
 #[must_use]
 pub fn server_stopping() -> Status {

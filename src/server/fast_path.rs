@@ -6,101 +6,97 @@
 //! request that carries `x-request-id`, a message that does not decode) goes to the pipeline with the outcome of the
 //! preflight and the body unchanged. Only a failure after admission is answered here, by the pipeline's own last step.
 
-use super::body::ResponseBody;
-use super::pipeline::{Pipeline, REQUEST_ID, RequestName, panicked};
+use super::http2::ConnectionContext;
+use super::pipeline::{HeldByCall, Pipeline, REQUEST_ID, RequestName, Response, panicked};
 use super::preflight::AdmittedCall;
+use super::shares::CallClass;
 use crate::grpc::{AdmittedCheck, CHECK, status};
-use crate::service::CallPermit;
 use futures_util::FutureExt;
-use http::header::{CONTENT_TYPE, HeaderValue};
-use hyper::body::{Body as _, Bytes, Frame, Incoming};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use tokio::sync::SemaphorePermit;
+use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
+use tonic::body::Body;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The outcome of the fast path.
-pub(super) enum FastPathOutcome<'s> {
-    /// The response is complete.
-    Answered(http::Response<ResponseBody>),
+pub(super) enum FastPathOutcome {
+    /// The frame of the answer.
+    Answered(Bytes),
     /// An admitted check that the replica cannot answer.
-    Pending(PendingCheck),
-    /// The pipeline takes the call, and the frame that was read from its body.
-    Declined(AdmittedCall<SemaphorePermit<'s>>, Option<Frame<Bytes>>),
+    Pending(AdmittedCheck),
+    /// The pipeline takes the call.
+    Declined,
 }
 
 /// Whether a call may take the fast path.
-pub(super) fn is_eligible<P, B>(call: &AdmittedCall<P>, request: &http::Request<B>) -> bool {
+pub(super) fn is_eligible<B>(call: &AdmittedCall, request: &http::Request<B>) -> bool {
     std::ptr::eq(call.method, CHECK) && call.caller.is_some() && !request.headers().contains_key(REQUEST_ID)
 }
 
-/// Tries to answer a call. The whole message has to be there, in one frame.
-pub(super) fn attempt<'s>(
-    pipeline: &'s Pipeline,
-    call: AdmittedCall<SemaphorePermit<'s>>,
-    request: &mut http::Request<Incoming>,
-    start: Instant,
-    context: &mut Context<'_>,
-) -> FastPathOutcome<'s> {
-    let Poll::Ready(Some(Ok(frame))) = Pin::new(request.body_mut()).poll_frame(context) else {
-        return FastPathOutcome::Declined(call, None);
-    };
-    let message = match frame.into_data() {
-        Ok(message) => message,
-        Err(trailers) => return FastPathOutcome::Declined(call, Some(trailers)),
-    };
-    if !request.body().is_end_stream() {
-        return FastPathOutcome::Declined(call, Some(Frame::data(message)));
-    }
+/// Tries to answer a call with this body.
+pub(super) fn attempt(pipeline: &Pipeline, call: &AdmittedCall, body: &[u8], start: Instant) -> FastPathOutcome {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let check = pipeline.api.admit_check(call.caller.as_ref()?.caller(), &message)?;
+        let check = pipeline.api.admit_check(call.caller.as_ref()?.caller(), body)?;
         Some(pipeline.api.check_now(&check).ok_or(check))
     }));
     match outcome {
         Ok(Some(Ok(frame))) => {
             pipeline.state.metrics.answered_check(start.elapsed());
-            FastPathOutcome::Answered(respond(frame))
+            FastPathOutcome::Answered(frame)
         }
-        Ok(Some(Err(check))) => {
-            let permit = CallPermit::new(call.place, &pipeline.state.calls);
-            FastPathOutcome::Pending(PendingCheck { check, deadline: call.deadline, _permit: permit })
-        }
-        Ok(None) | Err(_) => FastPathOutcome::Declined(call, Some(Frame::data(message))),
+        Ok(Some(Err(check))) => FastPathOutcome::Pending(check),
+        Ok(None) | Err(_) => FastPathOutcome::Declined,
     }
 }
 
-/// A check that waits for its answer.
-pub(super) struct PendingCheck {
+/// Waits for the answer to a check, at most until the deadline.
+pub(super) async fn await_answer(
+    connection: Arc<ConnectionContext>,
     check: AdmittedCheck,
     deadline: Instant,
-    _permit: CallPermit,
-}
-
-impl PendingCheck {
-    /// Waits for the answer, at most until the deadline.
-    pub(super) async fn answer(self, pipeline: Pipeline, start: Instant) -> http::Response<ResponseBody> {
-        let answer = AssertUnwindSafe(pipeline.api.check(&self.check)).catch_unwind();
-        match timeout_at(self.deadline, answer).await {
-            Ok(Ok(Ok(frame))) => {
-                pipeline.state.metrics.answered_check(start.elapsed());
-                respond(frame)
-            }
-            Ok(Ok(Err(error))) => fail(&pipeline, start, || error.into()),
-            Ok(Err(_)) => fail(&pipeline, start, panicked),
-            Err(_) => fail(&pipeline, start, status::deadline_exceeded),
+    start: Instant,
+) -> Response {
+    let ConnectionContext { pipeline, shares, .. } = &*connection;
+    let _place = match shares.place(CallClass::Check) {
+        Ok(place) => place,
+        Err(refusal) => return fail(pipeline, start, || status::refused(&refusal)),
+    };
+    let answer = AssertUnwindSafe(pipeline.api.check(&check)).catch_unwind();
+    match timeout_at(deadline, answer).await {
+        Ok(Ok(Ok(frame))) => {
+            pipeline.state.metrics.answered_check(start.elapsed());
+            Response { response: response(frame).map(body), held: HeldByCall::default() }
         }
+        Ok(Ok(Err(error))) => fail(pipeline, start, || error.into()),
+        Ok(Err(_)) => fail(pipeline, start, panicked),
+        Err(_) => fail(pipeline, start, status::deadline_exceeded),
     }
 }
 
-fn fail(pipeline: &Pipeline, start: Instant, status: impl FnOnce() -> Status) -> http::Response<ResponseBody> {
+fn fail(pipeline: &Pipeline, start: Instant, status: impl FnOnce() -> Status) -> Response {
     let name = RequestName::at_random(CHECK.path);
-    pipeline.state.finish(&name, Some(CHECK), start, || Err(Box::new(status()))).map(ResponseBody::Pipeline)
+    let response = pipeline.state.finish(&name, Some(CHECK), start, || Err(Box::new(status())));
+    Response { response, held: HeldByCall::default() }
 }
 
-fn respond(frame: Bytes) -> http::Response<ResponseBody> {
-    let mut response = http::Response::new(ResponseBody::Check(Some(frame)));
+/// The response with this frame.
+pub(super) fn response(frame: Bytes) -> http::Response<Bytes> {
+    let mut response = http::Response::new(frame);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
+}
+
+/// The body of a response: its frame, then the trailers.
+pub(super) fn body(frame: Bytes) -> Body {
+    Body::new(Full::new(frame).with_trailers(std::future::ready(Some(Ok(trailers())))))
+}
+
+/// The trailers of a success.
+pub(super) fn trailers() -> HeaderMap {
+    HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))])
 }

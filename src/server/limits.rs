@@ -10,24 +10,90 @@ pub const TIDY_TIMEOUT: Duration = Duration::from_mins(2);
 pub const REQUEST_ID_BYTES: usize = 64;
 /// Calls under way at once on one connection; HTTP/2 flow control holds more back at the client.
 pub const STREAMS_PER_CONNECTION: u32 = 256;
-/// Bytes that a caller may send on one HTTP/2 stream before the server reads them. Small, because the unread part of a
-/// `StreamChecks` call may be many small frames: see [`CONNECTION_WINDOW`].
-pub const STREAM_WINDOW: u32 = 128 * 1024;
-/// Bytes that a caller may send on one connection before the server reads them. A large window takes no more memory than
-/// the windows of its streams. But the HTTP/2 library closes a connection on which small frames (under 256 bytes) pile up
-/// when the sum of what they lack reaches half of this window, and the questions of a `StreamChecks` call are such frames
-/// when they are sent one by one and wait for the datastore. So this window is large, and a stream's share of it small.
-pub const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Bytes that a caller may send on one HTTP/2 stream before the server reads them: the default of HTTP/2.
+pub const STREAM_WINDOW: u32 = 64 * 1024 - 1;
+/// Bytes that a caller may send on one connection before the server reads them: the windows of 64 streams. The server
+/// reads the message of a call at once, so this much waits only in streams of questions.
+pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// The sum, in bytes, of what small frames (under 256 bytes) lack on one connection. The HTTP/2 library closes the
+/// connection when more pile up. The questions of a `StreamChecks` call are such frames when they are sent one by one and
+/// wait for the datastore.
+pub const SMALL_FRAMES: usize = 8 * 1024 * 1024;
 /// The size of all headers of a request together, in bytes. A bearer token may take 8 KiB of it.
 pub const HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// The time after which the server pings a silent peer, and the time that the peer has to answer.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// The longest pause of a peer from the first byte of a connection to its SETTINGS, inside a frame, a header block or a
+/// message that has begun, and while data waits for it to read. A pause of the network that is repaired by TCP is shorter.
+pub const PEER_PAUSE: Duration = Duration::from_secs(10);
+/// The pause that the message of a unary call may make at its start. Clients send it together with the headers.
+pub const MESSAGE_PAUSE: Duration = Duration::from_secs(5);
+/// The slowest pace of a message after that pause, in bytes a second: a twentieth of a poor mobile network.
+pub const SLOWEST_MESSAGE: usize = 16 * 1024;
+/// The slowest pace at which a peer may read a response after a pause of [`PEER_PAUSE`], in bytes a second.
+pub const SLOWEST_READER: usize = 64 * 1024;
+/// Bytes that one connection may send before the other connections of its worker, and its own calls, get their turn. The
+/// bytes of a turn are the only ones that no budget has counted yet.
+pub const TURN_BYTES: usize = 64 * 1024;
+/// Bytes of one response that the HTTP/2 library holds. The rest stays in roster until the peer takes more.
+pub const SEND_BUFFER: usize = 16 * 1024;
+/// The time between the announcement that a connection ends and its end, if it has no open call: a round trip, in which
+/// calls that the peer has just sent arrive.
+pub const GOAWAY_TIME: Duration = Duration::from_millis(500);
+/// The tenths of the open connections, of all or of a peer address, above which idle connections are closed.
+pub const FULL_TENTHS: usize = 9;
+/// The part of the limit that is closed beyond that, one in this number.
+pub const ROOM_PART: usize = 64;
+/// Checks under way on one worker, at least: what one connection may have open.
+pub const CHECKS_PER_WORKER: usize = 256;
+/// The part of `max_concurrent_requests` that calls without a credential may be, one in this number.
+pub const ANONYMOUS_PART: usize = 8;
+/// Calls of health and reflection under way at once. They do not wait for anything.
+pub const STANDARD_CALLS: usize = 64;
+/// Streams of health and reflection open at once on one connection: a client library opens one health watch on each. In
+/// all, there may be as many of them as connections.
+pub const STANDARD_STREAMS_PER_CONNECTION: usize = 8;
+/// The number of peer addresses that can together hold every place: one holds at most half.
+pub const PEERS_FOR_ALL_PLACES: usize = 2;
+/// The number of peer addresses that can together hold every byte of a budget.
+pub const PEERS_FOR_ALL_BYTES: usize = 4;
+/// Bytes of requests in memory, of all calls under way: 64 of the largest messages.
+pub const REQUEST_BYTES: usize = 64 * 1024 * 1024;
+/// Of these, of the calls of one connection.
+pub const REQUEST_BYTES_PER_CONNECTION: usize = 4 * 1024 * 1024;
+/// Bytes of responses that wait to be sent, of all calls: 85 of the largest pages.
+pub const RESPONSE_BYTES: usize = 256 * 1024 * 1024;
+/// Of these, of the calls of one connection: five of the largest pages.
+pub const RESPONSE_BYTES_PER_CONNECTION: usize = 16 * 1024 * 1024;
+/// The time that a call waits for room among the responses that wait to be sent.
+pub const RESPONSE_WAIT: Duration = Duration::from_secs(1);
+/// The size of a response that is neither a page nor the answer to a message that carries a list, in bytes: an
+/// organization with the longest texts is a third of it.
+pub const SMALL_RESPONSE: usize = 64 * 1024;
 /// The pause after a connection could not be accepted. File descriptors do not come back at once.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// The time between two health queries to Postgres.
 pub const HEALTH_EVERY: Duration = Duration::from_millis(500);
-/// The time that a health query may take.
-pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time that a health query may take. The second half of it is for a query on another connection.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time after which a health query is repeated on another connection: one session that the network or an
+/// administrator ended does not make a server unhealthy.
+pub const HEALTH_RETRY: Duration = Duration::from_secs(1);
+/// Connections of health to Postgres: one, and another one while the first is closed.
+pub const HEALTH_CONNECTIONS: u32 = 2;
+/// Connections to the metrics endpoint at once; a further one is closed. Two scrapers with retries need four.
+pub const METRICS_CONNECTIONS: usize = 16;
+/// The time that a connection to the metrics endpoint has for its request.
+pub const METRICS_REQUEST: Duration = Duration::from_secs(2);
+/// The time after which a connection to the metrics endpoint is closed, in the middle of a response too. Prometheus waits
+/// for 10 seconds by default.
+pub const METRICS_CONNECTION: Duration = Duration::from_secs(8);
+/// The size of a request to the metrics endpoint, in bytes: the least that the HTTP library takes.
+pub const METRICS_REQUEST_BYTES: usize = 8 * 1024;
+/// The time for which the size of the outbox is reported again: several scrapers cause one query.
+pub const METRICS_BACKLOG: Duration = Duration::from_secs(1);
+/// The time that the query for the size of the outbox may take.
+pub const METRICS_BACKLOG_TIMEOUT: Duration = Duration::from_secs(1);
 /// The default number of streams open at once. Most are idle, so there may be many; each holds buffers.
 pub const STREAMS: usize = 1024;
 /// The default time that a stream waits for a caller who does not read.

@@ -2,8 +2,10 @@
 //!
 //! Each server has its own registry, and the process has none, so that two servers in one test count separately.
 
+use super::shares::Pool;
 use crate::authz::rules::Method;
 use crate::grpc::CHECK;
+use crate::grpc::standard::Health;
 use crate::server::limits;
 use crate::service::{ReplicaStatistics, Roster};
 use http::header::CONTENT_TYPE;
@@ -11,7 +13,7 @@ use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -23,15 +25,14 @@ use prometheus_client::registry::Registry;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{Instant, timeout};
 use tonic::Code;
 
 /// The upper bounds of the histogram buckets of durations, in seconds: from a check in the replica to the longest
 /// deadline.
 const BUCKETS: [f64; 12] = [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 30.0];
-/// Time limit of the outbox query at each scrape.
-const OUTBOX_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
@@ -46,6 +47,17 @@ struct CallSeconds {
     method: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClosedConnection {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedCall {
+    reason: &'static str,
+    class: &'static str,
+}
+
 /// The metrics of one server.
 pub struct Metrics {
     registry: Registry,
@@ -53,20 +65,24 @@ pub struct Metrics {
     durations: Family<CallSeconds, Histogram>,
     /// The series of successful checks. They are looked up once, so that the fast path does not search for its labels.
     checks: (Counter, Histogram),
+    connections: Gauge,
+    closed_connections: Family<ClosedConnection, Counter>,
+    refused_calls: Family<RefusedCall, Counter>,
     mails: Gauge,
     mail_age: Gauge,
+    /// The time of the last query for the size of the outbox. Held during the query, so that scrapes at once share one.
+    backlog_time: Mutex<Option<Instant>>,
+    watches: Gauge,
+    health: Health,
     streams: Gauge,
-    stream_permits: Arc<Semaphore>,
-    /// The number of stream permits, taken or not.
-    limit: usize,
+    stream_places: Arc<Pool>,
     roster: Roster,
 }
 
 impl Metrics {
-    /// Metrics that start at zero. `stream_permits` is the semaphore of the open streams, and `limit` the number of
-    /// permits that it started with.
+    /// Metrics that start at zero. `stream_places` is the pool of the open streams.
     #[must_use]
-    pub fn new(roster: Roster, stream_permits: Arc<Semaphore>, limit: usize) -> Self {
+    pub(super) fn new(roster: Roster, health: Health, stream_places: Arc<Pool>) -> Self {
         let mut registry = Registry::with_prefix("roster");
         let calls = Family::<Call, Counter>::default();
         registry.register("calls", "Completed calls, by method and gRPC status code", calls.clone());
@@ -77,7 +93,15 @@ impl Metrics {
             calls.get_or_create_owned(&Call { service, method, code: code_name(Code::Ok) }),
             durations.get_or_create_owned(&CallSeconds { service, method }),
         );
-        let (mails, mail_age, streams) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let (connections, mails, mail_age) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let (closed_connections, refused_calls) = (Family::default(), Family::default());
+        registry.register("connections", "Open connections of callers", connections.clone());
+        let help = "Connections that the server closed, by reason";
+        registry.register("connections_closed", help, closed_connections.clone());
+        let help = "Calls that were refused because of a limit, by reason and class of calls";
+        registry.register("calls_refused", help, refused_calls.clone());
+        let (watches, streams) = (Gauge::default(), Gauge::default());
+        registry.register("health_watches", "Open health watches", watches.clone());
         registry.register("streams", "Open streams", streams.clone());
         registry.register("mails_waiting", "Mails in the outbox; -1 if the query failed", mails.clone());
         registry.register(
@@ -86,7 +110,45 @@ impl Metrics {
             mail_age.clone(),
         );
         registry.register_collector(Box::new(ReplicaCollector(roster.clone())));
-        Self { registry, calls, durations, checks, mails, mail_age, streams, stream_permits, limit, roster }
+        let backlog_time = Mutex::default();
+        Self {
+            registry,
+            calls,
+            durations,
+            checks,
+            connections,
+            closed_connections,
+            refused_calls,
+            mails,
+            mail_age,
+            backlog_time,
+            watches,
+            health,
+            streams,
+            stream_places,
+            roster,
+        }
+    }
+
+    /// Counts a connection of a caller as open.
+    pub fn connection_opened(&self) {
+        self.connections.inc();
+    }
+
+    /// Counts a connection of a caller as no longer open, whichever side closed it.
+    pub fn connection_ended(&self) {
+        self.connections.dec();
+    }
+
+    /// Counts a connection that the server closes for this reason, a word such as `metrics_limit`. The words are few and
+    /// fixed: each is a series.
+    pub fn connection_closed(&self, reason: &'static str) {
+        self.closed_connections.get_or_create(&ClosedConnection { reason }).inc();
+    }
+
+    /// Counts a call of this class that is refused because of a limit. The words are few and fixed: each pair is a series.
+    pub fn call_refused(&self, reason: &'static str, class: &'static str) {
+        self.refused_calls.get_or_create(&RefusedCall { reason, class }).inc();
     }
 
     /// Counts a call. All unknown methods share one series, so that callers cannot create series.
@@ -104,8 +166,13 @@ impl Metrics {
         self.checks.1.observe(took.as_secs_f64());
     }
 
-    async fn encode(&self) -> Result<String, std::fmt::Error> {
-        match tokio::time::timeout(OUTBOX_TIMEOUT, self.roster.outbox_backlog()).await {
+    /// Asks for the size of the outbox, unless it was asked for a moment ago.
+    async fn update_backlog(&self) {
+        let mut last = self.backlog_time.lock().await;
+        if last.is_some_and(|last| last.elapsed() < limits::METRICS_BACKLOG) {
+            return;
+        }
+        match timeout(limits::METRICS_BACKLOG_TIMEOUT, self.roster.outbox_backlog()).await {
             Ok(Ok(backlog)) => {
                 self.mails.set(backlog.waiting);
                 self.mail_age.set(backlog.oldest_seconds);
@@ -114,8 +181,13 @@ impl Metrics {
                 self.mails.set(-1);
             }
         }
-        let open = self.limit.saturating_sub(self.stream_permits.available_permits());
-        self.streams.set(i64::try_from(open).unwrap_or(i64::MAX));
+        *last = Some(Instant::now());
+    }
+
+    async fn encode(&self) -> Result<String, std::fmt::Error> {
+        self.update_backlog().await;
+        self.watches.set(i64::try_from(self.health.open_watches()).unwrap_or(i64::MAX));
+        self.streams.set(i64::try_from(self.stream_places.taken()).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -205,8 +277,12 @@ fn code_name(code: Code) -> &'static str {
 }
 
 /// Serves `GET /metrics` on this listener until the future is dropped. Without a listener it returns at once.
+///
+/// A connection serves one request, within a time limit for the request and one for the whole. A connection above the limit
+/// is closed at once.
 pub(super) async fn serve(listener: Option<TcpListener>, metrics: Arc<Metrics>) {
     let Some(listener) = listener else { return };
+    let places = Arc::new(Semaphore::new(limits::METRICS_CONNECTIONS));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -214,16 +290,35 @@ pub(super) async fn serve(listener: Option<TcpListener>, metrics: Arc<Metrics>) 
             tokio::time::sleep(limits::ACCEPT_PAUSE).await;
             continue;
         };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            metrics.connection_closed("metrics_limit");
+            continue;
+        };
         let metrics = metrics.clone();
-        let service = service_fn(move |request| answer(request, metrics.clone()));
         connections.spawn(async move {
-            if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "a connection to the metrics endpoint failed"
-                );
-            }
+            serve_connection(stream, metrics).await;
+            drop(place);
         });
+    }
+}
+
+async fn serve_connection(stream: TcpStream, metrics: Arc<Metrics>) {
+    let service = service_fn(|request| answer(request, metrics.clone()));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::METRICS_REQUEST)
+        .max_buf_size(limits::METRICS_REQUEST_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(limits::METRICS_CONNECTION, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            if error.is_timeout() {
+                metrics.connection_closed("metrics_timeout");
+            }
+            tracing::debug!(error = &error as &dyn std::error::Error, "a connection to the metrics endpoint failed");
+        }
+        Err(_) => metrics.connection_closed("metrics_timeout"),
     }
 }
 
@@ -251,6 +346,8 @@ async fn answer(request: http::Request<Incoming>, metrics: Arc<Metrics>) -> Resu
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::server::ServerSettings;
+    use crate::server::shares::{CallClass, ServerShares};
     use crate::store::datastore_url::DatastoreUrl;
     use crate::store::pool::Pool;
 
@@ -258,7 +355,8 @@ mod tests {
     async fn each_metric_of_the_replica_is_also_exported_under_its_deprecated_name()
     -> Result<(), Box<dyn std::error::Error>> {
         let roster = Roster::new(Pool::new(DatastoreUrl::parse("postgres:///absent")?, 1), Clock::system());
-        let text = Metrics::new(roster, Arc::new(Semaphore::new(1)), 1).encode().await?;
+        let places = ServerShares::new(&ServerSettings::default()).pool(CallClass::Stream).clone();
+        let text = Metrics::new(roster, Health::new(1), places).encode().await?;
         let samples = |prefix: &str| -> Vec<String> {
             text.lines().filter_map(|line| line.strip_prefix(prefix)).map(ToOwned::to_owned).collect()
         };

@@ -4,34 +4,38 @@
 //! [`fast_path`] or the [`pipeline`] ([`connection`]). Health, housekeeping and mail run beside the calls ([`upkeep`]);
 //! [`metrics`] counts them all.
 
-mod body;
-mod connection;
+mod connections;
 mod fast_path;
+mod http2;
 pub mod limits;
+mod message;
 pub mod metrics;
 mod peers;
 mod pipeline;
 mod preflight;
 mod proxy_protocol;
+mod shares;
 mod state;
 mod trusted_proxies;
 mod upkeep;
 mod workers;
 
 use crate::authn::Authenticator;
-use crate::grpc;
 use crate::grpc::admit::Api;
 use crate::grpc::pb::check_service_server::CheckServiceServer;
 use crate::grpc::pb::event_service_server::EventServiceServer;
 use crate::grpc::pb::invitation_service_server::InvitationServiceServer;
 use crate::grpc::pb::organization_service_server::OrganizationServiceServer;
 use crate::grpc::pb::user_service_server::UserServiceServer;
+use crate::grpc::standard::{DescriptorError, Health, HealthState, Reflection};
 use crate::limited_log::LimitedLog;
 use crate::mail::Mailer;
 use crate::service::Roster;
+use connections::Connections;
 use metrics::Metrics;
 use peers::Peers;
 use pipeline::Pipeline;
+use shares::{CallClass, ServerShares};
 use state::ServerState;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -40,10 +44,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
-use tonic_health::ServingStatus;
 pub use trusted_proxies::TrustedProxies;
-use upkeep::{send_mail, set_health, tidy, watch_health};
-use workers::Workers;
+use upkeep::{send_mail, tidy, watch_health};
+use workers::{ConnectionService, Workers};
 
 /// The settings of a server.
 #[derive(Debug, Clone)]
@@ -52,7 +55,8 @@ pub struct ServerSettings {
     pub default_deadline: Duration,
     /// The longest deadline that a request may have.
     pub max_deadline: Duration,
-    /// The number of calls under way at once; further calls are refused with `OVERLOADED`.
+    /// The number of calls under way at once, divided among the classes of calls; further calls are refused with
+    /// `OVERLOADED`.
     pub max_concurrent_requests: usize,
     /// The number of streams open at once; further streams are refused with `OVERLOADED`.
     pub max_streams: usize,
@@ -107,8 +111,8 @@ impl ServerSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The descriptors for reflection cannot be read: a fault in the build.
-    #[error("the descriptors of the protos cannot be read")]
-    Reflection(#[from] tonic_reflection::server::Error),
+    #[error(transparent)]
+    Reflection(#[from] DescriptorError),
     /// The system refused to start a thread.
     #[error("the threads that serve connections cannot be started")]
     Workers(#[source] std::io::Error),
@@ -141,13 +145,14 @@ pub struct ServerParts {
 /// See [`ServerError`].
 pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), ServerError> {
     let ServerParts { listener, settings, roster, authenticator, mailer, metrics: metrics_listener } = parts;
-    let (health, health_service) = tonic_health::server::health_reporter();
-    set_health(&health, ServingStatus::NotServing).await;
+    // A gRPC client opens one watch for each of its connections.
+    let health = Health::new(settings.max_connections);
     let mut routes = RoutesBuilder::default();
-    routes.add_service(health_service);
+    routes.add_service(health.server());
     if settings.reflection {
-        routes.add_service(reflection().build_v1()?);
-        routes.add_service(reflection().build_v1alpha()?);
+        let reflection = Reflection::new()?;
+        routes.add_service(reflection.server());
+        routes.add_service(reflection.former_server());
     }
     let api = Api::new(roster.clone());
     let limit = crate::grpc::limits::BULK_MESSAGE_BYTES;
@@ -157,30 +162,27 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     routes.add_service(EventServiceServer::new(api.clone()).max_decoding_message_size(limit));
     routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
 
-    let (drain, workers) = (settings.drain, settings.workers);
-    let calls = Arc::new(Semaphore::new(settings.max_concurrent_requests));
-    let connections = Arc::new(Semaphore::new(settings.max_connections));
-    let streams = Arc::new(Semaphore::new(settings.max_streams));
-    let metrics = Arc::new(Metrics::new(roster.clone(), streams.clone(), settings.max_streams));
+    let (drain, workers, most) = (settings.drain, settings.workers, settings.max_connections);
+    let shares = ServerShares::new(&settings);
+    let metrics = Arc::new(Metrics::new(roster.clone(), health.clone(), shares.pool(CallClass::Stream).clone()));
     let stopping = CancellationToken::new();
+    let connections = Connections::new(stopping.clone());
     let peers = Arc::new(Peers::new(settings.trusted_proxies.clone(), settings.connections_per_address()));
-    let (stop_streams, metrics_of_calls) = (stopping.clone(), metrics.clone());
     let state = ServerState {
         authenticator,
         peers,
         closed_log: LimitedLog::default(),
         settings,
-        calls,
-        streams,
-        stopping: stop_streams,
-        metrics: metrics_of_calls,
+        stopping: stopping.clone(),
+        metrics: metrics.clone(),
     };
     let pipeline = Pipeline { routes: routes.routes().prepare(), api, state: Arc::new(state) };
+    let service = ConnectionService { pipeline, shares, connections: connections.clone() };
 
     // Cancelled when this function returns: that closes every connection that is still open.
     let cut = CancellationToken::new();
     let _cut = cut.clone().drop_guard();
-    let workers = Workers::start(workers, &pipeline, &cut).map_err(ServerError::Workers)?;
+    let workers = Workers::start(workers, &service, &cut).map_err(ServerError::Workers)?;
 
     let upkeep = CancellationToken::new();
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
@@ -189,13 +191,13 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let follower = tokio::spawn(roster.replica().follow(upkeep.clone()));
     let metrics_server = tokio::spawn(metrics::serve(metrics_listener, metrics));
     tokio::select! {
-        () = accept(&listener, &workers, &connections) => {}
+        () = accept(&listener, &workers, &connections, most) => {}
         () = stop.cancelled() => {}
     }
     upkeep.cancel();
     // The health watcher ends first, so that it does not overwrite the status set here.
     let _ = watch.await;
-    set_health(&health, ServingStatus::NotServing).await;
+    health.report(HealthState::Stopping);
     tracing::info!("stopping: no new connections, waiting for calls under way");
     drop(listener);
     stopping.cancel();
@@ -213,17 +215,17 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     Ok(())
 }
 
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(grpc::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-}
-
-async fn accept(listener: &TcpListener, workers: &Workers, connections: &Arc<Semaphore>) {
+/// Accepts connections. Above `most` open connections, a further one is closed at once.
+async fn accept(listener: &TcpListener, workers: &Workers, connections: &Connections, most: usize) {
+    let places = Arc::new(Semaphore::new(most));
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
-        let accepted =
-            listener.accept().await.and_then(|(stream, address)| workers.serve(stream, address.ip(), permit));
+        let accepted = listener.accept().await.and_then(|(stream, address)| {
+            connections.make_room(None, most);
+            match places.clone().try_acquire_owned() {
+                Ok(place) => workers.serve(stream, address.ip(), place),
+                Err(_) => Ok(()),
+            }
+        });
         if let Err(error) = accepted {
             // Out of file descriptors, or a peer that closed at once: the server goes on.
             tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be accepted");

@@ -6,6 +6,7 @@
 
 use super::TrustedProxies;
 use super::limits;
+use super::shares::PeerShares;
 use crate::authn::PeerShare;
 use crate::clock;
 use std::collections::{HashMap, VecDeque};
@@ -51,6 +52,7 @@ pub(super) struct Peer {
     /// Whether the limits for each address apply. They do not apply to a trusted proxy, which stands for many peers.
     pub(super) limited: bool,
     pub(super) authn: Arc<PeerShare>,
+    pub(super) shares: Arc<PeerShares>,
     /// The number of open connections. It changes under the lock of the table only.
     connections: AtomicUsize,
     /// Whether the queue of retained peers contains this one. It changes under the lock of the table only.
@@ -61,7 +63,8 @@ impl Peer {
     fn new(key: PeerKey, limited: bool) -> Self {
         let name = key.to_string();
         let authn = Arc::new(if limited { PeerShare::limited(name) } else { PeerShare::unlimited(name) });
-        Self { key, limited, authn, connections: AtomicUsize::new(0), retained: AtomicBool::new(false) }
+        let shares = Arc::default();
+        Self { key, limited, authn, shares, connections: AtomicUsize::new(0), retained: AtomicBool::new(false) }
     }
 
     /// Returns the number of open connections.

@@ -4,10 +4,14 @@
 //! known. A check may take the [fast path](super::fast_path) instead, after the same preflight. A response of the fast path
 //! has no `x-request-id`, because no log line belongs to it; every other response, errors included, has one.
 
-use super::preflight::{AdmittedCall, Preflight, PreflightRejection, requested_timeout};
-use super::state::{PipelineResponse, ServerState};
+use super::http2::{ConnectionContext, RequestBody};
+use super::message;
+use super::preflight::{AdmittedCall, PreflightRejection, requested_timeout};
+use super::shares::{CallClass, Charge, RequestCharge};
+use super::state::ServerState;
 use crate::authn::{Caller, PeerShare, StreamCredential};
 use crate::authz::rules::{self, Method};
+use crate::domain::Refusal;
 use crate::grpc::admit::stream::StreamContext;
 use crate::grpc::admit::{Api, Deadline};
 use crate::grpc::status;
@@ -16,9 +20,10 @@ use crate::server::limits;
 use crate::service::CallPermit;
 use futures_util::FutureExt;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http_body_util::Full;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -28,6 +33,29 @@ use tracing::{Instrument, Span};
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+
+/// The response of the pipeline.
+pub(super) type PipelineResponse = http::Response<Body>;
+
+/// A response, with what its call holds until it is sent.
+pub(super) struct Response {
+    pub(super) response: PipelineResponse,
+    pub(super) held: HeldByCall,
+}
+
+/// What a call holds until its response is sent.
+#[derive(Default)]
+pub(super) struct HeldByCall {
+    place: Option<CallPermit>,
+    response: Charge,
+}
+
+impl HeldByCall {
+    /// Returns what was reserved beyond the real size of the response, in bytes.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        self.response.shrink(bytes);
+    }
+}
 
 /// The steps of every request, and the handlers behind them.
 #[derive(Clone)]
@@ -42,67 +70,113 @@ impl Pipeline {
     /// Responds to a request with this outcome of the preflight.
     pub(super) async fn run(
         self,
-        request: http::Request<Body>,
-        preflight: Result<Preflight<CallPermit>, PreflightRejection>,
+        connection: Arc<ConnectionContext>,
+        request: http::Request<RequestBody>,
+        preflight: Result<AdmittedCall, PreflightRejection>,
         start: Instant,
-    ) -> PipelineResponse {
+    ) -> Response {
         // The name of the request, in the log and in the response.
         let name = RequestName::new(request_id(request.headers()), request.uri().path());
         let method = rules::method(request.uri().path());
         let state = self.state.clone();
+        let mut held = HeldByCall::default();
         // The panic guard: a panic is answered like any other fault.
         let outcome = async {
             match preflight {
-                Ok(preflight) => self.dispatch(request, preflight, start).await,
+                Ok(call) => self.dispatch(&connection, request, call, start, &mut held).await,
                 Err(rejection) => Ok(*rejection),
             }
         };
         let outcome = AssertUnwindSafe(outcome).catch_unwind().instrument(name.span.clone()).await;
         // Metrics, the log line, the request's name.
-        state.finish(&name, method, start, || outcome.unwrap_or_else(|_| Err(Box::new(panicked()))))
+        let response = state.finish(&name, method, start, || outcome.unwrap_or_else(|_| Err(Box::new(panicked()))));
+        Response { response, held }
     }
 
     async fn dispatch(
         mut self,
-        mut request: http::Request<Body>,
-        preflight: Preflight<CallPermit>,
+        connection: &ConnectionContext,
+        request: http::Request<RequestBody>,
+        call: AdmittedCall,
         start: Instant,
+        held: &mut HeldByCall,
     ) -> Result<PipelineResponse, Box<Status>> {
-        let peer = peer_of(&request);
-        let AdmittedCall { method, deadline, place, caller } = match preflight {
-            Preflight::Call(call) => call,
-            Preflight::Standard => {
-                self.state.authenticate(request.headers(), &peer).await?;
-                return Ok(self.handle(request).await);
-            }
-        };
+        let AdmittedCall { method, deadline, caller } = call;
+        let peer = &connection.peer;
         let rest = async {
+            let mut bytes = connection.shares.request();
+            bytes.add(size(request.headers())).map_err(refuse)?;
             let caller = if let Some(cached) = caller {
                 cached.caller().clone()
+            } else if method.standard {
+                Caller::Anonymous
             } else {
                 // Authentication, from the headers alone; then the method gate.
-                let caller = self.state.authenticate(request.headers(), &peer).await?;
-                rules::method_gate(&method.rule, &caller).map_err(|refusal| Box::new(status::refused(&refusal)))?;
+                let caller = self.state.authenticate(request.headers(), &peer.authn).await?;
+                rules::method_gate(&method.rule, &caller).map_err(refuse)?;
                 caller
             };
+            let class = CallClass::of(method, &caller);
+            // The message, then a place among the calls under way.
+            let mut request = read_message(request, method, &mut bytes).await?;
+            let place = CallPermit::new(connection.shares.place(class).map_err(refuse)?);
+            if !method.streaming.server {
+                let room = connection.shares.response(largest_response(method));
+                let room = timeout(limits::RESPONSE_WAIT, room).await;
+                held.response = room.map_err(|_| refuse(Refusal::Overloaded))?;
+            }
             // The handler. It starts with the other half of authorization: the role in the organization that the message
             // names.
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(Deadline(deadline));
             if method.streaming.any() {
-                let context = self.state.stream_context(request.headers(), peer, place, start)?;
+                // A stream returns its place when it ends, whether or not its caller has read everything.
+                let context = self.state.stream_context(request.headers(), peer.authn.clone(), place, start)?;
                 request.extensions_mut().insert(context);
             } else {
-                request.extensions_mut().insert(place);
+                request.extensions_mut().insert(place.clone());
+                held.place = Some(place);
             }
-            Ok(self.handle(request).await)
+            let Ok(response) = self.routes.call(request).await;
+            Ok(response)
         };
         timeout_at(deadline, rest).await.unwrap_or_else(|_| Err(Box::new(status::deadline_exceeded())))
     }
+}
 
-    async fn handle(&mut self, request: http::Request<Body>) -> PipelineResponse {
-        let Ok(response) = self.routes.call(request).await;
-        response
+/// Reads the message of a unary call. A stream of messages is read by its handler.
+async fn read_message(
+    request: http::Request<RequestBody>,
+    method: &Method,
+    bytes: &mut RequestCharge<'_>,
+) -> Result<http::Request<Body>, Box<Status>> {
+    let most = message_limit(Some(method));
+    let (head, mut body) = request.into_parts();
+    let body = if method.streaming.client {
+        Body::new(body.of_messages(most))
+    } else {
+        Body::new(Full::new(message::read(&mut body, most, bytes).await?))
+    };
+    Ok(http::Request::from_parts(head, body))
+}
+
+fn refuse(refusal: Refusal) -> Box<Status> {
+    Box::new(status::refused(&refusal))
+}
+
+/// The size of the headers of a request in memory, in bytes, by the measure of HTTP/2 (RFC 9113 §10.5.1).
+fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
+/// The size of the largest response to a method, in bytes.
+fn largest_response(method: &Method) -> usize {
+    if method.paged {
+        crate::grpc::limits::PAGE_BYTES
+    } else if method.bulk {
+        crate::grpc::limits::BULK_MESSAGE_BYTES
+    } else {
+        limits::SMALL_RESPONSE
     }
 }
 
@@ -168,12 +242,6 @@ impl ServerState {
     }
 }
 
-/// The peer of a request, as its connection has set it.
-fn peer_of<B>(request: &http::Request<B>) -> Arc<PeerShare> {
-    let peer = request.extensions().get::<Arc<PeerShare>>().cloned();
-    peer.unwrap_or_else(|| Arc::new(PeerShare::limited("unknown".to_owned())))
-}
-
 /// The status of a panic. Logs it, with the request's name.
 pub(super) fn panicked() -> Status {
     #[derive(Debug, thiserror::Error)]
@@ -199,6 +267,7 @@ fn grpc_code(headers: &HeaderMap) -> Option<Code> {
 /// The largest message that a method takes, in bytes.
 fn message_limit(method: Option<&Method>) -> usize {
     match method {
+        Some(method) if method.standard => crate::grpc::limits::STANDARD_MESSAGE_BYTES,
         Some(method) if !method.bulk => crate::grpc::limits::MESSAGE_BYTES,
         Some(_) | None => crate::grpc::limits::BULK_MESSAGE_BYTES,
     }

@@ -6,12 +6,7 @@ use super::peers::Peers;
 use crate::authn::Authenticator;
 use crate::limited_log::LimitedLog;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
-
-/// The response of the pipeline.
-pub(super) type PipelineResponse = http::Response<Body>;
 
 /// The state that all requests share.
 pub(super) struct ServerState {
@@ -20,10 +15,6 @@ pub(super) struct ServerState {
     /// Connections that were closed at once, by reason.
     pub(super) closed_log: LimitedLog<&'static str>,
     pub(super) settings: ServerSettings,
-    /// Places for calls under way.
-    pub(super) calls: Arc<Semaphore>,
-    /// Places for open streams.
-    pub(super) streams: Arc<Semaphore>,
     /// Cancelled when the server stops: streams end then.
     pub(super) stopping: CancellationToken,
     pub(super) metrics: Arc<Metrics>,

@@ -1,39 +1,29 @@
 //! Background tasks of a server: health, mail and housekeeping.
 
-use crate::authz::rules;
+use crate::grpc::standard::{Health, HealthState};
 use crate::mail::Mailer;
 use crate::server::limits;
 use crate::service::Roster;
 use crate::store::StoreError;
+use crate::store::pool::Pool;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
-
-pub(super) async fn set_health(health: &HealthReporter, serving: ServingStatus) {
-    health.set_service_status("", serving).await;
-    for service in services() {
-        health.set_service_status(service, serving).await;
-    }
-}
-
-fn services() -> impl Iterator<Item = &'static str> {
-    let mut names: Vec<&str> = rules::METHODS.iter().map(|method| method.service).collect();
-    names.dedup();
-    names.into_iter()
-}
 
 /// Pings Postgres at intervals and updates the health service with the outcome, until the server stops.
-pub(super) async fn watch_health(health: HealthReporter, roster: Roster, stop: CancellationToken) {
-    let mut serving = None;
+///
+/// The pings have connections of their own, so health depends on the database and not on the calls.
+pub(super) async fn watch_health(health: Health, roster: Roster, stop: CancellationToken) {
+    let pool = roster.pool().for_observer(limits::HEALTH_CONNECTIONS);
+    let mut reported = None;
     let mut migrated = false;
     let rounds = async {
         loop {
-            let outcome = tokio::time::timeout(limits::HEALTH_TIMEOUT, ping(&roster, &mut migrated)).await;
-            let now = if matches!(outcome, Ok(Ok(true))) { ServingStatus::Serving } else { ServingStatus::NotServing };
-            if serving != Some(now) {
-                log_health(&outcome, now);
-                set_health(&health, now).await;
-                serving = Some(now);
+            let outcome = timeout(limits::HEALTH_TIMEOUT, ping(&pool, &mut migrated)).await;
+            let state = if matches!(outcome, Ok(Ok(true))) { HealthState::Serving } else { HealthState::NotServing };
+            if reported != Some(state) {
+                log_health(&outcome);
+                health.report(state);
+                reported = Some(state);
             }
             tokio::time::sleep(limits::HEALTH_EVERY).await;
         }
@@ -47,22 +37,33 @@ pub(super) async fn watch_health(health: HealthReporter, roster: Roster, stop: C
 /// Whether the schema is up to date; an error if Postgres did not answer, or not in time.
 type PingOutcome = Result<Result<bool, StoreError>, tokio::time::error::Elapsed>;
 
-fn log_health(outcome: &PingOutcome, now: ServingStatus) {
+fn log_health(outcome: &PingOutcome) {
     match outcome {
-        Ok(Ok(true)) => tracing::info!("health: {now}"),
-        Ok(Ok(false)) => tracing::warn!("health: {now}: the schema is out of date; run `roster migrate`"),
-        Ok(Err(error @ StoreError::Unusable(_))) => tracing::warn!("health: {now}: {error}"),
+        Ok(Ok(true)) => tracing::info!("health: SERVING"),
+        Ok(Ok(false)) => tracing::warn!("health: NOT_SERVING: the schema is out of date; run `roster migrate`"),
+        Ok(Err(error @ StoreError::Unusable(_))) => tracing::warn!("health: NOT_SERVING: {error}"),
         Ok(Err(error)) => {
-            tracing::warn!(error = error as &dyn std::error::Error, "health: {now}: the database did not answer");
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(error, "health: NOT_SERVING: the database did not answer");
         }
-        Err(_) => tracing::warn!("health: {now}: the database did not answer in time"),
+        Err(_) => tracing::warn!("health: NOT_SERVING: the database did not answer in time"),
     }
 }
 
-/// Pings Postgres. Until the schema was up to date once, it also checks the migrations.
-async fn ping(roster: &Roster, migrated: &mut bool) -> Result<bool, StoreError> {
+/// Pings Postgres, and once more on another connection if there is no answer: a session may have ended although Postgres
+/// answers.
+async fn ping(pool: &Pool, migrated: &mut bool) -> Result<bool, StoreError> {
+    match timeout(limits::HEALTH_RETRY, ping_once(pool, migrated)).await {
+        Ok(Err(error @ StoreError::Unusable(_))) => Err(error),
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) | Err(_) => ping_once(pool, migrated).await,
+    }
+}
+
+/// Pings Postgres on one connection. Until the schema was up to date once, it also checks the migrations.
+async fn ping_once(pool: &Pool, migrated: &mut bool) -> Result<bool, StoreError> {
     use crate::store::{datastore, migrations};
-    let mut connection = roster.pool().acquire().await?;
+    let mut connection = pool.acquire().await?;
     let outcome = if *migrated {
         datastore::ping(&mut connection).await.map(|()| true)
     } else {

@@ -5,18 +5,16 @@
 //! write, and an empty call costs nearly twice as much.) Writes and upkeep, which wait for Postgres for longer, run in the
 //! runtime that started the server.
 
-use super::connection::{ConnectionState, ResponseFuture};
+use super::connections::Connections;
+use super::http2::{self, ConnectionContext};
 use super::peers::{PeerConnection, PeerKey};
 use super::pipeline::Pipeline;
 use super::proxy_protocol::read_header;
+use super::shares::{ConnectionShares, ServerShares};
 use super::state::ServerState;
-use crate::authn::PeerShare;
+use crate::authn::LastCredential;
 use crate::clock;
 use crate::server::limits;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,6 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::dispatcher::{self, Dispatch};
 
 /// All workers of a server.
@@ -59,9 +58,9 @@ impl Drop for ConnectionPermit {
 
 impl Workers {
     /// Starts `count` workers. They end when they are drained. When `cut` is cancelled they close every connection at once.
-    pub(super) fn start(count: usize, pipeline: &Pipeline, cut: &CancellationToken) -> io::Result<Self> {
+    pub(super) fn start(count: usize, service: &ConnectionService, cut: &CancellationToken) -> io::Result<Self> {
         (0..count)
-            .map(|number| Worker::start(number, pipeline.clone(), cut.clone()))
+            .map(|number| Worker::start(number, service.for_worker(), cut.clone()))
             .collect::<Result<_, _>>()
             .map(Self)
     }
@@ -89,14 +88,14 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(number: usize, pipeline: Pipeline, cut: CancellationToken) -> io::Result<Self> {
+    fn start(number: usize, service: ConnectionService, cut: CancellationToken) -> io::Result<Self> {
         let (connections, accepted) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // The worker logs to the subscriber of the thread that starts it.
         let log = dispatcher::get_default(Dispatch::clone);
         std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
-            let serving = cut.run_until_cancelled(serve(accepted, &pipeline));
+            let serving = cut.run_until_cancelled(serve(accepted, &service));
             dispatcher::with_default(&log, || runtime.block_on(serving));
             // Closes what is still open without waiting: a blocking file read cannot delay the stop.
             runtime.shutdown_background();
@@ -106,28 +105,63 @@ impl Worker {
     }
 }
 
+/// What the connections of a worker need.
+#[derive(Clone)]
+pub(super) struct ConnectionService {
+    pub(super) pipeline: Pipeline,
+    pub(super) shares: ServerShares,
+    pub(super) connections: Arc<Connections>,
+}
+
+impl ConnectionService {
+    fn for_worker(&self) -> Self {
+        Self { shares: self.shares.for_worker(), ..self.clone() }
+    }
+
+    /// Serves a connection until it ends.
+    async fn serve(self, mut stream: TcpStream, address: IpAddr) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "TCP_NODELAY could not be set on a connection");
+        }
+        let state = self.pipeline.state.clone();
+        let Some(counted) = admit(&mut stream, address, &state).await else { return };
+        let peer = counted.peer().clone();
+        if peer.limited {
+            self.connections.make_room(Some(peer.key), state.settings.connections_per_address());
+        }
+        let registered = self.connections.register(peer.key);
+        let context = Arc::new(ConnectionContext {
+            pipeline: self.pipeline,
+            last_credential: LastCredential::default(),
+            shares: ConnectionShares::new(self.shares, peer.limited.then(|| peer.shares.clone())),
+            peer,
+            usage: registered.usage.clone(),
+        });
+        if let Err(error) = http2::serve(stream, context).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended with an error");
+        }
+    }
+}
+
 /// Serves connections until the channel closes; then waits for them to end.
-async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, pipeline: &Pipeline) {
-    let open = GracefulShutdown::new();
+async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, service: &ConnectionService) {
+    let open = TaskTracker::new();
     while let Some(AcceptedConnection { stream, address, place }) = accepted.recv().await {
-        let mut stream = match TcpStream::from_std(stream) {
+        let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be registered");
                 continue;
             }
         };
-        let (pipeline, watcher) = (pipeline.clone(), open.watcher());
-        tokio::spawn(async move {
-            let Some(peer) = admit(&mut stream, address, &pipeline.state).await else { return };
-            let connection = watcher.watch(connection(stream, pipeline, peer.peer().authn.clone()));
-            if let Err(error) = connection.await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended with an error");
-            }
-            drop((peer, place));
+        let connection = service.clone().serve(stream, address);
+        open.spawn(async move {
+            connection.await;
+            drop(place);
         });
     }
-    open.shutdown().await;
+    open.close();
+    open.wait().await;
 }
 
 /// Counts a connection for its peer: the address of the socket, or the one in the PROXY header of a trusted proxy. `None` if
@@ -155,28 +189,4 @@ async fn admit(stream: &mut TcpStream, socket: IpAddr, state: &ServerState) -> O
         tracing::warn!(peer = %PeerKey::from(address), limit, error, suppressed, "closed a connection");
     }
     peer.ok()
-}
-
-fn connection(
-    stream: TcpStream,
-    pipeline: Pipeline,
-    peer: Arc<PeerShare>,
-) -> impl GracefulConnection<Error = hyper::Error> + Send {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(error = &error as &dyn std::error::Error, "TCP_NODELAY could not be set on a connection");
-    }
-    let shared = Arc::new(ConnectionState::new(pipeline, peer));
-    let service = service_fn(move |request| ResponseFuture::new(shared.clone(), request));
-    http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
-        .max_header_list_size(limits::HEADER_LIST_BYTES)
-        .initial_stream_window_size(limits::STREAM_WINDOW)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW)
-        // Detects a peer that vanished without closing, and frees its connection.
-        .keep_alive_interval(limits::KEEP_ALIVE)
-        .keep_alive_timeout(limits::KEEP_ALIVE)
-        // gRPC does not use it.
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service)
 }

@@ -39,6 +39,8 @@ use tokio_util::task::TaskTracker;
 #[derive(Debug, Clone)]
 pub struct Roster {
     pool: Pool,
+    /// One connection for the size of the outbox, which every scrape of the metrics asks for.
+    backlog_pool: Pool,
     replica: Replica,
     clock: Clock,
     writes: TaskTracker,
@@ -55,6 +57,7 @@ impl Roster {
     pub fn new(pool: Pool, clock: Clock) -> Self {
         let replica = Replica::new(pool.clone(), ReplicaSettings::default());
         Self {
+            backlog_pool: pool.for_observer(1),
             pool,
             replica,
             clock,

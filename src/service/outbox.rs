@@ -92,12 +92,13 @@ impl Roster {
         Ok(connection.finish(outcome)?)
     }
 
-    /// Reports the size and the age of the outbox.
+    /// Reports the size and the age of the outbox. Waits for no call: it has a connection of its own, so only one
+    /// statement runs at once.
     ///
     /// # Errors
     /// If the datastore does not answer.
     pub async fn outbox_backlog(&self) -> Result<Backlog, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.backlog_pool.acquire().await?;
         let outcome = in_time(limits::OUTBOX_STATEMENTS, outbox::backlog(&mut connection)).await;
         Ok(connection.finish(outcome)?)
     }

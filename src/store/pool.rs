@@ -182,6 +182,13 @@ impl Pool {
         Self::with_link(self.0.url.clone(), connections, SessionUse::Replica, self.0.link.clone())
     }
 
+    /// Creates a pool of the same datastore for an observer of it, such as health: its statements wait for no call, and
+    /// take no connection from the calls. Panics outside of a runtime.
+    #[must_use]
+    pub fn for_observer(&self, connections: u32) -> Self {
+        Self::with_link(self.0.url.clone(), connections, SessionUse::Requests, self.0.link.clone())
+    }
+
     fn with_link(url: DatastoreUrl, connections: u32, purpose: SessionUse, link: Arc<DatastoreLink>) -> Self {
         let permits = usize::try_from(connections).unwrap_or(Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(permits));

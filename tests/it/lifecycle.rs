@@ -118,21 +118,6 @@ async fn an_idle_server_stops_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_waits_for_a_watch_no_longer_than_the_drain_time() {
-    let drain = Duration::from_millis(500);
-    let (mut server, _) = server(drain).await;
-    let mut watch = watch(&server).await;
-    let begin = Instant::now();
-    server.stop().await;
-    let took = begin.elapsed();
-    assert!(took >= drain && took < drain + Duration::from_secs(3), "{took:?}");
-    assert_eq!(next(&mut watch).await.unwrap(), Some(ServingStatus::NotServing));
-    // The server then closes the connection.
-    let end = next(&mut watch).await;
-    assert!(matches!(end, Err(_) | Ok(None)), "{end:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_waits_for_a_blocked_call_no_longer_than_the_drain_time() {
     let drain = Duration::from_millis(500);
     let (mut server, organization) = server(drain).await;

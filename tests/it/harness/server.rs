@@ -37,6 +37,8 @@ pub const AUDIENCE: &str = "roster";
 /// A running server with its database and its signing key. Dropping it stops the server.
 pub struct Server {
     pub address: SocketAddr,
+    /// The address of the metrics.
+    pub metrics: SocketAddr,
     pub database: Database,
     pub roster: Roster,
     pub key: SigningKey,
@@ -129,6 +131,8 @@ impl Server {
         let authenticator = Authenticator::new(&auth, Clock::system()).unwrap_or_else(|faults| panic!("{faults:?}"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let metrics_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let metrics = metrics_listener.local_addr().unwrap();
         let roster =
             configure(Roster::new(Pool::new(DatastoreUrl::parse(&database.url).unwrap(), 16), Clock::system()));
         let stop = CancellationToken::new();
@@ -138,14 +142,14 @@ impl Server {
             roster: roster.clone(),
             authenticator: authenticator.clone(),
             mailer: None,
-            metrics: None,
+            metrics: Some(metrics_listener),
         };
         let running = tokio::spawn({
             let stop = stop.clone();
             async move { server::serve(parts, stop).await.unwrap() }
         });
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        Self { address, database, roster, key, authenticator, channel, stop, running: Some(running) }
+        Self { address, metrics, database, roster, key, authenticator, channel, stop, running: Some(running) }
     }
 
     /// Waits until the health service reports SERVING.

@@ -1,6 +1,13 @@
-//! What one peer can hold or spend, and what the others notice of it.
+//! What one peer can take from the others, over real sockets.
 
 mod addresses;
 mod connections;
 mod haproxy;
+mod observers;
+mod rigs;
 mod signatures;
+mod silent;
+mod slow_bodies;
+mod standard;
+mod stop;
+mod unread;

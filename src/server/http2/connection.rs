@@ -1,0 +1,174 @@
+//! One HTTP/2 connection, from its first byte to its end.
+
+use super::call;
+use super::guarded_io::{GuardedIo, SocketActivity};
+use super::outgoing::Outgoing;
+use crate::authn::LastCredential;
+use crate::server::connections::ConnectionUsage;
+use crate::server::limits;
+use crate::server::peers::Peer;
+use crate::server::pipeline::Pipeline;
+use crate::server::shares::ConnectionShares;
+use h2::server::{Connection, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Sleep, sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+/// What the calls of one connection share.
+pub(in crate::server) struct ConnectionContext {
+    pub(in crate::server) pipeline: Pipeline,
+    pub(in crate::server) last_credential: LastCredential,
+    pub(in crate::server) shares: ConnectionShares,
+    pub(in crate::server) peer: Arc<Peer>,
+    pub(in crate::server) usage: Arc<ConnectionUsage>,
+}
+
+/// Serves a connection until it ends.
+///
+/// # Errors
+/// If the peer breaks the protocol, stops in the middle of a frame, does not read, or is gone.
+pub(in crate::server) async fn serve<T>(socket: T, context: Arc<ConnectionContext>) -> Result<(), h2::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let activity = Arc::new(SocketActivity::default());
+    let handshake = h2::server::Builder::new()
+        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
+        .max_header_list_size(limits::HEADER_LIST_BYTES)
+        .initial_window_size(limits::STREAM_WINDOW)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW)
+        .data_frame_budget(limits::SMALL_FRAMES)
+        .max_send_buffer_size(limits::SEND_BUFFER)
+        .handshake(GuardedIo::new(socket, activity.clone()));
+    let usage = context.usage.clone();
+    let mut closed = Box::pin(usage.closed());
+    let mut http2 = tokio::select! {
+        biased;
+        // Nothing was promised to this peer.
+        () = &mut closed => return Ok(()),
+        http2 = handshake => http2?,
+    };
+    let keep_alive = KeepAlive::new(http2.ping_pong(), activity.clone());
+    let mut served =
+        ServedConnection { http2, context, arrived: Vec::new(), keep_alive, closing: Closing::Open(closed), activity };
+    std::future::poll_fn(|context| served.poll(context)).await
+}
+
+type ArrivedCall = (http::Request<RecvStream>, SendResponse<Outgoing>);
+
+struct ServedConnection<T> {
+    http2: Connection<GuardedIo<T>, Outgoing>,
+    context: Arc<ConnectionContext>,
+    /// The calls that arrived with one wake-up.
+    arrived: Vec<ArrivedCall>,
+    keep_alive: KeepAlive,
+    closing: Closing,
+    activity: Arc<SocketActivity>,
+}
+
+/// The end of a connection that the server wants.
+enum Closing {
+    /// Resolves when the connection has to end.
+    Open(Pin<Box<WaitForCancellationFutureOwned>>),
+    /// The peer knows that the connection ends. At the end of this time it is closed if no call is open.
+    Announced(Pin<Box<Sleep>>),
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        loop {
+            if self.poll_closing(context).is_ready() {
+                self.http2.abrupt_shutdown(Reason::NO_ERROR);
+                // One attempt to send what is left, GOAWAY included.
+                let _ = self.http2.poll_closed(context);
+                return Poll::Ready(Ok(()));
+            }
+            if self.keep_alive.poll(context).is_ready() {
+                return Poll::Ready(Err(Reason::NO_ERROR.into()));
+            }
+            // All calls that have arrived first: their answers then leave in one write.
+            while let Poll::Ready(call) = self.http2.poll_accept(context) {
+                match call {
+                    Some(Ok(call)) => self.arrived.push(call),
+                    Some(Err(error)) => return Poll::Ready(Err(error)),
+                    None => return Poll::Ready(Ok(())),
+                }
+            }
+            if self.arrived.is_empty() {
+                return Poll::Pending;
+            }
+            for (request, respond) in self.arrived.drain(..) {
+                call::begin(&self.context, request, respond, context);
+            }
+            self.context.usage.used();
+        }
+    }
+
+    /// Ready when the connection has to be closed now.
+    fn poll_closing(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut self.closing {
+                Closing::Open(closed) => {
+                    ready!(closed.as_mut().poll(context));
+                    if !self.activity.has_begun() {
+                        return Poll::Ready(());
+                    }
+                    self.http2.graceful_shutdown();
+                    self.closing = Closing::Announced(Box::pin(sleep(limits::GOAWAY_TIME)));
+                }
+                Closing::Announced(end) => {
+                    ready!(end.as_mut().poll(context));
+                    if self.context.usage.open_calls() == 0 {
+                        return Poll::Ready(());
+                    }
+                    *end = Box::pin(sleep(limits::GOAWAY_TIME));
+                }
+            }
+        }
+    }
+}
+
+/// Detects a peer that vanished without closing: it pings a peer that was silent for [`limits::KEEP_ALIVE`], and gives it
+/// the same time to answer.
+struct KeepAlive {
+    pings: Option<PingPong>,
+    activity: Arc<SocketActivity>,
+    /// The number of reads when the timer was last set.
+    reads: u32,
+    timer: Pin<Box<Sleep>>,
+    pinged: bool,
+}
+
+impl KeepAlive {
+    fn new(pings: Option<PingPong>, activity: Arc<SocketActivity>) -> Self {
+        let reads = activity.reads();
+        Self { pings, activity, reads, timer: Box::pin(sleep(limits::KEEP_ALIVE)), pinged: false }
+    }
+
+    /// Ready when the peer has not answered.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while self.timer.as_mut().poll(context).is_ready() {
+            let reads = self.activity.reads();
+            let silent = reads == self.reads;
+            if silent && self.pinged {
+                return Poll::Ready(());
+            }
+            self.reads = reads;
+            self.pinged = silent;
+            if let Some(pings) = &mut self.pings {
+                // Takes the answer to the former ping: the library sends no ping before that.
+                let _ = pings.poll_pong(context);
+                if silent {
+                    let _ = pings.send_ping(Ping::opaque());
+                }
+            }
+            self.timer = Box::pin(sleep(limits::KEEP_ALIVE));
+        }
+        Poll::Pending
+    }
+}

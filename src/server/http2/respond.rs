@@ -1,0 +1,140 @@
+//! Sends responses: as fast as the peer takes them, and never faster.
+
+use super::outgoing::Outgoing;
+use crate::server::limits;
+use crate::server::pipeline::{HeldByCall, Response};
+use h2::server::SendResponse;
+use h2::{Reason, SendStream};
+use hyper::body::{Body as _, Bytes, Frame};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::body::Body;
+
+/// The reason why a response cannot be sent.
+pub(super) enum SendError {
+    /// The peer has reset the stream, or the connection has ended.
+    Gone,
+    /// The peer reads too slowly, or the stream has failed: it is reset.
+    Reset(Reason),
+}
+
+/// Sends a response. What the call holds is returned when the last byte is handed to the socket.
+pub(super) async fn send(mut respond: SendResponse<Outgoing>, response: Response) {
+    let Response { response, held } = response;
+    let (head, body) = response.into_parts();
+    let head = http::Response::from_parts(head, ());
+    let Ok(stream) = respond.send_response(head, body.is_end_stream()) else { return };
+    if !body.is_end_stream() {
+        send_rest(stream, body, held).await;
+    }
+}
+
+/// Sends the body of a response.
+pub(super) async fn send_rest(mut stream: SendStream<Outgoing>, body: Body, held: HeldByCall) {
+    let (held, sent) = TrackedHold::new(held);
+    let outcome = send_body(&mut stream, body, Arc::new(held)).await;
+    let outcome = match outcome {
+        // The peer may have made its window smaller since the library took the last bytes.
+        Ok(()) => timeout(limits::PEER_PAUSE, sent).await.map(drop).map_err(|_| SendError::Reset(Reason::CANCEL)),
+        Err(error) => Err(error),
+    };
+    if let Err(SendError::Reset(reason)) = outcome {
+        stream.send_reset(reason);
+    }
+}
+
+/// What a call holds, with a note of when it is returned.
+struct TrackedHold {
+    held: HeldByCall,
+    _sent: oneshot::Sender<()>,
+}
+
+impl TrackedHold {
+    fn new(held: HeldByCall) -> (Self, oneshot::Receiver<()>) {
+        let (sender, sent) = oneshot::channel();
+        (Self { held, _sent: sender }, sent)
+    }
+}
+
+async fn send_body(
+    stream: &mut SendStream<Outgoing>,
+    mut body: Body,
+    mut held: Arc<TrackedHold>,
+) -> Result<(), SendError> {
+    loop {
+        let frame = std::future::poll_fn(|context| poll_frame(stream, &mut body, context)).await?;
+        match frame.map(Frame::into_data) {
+            Some(Ok(data)) => {
+                // At the first piece, which is the whole message of a unary call, nothing else holds on to it.
+                if let Some(TrackedHold { held, .. }) = Arc::get_mut(&mut held) {
+                    held.shrink(data.len());
+                }
+                send_data(stream, data, &held).await?;
+            }
+            Some(Err(frame)) => {
+                let trailers = frame.into_trailers().unwrap_or_default();
+                return stream.send_trailers(trailers).map_err(|_| SendError::Gone);
+            }
+            None => return stream.send_data(Outgoing::new(Bytes::new()), true).map_err(|_| SendError::Gone),
+        }
+    }
+}
+
+/// The next frame of the body; `Gone` as soon as the peer resets the stream.
+fn poll_frame(
+    stream: &mut SendStream<Outgoing>,
+    body: &mut Body,
+    context: &mut Context<'_>,
+) -> Poll<Result<Option<Frame<Bytes>>, SendError>> {
+    if stream.poll_reset(context).is_ready() {
+        return Poll::Ready(Err(SendError::Gone));
+    }
+    let frame = ready!(Pin::new(body).poll_frame(context)).transpose();
+    Poll::Ready(frame.map_err(|_| SendError::Reset(Reason::INTERNAL_ERROR)))
+}
+
+/// Sends data in pieces for which the peer has room.
+async fn send_data(
+    stream: &mut SendStream<Outgoing>,
+    mut data: Bytes,
+    held: &Arc<TrackedHold>,
+) -> Result<(), SendError> {
+    let (start, mut sent) = (Instant::now(), 0);
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len().min(limits::SEND_BUFFER));
+        if stream.capacity() == 0 {
+            let room = std::future::poll_fn(|context| poll_room(stream, context));
+            let slow = |_| SendError::Reset(Reason::CANCEL);
+            timeout_at(slowest(start, sent), room).await.map_err(slow)??;
+        }
+        let piece = data.split_to(stream.capacity().min(data.len()));
+        sent += piece.len();
+        let piece = Outgoing::holding(piece, held.clone());
+        stream.send_data(piece, false).map_err(|_| SendError::Gone)?;
+    }
+    Ok(())
+}
+
+/// Ready when the peer has room for a part of the data.
+fn poll_room(stream: &mut SendStream<Outgoing>, context: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+    if stream.poll_reset(context).is_ready() {
+        return Poll::Ready(Err(SendError::Gone));
+    }
+    loop {
+        match ready!(stream.poll_capacity(context)) {
+            Some(Ok(0)) => {}
+            Some(Ok(_)) => return Poll::Ready(Ok(())),
+            Some(Err(_)) | None => return Poll::Ready(Err(SendError::Gone)),
+        }
+    }
+}
+
+/// The moment at which a peer reads too slowly if it takes nothing else of this data.
+fn slowest(start: Instant, sent: usize) -> Instant {
+    let seconds = u32::try_from(sent / limits::SLOWEST_READER).unwrap_or(u32::MAX);
+    start + limits::PEER_PAUSE + Duration::from_secs(1) * seconds
+}

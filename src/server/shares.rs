@@ -1,0 +1,323 @@
+//! What calls hold while they are under way: a place in the pool of their class, and bytes.
+//!
+//! A limit stands on up to three levels: the server, one peer address, one connection. A peer address holds at most a part
+//! of what the server has, so that no peer can take everything from the others. The addresses of trusted proxies have no
+//! level of their own, because many peers stand behind each.
+
+use super::ServerSettings;
+use crate::authn::Caller;
+use crate::authz::rules::Method;
+use crate::domain::Refusal;
+use crate::grpc::CHECK;
+use crate::server::limits;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The class of a call. Each class has a pool of places, so that calls of one class cannot take the places of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CallClass {
+    /// A check that waits for the primary. A check from memory is answered at once and takes no place.
+    Check,
+    /// Any other read.
+    Read,
+    /// A write.
+    Write,
+    /// A call without a credential.
+    Anonymous,
+    /// A call of health or reflection.
+    Standard,
+    /// A stream.
+    Stream,
+    /// A stream of health or reflection.
+    StandardStream,
+}
+
+/// The number of classes.
+const CLASSES: usize = 7;
+
+impl CallClass {
+    /// The class of a call of this method by this caller.
+    pub(super) fn of(method: &Method, caller: &Caller) -> Self {
+        match caller {
+            _ if method.standard && method.streaming.any() => Self::StandardStream,
+            _ if method.standard => Self::Standard,
+            _ if method.streaming.any() => Self::Stream,
+            Caller::Anonymous => Self::Anonymous,
+            _ if method.write => Self::Write,
+            _ if method.service == CHECK.service => Self::Check,
+            _ => Self::Read,
+        }
+    }
+
+    /// The name in metrics.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Anonymous => "anonymous",
+            Self::Standard => "standard",
+            Self::Stream => "stream",
+            Self::StandardStream => "standard_stream",
+        }
+    }
+}
+
+/// A pool of places.
+#[derive(Debug)]
+pub(super) struct Pool {
+    taken: AtomicUsize,
+    /// The number of places.
+    most: usize,
+    /// The number of places that one peer address may hold.
+    share: usize,
+}
+
+impl Pool {
+    fn new(most: usize) -> Self {
+        Self { taken: AtomicUsize::new(0), most, share: most.div_ceil(limits::PEERS_FOR_ALL_PLACES) }
+    }
+
+    /// The number of places that are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+}
+
+/// Adds one if the result is at most `most`. Returns whether it did.
+fn take_one(count: &AtomicUsize, most: usize) -> bool {
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < most).then_some(taken + 1)).is_ok()
+}
+
+/// The pools of a server, as one worker uses them, and its budgets of bytes.
+#[derive(Debug, Clone)]
+pub(super) struct ServerShares {
+    /// By class.
+    pools: [Arc<Pool>; CLASSES],
+    request_bytes: Budget,
+    response_bytes: Budget,
+}
+
+impl ServerShares {
+    /// The pools of a server with these settings. The pool of checks is that of one worker.
+    pub(super) fn new(settings: &ServerSettings) -> Self {
+        let ServerSettings { max_concurrent_requests: calls, max_streams: streams, workers, .. } = *settings;
+        let half = calls.div_ceil(2);
+        let pool = |most| Arc::new(Pool::new(most));
+        Self {
+            pools: [
+                pool((calls / workers).max(limits::CHECKS_PER_WORKER)),
+                pool(half),
+                pool(half),
+                pool(calls.div_ceil(limits::ANONYMOUS_PART)),
+                pool(limits::STANDARD_CALLS),
+                Arc::new(Pool { share: streams, ..Pool::new(streams) }),
+                pool(settings.max_connections),
+            ],
+            request_bytes: Budget::new(limits::REQUEST_BYTES),
+            response_bytes: Budget::new(limits::RESPONSE_BYTES),
+        }
+    }
+
+    /// The same for another worker, which has a pool of checks of its own.
+    pub(super) fn for_worker(&self) -> Self {
+        let mut shares = self.clone();
+        let checks = &mut shares.pools[CallClass::Check as usize];
+        *checks = Arc::new(Pool::new(checks.most));
+        shares
+    }
+
+    pub(super) fn pool(&self, class: CallClass) -> &Arc<Pool> {
+        &self.pools[class as usize]
+    }
+}
+
+/// What the connections of one peer address hold together.
+#[derive(Debug)]
+pub(super) struct PeerShares {
+    /// Places by class.
+    taken: [AtomicUsize; CLASSES],
+    request_bytes: Budget,
+    response_bytes: Budget,
+}
+
+impl Default for PeerShares {
+    fn default() -> Self {
+        Self {
+            taken: Default::default(),
+            request_bytes: Budget::new(limits::REQUEST_BYTES / limits::PEERS_FOR_ALL_BYTES),
+            response_bytes: Budget::new(limits::RESPONSE_BYTES / limits::PEERS_FOR_ALL_BYTES),
+        }
+    }
+}
+
+/// The limits of the calls of one connection.
+#[derive(Debug)]
+pub(super) struct ConnectionShares {
+    server: ServerShares,
+    /// `None` for the address of a trusted proxy.
+    peer: Option<Arc<PeerShares>>,
+    /// Streams of health and reflection.
+    standard_streams: Arc<AtomicUsize>,
+    request_bytes: Budget,
+    response_bytes: Budget,
+}
+
+impl ConnectionShares {
+    pub(super) fn new(server: ServerShares, peer: Option<Arc<PeerShares>>) -> Self {
+        Self {
+            server,
+            peer,
+            standard_streams: Arc::default(),
+            request_bytes: Budget::new(limits::REQUEST_BYTES_PER_CONNECTION),
+            response_bytes: Budget::new(limits::RESPONSE_BYTES_PER_CONNECTION),
+        }
+    }
+
+    /// Takes a place for a call.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`] if the pool has none, or if the peer address or the connection has its share.
+    pub(super) fn place(&self, class: CallClass) -> Result<Place, Refusal> {
+        let pool = self.server.pool(class);
+        let mut place = Place { class, pool: None, peer: None, connection: None };
+        if class == CallClass::StandardStream {
+            if !take_one(&self.standard_streams, limits::STANDARD_STREAMS_PER_CONNECTION) {
+                return Err(Refusal::Overloaded);
+            }
+            place.connection = Some(self.standard_streams.clone());
+        }
+        if let Some(peer) = &self.peer {
+            if !take_one(&peer.taken[class as usize], pool.share) {
+                return Err(Refusal::Overloaded);
+            }
+            place.peer = Some(peer.clone());
+        }
+        if !take_one(&pool.taken, pool.most) {
+            return Err(Refusal::Overloaded);
+        }
+        place.pool = Some(pool.clone());
+        Ok(place)
+    }
+
+    /// Starts to count the bytes of a request.
+    pub(super) fn request(&self) -> RequestCharge<'_> {
+        RequestCharge { shares: self, bytes: 0, charge: Charge::default() }
+    }
+
+    /// Waits until a response of this size, in bytes, may wait to be sent.
+    pub(super) async fn response(&self, bytes: usize) -> Charge {
+        let mut charge = Charge::default();
+        // The connection's own calls wait for each other first, and then those of the address: what one peer waits for
+        // keeps nothing from the others.
+        let peer = self.peer.as_ref().map(|peer| &peer.response_bytes);
+        let levels = [Some(&self.response_bytes), peer, Some(&self.server.response_bytes)];
+        for (level, held) in levels.into_iter().zip(&mut charge.levels) {
+            if let Some(budget) = level {
+                *held = budget.take(bytes).await;
+            }
+        }
+        charge
+    }
+}
+
+/// A place of a call among the calls of its class. It is returned when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    class: CallClass,
+    pool: Option<Arc<Pool>>,
+    peer: Option<Arc<PeerShares>>,
+    connection: Option<Arc<AtomicUsize>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(pool) = &self.pool {
+            pool.taken.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(peer) = &self.peer {
+            peer.taken[self.class as usize].fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(connection) = &self.connection {
+            connection.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The unit in which budgets count, in bytes.
+const UNIT: usize = 1024;
+
+/// A number of bytes that calls can hold together. It counts whole [`UNIT`]s.
+#[derive(Debug, Clone)]
+struct Budget(Arc<Semaphore>);
+
+impl Budget {
+    fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes / UNIT)))
+    }
+
+    fn try_take(&self, units: u32) -> Option<OwnedSemaphorePermit> {
+        self.0.clone().try_acquire_many_owned(units).ok()
+    }
+
+    /// Waits for this number of bytes. `None` never comes, because no budget is closed.
+    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.0.clone().acquire_many_owned(units(bytes)).await.ok()
+    }
+}
+
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
+}
+
+/// Bytes that a call holds, on each level.
+#[derive(Debug, Default)]
+pub(super) struct Charge {
+    levels: [Option<OwnedSemaphorePermit>; 3],
+}
+
+impl Charge {
+    /// Returns everything beyond this number of bytes.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        for held in self.levels.iter_mut().flatten() {
+            let rest = held.num_permits().saturating_sub(bytes.div_ceil(UNIT));
+            // Dropped at once: that returns it.
+            let _ = held.split(rest);
+        }
+    }
+}
+
+/// The bytes of a request that has been read so far.
+pub(super) struct RequestCharge<'s> {
+    shares: &'s ConnectionShares,
+    bytes: usize,
+    charge: Charge,
+}
+
+impl RequestCharge<'_> {
+    /// Counts further bytes.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`] if the budget of a level is used up.
+    pub(super) fn add(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let before = units(self.bytes);
+        self.bytes += bytes;
+        let more = units(self.bytes) - before;
+        if more == 0 {
+            return Ok(());
+        }
+        let shares = self.shares;
+        let peer = shares.peer.as_ref().map(|peer| &peer.request_bytes);
+        let levels = [Some(&shares.request_bytes), peer, Some(&shares.server.request_bytes)];
+        for (level, held) in levels.into_iter().zip(&mut self.charge.levels) {
+            let Some(budget) = level else { continue };
+            let permit = budget.try_take(more).ok_or(Refusal::Overloaded)?;
+            match held {
+                Some(held) => held.merge(permit),
+                None => *held = Some(permit),
+            }
+        }
+        Ok(())
+    }
+}

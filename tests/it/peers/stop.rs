@@ -1,0 +1,29 @@
+//! A stop does not wait for peers that do nothing.
+
+use super::rigs::{OPENING, Session, Socket, says_goaway, soon};
+use crate::harness::Server;
+use crate::harness::raw::{Call, path};
+use std::time::{Duration, Instant};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_wait_for_silent_peers() {
+    let mut server = Server::start().await;
+    let call = Call::grpc(&path("UserService/GetCaller"), &[]).bearer(&server.mint(&Server::claims("ada")));
+    let idle = Session::open(server.address).await;
+    drop(soon(idle.start(&call, true).await.head()).await);
+    let health = Call::grpc("/grpc.health.v1.Health/Watch", &[]);
+    let (_, mut watch) = soon(idle.start(&health, true).await.head()).await;
+    soon(watch.data()).await.unwrap().unwrap();
+    let mut silent = Vec::new();
+    for opening in [&[][..], &OPENING[..24], OPENING, &[OPENING, b"\0\0\x08"].concat()] {
+        silent.push(Socket::with(server.address, opening).await);
+    }
+    let start = Instant::now();
+    soon(server.stop()).await;
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    for (number, socket) in silent.into_iter().enumerate() {
+        let rest = socket.rest().await;
+        // A peer that has begun HTTP/2 is told.
+        assert_eq!(says_goaway(&rest), number >= 2, "{number}");
+    }
+}
