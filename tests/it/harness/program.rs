@@ -64,6 +64,7 @@ pub fn free_port() -> u16 {
 /// A `roster serve` whose callers have an API key with every scope, and whose log is kept.
 pub struct Serve {
     process: Child,
+    pub address: String,
     pub channel: Channel,
     pub clients: Clients,
     directory: TempDir,
@@ -84,7 +85,7 @@ impl Serve {
         let process = Self::spawn(directory.path());
         let channel = channel(&address);
         let clients = clients(&channel, key.trim_end());
-        Self { process, channel, clients, directory }
+        Self { process, address, channel, clients, directory }
     }
 
     /// Starts the program with the configuration in this directory. Its log follows the one of the program before.

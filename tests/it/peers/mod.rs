@@ -1,7 +1,11 @@
 //! What one peer can take from the others, over real sockets.
 
+mod addresses;
+mod connections;
+mod haproxy;
 mod observers;
 mod rigs;
+mod signatures;
 mod silent;
 mod slow_bodies;
 mod standard;
