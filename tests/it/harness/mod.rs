@@ -4,6 +4,7 @@ pub mod bulk;
 pub mod cluster;
 pub mod dump;
 pub mod dynamic;
+pub mod http2;
 pub mod invariants;
 pub mod log;
 pub mod postgres;

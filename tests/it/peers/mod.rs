@@ -1,0 +1,3 @@
+//! What one peer can take from the others: places, memory, time and connections.
+
+mod oddities;
