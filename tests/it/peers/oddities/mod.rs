@@ -63,7 +63,7 @@ fn oddity(name: &'static str, bytes: impl Into<Vec<u8>>, right: &'static [Outcom
     Oddity { name, bytes: bytes.into(), right }
 }
 
-/// A server in a process of its own, with another caller whose checks go on.
+/// A server in a separate process, with another caller whose checks go on.
 struct Siege {
     serve: Serve,
     authorization: String,
@@ -112,7 +112,7 @@ impl Siege {
         [headers, http2::frame(DATA, END_STREAM, stream, &[0; 5])].concat()
     }
 
-    /// Sends each oddity on a connection of its own, and compares the outcomes.
+    /// Sends each oddity on a new connection, and compares the outcomes.
     async fn assert_each(&self, oddities: Vec<Oddity>) {
         let mut wrong = Vec::new();
         for Oddity { name, bytes, right } in oddities {
