@@ -23,6 +23,10 @@ pub(crate) enum Kind {
     Echo,
     /// The health of the server.
     Health,
+    /// A stream of one check.
+    Stream,
+    /// An export of every membership.
+    Export,
 }
 
 /// The requests of one kind of call.
@@ -36,9 +40,13 @@ impl Questions {
     pub(crate) fn new(kind: Kind) -> Self {
         let prepared = match &kind {
             Kind::Check(size) => (0..PREPARED.min(size.memberships)).map(|number| check(number, *size)).collect(),
-            // An empty message.
             Kind::Echo => vec![check(0, Size::of(1000))],
             Kind::Health => vec![HealthCheckRequest::default().encode_to_vec()],
+            Kind::Stream => {
+                let (organization, user_id) = table::ids(0, Size::of(1000).users);
+                vec![pb::StreamChecksRequest { organization, user_id, ..Default::default() }.encode_to_vec()]
+            }
+            Kind::Export => vec![pb::ExportMembershipsRequest::default().encode_to_vec()],
             Kind::Write(_) => Vec::new(),
         };
         Self { kind, prepared, next: 0 }
@@ -49,6 +57,8 @@ impl Questions {
             Kind::Check(_) | Kind::Echo => "/roster.v1.CheckService/CheckMembership",
             Kind::Write(_) => "/roster.v1.OrganizationService/UpdateMember",
             Kind::Health => "/grpc.health.v1.Health/Check",
+            Kind::Stream => "/roster.v1.CheckService/StreamChecks",
+            Kind::Export => "/roster.v1.CheckService/ExportMemberships",
         }
     }
 
@@ -69,6 +79,9 @@ impl Questions {
             Kind::Check(_) | Kind::Echo => pb::CheckMembershipResponse::decode(message)
                 .is_ok_and(|answer| answer.result.is_some_and(|result| result.allowed)),
             Kind::Write(_) => pb::UpdateMemberResponse::decode(message).is_ok_and(|answer| answer.member.is_some()),
+            Kind::Stream => pb::StreamChecksResponse::decode(message).is_ok_and(|answer| answer.outcome.is_some()),
+            // The export ends with the status OK, and so it is whole.
+            Kind::Export => !message.is_empty(),
             Kind::Health => match HealthCheckResponse::decode(message).map(|answer| answer.status()) {
                 Ok(ServingStatus::Serving) => true,
                 status => return Err(format!("{status:?}")),

@@ -24,13 +24,12 @@ pub(crate) fn row(result: &Result) {
     let (false_after, _) = polls(&health[2]);
     let false_answers = format!("{false_before}, {false_during} of {during}, {false_after} {}", reasons(&health[1]));
     let memory = memory.map(|bytes| format!("{}", bytes >> 20)).join(", ");
-    let refused = [("checks", &checks[1]), ("writes", &writes[1])].map(|(name, figures)| {
-        if figures.refused.is_empty() {
-            String::new()
-        } else {
-            format!("{name} of {}: {} ", figures.calls, reasons(figures))
-        }
-    });
+    let competitors = result.competitors.as_ref().map(|figures| ("competitors", &figures[1]));
+    let flows = [("checks", &checks[1]), ("writes", &writes[1])].into_iter().chain(competitors);
+    let refused: Vec<_> = flows
+        .filter(|(_, figures)| !figures.refused.is_empty())
+        .map(|(name, figures)| format!("{name} of {}: {}", figures.calls, reasons(figures)))
+        .collect();
     print_line(&format!(
         "| **{attack}**{address}: {description} | {} | {} | {} | {} | {} | {} | {}, {} | {} | {} | {memory} MiB | {} KiB | {} | {} |",
         latency(&checks[0]),
@@ -41,7 +40,7 @@ pub(crate) fn row(result: &Result) {
         latency(&writes[2]),
         milliseconds(echoes[0].p99),
         milliseconds(echoes[1].p99),
-        refused.concat().trim(),
+        refused.join("; "),
         false_answers.trim(),
         result.logged >> 10,
         result.attacker,
@@ -72,6 +71,7 @@ fn verdict(result: &Result) -> String {
         ("checks", checks > (2.0 * checks_before).max(5e3)),
         ("writes", writes > (3.0 * writes_before).max(50e3)),
         ("health", !health),
+        ("competitors", result.competitors.as_ref().is_some_and(|figures| figures[1].answered < figures[1].calls)),
         ("memory", result.memory[1] > memory_bound()),
         ("panic", result.has_panicked),
     ];

@@ -15,6 +15,9 @@ const ATTACKER: (&str, i32) = (CALLER_CORE, 19);
 /// Calls a second to the echo, and health queries a second.
 const ECHOES: f64 = 200.0;
 const HEALTH: f64 = 5.0;
+/// Streams a second that compete with an attack, and exports a second, which take longer.
+const STREAMS: f64 = 5.0;
+const EXPORTS: f64 = 0.5;
 /// The time between two looks at the memory of the server.
 const SAMPLE: Duration = Duration::from_millis(50);
 /// The warm-up of the callers, which is not counted.
@@ -44,6 +47,8 @@ pub(crate) struct Result {
     pub(crate) writes: [Figures; 3],
     pub(crate) echoes: [Figures; 3],
     pub(crate) health: [Figures; 3],
+    /// The calls that compete with the attack: see [`Attack::competitor`].
+    pub(crate) competitors: Option<[Figures; 3]>,
     /// The resident memory of the server in bytes: at the start, at most, at the end.
     pub(crate) memory: [u64; 3],
     /// What the server has logged during the attack, in bytes.
@@ -77,8 +82,9 @@ fn flow(stage: &Stage, server: &Server, kind: Kind, rate: f64) -> Flow {
         Kind::Write(_) => (stage.manage_key.clone(), 2),
         Kind::Echo => (String::new(), 1),
         Kind::Health => (String::new(), 8),
+        Kind::Stream | Kind::Export => (stage.check_key.clone(), 4),
     };
-    let fresh = matches!(kind, Kind::Health);
+    let fresh = matches!(kind, Kind::Health | Kind::Stream | Kind::Export);
     Flow { address: server.address, token, kind, connections, rate, fresh }
 }
 
@@ -98,12 +104,16 @@ pub(crate) fn run(
     let server = stage.start(attack.name);
     let size = stage.size;
     let echo = Flow { address: echo, ..flow(stage, &server, Kind::Echo, ECHOES) };
-    let flows = vec![
+    let mut flows = vec![
         flow(stage, &server, Kind::Check(size), load.checks),
         flow(stage, &server, Kind::Write(size), load.writes),
         echo,
         flow(stage, &server, Kind::Health, HEALTH),
     ];
+    flows.extend(attack.competitor().map(|kind| {
+        let rate = if matches!(kind, Kind::Stream) { STREAMS } else { EXPORTS };
+        flow(stage, &server, kind, rate)
+    }));
     let lengths = vec![WARM_UP, phases.before, phases.during, phases.after];
     let callers = start(&Plan { flows, phases: lengths });
     let target = serde_json::to_string(&stage.target(&server, local)).unwrap();
@@ -135,15 +145,17 @@ pub(crate) fn run(
         let during = phases.pop().unwrap();
         [phases.pop().unwrap(), during, after]
     });
-    let mut next = || flows.next().unwrap();
+    let mut next = || flows.next();
+    let [checks, writes, echoes, health] = [(); 4].map(|()| next().unwrap());
     Result {
         attack: attack.name,
         description: attack.description,
         same_address: local == server.address.ip(),
-        checks: next(),
-        writes: next(),
-        echoes: next(),
-        health: next(),
+        checks,
+        writes,
+        echoes,
+        health,
+        competitors: next(),
         memory,
         logged,
         has_panicked: server.has_panicked(),

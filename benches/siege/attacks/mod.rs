@@ -3,10 +3,12 @@
 mod client;
 mod credentials;
 mod data;
+mod memory;
 mod silent;
 mod standard;
 mod streams;
 
+use crate::questions::Kind;
 use crate::tool::print_line;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +34,17 @@ pub(crate) struct Target {
     pub(crate) large: String,
     /// An organization and a member, for checks.
     pub(crate) membership: (String, String),
+}
+
+impl Attack {
+    /// The kind of honest calls that compete with the attack for the same places, besides checks and writes.
+    pub(crate) fn competitor(&self) -> Option<Kind> {
+        match self.name {
+            "streams" => Some(Kind::Stream),
+            "exports" => Some(Kind::Export),
+            _ => None,
+        }
+    }
 }
 
 /// What the attacker counts.
@@ -133,6 +146,11 @@ pub(crate) const ATTACKS: &[Attack] = &[
         name: "metrics",
         description: "2 000 silent connections to the metrics listener, and 32 that scrape",
         start: credentials::metrics,
+    },
+    Attack {
+        name: "memory",
+        description: "unfinished bodies, unread answers, streams, exports and header blocks, from seven addresses",
+        start: memory::everything,
     },
 ];
 

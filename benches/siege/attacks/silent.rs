@@ -44,6 +44,13 @@ pub(super) fn open_blocks(target: &Target, tally: &Arc<Tally>) {
     hold(target, tally, SOCKETS, open_block(), Vec::new());
 }
 
+/// Header blocks that hold nearly as much as a list of headers may.
+pub(super) fn large_blocks(target: &Target, tally: &Arc<Tally>) {
+    let block = [http2::block(&http2::call(PREVIEW, "")), http2::literal(0, b"x-large", &[b'x'; 15_000])].concat();
+    let first = [PREFACE, &http2::settings(&[]), &http2::frame(HEADERS, 0, 1, &block)].concat();
+    hold(target, tally, 400, first, Vec::new());
+}
+
 pub(super) fn continuation_drip(target: &Target, tally: &Arc<Tally>) {
     hold(target, tally, 1000, open_block(), http2::frame(CONTINUATION, 0, 1, b"x"));
 }
