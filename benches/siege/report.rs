@@ -2,7 +2,7 @@
 
 use super::callers::Figures;
 use super::run::Result;
-use crate::memory_bound::memory_bound;
+use crate::memory_bound::PEER_BYTES;
 use crate::tool::print_line;
 
 const HEAD: &str = "| attack | checks p50, p99: before | during | after | writes p50, p99: before | during | after \
@@ -72,7 +72,7 @@ fn verdict(result: &Result) -> String {
         ("writes", writes > (3.0 * writes_before).max(50e3)),
         ("health", !health),
         ("competitors", result.competitors.as_ref().is_some_and(|figures| figures[1].answered < figures[1].calls)),
-        ("memory", result.memory[1] > memory_bound()),
+        ("memory", result.memory[1] - result.memory[0] > PEER_BYTES),
         ("panic", result.has_panicked),
     ];
     let missed: Vec<_> = misses.iter().filter(|(_, missed)| *missed).map(|(name, _)| *name).collect();

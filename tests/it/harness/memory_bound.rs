@@ -1,11 +1,11 @@
-//! The stated bound of the memory of a server, for the tests and the siege. `docs/operations.md` gives the same formula.
+//! The stated bounds of what peers can make a server hold, for the tests and the siege. `docs/operations.md` gives the
+//! same formula.
 
-/// The most resident memory that a server with the default settings takes, in bytes, whatever its peers do: without the
-/// memberships in its replica.
-pub const fn memory_bound() -> u64 {
-    // The program with empty tables, its caches and its connections to Postgres.
-    const BASE: u64 = 128 << 20;
-    // What connections, streams and messages may take together.
-    const BUDGETS: u64 = 512 << 20;
-    BASE + BUDGETS
-}
+/// The most that the peers of a server with the default settings add to its resident memory, in bytes, whatever they do.
+pub const PEER_BYTES: u64 = 512 << 20;
+
+/// The same for a server with [`REDUCED_SETTINGS`].
+pub const REDUCED_PEER_BYTES: u64 = 48 << 20;
+
+/// Settings with small budgets, so that a test reaches them in a moment.
+pub const REDUCED_SETTINGS: &str = "";
