@@ -25,9 +25,11 @@ impl Process {
         errors: Stdio,
     ) -> Self {
         let mut command = Command::new("nice");
-        command.args(["-n", &nice.to_string(), "taskset", "-c", core]).arg(program).args(arguments);
+        // The child is killed with this process.
+        command.args(["-n", &nice.to_string(), "setpriv", "--pdeathsig", "KILL", "taskset", "-c", core]);
+        command.arg(program).args(arguments);
         command.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("nice and taskset are needed: {error}"));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("nice, setpriv and taskset are needed: {error}"));
         let out = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = channel();
         std::thread::spawn(move || {

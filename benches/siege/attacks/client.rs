@@ -15,8 +15,10 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// The time between two looks at what is missing.
-const TICK: Duration = Duration::from_millis(20);
+/// The time between two looks at the calls that are due.
+const TICK: Duration = Duration::from_millis(10);
+/// The time between two looks at the calls that are to stay open, but were refused.
+const REOPEN: Duration = Duration::from_secs(2);
 /// The pause before a connection that has ended is opened again.
 const RETRY: Duration = Duration::from_millis(50);
 /// The largest frame that every peer must accept.
@@ -64,6 +66,11 @@ impl Calls {
             reads: true,
             rate: 0.0,
         }
+    }
+
+    /// Whether the calls are made to stay open.
+    fn stay_open(&self) -> bool {
+        !(self.ends && self.refills)
     }
 
     /// Starts all connections.
@@ -152,7 +159,7 @@ impl Client {
 
     /// Calls until the connection ends.
     async fn run(mut self) {
-        let mut tick = interval(TICK);
+        let mut tick = interval(if self.calls.stay_open() { REOPEN } else { TICK });
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut drip = interval(Duration::from_secs(1));
         loop {
@@ -233,7 +240,7 @@ impl Client {
             HEADERS if frame.has(END_STREAM) => {
                 self.tally.answers.fetch_add(1, Ordering::Relaxed);
                 self.streams.remove(&frame.stream);
-                if self.calls.rate == 0.0 && self.calls.ends && self.calls.refills {
+                if self.calls.rate == 0.0 && !self.calls.stay_open() {
                     self.fill();
                 }
             }

@@ -56,7 +56,7 @@ pub(super) fn continuation_drip(target: &Target, tally: &Arc<Tally>) {
 }
 
 /// Keeps this many connections open. Each sends the first bytes at once and the others every second, and answers no
-/// PING. The connections are opened within two seconds.
+/// PING. The connections are opened within two seconds, and opened again a second after the server has closed them.
 fn hold(target: &Target, tally: &Arc<Tally>, count: usize, first: Vec<u8>, every_second: Vec<u8>) {
     let bytes = Arc::new((first, every_second));
     for number in 0..count {
@@ -70,7 +70,7 @@ fn hold(target: &Target, tally: &Arc<Tally>, count: usize, first: Vec<u8>, every
                     until_closed(RawConnection::from(socket), &bytes.0, &bytes.1).await;
                     tally.closed.fetch_add(1, Ordering::Relaxed);
                 }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         });
     }

@@ -18,7 +18,8 @@ pub(super) fn endless(target: &Target, tally: &Arc<Tally>) {
 
 pub(super) fn watches(target: &Target, tally: &Arc<Tally>) {
     let path = "/grpc.health.v1.Health/Watch";
-    Calls { connections: 100, streams: 255, ..Calls::new(path, "", prefixed(&[])) }.start(target, tally);
+    Calls { connections: 100, streams: 255, refills: false, ..Calls::new(path, "", prefixed(&[])) }
+        .start(target, tally);
 }
 
 /// Many questions for a file with all its dependencies, in one stream.
