@@ -4,11 +4,12 @@
 # make interop  run other clients, the commands of the documents, and roster behind PgBouncer; needs Go and Python
 # make sqlx     update .sqlx after a change of a query or a migration
 # make bench    measure the performance; select figures in ARGS: make bench ARGS="check batch"
+# make siege    attack a release build with one peer; select attacks in ARGS: make siege ARGS="slow-bodies silent"
 
 # The build checks queries with .sqlx, and ignores a database that the environment may name.
 export SQLX_OFFLINE = true
 
-.PHONY: dev test check interop lint format sqlx bench setup
+.PHONY: dev test check interop lint format sqlx bench siege setup
 
 dev: setup
 	cargo run --locked -- dev $(ARGS)
@@ -33,6 +34,10 @@ sqlx: setup
 
 bench: setup
 	cargo bench --locked --bench figures -- $(ARGS)
+
+siege: setup
+	cargo build --locked --release --bin roster
+	cargo bench --locked --profile siege --bench siege -- $(ARGS)
 
 setup:
 	@.ci/setup.sh

@@ -17,6 +17,8 @@
 mod batch;
 #[path = "figures/echo.rs"]
 mod echo;
+#[path = "figures/fresh.rs"]
+mod fresh;
 #[path = "figures/lag.rs"]
 mod lag;
 #[path = "figures/open_loop.rs"]
@@ -67,6 +69,9 @@ async fn bench() {
         server.until_loaded(stage.size).await;
         if is_selected("check") {
             rows.extend(echo::rows("CheckMembership from the replica", &echo::compare(&stage, &server)));
+        }
+        if is_selected("fresh") {
+            rows.extend(fresh::rows(&stage, &server).await);
         }
         if is_selected("open-loop") {
             rows.extend(open_loop::rows(&stage, &server));

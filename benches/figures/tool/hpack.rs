@@ -37,6 +37,8 @@ pub(crate) struct Headers {
     pub(crate) grpc_status: Option<String>,
     /// `grpc-message`, for the message of a failure.
     pub(crate) grpc_message: Option<String>,
+    /// `grpc-status-details-bin`, in base64.
+    pub(crate) grpc_details: Option<String>,
 }
 
 /// The decoder of one connection.
@@ -91,6 +93,7 @@ impl Decoder {
             match name.as_str() {
                 "grpc-status" => headers.grpc_status = Some(value),
                 "grpc-message" => headers.grpc_message = Some(value),
+                "grpc-status-details-bin" => headers.grpc_details = Some(value),
                 _ => {}
             }
         }

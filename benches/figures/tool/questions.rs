@@ -19,6 +19,8 @@ const ADDED: u32 = 1_000;
 pub(crate) enum Kind {
     /// A check of one membership that exists.
     Check { fully_consistent: bool },
+    /// A check of one membership, by organization, user and consistency token. The token is sent if `fresh`.
+    Fresh { questions: Vec<[String; 3]>, fresh: bool },
     /// A thousand of these checks in one call.
     Batch,
     /// Such checks on one open stream.
@@ -45,6 +47,9 @@ impl Questions {
             Kind::Check { fully_consistent } => all(PREPARED.min(table.memberships), &|index| {
                 frame(&check(spread(index, table), table, *fully_consistent))
             }),
+            Kind::Fresh { questions, fresh } => {
+                questions.iter().map(|question| frame(&check_fresh(question, *fresh))).collect()
+            }
             Kind::Stream => all(PREPARED.min(table.memberships), &|index| {
                 let (organization, user_id) = table::ids(spread(index, table), table.users);
                 frame(&pb::StreamChecksRequest { organization, user_id, ..Default::default() })
@@ -63,7 +68,7 @@ impl Questions {
 
     pub(crate) fn path(&self) -> &'static str {
         match self.kind {
-            Kind::Check { .. } => "/roster.v1.CheckService/CheckMembership",
+            Kind::Check { .. } | Kind::Fresh { .. } => "/roster.v1.CheckService/CheckMembership",
             Kind::Batch => "/roster.v1.CheckService/BatchCheckMembership",
             Kind::Stream => "/roster.v1.CheckService/StreamChecks",
             Kind::Add { .. } => "/roster.v1.OrganizationService/AddMember",
@@ -95,7 +100,7 @@ impl Questions {
         assert!(frame[0] == 0 && frame.len() == 5 + length, "not one message");
         frame.advance(5);
         match self.kind {
-            Kind::Check { .. } => {
+            Kind::Check { .. } | Kind::Fresh { .. } => {
                 let answer = pb::CheckMembershipResponse::decode(frame).unwrap();
                 assert!(answer.result.unwrap().allowed, "a member was denied");
             }
@@ -138,6 +143,13 @@ fn check(number: u32, table: Size, fully_consistent: bool) -> pb::CheckMembershi
     let (organization, user_id) = table::ids(number, table.users);
     let consistency = fully_consistent
         .then_some(pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) });
+    pb::CheckMembershipRequest { organization, user_id, consistency, question: None }
+}
+
+fn check_fresh([organization, user_id, token]: &[String; 3], fresh: bool) -> pb::CheckMembershipRequest {
+    let requirement = pb::consistency::Requirement::AtLeastAsFresh(token.clone());
+    let consistency = fresh.then_some(pb::Consistency { requirement: Some(requirement) });
+    let (organization, user_id) = (organization.clone(), user_id.clone());
     pb::CheckMembershipRequest { organization, user_id, consistency, question: None }
 }
 

@@ -4,6 +4,7 @@ use super::server::{Clients, Credential};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -64,7 +65,9 @@ pub fn free_port() -> u16 {
 /// A `roster serve` whose callers have an API key with every scope, and whose log is kept.
 pub struct Serve {
     process: Child,
-    pub address: String,
+    pub address: SocketAddr,
+    /// The API key of `clients`.
+    pub key: String,
     pub channel: Channel,
     pub clients: Clients,
     directory: TempDir,
@@ -84,8 +87,9 @@ impl Serve {
         std::fs::write(&config, text).unwrap();
         let process = Self::spawn(directory.path());
         let channel = channel(&address);
-        let clients = clients(&channel, key.trim_end());
-        Self { process, address, channel, clients, directory }
+        let key = key.trim_end().to_owned();
+        let clients = clients(&channel, &key);
+        Self { process, address: address.parse().unwrap(), key, channel, clients, directory }
     }
 
     /// Starts the program with the configuration in this directory. Its log follows the one of the program before.
@@ -116,6 +120,13 @@ impl Serve {
     /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         send(&self.process, signal);
+    }
+
+    /// The resident memory of the process, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
     }
 
     /// The log so far.

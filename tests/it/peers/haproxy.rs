@@ -51,7 +51,7 @@ async fn haproxy_sends_the_address_of_each_client_and_roster_limits_it() {
     // The client of the harness comes from 127.0.0.1, without a header.
     serve.until(ServingStatus::Serving).await;
     for send in ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"] {
-        let haproxy = Haproxy::start(&serve.address, send).await;
+        let haproxy = Haproxy::start(&serve.address.to_string(), send).await;
         let mut held = Vec::new();
         for _ in 0..3 {
             let connection = haproxy.serves("127.0.0.2").await;
@@ -63,14 +63,14 @@ async fn haproxy_sends_the_address_of_each_client_and_roster_limits_it() {
         until("the connections have ended", async || haproxy.serves("127.0.0.2").await.is_some()).await;
     }
     // A header from an address that is not trusted is refused, and does not count for the address that it names.
-    let server = serve.address.parse().unwrap();
+    let server = serve.address;
     let forged = b"PROXY TCP4 127.0.0.4 127.0.0.1 40000 50051\r\n";
     for source in ["127.0.0.2", "127.0.0.1"] {
         assert!(OpenConnection::open(source, server, forged).await.is_err(), "a forged header was accepted");
     }
     // The proxy has to send one.
     assert!(OpenConnection::open("127.0.0.5", server, &[]).await.is_err());
-    let haproxy = Haproxy::start(&serve.address, "").await;
+    let haproxy = Haproxy::start(&serve.address.to_string(), "").await;
     assert!(haproxy.serves("127.0.0.2").await.is_none());
     assert!(serve.log().contains("does not begin with a PROXY header"), "{}", serve.log());
 }

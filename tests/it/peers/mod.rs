@@ -3,7 +3,9 @@
 mod addresses;
 mod connections;
 mod haproxy;
+mod memory;
 mod observers;
+mod oddities;
 mod rigs;
 mod signatures;
 mod silent;
