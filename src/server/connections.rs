@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 /// How a connection is used.
 #[derive(Debug)]
@@ -15,7 +15,19 @@ pub(super) struct ConnectionUsage {
     last_call: AtomicU64,
     open_calls: AtomicUsize,
     start_of_server: Instant,
-    close: CancellationToken,
+    /// Cancelled when the server stops.
+    stopping: CancellationToken,
+    /// Cancelled when the connection has to make room for another one.
+    evicted: CancellationToken,
+}
+
+/// Why a connection has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ConnectionEnd {
+    /// It was idle, and another one needs its place: it ends at once.
+    Evicted,
+    /// The server stops: the peer gets time to end its calls.
+    Stopping,
 }
 
 /// An open call. The connection counts as used until it is dropped.
@@ -29,8 +41,14 @@ impl Drop for OpenCall {
 }
 
 impl ConnectionUsage {
-    fn new(start_of_server: Instant, close: CancellationToken) -> Self {
-        let usage = Self { last_call: AtomicU64::new(0), open_calls: AtomicUsize::new(0), start_of_server, close };
+    fn new(start_of_server: Instant, stopping: CancellationToken) -> Self {
+        let usage = Self {
+            last_call: AtomicU64::new(0),
+            open_calls: AtomicUsize::new(0),
+            start_of_server,
+            stopping,
+            evicted: CancellationToken::new(),
+        };
         usage.used();
         usage
     }
@@ -51,12 +69,16 @@ impl ConnectionUsage {
     }
 
     /// Resolves when the connection has to end.
-    pub(super) fn closed(&self) -> WaitForCancellationFutureOwned {
-        self.close.clone().cancelled_owned()
+    pub(super) async fn ended(self: Arc<Self>) -> ConnectionEnd {
+        tokio::select! {
+            biased;
+            () = self.evicted.cancelled() => ConnectionEnd::Evicted,
+            () = self.stopping.cancelled() => ConnectionEnd::Stopping,
+        }
     }
 
-    fn is_idle(&self) -> bool {
-        self.open_calls() == 0 && !self.close.is_cancelled()
+    fn is_evicted(&self) -> bool {
+        self.evicted.is_cancelled()
     }
 }
 
@@ -71,7 +93,9 @@ pub(super) struct Connections {
 #[derive(Debug, Default)]
 struct OpenConnections {
     next_id: u64,
-    by_id: HashMap<u64, (PeerKey, Arc<ConnectionUsage>)>,
+    by_id: HashMap<u64, (Option<PeerKey>, Arc<ConnectionUsage>)>,
+    /// The number of those that were evicted and have not ended yet.
+    evicted: usize,
 }
 
 /// An entry among the open connections. Dropping it removes it.
@@ -83,7 +107,10 @@ pub(super) struct RegisteredConnection {
 
 impl Drop for RegisteredConnection {
     fn drop(&mut self) {
-        self.connections.lock().by_id.remove(&self.id);
+        let mut open = self.connections.lock();
+        if open.by_id.remove(&self.id).is_some_and(|(_, usage)| usage.is_evicted()) {
+            open.evicted -= 1;
+        }
     }
 }
 
@@ -93,9 +120,9 @@ impl Connections {
         Arc::new(Self { open: Mutex::default(), start: Instant::now(), stopping })
     }
 
-    /// Registers a connection of this peer.
-    pub(super) fn register(self: &Arc<Self>, peer: PeerKey) -> RegisteredConnection {
-        let usage = Arc::new(ConnectionUsage::new(self.start, self.stopping.child_token()));
+    /// Registers a connection of this peer; `None` for a trusted proxy.
+    pub(super) fn register(self: &Arc<Self>, peer: Option<PeerKey>) -> RegisteredConnection {
+        let usage = Arc::new(ConnectionUsage::new(self.start, self.stopping.clone()));
         let mut open = self.lock();
         let id = open.next_id;
         open.next_id += 1;
@@ -107,17 +134,18 @@ impl Connections {
     /// been without a call for the longest time, and never one with an open call. Returns how many it closes.
     pub(super) fn make_room(&self, peer: Option<PeerKey>, most: usize) -> usize {
         let enough = most * limits::FULL_TENTHS / 10;
-        let open = self.lock();
-        if open.by_id.len() < enough {
+        let mut open = self.lock();
+        if open.count() < enough {
             return 0;
         }
-        let of_peer = |key: &PeerKey| peer.is_none_or(|peer| peer == *key);
-        let busy_or_idle = open.by_id.values().filter(|(key, usage)| of_peer(key) && !usage.close.is_cancelled());
+        let of_peer = |key: &Option<PeerKey>| peer.is_none() || peer == *key;
         let (mut idle, mut count) = (Vec::new(), 0);
-        for (_, usage) in busy_or_idle {
-            count += 1;
-            if usage.is_idle() {
-                idle.push((usage.last_call.load(Ordering::Relaxed), usage));
+        for (key, usage) in open.by_id.values() {
+            if of_peer(key) && !usage.is_evicted() {
+                count += 1;
+                if usage.open_calls() == 0 {
+                    idle.push((usage.last_call.load(Ordering::Relaxed), usage.clone()));
+                }
             }
         }
         if count < enough {
@@ -129,18 +157,25 @@ impl Connections {
             idle.select_nth_unstable_by_key(surplus, |(last_call, _)| *last_call);
         }
         for (_, usage) in &idle[..surplus] {
-            usage.close.cancel();
+            usage.evicted.cancel();
         }
+        open.evicted += surplus;
         surplus
     }
 
-    /// The number of open connections.
+    /// The number of open connections, without those that were evicted.
     pub(super) fn count(&self) -> usize {
-        self.lock().by_id.len()
+        self.lock().count()
     }
 
     fn lock(&self) -> MutexGuard<'_, OpenConnections> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenConnections {
+    fn count(&self) -> usize {
+        self.by_id.len() - self.evicted
     }
 }
 
@@ -149,8 +184,8 @@ mod tests {
     use super::*;
     use std::net::{IpAddr, Ipv4Addr};
 
-    fn peer(last: u8) -> PeerKey {
-        PeerKey::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
+    fn peer(last: u8) -> Option<PeerKey> {
+        Some(PeerKey::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))))
     }
 
     #[tokio::test]
@@ -163,12 +198,12 @@ mod tests {
             registered.usage.last_call.store(if millis == 1 { 100 } else { millis }, Ordering::Relaxed);
         }
         assert_eq!(connections.make_room(None, 12), 1);
-        let closed: Vec<usize> = (0..10).filter(|index| open[*index].usage.close.is_cancelled()).collect();
+        let closed: Vec<usize> = (0..10).filter(|index| open[*index].usage.is_evicted()).collect();
         assert_eq!(closed, [2]);
         // One that is about to close does not count again.
         assert_eq!(connections.make_room(None, 12), 0);
         drop(call);
-        assert_eq!((connections.make_room(Some(peer(2)), 2), connections.make_room(Some(peer(1)), 2)), (0, 9));
+        assert_eq!((connections.make_room(peer(2), 2), connections.make_room(peer(1), 2)), (0, 9));
         drop(open);
         assert_eq!(connections.count(), 0);
     }

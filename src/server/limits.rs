@@ -44,6 +44,8 @@ pub const GOAWAY_TIME: Duration = Duration::from_millis(500);
 pub const FULL_TENTHS: usize = 9;
 /// The part of the limit that is closed beyond that, one in this number.
 pub const ROOM_PART: usize = 64;
+/// Connections beyond the limit, for those that are ending.
+pub const ENDING_CONNECTIONS: usize = 64;
 /// Checks under way on one worker, at least: what one connection may have open.
 pub const CHECKS_PER_WORKER: usize = 256;
 /// The part of `max_concurrent_requests` that calls without a credential may be, one in this number.

@@ -181,7 +181,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
         metrics: metrics.clone(),
     };
     let pipeline = Pipeline { routes: routes.routes().prepare(), api, state: Arc::new(state) };
-    let service = ConnectionService { pipeline, shares, connections: connections.clone() };
+    let service = ConnectionService { pipeline, shares, connections };
 
     // Cancelled when this function returns: that closes every connection that is still open.
     let cut = CancellationToken::new();
@@ -195,7 +195,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let follower = tokio::spawn(roster.replica().follow(upkeep.clone()));
     let metrics_server = tokio::spawn(metrics::serve(metrics_listener, metrics));
     tokio::select! {
-        () = accept(&listener, &workers, &connections, most) => {}
+        () = accept(&listener, &service, &workers, most) => {}
         () = stop.cancelled() => {}
     }
     upkeep.cancel();
@@ -229,15 +229,25 @@ fn add_services(routes: &mut RoutesBuilder, api: &Api) {
     routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
 }
 
+/// The server has as many connections as it may have.
+#[derive(Debug, thiserror::Error)]
+#[error("the server has as many connections as it may have; see max_connections")]
+struct ServerFull;
+
 /// Accepts connections. Above `most` open connections, a further one is closed at once.
-async fn accept(listener: &TcpListener, workers: &Workers, connections: &Connections, most: usize) {
-    let places = Arc::new(Semaphore::new(most));
+async fn accept(listener: &TcpListener, service: &ConnectionService, workers: &Workers, most: usize) {
+    let ConnectionService { pipeline, connections, .. } = service;
+    // Those that were evicted have a moment to end.
+    let places = Arc::new(Semaphore::new(most + limits::ENDING_CONNECTIONS));
     loop {
         let accepted = listener.accept().await.and_then(|(stream, address)| {
-            connections.make_room(None, most);
+            pipeline.state.count_evicted(connections.make_room(None, most));
             match places.clone().try_acquire_owned() {
-                Ok(place) => workers.serve(stream, address.ip(), place),
-                Err(_) => Ok(()),
+                Ok(place) if connections.count() < most => workers.serve(stream, address.ip(), place),
+                Ok(_) | Err(_) => {
+                    pipeline.state.refuse_connection(address.ip(), "limit", &ServerFull);
+                    Ok(())
+                }
             }
         });
         if let Err(error) = accepted {

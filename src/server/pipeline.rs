@@ -105,6 +105,10 @@ impl Pipeline {
         let peer = &connection.peer;
         let rest = async {
             let mut bytes = connection.shares.request();
+            let overloaded = |reason: &'static str, class: CallClass| {
+                self.state.metrics.call_refused(reason, class.as_str());
+                refuse(Refusal::Overloaded)
+            };
             bytes.add(size(request.headers())).map_err(refuse)?;
             let caller = if let Some(cached) = caller {
                 cached.caller().clone()
@@ -119,11 +123,12 @@ impl Pipeline {
             let class = CallClass::of(method, &caller);
             // The message, then a place among the calls under way.
             let mut request = read_message(request, method, &mut bytes).await?;
-            let place = CallPermit::new(connection.shares.place(class).map_err(refuse)?);
+            let place = connection.shares.place(class).map_err(|_| overloaded("places", class))?;
+            let place = CallPermit::new(place);
             if !method.streaming.server {
                 let room = connection.shares.response(largest_response(method));
                 let room = timeout(limits::RESPONSE_WAIT, room).await;
-                held.response = room.map_err(|_| refuse(Refusal::Overloaded))?;
+                held.response = room.map_err(|_| overloaded("response_bytes", class))?;
             }
             // The handler. It starts with the other half of authorization: the role in the organization that the message
             // names.

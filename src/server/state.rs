@@ -4,8 +4,10 @@ use super::ServerSettings;
 use super::metrics::Metrics;
 use super::peers::Peers;
 use crate::authn::Authenticator;
+use crate::clock;
 use crate::grpc::admit::stream::{StreamBudget, StreamShares};
 use crate::limited_log::LimitedLog;
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -23,4 +25,22 @@ pub(super) struct ServerState {
     /// Cancelled when the server stops: streams end then.
     pub(super) stopping: CancellationToken,
     pub(super) metrics: Arc<Metrics>,
+}
+
+impl ServerState {
+    /// Counts connections that were closed because another one needed their place.
+    pub(super) fn count_evicted(&self, connections: usize) {
+        for _ in 0..connections {
+            self.metrics.connection_closed("idle");
+        }
+    }
+
+    /// Counts and logs a connection from this address that is closed at once. `reason` is a label of the metric.
+    pub(super) fn refuse_connection(&self, peer: IpAddr, reason: &'static str, error: &dyn std::error::Error) {
+        self.metrics.connection_closed(reason);
+        if let Some(suppressed) = self.closed_log.admit(reason, clock::uptime()) {
+            let error = error.to_string();
+            tracing::warn!(%peer, reason, error, suppressed, "closed a connection");
+        }
+    }
 }

@@ -7,13 +7,12 @@
 
 use super::connections::Connections;
 use super::http2::{self, ConnectionContext};
-use super::peers::{PeerConnection, PeerKey};
+use super::peers::PeerConnection;
 use super::pipeline::Pipeline;
 use super::proxy_protocol::read_header;
 use super::shares::{ConnectionShares, ServerShares};
 use super::state::ServerState;
 use crate::authn::LastCredential;
-use crate::clock;
 use crate::server::limits;
 use std::io;
 use std::net::IpAddr;
@@ -126,10 +125,12 @@ impl ConnectionService {
         let state = self.pipeline.state.clone();
         let Some(counted) = admit(&mut stream, address, &state).await else { return };
         let peer = counted.peer().clone();
-        if peer.limited {
-            self.connections.make_room(Some(peer.key), state.settings.connections_per_address());
+        let key = peer.limited.then_some(peer.key);
+        if key.is_some() {
+            let evicted = self.connections.make_room(key, state.settings.connections_per_address());
+            state.count_evicted(evicted);
         }
-        let registered = self.connections.register(peer.key);
+        let registered = self.connections.register(key);
         let context = Arc::new(ConnectionContext {
             pipeline: self.pipeline,
             last_credential: LastCredential::default(),
@@ -138,9 +139,12 @@ impl ConnectionService {
             stream_budget: state.stream_budget.connection(limits::CONNECTION_STREAM_BYTES),
             usage: registered.usage.clone(),
         });
+        state.metrics.connection_opened();
         if let Err(error) = http2::serve(stream, context).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended with an error");
         }
+        state.metrics.connection_ended();
+        drop((registered, counted));
     }
 }
 
@@ -174,20 +178,16 @@ async fn admit(stream: &mut TcpStream, socket: IpAddr, state: &ServerState) -> O
         match header.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
             Ok(client) => address = client.unwrap_or(socket),
             Err(error) => {
-                if let Some(suppressed) = state.closed_log.admit("header", clock::uptime()) {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(proxy = %socket, error, suppressed, "closed a connection");
-                }
+                state.refuse_connection(socket, "proxy_header", &error);
                 return None;
             }
         }
     }
-    let peer = state.peers.admit(address);
-    if let Err(error) = &peer
-        && let Some(suppressed) = state.closed_log.admit("address", clock::uptime())
-    {
-        let (limit, error) = (state.settings.connections_per_address(), error as &dyn std::error::Error);
-        tracing::warn!(peer = %PeerKey::from(address), limit, error, suppressed, "closed a connection");
+    match state.peers.admit(address) {
+        Ok(peer) => Some(peer),
+        Err(error) => {
+            state.refuse_connection(address, "address_limit", &error);
+            None
+        }
     }
-    peer.ok()
 }

@@ -5,7 +5,7 @@ use super::guarded_io::{GuardedIo, SocketActivity};
 use super::outgoing::Outgoing;
 use crate::authn::LastCredential;
 use crate::grpc::admit::stream::StreamBudget;
-use crate::server::connections::ConnectionUsage;
+use crate::server::connections::{ConnectionEnd, ConnectionUsage};
 use crate::server::limits;
 use crate::server::peers::Peer;
 use crate::server::pipeline::Pipeline;
@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// What the calls of one connection share.
 pub(in crate::server) struct ConnectionContext {
@@ -47,17 +46,16 @@ where
         .data_frame_budget(limits::SMALL_FRAMES)
         .max_send_buffer_size(limits::SEND_BUFFER)
         .handshake(GuardedIo::new(socket, activity.clone()));
-    let usage = context.usage.clone();
-    let mut closed = Box::pin(usage.closed());
+    let mut ended: EndFuture = Box::pin(context.usage.clone().ended());
     let mut http2 = tokio::select! {
         biased;
         // Nothing was promised to this peer.
-        () = &mut closed => return Ok(()),
+        _ = &mut ended => return Ok(()),
         http2 = handshake => http2?,
     };
     let keep_alive = KeepAlive::new(http2.ping_pong(), activity.clone());
     let mut served =
-        ServedConnection { http2, context, arrived: Vec::new(), keep_alive, closing: Closing::Open(closed), activity };
+        ServedConnection { http2, context, arrived: Vec::new(), keep_alive, closing: Closing::Open(ended), activity };
     std::future::poll_fn(|context| served.poll(context)).await
 }
 
@@ -73,10 +71,12 @@ struct ServedConnection<T> {
     activity: Arc<SocketActivity>,
 }
 
+type EndFuture = Pin<Box<dyn Future<Output = ConnectionEnd> + Send>>;
+
 /// The end of a connection that the server wants.
 enum Closing {
     /// Resolves when the connection has to end.
-    Open(Pin<Box<WaitForCancellationFutureOwned>>),
+    Open(EndFuture),
     /// The peer knows that the connection ends. At the end of this time it is closed if no call is open.
     Announced(Pin<Box<Sleep>>),
 }
@@ -115,9 +115,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
     fn poll_closing(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             match &mut self.closing {
-                Closing::Open(closed) => {
-                    ready!(closed.as_mut().poll(context));
-                    if !self.activity.has_begun() {
+                Closing::Open(ended) => {
+                    let end = ready!(ended.as_mut().poll(context));
+                    if end == ConnectionEnd::Evicted || !self.activity.has_begun() {
                         return Poll::Ready(());
                     }
                     self.http2.graceful_shutdown();

@@ -8,6 +8,7 @@ use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::HeaderMap;
 use hyper::body::{Body as _, Bytes, Frame};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -40,16 +41,7 @@ pub(super) async fn send(mut respond: SendResponse<Outgoing>, response: Response
 /// Sends the body of a response. A stream of messages ends early when `end` says so.
 pub(super) async fn send_rest(mut stream: SendStream<Outgoing>, body: Body, held: HeldByCall, end: Option<StreamEnd>) {
     let (held, sent) = TrackedHold::new(held);
-    let mut sender = Sender { stream: &mut stream, in_part: false };
-    let sending = sender.send_body(body, Arc::new(held));
-    let outcome = match end {
-        None => sending.await,
-        Some(end) => tokio::select! {
-            biased;
-            outcome = sending => outcome,
-            status = end.ended() => sender.end(&status),
-        },
-    };
+    let outcome = Sender { stream: &mut stream, end }.send_body(body, Arc::new(held)).await;
     let outcome = match outcome {
         // The peer may have made its window smaller since the library took the last bytes.
         Ok(()) => timeout(limits::PEER_PAUSE, sent).await.map(drop).map_err(|_| SendError::Reset(Reason::CANCEL)),
@@ -76,21 +68,23 @@ impl TrackedHold {
 /// Sends the body of one response.
 struct Sender<'s> {
     stream: &'s mut SendStream<Outgoing>,
-    /// Whether a piece of the body has been sent, and the rest of it has not.
-    in_part: bool,
+    /// The early end of a stream of messages.
+    end: Option<StreamEnd>,
 }
 
 impl Sender<'_> {
     async fn send_body(&mut self, mut body: Body, mut held: Arc<TrackedHold>) -> Result<(), SendError> {
         loop {
-            let frame = std::future::poll_fn(|context| poll_frame(self.stream, &mut body, context)).await?;
+            let frame = poll_fn(|context| poll_frame(self.stream, &mut body, context)).await?;
             match frame.map(Frame::into_data) {
                 Some(Ok(data)) => {
                     // At the first piece, which is the whole message of a unary call, nothing else holds on to it.
                     if let Some(TrackedHold { held, .. }) = Arc::get_mut(&mut held) {
                         held.shrink(data.len());
                     }
-                    self.send_data(data, &held).await?;
+                    if let Some(status) = self.send_data(data, &held).await? {
+                        return self.end(&status);
+                    }
                 }
                 Some(Err(frame)) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
@@ -103,29 +97,33 @@ impl Sender<'_> {
         }
     }
 
-    /// Sends data in pieces for which the peer has room.
-    async fn send_data(&mut self, mut data: Bytes, held: &Arc<TrackedHold>) -> Result<(), SendError> {
+    /// Sends data in pieces for which the peer has room. Returns the status of a stream that ends before the peer has room
+    /// for the first piece. Behind the first piece, the rest has to follow.
+    async fn send_data(&mut self, mut data: Bytes, held: &Arc<TrackedHold>) -> Result<Option<Status>, SendError> {
         let (start, mut sent) = (Instant::now(), 0);
         while !data.is_empty() {
             self.stream.reserve_capacity(data.len().min(limits::SEND_BUFFER));
             if self.stream.capacity() == 0 {
-                let room = std::future::poll_fn(|context| poll_room(self.stream, context));
-                let slow = |_| SendError::Reset(Reason::CANCEL);
-                timeout_at(slowest(start, sent), room).await.map_err(slow)??;
+                let room = timeout_at(slowest(start, sent), poll_fn(|context| poll_room(self.stream, context)));
+                let room = match self.end.clone().filter(|_| sent == 0) {
+                    None => room.await,
+                    Some(end) => tokio::select! {
+                        biased;
+                        room = room => room,
+                        status = end.ended() => return Ok(Some(status)),
+                    },
+                };
+                room.map_err(|_| SendError::Reset(Reason::CANCEL))??;
             }
             let piece = data.split_to(self.stream.capacity().min(data.len()));
             sent += piece.len();
-            self.in_part = !data.is_empty();
             self.stream.send_data(Outgoing::holding(piece, held.clone()), false).map_err(|_| SendError::Gone)?;
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// Ends a stream of messages with this status. A message that was sent in part cannot be ended by a status.
+    /// Ends a stream of messages with this status.
     fn end(&mut self, status: &Status) -> Result<(), SendError> {
-        if self.in_part {
-            return Err(SendError::Reset(Reason::CANCEL));
-        }
         let mut trailers = HeaderMap::new();
         // A status whose details are no header, which does not exist, is sent as it is.
         let _ = status.add_header(&mut trailers);
