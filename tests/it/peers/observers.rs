@@ -1,4 +1,5 @@
-//! Health and metrics: neither takes connections from the calls or waits behind them, and the metrics listener is bounded.
+//! Health and metrics: neither takes connections from the calls or waits behind them, and the metrics listener is
+//! bounded.
 
 use crate::harness::{Database, Server, add};
 use roster::domain::Scope;
@@ -40,7 +41,7 @@ async fn lock(database: &Database, statement: &'static str) -> PgConnection {
 /// The text of the metrics.
 async fn scrape(server: &Server) -> String {
     let mut stream = TcpStream::connect(server.metrics).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: roster\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: roster\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut text = String::new();
     timeout(SOON, stream.read_to_string(&mut text)).await.expect("the connection stays open").unwrap();
     text
