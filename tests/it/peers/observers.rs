@@ -97,8 +97,9 @@ async fn slow_statements_of_calls_change_neither_health_nor_metrics() {
     stays_serving(&server, scrapes).await;
     lock.close().await.unwrap();
     for call in calls {
-        let answer = call.await.unwrap();
-        assert!(answer.as_ref().is_ok_and(|_| true) || answer.unwrap_err().code() == Code::DeadlineExceeded);
+        if let Err(status) = call.await.unwrap() {
+            assert_eq!(status.code(), Code::DeadlineExceeded);
+        }
     }
 }
 
@@ -106,7 +107,7 @@ async fn slow_statements_of_calls_change_neither_health_nor_metrics() {
 async fn killed_sessions_do_not_change_health() {
     let server = Server::start().await;
     let kills = async {
-        for _ in 0..5 {
+        for _ in 0..3 {
             kill_sessions(&server.database).await;
         }
     };
