@@ -43,11 +43,11 @@ pub const STANDARD_BUFFER_BYTES: usize = 64;
 /// Health watches that one connection may have open. A gRPC client opens one for each connection; the second one is for
 /// a client that replaces a watch before the former one has ended.
 pub const WATCHES_PER_CONNECTION: usize = 2;
-/// The bytes of files that one reflection stream sends. All files together have 190 KiB, and the largest one 43 KiB. A
+/// The bytes of answers that one reflection stream sends. All files together have 190 KiB, and the largest one 43 KiB. A
 /// tool that asks for each message by its name, without keeping files, gets by with this.
 pub const REFLECTION_STREAM_BYTES: usize = 4 * 1024 * 1024;
-/// The bytes of files that all reflection streams together send in a second. A flood of requests, with answers a thousand
-/// times their size, then takes a few percent of a core; a tool that reads all files waits for 25 ms.
+/// The bytes of answers that all reflection streams together send in a second. A flood of requests, with answers a
+/// thousand times their size, then takes a few percent of a core; a tool that reads all files waits for 25 ms.
 pub const REFLECTION_BYTES_PER_SECOND: u32 = 8 * 1024 * 1024;
 /// The time after which a reflection stream without a request ends. A tool sends its requests one after the other.
 pub const REFLECTION_IDLE: Duration = Duration::from_secs(5);

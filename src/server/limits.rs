@@ -87,8 +87,8 @@ pub const HEALTH_CONNECTIONS: u32 = 2;
 pub const METRICS_CONNECTIONS: usize = 16;
 /// The time that a connection to the metrics endpoint has for its request.
 pub const METRICS_REQUEST: Duration = Duration::from_secs(2);
-/// The time after which a connection to the metrics endpoint is closed, in the middle of a response too. Prometheus waits
-/// for 10 seconds by default.
+/// The time after which a connection to the metrics endpoint is closed, in the middle of a response too. Prometheus
+/// waits for 10 seconds by default.
 pub const METRICS_CONNECTION: Duration = Duration::from_secs(8);
 /// The size of a request to the metrics endpoint, in bytes: the least that the HTTP library takes.
 pub const METRICS_REQUEST_BYTES: usize = 8 * 1024;

@@ -140,13 +140,14 @@ impl Metrics {
         self.connections.dec();
     }
 
-    /// Counts a connection that the server closes for this reason, a word such as `metrics_limit`. The words are few and
-    /// fixed: each is a series.
+    /// Counts a connection that the server closes for this reason, a word such as `metrics_limit`. The words are few
+    /// and fixed: each is a series.
     pub fn connection_closed(&self, reason: &'static str) {
         self.closed_connections.get_or_create(&ClosedConnection { reason }).inc();
     }
 
-    /// Counts a call of this class that is refused because of a limit. The words are few and fixed: each pair is a series.
+    /// Counts a call of this class that is refused because of a limit. The words are few and fixed: each pair is a
+    /// series.
     pub fn call_refused(&self, reason: &'static str, class: &'static str) {
         self.refused_calls.get_or_create(&RefusedCall { reason, class }).inc();
     }
@@ -278,8 +279,8 @@ fn code_name(code: Code) -> &'static str {
 
 /// Serves `GET /metrics` on this listener until the future is dropped. Without a listener it returns at once.
 ///
-/// A connection serves one request, within a time limit for the request and one for the whole. A connection above the limit
-/// is closed at once.
+/// A connection serves one request, within a time limit for the request and one for the whole. A connection above the
+/// limit is closed at once.
 pub(super) async fn serve(listener: Option<TcpListener>, metrics: Arc<Metrics>) {
     let Some(listener) = listener else { return };
     let places = Arc::new(Semaphore::new(limits::METRICS_CONNECTIONS));
@@ -351,12 +352,36 @@ mod tests {
     use crate::store::datastore_url::DatastoreUrl;
     use crate::store::pool::Pool;
 
+    fn metrics() -> Result<Metrics, crate::domain::Invalid> {
+        let roster = Roster::new(Pool::new(DatastoreUrl::parse("postgres:///absent")?, 1), Clock::system());
+        let places = ServerShares::new(&ServerSettings::default()).pool(CallClass::Stream).clone();
+        Ok(Metrics::new(roster, Health::new(1), places))
+    }
+
+    #[tokio::test]
+    async fn connections_and_refused_calls_are_counted_by_reason() {
+        let metrics = metrics().ok().unwrap();
+        metrics.connection_opened();
+        metrics.connection_opened();
+        metrics.connection_ended();
+        metrics.connection_closed("address_limit");
+        metrics.call_refused("places", "read");
+        metrics.call_refused("places", "read");
+        let text = metrics.encode().await.unwrap();
+        for line in [
+            "roster_connections 1",
+            r#"roster_connections_closed_total{reason="address_limit"} 1"#,
+            r#"roster_calls_refused_total{reason="places",class="read"} 2"#,
+            "roster_health_watches 0",
+        ] {
+            assert!(text.lines().any(|sample| sample == line), "{line}: {text}");
+        }
+    }
+
     #[tokio::test]
     async fn each_metric_of_the_replica_is_also_exported_under_its_deprecated_name()
     -> Result<(), Box<dyn std::error::Error>> {
-        let roster = Roster::new(Pool::new(DatastoreUrl::parse("postgres:///absent")?, 1), Clock::system());
-        let places = ServerShares::new(&ServerSettings::default()).pool(CallClass::Stream).clone();
-        let text = Metrics::new(roster, Health::new(1), places).encode().await?;
+        let text = metrics()?.encode().await?;
         let samples = |prefix: &str| -> Vec<String> {
             text.lines().filter_map(|line| line.strip_prefix(prefix)).map(ToOwned::to_owned).collect()
         };

@@ -261,7 +261,7 @@ async fn health_and_reflection_are_public_but_refuse_bad_credentials() {
     }
     for path in REFLECTION {
         // `list_services` is field 7.
-        let answer = raw::send(server.address, Call::grpc(path, b"\x3a\x01*")).await;
+        let answer = raw::send_whole(server.address, Call::grpc(path, b"\x3a\x01*")).await;
         assert_eq!(verdict(&answer), "Ok");
         let services = String::from_utf8_lossy(&answer.body).into_owned();
         assert!(

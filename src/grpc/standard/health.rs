@@ -30,10 +30,10 @@ pub enum HealthState {
 
 /// The health of a server, and the service that reports it. Clones share one state.
 #[derive(Debug, Clone)]
-pub struct Health(Arc<Shared>);
+pub struct Health(Arc<HealthService>);
 
 #[derive(Debug)]
-struct Shared {
+struct HealthService {
     state: watch::Sender<HealthState>,
     /// A permit for each watch that may be open.
     watches: Arc<Semaphore>,
@@ -60,7 +60,7 @@ impl Health {
         let state = watch::Sender::new(HealthState::NotServing);
         // A semaphore holds no more permits than this.
         let limit = watches.min(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Shared { state, watches: Arc::new(Semaphore::new(limit)), limit }))
+        Self(Arc::new(HealthService { state, watches: Arc::new(Semaphore::new(limit)), limit }))
     }
 
     /// Reports a state to all later calls and to all watches. After [`HealthState::Stopping`] it has no effect.
@@ -96,7 +96,8 @@ impl HealthState {
     fn of(self, known: bool) -> ServingStatus {
         match self {
             Self::Serving if known => ServingStatus::Serving,
-            // A service that nothing here serves. Services are never added to a running server, so only the stop follows.
+            // A service that nothing here serves. Services are never added to a running server, so only the stop
+            // follows.
             Self::Serving | Self::NotServing if !known => ServingStatus::ServiceUnknown,
             Self::Serving | Self::NotServing | Self::Stopping => ServingStatus::NotServing,
         }

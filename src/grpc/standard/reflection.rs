@@ -1,8 +1,8 @@
 //! The reflection service: `grpc.reflection.v1.ServerReflection`, and `v1alpha` for older tools.
 //!
-//! A request of a few bytes has an answer of many KiB, so the answers are bounded: an answer is the file that the request
-//! asks for and never its imports, a stream sends at most [`limits::REFLECTION_STREAM_BYTES`] of files, and all streams
-//! together at most [`limits::REFLECTION_BYTES_PER_SECOND`].
+//! A request of a few bytes has an answer of many KiB, so the answers are bounded: an answer is the file that the
+//! request asks for and never its imports, a stream sends at most [`limits::REFLECTION_STREAM_BYTES`], and all
+//! streams together at most [`limits::REFLECTION_BYTES_PER_SECOND`].
 
 use super::descriptors::{DescriptorError, DescriptorIndex};
 use super::servers::former_reflection::server_reflection_server as former;
@@ -11,6 +11,7 @@ use crate::grpc::admit::stream::StreamContext;
 use crate::grpc::{FILE_DESCRIPTOR_SET, limits, status};
 use futures_util::future::OptionFuture;
 use futures_util::stream::unfold;
+use prost::Message;
 use prost::bytes::Bytes;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,12 +29,12 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 /// The reflection service of a server. Clones share one state.
 #[derive(Debug, Clone)]
-pub struct Reflection(Arc<Shared>);
+pub struct Reflection(Arc<ReflectionService>);
 
 #[derive(Debug)]
-struct Shared {
+struct ReflectionService {
     index: DescriptorIndex,
-    /// The time at which the files that were sent so far are paid for, at [`limits::REFLECTION_BYTES_PER_SECOND`].
+    /// The time at which the answers that were sent so far are paid for, at [`limits::REFLECTION_BYTES_PER_SECOND`].
     paid: Mutex<Instant>,
 }
 
@@ -49,7 +50,7 @@ impl Reflection {
             v1::FILE_DESCRIPTOR_SET,
             v1alpha::FILE_DESCRIPTOR_SET,
         ])?;
-        Ok(Self(Arc::new(Shared { index, paid: Mutex::new(Instant::now()) })))
+        Ok(Self(Arc::new(ReflectionService { index, paid: Mutex::new(Instant::now()) })))
     }
 
     /// The gRPC service.
@@ -108,21 +109,23 @@ struct ReflectionStream {
     context: Option<StreamContext>,
     /// The time at which the stream ends.
     ends: Instant,
-    /// The bytes of the files that were sent.
+    /// The bytes of the answers that were sent.
     bytes: usize,
     /// Whether the last item of the stream was sent.
     ended: bool,
 }
 
-/// Waits for the next item of a stream: the answer to a request, or the reason for the end. A stream that was idle or open
-/// for too long, or has sent too much, ends without an error between two answers: its client opens another one.
+/// Waits for the next item of a stream: the answer to a request, or the reason for the end. A stream that was idle or
+/// open for too long, or has sent too much, ends without an error between two answers: its client opens another one.
 async fn next(mut stream: ReflectionStream) -> Option<(Result<ServerReflectionResponse, Status>, ReflectionStream)> {
-    if stream.ended || stream.bytes >= limits::REFLECTION_STREAM_BYTES {
+    let spent = stream.bytes >= limits::REFLECTION_STREAM_BYTES || Instant::now() >= stream.ends;
+    if stream.ended || spent {
         return None;
     }
     let item = match stream.read().await {
         Ok(Some(request)) => {
-            let (answer, bytes) = answer(&stream.reflection.0.index, request);
+            let answer = answer(&stream.reflection.0.index, request);
+            let bytes = answer.encoded_len();
             stream.bytes += bytes;
             stream.wait_for_turn(bytes).await.map(|()| Some(answer))
         }
@@ -166,13 +169,13 @@ impl Reflection {
             Duration::from_secs(1) * u32::try_from(bytes).unwrap_or(u32::MAX) / limits::REFLECTION_BYTES_PER_SECOND;
         let now = Instant::now();
         let mut paid = self.0.paid.lock().unwrap_or_else(PoisonError::into_inner);
-        *paid = (*paid).max(now.checked_sub(Duration::from_secs(1)).unwrap_or(now)) + cost;
-        *paid
+        *paid = (*paid).max(now) + cost;
+        paid.checked_sub(Duration::from_secs(1)).unwrap_or(now)
     }
 }
 
-/// Waits until a stream has to end, because of the server's stop or of the caller's deadline. Returns the status that it
-/// ends with.
+/// Waits until a stream has to end, because of the server's stop or of the caller's deadline. Returns the status that
+/// it ends with.
 async fn end(context: Option<&StreamContext>) -> Status {
     let until = OptionFuture::from(context.and_then(|context| context.until).map(sleep_until));
     let stop = OptionFuture::from(context.map(|context| context.stopping.cancelled()));
@@ -184,8 +187,8 @@ async fn end(context: Option<&StreamContext>) -> Status {
     }
 }
 
-/// The answer to a request, and the bytes of the file in it.
-fn answer(index: &DescriptorIndex, request: ServerReflectionRequest) -> (ServerReflectionResponse, usize) {
+/// The answer to a request.
+fn answer(index: &DescriptorIndex, request: ServerReflectionRequest) -> ServerReflectionResponse {
     let file = |bytes: Option<&Bytes>| match bytes {
         Some(bytes) => MessageResponse::FileDescriptorResponse(FileDescriptorResponse {
             file_descriptor_proto: vec![bytes.to_vec()],
@@ -210,16 +213,54 @@ fn answer(index: &DescriptorIndex, request: ServerReflectionRequest) -> (ServerR
         }),
         None => error(Code::InvalidArgument, "the request asks for nothing: set one of its fields"),
     };
-    let bytes = match &response {
-        MessageResponse::FileDescriptorResponse(files) => files.file_descriptor_proto.iter().map(Vec::len).sum(),
-        _ => 0,
-    };
     let valid_host = request.host.clone();
-    let answer =
-        ServerReflectionResponse { valid_host, original_request: Some(request), message_response: Some(response) };
-    (answer, bytes)
+    ServerReflectionResponse { valid_host, original_request: Some(request), message_response: Some(response) }
 }
 
 fn error(code: Code, message: &str) -> MessageResponse {
     MessageResponse::ErrorResponse(ErrorResponse { error_code: code.into(), error_message: message.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::StandardCodec;
+    use super::*;
+    use futures_util::{StreamExt, stream};
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use tonic::codec::Codec;
+
+    /// A stream that stays open for this time, and whose caller sends this request again and again.
+    fn stream(request: &ServerReflectionRequest, time: Duration) -> ResponseStream {
+        let message = request.encode_to_vec();
+        let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
+        let frame = Bytes::from([&[0], &length[..], &message].concat());
+        let frames = stream::repeat_with(move || Ok::<_, Status>(Frame::data(frame.clone())));
+        let decoder = StandardCodec::<ServerReflectionResponse, ServerReflectionRequest>::default().decoder();
+        let requests = Streaming::new_request(decoder, StreamBody::new(frames), None, None);
+        let (reflection, ends) = (Reflection::new().unwrap(), Instant::now() + time);
+        Box::pin(unfold(ReflectionStream { reflection, requests, context: None, ends, bytes: 0, ended: false }, next))
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_at_its_time_although_requests_arrive() {
+        let (begin, time) = (Instant::now(), Duration::from_millis(50));
+        let mut stream = stream(&ServerReflectionRequest::default(), time);
+        let mut answers = 0;
+        while let Some(answer) = stream.next().await {
+            assert!(answer.is_ok());
+            answers += 1;
+        }
+        assert!(answers > 0 && begin.elapsed() >= time);
+    }
+
+    #[tokio::test]
+    async fn all_streams_together_send_a_bounded_number_of_bytes_in_a_second() {
+        let (reflection, begin) = (Reflection::new().unwrap(), Instant::now());
+        let second = usize::try_from(limits::REFLECTION_BYTES_PER_SECOND).unwrap();
+        // What may be sent in one second may be sent at once, and then half of it in half a second.
+        assert!(reflection.turn(second) <= Instant::now());
+        let wait = reflection.turn(second / 2).duration_since(begin);
+        assert!((Duration::from_millis(450)..Duration::from_secs(5)).contains(&wait), "{wait:?}");
+    }
 }

@@ -1,4 +1,5 @@
-//! Health and metrics: neither takes connections from the calls or waits behind them, and the metrics listener is bounded.
+//! Health and metrics: neither takes connections from the calls or waits behind them, and the metrics listener is
+//! bounded.
 
 use crate::harness::{Database, Server, add};
 use roster::domain::Scope;
@@ -40,7 +41,7 @@ async fn lock(database: &Database, statement: &'static str) -> PgConnection {
 /// The text of the metrics.
 async fn scrape(server: &Server) -> String {
     let mut stream = TcpStream::connect(server.metrics).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: roster\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: roster\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut text = String::new();
     timeout(SOON, stream.read_to_string(&mut text)).await.expect("the connection stays open").unwrap();
     text
@@ -96,8 +97,9 @@ async fn slow_statements_of_calls_change_neither_health_nor_metrics() {
     stays_serving(&server, scrapes).await;
     lock.close().await.unwrap();
     for call in calls {
-        let answer = call.await.unwrap();
-        assert!(answer.as_ref().is_ok_and(|_| true) || answer.unwrap_err().code() == Code::DeadlineExceeded);
+        if let Err(status) = call.await.unwrap() {
+            assert_eq!(status.code(), Code::DeadlineExceeded);
+        }
     }
 }
 
@@ -105,7 +107,7 @@ async fn slow_statements_of_calls_change_neither_health_nor_metrics() {
 async fn killed_sessions_do_not_change_health() {
     let server = Server::start().await;
     let kills = async {
-        for _ in 0..5 {
+        for _ in 0..3 {
             kill_sessions(&server.database).await;
         }
     };

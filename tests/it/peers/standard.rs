@@ -1,9 +1,8 @@
 //! Health and reflection: bounded in size, number and time, and right in their answers.
 
-use crate::harness::raw::{self, Answer, Call};
+use crate::harness::raw::{self, Call};
 use crate::harness::{Database, Server};
 use prost::Message;
-use prost::bytes::Bytes;
 use prost_reflect::DescriptorPool;
 use prost_types::FileDescriptorProto;
 use roster::server::ServerSettings;
@@ -20,6 +19,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse as FormerResponse;
 use tonic_reflection::pb::{v1, v1alpha};
 
 /// The time limit for everything that must happen soon.
@@ -102,7 +102,8 @@ async fn a_stop_does_not_wait_for_health_watches_or_reflection_streams() {
     assert_stopping(reflection.next().await);
 }
 
-/// A message of 4 KiB is read, and a larger one is refused before it arrives: a frame that declares its length is enough.
+/// A message of 4 KiB is read, and a larger one is refused before it arrives: a frame that declares its length is
+/// enough.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_of_standard_methods_are_at_most_4_kib() {
     let server = Server::start().await;
@@ -235,10 +236,12 @@ async fn an_unknown_symbol_does_not_end_the_reflection_stream() {
     let requests = futures_util::stream::iter([request("other"), request("roster.v1.UserService")]);
     let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
     let unknown = answers.message().await.unwrap().unwrap().message_response;
-    use v1alpha::server_reflection_response::MessageResponse as Older;
-    assert!(matches!(unknown, Some(Older::ErrorResponse(ref error)) if error.error_code == NOT_FOUND), "{unknown:?}");
+    assert!(
+        matches!(unknown, Some(FormerResponse::ErrorResponse(ref error)) if error.error_code == NOT_FOUND),
+        "{unknown:?}"
+    );
     let known = answers.message().await.unwrap().unwrap().message_response;
-    assert!(matches!(known, Some(Older::FileDescriptorResponse(_))), "{known:?}");
+    assert!(matches!(known, Some(FormerResponse::FileDescriptorResponse(_))), "{known:?}");
     assert!(answers.message().await.unwrap().is_none());
 }
 
@@ -327,19 +330,13 @@ async fn a_reflection_stream_sends_a_bounded_number_of_bytes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_reflection_stream_ends() {
     let server = Server::start().await;
-    for first in [&b""[..], b"\x3a\x01*"] {
-        for path in REFLECTION {
-            let body = if first.is_empty() { Vec::new() } else { raw::frame(first) };
-            let answer = open_and_wait(&server, Call { body, ..Call::grpc(path, &[]) }).await;
-            assert_eq!(answer.grpc_status, Some(0), "{path}: {answer:?}");
-            assert_eq!(answer.body.is_empty(), first.is_empty(), "{path}");
-        }
-    }
-}
-
-/// Sends a request and leaves its stream open; then waits until the server ends the response.
-async fn open_and_wait(server: &Server, call: Call) -> Answer {
-    // An empty piece keeps the stream open without a message.
-    let call = if call.body.is_empty() { Call { body: Bytes::new().to_vec(), ..call } } else { call };
-    raw::send_unfinished(server.address, call).await
+    let cases = REFLECTION.iter().flat_map(|path| [(path, Vec::new()), (path, raw::frame(b"\x3a\x01*"))]);
+    let address = server.address;
+    let ends = cases.map(|(path, body)| async move {
+        let asked = !body.is_empty();
+        let answer = raw::send_unfinished(address, Call { body, ..Call::grpc(path, &[]) }).await;
+        assert_eq!(answer.grpc_status, Some(0), "{path}: {answer:?}");
+        assert_eq!(!answer.body.is_empty(), asked, "{path}");
+    });
+    futures_util::future::join_all(ends).await;
 }
