@@ -235,7 +235,12 @@ async fn one_caller_takes_half_of_the_streams() {
         assert!(status.get_details_retry_info().is_some(), "{status:?}");
         assert_eq!(refused::<()>(Err(status)), (Code::Unavailable, "OVERLOADED".to_owned()));
     }
+    // Another caller is admitted, also on the same connection, as behind a proxy.
     open_other(&server).await.unwrap();
+    let peer = UnreadConnection::open(&server, &token(&server, "backend"), 16).await;
+    assert!(peer.call(method, first_message(method), "").await.refusal.is_some());
+    let other = UnreadConnection { token: token(&server, "third"), ..peer };
+    assert!(other.call(method, first_message(method), "").await.refusal.is_none());
     // A place that is given back can be taken again.
     drop(open.pop());
     let peer = UnreadConnection::open(&server, &token(&server, "backend"), 0).await;
