@@ -22,7 +22,7 @@ mod connection;
 #[allow(dead_code, unreachable_pub, reason = "the tests use the rest")]
 mod http2;
 #[path = "../tests/it/harness/memory_bound.rs"]
-#[expect(dead_code, unreachable_pub, reason = "the tests use the rest")]
+#[expect(unreachable_pub, reason = "the tests use it too")]
 mod memory_bound;
 #[path = "siege/process.rs"]
 mod process;

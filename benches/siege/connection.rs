@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::http2::{
     self, ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PING, PREFACE, RST_STREAM,
-    SETTINGS, WINDOW_UPDATE,
+    SETTINGS, WINDOW_UPDATE, literal,
 };
 
 /// The largest window, and the bytes after which the connection's window is refilled.
@@ -35,7 +35,10 @@ pub(crate) struct Answer {
 /// A connection whose calls all go to one method.
 pub(crate) struct Connection {
     pub(crate) socket: TcpStream,
+    /// The header block of the next call. From the second call on, all headers are in the table of the peer, as they are
+    /// for every client that calls more than once.
     block: Vec<u8>,
+    indexed: Vec<u8>,
     calls: Vec<Call>,
     next: u32,
     out: Vec<u8>,
@@ -53,6 +56,7 @@ impl Connection {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let authorization = if token.is_empty() { String::new() } else { format!("Bearer {token}") };
+        let headers = http2::call(path, &authorization);
         let out = [
             PREFACE,
             &http2::settings(&[(2, 0), (INITIAL_WINDOW_SIZE, WINDOW)]),
@@ -60,7 +64,8 @@ impl Connection {
         ];
         Ok(Self {
             socket,
-            block: http2::block(&http2::call(path, &authorization)),
+            block: headers.iter().flat_map(|(name, value)| literal(0x40, name.as_bytes(), value.as_bytes())).collect(),
+            indexed: (0..headers.len()).rev().map(|place| 0x80 | (62 + u8::try_from(place).unwrap())).collect(),
             calls: Vec::new(),
             next: 1,
             out: out.concat(),
@@ -102,6 +107,7 @@ impl Connection {
         let length = u32::try_from(message.len()).unwrap().to_be_bytes();
         self.out.extend_from_slice(&http2::frame(HEADERS, END_HEADERS, stream, &self.block));
         self.out.extend_from_slice(&http2::frame(DATA, END_STREAM, stream, &[&[0], &length[..], message].concat()));
+        self.block.clone_from(&self.indexed);
         self.calls.push(Call { stream, begin, message: Vec::new() });
     }
 

@@ -84,7 +84,8 @@ impl Questions {
             Kind::Export => !message.is_empty(),
             Kind::Health => match HealthCheckResponse::decode(message).map(|answer| answer.status()) {
                 Ok(ServingStatus::Serving) => true,
-                status => return Err(format!("{status:?}")),
+                Ok(status) => return Err(format!("{status:?}")),
+                Err(_) => false,
             },
         };
         if is_right { Ok(()) } else { Err("WRONG_ANSWER".to_owned()) }

@@ -2,11 +2,14 @@
 
 use super::callers::Figures;
 use super::run::Result;
-use crate::memory_bound::PEER_BYTES;
+use crate::memory_bound::peer_bytes;
 use crate::tool::print_line;
 
 const HEAD: &str = "| attack | checks p50, p99: before | during | after | writes p50, p99: before | during | after \
     | echo p99: before, during | refused during | health false | memory before, peak, after | log | attacker | goal |";
+
+/// The bound of the memory with the default settings.
+const PEER_BYTES: u64 = peer_bytes(4096, 256 << 20);
 
 /// The title of the columns.
 pub(crate) fn head() {

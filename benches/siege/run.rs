@@ -78,11 +78,11 @@ pub(crate) fn measure(stage: &Stage, phases: Phases) -> Load {
 
 fn flow(stage: &Stage, server: &Server, kind: Kind, rate: f64) -> Flow {
     let (token, connections) = match &kind {
-        Kind::Check(_) => (stage.check_key.clone(), 4),
-        Kind::Write(_) => (stage.manage_key.clone(), 2),
+        Kind::Check(_) => (stage.token.clone(), 4),
+        Kind::Write(_) => (stage.token.clone(), 2),
         Kind::Echo => (String::new(), 1),
         Kind::Health => (String::new(), 8),
-        Kind::Stream | Kind::Export => (stage.check_key.clone(), 4),
+        Kind::Stream | Kind::Export => (stage.token.clone(), 4),
     };
     let fresh = matches!(kind, Kind::Health | Kind::Stream | Kind::Export);
     Flow { address: server.address, token, kind, connections, rate, fresh }

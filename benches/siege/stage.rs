@@ -28,9 +28,8 @@ const LARGE: (u32, u32) = (1000, 3000);
 pub(crate) struct Stage {
     directory: tempfile::TempDir,
     pub(crate) size: Size,
-    /// Keys of the honest callers, with the scopes `check` and `manage`.
-    pub(crate) check_key: String,
-    pub(crate) manage_key: String,
+    /// The bearer token of the honest callers, with the scopes `check` and `manage`.
+    pub(crate) token: String,
     attacker: Attacker,
     program: PathBuf,
     _cluster: Cluster,
@@ -74,24 +73,20 @@ impl Stage {
         std::fs::write(&jwks, key.public_jwks().to_string()).unwrap();
         let mut settings = format!(
             "database_url = '{url}'\n[mail]\nkind = 'off'\n[[issuers]]\nissuer = '{ISSUER}'\n\
-             audience = '{AUDIENCE}'\njwks_file = '{}'\nscopes = []\n",
+             audience = '{AUDIENCE}'\njwks_file = '{}'\nscopes = ['check', 'manage']\n",
             jwks.display()
         );
-        let [check_key, manage_key, bad_check_key, bad_manage_key] =
-            [("honest", "check"), ("backend", "manage"), ("attacker", "check"), ("attacker-manage", "manage")].map(
-                |(name, scope)| {
-                    let key = api_keys::generate();
-                    let stanza =
-                        format!("[[api_keys]]\nname = '{name}'\nscopes = ['{scope}']\nsha256 = '{}'\n", key.sha256);
-                    settings.push_str(&stanza);
-                    key.secret.expose().to_owned()
-                },
-            );
+        let [check_key, manage_key] = [("attacker", "check"), ("attacker-manage", "manage")].map(|(name, scope)| {
+            let key = api_keys::generate();
+            settings
+                .push_str(&format!("[[api_keys]]\nname = '{name}'\nscopes = ['{scope}']\nsha256 = '{}'\n", key.sha256));
+            key.secret.expose().to_owned()
+        });
         std::fs::write(directory.path().join("roster.toml"), settings).unwrap();
-        let user_token = token(&key, &user);
-        let attacker =
-            Attacker { check_key: bad_check_key, manage_key: bad_manage_key, user_token, user, organization, large };
-        Self { directory, size, check_key, manage_key, attacker, program: program(), _cluster: cluster }
+        let user_token = sign(&key, &user, None);
+        let token = sign(&key, "honest", Some("roster:check roster:manage"));
+        let attacker = Attacker { check_key, manage_key, user_token, user, organization, large };
+        Self { directory, size, token, attacker, program: program(), _cluster: cluster }
     }
 
     /// Starts a server, and waits until its replica has loaded.
@@ -164,7 +159,7 @@ impl Server {
     }
 }
 
-/// Adds the user with an organization and the organization with large pages, and returns the ids.
+/// Adds the user with an organization of a thousand members and the organization with large pages, and returns the ids.
 async fn add_attacker(url: &str) -> (String, String, String) {
     let user = table::add_busy(url, 1).await;
     let large = table::add_large(url, LARGE.0).await;
@@ -174,6 +169,16 @@ async fn add_attacker(url: &str) -> (String, String, String) {
         .fetch_one(&mut connection)
         .await
         .unwrap();
+    sqlx::query(
+        "INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
+         SELECT organization_bucket_of($2::uuid), $2::uuid, user_id, 'member', '{}', 1, now(), now() FROM memberships
+         WHERE organization_id = $1::uuid",
+    )
+    .bind(&large)
+    .bind(&organization)
+    .execute(&mut connection)
+    .await
+    .unwrap();
     sqlx::query(
         "UPDATE memberships SET attributes = jsonb_build_object('a', repeat('x', $2)) WHERE organization_id = $1::uuid",
     )
@@ -185,13 +190,14 @@ async fn add_attacker(url: &str) -> (String, String, String) {
     (user, organization, large)
 }
 
-/// A bearer token of a user.
-fn token(key: &SigningKey, user: &str) -> String {
+/// A bearer token of a user, or of a service with these scopes.
+fn sign(key: &SigningKey, sub: &str, scope: Option<&str>) -> String {
     let now = Clock::system().unix_seconds();
     let claims = ClaimSet {
         iss: ISSUER.to_owned(),
         aud: AUDIENCE.to_owned(),
-        sub: user.to_owned(),
+        sub: sub.to_owned(),
+        scope: scope.map(str::to_owned),
         exp: now + 24 * 3600,
         iat: now,
         ..ClaimSet::default()

@@ -109,7 +109,7 @@ struct Body {
     window: i64,
 }
 
-/// One connection.
+/// One connection of an attack, with its calls.
 struct Client {
     calls: Arc<Calls>,
     tally: Arc<Tally>,

@@ -8,6 +8,7 @@ use roster::grpc::pb;
 use std::sync::Arc;
 
 const LIST_MEMBERS: &str = "/roster.v1.OrganizationService/ListMembers";
+const UPDATE_MEMBER: &str = "/roster.v1.OrganizationService/UpdateMember";
 const ADD_MEMBER: &str = "/roster.v1.OrganizationService/AddMember";
 const BATCH_CHECK: &str = "/roster.v1.CheckService/BatchCheckMembership";
 
@@ -30,28 +31,32 @@ pub(super) fn unread_socket(target: &Target, tally: &Arc<Tally>) {
     pages(target, 0x7fff_ffff, false).start(target, tally);
 }
 
-/// The user adds members with such attributes all the time, and lists them.
+/// The user gives such attributes to 400 members, and lists them all the time.
 pub(super) fn numbers(target: &Target, tally: &Arc<Tally>) {
     // As compact JSON of Rust, `{"n":[1e308,…]}` has 8 KiB.
     let number = Value { kind: Some(Kind::NumberValue(1e308)) };
     let list = ListValue { values: vec![number; 1360] };
     let attributes = Struct { fields: [("n".to_owned(), Value { kind: Some(Kind::ListValue(list)) })].into() };
     let organization = target.organization.clone();
-    let add = move |number| {
-        framed(&pb::AddMemberRequest {
+    let update = move |number: u64| {
+        framed(&pb::UpdateMemberRequest {
             organization: organization.clone(),
-            person: Some(pb::add_member_request::Person::UserId(format!("number-{number}"))),
-            role: "member".to_owned(),
+            user_id: member(number % 400),
             attributes: Some(attributes.clone()),
             ..Default::default()
         })
     };
-    let adds = Calls { body: Arc::new(add), ..Calls::new(ADD_MEMBER, &target.user_token, Vec::new()) };
-    Calls { connections: 1, streams: 4, rate: 40.0, ..adds }.start(target, tally);
+    let updates = Calls { body: Arc::new(update), ..Calls::new(UPDATE_MEMBER, &target.user_token, Vec::new()) };
+    Calls { connections: 1, streams: 4, rate: 100.0, ..updates }.start(target, tally);
     let request =
         pb::ListMembersRequest { organization: target.organization.clone(), page_size: 1000, ..Default::default() };
     let lists = Calls::new(LIST_MEMBERS, &target.user_token, framed(&request));
     Calls { connections: 1, streams: 24, ..lists }.start(target, tally);
+}
+
+/// The id of a member of the organization of the user: see `table::add_large`.
+fn member(number: u64) -> String {
+    crate::tool::table::ids(u32::try_from(number).unwrap(), u32::MAX).1
 }
 
 /// 524 288 items without content.
@@ -75,17 +80,17 @@ pub(super) fn struct_bombs(target: &Target, tally: &Arc<Tally>) {
     Calls { connections: 4, streams: 12, ..calls }.start(target, tally);
 }
 
-/// Each call adds another member.
+/// Each call changes the role of another member.
 pub(super) fn writes(target: &Target, tally: &Arc<Tally>) {
     let organization = target.organization.clone();
-    let add = move |number| {
-        framed(&pb::AddMemberRequest {
+    let update = move |number: u64| {
+        framed(&pb::UpdateMemberRequest {
             organization: organization.clone(),
-            person: Some(pb::add_member_request::Person::UserId(format!("written-{number}"))),
-            role: "member".to_owned(),
+            user_id: member(number % 900),
+            role: if number / 900 % 2 == 0 { "admin" } else { "member" }.to_owned(),
             ..Default::default()
         })
     };
-    let calls = Calls { body: Arc::new(add), ..Calls::new(ADD_MEMBER, &target.user_token, Vec::new()) };
+    let calls = Calls { body: Arc::new(update), ..Calls::new(UPDATE_MEMBER, &target.user_token, Vec::new()) };
     Calls { connections: 1, ..calls }.start(target, tally);
 }
