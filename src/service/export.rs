@@ -58,7 +58,7 @@ impl Roster {
     }
 
     async fn read_datastore(&self) -> Result<Datastore, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = in_time(COPY_SILENCE, datastore::datastore(&mut connection)).await;
         Ok(connection.finish(outcome)?)
     }
@@ -70,7 +70,7 @@ impl Roster {
         token: &mut ConsistencyToken,
         sink: &mut S,
     ) -> Result<(), S::Error> {
-        let mut connection = self.pool.acquire().await.map_err(ServiceError::from)?;
+        let mut connection = self.pool.acquire_read().await.map_err(ServiceError::from)?;
         let outcome = send_organizations(&mut connection, bucket, kind, token, sink).await;
         connection.finish(outcome)
     }
@@ -81,7 +81,7 @@ impl Roster {
         token: &mut ConsistencyToken,
         sink: &mut S,
     ) -> Result<(), S::Error> {
-        let mut connection = self.pool.acquire().await.map_err(ServiceError::from)?;
+        let mut connection = self.pool.acquire_read().await.map_err(ServiceError::from)?;
         let outcome = send_users(&mut connection, bucket, token, sink).await;
         connection.finish(outcome)
     }
