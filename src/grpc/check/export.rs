@@ -1,4 +1,4 @@
-//! `ExportMemberships`: all memberships, in messages of about a megabyte.
+//! `ExportMemberships`: all memberships, in messages of about a quarter of a megabyte.
 
 use crate::domain::{Kind, UserId, UserState};
 use crate::grpc::admit::stream::StreamSender;
