@@ -22,6 +22,8 @@ pub struct Method {
     pub write: bool,
     /// Whether the method takes many items in one request, and therefore accepts larger messages.
     pub bulk: bool,
+    /// Whether the method answers with a page of a list.
+    pub pages: bool,
     /// The sides that are streams.
     pub streaming: StreamSides,
 }
