@@ -25,6 +25,7 @@ mod invitations;
 mod lifecycle;
 mod mail;
 mod newer;
+mod peers;
 mod pipeline;
 mod pool;
 mod races;

@@ -1,5 +1,6 @@
 //! The `roster` program, run as a process.
 
+use super::dynamic::Caller;
 use super::server::{Clients, Credential};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -66,6 +67,7 @@ pub struct Serve {
     process: Child,
     pub channel: Channel,
     pub clients: Clients,
+    key: String,
     directory: TempDir,
 }
 
@@ -83,8 +85,9 @@ impl Serve {
         std::fs::write(&config, text).unwrap();
         let process = Self::spawn(directory.path());
         let channel = channel(&address);
-        let clients = clients(&channel, key.trim_end());
-        Self { process, channel, clients, directory }
+        let key = key.trim_end().to_owned();
+        let clients = clients(&channel, &key);
+        Self { process, channel, clients, key, directory }
     }
 
     /// Starts the program with the configuration in this directory. Its log follows the one of the program before.
@@ -115,6 +118,18 @@ impl Serve {
     /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         send(&self.process, signal);
+    }
+
+    /// The largest resident memory of the process so far, in bytes.
+    pub fn peak_memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id().unwrap())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB")).unwrap();
+        peak.trim().parse::<usize>().unwrap() * 1024
+    }
+
+    /// A client that sends encoded messages.
+    pub fn caller(&self) -> Caller {
+        Caller::with_token(&self.channel, self.key.clone())
     }
 
     /// The log so far.

@@ -1,0 +1,4 @@
+//! No single peer can take the service away from the others.
+
+mod queues;
+mod sizes;
