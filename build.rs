@@ -13,6 +13,8 @@ use tonic_prost_build::manual;
 pub mod access;
 #[path = "build/reasons.rs"]
 pub mod reasons;
+#[path = "build/shapes.rs"]
+pub mod shapes;
 
 /// The import roots of the protos, each with the folder whose files are compiled: roster's own package, and Google's
 /// messages for error details.
@@ -74,6 +76,8 @@ fn generate(compiler: &protox::Compiler, tables: &Tables, out: &Path) -> Result<
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     fs::write(out.join("methods.rs"), access::methods(&tables.methods)?)?;
     fs::write(out.join("requests.rs"), access::requests(&tables.methods)?)?;
+    let requests = tables.methods.iter().map(|method| method.request.as_str());
+    fs::write(out.join("shapes.rs"), shapes::code(&compiler.descriptor_pool(), requests)?)?;
     fs::write(out.join("reasons.rs"), reasons::code(&tables.reasons)?)?;
 
     for service in standard_servers() {
@@ -82,7 +86,7 @@ fn generate(compiler: &protox::Compiler, tables: &Tables, out: &Path) -> Result<
     let mut services = tables.methods.iter().map(|method| method.service.as_str()).collect::<Vec<_>>();
     services.dedup();
     let mut servers = String::new();
-    for file in ["requests"].iter().chain(&services) {
+    for file in ["requests", "shapes"].iter().chain(&services) {
         writeln!(servers, "include!(concat!(env!(\"OUT_DIR\"), \"/{file}.rs\"));")?;
     }
     Ok(fs::write(out.join("servers.rs"), servers)?)

@@ -27,8 +27,8 @@ pub struct MethodRule {
     pub write: bool,
     /// Whether the request contains a list of messages.
     pub bulk: bool,
-    /// Whether the response is a page of a list.
-    pub paged: bool,
+    /// Whether the response is a page of a list: the request has a page size.
+    pub pages: bool,
     /// Whether the request is a stream, and whether the response is one.
     pub streaming: (bool, bool),
 }
@@ -123,7 +123,7 @@ fn method_rule(method: &MethodDescriptor) -> Result<MethodRule, String> {
         write,
         // Bulk methods accept larger messages; a stream must not accept an endless number of large ones.
         bulk: !streaming.0 && request.fields().any(|field| field.is_list() && matches!(field.kind(), Kind::Message(_))),
-        paged: method.output().get_field_by_name("next_page_token").is_some(),
+        pages: request.get_field_by_name("page_size").is_some(),
         streaming,
     })
 }
@@ -199,7 +199,7 @@ pub fn methods(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
         table.len()
     );
     for method in table {
-        let MethodRule { service, name, deleted, write, bulk, paged, streaming: (client, server), .. } = method;
+        let MethodRule { service, name, deleted, write, bulk, pages, streaming: (client, server), .. } = method;
         let callers = match &method.callers {
             AllowedCallers::Permission(variant) => format!("Permission(Permission::{variant})"),
             kind => format!("{kind:?}"),
@@ -207,7 +207,7 @@ pub fn methods(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
         let scopes = method.scopes.iter().map(|variant| format!("Scope::{variant}")).collect::<Vec<_>>().join(", ");
         writeln!(
             code,
-            "    Method {{ path: {:?}, service: {service:?}, name: {name:?}, write: {write}, bulk: {bulk}, paged: {paged}, \
+            "    Method {{ path: {:?}, service: {service:?}, name: {name:?}, write: {write}, bulk: {bulk}, pages: {pages}, \
              standard: false, \
              streaming: StreamSides {{ client: {client}, server: {server} }}, \
              rule: Rule {{ callers: AllowedCallers::{callers}, scopes: &[{scopes}], deleted: {deleted} }} }},",

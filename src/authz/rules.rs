@@ -28,7 +28,7 @@ pub static STANDARD_METHODS: [Method; 4] = [
 
 const fn standard(path: &'static str, service: &'static str, name: &'static str, streaming: StreamSides) -> Method {
     let rule = Rule { callers: AllowedCallers::Public, scopes: &[], deleted: false };
-    Method { path, service, name, rule, write: false, bulk: false, paged: false, streaming, standard: true }
+    Method { path, service, name, rule, write: false, bulk: false, pages: false, streaming, standard: true }
 }
 
 /// A method that the server serves: one of roster's own ([`METHODS`]) or a standard one ([`STANDARD_METHODS`]).
@@ -46,8 +46,8 @@ pub struct Method {
     pub write: bool,
     /// Whether the method takes many items in one request, and therefore accepts larger messages.
     pub bulk: bool,
-    /// Whether the response is a page of a list.
-    pub paged: bool,
+    /// Whether the method answers with a page of a list.
+    pub pages: bool,
     /// The sides that are streams.
     pub streaming: StreamSides,
     /// Whether it is a method of health or reflection. Their answers depend on no caller, so a credential that is sent

@@ -22,7 +22,8 @@ pub const REASON_CHARACTERS: usize = 500;
 pub const EMAIL_BYTES: usize = 254;
 /// Bytes in the local part of an e-mail address: RFC 5321 §4.5.3.1.1.
 pub const EMAIL_LOCAL_BYTES: usize = 64;
-/// Bytes of attributes as compact JSON. Attributes hold labels, not documents: a page of 100 members stays under 1 MiB.
+/// Bytes of attributes as compact JSON with all digits of each number, as Postgres prints them. Attributes hold labels,
+/// not documents: a page of 100 members stays under 1 MiB.
 pub const ATTRIBUTES_BYTES: usize = 8 * 1024;
 /// Nesting levels of objects and lists in attributes.
 pub const ATTRIBUTES_DEPTH: usize = 8;

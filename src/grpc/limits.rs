@@ -17,10 +17,22 @@ pub const PAGE_BYTES: usize = 3 * 1024 * 1024;
 pub const VIOLATIONS: usize = 20;
 /// The time that a request without a deadline may take.
 pub const DEADLINE: Duration = Duration::from_secs(5);
-/// The size of a message, in bytes. A protobuf message can take forty times its size when decoded.
+/// The size of a message, in bytes.
 pub const MESSAGE_BYTES: usize = 256 * 1024;
 /// The size of a message that carries a list of messages, in bytes.
 pub const BULK_MESSAGE_BYTES: usize = 1024 * 1024;
+/// How many times its size a message may take when it is decoded. A list of small objects in attributes takes thirty times
+/// its size; the worst messages would take more than a hundred times theirs.
+pub const DECODED_FACTOR: usize = 40;
+/// The memory that a message may take when it is decoded whatever its size, in bytes: attributes of the largest size with
+/// nothing but small objects take less, and so do ten thousand empty items.
+pub const DECODED_BYTES: usize = 4 * 1024 * 1024;
+/// The size up to which a message is decoded without a count of its elements, in bytes: it takes less than
+/// [`DECODED_BYTES`] whatever it contains.
+pub const UNCOUNTED_BYTES: usize = 8 * 1024;
+/// The size of a message from which on its call runs in the main runtime, in bytes. Smaller messages are decoded in less
+/// than a millisecond.
+pub const HEAVY_MESSAGE_BYTES: u64 = 32 * 1024;
 /// The time between two authorization decisions about an open stream, and between two checkpoints of a watch.
 pub const CHECKPOINT: Duration = Duration::from_secs(1);
 /// Messages that wait for a caller who does not read. With [`CHUNK_BYTES`] this bounds the memory of a stream.

@@ -8,6 +8,7 @@ mod check;
 mod convert;
 mod decode;
 mod event;
+pub mod heavy;
 mod invitation;
 pub mod limits;
 mod organization;

@@ -6,6 +6,7 @@
 use super::decode::{FieldReader, InvalidFields};
 use crate::domain::Invalid;
 use crate::grpc::limits;
+use crate::service::RowPage;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message;
@@ -73,10 +74,11 @@ impl Page {
     /// page. A page has at least one row.
     pub(super) fn convert<T, M: Message>(
         &self,
-        rows: &[T],
+        page: &RowPage<T>,
         convert: impl Fn(&T) -> M,
         key: impl FnOnce(&T) -> Vec<u8>,
     ) -> (Vec<M>, String) {
+        let rows = &page.rows;
         let mut bytes = 0;
         let mut messages = Vec::with_capacity(rows.len().min(self.size));
         for row in rows.iter().take(self.size) {
@@ -88,7 +90,7 @@ impl Page {
             messages.push(message);
         }
         let next = match messages.len().checked_sub(1).and_then(|last| rows.get(last)) {
-            Some(last) if messages.len() < rows.len() => {
+            Some(last) if page.is_cut || messages.len() < rows.len() => {
                 let mut bytes = vec![VERSION];
                 bytes.extend_from_slice(&self.filter);
                 bytes.extend(key(last));

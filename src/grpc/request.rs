@@ -1,9 +1,10 @@
 //! Traits of request types. The build implements them from the access rules in the protos, so no handler chooses its rule.
 
 use crate::authz::rules::Method;
+use crate::grpc::admit::shape::RequestShape;
 
 /// The request of a method. Each request type belongs to one method.
-pub trait Request: prost::Message {
+pub trait Request: prost::Message + RequestShape {
     /// The method, with its access rule.
     const METHOD: &'static Method;
 }

@@ -78,6 +78,14 @@ pub fn too_large(limit: usize) -> Status {
     status(reason::message_too_large(&limit), format!("the message is larger than {limit} bytes"))
 }
 
+/// `MESSAGE_TOO_LARGE`: the message has more elements than its size allows. `limit` is the largest size that the method
+/// accepts, `memory` what the decoded message may take; both in bytes.
+#[must_use]
+pub fn too_complex(limit: usize, memory: usize) -> Status {
+    let message = format!("the message would take more than {memory} bytes when decoded: send fewer elements at once");
+    status(reason::message_too_large(&limit), message)
+}
+
 /// `MALFORMED_MESSAGE`: the bytes do not decode as a message of the method.
 #[must_use]
 pub fn malformed() -> Status {

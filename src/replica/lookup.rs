@@ -122,7 +122,7 @@ impl ReplicaState {
         if unconfirmed.is_empty() {
             return Ok(());
         }
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire_read().await?;
         let known = self.datastore();
         let comparison = async {
             let history = history::read(&mut connection, &unconfirmed).await?;

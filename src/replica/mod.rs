@@ -188,7 +188,7 @@ impl Replica {
         if let Some(datastore) = self.0.datastore() {
             return Ok(datastore);
         }
-        let mut connection = self.0.pool.acquire().await?;
+        let mut connection = self.0.pool.acquire_read().await?;
         let outcome = timeout(limits::POLL_TIMEOUT, datastore::datastore(&mut connection)).await;
         let datastore = connection.finish(outcome.unwrap_or(Err(StoreError::Timeout(None))))?;
         let mut known = self.0.datastore.write().unwrap_or_else(PoisonError::into_inner);
@@ -280,7 +280,7 @@ impl Replica {
     /// # Errors
     /// If the datastore does not answer.
     pub async fn user_state(&self, user: &UserId) -> Result<Option<UserState>, StoreError> {
-        let mut connection = self.0.pool.acquire().await?;
+        let mut connection = self.0.pool.acquire_read().await?;
         let outcome = users::state(&mut connection, user).await;
         connection.finish(outcome)
     }

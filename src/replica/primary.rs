@@ -213,7 +213,7 @@ async fn run(pool: &Pool, questions: &[&StandingKey]) -> StandingResult {
 }
 
 async fn ask(pool: &Pool, questions: &[&StandingKey]) -> StandingResult {
-    let mut connection = pool.acquire().await?;
+    let mut connection = pool.acquire_read().await?;
     let session_begin = clock::uptime().saturating_sub(connection.age());
     let query = standing::many(&mut connection, questions);
     match tokio::time::timeout(limits::PRIMARY_TIMEOUT, query).await {

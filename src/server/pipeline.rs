@@ -176,7 +176,7 @@ fn size(headers: &HeaderMap) -> usize {
 
 /// The size of the largest response to a method, in bytes.
 fn largest_response(method: &Method) -> usize {
-    if method.paged {
+    if method.pages {
         crate::grpc::limits::PAGE_BYTES
     } else if method.bulk {
         crate::grpc::limits::BULK_MESSAGE_BYTES

@@ -95,7 +95,7 @@ impl Roster {
     ) -> Result<ChangeFeed, ServiceError> {
         // Subscribe first: then every commit after the heads are read is in the broadcast.
         let feed = self.replica.feed();
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = self.start_positions(&mut connection, from, buckets).await;
         let FeedStart { datastore, heads, positions } = connection.finish(outcome)?;
         let mut feed = ChangeFeed {
@@ -223,7 +223,7 @@ impl ChangeFeed {
     pub async fn catch_up(&mut self) -> Result<Option<FeedRows>, ServiceError> {
         self.lag_excused = true;
         if self.heads_unknown {
-            let mut connection = self.pool.acquire().await?;
+            let mut connection = self.pool.acquire_read().await?;
             let outcome = in_time(limits::LOG_READ, tail::heads(&mut connection)).await;
             let heads = connection.finish(outcome)?;
             self.compare(&(0..).zip(heads).collect())?;
@@ -246,7 +246,7 @@ impl ChangeFeed {
     async fn read(&self, bucket: i16, at: FeedPosition) -> Result<Vec<LogRow>, ServiceError> {
         let mut limit = limits::REPLAY_ROWS;
         loop {
-            let mut connection = self.pool.acquire().await?;
+            let mut connection = self.pool.acquire_read().await?;
             let page = replay::from(&mut connection, bucket, at.position, limit.saturating_add(1));
             let outcome = in_time(limits::LOG_READ, page).await;
             let page = connection.finish(outcome)?;

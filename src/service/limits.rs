@@ -9,6 +9,8 @@ pub const SLUG_SUFFIXES: u32 = 100;
 /// Time after its deadline for which a write may hold its connection. Postgres ends the write at the deadline, so this
 /// is for a Postgres that no longer answers.
 pub const WRITE_GRACE: Duration = Duration::from_secs(2);
+/// Writes that one queue admits at a time: one that works, and one that waits for its row lock and goes on at once.
+pub const QUEUE_WRITES: usize = 2;
 /// Attempts of a write that loses against another transaction.
 pub const WRITE_ATTEMPTS: u32 = 5;
 /// Organizations purged in one round: each takes one transaction.

@@ -22,6 +22,7 @@ pub mod users;
 pub mod write;
 
 pub use crate::replica::{AnswerSource, Freshness, ReplicaSettings, ReplicaStatistics, consistency_token};
+pub use crate::store::row_page::RowPage;
 pub use error::{ItemResult, ServiceError};
 pub use invitations::InvitationSettings;
 pub use invitations::respond::InvitationReference;
@@ -36,6 +37,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
+use write::queue::WriteQueues;
 
 /// The service. Cheap to clone: clones share one state.
 #[derive(Debug, Clone)]
@@ -46,6 +48,7 @@ pub struct Roster {
     replica: Replica,
     clock: Clock,
     writes: TaskTracker,
+    queues: WriteQueues,
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
     exports: ExportQueue,
@@ -67,6 +70,7 @@ impl Roster {
             replica,
             clock,
             writes: TaskTracker::new(),
+            queues: WriteQueues::default(),
             invitations: Arc::default(),
             mail_due: Arc::default(),
             exports: ExportQueue::default(),

@@ -4,6 +4,7 @@ use super::invitations::{
     InvitationSettings, Invite, InviteAll, IssuedInvitation, Terms, check_delivery, inviter, revoke_all,
 };
 use super::write::preconditions::{check_etag, check_user, check_writable, unknown_state};
+use super::write::queue::QueueKey;
 use super::write::unit_of_work::{DeletionMark, UnitOfWork};
 use super::write::{Change, Meta, OrganizationChange, WriteResult, enter_as_caller};
 use super::{Roster, ServiceError};
@@ -166,6 +167,11 @@ struct Create {
 impl Change for Create {
     type Place = ();
     type Answer = CreatedOrganization;
+
+    fn queue(&self) -> Option<QueueKey> {
+        // A slug that is derived from the name waits for concurrent claims too.
+        self.input.slug.clone().or_else(|| Slug::from_name(self.input.name.as_str())).map(QueueKey::Slug)
+    }
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
         enter_as_caller(tx).await
@@ -432,6 +438,10 @@ pub(super) struct PurgeIfDue(pub(super) OrganizationId);
 impl Change for PurgeIfDue {
     type Place = Option<Organization>;
     type Answer = bool;
+
+    fn queue(&self) -> Option<QueueKey> {
+        Some(QueueKey::Organization(self.0))
+    }
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
         tx.lock(self.0).await

@@ -5,6 +5,7 @@
 //! sent twice.
 
 use super::invitations::tokens;
+use super::write::queue::QueueKey;
 use super::write::unit_of_work::UnitOfWork;
 use super::write::{Change, Meta};
 use super::{Roster, ServiceError};
@@ -279,6 +280,10 @@ struct RecordAbandonedMail(QueuedMail);
 impl Change for RecordAbandonedMail {
     type Place = Option<Organization>;
     type Answer = ();
+
+    fn queue(&self) -> Option<QueueKey> {
+        Some(QueueKey::Organization(self.0.organization))
+    }
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
         tx.lock(self.0.organization).await

@@ -5,6 +5,7 @@ use crate::authz::decide::Access;
 use crate::domain::{Member, Organization, Refusal, Role, SearchText, StoredValue, UserId};
 use crate::service::limits;
 use crate::store::StoreError;
+use crate::store::row_page::RowPage;
 use crate::store::{memberships, organizations, users};
 use sqlx::PgConnection;
 
@@ -17,7 +18,7 @@ impl Roster {
     /// # Errors
     /// `ORGANIZATION_NOT_FOUND` if it was purged a moment ago; `VALUE_UNKNOWN`; if the datastore does not answer.
     pub async fn get_organization(&self, access: &Access) -> Result<Organization, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = organizations::get(&mut connection, access.organization()).await;
         let organization = connection.finish(outcome)?;
         Ok(organization.ok_or(Refusal::OrganizationNotFound)?)
@@ -27,8 +28,8 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn list_organizations(&self, filter: &OrganizationFilter) -> Result<Vec<Organization>, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+    pub async fn list_organizations(&self, filter: &OrganizationFilter) -> Result<RowPage<Organization>, ServiceError> {
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = match &filter.search {
             Some(search) => search_organizations(&mut connection, filter, search).await,
             None => organizations::list(&mut connection, filter).await,
@@ -44,8 +45,8 @@ impl Roster {
         &self,
         user: &UserId,
         filter: &UserOrganizationFilter,
-    ) -> Result<Vec<(Organization, StoredValue<Role>)>, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+    ) -> Result<RowPage<(Organization, StoredValue<Role>)>, ServiceError> {
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = organizations::list_of_user(&mut connection, user, filter).await;
         Ok(connection.finish(outcome)?)
     }
@@ -55,7 +56,7 @@ impl Roster {
     /// # Errors
     /// `MEMBER_NOT_FOUND`, `VALUE_UNKNOWN`; if the datastore does not answer.
     pub async fn get_member(&self, access: &Access, user: &UserId) -> Result<Member, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = async {
             let membership = memberships::get(&mut connection, access.organization(), user).await?;
             Ok::<_, StoreError>((membership, users::get(&mut connection, user).await?))
@@ -73,8 +74,8 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn list_members(&self, access: &Access, filter: &MemberFilter) -> Result<Vec<Member>, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+    pub async fn list_members(&self, access: &Access, filter: &MemberFilter) -> Result<RowPage<Member>, ServiceError> {
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = memberships::list(&mut connection, access.organization(), filter).await;
         Ok(connection.finish(outcome)?)
     }
@@ -85,17 +86,20 @@ async fn search_organizations(
     connection: &mut PgConnection,
     filter: &OrganizationFilter,
     search: &SearchText,
-) -> Result<Vec<Organization>, StoreError> {
+) -> Result<RowPage<Organization>, StoreError> {
     let wanted = usize::try_from(filter.limit).unwrap_or(usize::MAX);
     let (mut found, mut after, mut most) = (Vec::new(), filter.after.clone(), filter.limit);
     loop {
         let candidates = organizations::search_candidates(connection, filter, search, after.as_ref(), most).await?;
-        let is_last = i64::try_from(candidates.len()).is_ok_and(|count| count < most);
+        let RowPage { rows: candidates, is_cut } = candidates;
+        let is_last = !is_cut && i64::try_from(candidates.len()).is_ok_and(|count| count < most);
         after = candidates.last().map(|last| OrganizationPageKey { name: last.name.as_str().to_owned(), id: last.id });
         found.extend(candidates.into_iter().filter(|candidate| filter.selects(candidate)));
-        if is_last || found.len() >= wanted {
+        // A cut batch is as large as a page may be.
+        if is_last || found.len() >= wanted || (is_cut && !found.is_empty()) {
+            let is_cut = is_cut && found.len() < wanted;
             found.truncate(wanted);
-            return Ok(found);
+            return Ok(RowPage { rows: found, is_cut });
         }
         most = limits::SEARCH_CANDIDATES;
     }

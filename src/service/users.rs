@@ -1,6 +1,7 @@
 //! Users: profiles, deactivation, deletion.
 
 use super::members::{ownership_required, remove_deleted_user};
+use super::write::queue::QueueKey;
 use super::write::unit_of_work::UnitOfWork;
 use super::write::{Change, Meta, WriteResult, enter_as_caller};
 use super::{Roster, ServiceError};
@@ -8,6 +9,7 @@ use crate::authn::{Caller, Profile, UserCaller};
 use crate::domain::event::EventType;
 use crate::domain::{Organization, OrganizationId, Refusal, User, UserId, UserState};
 use crate::service::limits;
+use crate::store::row_page::RowPage;
 use crate::store::{memberships, users};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -46,10 +48,10 @@ impl Roster {
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn list_users(&self, filter: &UserFilter) -> Result<Vec<User>, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+    pub async fn list_users(&self, filter: &UserFilter) -> Result<RowPage<User>, ServiceError> {
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = users::list(&mut connection, filter).await;
-        Ok(connection.finish(outcome)?)
+        Ok(RowPage { rows: connection.finish(outcome)?, is_cut: false })
     }
 
     /// Reactivates or deactivates a user.
@@ -86,7 +88,7 @@ impl Roster {
     /// # Errors
     /// `USER_NOT_FOUND`, `VALUE_UNKNOWN`; if the datastore does not answer.
     pub async fn get_user(&self, id: &UserId) -> Result<User, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = users::get(&mut connection, id).await;
         let user = connection.finish(outcome)?.ok_or(Refusal::UserNotFound)?;
         user.require_known_state()?;
@@ -103,7 +105,7 @@ impl Roster {
         if claims.applied.load(Ordering::Acquire) {
             return Ok(());
         }
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = users::get(&mut connection, &caller.id).await;
         let stored = connection.finish(outcome)?;
         let is_outdated = stored.is_none_or(|stored| {
@@ -174,6 +176,10 @@ impl Change for Put {
     type Place = ();
     type Answer = User;
 
+    fn queue(&self) -> Option<QueueKey> {
+        Some(QueueKey::User(self.id.clone()))
+    }
+
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
         enter_as_caller(tx).await
     }
@@ -201,6 +207,10 @@ impl Change for Refresh {
     type Place = ();
     type Answer = ();
 
+    fn queue(&self) -> Option<QueueKey> {
+        Some(QueueKey::User(self.id.clone()))
+    }
+
     async fn enter(&self, _: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
         Ok(())
     }
@@ -222,6 +232,10 @@ struct SetUserActive {
 impl Change for SetUserActive {
     type Place = User;
     type Answer = User;
+
+    fn queue(&self) -> Option<QueueKey> {
+        Some(QueueKey::User(self.id.clone()))
+    }
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<User, ServiceError> {
         enter_as_caller(tx).await?;
@@ -265,6 +279,10 @@ struct Delete {
 impl Change for Delete {
     type Place = (User, Vec<Organization>);
     type Answer = DeletedUser;
+
+    fn queue(&self) -> Option<QueueKey> {
+        Some(QueueKey::User(self.id.clone()))
+    }
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
         enter_as_caller(tx).await?;

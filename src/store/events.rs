@@ -1,6 +1,7 @@
 //! The audit trail: one event per change, numbered by the revision that the change made.
 
-use super::StoreError;
+use super::row_page::RowPage;
+use super::{StoreError, limits};
 use crate::domain::event::{EventRecord, EventType};
 use crate::domain::{ActorKind, OrganizationId, UserId};
 use serde_json::Value;
@@ -138,10 +139,12 @@ struct EventRow {
     reason: Option<String>,
     request_id: Option<Uuid>,
     create_time: OffsetDateTime,
+    /// Whether the statement found another event of an organization after this one.
+    has_next: Option<bool>,
 }
 
-/// A statement that returns [`EventRow`]s: its number, organization and user columns, the text after the column list,
-/// the arguments. The table has the alias `e`.
+/// A statement that returns [`EventRow`]s: its number, organization, user and `has_next` columns, the text after the
+/// column list, the arguments. The table has the alias `e`.
 macro_rules! event_query {
     ($columns:literal, $after:literal, $($argument:tt)*) => {
         sqlx::query_as!(
@@ -187,26 +190,43 @@ pub async fn list(
     connection: &mut PgConnection,
     organization: OrganizationId,
     filter: &EventFilter,
-) -> Result<Vec<EventRecord>, StoreError> {
+) -> Result<RowPage<EventRecord>, StoreError> {
     let types = type_names(filter.types.as_deref());
     // The first page starts before the highest possible revision: every page uses the same index condition.
     let rows = event_query!(
-        r#"NULL::bigint AS number, e.organization_id AS "organization_id?", e.user_id"#,
-        "FROM events e
-         WHERE e.bucket = $1 AND e.organization_id = $2 AND e.revision < $3
-           AND ($4::text[] IS NULL OR e.type = ANY ($4)) AND ($5::text IS NULL OR e.user_id = $5)
-         ORDER BY e.revision DESC
-         LIMIT $6",
+        r#"NULL::bigint AS number, e.organization_id AS "organization_id?", e.user_id, e.has_next"#,
+        "FROM (
+             SELECT * FROM (
+                 SELECT s.*, sum(coalesce(octet_length(s.old::text), 0) + coalesce(octet_length(s.new::text), 0))
+                             OVER before AS text_before
+                 FROM (
+                     SELECT p.*,
+                            sum(coalesce(pg_column_size(p.old || '{}'), 0) + coalesce(pg_column_size(p.new || '{}'), 0))
+                                OVER before AS stored_before,
+                            lead(true) OVER (ORDER BY p.revision DESC) AS has_next
+                     FROM (
+                         SELECT * FROM events
+                         WHERE bucket = $1 AND organization_id = $2 AND revision < $3
+                           AND ($4::text[] IS NULL OR type = ANY ($4)) AND ($5::text IS NULL OR user_id = $5)
+                         ORDER BY revision DESC
+                         LIMIT $6) p
+                     WINDOW before AS (ORDER BY p.revision DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) s
+                 WHERE coalesce(s.stored_before, 0) < $7
+                 WINDOW before AS (ORDER BY s.revision DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) t
+             WHERE coalesce(t.text_before, 0) < $8) e
+         ORDER BY e.revision DESC",
         organization.bucket(),
         organization.as_uuid(),
         filter.before.unwrap_or(i64::MAX),
         types.as_deref(),
         filter.user.as_ref().map(UserId::as_str),
         filter.limit,
+        limits::PAGE_STORED_BYTES,
+        limits::PAGE_TEXT_BYTES,
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(EventRecord::from).collect())
+    Ok(RowPage::new(rows, |row| row.has_next, EventRecord::from))
 }
 
 /// The key of an event: the organization or user that it belongs to, and the revision that it made there.
@@ -216,9 +236,12 @@ pub enum EventKey {
     Organization(OrganizationId, i64),
     /// An event of a user.
     User(UserId, i64),
+    /// A change whose event this program cannot find.
+    Unknown,
 }
 
-/// Finds events by their keys and returns them in the order of the keys. With `types`, only events of these types.
+/// Finds events by their keys and returns them in the order of the keys, with the number of keys that were looked up: all
+/// of them, unless the events are too large to be read at once. With `types`, only events of these types.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -226,12 +249,16 @@ pub async fn find(
     connection: &mut PgConnection,
     keys: &[EventKey],
     types: Option<&[EventType]>,
-) -> Result<Vec<EventRecord>, StoreError> {
+) -> Result<(Vec<EventRecord>, usize), StoreError> {
     let types = type_names(types);
     let mut rows = find_of_organizations(connection, keys, types.as_deref()).await?;
+    let last = rows.last().filter(|last| last.has_next == Some(true)).and_then(|last| last.number);
+    let end = last.and_then(|last| usize::try_from(last + 1).ok()).unwrap_or(keys.len());
+    // Events of users hold no large values.
+    let keys = keys.get(..end).unwrap_or(keys);
     rows.extend(find_of_users(connection, keys, types.as_deref()).await?);
     rows.sort_by_key(|row| row.number);
-    Ok(rows.into_iter().map(EventRecord::from).collect())
+    Ok((rows.into_iter().map(EventRecord::from).collect(), keys.len()))
 }
 
 /// Keys as the columns of a statement: number, bucket, id, revision.
@@ -244,22 +271,40 @@ async fn find_of_organizations(
 ) -> Result<Vec<EventRow>, StoreError> {
     let keys = (0_i64..).zip(keys).filter_map(|(number, key)| match key {
         EventKey::Organization(id, revision) => Some((number, id.bucket(), id.as_uuid(), *revision)),
-        EventKey::User(..) => None,
+        EventKey::User(..) | EventKey::Unknown => None,
     });
     let (numbers, buckets, ids, revisions): KeyColumns<Uuid> = keys.collect();
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let rows = event_query!(
-        r#"k.number, k.id AS "organization_id?", e.user_id"#,
-        "FROM unnest($1::bigint[], $2::smallint[], $3::uuid[], $4::bigint[]) AS k (number, bucket, id, revision)
-         JOIN events e ON e.bucket = k.bucket AND e.organization_id = k.id AND e.revision = k.revision
-         WHERE $5::text[] IS NULL OR e.type = ANY ($5)",
+        r#"e.number, e.organization_id AS "organization_id?", e.user_id, e.has_next"#,
+        "FROM (
+             SELECT * FROM (
+                 SELECT s.*, sum(coalesce(octet_length(s.old::text), 0) + coalesce(octet_length(s.new::text), 0))
+                             OVER before AS text_before
+                 FROM (
+                     SELECT p.*,
+                            sum(coalesce(pg_column_size(p.old || '{}'), 0) + coalesce(pg_column_size(p.new || '{}'), 0))
+                                OVER before AS stored_before,
+                            lead(true) OVER (ORDER BY p.number) AS has_next
+                     FROM (
+                         SELECT k.number, e.* FROM unnest($1::bigint[], $2::smallint[], $3::uuid[], $4::bigint[])
+                             AS k (number, bucket, id, revision)
+                         JOIN events e ON e.bucket = k.bucket AND e.organization_id = k.id AND e.revision = k.revision
+                         WHERE $5::text[] IS NULL OR e.type = ANY ($5)) p
+                     WINDOW before AS (ORDER BY p.number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) s
+                 WHERE coalesce(s.stored_before, 0) < $6
+                 WINDOW before AS (ORDER BY s.number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) t
+             WHERE coalesce(t.text_before, 0) < $7) e
+         ORDER BY e.number",
         &numbers,
         &buckets,
         &ids,
         &revisions,
         types,
+        limits::PAGE_STORED_BYTES,
+        limits::EVENTS_TEXT_BYTES,
     );
     Ok(rows.fetch_all(connection).await?)
 }
@@ -271,14 +316,14 @@ async fn find_of_users(
 ) -> Result<Vec<EventRow>, StoreError> {
     let keys = (0_i64..).zip(keys).filter_map(|(number, key)| match key {
         EventKey::User(id, revision) => Some((number, id.bucket(), id.to_string(), *revision)),
-        EventKey::Organization(..) => None,
+        EventKey::Organization(..) | EventKey::Unknown => None,
     });
     let (numbers, buckets, ids, revisions): KeyColumns<String> = keys.collect();
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let rows = event_query!(
-        r#"k.number, NULL::uuid AS organization_id, e.user_id AS "user_id?""#,
+        r#"k.number, NULL::uuid AS organization_id, e.user_id AS "user_id?", NULL::boolean AS has_next"#,
         r#"FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[]) AS k (number, bucket, id, revision)
          JOIN user_events e ON e.user_bucket = k.bucket AND e.user_id = k.id COLLATE "C" AND e.revision = k.revision
          WHERE $5::text[] IS NULL OR e.type = ANY ($5)"#,

@@ -4,6 +4,7 @@ use super::StoreError;
 use super::invitations::{InvitationPageKey, InvitationRow, invitation_query};
 use crate::domain::{Attributes, EmailAddress, Invitation, InvitationId, OrganizationId, UserId};
 use crate::store::limits;
+use crate::store::row_page::RowPage;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
@@ -131,6 +132,7 @@ struct InvitationPreviewRow {
     update_time: OffsetDateTime,
     name: String,
     inviter_name: Option<String>,
+    has_next: Option<bool>,
 }
 
 /// A statement that returns [`InvitationPreviewRow`]s: the FROM clause up to the invitation `i`, the text after the
@@ -171,6 +173,7 @@ impl From<InvitationPreviewRow> for InvitationPreview {
             mail_error: row.mail_error,
             create_time: row.create_time,
             update_time: row.update_time,
+            has_next: row.has_next,
         };
         Self { invitation: invitation.into(), organization_name: row.name, inviter_name: row.inviter_name }
     }
@@ -209,21 +212,43 @@ pub async fn received(
     address: &EmailAddress,
     after: Option<InvitationPageKey>,
     limit: i64,
-) -> Result<Vec<InvitationPreview>, StoreError> {
-    let rows = preview_query!(
-        "FROM invitations i",
-        "WHERE i.identifier_normal = $1 AND i.is_email AND i.state = 'PENDING' AND i.expire_time > clock_timestamp()
-           AND o.delete_time IS NULL AND o.state <> 'INACTIVE'
-           AND (i.create_time, i.id) > (coalesce($2, '-infinity'::timestamptz),
-                                        coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid))
-         ORDER BY i.create_time, i.id
-         LIMIT $4",
+) -> Result<RowPage<InvitationPreview>, StoreError> {
+    let rows = invitation_query!(
+        listed InvitationPreviewRow,
+        "SELECT",
+        r#", i.name AS "name!", u.display_name AS "inviter_name?"
+         FROM (
+             SELECT * FROM (
+                 SELECT s.*, sum(octet_length(s.attributes::text)) OVER before AS text_before
+                 FROM (
+                     SELECT p.*, sum(pg_column_size(p.attributes || '{}')) OVER before AS stored_before,
+                            lead(true) OVER (ORDER BY p.create_time, p.id) AS has_next
+                     FROM (
+                         SELECT found.*, o.name FROM invitations found
+                         JOIN organizations o ON o.bucket = found.bucket AND o.id = found.organization_id
+                         WHERE found.identifier_normal = $1 AND found.is_email AND found.state = 'PENDING'
+                           AND found.expire_time > clock_timestamp()
+                           AND o.delete_time IS NULL AND o.state <> 'INACTIVE'
+                           AND (found.create_time, found.id) > (
+                               coalesce($2, '-infinity'::timestamptz),
+                               coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid))
+                         ORDER BY found.create_time, found.id
+                         LIMIT $4) p
+                     WINDOW before AS (ORDER BY p.create_time, p.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) s
+                 WHERE coalesce(s.stored_before, 0) < $5
+                 WINDOW before AS (ORDER BY s.create_time, s.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) t
+             WHERE coalesce(t.text_before, 0) < $6) i
+         LEFT JOIN users u ON i.inviter_kind = 'user'
+             AND u.user_bucket = user_bucket_of(i.inviter_id) AND u.id = i.inviter_id
+         ORDER BY i.create_time, i.id"#,
         address.normal(),
         after.map(|after| after.create_time),
         after.map(|after| after.id.as_uuid()),
         limit,
+        limits::PAGE_STORED_BYTES,
+        limits::PAGE_TEXT_BYTES,
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(InvitationPreview::from).collect())
+    Ok(RowPage::new(rows, |row| row.has_next, InvitationPreview::from))
 }

@@ -4,7 +4,8 @@
 //! clock_timestamp()`. `clock_timestamp()` instead of `now()`, because `now()` is the start of the transaction, which
 //! may have waited for a lock since.
 
-use super::StoreError;
+use super::row_page::RowPage;
+use super::{StoreError, limits};
 use crate::domain::{
     ActorKind, Attributes, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, MailState, OrganizationId,
     Recipient, Role, StoredValue, UserId,
@@ -34,22 +35,35 @@ pub(super) struct InvitationRow {
     pub(super) mail_error: Option<String>,
     pub(super) create_time: OffsetDateTime,
     pub(super) update_time: OffsetDateTime,
+    /// Whether the list has another row after this one; only in lists.
+    pub(super) has_next: Option<bool>,
 }
 
 /// A statement that returns rows with the columns of [`InvitationRow`]: the row type, the text before the column list,
 /// the texts after it, the arguments. The table has the alias `i`.
 ///
-/// `stored` returns the state as stored; `effective` returns `EXPIRED` for a pending invitation that has expired.
+/// `stored` returns the state as stored; `effective` returns `EXPIRED` for a pending invitation that has expired, and
+/// `listed` does so for rows that say whether another one follows.
 macro_rules! invitation_query {
     (stored $row:ident, $before:literal, $($after:literal)+, $($argument:tt)*) => {
-        invitation_query!(@ $row, $before, r#"i.state AS "state?" "# $($after)+, $($argument)*)
+        invitation_query!(@ $row, $before, r#"i.state AS "state?", NULL::boolean AS has_next "# $($after)+, $($argument)*)
     };
     (effective $row:ident, $before:literal, $($after:literal)+, $($argument:tt)*) => {
         invitation_query!(
             @ $row,
             $before,
             "CASE WHEN i.state = 'PENDING' AND i.expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE i.state END
-             AS state "
+             AS state, NULL::boolean AS has_next "
+                $($after)+,
+            $($argument)*
+        )
+    };
+    (listed $row:ident, $before:literal, $($after:literal)+, $($argument:tt)*) => {
+        invitation_query!(
+            @ $row,
+            $before,
+            "CASE WHEN i.state = 'PENDING' AND i.expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE i.state END
+             AS state, i.has_next "
                 $($after)+,
             $($argument)*
         )
@@ -217,29 +231,43 @@ pub async fn list(
     connection: &mut PgConnection,
     organization: OrganizationId,
     filter: &InvitationFilter,
-) -> Result<Vec<Invitation>, StoreError> {
+) -> Result<RowPage<Invitation>, StoreError> {
     let excluded = InvitationState::names_except(&filter.states);
     let rows = invitation_query!(
-        effective InvitationRow,
+        listed InvitationRow,
         "SELECT",
-        "FROM invitations i
-         WHERE i.bucket = $1 AND i.organization_id = $2
-           AND (i.create_time, i.id) > (coalesce($3, '-infinity'::timestamptz),
-                                        coalesce($4, '00000000-0000-0000-0000-000000000000'::uuid))
-           AND CASE WHEN i.state = 'PENDING' AND i.expire_time <= clock_timestamp() THEN 'EXPIRED' ELSE i.state END
-               <> ALL ($5::text[])
-         ORDER BY i.create_time, i.id
-         LIMIT $6",
+        "FROM (
+             SELECT * FROM (
+                 SELECT s.*, sum(octet_length(s.attributes::text)) OVER before AS text_before
+                 FROM (
+                     SELECT p.*, sum(pg_column_size(p.attributes || '{}')) OVER before AS stored_before,
+                            lead(true) OVER (ORDER BY p.create_time, p.id) AS has_next
+                     FROM (
+                         SELECT * FROM invitations
+                         WHERE bucket = $1 AND organization_id = $2
+                           AND (create_time, id) > (coalesce($3, '-infinity'::timestamptz),
+                                                    coalesce($4, '00000000-0000-0000-0000-000000000000'::uuid))
+                           AND CASE WHEN state = 'PENDING' AND expire_time <= clock_timestamp() THEN 'EXPIRED'
+                                    ELSE state END <> ALL ($5::text[])
+                         ORDER BY create_time, id
+                         LIMIT $6) p
+                     WINDOW before AS (ORDER BY p.create_time, p.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) s
+                 WHERE coalesce(s.stored_before, 0) < $7
+                 WINDOW before AS (ORDER BY s.create_time, s.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) t
+             WHERE coalesce(t.text_before, 0) < $8) i
+         ORDER BY i.create_time, i.id",
         organization.bucket(),
         organization.as_uuid(),
         filter.after.map(|after| after.create_time),
         filter.after.map(|after| after.id.as_uuid()),
         &excluded,
         filter.limit,
+        limits::PAGE_STORED_BYTES,
+        limits::PAGE_TEXT_BYTES,
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(Invitation::from).collect())
+    Ok(RowPage::new(rows, |row| row.has_next, Invitation::from))
 }
 
 /// Moves a pending invitation to its final state; false if it is not pending, or no longer.

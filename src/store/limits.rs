@@ -11,6 +11,12 @@ pub const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(2);
 pub const IDLE_IN_SNAPSHOT: Duration = Duration::from_secs(20);
 /// Maximum wait of a request for a connection to Postgres.
 pub const ACQUIRE: Duration = Duration::from_secs(3);
+/// Connections that the reads of all calls may hold together, and that the writes may: three quarters of the pool. The
+/// rest stays for the other kind, whatever holds or waits for the first.
+#[must_use]
+pub fn share_of_pool(connections: usize) -> usize {
+    connections.saturating_sub((connections / 4).max(1)).max(1)
+}
 /// Maximum time for opening a session on one host and checking it.
 pub const CONNECT: Duration = Duration::from_secs(2);
 /// Maximum time for checking an idle session before it is lent: many times what a loaded Postgres takes.
@@ -36,6 +42,14 @@ pub const POOLER_CHECK: Duration = Duration::from_secs(6);
 pub const POOLER_MEMORY: Duration = Duration::from_secs(5);
 /// Maximum wait for the next rows of a copy: Postgres sends them as it reads the table.
 pub const COPY_SILENCE: Duration = Duration::from_secs(5);
+/// Size of the large columns of a page as Postgres stores them, in bytes. A page of 3 MiB on the wire stores about as much.
+pub const PAGE_STORED_BYTES: i64 = 4 * 1024 * 1024;
+/// Size of the large columns of a page as text, in bytes: more than a page of 3 MiB on the wire has, but for numbers with
+/// hundreds of digits.
+pub const PAGE_TEXT_BYTES: i64 = 4 * 1024 * 1024;
+/// Size of the events that are found at once by their keys, as text, in bytes. A message of a watch gets at most this much
+/// beyond its usual size, and a list of small numbers takes four times its text there.
+pub const EVENTS_TEXT_BYTES: i64 = 512 * 1024;
 /// Time in which a deleted organization can be restored.
 pub const PURGE_AFTER: Duration = Duration::from_hours(30 * 24);
 /// Time for which the answer to a request id is stored.

@@ -1,7 +1,8 @@
 //! Rows of memberships.
 
-use super::StoreError;
+use super::row_page::RowPage;
 use super::users::UserRow;
+use super::{StoreError, limits};
 use crate::domain::{Attributes, Member, Membership, Organization, OrganizationId, Role, StoredValue, User, UserId};
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -38,6 +39,34 @@ macro_rules! membership_query {
     ($before:literal, $after:literal, $($argument:tt)*) => {
         membership_query!(@ query_as!(MembershipRow), $before, $after, $($argument)*)
     };
+}
+
+/// The rows of a membership and of its user in a record that has both.
+macro_rules! member_rows {
+    ($record:ident) => {{
+        let user = UserRow {
+            id: $record.user_id.clone(),
+            state: $record.user_state,
+            deactivated_by_operator: $record.deactivated_by_operator,
+            email: $record.email,
+            email_verified: $record.email_verified,
+            display_name: $record.display_name,
+            profile_issued_at: $record.profile_issued_at,
+            revision: $record.user_revision,
+            create_time: $record.user_create_time,
+            update_time: $record.user_update_time,
+        };
+        let membership = MembershipRow {
+            user_id: $record.user_id,
+            role: $record.role,
+            is_owner: $record.is_owner,
+            attributes: $record.attributes,
+            revision: $record.revision,
+            create_time: $record.create_time,
+            update_time: $record.update_time,
+        };
+        (membership, user)
+    }};
 }
 
 impl MembershipRow {
@@ -177,7 +206,7 @@ pub async fn list(
     connection: &mut PgConnection,
     organization: OrganizationId,
     filter: &MemberFilter,
-) -> Result<Vec<Member>, StoreError> {
+) -> Result<RowPage<Member>, StoreError> {
     // No id is empty, so the first page starts after the empty id: every page uses the same index condition. The plan
     // reads the members of the page in the order of their key, then the user of each: the planner does not know the
     // size of the page, and without OFFSET 0 it would join all members with all users.
@@ -186,14 +215,24 @@ pub async fn list(
         "SELECT",
         "(m.user_id = o.owner_id) AS is_owner, u.state AS user_state, u.deactivated_by_operator, u.email,
          u.email_verified, u.display_name, u.profile_issued_at, u.revision AS user_revision,
-         u.create_time AS user_create_time, u.update_time AS user_update_time
+         u.create_time AS user_create_time, u.update_time AS user_update_time, m.has_next
          FROM organizations o
          CROSS JOIN LATERAL (
-             SELECT * FROM memberships
-             WHERE bucket = $1 AND organization_id = $2 AND user_id > coalesce($3::text, '')
-               AND ($4::text IS NULL OR CASE WHEN user_id = o.owner_id THEN 'owner' ELSE role END = $4)
-             ORDER BY user_id
-             LIMIT $5) m
+             SELECT * FROM (
+                 SELECT s.*, sum(octet_length(s.attributes::text)) OVER before AS text_before
+                 FROM (
+                     SELECT p.*, sum(pg_column_size(p.attributes || '{}')) OVER before AS stored_before,
+                            lead(true) OVER (ORDER BY p.user_id) AS has_next
+                     FROM (
+                         SELECT * FROM memberships
+                         WHERE bucket = $1 AND organization_id = $2 AND user_id > coalesce($3::text, '')
+                           AND ($4::text IS NULL OR CASE WHEN user_id = o.owner_id THEN 'owner' ELSE role END = $4)
+                         ORDER BY user_id
+                         LIMIT $5) p
+                     WINDOW before AS (ORDER BY p.user_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) s
+                 WHERE coalesce(s.stored_before, 0) < $6
+                 WINDOW before AS (ORDER BY s.user_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) t
+             WHERE coalesce(t.text_before, 0) < $7) m
          CROSS JOIN LATERAL (
              SELECT * FROM users WHERE user_bucket = user_bucket_of(m.user_id) AND id = m.user_id OFFSET 0) u
          WHERE o.bucket = $1 AND o.id = $2
@@ -203,36 +242,19 @@ pub async fn list(
         filter.after,
         filter.role.map(Role::as_str),
         filter.limit,
+        limits::PAGE_STORED_BYTES,
+        limits::PAGE_TEXT_BYTES,
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            let user = UserRow {
-                id: row.user_id.clone(),
-                state: row.user_state,
-                deactivated_by_operator: row.deactivated_by_operator,
-                email: row.email,
-                email_verified: row.email_verified,
-                display_name: row.display_name,
-                profile_issued_at: row.profile_issued_at,
-                revision: row.user_revision,
-                create_time: row.user_create_time,
-                update_time: row.user_update_time,
-            };
-            let membership = MembershipRow {
-                user_id: row.user_id,
-                role: row.role,
-                is_owner: row.is_owner,
-                attributes: row.attributes,
-                revision: row.revision,
-                create_time: row.create_time,
-                update_time: row.update_time,
-            };
+    Ok(RowPage::new(
+        rows,
+        |row| row.has_next,
+        |row| {
+            let (membership, user) = member_rows!(row);
             Member { membership: membership.read(organization), user: User::from(user) }
-        })
-        .collect())
+        },
+    ))
 }
 
 /// The ids of all organizations of a user, ascending. Includes deleted organizations.

@@ -25,6 +25,7 @@ pub mod place;
 pub mod pool;
 pub mod quotas;
 pub mod requests;
+pub mod row_page;
 pub mod session;
 pub mod slugs;
 mod sqlstate;

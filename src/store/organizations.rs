@@ -1,6 +1,7 @@
 //! Rows of organizations.
 
 use super::StoreError;
+use super::row_page::RowPage;
 use crate::domain::folding::fold;
 use crate::domain::{
     Attributes, DeletionWindow, Kind, Name, Organization, OrganizationId, OrganizationState, Role, SearchText, Slug,
@@ -53,6 +54,28 @@ macro_rules! organization_query {
     };
     ($before:literal, $after:literal, $($argument:tt)*) => {
         organization_query!(@ query_as!(OrganizationRow), $before, $after, $($argument)*)
+    };
+}
+
+/// The [`OrganizationRow`] of a record that has more columns.
+macro_rules! organization_row {
+    ($record:ident) => {
+        OrganizationRow {
+            id: $record.id,
+            slug: $record.slug,
+            name: $record.name,
+            kind: $record.kind,
+            attributes: $record.attributes,
+            state: $record.state,
+            deactivated_by_operator: $record.deactivated_by_operator,
+            owner_id: $record.owner_id,
+            revision: $record.revision,
+            row_revision: $record.row_revision,
+            create_time: $record.create_time,
+            update_time: $record.update_time,
+            delete_time: $record.delete_time,
+            purge_time: $record.purge_time,
+        }
     };
 }
 
@@ -302,26 +325,46 @@ impl OrganizationFilter {
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn list(connection: &mut PgConnection, filter: &OrganizationFilter) -> Result<Vec<Organization>, StoreError> {
+pub async fn list(
+    connection: &mut PgConnection,
+    filter: &OrganizationFilter,
+) -> Result<RowPage<Organization>, StoreError> {
     let after = filter.after.as_ref();
     // No name is empty, so the first page starts after the empty name: every page uses the same index condition.
     let rows = organization_query!(
+        record
         "SELECT",
-        "FROM organizations o
-         WHERE ($1::text IS NULL OR o.kind = $1)
-           AND CASE WHEN o.delete_time IS NULL THEN o.state ELSE 'DELETED' END <> ALL ($2::text[])
-           AND (o.name, o.id) > (coalesce($3::text, ''), coalesce($4, '00000000-0000-0000-0000-000000000000'::uuid))
-         ORDER BY o.name, o.id
-         LIMIT $5",
+        ", o.has_next
+         FROM (
+             SELECT * FROM (
+                 SELECT s.*, sum(octet_length(s.attributes::text)) OVER before AS text_before
+                 FROM (
+                     SELECT p.*, sum(pg_column_size(p.attributes || '{}')) OVER before AS stored_before,
+                            lead(true) OVER (ORDER BY p.name, p.id) AS has_next
+                     FROM (
+                         SELECT * FROM organizations
+                         WHERE ($1::text IS NULL OR kind = $1)
+                           AND CASE WHEN delete_time IS NULL THEN state ELSE 'DELETED' END <> ALL ($2::text[])
+                           AND (name, id) > (coalesce($3::text, ''),
+                                             coalesce($4, '00000000-0000-0000-0000-000000000000'::uuid))
+                         ORDER BY name, id
+                         LIMIT $5) p
+                     WINDOW before AS (ORDER BY p.name, p.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) s
+                 WHERE coalesce(s.stored_before, 0) < $6
+                 WINDOW before AS (ORDER BY s.name, s.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) t
+             WHERE coalesce(t.text_before, 0) < $7) o
+         ORDER BY o.name, o.id",
         filter.kind.as_ref().map(Kind::as_str),
         &OrganizationState::names_except(&filter.states),
         after.map(|after| after.name.as_str()),
         after.map(|after| after.id.as_uuid()),
         filter.limit,
+        limits::PAGE_STORED_BYTES,
+        limits::PAGE_TEXT_BYTES,
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(Organization::from).collect())
+    Ok(RowPage::new(rows, |row| row.has_next, |row| organization_row!(row).into()))
 }
 
 /// A page of a user's organizations.
@@ -345,7 +388,7 @@ pub async fn list_of_user(
     connection: &mut PgConnection,
     user: &UserId,
     filter: &UserOrganizationFilter,
-) -> Result<Vec<(Organization, StoredValue<Role>)>, StoreError> {
+) -> Result<RowPage<(Organization, StoredValue<Role>)>, StoreError> {
     // The plan reads the memberships in the order of their index, then the organization of each by key: the planner
     // does not know the size of the page, and without OFFSET 0 it would read and sort all of them. The bucket is the
     // first byte of the id, so the order by bucket and id is the order by id. No bucket is negative, so the first page
@@ -353,49 +396,49 @@ pub async fn list_of_user(
     let rows = organization_query!(
         record
         "SELECT",
-        ", m.role
-         FROM memberships m
-         CROSS JOIN LATERAL (
-             SELECT * FROM organizations
-             WHERE bucket = m.bucket AND id = m.organization_id AND delete_time IS NULL
-               AND ($2::text IS NULL OR kind = $2) AND state <> ALL ($3::text[])
-             OFFSET 0) o
-         WHERE m.user_id = $1 AND (m.bucket, m.organization_id) > ($4::smallint, $5::uuid)
-         ORDER BY m.bucket, m.organization_id
-         LIMIT $6",
+        ", o.role, o.has_next
+         FROM (
+             SELECT * FROM (
+                 SELECT s.*, sum(octet_length(s.attributes::text)) OVER before AS text_before
+                 FROM (
+                     SELECT p.*, sum(pg_column_size(p.attributes || '{}')) OVER before AS stored_before,
+                            lead(true) OVER (ORDER BY p.bucket, p.id) AS has_next
+                     FROM (
+                         SELECT found.*, m.role FROM memberships m
+                         CROSS JOIN LATERAL (
+                             SELECT * FROM organizations
+                             WHERE bucket = m.bucket AND id = m.organization_id AND delete_time IS NULL
+                               AND ($2::text IS NULL OR kind = $2) AND state <> ALL ($3::text[])
+                             OFFSET 0) found
+                         WHERE m.user_id = $1 AND (m.bucket, m.organization_id) > ($4::smallint, $5::uuid)
+                         ORDER BY m.bucket, m.organization_id
+                         LIMIT $6) p
+                     WINDOW before AS (ORDER BY p.bucket, p.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) s
+                 WHERE coalesce(s.stored_before, 0) < $7
+                 WINDOW before AS (ORDER BY s.bucket, s.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) t
+             WHERE coalesce(t.text_before, 0) < $8) o
+         ORDER BY o.bucket, o.id",
         user.as_str(),
         filter.kind.as_ref().map(Kind::as_str),
         &OrganizationState::names_except(&filter.states),
         filter.after.map_or(-1, OrganizationId::bucket),
         filter.after.map_or(Uuid::nil(), OrganizationId::as_uuid),
         filter.limit,
+        limits::PAGE_STORED_BYTES,
+        limits::PAGE_TEXT_BYTES,
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| {
+    Ok(RowPage::new(
+        rows,
+        |row| row.has_next,
+        |row| {
             let stored = StoredValue::read_role(&row.role);
-            let organization = Organization::from(OrganizationRow {
-                id: row.id,
-                slug: row.slug,
-                name: row.name,
-                kind: row.kind,
-                attributes: row.attributes,
-                state: row.state,
-                deactivated_by_operator: row.deactivated_by_operator,
-                owner_id: row.owner_id,
-                revision: row.revision,
-                row_revision: row.row_revision,
-                create_time: row.create_time,
-                update_time: row.update_time,
-                delete_time: row.delete_time,
-                purge_time: row.purge_time,
-            });
+            let organization = Organization::from(organization_row!(row));
             let role = organization.role_of(user, stored);
             (organization, role)
-        })
-        .collect())
+        },
+    ))
 }
 
 /// Whether an organization is due to be purged, as in [`due_for_purge`]; false if it has no row.

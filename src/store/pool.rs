@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 /// A pool whose connections all live in one runtime, usable from any runtime.
@@ -32,6 +32,10 @@ struct PoolState {
     purpose: SessionUse,
     /// One permit for each connection that may be open.
     permits: Arc<Semaphore>,
+    /// One permit for each connection that reads may hold together.
+    reads: Arc<Semaphore>,
+    /// One permit for each connection that writes may hold together.
+    writes: Arc<Semaphore>,
     idle: Mutex<IdleConnections>,
     link: Arc<DatastoreLink>,
     runtime: Handle,
@@ -52,6 +56,12 @@ struct TrackedConnection {
     opened: Instant,
     /// The time when the last borrower returned it.
     used: Instant,
+}
+
+/// The permits of a lent connection: that of the connection, and that of its share.
+struct PoolPermits {
+    _connection: OwnedSemaphorePermit,
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 /// What the pools of one datastore know about it.
@@ -191,18 +201,49 @@ impl Pool {
 
     fn with_link(url: DatastoreUrl, connections: u32, purpose: SessionUse, link: Arc<DatastoreLink>) -> Self {
         let permits = usize::try_from(connections).unwrap_or(Semaphore::MAX_PERMITS);
+        let share = || Arc::new(Semaphore::new(limits::share_of_pool(permits)));
+        let (reads, writes) = (share(), share());
         let permits = Arc::new(Semaphore::new(permits));
         let (idle, runtime) = (Mutex::default(), Handle::current());
-        Self(Arc::new(PoolState { url, purpose, permits, idle, link, runtime }))
+        Self(Arc::new(PoolState { url, purpose, permits, reads, writes, idle, link, runtime }))
     }
 
-    /// Borrows a connection. Opens one if none is idle and the maximum is not reached.
+    /// Borrows a connection for the work of roster itself. Calls use [`Self::acquire_read`] and [`Self::acquire_write`].
     ///
     /// # Errors
     /// If Postgres does not answer or cannot be used, the pool is closed, or no connection becomes free within
     /// [`limits::ACQUIRE`].
     pub async fn acquire(&self) -> Result<PooledConnection, StoreError> {
-        let permit = timeout(limits::ACQUIRE, self.0.permits.clone().acquire_owned()).await;
+        self.acquire_from(None).await
+    }
+
+    /// Borrows a connection to read for a call. Reads together leave connections to writes.
+    ///
+    /// # Errors
+    /// The errors of [`Self::acquire`].
+    pub async fn acquire_read(&self) -> Result<PooledConnection, StoreError> {
+        self.acquire_from(Some(&self.0.reads)).await
+    }
+
+    /// Borrows a connection for a write. Writes together leave connections to reads.
+    ///
+    /// # Errors
+    /// The errors of [`Self::acquire`].
+    pub async fn acquire_write(&self) -> Result<PooledConnection, StoreError> {
+        self.acquire_from(Some(&self.0.writes)).await
+    }
+
+    /// Borrows a connection within a share of the pool. Opens one if none is idle and the maximum is not reached.
+    async fn acquire_from(&self, share: Option<&Arc<Semaphore>>) -> Result<PooledConnection, StoreError> {
+        let permits = async {
+            let share = match share {
+                Some(share) => Some(share.clone().acquire_owned().await?),
+                None => None,
+            };
+            let connection = self.0.permits.clone().acquire_owned().await?;
+            Ok::<_, AcquireError>(PoolPermits { _connection: connection, _share: share })
+        };
+        let permit = timeout(limits::ACQUIRE, permits).await;
         let mut permit = permit.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
         if let Some((tracked, trusted)) = self.0.take() {
             let mut lent = self.lend(tracked, permit);
@@ -227,7 +268,7 @@ impl Pool {
         self.0.runtime.spawn(open).await.unwrap_or_else(|_| Err(sqlx::Error::PoolClosed.into()))
     }
 
-    fn lend(&self, tracked: TrackedConnection, permit: OwnedSemaphorePermit) -> PooledConnection {
+    fn lend(&self, tracked: TrackedConnection, permit: PoolPermits) -> PooledConnection {
         PooledConnection { parts: Some((tracked, permit)), pool: self.clone() }
     }
 
@@ -262,7 +303,7 @@ impl Pool {
     }
 
     /// Rolls back and checks a connection that was not finished, and keeps it if that succeeds in time.
-    async fn reclaim(self, mut tracked: TrackedConnection, permit: OwnedSemaphorePermit) {
+    async fn reclaim(self, mut tracked: TrackedConnection, permit: PoolPermits) {
         let connection = &mut tracked.connection;
         let checked = async {
             // A future dropped during BEGIN leaves an open transaction behind (sqlx 0.9), which the next borrower must
@@ -295,7 +336,7 @@ pub async fn check_listener(listener: &mut PgListener) -> Result<(), StoreError>
 /// still run there, within [`limits::CLIENT_CHECK`].
 pub struct PooledConnection {
     /// `None` once the connection has been returned.
-    parts: Option<(TrackedConnection, OwnedSemaphorePermit)>,
+    parts: Option<(TrackedConnection, PoolPermits)>,
     pool: Pool,
 }
 

@@ -88,7 +88,7 @@ async fn the_first_page_costs_the_same_for_users_with_a_hundred_and_ten_thousand
                 limit: 51,
             };
             let user = UserId::parse(user).unwrap();
-            organizations::list_of_user(connection, &user, &filter).await.unwrap().len()
+            organizations::list_of_user(connection, &user, &filter).await.unwrap().rows.len()
         }
     };
     assert_alike(&database, first_page("user-2"), first_page("user-1")).await;
@@ -112,7 +112,7 @@ async fn the_first_page_costs_the_same_for_a_hundred_and_a_hundred_thousand_memb
     let first_page = |id: uuid::Uuid| {
         async move |connection: &mut PgConnection| {
             let filter = memberships::MemberFilter { role: None, after: None, limit: 51 };
-            memberships::list(connection, OrganizationId::from_uuid(id), &filter).await.unwrap().len()
+            memberships::list(connection, OrganizationId::from_uuid(id), &filter).await.unwrap().rows.len()
         }
     };
     assert_alike(&database, first_page(ids[0]), first_page(ids[1])).await;
@@ -138,7 +138,7 @@ async fn the_first_page_costs_the_same_for_a_hundred_and_a_hundred_thousand_even
     let first_page = |id: uuid::Uuid| {
         async move |connection: &mut PgConnection| {
             let filter = events::EventFilter { types: None, user: None, before: None, limit: 51 };
-            events::list(connection, OrganizationId::from_uuid(id), &filter).await.unwrap().len()
+            events::list(connection, OrganizationId::from_uuid(id), &filter).await.unwrap().rows.len()
         }
     };
     assert_alike(&database, first_page(ids[0]), first_page(ids[1])).await;

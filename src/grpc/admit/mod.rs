@@ -13,6 +13,7 @@
 //! ```
 
 pub mod sealed;
+pub mod shape;
 pub mod stream;
 
 use super::convert::Viewer;

@@ -1,8 +1,11 @@
 //! Sealed requests: a handler cannot read a message before the caller is admitted.
 
-use crate::grpc::limits;
+use super::shape::{self, Excess};
+use crate::domain::Refusal;
+use crate::domain::limits::BATCH_CHECKS;
+use crate::grpc::decode::item_count;
 use crate::grpc::request::Request;
-use crate::grpc::status;
+use crate::grpc::{limits, status};
 use prost::Message;
 use prost::bytes::Buf;
 use std::marker::PhantomData;
@@ -26,8 +29,23 @@ impl<M: Request + Default> Sealed<M> {
     pub(in crate::grpc) fn of_frame(frame: &[u8]) -> Option<Self> {
         let [0, a, b, c, d, message @ ..] = frame else { return None };
         let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).ok()?;
-        (message.len() == length && length <= limit::<M>()).then(|| M::decode(message).ok().map(Self))?
+        if message.len() != length || length > limit::<M>() || check_contents::<M>(message).is_err() {
+            return None;
+        }
+        M::decode(message).ok().map(Self)
     }
+}
+
+/// Refuses a message with too many items, or that would take too much memory, before it is decoded.
+fn check_contents<M: Request>(message: &[u8]) -> Result<(), Status> {
+    if message.len() <= limits::UNCOUNTED_BYTES {
+        return Ok(());
+    }
+    let most_items = if M::METHOD.write { limits::BATCH_WRITES } else { BATCH_CHECKS };
+    shape::count(M::SHAPE, message, most_items).map(drop).map_err(|excess| match excess {
+        Excess::Items { field } => status::refused(&Refusal::field(field, item_count(most_items))),
+        Excess::Memory => status::too_complex(limit::<M>(), shape::memory_limit(message.len())),
+    })
 }
 
 /// The largest message that a method takes, in bytes.
@@ -83,7 +101,14 @@ impl<M: Request + Default> Decoder for SealedDecoder<M> {
         if bytes.remaining() > limit {
             return Err(status::too_large(limit));
         }
-        M::decode(bytes).map(|message| Some(Sealed(message))).map_err(|_| status::malformed())
+        let message = if bytes.remaining() <= limits::UNCOUNTED_BYTES {
+            M::decode(bytes)
+        } else {
+            let bytes = bytes.copy_to_bytes(bytes.remaining());
+            check_contents::<M>(&bytes)?;
+            M::decode(bytes)
+        };
+        message.map(|message| Some(Sealed(message))).map_err(|_| status::malformed())
     }
 }
 

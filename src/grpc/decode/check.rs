@@ -1,7 +1,8 @@
 //! Inputs of `CheckService`.
 
-use super::{FieldReader, InvalidFields, borrow_oneof};
+use super::{FieldReader, InvalidFields, borrow_oneof, item_count};
 use crate::domain::check::Question;
+use crate::domain::limits::BATCH_CHECKS;
 use crate::domain::{Invalid, Kind, OrganizationRef, Permission, Role, UserId};
 use crate::grpc::pb;
 use crate::service::Freshness;
@@ -77,10 +78,10 @@ pub(in crate::grpc) fn batch(
     message: &pb::BatchCheckMembershipRequest,
     fields: &mut FieldReader,
 ) -> Result<(Vec<Check>, Freshness), InvalidFields> {
-    let count = if (1..=crate::domain::limits::BATCH_CHECKS).contains(&message.items.len()) {
+    let count = if (1..=BATCH_CHECKS).contains(&message.items.len()) {
         Ok(())
     } else {
-        Err(fields.wrong("items", Invalid::new("1 to 10 000 items")))
+        Err(fields.wrong("items", Invalid(item_count(BATCH_CHECKS))))
     };
     let freshness = freshness(fields, message.consistency.as_ref());
     count?;

@@ -1,6 +1,6 @@
 //! Inputs of `InvitationService`.
 
-use super::{FieldReader, InvalidFields, borrow_oneof};
+use super::{FieldReader, InvalidFields, borrow_oneof, item_count};
 use crate::domain::{Delivery, EmailAddress, Invalid, InvitationId, InvitationState, Recipient, Role, UserId};
 use crate::grpc::page::Page;
 use crate::grpc::{convert, limits, pb};
@@ -83,7 +83,7 @@ pub(in crate::grpc) fn batch(
 ) -> Result<(Vec<Invite>, Terms), InvalidFields> {
     let terms = terms(fields, message.delivery, message.lifetime.as_ref(), message.validate_only);
     if !(1..=limits::BATCH_WRITES).contains(&message.items.len()) {
-        return Err(fields.wrong("items", Invalid::new("1 to 100 items")));
+        return Err(fields.wrong("items", Invalid(item_count(limits::BATCH_WRITES))));
     }
     let items = fields.items(&message.items, |fields, item| {
         let recipient = borrow_oneof!(

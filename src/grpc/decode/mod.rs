@@ -7,12 +7,13 @@ pub(super) mod invitation;
 pub(super) mod organization;
 pub(super) mod user;
 
+use crate::domain::attributes;
 use crate::domain::ids::parse_uuid;
 use crate::domain::{Attributes, AuditReason, EmailAddress, Invalid, Kind, Refusal, UserId, Violation};
 use crate::grpc::limits;
 use crate::service::consistency_token::ConsistencyToken;
 use crate::service::members::Person;
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 /// Borrows the variant of a generated `oneof` as an enum of [`crate::grpc::decode`]: protobuf makes a type of its own for
@@ -26,6 +27,12 @@ macro_rules! borrow_oneof {
     }};
 }
 use borrow_oneof;
+
+/// The sentence about a batch without items, or with more than `most`.
+pub(super) fn item_count(most: usize) -> String {
+    let (thousands, rest) = (most / 1000, most % 1000);
+    if thousands == 0 { format!("1 to {rest} items") } else { format!("1 to {thousands} {rest:03} items") }
+}
 
 /// Reads the fields of one message and collects what is invalid.
 #[derive(Debug, Default)]
@@ -205,9 +212,8 @@ fn json(value: &prost_types::Value) -> Result<Value, Invalid> {
         Some(Kind::BoolValue(flag)) => Value::Bool(*flag),
         Some(Kind::StringValue(text)) => Value::String(text.clone()),
         Some(Kind::NumberValue(number)) => {
-            let number =
-                Number::from_f64(*number).ok_or_else(|| Invalid::new("attributes hold no NaN and no infinity"))?;
-            Value::Number(number)
+            let number = attributes::number(*number);
+            Value::Number(number.ok_or_else(|| Invalid::new("attributes hold no NaN and no infinity"))?)
         }
         Some(Kind::ListValue(list)) => Value::Array(list.values.iter().map(json).collect::<Result<_, _>>()?),
         Some(Kind::StructValue(object)) => {

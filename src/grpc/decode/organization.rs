@@ -1,7 +1,7 @@
 //! Inputs of `OrganizationService`.
 
 use super::invitation::delivery;
-use super::{FieldReader, InvalidFields, UserReference, borrow_oneof};
+use super::{FieldReader, InvalidFields, UserReference, borrow_oneof, item_count};
 use crate::domain::ids::parse_uuid;
 use crate::domain::{
     EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, Role, SearchText, Slug, UserId,
@@ -116,7 +116,7 @@ pub(in crate::grpc) fn add_members(
     fields: &mut FieldReader,
 ) -> Result<BatchAddMembers, InvalidFields> {
     if !(1..=limits::BATCH_WRITES).contains(&message.items.len()) {
-        return Err(fields.wrong("items", Invalid::new("1 to 100 items")));
+        return Err(fields.wrong("items", Invalid(item_count(limits::BATCH_WRITES))));
     }
     let items = fields.items(&message.items, |fields, item| {
         let user = borrow_oneof!(item.person, pb::batch_add_members_item::Person => UserReference { UserId, Email });

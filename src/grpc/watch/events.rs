@@ -37,18 +37,20 @@ struct EventView {
 impl WatchView for EventView {
     type Message = pb::WatchEventsResponse;
 
-    async fn add(&mut self, rows: &[LogRow]) -> Result<(), Status> {
-        let changes: Vec<&LogChange> =
-            rows.iter().map(|row| &row.change).filter(|change| self.scope.contains(change)).collect();
+    async fn add(&mut self, rows: &[LogRow]) -> Result<usize, Status> {
+        let in_scope = rows.iter().enumerate().filter(|(_, row)| self.scope.contains(&row.change));
+        let (numbers, changes): (Vec<usize>, Vec<&LogChange>) =
+            in_scope.map(|(number, row)| (number, &row.change)).unzip();
         if changes.is_empty() {
-            return Ok(());
+            return Ok(rows.len());
         }
-        for record in self.roster.events_of(&changes, self.types.as_deref()).await? {
+        let (records, looked_up) = self.roster.events_of(&changes, self.types.as_deref()).await?;
+        for record in records {
             let event = convert::event(&record);
             self.bytes += event.encoded_len() + 4;
             self.events.push(event);
         }
-        Ok(())
+        Ok(numbers.get(looked_up).copied().unwrap_or(rows.len()))
     }
 
     fn bytes(&self) -> usize {

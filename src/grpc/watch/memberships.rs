@@ -40,7 +40,7 @@ struct MembershipView {
 impl WatchView for MembershipView {
     type Message = pb::WatchMembershipsResponse;
 
-    async fn add(&mut self, rows: &[LogRow]) -> Result<(), Status> {
+    async fn add(&mut self, rows: &[LogRow]) -> Result<usize, Status> {
         for row in rows {
             if let Some(change) = self.convert(&row.change) {
                 let change_time = Some(convert::timestamp(row.at.write_time));
@@ -49,7 +49,7 @@ impl WatchView for MembershipView {
                 self.changes.push(change);
             }
         }
-        Ok(())
+        Ok(rows.len())
     }
 
     fn bytes(&self) -> usize {

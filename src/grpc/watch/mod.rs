@@ -1,7 +1,7 @@
 //! Watches: the parts that membership watches and event watches share.
 //!
-//! A watch sends the change log in messages of bounded size, never a part of a transaction, and at least once a second a
-//! checkpoint: the cursor from which a later watch continues.
+//! A watch sends the change log in messages of bounded size, and at least once a second a checkpoint: the cursor from which
+//! a later watch continues. A message has whole transactions, unless the events of one are too large for it.
 
 pub(super) mod events;
 pub(super) mod memberships;
@@ -24,8 +24,9 @@ trait WatchView: Send {
     /// The message type of the stream.
     type Message: prost::Message;
 
-    /// Adds rows, whole transactions, to the next message.
-    fn add(&mut self, rows: &[LogRow]) -> impl Future<Output = Result<(), Status>> + Send;
+    /// Adds rows, whole transactions, to the next message. Returns how many rows it took: fewer than all, and at least one,
+    /// if what they stand for is large.
+    fn add(&mut self, rows: &[LogRow]) -> impl Future<Output = Result<usize, Status>> + Send;
 
     /// The size of the next message, in bytes.
     fn bytes(&self) -> usize;
@@ -144,11 +145,14 @@ impl<V: WatchView> WatchWriter<V> {
                 .iter()
                 .enumerate()
                 .find(|(index, row)| *index + 1 >= limits::WATCH_ROWS && row.at.position == row.commit_position);
-            let (piece, others) = rest.split_at(end.map_or(rest.len(), |(index, _)| index + 1));
-            if self.is_full() {
-                self.sender.send(self.view.message(None)).await?;
+            let (mut piece, others) = rest.split_at(end.map_or(rest.len(), |(index, _)| index + 1));
+            while !piece.is_empty() {
+                if self.is_full() {
+                    self.sender.send(self.view.message(None)).await?;
+                }
+                let taken = self.view.add(piece).await?;
+                piece = piece.get(taken..).unwrap_or_default();
             }
-            self.view.add(piece).await?;
             rest = others;
         }
         Ok(())

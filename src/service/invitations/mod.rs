@@ -16,6 +16,7 @@ use crate::domain::{
 };
 use crate::service::{Roster, ServiceError, limits};
 use crate::store::invitations;
+use crate::store::row_page::RowPage;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -95,7 +96,7 @@ impl Roster {
     /// # Errors
     /// `INVITATION_NOT_FOUND`, `VALUE_UNKNOWN`; if the datastore does not answer.
     pub async fn get_invitation(&self, access: &Access, id: InvitationId) -> Result<Invitation, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = invitations::get(&mut connection, access.organization(), id).await;
         let invitation = connection.finish(outcome)?.ok_or(Refusal::InvitationNotFound)?;
         invitation.role.require()?;
@@ -113,8 +114,8 @@ impl Roster {
         &self,
         access: &Access,
         filter: &InvitationFilter,
-    ) -> Result<Vec<Invitation>, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+    ) -> Result<RowPage<Invitation>, ServiceError> {
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = invitations::list(&mut connection, access.organization(), filter).await;
         Ok(connection.finish(outcome)?)
     }

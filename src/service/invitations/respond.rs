@@ -14,9 +14,11 @@ use crate::domain::{
 };
 use crate::service::members::{AddMember, AddOutcome, Person, add};
 use crate::service::write::preconditions::unknown_state;
+use crate::service::write::queue::QueueKey;
 use crate::service::write::unit_of_work::UnitOfWork;
 use crate::service::write::{Change, Meta, WriteResult};
 use crate::service::{Roster, ServiceError};
+use crate::store::row_page::RowPage;
 use crate::store::{StoreError, invitation_tokens, invitations, memberships, quotas, users};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
@@ -52,8 +54,8 @@ impl Roster {
         user: &UserId,
         after: Option<InvitationPageKey>,
         limit: i64,
-    ) -> Result<Vec<InvitationPreview>, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
+    ) -> Result<RowPage<InvitationPreview>, ServiceError> {
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = list_received(&mut connection, user, after, limit).await;
         Ok(connection.finish(outcome)?)
     }
@@ -114,7 +116,7 @@ impl Roster {
                 Ok((invitation.organization, invitation.id))
             }
             InvitationReference::Id(id) => {
-                let mut connection = self.pool.acquire().await?;
+                let mut connection = self.pool.acquire_read().await?;
                 let outcome = find_by_id(&mut connection, *id, user).await;
                 Ok(connection.finish(outcome)?.ok_or(Refusal::InvitationNotFound)?)
             }
@@ -128,7 +130,7 @@ impl Roster {
     async fn find_by_token(&self, caller: &Caller, token: &str) -> Result<InvitationPreview, ServiceError> {
         let most = self.invitations.failed_tokens_per_minute;
         let subject = caller.actor().map(|actor| attempt_subject(&actor));
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire_read().await?;
         let lookup = async {
             if let Some(subject) = &subject
                 && !quotas::take(&mut connection, subject, i32::try_from(most).unwrap_or(i32::MAX), MINUTE).await?
@@ -155,10 +157,10 @@ async fn list_received(
     user: &UserId,
     after: Option<InvitationPageKey>,
     limit: i64,
-) -> Result<Vec<InvitationPreview>, StoreError> {
+) -> Result<RowPage<InvitationPreview>, StoreError> {
     match verified_address(users::get(connection, user).await?) {
         Some(address) => invitation_tokens::received(connection, &address, after, limit).await,
-        None => Ok(Vec::new()),
+        None => Ok(RowPage { rows: Vec::new(), is_cut: false }),
     }
 }
 
@@ -252,6 +254,10 @@ impl Change for Accept {
     type Place = LockedInvitation;
     type Answer = Member;
 
+    fn queue(&self) -> Option<QueueKey> {
+        Some(QueueKey::Organization(self.key.0))
+    }
+
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<LockedInvitation, ServiceError> {
         enter(tx, self.key, &self.user, self.token.as_ref()).await
     }
@@ -321,6 +327,10 @@ struct Decline {
 impl Change for Decline {
     type Place = LockedInvitation;
     type Answer = ();
+
+    fn queue(&self) -> Option<QueueKey> {
+        Some(QueueKey::Organization(self.key.0))
+    }
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<LockedInvitation, ServiceError> {
         enter(tx, self.key, &self.user, self.token.as_ref()).await

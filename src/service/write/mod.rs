@@ -1,10 +1,13 @@
 //! The write transaction: one function runs every write.
 //!
+//! Before a write takes a connection, it waits in the [queues](queue) of what it locks first.
+//!
 //! The order is always the same: claim the request id; lock the organization, in a separate statement; decide again on the
 //! locked rows; make the changes and their events; append to the change log, last; commit. The transaction runs in a
 //! separate task, so a caller who hangs up leaves no transaction open. Postgres ends a statement that outlives the deadline.
 
 pub(super) mod preconditions;
+pub(super) mod queue;
 pub(super) mod unit_of_work;
 
 use super::{CallPermit, Roster, ServiceError};
@@ -18,6 +21,7 @@ use crate::service::limits;
 use crate::store::events::Cause;
 use crate::store::requests::{self, RequestKey, StoredAnswer};
 use crate::store::{StoreError, memberships, transaction, users};
+use queue::QueueKey;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -91,6 +95,9 @@ pub(super) trait Change: Send + Sync + 'static {
     /// The answer to the caller.
     type Answer: Serialize + DeserializeOwned + Send + 'static;
 
+    /// The row that the change locks first and that other writes may hold; `None` if there is none.
+    fn queue(&self) -> Option<QueueKey>;
+
     /// Locks the rows of the change, and decides whether the caller may make it.
     fn enter(&self, tx: &mut UnitOfWork<'_>) -> impl Future<Output = Result<Self::Place, ServiceError>> + Send;
 
@@ -124,6 +131,10 @@ struct AuthorizedChange<C> {
 impl<C: OrganizationChange> Change for AuthorizedChange<C> {
     type Place = (Organization, Grant);
     type Answer = C::Answer;
+
+    fn queue(&self) -> Option<QueueKey> {
+        Some(QueueKey::Organization(self.access.organization()))
+    }
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
         let locked = tx.lock(self.access.organization()).await?;
@@ -208,7 +219,7 @@ impl Roster {
         meta: &Meta,
     ) -> Result<Option<WriteResult<T>>, ServiceError> {
         let Some(key) = meta.key(caller) else { return Ok(None) };
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire_read().await?;
         let outcome = requests::find(&mut connection, &key).await;
         match connection.finish(outcome)?.filter(|stored| stored.revokes_own_access && !stored.other_message) {
             Some(stored) => Ok(Some(parse_answer(stored)?)),
@@ -222,6 +233,13 @@ impl Roster {
         meta: Meta,
         change: C,
     ) -> Result<WriteResult<C::Answer>, ServiceError> {
+        // In the order of the locks in the database. A write that waits here holds no lock there.
+        let request = caller.as_ref().and_then(|caller| meta.key(caller));
+        let request = request.map(|key| QueueKey::Request(key.caller, key.request_id));
+        let mut places = Vec::with_capacity(2);
+        for key in request.into_iter().chain(change.queue()) {
+            places.push(self.queues.enter(key, meta.deadline).await?);
+        }
         let mut attempt = 1;
         loop {
             let outcome = self.attempt(caller.as_ref(), &meta, &change).await;
@@ -254,7 +272,7 @@ impl Roster {
         // A write whose caller no longer waits does not begin.
         meta.in_time()?;
         let mut token = self.replica.token(self.replica.datastore().await?);
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire_write().await?;
         let transaction = transaction(&mut connection, &mut token, caller, meta, change);
         let Ok(outcome) = timeout_at(meta.deadline + limits::WRITE_GRACE, transaction).await else {
             // Postgres does not answer: whatever is open on the connection ends with it.

@@ -2,11 +2,12 @@
 
 use super::{OrganizationFilter, OrganizationPageKey, OrganizationRow};
 use crate::domain::{Attributes, Kind, Organization, OrganizationState, SearchText};
-use crate::store::StoreError;
+use crate::store::row_page::RowPage;
+use crate::store::{StoreError, limits};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgStatement};
 use sqlx::types::Json;
-use sqlx::{Execute, Executor, FromRow, PgConnection, Postgres, SqlStr};
+use sqlx::{Execute, Executor, FromRow, PgConnection, Postgres, Row, SqlStr};
 
 /// A statement that Postgres plans for its arguments, every time: sqlx does not keep it prepared. A plan for all
 /// arguments would read the whole table, because Postgres cannot know how many names an unknown pattern matches.
@@ -37,7 +38,7 @@ fn pattern(search: &SearchText) -> String {
 }
 
 /// Reads candidates of a search after `after`, by name, then id: every organization that the filter selects, and
-/// others, which the caller sorts out. Fewer than `most` are the last ones.
+/// others, which the caller sorts out. Fewer than `most` are the last ones, unless the page is cut.
 ///
 /// The other ones are organizations whose name changed since it was folded. All of them are candidates, whatever their
 /// kind and state.
@@ -50,12 +51,22 @@ pub async fn search_candidates(
     search: &SearchText,
     after: Option<&OrganizationPageKey>,
     most: i64,
-) -> Result<Vec<Organization>, StoreError> {
+) -> Result<RowPage<Organization>, StoreError> {
     // Each of the two parts has an index. The state is compared in a form that Postgres has statistics about, and the
     // second part has no further condition: after a wrong estimate Postgres would read the whole table.
     let statement = organization_query!(
+        record
         "SELECT",
-        "FROM ((SELECT bucket, id, name FROM organizations
+        ", o.has_next
+         FROM (
+             SELECT * FROM (
+                 SELECT s.*, sum(octet_length(s.attributes::text)) OVER before AS text_before
+                 FROM (
+                     SELECT p.*, sum(pg_column_size(p.attributes || '{}')) OVER before AS stored_before,
+                            lead(true) OVER (ORDER BY p.name, p.id) AS has_next
+                     FROM (
+                         SELECT found.* FROM
+              ((SELECT bucket, id, name FROM organizations
                 WHERE (folded_name LIKE $3 OR slug LIKE $3) AND ($1::text IS NULL OR kind = $1)
                   AND (delete_time IS NULL AND state <> ALL ($2::text[])
                        OR delete_time IS NOT NULL AND 'DELETED' <> ALL ($2::text[]))
@@ -67,7 +78,11 @@ pub async fn search_candidates(
                   AND (name, id) > (coalesce($4::text, ''), coalesce($5, '00000000-0000-0000-0000-000000000000'::uuid))
                 ORDER BY name, id LIMIT $6)
                ORDER BY name, id LIMIT $6) f
-         JOIN organizations o ON o.bucket = f.bucket AND o.id = f.id
+         JOIN organizations found ON found.bucket = f.bucket AND found.id = f.id) p
+                     WINDOW before AS (ORDER BY p.name, p.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) s
+                 WHERE coalesce(s.stored_before, 0) < $7
+                 WINDOW before AS (ORDER BY s.name, s.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) t
+             WHERE coalesce(t.text_before, 0) < $8) o
          ORDER BY o.name, o.id",
         filter.kind.as_ref().map(Kind::as_str),
         &OrganizationState::names_except(&filter.states),
@@ -75,7 +90,14 @@ pub async fn search_candidates(
         after.map(|after| after.name.as_str()),
         after.map(|after| after.id.as_uuid()),
         most,
+        limits::PAGE_STORED_BYTES,
+        limits::PAGE_TEXT_BYTES,
     );
-    let rows = connection.fetch_all(UnnamedStatement(statement)).await?;
-    rows.iter().map(|row| Ok(OrganizationRow::from_row(row)?.into())).collect()
+    let records = connection.fetch_all(UnnamedStatement(statement)).await?;
+    let is_cut = match records.last() {
+        Some(last) => last.try_get::<Option<bool>, _>("has_next")? == Some(true),
+        None => false,
+    };
+    let rows: Result<_, sqlx::Error> = records.iter().map(|row| Ok(OrganizationRow::from_row(row)?.into())).collect();
+    Ok(RowPage { rows: rows?, is_cut })
 }

@@ -1,5 +1,6 @@
 //! The `roster` program, run as a process.
 
+use super::dynamic::Caller;
 use super::server::{Clients, Credential};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -127,6 +128,18 @@ impl Serve {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id().unwrap())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+    }
+
+    /// The largest resident memory of the process so far, in bytes.
+    pub fn peak_memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id().unwrap())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB")).unwrap();
+        peak.trim().parse::<usize>().unwrap() * 1024
+    }
+
+    /// A client that sends encoded messages.
+    pub fn caller(&self) -> Caller {
+        Caller::with_token(&self.channel, self.key.clone())
     }
 
     /// The log so far.

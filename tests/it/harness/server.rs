@@ -105,6 +105,16 @@ impl Server {
         server
     }
 
+    /// Starts a server whose pool has this many connections over a new database, and waits until it is healthy.
+    pub async fn with_connections(connections: u32) -> Self {
+        let database = Database::new().await;
+        let url = DatastoreUrl::parse(&database.url).unwrap();
+        let configure = |_| Roster::new(Pool::new(url, connections), Clock::system());
+        let server = Self::launch_as(database, ServerSettings::default(), |_| {}, configure).await;
+        server.until_serving().await;
+        server
+    }
+
     /// Starts a server over this database, without waiting until it is healthy.
     pub async fn launch(database: Database, settings: ServerSettings) -> Self {
         Self::launch_with(database, settings, |_| {}).await

@@ -45,7 +45,7 @@ async fn cost(database: &Database, text: &str) -> (usize, i64, i64) {
     let mut found = 0;
     for _ in 0..TIMES {
         let rows = organizations::search_candidates(&mut transaction, &filter, &search, None, 51).await.unwrap();
-        found = rows.len();
+        found = rows.rows.len();
     }
     let (scans, read): (i64, i64) = sqlx::query_as(
         "SELECT seq_scan, seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'organizations'",
