@@ -21,6 +21,7 @@ mod upkeep;
 mod workers;
 
 use crate::authn::Authenticator;
+use crate::grpc::HeavyCalls;
 use crate::grpc::admit::Api;
 use crate::grpc::admit::stream::{StreamBudget, StreamShares};
 use crate::grpc::pb::check_service_server::CheckServiceServer;
@@ -42,6 +43,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
@@ -219,14 +221,23 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     Ok(())
 }
 
-/// Adds roster's own services.
+/// Adds roster's own services. Their heavy calls run in the runtime of this function's caller.
 fn add_services(routes: &mut RoutesBuilder, api: &Api) {
     let limit = crate::grpc::limits::BULK_MESSAGE_BYTES;
-    routes.add_service(OrganizationServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(InvitationServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(EventServiceServer::new(api.clone()).max_decoding_message_size(limit));
-    routes.add_service(CheckServiceServer::new(api.clone()).max_decoding_message_size(limit));
+    let runtime = Handle::current();
+    macro_rules! add {
+        ($($server:ident),+) => {$(
+            let service = $server::new(api.clone()).max_decoding_message_size(limit);
+            routes.add_service(HeavyCalls::new(service, runtime.clone()));
+        )+};
+    }
+    add!(
+        OrganizationServiceServer,
+        InvitationServiceServer,
+        UserServiceServer,
+        EventServiceServer,
+        CheckServiceServer
+    );
 }
 
 /// The server has as many connections as it may have.

@@ -103,6 +103,21 @@ impl Socket {
         Self(stream)
     }
 
+    /// Waits until the server has sent its SETTINGS and has acknowledged those of this side.
+    pub async fn until_accepted(&mut self) {
+        let mut header = [0; 9];
+        loop {
+            soon(self.0.read_exact(&mut header)).await.unwrap();
+            let [a, b, c, kind, flags, ..] = header;
+            let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap()];
+            soon(self.0.read_exact(&mut payload)).await.unwrap();
+            // SETTINGS with ACK.
+            if (kind, flags) == (4, 1) {
+                return;
+            }
+        }
+    }
+
     /// Reads until the server has closed the connection. Returns what it sent.
     pub async fn rest(mut self) -> Vec<u8> {
         let mut bytes = Vec::new();

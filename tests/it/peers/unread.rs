@@ -8,6 +8,7 @@ use prost::Message;
 use roster::domain::Scope;
 use roster::grpc::pb;
 use roster::server::limits;
+use sqlx::AssertSqlSafe;
 use std::time::Instant;
 use tonic_types::StatusExt;
 
@@ -15,16 +16,16 @@ use tonic_types::StatusExt;
 async fn large_pages() -> (Server, Call) {
     let server = Server::start().await;
     let acme = server.user("ada").create("Acme").await;
-    sqlx::query(
-        "INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
-         SELECT m.bucket, m.organization_id, 'member-' || n, 'member', jsonb_build_object('a', repeat('x', 8000)), 1,
-             now(), now()
-         FROM memberships m, generate_series(1, 400) n WHERE m.organization_id = $1::uuid",
-    )
-    .bind(&acme)
-    .execute(&server.database.pool)
-    .await
-    .unwrap();
+    let statements = format!(
+        "INSERT INTO users (user_bucket, id, state, deactivated_by_operator, email_verified, profile_issued_at, revision,
+                            create_time, update_time)
+         SELECT user_bucket_of(id), id, 'ACTIVE', false, false, 0, 1, now(), now()
+         FROM (SELECT 'member-' || n AS id FROM generate_series(1, 400) n) made;
+         INSERT INTO memberships
+         SELECT m.bucket, m.organization_id, u.id, 'member', jsonb_build_object('a', repeat('x', 8000)), 1, now(), now()
+         FROM memberships m, users u WHERE m.organization_id = '{acme}'::uuid AND u.id LIKE 'member-%'"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&server.database.pool).await.unwrap();
     let list = pb::ListMembersRequest { organization: acme, page_size: 1000, ..Default::default() };
     let token = server.service_token("backend", &[Scope::Check]);
     let call = Call::grpc(&path("OrganizationService/ListMembers"), &list.encode_to_vec()).bearer(&token);
