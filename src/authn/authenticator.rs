@@ -70,7 +70,7 @@ impl Authenticator {
 
     /// Identifies the caller of a request from this peer. An invalid credential is rejected and never treated as absent.
     ///
-    /// A signature is computed on a thread of its own, in turn with those of other peers. Rejections are logged at a limited
+    /// A signature is computed on another thread, in turn with those of other peers. Rejections are logged at a limited
     /// rate.
     ///
     /// # Errors

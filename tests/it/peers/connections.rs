@@ -2,7 +2,8 @@
 
 use crate::harness::raw::frame;
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::RecvStream;
+use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderMap, Request};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +16,7 @@ use tonic::{Code, Status};
 /// Upper limit of every wait: longer than any step takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-const HEALTH: &str = "/grpc.health.v1.Health/Check";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// Opens a socket from this address.
 pub async fn socket(source: &str, server: SocketAddr) -> TcpStream {
@@ -25,10 +26,12 @@ pub async fn socket(source: &str, server: SocketAddr) -> TcpStream {
     socket.connect(server).await.unwrap()
 }
 
-/// An open HTTP/2 connection. Dropping it closes it.
+/// An open HTTP/2 connection with a health watch: the server does not close a connection with an open call to make room
+/// for others. Dropping it closes it.
 pub struct OpenConnection {
     sender: SendRequest<Bytes>,
     driver: JoinHandle<()>,
+    watch: Option<RecvStream>,
 }
 
 impl OpenConnection {
@@ -41,12 +44,22 @@ impl OpenConnection {
             let driver = tokio::spawn(async move {
                 let _ = connection.await;
             });
-            let mut opened = Self { sender, driver };
+            let mut opened = Self { sender, driver, watch: None };
             // The server may close a connection after the client has sent its part of the handshake.
-            opened.call(HEALTH, HeaderMap::new(), &[]).await.map_err(io::Error::other)?;
+            opened.watch = Some(opened.begin_watch().await.map_err(io::Error::other)?);
             Ok(opened)
         };
         tokio::time::timeout(PATIENCE, opened).await.expect("the connection was neither served nor closed")
+    }
+
+    /// Waits for the first message of a health watch.
+    async fn begin_watch(&mut self) -> Result<RecvStream, h2::Error> {
+        let mut sender = self.sender.clone().ready().await?;
+        let mut watch = send(&mut sender, WATCH, HeaderMap::new(), &[])?.await?.into_body();
+        match watch.data().await {
+            Some(message) => message.map(|_| watch),
+            None => Err(h2::Reason::REFUSED_STREAM.into()),
+        }
     }
 
     /// Makes a call over this connection. Returns its status; fails if the connection ends.
@@ -69,8 +82,25 @@ impl OpenConnection {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
+        drop(self.watch.take());
         self.driver.abort();
     }
+}
+
+fn send(
+    sender: &mut SendRequest<Bytes>,
+    path: &str,
+    headers: HeaderMap,
+    message: &[u8],
+) -> Result<ResponseFuture, h2::Error> {
+    let mut request = Request::post(format!("http://roster.test{path}")).body(()).unwrap();
+    *request.headers_mut() = headers;
+    request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    request.headers_mut().insert("te", "trailers".parse().unwrap());
+    let (response, mut body) = sender.send_request(request, false)?;
+    // A call that the server refuses by its headers is answered, and the stream closed, before the body is sent.
+    let _ = body.send_data(frame(message).into(), true);
+    Ok(response)
 }
 
 async fn call(
@@ -79,14 +109,7 @@ async fn call(
     headers: HeaderMap,
     message: &[u8],
 ) -> Result<Status, h2::Error> {
-    let mut request = Request::post(format!("http://roster.test{path}")).body(()).unwrap();
-    *request.headers_mut() = headers;
-    request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
-    request.headers_mut().insert("te", "trailers".parse().unwrap());
-    let (response, mut body) = sender.send_request(request, false)?;
-    // A call that the server refuses by its headers is answered, and the stream closed, before the body is sent.
-    let _ = body.send_data(frame(message).into(), true);
-    let (head, mut incoming) = response.await?.into_parts();
+    let (head, mut incoming) = send(sender, path, headers, message)?.await?.into_parts();
     while let Some(chunk) = incoming.data().await {
         incoming.flow_control().release_capacity(chunk?.len())?;
     }

@@ -67,10 +67,14 @@ fn outcome(status: &Status) -> String {
     if status.code() == Code::Ok { "OK".to_owned() } else { reason(status) }
 }
 
-/// Sends tokens with invalid signatures until one is refused without a verification, and returns how many were verified.
-async fn spend_the_budget(connection: &mut OpenConnection) -> u32 {
-    for number in 0..100 * limits::REFUSAL_BURST {
-        let status = call(connection, &token(&format!("user-{number}"), OTHER_SECRET, "key")).await;
+fn forged(number: u32) -> String {
+    token(&format!("user-{number}"), OTHER_SECRET, "key")
+}
+
+/// Sends invalid tokens until one is refused without a look at it, and returns how many were looked at.
+async fn spend_the_budget(connection: &mut OpenConnection, token: impl Fn(u32) -> String) -> u32 {
+    for number in 0..20 * limits::REFUSAL_BURST {
+        let status = call(connection, &token(number)).await;
         if outcome(&status) != "CREDENTIAL_INVALID" {
             assert_eq!((status.code(), outcome(&status)), (Code::Unavailable, "OVERLOADED".to_owned()));
             let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
@@ -78,7 +82,7 @@ async fn spend_the_budget(connection: &mut OpenConnection) -> u32 {
             return number;
         }
     }
-    panic!("every invalid signature was verified");
+    panic!("every invalid token was looked at");
 }
 
 #[tokio::test]
@@ -90,7 +94,7 @@ async fn an_address_has_a_budget_of_refused_tokens_and_nothing_else_suffers() {
     assert_eq!(outcome(&call(&mut neighbour, &cached).await), "OK");
 
     let (before, start) = (server.authenticator.computed_signatures(), Instant::now());
-    let verified = spend_the_budget(&mut attacker).await;
+    let verified = spend_the_budget(&mut attacker, forged).await;
     assert!(verified >= limits::REFUSAL_BURST, "{verified}");
     // A flood over several connections, a new one among them, gets nothing but the refill.
     let mut connections = vec![attacker, open(&server, "127.0.0.2").await];
@@ -107,10 +111,8 @@ async fn an_address_has_a_budget_of_refused_tokens_and_nothing_else_suffers() {
     );
 
     // Which tokens the server would have refused without a verification is not revealed either.
-    spend_the_budget(&mut connections[1]).await;
     for other in ["x.y.z".to_owned(), server.mint(&ClaimSet { aud: "other".to_owned(), ..Server::claims("eve") })] {
-        let answers = [call(&mut connections[1], &other).await, call(&mut connections[1], &other).await];
-        assert!(answers.iter().any(|status| outcome(status) == "OVERLOADED"), "{answers:?}");
+        spend_the_budget(&mut connections[1], |_| other.clone()).await;
     }
     // Tokens in the cache and API keys are accepted, from the same address. Another address has its own budget.
     assert_eq!(outcome(&call(&mut neighbour, &cached).await), "OK");
@@ -143,7 +145,7 @@ async fn a_new_connection_brings_no_new_budget() {
     let (start, before) = (Instant::now(), server.authenticator.computed_signatures());
     for _ in 0..4 {
         let mut connection = open(&server, "127.0.0.2").await;
-        spend_the_budget(&mut connection).await;
+        spend_the_budget(&mut connection, forged).await;
     }
     let refill = start.elapsed().as_micros() / limits::REFUSAL_REFILL.as_micros();
     let computed = u128::from(server.authenticator.computed_signatures() - before);
