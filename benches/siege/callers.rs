@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// The time after which a call counts as lost, and its connection as broken: longer than the deadline of every call.
 const PATIENCE: Duration = Duration::from_secs(7);
+/// The same for a health query: load balancers wait for a second or two.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
 /// Concurrent calls on one connection, beyond which calls wait for an answer.
 const FULL: usize = 200;
 /// The pause before a broken connection is opened again.
@@ -229,7 +231,8 @@ impl Caller {
             }
         }
         let oldest = connection.oldest();
-        let is_lost = oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) > PATIENCE);
+        let patience = if matches!(self.flow.kind, Kind::Health) { HEALTH_PATIENCE } else { PATIENCE };
+        let is_lost = oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) > patience);
         if !is_open || is_lost {
             let reason = if is_open { "NO_ANSWER" } else { "CONNECTION_CLOSED" };
             connection.abandon().into_iter().for_each(|begin| self.refuse(begin, reason));

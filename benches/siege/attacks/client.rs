@@ -6,6 +6,7 @@ use crate::http2::{
     self, ACK, DATA, END_HEADERS, END_STREAM, Frame, FrameReader, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PING, PREFACE,
     RST_STREAM, RawConnection, SETTINGS, WINDOW_UPDATE,
 };
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,7 +32,7 @@ pub(super) struct Calls {
     /// The `authorization` of the call with this number; empty for none.
     pub(super) authorization: Arc<dyn Fn(u64) -> String + Send + Sync>,
     /// The bytes of the body, with the prefixes of the messages, for the call with this number.
-    pub(super) body: Arc<dyn Fn(u64) -> Vec<u8> + Send + Sync>,
+    pub(super) body: Arc<dyn Fn(u64) -> Bytes + Send + Sync>,
     /// Whether the body ends.
     pub(super) ends: bool,
     /// A byte that is added to each open body once a second.
@@ -52,6 +53,7 @@ pub(super) struct Calls {
 impl Calls {
     /// Calls of one method with one message, answered as fast as possible.
     pub(super) fn new(path: &'static str, token: &str, body: Vec<u8>) -> Self {
+        let body = Bytes::from(body);
         let authorization = if token.is_empty() { String::new() } else { format!("Bearer {token}") };
         Self {
             path,
@@ -105,7 +107,7 @@ pub(super) async fn connect(target: &Target, small_buffer: bool) -> std::io::Res
 }
 
 struct Body {
-    rest: Vec<u8>,
+    rest: Bytes,
     window: i64,
 }
 
@@ -172,7 +174,9 @@ impl Client {
                 }
                 _ = tick.tick() => self.fill(),
                 _ = drip.tick(), if self.calls.drips => {
-                    self.streams.values_mut().for_each(|body| body.rest.push(0));
+                    for body in self.streams.values_mut().filter(|body| body.rest.is_empty()) {
+                        body.rest = Bytes::from_static(&[0]);
+                    }
                     self.pump();
                 }
             }
@@ -210,7 +214,7 @@ impl Client {
             while !body.rest.is_empty() && self.window > 0 && body.window > 0 {
                 let room = usize::try_from(self.window.min(body.window)).unwrap();
                 let size = body.rest.len().min(FRAME).min(room);
-                let part: Vec<u8> = body.rest.drain(..size).collect();
+                let part = body.rest.split_to(size);
                 let last = self.calls.ends && body.rest.is_empty();
                 out.extend(http2::frame(DATA, if last { END_STREAM } else { 0 }, *stream, &part));
                 let size = i64::try_from(size).unwrap();

@@ -46,7 +46,10 @@ pub(super) fn numbers(target: &Target, tally: &Arc<Tally>) {
             ..Default::default()
         })
     };
-    let updates = Calls { body: Arc::new(update), ..Calls::new(UPDATE_MEMBER, &target.user_token, Vec::new()) };
+    let updates = Calls {
+        body: Arc::new(move |number| update(number).into()),
+        ..Calls::new(UPDATE_MEMBER, &target.user_token, Vec::new())
+    };
     Calls { connections: 1, streams: 4, rate: 100.0, ..updates }.start(target, tally);
     let request =
         pb::ListMembersRequest { organization: target.organization.clone(), page_size: 1000, ..Default::default() };
@@ -91,6 +94,9 @@ pub(super) fn writes(target: &Target, tally: &Arc<Tally>) {
             ..Default::default()
         })
     };
-    let calls = Calls { body: Arc::new(update), ..Calls::new(UPDATE_MEMBER, &target.user_token, Vec::new()) };
+    let calls = Calls {
+        body: Arc::new(move |number| update(number).into()),
+        ..Calls::new(UPDATE_MEMBER, &target.user_token, Vec::new())
+    };
     Calls { connections: 1, ..calls }.start(target, tally);
 }
