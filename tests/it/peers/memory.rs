@@ -22,7 +22,7 @@ const ORGANIZATION: &str = "0193b5a0-0000-7000-8000-000000000000";
 const SETTINGS: &str = "";
 const BOUND: u64 = peer_bytes(16, 47 << 20);
 /// The time without progress after which the peers have what they can get.
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_secs(3);
 /// The most time that they have.
 const PATIENCE: Duration = Duration::from_secs(6);
 
