@@ -52,9 +52,6 @@ pub const STANDARD_MESSAGE_BYTES: usize = 4 * 1024;
 /// The size of the buffers of a call of health or reflection, in bytes. A stream keeps them while it is idle; a message
 /// of a health watch has 7 bytes, and a larger answer of reflection makes the buffer grow.
 pub const STANDARD_BUFFER_BYTES: usize = 64;
-/// Health watches that one connection may have open. A gRPC client opens one for each connection; the second one is for
-/// a client that replaces a watch before the former one has ended.
-pub const WATCHES_PER_CONNECTION: usize = 2;
 /// The bytes of answers that one reflection stream sends. All files together have 190 KiB, and the largest one 43 KiB. A
 /// tool that asks for each message by its name, without keeping files, gets by with this.
 pub const REFLECTION_STREAM_BYTES: usize = 4 * 1024 * 1024;

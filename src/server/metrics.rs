@@ -2,10 +2,9 @@
 //!
 //! Each server has its own registry, and the process has none, so that two servers in one test count separately.
 
-use super::shares::Pool;
+use super::shares::{CallClass, ServerShares};
 use crate::authz::rules::Method;
 use crate::grpc::CHECK;
-use crate::grpc::standard::Health;
 use crate::server::limits;
 use crate::service::{ReplicaStatistics, Roster};
 use http::header::CONTENT_TYPE;
@@ -72,17 +71,16 @@ pub struct Metrics {
     mail_age: Gauge,
     /// The time of the last query for the size of the outbox. Held during the query, so that scrapes at once share one.
     backlog_time: Mutex<Option<Instant>>,
-    watches: Gauge,
-    health: Health,
+    standard_streams: Gauge,
     streams: Gauge,
-    stream_places: Arc<Pool>,
+    shares: ServerShares,
     roster: Roster,
 }
 
 impl Metrics {
-    /// Metrics that start at zero. `stream_places` is the pool of the open streams.
+    /// Metrics that start at zero. `shares` are the pools of the server.
     #[must_use]
-    pub(super) fn new(roster: Roster, health: Health, stream_places: Arc<Pool>) -> Self {
+    pub(super) fn new(roster: Roster, shares: ServerShares) -> Self {
         let mut registry = Registry::with_prefix("roster");
         let calls = Family::<Call, Counter>::default();
         registry.register("calls", "Completed calls, by method and gRPC status code", calls.clone());
@@ -100,8 +98,8 @@ impl Metrics {
         registry.register("connections_closed", help, closed_connections.clone());
         let help = "Calls that were refused because of a limit, by reason and class of calls";
         registry.register("calls_refused", help, refused_calls.clone());
-        let (watches, streams) = (Gauge::default(), Gauge::default());
-        registry.register("health_watches", "Open health watches", watches.clone());
+        let (standard_streams, streams) = (Gauge::default(), Gauge::default());
+        registry.register("standard_streams", "Open health watches and reflection streams", standard_streams.clone());
         registry.register("streams", "Open streams", streams.clone());
         registry.register("mails_waiting", "Mails in the outbox; -1 if the query failed", mails.clone());
         registry.register(
@@ -122,10 +120,9 @@ impl Metrics {
             mails,
             mail_age,
             backlog_time,
-            watches,
-            health,
+            standard_streams,
             streams,
-            stream_places,
+            shares,
             roster,
         }
     }
@@ -187,8 +184,10 @@ impl Metrics {
 
     async fn encode(&self) -> Result<String, std::fmt::Error> {
         self.update_backlog().await;
-        self.watches.set(i64::try_from(self.health.open_watches()).unwrap_or(i64::MAX));
-        self.streams.set(i64::try_from(self.stream_places.taken()).unwrap_or(i64::MAX));
+        for (gauge, class) in [(&self.streams, CallClass::Stream), (&self.standard_streams, CallClass::StandardStream)]
+        {
+            gauge.set(i64::try_from(self.shares.pool(class).taken()).unwrap_or(i64::MAX));
+        }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -348,14 +347,12 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::server::ServerSettings;
-    use crate::server::shares::{CallClass, ServerShares};
     use crate::store::datastore_url::DatastoreUrl;
     use crate::store::pool::Pool;
 
     fn metrics() -> Result<Metrics, crate::domain::Invalid> {
         let roster = Roster::new(Pool::new(DatastoreUrl::parse("postgres:///absent")?, 1), Clock::system());
-        let places = ServerShares::new(&ServerSettings::default()).pool(CallClass::Stream).clone();
-        Ok(Metrics::new(roster, Health::new(1), places))
+        Ok(Metrics::new(roster, ServerShares::new(&ServerSettings::default())))
     }
 
     #[tokio::test]
@@ -372,7 +369,7 @@ mod tests {
             "roster_connections 1",
             r#"roster_connections_closed_total{reason="address_limit"} 1"#,
             r#"roster_calls_refused_total{reason="places",class="read"} 2"#,
-            "roster_health_watches 0",
+            "roster_standard_streams 0",
         ] {
             assert!(text.lines().any(|sample| sample == line), "{line}: {text}");
         }

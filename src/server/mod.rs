@@ -21,9 +21,9 @@ mod upkeep;
 mod workers;
 
 use crate::authn::Authenticator;
-use crate::grpc::HeavyCalls;
 use crate::grpc::admit::Api;
 use crate::grpc::admit::stream::{StreamBudget, StreamShares};
+use crate::grpc::heavy::HeavyCalls;
 use crate::grpc::pb::check_service_server::CheckServiceServer;
 use crate::grpc::pb::event_service_server::EventServiceServer;
 use crate::grpc::pb::invitation_service_server::InvitationServiceServer;
@@ -37,7 +37,7 @@ use connections::Connections;
 use metrics::Metrics;
 use peers::Peers;
 use pipeline::Pipeline;
-use shares::{CallClass, ServerShares};
+use shares::ServerShares;
 use state::ServerState;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -152,8 +152,7 @@ pub struct ServerParts {
 /// See [`ServerError`].
 pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), ServerError> {
     let ServerParts { listener, settings, roster, authenticator, mailer, metrics: metrics_listener } = parts;
-    // A gRPC client opens one watch for each of its connections.
-    let health = Health::new(settings.max_connections);
+    let health = Health::new();
     let mut routes = RoutesBuilder::default();
     routes.add_service(health.server());
     if settings.reflection {
@@ -166,7 +165,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
 
     let (drain, workers, most) = (settings.drain, settings.workers, settings.max_connections);
     let shares = ServerShares::new(&settings);
-    let metrics = Arc::new(Metrics::new(roster.clone(), health.clone(), shares.pool(CallClass::Stream).clone()));
+    let metrics = Arc::new(Metrics::new(roster.clone(), shares.clone()));
     let stopping = CancellationToken::new();
     let connections = Connections::new(stopping.clone());
     let peers = Arc::new(Peers::new(settings.trusted_proxies.clone(), settings.connections_per_address()));
@@ -231,13 +230,7 @@ fn add_services(routes: &mut RoutesBuilder, api: &Api) {
             routes.add_service(HeavyCalls::new(service, runtime.clone()));
         )+};
     }
-    add!(
-        OrganizationServiceServer,
-        InvitationServiceServer,
-        UserServiceServer,
-        EventServiceServer,
-        CheckServiceServer
-    );
+    add!(OrganizationServiceServer, InvitationServiceServer, UserServiceServer, EventServiceServer, CheckServiceServer);
 }
 
 /// The server has as many connections as it may have.

@@ -4,13 +4,12 @@
 
 use super::servers::health::health_server;
 use crate::authz::rules;
-use crate::domain::Refusal;
 use crate::grpc::admit::stream::StreamContext;
 use crate::grpc::{limits, status};
+use crate::service::CallPermit;
 use futures_util::stream::unfold;
 use std::pin::Pin;
-use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status, async_trait};
@@ -30,54 +29,30 @@ pub enum HealthState {
 
 /// The health of a server, and the service that reports it. Clones share one state.
 #[derive(Debug, Clone)]
-pub struct Health(Arc<HealthService>);
+pub struct Health(watch::Sender<HealthState>);
 
-#[derive(Debug)]
-struct HealthService {
-    state: watch::Sender<HealthState>,
-    /// A permit for each watch that may be open.
-    watches: Arc<Semaphore>,
-    /// The number of these permits, taken or not.
-    limit: usize,
-}
-
-/// The watches that one connection may have open: a request extension that all calls of a connection share. A call
-/// without it has only the limit in all.
-#[derive(Debug, Clone)]
-pub struct ConnectionWatches(Arc<Semaphore>);
-
-impl Default for ConnectionWatches {
-    /// No watch is open; at most [`limits::WATCHES_PER_CONNECTION`] can be.
+impl Default for Health {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(limits::WATCHES_PER_CONNECTION)))
+        Self::new()
     }
 }
 
 impl Health {
-    /// A health that is [`HealthState::NotServing`], with at most this number of open watches.
+    /// A health that is [`HealthState::NotServing`].
     #[must_use]
-    pub fn new(watches: usize) -> Self {
-        let state = watch::Sender::new(HealthState::NotServing);
-        // A semaphore holds no more permits than this.
-        let limit = watches.min(Semaphore::MAX_PERMITS);
-        Self(Arc::new(HealthService { state, watches: Arc::new(Semaphore::new(limit)), limit }))
+    pub fn new() -> Self {
+        Self(watch::Sender::new(HealthState::NotServing))
     }
 
     /// Reports a state to all later calls and to all watches. After [`HealthState::Stopping`] it has no effect.
     pub fn report(&self, state: HealthState) {
-        self.0.state.send_if_modified(|current| {
+        self.0.send_if_modified(|current| {
             let changes = *current != state && *current != HealthState::Stopping;
             if changes {
                 *current = state;
             }
             changes
         });
-    }
-
-    /// The number of open watches.
-    #[must_use]
-    pub fn open_watches(&self) -> usize {
-        self.0.limit.saturating_sub(self.0.watches.available_permits())
     }
 
     /// The gRPC service.
@@ -114,25 +89,21 @@ impl health_server::Health for Health {
         if !is_known(&request.get_ref().service) {
             return Err(Status::not_found("no service of this name is served here"));
         }
-        Ok(Response::new(response(self.0.state.borrow().of(true))))
+        Ok(Response::new(response(self.0.borrow().of(true))))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let overloaded = |_| status::refused(&Refusal::Overloaded);
-        let extensions = request.extensions();
-        let connection = extensions.get::<ConnectionWatches>().map(|watches| watches.0.clone().try_acquire_owned());
+        let context = request.extensions().get::<StreamContext>();
         let watch = HealthWatch {
-            state: self.0.state.subscribe(),
+            state: self.0.subscribe(),
             known: is_known(&request.get_ref().service),
             sent: None,
-            until: extensions.get::<StreamContext>().and_then(|context| context.until),
+            until: context.and_then(|context| context.until),
             ended: false,
-            _connection: connection.transpose().map_err(overloaded)?,
-            _permit: self.0.watches.clone().try_acquire_owned().map_err(overloaded)?,
+            _permit: context.map(|context| context.permit.clone()),
         };
-        // The request ends here, and with it the place among the calls under way: a watch has its own limits.
         Ok(Response::new(Box::pin(unfold(watch, next))))
     }
 }
@@ -148,8 +119,7 @@ struct HealthWatch {
     until: Option<Instant>,
     /// Whether the last item of the stream was sent.
     ended: bool,
-    _connection: Option<OwnedSemaphorePermit>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<CallPermit>,
 }
 
 /// Waits for the next item of a watch: a status other than the one before, or the reason for the end. The reason is an
@@ -195,12 +165,8 @@ mod tests {
     use futures_util::StreamExt;
     use tonic::Code;
 
-    async fn watch(health: &Health, connection: Option<&ConnectionWatches>) -> Result<WatchStream, Code> {
-        let mut request = Request::new(HealthCheckRequest::default());
-        if let Some(connection) = connection {
-            request.extensions_mut().insert(connection.clone());
-        }
-        health.watch(request).await.map(Response::into_inner).map_err(|status| status.code())
+    async fn watch(health: &Health) -> WatchStream {
+        health.watch(Request::new(HealthCheckRequest::default())).await.unwrap().into_inner()
     }
 
     type WatchStream = <Health as health_server::Health>::WatchStream;
@@ -211,31 +177,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn watches_are_bounded_in_all_and_by_connection() {
-        let (health, connection) = (Health::new(limits::WATCHES_PER_CONNECTION + 1), ConnectionWatches::default());
-        let mut open = Vec::new();
-        for _ in 0..limits::WATCHES_PER_CONNECTION {
-            open.push(watch(&health, Some(&connection)).await.unwrap());
-        }
-        assert_eq!(watch(&health, Some(&connection)).await.err(), Some(Code::Unavailable));
-        assert_eq!(health.open_watches(), limits::WATCHES_PER_CONNECTION);
-        // Another connection has room for one more, until the limit in all.
-        let other = ConnectionWatches::default();
-        open.push(watch(&health, Some(&other)).await.unwrap());
-        assert_eq!(watch(&health, Some(&other)).await.err(), Some(Code::Unavailable));
-        assert_eq!(watch(&health, None).await.err(), Some(Code::Unavailable));
-        // A refused watch takes nothing.
-        open.pop();
-        open.push(watch(&health, Some(&other)).await.unwrap());
-        open.clear();
-        assert_eq!(health.open_watches(), 0);
-        assert!(watch(&health, Some(&connection)).await.is_ok());
-    }
-
-    #[tokio::test]
     async fn a_watch_sends_changes_only_and_ends_with_the_stop() {
-        let health = Health::new(1);
-        let mut watch = watch(&health, None).await.unwrap();
+        let health = Health::new();
+        let mut watch = watch(&health).await;
         assert_eq!(status(&mut watch).await, Some(Ok(ServingStatus::NotServing)));
         health.report(HealthState::Serving);
         assert_eq!(status(&mut watch).await, Some(Ok(ServingStatus::Serving)));

@@ -8,7 +8,7 @@ mod health;
 mod reflection;
 
 pub use descriptors::DescriptorError;
-pub use health::{ConnectionWatches, Health, HealthState};
+pub use health::{Health, HealthState};
 pub use reflection::Reflection;
 
 use crate::grpc::limits;
