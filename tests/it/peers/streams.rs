@@ -18,7 +18,7 @@ use roster::grpc::pb::event_service_server::EventServiceServer;
 use roster::server::ServerSettings;
 use roster::service::CallPermit;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -417,7 +417,6 @@ async fn client_replicas_that_start_at_once_are_all_loaded_without_a_refusal() {
     let count = std::env::var("ROSTER_TEST_REPLICAS").map_or(12, |count| count.parse().unwrap());
     let source = TokenSource::fixed(&token(&server, "backend")).unwrap();
     let settings = ClientSettings::new(format!("http://{}", server.address)).unwrap().with_token(source);
-    let begin = Instant::now();
     let caches: Vec<MembershipCache> =
         (0..count).map(|_| MembershipCache::start(&Client::lazy(settings.clone()), CacheSettings::default())).collect();
     let loaded = async {
@@ -426,7 +425,6 @@ async fn client_replicas_that_start_at_once_are_all_loaded_without_a_refusal() {
         }
     };
     tokio::time::timeout(Duration::from_mins(3), loaded).await.expect("a replica was not loaded in time");
-    eprintln!("{count} replicas were loaded within {:?}", begin.elapsed());
     for cache in &caches {
         let statistics = cache.statistics();
         assert_eq!((statistics.exports, statistics.interruptions), (1, 0), "{statistics:?}");
