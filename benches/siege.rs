@@ -21,9 +21,6 @@ mod connection;
 #[path = "../tests/it/harness/http2.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the tests use the rest")]
 mod http2;
-#[path = "../tests/it/harness/memory_bound.rs"]
-#[expect(unreachable_pub, reason = "the tests use it too")]
-mod memory_bound;
 #[path = "siege/process.rs"]
 mod process;
 #[path = "siege/questions.rs"]

@@ -2,14 +2,16 @@
 
 use super::callers::Figures;
 use super::run::Result;
-use crate::memory_bound::peer_bytes;
 use crate::tool::print_line;
+use roster::server::ServerSettings;
 
 const HEAD: &str = "| attack | checks p50, p99: before | during | after | writes p50, p99: before | during | after \
     | echo p99: before, during | refused during | health false | memory before, peak, after | log | attacker | goal |";
 
-/// The bound of the memory with the default settings.
-const PEER_BYTES: u64 = peer_bytes(4096, 256 << 20);
+/// The bound of the memory with the default settings, in bytes.
+fn peer_memory() -> u64 {
+    u64::try_from(ServerSettings::default().peer_memory()).unwrap_or(u64::MAX)
+}
 
 /// The title of the columns.
 pub(crate) fn head() {
@@ -75,7 +77,7 @@ fn verdict(result: &Result) -> String {
         ("writes", writes > (3.0 * writes_before).max(50e3)),
         ("health", !health),
         ("competitors", result.competitors.as_ref().is_some_and(|figures| figures[1].answered < figures[1].calls)),
-        ("memory", result.memory[1] - result.memory[0] > PEER_BYTES),
+        ("memory", result.memory[1] - result.memory[0] > peer_memory()),
         ("panic", result.has_panicked),
     ];
     let missed: Vec<_> = misses.iter().filter(|(_, missed)| *missed).map(|(name, _)| *name).collect();

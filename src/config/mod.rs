@@ -152,6 +152,8 @@ impl Settings {
                     max_deadline: values.max_deadline_ms,
                     max_concurrent_requests: values.max_concurrent_requests,
                     max_streams: values.max_streams,
+                    request_memory: values.request_memory_mib,
+                    response_memory: values.response_memory_mib,
                     max_streams_per_caller: values.max_streams_per_caller,
                     slow_reader: values.slow_reader_ms,
                     max_connections: values.max_connections,

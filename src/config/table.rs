@@ -90,13 +90,21 @@ settings! {
         default_deadline_ms: Duration = milliseconds(up_to(STATEMENT)).or(server().default_deadline);
         /// Longest deadline of any call; a longer one is shortened
         max_deadline_ms: Duration = milliseconds(up_to(STATEMENT)).or(server().max_deadline);
-        /// Maximum number of concurrent calls; more are rejected with UNAVAILABLE
+        /// Maximum number of concurrent calls: half for reads, half for writes, an eighth without a credential, and for
+        /// checks on the primary all of them on each worker's part. One address gets half of each; more are rejected
+        /// with UNAVAILABLE
         max_concurrent_requests: usize = number("NUMBER", 1..=1_000_000).or(server().max_concurrent_requests);
         /// Maximum number of concurrent streams; more are rejected with UNAVAILABLE
         max_streams: usize = number("NUMBER", 1..=1_000_000).or(server().max_streams);
         /// Maximum number of concurrent streams of one caller (a service or an operator by name and issuer, or a user);
         /// more are rejected with UNAVAILABLE
         max_streams_per_caller: Option<usize> = number("NUMBER", 1..=1_000_000).optional("half of `max_streams`");
+        /// Memory of the requests of all calls: 8 KiB for each, and eight times the size of its message. One address gets a
+        /// quarter, one connection a sixteenth; more is rejected with UNAVAILABLE
+        request_memory_mib: usize = mebibytes(1..=1024 * 1024).or(server().request_memory);
+        /// Memory of the responses that wait to be sent. One address gets a quarter, one connection a sixteenth; a call
+        /// beyond waits for a second, and is then rejected with UNAVAILABLE
+        response_memory_mib: usize = mebibytes(1..=1024 * 1024).or(server().response_memory);
         /// Time for a client to read what a stream has sent, before the server ends the stream
         slow_reader_ms: Duration = milliseconds(up_to(Duration::from_mins(10))).or(server().slow_reader);
         /// Maximum number of open connections; more wait to be accepted

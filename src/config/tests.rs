@@ -167,7 +167,7 @@ fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
              `failed_tokens_per_minute`",
             "colour (from FILE): no such setting; there are database_url, listen, metrics_listen, \
              database_connections, default_deadline_ms, max_deadline_ms, max_concurrent_requests, max_streams, \
-             max_streams_per_caller, slow_reader_ms, max_connections, max_connections_per_address, trusted_proxies, proxy_protocol, workers, drain_ms, change_log_hours, max_staleness_ms, \
+             max_streams_per_caller, request_memory_mib, response_memory_mib, slow_reader_ms, max_connections, max_connections_per_address, trusted_proxies, proxy_protocol, workers, drain_ms, change_log_hours, max_staleness_ms, \
              replica_memory_mib, serve_stale_ms, token_form, log_format, log, reflection, issuers, api_keys, mail, invitations",
         ]
     );

@@ -59,14 +59,27 @@ pub const STANDARD_STREAMS_PER_CONNECTION: usize = 8;
 pub const PEERS_FOR_ALL_PLACES: usize = 2;
 /// The number of peer addresses that can together hold every byte of a budget.
 pub const PEERS_FOR_ALL_BYTES: usize = 4;
-/// Bytes of requests in memory, of all calls under way: 64 of the largest messages.
-pub const REQUEST_BYTES: usize = 64 * 1024 * 1024;
-/// Of these, of the calls of one connection.
-pub const REQUEST_BYTES_PER_CONNECTION: usize = 4 * 1024 * 1024;
-/// Bytes of responses that wait to be sent, of all calls: 85 of the largest pages.
+/// The number of connections that can together hold every byte of a budget.
+pub const CONNECTIONS_FOR_ALL_BYTES: usize = 16;
+/// The default of the bytes of requests: sixteen of the largest messages at once.
+pub const REQUEST_BYTES: usize = 128 * 1024 * 1024;
+/// What a call takes beside its message, in bytes: its task, its headers as they are decoded, its entry in the tables of
+/// the connection.
+pub const CALL_BYTES: usize = 8 * 1024;
+/// What a byte of a message counts among the bytes of requests: messages take a few times their size when they are decoded.
+/// The worst ones take up to sixteen times what is counted.
+pub const DECODED_PART: usize = 8;
+/// The default of the bytes of responses that wait to be sent: 85 of the largest pages.
 pub const RESPONSE_BYTES: usize = 256 * 1024 * 1024;
-/// Of these, of the calls of one connection: five of the largest pages.
-pub const RESPONSE_BYTES_PER_CONNECTION: usize = 16 * 1024 * 1024;
+/// The memory of one connection, in bytes: one turn of bytes, a frame and a header block that are incomplete, the tables of
+/// header compression, and for each of its 256 streams an entry and an answer of 2 KiB together.
+pub const CONNECTION_BYTES: usize = TURN_BYTES + 64 * 1024 + 256 * 2 * 1024;
+/// How many times what is counted for requests they can take.
+pub const DECODED_EXCESS: usize = 16;
+/// How many times what is counted for responses they can take, while a page is made of its rows.
+pub const RESPONSE_EXCESS: usize = 3;
+/// The memory of one stream that is not read, in bytes: its messages, and one of its caller that has begun.
+pub const STREAM_MEMORY: usize = (1024 + 256) * 1024;
 /// The time that a call waits for room among the responses that wait to be sent.
 pub const RESPONSE_WAIT: Duration = Duration::from_secs(1);
 /// The size of a response that is neither a page nor the answer to a message that carries a list, in bytes: an

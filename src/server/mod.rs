@@ -66,6 +66,10 @@ pub struct ServerSettings {
     /// The number of streams that one caller may have open; further ones are refused with `OVERLOADED`. `None`: half of
     /// `max_streams`.
     pub max_streams_per_caller: Option<usize>,
+    /// The bytes that the requests of all calls may take, as roster counts them.
+    pub request_memory: usize,
+    /// The bytes of all responses that wait to be sent.
+    pub response_memory: usize,
     /// The time that a stream waits for a caller who does not read.
     pub slow_reader: Duration,
     /// The number of connections open at once; further connections wait to be accepted.
@@ -93,6 +97,8 @@ impl Default for ServerSettings {
             max_concurrent_requests: 1024,
             max_streams: limits::STREAMS,
             max_streams_per_caller: None,
+            request_memory: limits::REQUEST_BYTES,
+            response_memory: limits::RESPONSE_BYTES,
             slow_reader: limits::SLOW_READER,
             max_connections: 4096,
             max_connections_per_address: None,
@@ -111,6 +117,20 @@ impl ServerSettings {
     #[must_use]
     pub fn connections_per_address(&self) -> usize {
         self.max_connections_per_address.unwrap_or_else(|| (self.max_connections / limits::ADDRESS_SHARE).max(1))
+    }
+}
+
+impl ServerSettings {
+    /// The most memory that the peers can make the server take, in bytes, beside the replica and what an idle server
+    /// takes. `docs/operations.md` explains the terms.
+    #[must_use]
+    pub fn peer_memory(&self) -> usize {
+        let connections = self.max_connections + limits::ENDING_CONNECTIONS;
+        connections * limits::CONNECTION_BYTES
+            + self.request_memory * limits::DECODED_EXCESS
+            + self.response_memory * limits::RESPONSE_EXCESS
+            + self.max_streams * limits::STREAM_MEMORY
+            + limits::STREAM_BYTES
     }
 }
 
@@ -168,7 +188,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let metrics = Arc::new(Metrics::new(roster.clone(), shares.clone()));
     let stopping = CancellationToken::new();
     let connections = Connections::new(stopping.clone());
-    let peers = Arc::new(Peers::new(settings.trusted_proxies.clone(), settings.connections_per_address()));
+    let peers = Arc::new(Peers::new(&settings));
     // Half, so that one caller locks no other one out.
     let share = settings.max_streams_per_caller.unwrap_or((settings.max_streams / 2).max(1));
     let state = ServerState {

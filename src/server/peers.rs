@@ -4,7 +4,7 @@
 //! table holds a peer while it has a connection, and for some seconds after the last one if it has spent a budget:
 //! otherwise a peer could get a new budget by a new connection.
 
-use super::TrustedProxies;
+use super::ServerSettings;
 use super::limits;
 use super::shares::PeerShares;
 use crate::authn::PeerShare;
@@ -60,10 +60,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    fn new(key: PeerKey, limited: bool) -> Self {
+    fn new(key: PeerKey, limited: bool, settings: &ServerSettings) -> Self {
         let name = key.to_string();
         let authn = Arc::new(if limited { PeerShare::limited(name) } else { PeerShare::unlimited(name) });
-        let shares = Arc::default();
+        let shares = Arc::new(PeerShares::new(settings));
         Self { key, limited, authn, shares, connections: AtomicUsize::new(0), retained: AtomicBool::new(false) }
     }
 
@@ -80,9 +80,7 @@ pub(super) struct AddressFull;
 
 /// All peers of a server.
 pub(super) struct Peers {
-    trusted: TrustedProxies,
-    /// The connections that one address may have.
-    limit: usize,
+    settings: ServerSettings,
     table: Mutex<PeerTable>,
 }
 
@@ -101,14 +99,14 @@ pub(super) struct PeerConnection {
 }
 
 impl Peers {
-    /// Creates the table of a server in which one address may have `limit` connections, except for trusted proxies.
-    pub(super) fn new(trusted: TrustedProxies, limit: usize) -> Self {
-        Self { trusted, limit, table: Mutex::default() }
+    /// Creates the table of a server with these settings.
+    pub(super) fn new(settings: &ServerSettings) -> Self {
+        Self { settings: settings.clone(), table: Mutex::default() }
     }
 
     /// Returns whether an address is one of a trusted proxy.
     pub(super) fn is_trusted(&self, address: IpAddr) -> bool {
-        self.trusted.contains(address)
+        self.settings.trusted_proxies.contains(address)
     }
 
     /// Counts a connection of this address.
@@ -120,11 +118,12 @@ impl Peers {
     }
 
     fn admit_at(self: &Arc<Self>, address: IpAddr, now: Duration) -> Result<PeerConnection, AddressFull> {
-        let (key, limited) = (PeerKey::from(address), !self.trusted.contains(address));
+        let (key, limited) = (PeerKey::from(address), !self.settings.trusted_proxies.contains(address));
         let mut table = self.lock();
         table.sweep(now);
-        let peer = table.peers.entry((key, limited)).or_insert_with(|| Arc::new(Peer::new(key, limited)));
-        if peer.limited && peer.connections() >= self.limit {
+        let peer =
+            table.peers.entry((key, limited)).or_insert_with(|| Arc::new(Peer::new(key, limited, &self.settings)));
+        if peer.limited && peer.connections() >= self.settings.connections_per_address() {
             return Err(AddressFull);
         }
         peer.connections.fetch_add(1, Ordering::Relaxed);
@@ -198,11 +197,16 @@ impl Drop for PeerConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::TrustedProxies;
 
     const START: Duration = Duration::from_hours(1);
 
     fn peers(trusted: &str, limit: usize) -> Arc<Peers> {
-        Arc::new(Peers::new(TrustedProxies::parse(trusted).unwrap(), limit))
+        Arc::new(Peers::new(&ServerSettings {
+            trusted_proxies: TrustedProxies::parse(trusted).unwrap(),
+            max_connections_per_address: Some(limit),
+            ..ServerSettings::default()
+        }))
     }
 
     fn address(text: &str) -> IpAddr {

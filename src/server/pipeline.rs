@@ -104,12 +104,13 @@ impl Pipeline {
         let AdmittedCall { method, deadline, caller } = call;
         let peer = &connection.peer;
         let rest = async {
-            let mut bytes = connection.shares.request();
             let overloaded = |reason: &'static str, class: CallClass| {
                 self.state.metrics.call_refused(reason, class.as_str());
                 refuse(Refusal::Overloaded)
             };
-            bytes.add(size(request.headers())).map_err(refuse)?;
+            let class = CallClass::of(method, caller.as_ref().map_or(&Caller::Anonymous, |cached| cached.caller()));
+            let bytes = connection.shares.request(size(request.headers()));
+            let mut bytes = bytes.map_err(|_| overloaded("request_bytes", class))?;
             let caller = if let Some(cached) = caller {
                 cached.caller().clone()
             } else if method.standard {

@@ -8,11 +8,49 @@ use super::ServerSettings;
 use crate::authn::Caller;
 use crate::authz::rules::Method;
 use crate::domain::Refusal;
-use crate::grpc::CHECK;
+use crate::grpc::{self, CHECK};
 use crate::server::limits;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The level on which a budget stands.
+#[derive(Debug, Clone, Copy)]
+enum Level {
+    Server,
+    Peer,
+    Connection,
+}
+
+impl ServerSettings {
+    /// The bytes that requests may hold on a level: at least those of the largest one.
+    fn request_bytes(&self, level: Level) -> usize {
+        let bytes = self.request_memory / level.parts();
+        bytes.max(request_bytes(grpc::limits::BULK_MESSAGE_BYTES) + limits::CALL_BYTES * 8)
+    }
+
+    /// The bytes that responses may hold on a level: at least those of the largest one.
+    fn response_bytes(&self, level: Level) -> usize {
+        (self.response_memory / level.parts()).max(grpc::limits::PAGE_BYTES)
+    }
+}
+
+impl Level {
+    /// The number of holders on this level that can together hold everything.
+    fn parts(self) -> usize {
+        match self {
+            Self::Server => 1,
+            Self::Peer => limits::PEERS_FOR_ALL_BYTES,
+            Self::Connection => limits::CONNECTIONS_FOR_ALL_BYTES,
+        }
+    }
+}
+
+/// What a request with a message of this size counts, in bytes: with what the call takes beside it, and what the message
+/// takes when it is decoded.
+fn request_bytes(message: usize) -> usize {
+    limits::CALL_BYTES + message.saturating_mul(limits::DECODED_PART)
+}
 
 /// The class of a call. Each class has a pool of places, so that calls of one class cannot take the places of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,13 +59,13 @@ pub(super) enum CallClass {
     Check,
     /// Any other read.
     Read,
-    /// A write.
+    /// A call that can change data.
     Write,
     /// A call without a credential.
     Anonymous,
     /// A call of health or reflection.
     Standard,
-    /// A stream.
+    /// A stream of roster.
     Stream,
     /// A stream of health or reflection.
     StandardStream,
@@ -66,7 +104,7 @@ impl CallClass {
 
 /// A pool of places.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct PlacePool {
     taken: AtomicUsize,
     /// The number of places.
     most: usize,
@@ -74,7 +112,7 @@ pub(super) struct Pool {
     share: usize,
 }
 
-impl Pool {
+impl PlacePool {
     fn new(most: usize) -> Self {
         Self { taken: AtomicUsize::new(0), most, share: most.div_ceil(limits::PEERS_FOR_ALL_PLACES) }
     }
@@ -93,8 +131,8 @@ fn take_one(count: &AtomicUsize, most: usize) -> bool {
 /// The pools of a server, as one worker uses them, and its budgets of bytes.
 #[derive(Debug, Clone)]
 pub(super) struct ServerShares {
-    /// By class.
-    pools: [Arc<Pool>; CLASSES],
+    /// The pools, by class.
+    pools: [Arc<PlacePool>; CLASSES],
     request_bytes: Budget,
     response_bytes: Budget,
 }
@@ -104,7 +142,7 @@ impl ServerShares {
     pub(super) fn new(settings: &ServerSettings) -> Self {
         let ServerSettings { max_concurrent_requests: calls, max_streams: streams, workers, .. } = *settings;
         let half = calls.div_ceil(2);
-        let pool = |most| Arc::new(Pool::new(most));
+        let pool = |most| Arc::new(PlacePool::new(most));
         Self {
             pools: [
                 pool((calls / workers).max(limits::CHECKS_PER_WORKER)),
@@ -112,11 +150,11 @@ impl ServerShares {
                 pool(half),
                 pool(calls.div_ceil(limits::ANONYMOUS_PART)),
                 pool(limits::STANDARD_CALLS),
-                Arc::new(Pool { share: streams, ..Pool::new(streams) }),
+                Arc::new(PlacePool { share: streams, ..PlacePool::new(streams) }),
                 pool(settings.max_connections),
             ],
-            request_bytes: Budget::new(limits::REQUEST_BYTES),
-            response_bytes: Budget::new(limits::RESPONSE_BYTES),
+            request_bytes: Budget::new(settings.request_bytes(Level::Server)),
+            response_bytes: Budget::new(settings.response_bytes(Level::Server)),
         }
     }
 
@@ -124,11 +162,11 @@ impl ServerShares {
     pub(super) fn for_worker(&self) -> Self {
         let mut shares = self.clone();
         let checks = &mut shares.pools[CallClass::Check as usize];
-        *checks = Arc::new(Pool::new(checks.most));
+        *checks = Arc::new(PlacePool::new(checks.most));
         shares
     }
 
-    pub(super) fn pool(&self, class: CallClass) -> &Arc<Pool> {
+    pub(super) fn pool(&self, class: CallClass) -> &Arc<PlacePool> {
         &self.pools[class as usize]
     }
 }
@@ -142,12 +180,12 @@ pub(super) struct PeerShares {
     response_bytes: Budget,
 }
 
-impl Default for PeerShares {
-    fn default() -> Self {
+impl PeerShares {
+    pub(super) fn new(settings: &ServerSettings) -> Self {
         Self {
             taken: Default::default(),
-            request_bytes: Budget::new(limits::REQUEST_BYTES / limits::PEERS_FOR_ALL_BYTES),
-            response_bytes: Budget::new(limits::RESPONSE_BYTES / limits::PEERS_FOR_ALL_BYTES),
+            request_bytes: Budget::new(settings.request_bytes(Level::Peer)),
+            response_bytes: Budget::new(settings.response_bytes(Level::Peer)),
         }
     }
 }
@@ -165,13 +203,13 @@ pub(super) struct ConnectionShares {
 }
 
 impl ConnectionShares {
-    pub(super) fn new(server: ServerShares, peer: Option<Arc<PeerShares>>) -> Self {
+    pub(super) fn new(settings: &ServerSettings, server: ServerShares, peer: Option<Arc<PeerShares>>) -> Self {
         Self {
             server,
             peer,
             standard_streams: Arc::default(),
-            request_bytes: Budget::new(limits::REQUEST_BYTES_PER_CONNECTION),
-            response_bytes: Budget::new(limits::RESPONSE_BYTES_PER_CONNECTION),
+            request_bytes: Budget::new(settings.request_bytes(Level::Connection)),
+            response_bytes: Budget::new(settings.response_bytes(Level::Connection)),
         }
     }
 
@@ -201,9 +239,14 @@ impl ConnectionShares {
         Ok(place)
     }
 
-    /// Starts to count the bytes of a request.
-    pub(super) fn request(&self) -> RequestCharge<'_> {
-        RequestCharge { shares: self, bytes: 0, charge: Charge::default() }
+    /// Starts to count the bytes of a request, with those of its headers.
+    ///
+    /// # Errors
+    /// As [`RequestCharge::add`].
+    pub(super) fn request(&self, headers: usize) -> Result<RequestCharge<'_>, Refusal> {
+        let mut charge = RequestCharge { shares: self, bytes: 0, charge: Charge::default() };
+        charge.take(limits::CALL_BYTES + headers)?;
+        Ok(charge)
     }
 
     /// Waits until a response of this size, in bytes, may wait to be sent.
@@ -226,7 +269,7 @@ impl ConnectionShares {
 #[derive(Debug)]
 pub(super) struct Place {
     class: CallClass,
-    pool: Option<Arc<Pool>>,
+    pool: Option<Arc<PlacePool>>,
     peer: Option<Arc<PeerShares>>,
     connection: Option<Arc<AtomicUsize>>,
 }
@@ -296,11 +339,15 @@ pub(super) struct RequestCharge<'s> {
 }
 
 impl RequestCharge<'_> {
-    /// Counts further bytes.
+    /// Counts further bytes of the message.
     ///
     /// # Errors
     /// [`Refusal::Overloaded`] if the budget of a level is used up.
-    pub(super) fn add(&mut self, bytes: usize) -> Result<(), Refusal> {
+    pub(super) fn add(&mut self, message: usize) -> Result<(), Refusal> {
+        self.take(message.saturating_mul(limits::DECODED_PART))
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
         let before = units(self.bytes);
         self.bytes += bytes;
         let more = units(self.bytes) - before;

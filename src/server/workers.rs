@@ -134,7 +134,7 @@ impl ConnectionService {
         let context = Arc::new(ConnectionContext {
             pipeline: self.pipeline,
             last_credential: LastCredential::default(),
-            shares: ConnectionShares::new(self.shares, peer.limited.then(|| peer.shares.clone())),
+            shares: ConnectionShares::new(&state.settings, self.shares, peer.limited.then(|| peer.shares.clone())),
             peer,
             stream_budget: state.stream_budget.connection(limits::CONNECTION_STREAM_BYTES),
             usage: registered.usage.clone(),

@@ -39,11 +39,11 @@ impl WriteQueues {
     ///
     /// # Errors
     /// [`StoreError::Timeout`] if the queue does not admit the write before the deadline, as for a row lock.
-    pub(in crate::service) async fn enter(&self, key: QueueKey, deadline: Instant) -> Result<QueuePlace, StoreError> {
+    pub(in crate::service) async fn enter(&self, key: QueueKey, deadline: Instant) -> Result<WritePlace, StoreError> {
         let new = || Arc::new(Semaphore::new(limits::QUEUE_WRITES));
         let queue = self.lock().entry(key.clone()).or_insert_with(new).clone();
         // Created before the wait: a wait that is given up leaves the queue too.
-        let mut place = QueuePlace { queues: self.clone(), key, queue: Some(queue.clone()), permit: None };
+        let mut place = WritePlace { queues: self.clone(), key, queue: Some(queue.clone()), permit: None };
         let permit = timeout_at(deadline, queue.acquire_owned()).await.map_err(|_| StoreError::Timeout(None))?;
         place.permit = permit.ok();
         Ok(place)
@@ -56,7 +56,7 @@ impl WriteQueues {
 
 /// The place of a write in a queue, given up on drop.
 #[derive(Debug)]
-pub(in crate::service) struct QueuePlace {
+pub(in crate::service) struct WritePlace {
     queues: WriteQueues,
     key: QueueKey,
     /// `None` once the place is given up.
@@ -65,7 +65,7 @@ pub(in crate::service) struct QueuePlace {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Drop for QueuePlace {
+impl Drop for WritePlace {
     fn drop(&mut self) {
         let mut queues = self.queues.lock();
         self.permit = None;

@@ -7,7 +7,6 @@ pub mod dynamic;
 pub mod http2;
 pub mod invariants;
 pub mod log;
-pub mod memory_bound;
 pub mod postgres;
 pub mod program;
 pub mod proxy;

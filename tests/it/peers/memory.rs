@@ -2,12 +2,12 @@
 
 use crate::harness::bulk::Bulk;
 use crate::harness::http2::{self, DATA, END_HEADERS, HEADERS, RawConnection};
-use crate::harness::memory_bound::peer_bytes;
 use crate::harness::program::Serve;
 use crate::harness::{Database, raw};
 use bytes::Bytes;
 use prost::Message;
 use roster::grpc::pb;
+use roster::server::ServerSettings;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,9 +18,21 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 /// The organization whose page of members has about 3 MiB.
 const ORGANIZATION: &str = "0193b5a0-0000-7000-8000-000000000000";
-/// Settings with small budgets, so that the peers reach them in a moment, and the bound that follows.
-const SETTINGS: &str = "";
-const BOUND: u64 = peer_bytes(16, 47 << 20);
+/// Settings with small budgets, so that the peers reach them in a moment.
+const SETTINGS: &str = "max_connections = 32\nrequest_memory_mib = 16\nresponse_memory_mib = 16\nmax_streams = 16\n";
+
+/// The bound that follows.
+fn bound() -> u64 {
+    let (request_memory, response_memory) = (16 << 20, 16 << 20);
+    let settings = ServerSettings {
+        max_connections: 32,
+        request_memory,
+        response_memory,
+        max_streams: 16,
+        ..ServerSettings::default()
+    };
+    u64::try_from(settings.peer_memory()).unwrap()
+}
 /// The time without progress after which the peers have what they can get.
 const QUIET: Duration = Duration::from_secs(3);
 /// The most time that they have.
@@ -131,7 +143,7 @@ async fn messages_that_never_end_stay_within_the_bound() {
         tokio::spawn(async move { begin_messages(path, address, number, &key, progress).await });
     }
     let added = peak(&serve, &progress).await.saturating_sub(idle);
-    assert!(added < BOUND, "the peers added {} MiB", added >> 20);
+    assert!(added < bound(), "the peers added {} MiB", added >> 20);
     assert!(serve.clients.clone().is_member(ORGANIZATION, "u1").await);
 }
 
@@ -144,6 +156,6 @@ async fn answers_that_are_never_read_stay_within_the_bound() {
         tokio::spawn(async move { list_members(address, number, &key, progress).await });
     }
     let added = peak(&serve, &progress).await.saturating_sub(idle);
-    assert!(added < BOUND, "the peers added {} MiB", added >> 20);
+    assert!(added < bound(), "the peers added {} MiB", added >> 20);
     assert!(serve.clients.clone().is_member(ORGANIZATION, "u1").await);
 }

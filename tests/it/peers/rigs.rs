@@ -20,7 +20,7 @@ pub async fn soon<T>(event: impl Future<Output = T>) -> T {
 /// The client preface and an empty SETTINGS frame.
 pub const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// A connection of its own. Dropping it closes the connection.
+/// A connection for one test. Dropping it closes the connection.
 pub struct Session {
     send: SendRequest<Bytes>,
     driver: JoinHandle<Result<(), h2::Error>>,
@@ -92,7 +92,7 @@ impl StartedCall {
     }
 }
 
-/// A socket that speaks no HTTP/2 of its own.
+/// A socket without an HTTP/2 client.
 pub struct Socket(pub TcpStream);
 
 impl Socket {
