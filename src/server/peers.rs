@@ -30,8 +30,8 @@ impl From<IpAddr> for PeerKey {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address),
             IpAddr::V6(address) => {
-                let [a, b, c, d, e, f, g, h, ..] = address.octets();
-                Self::V6(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+                let [a, b, c, d, ..] = address.segments().map(u64::from);
+                Self::V6(a << 48 | b << 32 | c << 16 | d)
             }
         }
     }

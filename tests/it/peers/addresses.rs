@@ -110,8 +110,8 @@ async fn a_trusted_proxy_must_send_a_header_and_others_must_not() {
         ("127.0.0.3", &header, false),
         ("127.0.0.3", &binary(0x21, [192, 0, 2, 7]), false),
     ] {
-        let served = is_served(source, server.address, header).await.is_some();
-        assert_eq!(served, expected, "{source} {}", header.escape_ascii());
+        let accepted = is_served(source, server.address, header).await.is_some();
+        assert_eq!(accepted, expected, "{source} {}", header.escape_ascii());
     }
     // The forged headers did not use up the share of the address that they name.
     let mut held = Vec::new();

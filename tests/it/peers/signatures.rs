@@ -106,7 +106,7 @@ async fn an_address_has_a_budget_of_refused_tokens_and_nothing_else_suffers() {
     let verified = spend_the_budget(&mut attacker, &forged()).await;
     assert!(verified >= limits::REFUSAL_BURST, "{verified}");
     // A flood over several connections, a new one among them, gets nothing but the refill.
-    let mut connections = vec![attacker, open(&server, "127.0.0.2").await];
+    let mut connections = [attacker, open(&server, "127.0.0.2").await];
     for number in 0..500 {
         let status = call(&mut connections[number % 2], &forged()).await;
         assert!(["OVERLOADED", "CREDENTIAL_INVALID"].contains(&outcome(&status).as_str()));
