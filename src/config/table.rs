@@ -90,9 +90,9 @@ settings! {
         default_deadline_ms: Duration = milliseconds(up_to(STATEMENT)).or(server().default_deadline);
         /// Longest deadline of any call; a longer one is shortened
         max_deadline_ms: Duration = milliseconds(up_to(STATEMENT)).or(server().max_deadline);
-        /// Maximum number of concurrent calls: half for reads, half for writes, an eighth without a credential, and for
-        /// checks on the primary all of them on each worker's part. One address gets half of each; more are rejected
-        /// with UNAVAILABLE
+        /// Maximum number of concurrent reads, of concurrent writes, and of checks that wait for Postgres (each worker has
+        /// its part of these, at least 256); without a credential an eighth. One address gets half of each; more are
+        /// rejected with UNAVAILABLE
         max_concurrent_requests: usize = number("NUMBER", 1..=1_000_000).or(server().max_concurrent_requests);
         /// Maximum number of concurrent streams; more are rejected with UNAVAILABLE
         max_streams: usize = number("NUMBER", 1..=1_000_000).or(server().max_streams);
@@ -103,7 +103,7 @@ settings! {
         /// quarter, one connection a sixteenth; more is rejected with UNAVAILABLE
         request_memory_mib: usize = mebibytes(1..=1024 * 1024).or(server().request_memory);
         /// Memory of the responses that wait to be sent. One address gets a quarter, one connection a sixteenth; a call
-        /// beyond waits for a second, and is then rejected with UNAVAILABLE
+        /// beyond waits for three seconds, and is then rejected with UNAVAILABLE
         response_memory_mib: usize = mebibytes(1..=1024 * 1024).or(server().response_memory);
         /// Time for a client to read what a stream has sent, before the server ends the stream
         slow_reader_ms: Duration = milliseconds(up_to(Duration::from_mins(10))).or(server().slow_reader);

@@ -80,8 +80,8 @@ pub const DECODED_EXCESS: usize = 16;
 pub const RESPONSE_EXCESS: usize = 3;
 /// The memory of one stream that is not read, in bytes: its messages, and one of its caller that has begun.
 pub const STREAM_MEMORY: usize = (1024 + 256) * 1024;
-/// The time that a call waits for room among the responses that wait to be sent.
-pub const RESPONSE_WAIT: Duration = Duration::from_secs(1);
+/// The time that a call waits for room among the responses that wait to be sent: as long as for a connection to Postgres.
+pub const RESPONSE_WAIT: Duration = Duration::from_secs(3);
 /// The size of a response that is neither a page nor the answer to a message that carries a list, in bytes: an
 /// organization with the longest texts is a third of it.
 pub const SMALL_RESPONSE: usize = 64 * 1024;

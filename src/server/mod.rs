@@ -58,8 +58,8 @@ pub struct ServerSettings {
     pub default_deadline: Duration,
     /// The longest deadline that a request may have.
     pub max_deadline: Duration,
-    /// The number of calls under way at once, divided among the classes of calls; further calls are refused with
-    /// `OVERLOADED`.
+    /// The number of reads, of writes, and of checks that wait for Postgres under way at once; further calls are refused
+    /// with `OVERLOADED`. Checks count on each worker.
     pub max_concurrent_requests: usize,
     /// The number of streams open at once; further streams are refused with `OVERLOADED`.
     pub max_streams: usize,

@@ -124,13 +124,13 @@ impl Pipeline {
             let class = CallClass::of(method, &caller);
             // The message, then a place among the calls under way.
             let mut request = read_message(request, method, &mut bytes).await?;
-            let place = connection.shares.place(class).map_err(|_| overloaded("places", class))?;
-            let place = CallPermit::new(place);
             if !method.streaming.server {
                 let room = connection.shares.response(largest_response(method));
                 let room = timeout(limits::RESPONSE_WAIT, room).await;
                 held.response = room.map_err(|_| overloaded("response_bytes", class))?;
             }
+            let place = connection.shares.place(class).map_err(|_| overloaded("places", class))?;
+            let place = CallPermit::new(place);
             // The handler. It starts with the other half of authorization: the role in the organization that the message
             // names.
             request.extensions_mut().insert(caller);

@@ -141,13 +141,12 @@ impl ServerShares {
     /// The pools of a server with these settings. The pool of checks is that of one worker.
     pub(super) fn new(settings: &ServerSettings) -> Self {
         let ServerSettings { max_concurrent_requests: calls, max_streams: streams, workers, .. } = *settings;
-        let half = calls.div_ceil(2);
         let pool = |most| Arc::new(PlacePool::new(most));
         Self {
             pools: [
                 pool((calls / workers).max(limits::CHECKS_PER_WORKER)),
-                pool(half),
-                pool(half),
+                pool(calls),
+                pool(calls),
                 pool(calls.div_ceil(limits::ANONYMOUS_PART)),
                 pool(limits::STANDARD_CALLS),
                 Arc::new(PlacePool { share: streams, ..PlacePool::new(streams) }),

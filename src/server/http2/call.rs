@@ -1,9 +1,9 @@
 //! One call on a connection: its path, and its end if the peer resets it.
 
 use super::connection::ConnectionContext;
-use super::outgoing::Outgoing;
 use super::request_body::{RequestBody, release};
 use super::respond;
+use super::response_bytes::ResponseBytes;
 use crate::server::fast_path::{self, FastPathOutcome};
 use crate::server::pipeline::{HeldByCall, Response, panicked};
 use crate::server::preflight::{AdmittedCall, PreflightRejection, preflight};
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub(super) fn begin(
     connection: &Arc<ConnectionContext>,
     request: http::Request<RecvStream>,
-    mut respond: SendResponse<Outgoing>,
+    mut respond: SendResponse<ResponseBytes>,
     context: &mut Context<'_>,
 ) {
     let start = Instant::now();
@@ -57,7 +57,7 @@ fn begin_pipeline(
     connection: &Arc<ConnectionContext>,
     head: http::Request<()>,
     body: RequestBody,
-    respond: SendResponse<Outgoing>,
+    respond: SendResponse<ResponseBytes>,
     passed: Result<AdmittedCall, PreflightRejection>,
     start: Instant,
 ) {
@@ -76,7 +76,7 @@ fn spawn(connection: &Arc<ConnectionContext>, call: impl Future<Output = ()> + S
 }
 
 /// Waits for a response and sends it. A call that the peer resets is dropped.
-async fn until_reset(mut respond: SendResponse<Outgoing>, response: impl Future<Output = Response>) {
+async fn until_reset(mut respond: SendResponse<ResponseBytes>, response: impl Future<Output = Response>) {
     let mut response = Box::pin(response);
     let response = std::future::poll_fn(|context| match response.poll_unpin(context) {
         Poll::Ready(response) => Poll::Ready(Some(response)),
@@ -88,7 +88,7 @@ async fn until_reset(mut respond: SendResponse<Outgoing>, response: impl Future<
 }
 
 /// Sends the answer to a check: at once, if the peer has room for all of it.
-fn answer(connection: &Arc<ConnectionContext>, respond: &mut SendResponse<Outgoing>, frame: Bytes) {
+fn answer(connection: &Arc<ConnectionContext>, respond: &mut SendResponse<ResponseBytes>, frame: Bytes) {
     let (head, frame) = fast_path::response(frame).into_parts();
     // This fails only if the peer has reset the stream, and so does everything below.
     let Ok(mut stream) = respond.send_response(http::Response::from_parts(head, ()), false) else { return };
@@ -96,6 +96,6 @@ fn answer(connection: &Arc<ConnectionContext>, respond: &mut SendResponse<Outgoi
     if stream.capacity() < frame.len() {
         return spawn(connection, respond::send_rest(stream, fast_path::body(frame), HeldByCall::default(), None));
     }
-    let _ = stream.send_data(Outgoing::new(frame), false);
+    let _ = stream.send_data(ResponseBytes::new(frame), false);
     let _ = stream.send_trailers(fast_path::trailers());
 }

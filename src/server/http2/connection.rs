@@ -2,7 +2,7 @@
 
 use super::call;
 use super::guarded_io::{GuardedIo, SocketActivity};
-use super::outgoing::Outgoing;
+use super::response_bytes::ResponseBytes;
 use crate::authn::LastCredential;
 use crate::grpc::admit::stream::StreamBudget;
 use crate::server::connections::{ConnectionEnd, ConnectionUsage};
@@ -54,27 +54,33 @@ where
         http2 = handshake => http2?,
     };
     let keep_alive = KeepAlive::new(http2.ping_pong(), activity.clone());
-    let mut served =
-        ServedConnection { http2, context, arrived: Vec::new(), keep_alive, closing: Closing::Open(ended), activity };
+    let mut served = ServedConnection {
+        http2,
+        context,
+        arrived: Vec::new(),
+        keep_alive,
+        closing: ClosePhase::Open(ended),
+        activity,
+    };
     std::future::poll_fn(|context| served.poll(context)).await
 }
 
-type ArrivedCall = (http::Request<RecvStream>, SendResponse<Outgoing>);
+type ArrivedCall = (http::Request<RecvStream>, SendResponse<ResponseBytes>);
 
 struct ServedConnection<T> {
-    http2: Connection<GuardedIo<T>, Outgoing>,
+    http2: Connection<GuardedIo<T>, ResponseBytes>,
     context: Arc<ConnectionContext>,
     /// The calls that arrived with one wake-up.
     arrived: Vec<ArrivedCall>,
     keep_alive: KeepAlive,
-    closing: Closing,
+    closing: ClosePhase,
     activity: Arc<SocketActivity>,
 }
 
 type EndFuture = Pin<Box<dyn Future<Output = ConnectionEnd> + Send>>;
 
 /// The end of a connection that the server wants.
-enum Closing {
+enum ClosePhase {
     /// Resolves when the connection has to end.
     Open(EndFuture),
     /// The peer knows that the connection ends. At the end of this time it is closed if no call is open.
@@ -115,15 +121,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
     fn poll_closing(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             match &mut self.closing {
-                Closing::Open(ended) => {
+                ClosePhase::Open(ended) => {
                     let end = ready!(ended.as_mut().poll(context));
                     if end == ConnectionEnd::Evicted || !self.activity.has_begun() {
                         return Poll::Ready(());
                     }
                     self.http2.graceful_shutdown();
-                    self.closing = Closing::Announced(Box::pin(sleep(limits::GOAWAY_TIME)));
+                    self.closing = ClosePhase::Announced(Box::pin(sleep(limits::GOAWAY_TIME)));
                 }
-                Closing::Announced(end) => {
+                ClosePhase::Announced(end) => {
                     ready!(end.as_mut().poll(context));
                     if self.context.usage.open_calls() == 0 {
                         return Poll::Ready(());

@@ -14,9 +14,9 @@ mod call;
 mod connection;
 mod frames;
 mod guarded_io;
-mod outgoing;
 mod request_body;
 mod respond;
+mod response_bytes;
 
 pub(super) use connection::{ConnectionContext, serve};
 pub(super) use request_body::RequestBody;

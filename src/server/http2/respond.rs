@@ -1,6 +1,6 @@
 //! Sends responses: as fast as the peer takes them, and never faster.
 
-use super::outgoing::Outgoing;
+use super::response_bytes::ResponseBytes;
 use crate::grpc::admit::stream::StreamEnd;
 use crate::server::limits;
 use crate::server::pipeline::{HeldByCall, Response};
@@ -27,7 +27,7 @@ pub(super) enum SendError {
 }
 
 /// Sends a response. What the call holds is returned when the last byte is handed to the socket.
-pub(super) async fn send(mut respond: SendResponse<Outgoing>, response: Response) {
+pub(super) async fn send(mut respond: SendResponse<ResponseBytes>, response: Response) {
     let Response { response, held } = response;
     let (mut head, body) = response.into_parts();
     let end = head.extensions.remove::<StreamEnd>();
@@ -39,7 +39,12 @@ pub(super) async fn send(mut respond: SendResponse<Outgoing>, response: Response
 }
 
 /// Sends the body of a response. A stream of messages ends early when `end` says so.
-pub(super) async fn send_rest(mut stream: SendStream<Outgoing>, body: Body, held: HeldByCall, end: Option<StreamEnd>) {
+pub(super) async fn send_rest(
+    mut stream: SendStream<ResponseBytes>,
+    body: Body,
+    held: HeldByCall,
+    end: Option<StreamEnd>,
+) {
     let (held, sent) = TrackedHold::new(held);
     let outcome = Sender { stream: &mut stream, end }.send_body(body, Arc::new(held)).await;
     let outcome = match outcome {
@@ -67,7 +72,7 @@ impl TrackedHold {
 
 /// Sends the body of one response.
 struct Sender<'s> {
-    stream: &'s mut SendStream<Outgoing>,
+    stream: &'s mut SendStream<ResponseBytes>,
     /// The early end of a stream of messages.
     end: Option<StreamEnd>,
 }
@@ -91,7 +96,7 @@ impl Sender<'_> {
                     return self.stream.send_trailers(trailers).map_err(|_| SendError::Gone);
                 }
                 None => {
-                    return self.stream.send_data(Outgoing::new(Bytes::new()), true).map_err(|_| SendError::Gone);
+                    return self.stream.send_data(ResponseBytes::new(Bytes::new()), true).map_err(|_| SendError::Gone);
                 }
             }
         }
@@ -117,7 +122,7 @@ impl Sender<'_> {
             }
             let piece = data.split_to(self.stream.capacity().min(data.len()));
             sent += piece.len();
-            self.stream.send_data(Outgoing::holding(piece, held.clone()), false).map_err(|_| SendError::Gone)?;
+            self.stream.send_data(ResponseBytes::holding(piece, held.clone()), false).map_err(|_| SendError::Gone)?;
         }
         Ok(None)
     }
@@ -133,7 +138,7 @@ impl Sender<'_> {
 
 /// The next frame of the body; `Gone` as soon as the peer resets the stream.
 fn poll_frame(
-    stream: &mut SendStream<Outgoing>,
+    stream: &mut SendStream<ResponseBytes>,
     body: &mut Body,
     context: &mut Context<'_>,
 ) -> Poll<Result<Option<Frame<Bytes>>, SendError>> {
@@ -145,7 +150,7 @@ fn poll_frame(
 }
 
 /// Ready when the peer has room for a part of the data.
-fn poll_room(stream: &mut SendStream<Outgoing>, context: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+fn poll_room(stream: &mut SendStream<ResponseBytes>, context: &mut Context<'_>) -> Poll<Result<(), SendError>> {
     if stream.poll_reset(context).is_ready() {
         return Poll::Ready(Err(SendError::Gone));
     }

@@ -3,6 +3,7 @@
 
 use crate::harness::{Database, Server, add};
 use roster::domain::Scope;
+use roster::grpc::pb;
 use roster::server::ServerSettings;
 use sqlx::{Connection, PgConnection};
 use std::io::ErrorKind;
@@ -17,8 +18,9 @@ use tonic_health::pb::health_client::HealthClient;
 
 /// The time limit for everything that must happen soon.
 const SOON: Duration = Duration::from_secs(10);
-/// The connections of the calls to Postgres in the harness.
-const CONNECTIONS: i64 = 16;
+/// The connections to Postgres in the harness that writes can take, and reads: together all 16.
+const WRITES: i64 = 12;
+const READS: i64 = 4;
 /// The connections that the metrics listener takes at once.
 const SCRAPES: usize = 16;
 
@@ -71,17 +73,29 @@ async fn stays_serving(server: &Server, run: impl Future<Output = ()>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_statements_of_calls_change_neither_health_nor_metrics() {
     let server = Server::start().await;
-    let organization = server.user("ada").create("Acme").await;
-    let lock = lock(&server.database, "SELECT FROM organizations FOR NO KEY UPDATE").await;
-    let calls: Vec<_> = (0..CONNECTIONS)
-        .map(|number| {
+    let mut organizations = Vec::new();
+    for number in 0..WRITES / 2 {
+        organizations.push(server.user("ada").create(&format!("Acme {number}")).await);
+    }
+    let rows = lock(&server.database, "SELECT FROM organizations FOR NO KEY UPDATE").await;
+    let table = lock(&server.database, "LOCK TABLE invitations").await;
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..2 {
+        for organization in &organizations {
             let mut backend = server.service(&[Scope::Manage]);
-            let request = add(&organization, &format!("user-{number}"), "member");
-            tokio::spawn(async move { backend.organizations.add_member(request).await })
-        })
-        .collect();
+            let request = add(organization, &format!("user-{number}"), "member");
+            calls.spawn(async move { backend.organizations.add_member(request).await.map(drop) });
+        }
+    }
+    for _ in 0..READS {
+        let mut backend = server.service(&[Scope::Manage]);
+        let request = pb::ListInvitationsRequest { organization: organizations[0].clone(), ..Default::default() };
+        calls.spawn(async move { backend.invitations.list_invitations(request).await.map(drop) });
+    }
     let all = async {
-        while waiting(&server.database, "%FOR NO KEY UPDATE%").await < CONNECTIONS {
+        while waiting(&server.database, "%FOR NO KEY UPDATE%").await < WRITES
+            || waiting(&server.database, "%invitations%").await < READS
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -95,9 +109,10 @@ async fn slow_statements_of_calls_change_neither_health_nor_metrics() {
         }
     };
     stays_serving(&server, scrapes).await;
-    lock.close().await.unwrap();
-    for call in calls {
-        if let Err(status) = call.await.unwrap() {
+    rows.close().await.unwrap();
+    table.close().await.unwrap();
+    while let Some(call) = calls.join_next().await {
+        if let Err(status) = call.unwrap() {
             assert_eq!(status.code(), Code::DeadlineExceeded);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::harness::raw::{self, Call};
 use crate::harness::server::Clients;
-use crate::harness::{Database, Server, add, assert_refused, is_member, organization};
+use crate::harness::{Database, Server, add, is_member, organization};
 use roster::domain::Scope;
 use roster::grpc::pb;
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
@@ -198,7 +198,8 @@ async fn reads_leave_a_connection_to_writes() {
     while let Some(read) = reads.join_next().await {
         match read.unwrap() {
             Ok(()) => {}
-            answer => assert_refused(answer, Code::Unavailable, "DATASTORE_UNAVAILABLE"),
+            // No connection in time, or no room for the answer.
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
         }
     }
 }

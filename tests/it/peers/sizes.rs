@@ -457,7 +457,9 @@ async fn a_message_of_empty_items_does_not_take_memory() {
         async move { caller.call(&method, message).await.unwrap_err().code() }
     });
     let codes = futures_util::future::join_all(calls).await;
-    assert_eq!(codes, [Code::InvalidArgument; 8]);
+    // The requests of one connection may take so much; further ones are refused before they are read.
+    let refused = codes.iter().filter(|code| **code == Code::InvalidArgument).count();
+    assert!(refused > 0 && refused + codes.iter().filter(|code| **code == Code::Unavailable).count() == 8, "{codes:?}");
     let grown = serve.peak_memory() - before;
     assert!(grown < 100 * 1024 * 1024, "eight messages of 1 MiB took {grown} bytes");
 }

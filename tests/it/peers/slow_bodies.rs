@@ -12,7 +12,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 fn few_places() -> ServerSettings {
-    // Two places for reads, two for writes, one for anonymous calls.
+    // Four places for reads, four for writes, one for anonymous calls. One address has two and two.
     ServerSettings { max_concurrent_requests: 4, ..ServerSettings::default() }
 }
 

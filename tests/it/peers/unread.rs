@@ -54,7 +54,11 @@ async fn unread_pages_hold_a_bounded_number_of_bytes_and_end() {
             }
         }
         // A page takes about 3 MiB of the 16 MiB that a connection may hold.
-        assert!(unread.len() <= limits::RESPONSE_BYTES / limits::CONNECTIONS_FOR_ALL_BYTES / (2 * 1024 * 1024), "{}", unread.len());
+        assert!(
+            unread.len() <= limits::RESPONSE_BYTES / limits::CONNECTIONS_FOR_ALL_BYTES / (2 * 1024 * 1024),
+            "{}",
+            unread.len()
+        );
         assert_eq!(refused + unread.len(), 40);
         // Others are served.
         let others = Session::open(server.address).await;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 /// Bytes of a response, with what is held until they are handed to the socket. The HTTP/2 library drops them then, or
 /// when the stream is reset.
-pub(super) struct Outgoing {
+pub(super) struct ResponseBytes {
     bytes: Bytes,
     _held: Option<Arc<dyn Send + Sync>>,
 }
 
-impl Outgoing {
+impl ResponseBytes {
     pub(super) fn new(bytes: Bytes) -> Self {
         Self { bytes, _held: None }
     }
@@ -21,7 +21,7 @@ impl Outgoing {
     }
 }
 
-impl Buf for Outgoing {
+impl Buf for ResponseBytes {
     fn remaining(&self) -> usize {
         self.bytes.remaining()
     }
