@@ -34,7 +34,7 @@ pub const SLOWEST_MESSAGE: usize = 16 * 1024;
 pub const SLOWEST_READER: usize = 64 * 1024;
 /// Bytes that one connection may send before the other connections of its worker, and its own calls, get their turn. The
 /// bytes of a turn are the only ones that no budget has counted yet.
-pub const TURN_BYTES: usize = 64 * 1024;
+pub const TURN_BYTES: usize = 32 * 1024;
 /// Bytes of one response that the HTTP/2 library holds. The rest stays in roster until the peer takes more.
 pub const SEND_BUFFER: usize = 16 * 1024;
 /// The time between the announcement that a connection ends and its end, if it has no open call: a round trip, in which
@@ -73,7 +73,7 @@ pub const DECODED_PART: usize = 8;
 pub const RESPONSE_BYTES: usize = 256 * 1024 * 1024;
 /// The memory of one connection, in bytes: one turn of bytes, a frame and a header block that are incomplete, the tables of
 /// header compression, and for each of its 256 streams an entry and an answer of 2 KiB together.
-pub const CONNECTION_BYTES: usize = TURN_BYTES + 64 * 1024 + 256 * 2 * 1024;
+pub const CONNECTION_BYTES: usize = TURN_BYTES + 96 * 1024 + 256 * 2 * 1024;
 /// How many times what is counted for requests they can take.
 pub const DECODED_EXCESS: usize = 16;
 /// How many times what is counted for responses they can take, while a page is made of its rows.

@@ -70,7 +70,7 @@ impl Roster {
             replica,
             clock,
             writes: TaskTracker::new(),
-            queues: WriteQueues::default(),
+            queues: WriteQueues::new(limits::QUEUE_WRITES),
             invitations: Arc::default(),
             mail_due: Arc::default(),
             exports: ExportQueue::default(),
@@ -91,6 +91,13 @@ impl Roster {
     #[must_use]
     pub fn with_log_retention(mut self, retention: Duration) -> Self {
         self.log_retention = retention;
+        self
+    }
+
+    /// Changes the number of writes to one row that have a connection at a time, [`limits::QUEUE_WRITES`] by default.
+    #[must_use]
+    pub fn with_queued_writes(mut self, at_once: usize) -> Self {
+        self.queues = WriteQueues::new(at_once);
         self
     }
 

@@ -60,8 +60,8 @@ const STEPS: [Step<Call>; 7] = [
     // A field with an unknown wire type.
     Step { verdict: "MALFORMED_MESSAGE", spoil: |call| Call { body: raw::frame(&[0x0f]), ..call } },
 ];
-/// The number of those steps before the server sheds load.
-const BEFORE_SHEDDING: usize = 4;
+/// The number of those steps before the server sheds load: all but the decoding of the message.
+const BEFORE_SHEDDING: usize = 6;
 
 fn good_call(server: &Server) -> Call {
     Call::grpc(GET_CALLER, &[]).bearer(&server.mint(&Server::claims("ada")))
@@ -79,7 +79,7 @@ async fn of_two_faults_the_earlier_step_answers() {
 }
 
 #[tokio::test]
-async fn load_is_shed_before_authentication() {
+async fn load_is_shed_when_the_message_has_arrived() {
     let settings = ServerSettings { max_concurrent_requests: 0, ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;
     let good = good_call(&server);
@@ -247,7 +247,7 @@ async fn every_answer_names_its_request() {
 }
 
 #[tokio::test]
-async fn health_and_reflection_are_public_but_refuse_bad_credentials() {
+async fn health_and_reflection_are_public_and_verify_no_credential() {
     let server = Server::start().await;
     for (service, code) in [("", 0), ("roster.v1.OrganizationService", 0), ("roster.v1.CheckService", 0), ("other", 5)]
     {
@@ -269,9 +269,11 @@ async fn health_and_reflection_are_public_but_refuse_bad_credentials() {
             "{services}"
         );
     }
+    // An expired credential does not make a healthy server look sick, and a bad one costs no signature.
     for path in [HEALTH, REFLECTION[0], REFLECTION[1]] {
         let bad = Call::grpc(path, &[]).bearer("x.y.z");
-        assert_eq!(verdict(&raw::send(server.address, bad).await), "CREDENTIAL_INVALID");
+        let answer = raw::send(server.address, bad).await;
+        assert_eq!((answer.http_status, &answer.reason), (200, &None), "{path}");
     }
 }
 

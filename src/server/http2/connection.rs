@@ -89,16 +89,17 @@ enum ClosePhase {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
-        loop {
-            if self.poll_closing(context).is_ready() {
-                self.http2.abrupt_shutdown(Reason::NO_ERROR);
-                // One attempt to send what is left, GOAWAY included.
-                let _ = self.http2.poll_closed(context);
-                return Poll::Ready(Ok(()));
-            }
-            if self.keep_alive.poll(context).is_ready() {
-                return Poll::Ready(Err(Reason::NO_ERROR.into()));
-            }
+        if self.poll_closing(context).is_ready() {
+            self.http2.abrupt_shutdown(Reason::NO_ERROR);
+            // One attempt to send what is left, GOAWAY included.
+            let _ = self.http2.poll_closed(context);
+            return Poll::Ready(Ok(()));
+        }
+        if self.keep_alive.poll(context).is_ready() {
+            return Poll::Ready(Err(Reason::NO_ERROR.into()));
+        }
+        // The second round sends the answers of the first. Then the other connections of the worker get their turn.
+        for _ in 0..2 {
             // All calls that have arrived first: their answers then leave in one write.
             while let Poll::Ready(call) = self.http2.poll_accept(context) {
                 match call {
@@ -115,6 +116,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
             }
             self.context.usage.used();
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Ready when the connection has to be closed now.

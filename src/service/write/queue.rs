@@ -1,7 +1,7 @@
 //! The queues of writes: writes that lock the same row wait for each other here, before they take a connection.
 //!
 //! Without the queues, each of many writes to one organization takes a connection and waits for the row lock with it, until
-//! no connection is left for the writes to others. A queue admits [`limits::QUEUE_WRITES`] writes at a time, in the order
+//! no connection is left for the writes to others. A queue admits [`QUEUE_WRITES`](crate::service::limits::QUEUE_WRITES) writes at a time, in the order
 //! of their arrival. The queues are those of one process: writes of other processes are excluded by the row lock alone.
 //!
 //! A write enters its queues in the order of the locks in the database (the request id first, then one other key) and
@@ -9,7 +9,6 @@
 //! for each other in a circle.
 
 use crate::domain::{OrganizationId, Slug, UserId};
-use crate::service::limits;
 use crate::store::StoreError;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,16 +30,25 @@ pub(in crate::service) enum QueueKey {
 }
 
 /// The queues that writes are in. A queue exists while a write is in it.
-#[derive(Debug, Clone, Default)]
-pub(in crate::service) struct WriteQueues(Arc<Mutex<HashMap<QueueKey, Arc<Semaphore>>>>);
+#[derive(Debug, Clone)]
+pub(in crate::service) struct WriteQueues {
+    queues: Arc<Mutex<HashMap<QueueKey, Arc<Semaphore>>>>,
+    /// The number of writes that a queue admits at a time.
+    at_once: usize,
+}
 
 impl WriteQueues {
+    /// Queues that admit this number of writes at a time.
+    pub(in crate::service) fn new(at_once: usize) -> Self {
+        Self { queues: Arc::default(), at_once }
+    }
+
     /// Waits until the queue admits one more write.
     ///
     /// # Errors
     /// [`StoreError::Timeout`] if the queue does not admit the write before the deadline, as for a row lock.
     pub(in crate::service) async fn enter(&self, key: QueueKey, deadline: Instant) -> Result<WritePlace, StoreError> {
-        let new = || Arc::new(Semaphore::new(limits::QUEUE_WRITES));
+        let new = || Arc::new(Semaphore::new(self.at_once));
         let queue = self.lock().entry(key.clone()).or_insert_with(new).clone();
         // Created before the wait: a wait that is given up leaves the queue too.
         let mut place = WritePlace { queues: self.clone(), key, queue: Some(queue.clone()), permit: None };
@@ -50,7 +58,7 @@ impl WriteQueues {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<QueueKey, Arc<Semaphore>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,7 +96,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_queue_admits_two_writes_at_a_time_in_the_order_of_arrival() {
-        let queues = WriteQueues::default();
+        let queues = WriteQueues::new(2);
         let key = || QueueKey::User(UserId::parse("ada").unwrap());
         let first = queues.enter(key(), soon()).await.unwrap();
         let _second = queues.enter(key(), soon()).await.unwrap();
@@ -104,7 +112,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wait_ends_at_the_deadline_and_an_empty_queue_is_dropped() {
-        let queues = WriteQueues::default();
+        let queues = WriteQueues::new(2);
         let key = || QueueKey::Request([7; 32], Uuid::nil());
         let places = [queues.enter(key(), soon()).await.unwrap(), queues.enter(key(), soon()).await.unwrap()];
         let deadline = Instant::now() + Duration::from_millis(20);

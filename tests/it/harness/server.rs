@@ -33,6 +33,8 @@ use tonic_health::pb::health_client::HealthClient;
 
 pub const ISSUER: &str = "https://issuer.test";
 pub const AUDIENCE: &str = "roster";
+/// Writes to one row that a test lets wait for each other in Postgres.
+const CONTENDING_WRITES: usize = 32;
 
 /// A running server with its database and its signing key. Dropping it stops the server.
 pub struct Server {
@@ -91,7 +93,18 @@ impl Server {
 
     /// Starts a server with these limits on invitations over this database, and waits until it is healthy.
     pub async fn with_invitations_over(database: Database, invitations: InvitationSettings) -> Self {
-        let configure = |roster: Roster| roster.with_invitations(invitations);
+        let configure = |roster: Roster| roster.with_invitations(invitations).with_queued_writes(CONTENDING_WRITES);
+        let server = Self::launch_as(database, ServerSettings::default(), |_| {}, configure).await;
+        server.until_serving().await;
+        server
+    }
+
+    /// Starts a server whose writes to one row wait for each other in Postgres, and waits until it is healthy.
+    pub async fn start_contended() -> Self {
+        let database = Database::new().await;
+        let url = DatastoreUrl::parse(&database.url).unwrap();
+        let roster = Roster::new(Pool::new(url, 32), Clock::system()).with_queued_writes(CONTENDING_WRITES);
+        let configure = |_| roster;
         let server = Self::launch_as(database, ServerSettings::default(), |_| {}, configure).await;
         server.until_serving().await;
         server

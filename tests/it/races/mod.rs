@@ -215,7 +215,7 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let server = Server::start().await;
+        let server = Server::start_contended().await;
         let users = ["ada", "grace", "alan"].map(|id| server.user(id));
         for mut user in users.clone() {
             user.users.get_caller(pb::GetCallerRequest {}).await.unwrap();

@@ -101,7 +101,7 @@ async fn with_each_locking(
     after: impl Fn(&str) -> String,
     check: impl Fn(Locking, [WriterOutcome; 2], i64),
 ) {
-    let server = Server::start().await;
+    let server = Server::start_contended().await;
     for _ in 0..ROUNDS {
         for locking in VARIANTS {
             let id = setup(&server).await;

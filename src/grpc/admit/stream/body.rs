@@ -10,7 +10,7 @@ use crate::domain::Refusal;
 use crate::grpc::{limits, status};
 use std::convert::Infallible;
 use std::future::{Future, pending};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -105,17 +105,18 @@ impl<S: MessageSource> StreamState<S> {
 /// Waits until the stream is over. If it has to end before its last message, ends it. `work` makes its messages; it is
 /// dropped with the stream.
 async fn guard<S: MessageSource>(permit: StreamPermit, state: Arc<StreamState<S>>, work: impl Future<Output = ()>) {
-    let work = async {
+    let mut work = pin!(async {
         work.await;
         pending::<Infallible>().await
-    };
+    });
     let status = tokio::select! {
         biased;
         () = state.closed.cancelled() => return,
         status = permit.ended() => status,
         () = state.unread_for(permit.context.slow_reader) => status::refused(&Refusal::SlowReader),
-        never = work => match never {},
+        never = &mut work => match never {},
     };
+    // Before the work is dropped: its messages would end without a status.
     state.end(status);
 }
 
