@@ -2,7 +2,7 @@
 //!
 //! `make siege` runs every attack; names in `ARGS` select some (`make siege ARGS="slow-bodies silent"`). The server and
 //! Postgres have core 0, the honest callers (at a raised priority, which needs root) and the attacker (at the lowest) core
-//! 1. The honest callers have a fixed load of a fifth of what the server answers alone. An idle echo on core 0 shows what
+//! one. The honest callers have a fixed load of a fifth of what the server answers alone. An idle echo on core 0 shows what
 //! the scheduler adds. The attacker connects from 127.0.0.2; with `--same-address` from the address of the honest callers.
 //!
 //! `ROSTER_SIEGE_SERVER` names another program than `target/release/roster`; `ROSTER_SIEGE_SECONDS` is the length of an

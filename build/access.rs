@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 
 /// A method with its access rule, checked.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a property of the method that the others do not imply")]
 pub struct MethodRule {
     /// The full name of the service, such as `roster.v1.OrganizationService`.
     pub service: String,

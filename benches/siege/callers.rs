@@ -249,7 +249,9 @@ impl Caller {
 
     fn figures(mut self) -> Vec<Figures> {
         let abandoned: Vec<Instant> = self.connections.iter_mut().flatten().flat_map(Connection::abandon).collect();
-        abandoned.into_iter().for_each(|begin| self.refuse(begin, "NO_ANSWER"));
+        for begin in abandoned {
+            self.refuse(begin, "NO_ANSWER");
+        }
         let phases = self.latencies.into_iter().zip(self.refused).zip(self.phases);
         phases.map(|((latencies, refused), length)| figures(latencies, refused, length)).collect()
     }

@@ -125,7 +125,7 @@ impl Connection {
 
     /// Reads the available bytes and adds the calls that have ended. False when the connection has ended.
     pub(crate) fn read(&mut self, answers: &mut Vec<Answer>) -> bool {
-        let mut chunk = [0; 65_536];
+        let mut chunk = vec![0; 65_536];
         loop {
             match self.socket.read(&mut chunk) {
                 Ok(0) => return false,

@@ -80,6 +80,6 @@ fn verdict(result: &Result) -> String {
         ("memory", result.memory[1] - result.memory[0] > peer_memory()),
         ("panic", result.has_panicked),
     ];
-    let missed: Vec<_> = misses.iter().filter(|(_, missed)| *missed).map(|(name, _)| *name).collect();
-    if missed.is_empty() { "met".to_owned() } else { format!("**missed: {}**", missed.join(", ")) }
+    let names: Vec<_> = misses.iter().filter(|(_, missed)| *missed).map(|(name, _)| *name).collect();
+    if names.is_empty() { "met".to_owned() } else { format!("**missed: {}**", names.join(", ")) }
 }

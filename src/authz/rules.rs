@@ -33,6 +33,7 @@ const fn standard(path: &'static str, service: &'static str, name: &'static str,
 
 /// A method that the server serves: one of roster's own ([`METHODS`]) or a standard one ([`STANDARD_METHODS`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a property of the method that the others do not imply")]
 pub struct Method {
     /// The request path, such as `/roster.v1.OrganizationService/AddMember`.
     pub path: &'static str,

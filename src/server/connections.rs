@@ -184,14 +184,14 @@ mod tests {
     use super::*;
     use std::net::{IpAddr, Ipv4Addr};
 
-    fn peer(last: u8) -> Option<PeerKey> {
-        Some(PeerKey::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))))
+    fn peer(last: u8) -> PeerKey {
+        PeerKey::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
     }
 
     #[tokio::test]
     async fn the_connections_longest_without_a_call_are_closed_first() {
         let connections = Connections::new(CancellationToken::new());
-        let open: Vec<_> = (0..10).map(|_| connections.register(peer(1))).collect();
+        let open: Vec<_> = (0..10).map(|_| connections.register(Some(peer(1)))).collect();
         // The oldest has an open call, and the second has had one since.
         let call = open[0].usage.open_call();
         for (millis, registered) in (0..).zip(&open) {
@@ -203,7 +203,7 @@ mod tests {
         // One that is about to close does not count again.
         assert_eq!(connections.make_room(None, 12), 0);
         drop(call);
-        assert_eq!((connections.make_room(peer(2), 2), connections.make_room(peer(1), 2)), (0, 9));
+        assert_eq!((connections.make_room(Some(peer(2)), 2), connections.make_room(Some(peer(1)), 2)), (0, 9));
         drop(open);
         assert_eq!(connections.count(), 0);
     }
@@ -211,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_with_an_open_call_is_never_closed() {
         let connections = Connections::new(CancellationToken::new());
-        let open: Vec<_> = (0..4).map(|_| connections.register(peer(1))).collect();
+        let open: Vec<_> = (0..4).map(|_| connections.register(Some(peer(1)))).collect();
         let calls: Vec<_> = open.iter().map(|open| open.usage.open_call()).collect();
         assert_eq!(connections.make_room(None, 2), 0);
         drop(calls);

@@ -37,7 +37,7 @@ pub(super) async fn read(
         pace.received(data.len());
         message.push(data);
         match message.bytes() {
-            [0 | 1, a, b, c, d, ..] if length(&[*a, *b, *c, *d]) > most => {
+            [0 | 1, a, b, c, d, ..] if length([*a, *b, *c, *d]) > most => {
                 return Err(Box::new(status::too_large(most)));
             }
             [0 | 1, ..] | [] if message.bytes().len() <= PREFIX_BYTES + most => {}
@@ -48,8 +48,8 @@ pub(super) async fn read(
 }
 
 /// The length that the prefix of a gRPC message names.
-fn length(bytes: &[u8; 4]) -> usize {
-    usize::try_from(u32::from_be_bytes(*bytes)).unwrap_or(usize::MAX)
+fn length(bytes: [u8; 4]) -> usize {
+    usize::try_from(u32::from_be_bytes(bytes)).unwrap_or(usize::MAX)
 }
 
 /// The bytes that have arrived. A message in one piece is not copied.

@@ -118,9 +118,7 @@ impl ServerSettings {
     pub fn connections_per_address(&self) -> usize {
         self.max_connections_per_address.unwrap_or_else(|| (self.max_connections / limits::ADDRESS_SHARE).max(1))
     }
-}
 
-impl ServerSettings {
     /// The most memory that the peers can make the server take, in bytes, beside the replica and what an idle server
     /// takes. `docs/operations.md` explains the terms.
     #[must_use]

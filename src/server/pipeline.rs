@@ -106,7 +106,7 @@ impl Pipeline {
         let rest = async {
             let overloaded = |reason: &'static str, class: CallClass| {
                 self.state.metrics.call_refused(reason, class.as_str());
-                refuse(Refusal::Overloaded)
+                refuse(&Refusal::Overloaded)
             };
             let class = CallClass::of(method, caller.as_ref().map_or(&Caller::Anonymous, |cached| cached.caller()));
             let bytes = connection.shares.request(size(request.headers()));
@@ -118,7 +118,7 @@ impl Pipeline {
             } else {
                 // Authentication, from the headers alone; then the method gate.
                 let caller = self.state.authenticate(request.headers(), &peer.authn).await?;
-                rules::method_gate(&method.rule, &caller).map_err(refuse)?;
+                rules::method_gate(&method.rule, &caller).map_err(|refusal| refuse(&refusal))?;
                 caller
             };
             let class = CallClass::of(method, &caller);
@@ -166,8 +166,9 @@ async fn read_message(
     Ok(http::Request::from_parts(head, body))
 }
 
-fn refuse(refusal: Refusal) -> Box<Status> {
-    Box::new(status::refused(&refusal))
+#[expect(clippy::unnecessary_box_returns, reason = "the error of a result that has to stay small")]
+fn refuse(refusal: &Refusal) -> Box<Status> {
+    Box::new(status::refused(refusal))
 }
 
 /// The size of the headers of a request in memory, in bytes, by the measure of HTTP/2 (RFC 9113 §10.5.1).

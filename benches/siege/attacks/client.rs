@@ -27,6 +27,7 @@ const FRAME: usize = 16_384;
 
 /// What the connections of an attack do.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a property of the attack that the others do not imply")]
 pub(super) struct Calls {
     pub(super) path: &'static str,
     /// The `authorization` of the call with this number; empty for none.

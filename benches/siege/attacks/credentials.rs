@@ -69,7 +69,7 @@ async fn connect(address: SocketAddr, local: std::net::IpAddr) -> std::io::Resul
 async fn scrape(socket: &mut TcpStream, tally: &Tally) -> std::io::Result<()> {
     tally.calls.fetch_add(1, Ordering::Relaxed);
     socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: siege\r\n\r\n").await?;
-    let mut chunk = [0; 65_536];
+    let mut chunk = vec![0; 65_536];
     let count = socket.read(&mut chunk).await?;
     tally.answers.fetch_add(1, Ordering::Relaxed);
     if count == 0 { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }

@@ -90,7 +90,7 @@ pub(super) fn writes(target: &Target, tally: &Arc<Tally>) {
         framed(&pb::UpdateMemberRequest {
             organization: organization.clone(),
             user_id: member(number % 900),
-            role: if number / 900 % 2 == 0 { "admin" } else { "member" }.to_owned(),
+            role: if (number / 900).is_multiple_of(2) { "admin" } else { "member" }.to_owned(),
             ..Default::default()
         })
     };

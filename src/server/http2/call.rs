@@ -34,21 +34,20 @@ pub(super) fn begin(
     let mut first = None;
     if let Ok(call) = &passed
         && fast_path::is_eligible(call, &head)
+        && let Poll::Ready(Some(Ok(message))) = stream.poll_data(context)
     {
-        if let Poll::Ready(Some(Ok(message))) = stream.poll_data(context) {
-            release(&mut stream, message.len());
-            if stream.is_end_stream() {
-                match fast_path::attempt(pipeline, call, &message, start) {
-                    FastPathOutcome::Answered(frame) => return answer(connection, &mut respond, frame),
-                    FastPathOutcome::Pending(check) => {
-                        let response = fast_path::await_answer(connection.clone(), check, call.deadline, start);
-                        return spawn(connection, until_reset(respond, response));
-                    }
-                    FastPathOutcome::Declined => {}
+        release(&mut stream, message.len());
+        if stream.is_end_stream() {
+            match fast_path::attempt(pipeline, call, &message, start) {
+                FastPathOutcome::Answered(frame) => return answer(connection, &mut respond, frame),
+                FastPathOutcome::Pending(check) => {
+                    let response = fast_path::await_answer(connection.clone(), check, call.deadline, start);
+                    return spawn(connection, until_reset(respond, response));
                 }
+                FastPathOutcome::Declined => {}
             }
-            first = Some(message);
         }
+        first = Some(message);
     }
     begin_pipeline(connection, head, RequestBody::new(first, stream), respond, passed, start);
 }

@@ -216,9 +216,12 @@ impl<'t> UnitOfWork<'t> {
         let after = memberships::update(self.connection, organization, &before.user, role, attributes).await?;
         // An event holds attributes only if they changed: a row of a former release may have hundreds of kilobytes of them.
         let same_attributes = before.attributes == after.attributes;
-        let describe = |membership: &Membership| match same_attributes {
-            true => json!({ "role": membership.role }),
-            false => json!({ "role": membership.role, "attributes": membership.attributes }),
+        let describe = |membership: &Membership| {
+            if same_attributes {
+                json!({ "role": membership.role })
+            } else {
+                json!({ "role": membership.role, "attributes": membership.attributes })
+            }
         };
         let (old, new) = (Some(describe(before)), Some(describe(&after)));
         self.record_member(organization, EventType::MemberUpdated, &before.user, old, new, Some(role));
