@@ -78,11 +78,10 @@ pub(crate) fn measure(stage: &Stage, phases: Phases) -> Load {
 
 fn flow(stage: &Stage, server: &Server, kind: Kind, rate: f64) -> Flow {
     let (token, connections) = match &kind {
-        Kind::Check(_) => (stage.token.clone(), 4),
         Kind::Write(_) => (stage.token.clone(), 2),
         Kind::Echo => (String::new(), 1),
         Kind::Health => (String::new(), 8),
-        Kind::Stream | Kind::Export => (stage.token.clone(), 4),
+        Kind::Check(_) | Kind::Stream | Kind::Export => (stage.token.clone(), 4),
     };
     let fresh = matches!(kind, Kind::Health | Kind::Stream | Kind::Export);
     Flow { address: server.address, token, kind, connections, rate, fresh }

@@ -11,6 +11,7 @@ use roster::postgres::{Binaries, Cluster, Options};
 use roster::store::datastore_url::DatastoreUrl;
 use roster::store::migrations;
 use sqlx::Connection;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -78,8 +79,8 @@ impl Stage {
         );
         let [check_key, manage_key] = [("attacker", "check"), ("attacker-manage", "manage")].map(|(name, scope)| {
             let key = api_keys::generate();
-            settings
-                .push_str(&format!("[[api_keys]]\nname = '{name}'\nscopes = ['{scope}']\nsha256 = '{}'\n", key.sha256));
+            let sha256 = &key.sha256;
+            write!(settings, "[[api_keys]]\nname = '{name}'\nscopes = ['{scope}']\nsha256 = '{sha256}'\n").unwrap();
             key.secret.expose().to_owned()
         });
         std::fs::write(directory.path().join("roster.toml"), settings).unwrap();

@@ -46,7 +46,7 @@ impl Frame {
         self.flags & flag != 0
     }
 
-    /// The error code of a RST_STREAM, or of a GOAWAY.
+    /// The error code of a `RST_STREAM`, or of a GOAWAY.
     pub fn code(&self) -> u32 {
         let start = if self.kind == GOAWAY { 4 } else { 0 };
         u32::from_be_bytes(self.payload[start..start + 4].try_into().unwrap())
@@ -66,7 +66,7 @@ pub fn settings(values: &[(u16, u32)]) -> Vec<u8> {
     frame(SETTINGS, 0, 0, &payload)
 }
 
-/// A WINDOW_UPDATE frame. Stream 0 is the connection.
+/// A `WINDOW_UPDATE` frame. Stream 0 is the connection.
 pub fn window_update(stream: u32, more: u32) -> Vec<u8> {
     frame(WINDOW_UPDATE, 0, stream, &more.to_be_bytes())
 }

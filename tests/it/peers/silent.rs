@@ -10,7 +10,7 @@ use roster::server::{ServerSettings, limits};
 use std::time::Instant;
 use tokio::io::AsyncReadExt;
 
-/// A HEADERS frame with END_STREAM whose header block goes on.
+/// A HEADERS frame with `END_STREAM` whose header block goes on.
 const HALF_A_BLOCK: &[u8] = b"\0\0\x01\x01\x01\0\0\0\x01\x83";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

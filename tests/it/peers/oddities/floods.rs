@@ -43,15 +43,16 @@ async fn streams_that_are_reset_in_large_numbers_end_the_connection() {
 
 #[tokio::test]
 async fn header_blocks_without_an_end_end_the_connection() {
-    let siege = Siege::start().await;
-    let first = frame(HEADERS, 0, 1, &siege.block());
-    let flood = |payload: &[u8], count| [&first[..], &frame(CONTINUATION, 0, 1, payload).repeat(count)].concat();
-    let text = [&literal(0, b"x-endless", &[b'x'; 16_000])[..15_900], &[]].concat();
     const ENDS: &[Outcome] = &[
         Outcome::End(Some(ENHANCE_YOUR_CALM)),
         Outcome::End(Some(super::COMPRESSION_ERROR)),
         Outcome::End(Some(super::PROTOCOL_ERROR)),
     ];
+
+    let siege = Siege::start().await;
+    let first = frame(HEADERS, 0, 1, &siege.block());
+    let flood = |payload: &[u8], count| [&first[..], &frame(CONTINUATION, 0, 1, payload).repeat(count)].concat();
+    let text = [&literal(0, b"x-endless", &[b'x'; 16_000])[..15_900], &[]].concat();
     let oddities: Vec<Oddity> = vec![
         oddity("empty pieces", flood(&[], 20_000), ENDS),
         oddity("pieces of a byte", flood(b"x", 20_000), ENDS),
@@ -64,10 +65,11 @@ async fn header_blocks_without_an_end_end_the_connection() {
 
 #[tokio::test]
 async fn cheap_frames_cost_the_others_nothing() {
+    const EITHER: &[Outcome] = &[Outcome::Silence, Outcome::End(Some(ENHANCE_YOUR_CALM))];
+
     let siege = Siege::start().await;
     let open = frame(HEADERS, END_HEADERS, 1, &siege.block());
     let times = |one: &[u8]| one.repeat(usize::try_from(COUNT).unwrap());
-    const EITHER: &[Outcome] = &[Outcome::Silence, Outcome::End(Some(ENHANCE_YOUR_CALM))];
     let empty_data = [&open[..], &times(&frame(DATA, 0, 1, &[])), &frame(DATA, END_STREAM, 1, &[0; 5])].concat();
     let oddities = vec![
         oddity("SETTINGS", times(&settings(&[(4, 65_535)])), EITHER),

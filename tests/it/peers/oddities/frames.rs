@@ -51,11 +51,12 @@ async fn frames_on_a_wrong_stream_end_the_connection() {
 
 #[tokio::test]
 async fn frames_of_a_wrong_length_end_the_connection() {
+    const EITHER: &[Outcome] =
+        &[Outcome::End(Some(FRAME_SIZE_ERROR)), Outcome::End(Some(PROTOCOL_ERROR)), Outcome::Reset(FRAME_SIZE_ERROR)];
+
     let siege = Siege::start().await;
     let open = frame(HEADERS, END_HEADERS, 1, &siege.block());
     let on_open = |more: Vec<u8>| [&open[..], &more].concat();
-    const EITHER: &[Outcome] =
-        &[Outcome::End(Some(FRAME_SIZE_ERROR)), Outcome::End(Some(PROTOCOL_ERROR)), Outcome::Reset(FRAME_SIZE_ERROR)];
     let mut short = siege.block();
     short.insert(0, 255);
     let oddities = vec![
@@ -79,12 +80,6 @@ async fn frames_of_a_wrong_length_end_the_connection() {
 
 #[tokio::test]
 async fn frames_on_a_stream_that_has_ended_are_refused() {
-    let siege = Siege::start().await;
-    let call = siege.call(1);
-    let open = frame(HEADERS, END_HEADERS, 1, &siege.block());
-    let whole = frame(HEADERS, END_HEADERS | END_STREAM, 1, &siege.block());
-    let trailers = |flags| frame(HEADERS, END_HEADERS | flags, 1, &crate::harness::http2::block(&[("x-trailer", "1")]));
-    let after = |bytes: &[u8], more: Vec<u8>| [bytes, &more].concat();
     const MALFORMED: &[Outcome] = &[
         Outcome::Reset(PROTOCOL_ERROR),
         Outcome::End(Some(PROTOCOL_ERROR)),
@@ -92,6 +87,13 @@ async fn frames_on_a_stream_that_has_ended_are_refused() {
         Outcome::End(Some(STREAM_CLOSED)),
         Outcome::Message,
     ];
+
+    let siege = Siege::start().await;
+    let call = siege.call(1);
+    let open = frame(HEADERS, END_HEADERS, 1, &siege.block());
+    let whole = frame(HEADERS, END_HEADERS | END_STREAM, 1, &siege.block());
+    let trailers = |flags| frame(HEADERS, END_HEADERS | flags, 1, &crate::harness::http2::block(&[("x-trailer", "1")]));
+    let after = |bytes: &[u8], more: Vec<u8>| [bytes, &more].concat();
     let oddities: Vec<Oddity> = vec![
         oddity("DATA after the end", after(&call, frame(DATA, 0, 1, b"x")), CLOSED),
         oddity("the end twice", after(&call, frame(DATA, END_STREAM, 1, &[])), CLOSED),
@@ -118,11 +120,12 @@ async fn frames_on_a_stream_that_has_ended_are_refused() {
 
 #[tokio::test]
 async fn odd_values_are_refused_or_ignored() {
+    const FLOW: &[Outcome] = &[Outcome::End(Some(FLOW_CONTROL_ERROR)), Outcome::End(Some(PROTOCOL_ERROR))];
+    const SELF: &[Outcome] = &[Outcome::Reset(PROTOCOL_ERROR), Outcome::End(Some(PROTOCOL_ERROR))];
+
     let siege = Siege::start().await;
     let open = frame(HEADERS, END_HEADERS, 1, &siege.block());
     let on_open = |more: Vec<u8>| [&open[..], &more].concat();
-    const FLOW: &[Outcome] = &[Outcome::End(Some(FLOW_CONTROL_ERROR)), Outcome::End(Some(PROTOCOL_ERROR))];
-    const SELF: &[Outcome] = &[Outcome::Reset(PROTOCOL_ERROR), Outcome::End(Some(PROTOCOL_ERROR))];
     let on_itself = [&[0, 0, 0, 1, 16][..], &siege.block()].concat();
     let oddities = vec![
         oddity("WINDOW_UPDATE of 0", window_update(0, 0), PROTOCOL),

@@ -9,6 +9,8 @@ const MALFORMED: &[Outcome] = &[Outcome::Reset(PROTOCOL_ERROR), Outcome::End(Som
 /// A block that cannot be decoded leaves the table of the connection unknown, so the connection ends.
 const UNDECODABLE: &[Outcome] = &[Outcome::End(Some(COMPRESSION_ERROR)), Outcome::End(Some(PROTOCOL_ERROR))];
 const MESSAGE: &[Outcome] = &[Outcome::Message];
+/// The index of the first entry behind the static table of HPACK.
+const FIRST_DYNAMIC: u8 = 62;
 const PATH: &str = "/roster.v1.UserService/GetCaller";
 
 /// A call with this header block on stream 1.
@@ -112,7 +114,7 @@ async fn large_header_lists_are_refused() {
     let second = frame(CONTINUATION, END_HEADERS, 1, &literal(0, b"x-larger", large.as_bytes()));
     // One entry of 4 KiB in the table, and 12 000 references to it: 48 MB of headers.
     let entry = literal(0x40, b"x-bomb", "x".repeat(4000).as_bytes());
-    let bomb = [&usual[..], &entry, &[0x80 | 62; 12_000]].concat();
+    let bomb = [&usual[..], &entry, &[0x80 | FIRST_DYNAMIC; 12_000]].concat();
     // 5 000 empty headers: the list counts 32 bytes for each.
     let many = [&usual[..], &literal(0, b"a", b"").repeat(5000)[..15_000]].concat();
     let oddities = vec![
@@ -131,10 +133,10 @@ async fn the_table_of_hpack_is_guarded() {
     let odd = |name, more: &[u8]| oddity(name, with_block(&[&usual[..], more].concat()), UNDECODABLE);
     let oddities = vec![
         odd("the index 0", &[0x80]),
-        odd("an index behind the table", &[0x80 | 62]),
+        odd("an index behind the table", &[0x80 | FIRST_DYNAMIC]),
         odd("an index far behind the table", &integer(7, 0x80, 1_000_000)),
         odd("an integer without an end", &[&[0xff][..], &[0xff; 20]].concat()),
-        odd("a name from behind the table", &[0x40 | 62, 1, b'a']),
+        odd("a name from behind the table", &[0x40 | FIRST_DYNAMIC, 1, b'a']),
         odd("a text longer than the block", &[0, 5, b'a', b'b']),
         odd("a text of 2 GiB", &[&[0, 1, b'a'][..], &integer(7, 0, 1 << 31)].concat()),
         odd("a Huffman code that ends nowhere", &[0, 1, b'a', 0x84, 0xff, 0xff, 0xff, 0xff]),
@@ -169,6 +171,8 @@ async fn the_table_of_hpack_is_guarded() {
 /// A block in many frames is one block.
 #[tokio::test]
 async fn a_header_block_may_come_in_pieces() {
+    const ENDS: &[Outcome] = &[Outcome::End(Some(PROTOCOL_ERROR))];
+
     let siege = Siege::start().await;
     let usual = siege.block();
     let mut pieces: Vec<Vec<u8>> = usual.chunks(40).map(<[u8]>::to_vec).collect();
@@ -180,7 +184,6 @@ async fn a_header_block_may_come_in_pieces() {
     let between =
         [frame(HEADERS, 0, 1, &usual), frame(http2::PING, 0, 0, b"12345678"), frame(CONTINUATION, END_HEADERS, 1, &[])];
     let other = [frame(HEADERS, 0, 1, &usual), frame(CONTINUATION, END_HEADERS, 3, &[])];
-    const ENDS: &[Outcome] = &[Outcome::End(Some(PROTOCOL_ERROR))];
     let oddities = vec![
         oddity("in pieces", bytes, MESSAGE),
         oddity("another frame in between", between.concat(), ENDS),
