@@ -1,7 +1,7 @@
 //! The server: start, serve, stop.
 //!
 //! A connection is served by one of the [`workers`]. Each of its requests passes the [`preflight`], then takes the
-//! [`fast_path`] or the [`pipeline`] ([`connection`]). Health, housekeeping and mail run beside the calls ([`upkeep`]);
+//! [`fast_path`] or the [`pipeline`] ([`http2`]). Health, housekeeping and mail run beside the calls ([`upkeep`]);
 //! [`metrics`] counts them all.
 
 mod connections;
