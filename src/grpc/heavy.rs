@@ -85,6 +85,10 @@ where
 
 /// Encodes the whole response.
 async fn whole(response: HttpResponse) -> Result<HttpResponse, Infallible> {
+    // A collected body does not report that it is empty, and clients accept no empty frame behind a status.
+    if response.body().is_end_stream() {
+        return Ok(response);
+    }
     let (parts, body) = response.into_parts();
     Ok(match body.collect().await {
         Ok(collected) => http::Response::from_parts(parts, Body::new(collected)),
@@ -124,6 +128,12 @@ mod tests {
                 Ok(http::Response::new(Body::new(body)))
             })
         }
+    }
+
+    #[tokio::test]
+    async fn a_status_in_the_head_stays_the_whole_response() {
+        let refused = tonic::Status::permission_denied("no").into_http();
+        assert!(whole(refused).await.unwrap().body().is_end_stream());
     }
 
     #[test]

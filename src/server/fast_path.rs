@@ -6,7 +6,7 @@
 //! request that carries `x-request-id`, a message that does not decode) goes to the pipeline with the outcome of the
 //! preflight and the body unchanged. Only a failure after admission is answered here, by the pipeline's own last step.
 
-use super::http2::ConnectionContext;
+use super::connection_state::ConnectionState;
 use super::pipeline::{HeldByCall, Pipeline, REQUEST_ID, RequestName, Response, panicked};
 use super::preflight::AdmittedCall;
 use super::shares::CallClass;
@@ -56,15 +56,15 @@ pub(super) fn attempt(pipeline: &Pipeline, call: &AdmittedCall, body: &[u8], sta
 
 /// Waits for the answer to a check, at most until the deadline.
 pub(super) async fn await_answer(
-    connection: Arc<ConnectionContext>,
+    pipeline: Pipeline,
+    connection: Arc<ConnectionState>,
     check: AdmittedCheck,
     deadline: Instant,
     start: Instant,
 ) -> Response {
-    let ConnectionContext { pipeline, shares, .. } = &*connection;
-    let _place = match shares.place(CallClass::Check) {
+    let _place = match connection.shares.place(CallClass::Check) {
         Ok(place) => place,
-        Err(refusal) => return fail(pipeline, start, || status::refused(&refusal)),
+        Err(refusal) => return fail(&pipeline, start, || status::refused(&refusal)),
     };
     let answer = AssertUnwindSafe(pipeline.api.check(&check)).catch_unwind();
     match timeout_at(deadline, answer).await {
@@ -72,9 +72,9 @@ pub(super) async fn await_answer(
             pipeline.state.metrics.answered_check(start.elapsed());
             Response { response: response(frame).map(body), held: HeldByCall::default() }
         }
-        Ok(Ok(Err(error))) => fail(pipeline, start, || error.into()),
-        Ok(Err(_)) => fail(pipeline, start, panicked),
-        Err(_) => fail(pipeline, start, status::deadline_exceeded),
+        Ok(Ok(Err(error))) => fail(&pipeline, start, || error.into()),
+        Ok(Err(_)) => fail(&pipeline, start, panicked),
+        Err(_) => fail(&pipeline, start, status::deadline_exceeded),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The message of a unary call: it is read as a whole before the call takes its place among the calls under way.
 
+use super::request_body::RequestBody;
 use super::shares::RequestCharge;
 use crate::grpc::status;
-use crate::server::http2::RequestBody;
 use crate::server::limits;
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Frame};

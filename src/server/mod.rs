@@ -4,6 +4,7 @@
 //! [`fast_path`] or the [`pipeline`] ([`http2`]). Health, housekeeping and mail run beside the calls ([`upkeep`]);
 //! [`metrics`] counts them all.
 
+mod connection_state;
 mod connections;
 mod fast_path;
 mod http2;
@@ -14,6 +15,7 @@ mod peers;
 mod pipeline;
 mod preflight;
 mod proxy_protocol;
+mod request_body;
 mod shares;
 mod state;
 mod trusted_proxies;

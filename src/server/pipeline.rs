@@ -4,11 +4,12 @@
 //! known. A check may take the [fast path](super::fast_path) instead, after the same preflight. A response of the fast path
 //! has no `x-request-id`, because no log line belongs to it; every other response, errors included, has one.
 
-use super::http2::{ConnectionContext, RequestBody};
+use super::connection_state::ConnectionState;
 use super::message;
 use super::preflight::{AdmittedCall, PreflightRejection, requested_timeout};
+use super::request_body::RequestBody;
 use super::shares::{CallClass, Charge, RequestCharge};
-use super::state::ServerState;
+use super::state::{PipelineResponse, ServerState};
 use crate::authn::{Caller, PeerShare, StreamCredential};
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
@@ -33,9 +34,6 @@ use tracing::{Instrument, Span};
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
-
-/// The response of the pipeline.
-pub(super) type PipelineResponse = http::Response<Body>;
 
 /// A response, with what its call holds until it is sent.
 pub(super) struct Response {
@@ -70,7 +68,7 @@ impl Pipeline {
     /// Responds to a request with this outcome of the preflight.
     pub(super) async fn run(
         self,
-        connection: Arc<ConnectionContext>,
+        connection: Arc<ConnectionState>,
         request: http::Request<RequestBody>,
         preflight: Result<AdmittedCall, PreflightRejection>,
         start: Instant,
@@ -95,7 +93,7 @@ impl Pipeline {
 
     async fn dispatch(
         mut self,
-        connection: &ConnectionContext,
+        connection: &ConnectionState,
         request: http::Request<RequestBody>,
         call: AdmittedCall,
         start: Instant,
@@ -230,7 +228,7 @@ impl ServerState {
     /// What a stream with these headers needs while it is open.
     fn stream_context(
         &self,
-        connection: &ConnectionContext,
+        connection: &ConnectionState,
         headers: &HeaderMap,
         permit: CallPermit,
         start: Instant,

@@ -5,8 +5,7 @@
 //! is not cached is authenticated by the pipeline, which then applies the method gate.
 
 use super::ServerSettings;
-use super::pipeline::PipelineResponse;
-use super::state::ServerState;
+use super::state::{PipelineResponse, ServerState};
 use crate::authn::{CachedCaller, LastCredential};
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;

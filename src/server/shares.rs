@@ -52,6 +52,22 @@ fn request_bytes(message: usize) -> usize {
     limits::CALL_BYTES + message.saturating_mul(limits::DECODED_PART)
 }
 
+/// The bytes that calls may hold together on one level.
+#[derive(Debug, Clone)]
+struct ByteBudgets {
+    requests: Budget,
+    responses: Budget,
+}
+
+impl ByteBudgets {
+    fn new(settings: &ServerSettings, level: Level) -> Self {
+        Self {
+            requests: Budget::new(settings.request_bytes(level)),
+            responses: Budget::new(settings.response_bytes(level)),
+        }
+    }
+}
+
 /// The class of a call. Each class has a pool of places, so that calls of one class cannot take the places of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallClass {
@@ -133,8 +149,7 @@ fn take_one(count: &AtomicUsize, most: usize) -> bool {
 pub(super) struct ServerShares {
     /// The pools, by class.
     pools: [Arc<PlacePool>; CLASSES],
-    request_bytes: Budget,
-    response_bytes: Budget,
+    bytes: ByteBudgets,
 }
 
 impl ServerShares {
@@ -152,12 +167,11 @@ impl ServerShares {
                 Arc::new(PlacePool { share: streams, ..PlacePool::new(streams) }),
                 pool(settings.max_connections),
             ],
-            request_bytes: Budget::new(settings.request_bytes(Level::Server)),
-            response_bytes: Budget::new(settings.response_bytes(Level::Server)),
+            bytes: ByteBudgets::new(settings, Level::Server),
         }
     }
 
-    /// The same for another worker, which has a pool of checks of its own.
+    /// The same for another worker, with another pool of checks.
     pub(super) fn for_worker(&self) -> Self {
         let mut shares = self.clone();
         let checks = &mut shares.pools[CallClass::Check as usize];
@@ -175,17 +189,12 @@ impl ServerShares {
 pub(super) struct PeerShares {
     /// Places by class.
     taken: [AtomicUsize; CLASSES],
-    request_bytes: Budget,
-    response_bytes: Budget,
+    bytes: ByteBudgets,
 }
 
 impl PeerShares {
     pub(super) fn new(settings: &ServerSettings) -> Self {
-        Self {
-            taken: Default::default(),
-            request_bytes: Budget::new(settings.request_bytes(Level::Peer)),
-            response_bytes: Budget::new(settings.response_bytes(Level::Peer)),
-        }
+        Self { taken: Default::default(), bytes: ByteBudgets::new(settings, Level::Peer) }
     }
 }
 
@@ -197,19 +206,12 @@ pub(super) struct ConnectionShares {
     peer: Option<Arc<PeerShares>>,
     /// Streams of health and reflection.
     standard_streams: Arc<AtomicUsize>,
-    request_bytes: Budget,
-    response_bytes: Budget,
+    bytes: ByteBudgets,
 }
 
 impl ConnectionShares {
     pub(super) fn new(settings: &ServerSettings, server: ServerShares, peer: Option<Arc<PeerShares>>) -> Self {
-        Self {
-            server,
-            peer,
-            standard_streams: Arc::default(),
-            request_bytes: Budget::new(settings.request_bytes(Level::Connection)),
-            response_bytes: Budget::new(settings.response_bytes(Level::Connection)),
-        }
+        Self { server, peer, standard_streams: Arc::default(), bytes: ByteBudgets::new(settings, Level::Connection) }
     }
 
     /// Takes a place for a call.
@@ -251,16 +253,18 @@ impl ConnectionShares {
     /// Waits until a response of this size, in bytes, may wait to be sent.
     pub(super) async fn response(&self, bytes: usize) -> Charge {
         let mut charge = Charge::default();
-        // The connection's own calls wait for each other first, and then those of the address: what one peer waits for
-        // keeps nothing from the others.
-        let peer = self.peer.as_ref().map(|peer| &peer.response_bytes);
-        let levels = [Some(&self.response_bytes), peer, Some(&self.server.response_bytes)];
-        for (level, held) in levels.into_iter().zip(&mut charge.levels) {
-            if let Some(budget) = level {
-                *held = budget.take(bytes).await;
+        for (level, held) in self.levels().into_iter().zip(&mut charge.levels) {
+            if let Some(budgets) = level {
+                *held = budgets.responses.take(bytes).await;
             }
         }
         charge
+    }
+
+    /// The budgets on each level. The connection's own calls come first, and then those of the address: what one peer
+    /// waits for keeps nothing from the others.
+    fn levels(&self) -> [Option<&ByteBudgets>; 3] {
+        [Some(&self.bytes), self.peer.as_ref().map(|peer| &peer.bytes), Some(&self.server.bytes)]
     }
 }
 
@@ -353,12 +357,9 @@ impl RequestCharge<'_> {
         if more == 0 {
             return Ok(());
         }
-        let shares = self.shares;
-        let peer = shares.peer.as_ref().map(|peer| &peer.request_bytes);
-        let levels = [Some(&shares.request_bytes), peer, Some(&shares.server.request_bytes)];
-        for (level, held) in levels.into_iter().zip(&mut self.charge.levels) {
-            let Some(budget) = level else { continue };
-            let permit = budget.try_take(more).ok_or(Refusal::Overloaded)?;
+        for (level, held) in self.shares.levels().into_iter().zip(&mut self.charge.levels) {
+            let Some(budgets) = level else { continue };
+            let permit = budgets.requests.try_take(more).ok_or(Refusal::Overloaded)?;
             match held {
                 Some(held) => held.merge(permit),
                 None => *held = Some(permit),

@@ -10,6 +10,10 @@ use crate::limited_log::LimitedLog;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+
+/// The response of the pipeline.
+pub(super) type PipelineResponse = http::Response<Body>;
 
 /// The state that all requests share.
 pub(super) struct ServerState {

@@ -5,8 +5,9 @@
 //! write, and an empty call costs nearly twice as much.) Writes and upkeep, which wait for Postgres for longer, run in the
 //! runtime that started the server.
 
+use super::connection_state::ConnectionState;
 use super::connections::Connections;
-use super::http2::{self, ConnectionContext};
+use super::http2;
 use super::peers::PeerConnection;
 use super::pipeline::Pipeline;
 use super::proxy_protocol::read_header;
@@ -131,8 +132,7 @@ impl ConnectionService {
             state.count_evicted(evicted);
         }
         let registered = self.connections.register(key);
-        let context = Arc::new(ConnectionContext {
-            pipeline: self.pipeline,
+        let connection = Arc::new(ConnectionState {
             last_credential: LastCredential::default(),
             shares: ConnectionShares::new(&state.settings, self.shares, peer.limited.then(|| peer.shares.clone())),
             peer,
@@ -140,7 +140,7 @@ impl ConnectionService {
             usage: registered.usage.clone(),
         });
         state.metrics.connection_opened();
-        if let Err(error) = http2::serve(stream, context).await {
+        if let Err(error) = http2::serve(stream, self.pipeline, connection).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended with an error");
         }
         state.metrics.connection_ended();
@@ -174,7 +174,9 @@ async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, servic
 async fn admit(stream: &mut TcpStream, socket: IpAddr, state: &ServerState) -> Option<PeerConnection> {
     let mut address = socket;
     if state.settings.proxy_protocol && state.peers.is_trusted(socket) {
-        let header = tokio::time::timeout(limits::PROXY_HEADER, read_header(stream)).await;
+        let header = tokio::time::timeout(limits::PROXY_HEADER, read_header(stream));
+        // Nothing was promised to this peer: a stop does not wait for its header.
+        let header = state.stopping.run_until_cancelled(header).await?;
         match header.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
             Ok(client) => address = client.unwrap_or(socket),
             Err(error) => {

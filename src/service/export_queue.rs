@@ -110,7 +110,7 @@ impl ExportQueue {
     /// Gives the free turns to the exports that wait.
     fn advance(&self) {
         loop {
-            // The lock is released before a turn is given: a turn that is given in vain takes it again.
+            // The lock is released before a turn is given: a turn whose export has ended takes the lock again.
             let next = self.state().next();
             let Some(WaitingExport { origin, turn, .. }) = next else { return };
             // Fails if the export has just ended. Then this returns its turn.

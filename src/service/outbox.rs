@@ -93,7 +93,7 @@ impl Roster {
         Ok(connection.finish(outcome)?)
     }
 
-    /// Reports the size and the age of the outbox. Waits for no call: it has a connection of its own, so only one
+    /// Reports the size and the age of the outbox. Waits for no call: it has another connection, so only one
     /// statement runs at once.
     ///
     /// # Errors

@@ -278,6 +278,18 @@ async fn health_and_reflection_are_public_and_verify_no_credential() {
 }
 
 #[tokio::test]
+async fn a_status_in_the_head_is_the_whole_answer() {
+    let server = Server::start().await;
+    let token = server.mint(&Server::claims("sid"));
+    let refused = pb::ListMembersRequest { organization: "acme".to_owned(), ..Default::default() }.encode_to_vec();
+    for (path, message) in [("OrganizationService/ListMembers", refused), ("UserService/GetCaller", vec![0x0f])] {
+        let answer = raw::send(server.address, Call::grpc(&raw::path(path), &message).bearer(&token)).await;
+        // grpc-go accepts nothing behind such a status, not even an empty frame.
+        assert!(answer.headers.contains_key("grpc-status") && answer.is_head_only, "{path}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn reflection_can_be_switched_off() {
     let settings = ServerSettings { reflection: false, ..ServerSettings::default() };
     let server = Server::over(Database::new().await, settings).await;

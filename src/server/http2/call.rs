@@ -1,12 +1,12 @@
 //! One call on a connection: its path, and its end if the peer resets it.
 
-use super::connection::ConnectionContext;
-use super::request_body::{RequestBody, release};
 use super::respond;
 use super::response_bytes::ResponseBytes;
+use crate::server::connection_state::ConnectionState;
 use crate::server::fast_path::{self, FastPathOutcome};
-use crate::server::pipeline::{HeldByCall, Response, panicked};
-use crate::server::preflight::{AdmittedCall, PreflightRejection, preflight};
+use crate::server::pipeline::{HeldByCall, Pipeline, Response, panicked};
+use crate::server::preflight::preflight;
+use crate::server::request_body::{RequestBody, release};
 use futures_util::FutureExt;
 use h2::RecvStream;
 use h2::server::SendResponse;
@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::time::Instant;
 
-/// Starts a call: answers it at once if the fast path can, else in a task of its own.
+/// Starts a call: answers it at once if the fast path can, else in a task.
 pub(super) fn begin(
-    connection: &Arc<ConnectionContext>,
+    pipeline: &Pipeline,
+    connection: &Arc<ConnectionState>,
     request: http::Request<RecvStream>,
     mut respond: SendResponse<ResponseBytes>,
     context: &mut Context<'_>,
@@ -26,7 +27,6 @@ pub(super) fn begin(
     let start = Instant::now();
     let (head, mut stream) = request.into_parts();
     let head = http::Request::from_parts(head, ());
-    let pipeline = &connection.pipeline;
     // The panic guard stands before the gate, as in the pipeline: a panic costs its request, not the connection.
     let passed =
         catch_unwind(AssertUnwindSafe(|| preflight(&pipeline.state, &head, &connection.last_credential, start)));
@@ -41,7 +41,8 @@ pub(super) fn begin(
             match fast_path::attempt(pipeline, call, &message, start) {
                 FastPathOutcome::Answered(frame) => return answer(connection, &mut respond, frame),
                 FastPathOutcome::Pending(check) => {
-                    let response = fast_path::await_answer(connection.clone(), check, call.deadline, start);
+                    let response =
+                        fast_path::await_answer(pipeline.clone(), connection.clone(), check, call.deadline, start);
                     return spawn(connection, until_reset(respond, response));
                 }
                 FastPathOutcome::Declined => {}
@@ -49,24 +50,13 @@ pub(super) fn begin(
         }
         first = Some(message);
     }
-    begin_pipeline(connection, head, RequestBody::new(first, stream), respond, passed, start);
-}
-
-fn begin_pipeline(
-    connection: &Arc<ConnectionContext>,
-    head: http::Request<()>,
-    body: RequestBody,
-    respond: SendResponse<ResponseBytes>,
-    passed: Result<AdmittedCall, PreflightRejection>,
-    start: Instant,
-) {
-    let request = head.map(|()| body);
-    let response = connection.pipeline.clone().run(connection.clone(), request, passed, start);
+    let request = head.map(|()| RequestBody::new(first, stream));
+    let response = pipeline.clone().run(connection.clone(), request, passed, start);
     spawn(connection, until_reset(respond, response));
 }
 
 /// Runs a call in a task of the worker. The connection counts as used until the call has ended.
-fn spawn(connection: &Arc<ConnectionContext>, call: impl Future<Output = ()> + Send + 'static) {
+fn spawn(connection: &Arc<ConnectionState>, call: impl Future<Output = ()> + Send + 'static) {
     let open = connection.usage.open_call();
     tokio::spawn(async move {
         call.await;
@@ -87,7 +77,7 @@ async fn until_reset(mut respond: SendResponse<ResponseBytes>, response: impl Fu
 }
 
 /// Sends the answer to a check: at once, if the peer has room for all of it.
-fn answer(connection: &Arc<ConnectionContext>, respond: &mut SendResponse<ResponseBytes>, frame: Bytes) {
+fn answer(connection: &Arc<ConnectionState>, respond: &mut SendResponse<ResponseBytes>, frame: Bytes) {
     let (head, frame) = fast_path::response(frame).into_parts();
     // This fails only if the peer has reset the stream, and so does everything below.
     let Ok(mut stream) = respond.send_response(http::Response::from_parts(head, ()), false) else { return };

@@ -3,13 +3,10 @@
 use super::call;
 use super::guarded_io::{GuardedIo, SocketActivity};
 use super::response_bytes::ResponseBytes;
-use crate::authn::LastCredential;
-use crate::grpc::admit::stream::StreamBudget;
-use crate::server::connections::{ConnectionEnd, ConnectionUsage};
+use crate::server::connection_state::ConnectionState;
+use crate::server::connections::ConnectionEnd;
 use crate::server::limits;
-use crate::server::peers::Peer;
 use crate::server::pipeline::Pipeline;
-use crate::server::shares::ConnectionShares;
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
 use std::future::Future;
@@ -19,21 +16,15 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 
-/// What the calls of one connection share.
-pub(in crate::server) struct ConnectionContext {
-    pub(in crate::server) pipeline: Pipeline,
-    pub(in crate::server) last_credential: LastCredential,
-    pub(in crate::server) shares: ConnectionShares,
-    pub(in crate::server) peer: Arc<Peer>,
-    pub(in crate::server) stream_budget: StreamBudget,
-    pub(in crate::server) usage: Arc<ConnectionUsage>,
-}
-
 /// Serves a connection until it ends.
 ///
 /// # Errors
 /// If the peer breaks the protocol, stops in the middle of a frame, does not read, or is gone.
-pub(in crate::server) async fn serve<T>(socket: T, context: Arc<ConnectionContext>) -> Result<(), h2::Error>
+pub(in crate::server) async fn serve<T>(
+    socket: T,
+    pipeline: Pipeline,
+    connection: Arc<ConnectionState>,
+) -> Result<(), h2::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -46,7 +37,7 @@ where
         .data_frame_budget(limits::SMALL_FRAMES)
         .max_send_buffer_size(limits::SEND_BUFFER)
         .handshake(GuardedIo::new(socket, activity.clone()));
-    let mut ended: EndFuture = Box::pin(context.usage.clone().ended());
+    let mut ended: EndFuture = Box::pin(connection.usage.clone().ended());
     let mut http2 = tokio::select! {
         biased;
         // Nothing was promised to this peer.
@@ -56,7 +47,8 @@ where
     let keep_alive = KeepAlive::new(http2.ping_pong(), activity.clone());
     let mut served = ServedConnection {
         http2,
-        context,
+        pipeline,
+        connection,
         arrived: Vec::new(),
         keep_alive,
         closing: ClosePhase::Open(ended),
@@ -69,7 +61,8 @@ type ArrivedCall = (http::Request<RecvStream>, SendResponse<ResponseBytes>);
 
 struct ServedConnection<T> {
     http2: Connection<GuardedIo<T>, ResponseBytes>,
-    context: Arc<ConnectionContext>,
+    pipeline: Pipeline,
+    connection: Arc<ConnectionState>,
     /// The calls that arrived with one wake-up.
     arrived: Vec<ArrivedCall>,
     keep_alive: KeepAlive,
@@ -112,9 +105,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
                 return Poll::Pending;
             }
             for (request, respond) in self.arrived.drain(..) {
-                call::begin(&self.context, request, respond, context);
+                call::begin(&self.pipeline, &self.connection, request, respond, context);
             }
-            self.context.usage.used();
+            self.connection.usage.used();
         }
         context.waker().wake_by_ref();
         Poll::Pending
@@ -134,7 +127,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
                 }
                 ClosePhase::Announced(end) => {
                     ready!(end.as_mut().poll(context));
-                    if self.context.usage.open_calls() == 0 {
+                    if self.connection.usage.open_calls() == 0 {
                         return Poll::Ready(());
                     }
                     *end = Box::pin(sleep(limits::GOAWAY_TIME));

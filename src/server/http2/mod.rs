@@ -7,16 +7,14 @@
 //!
 //! - [`guarded_io`]: limits the time in which the peer neither ends a frame nor reads.
 //! - [`connection`]: accepts calls, pings silent peers, and ends the connection.
-//! - [`call`]: one call; the fast path answers it at once, or it runs in a task of its own.
-//! - [`request_body`] and [`respond`]: the bytes in and out.
+//! - [`call`]: one call; the fast path answers it at once, or it runs in a task.
+//! - [`respond`]: sends a response as the peer takes it.
 
 mod call;
 mod connection;
 mod frames;
 mod guarded_io;
-mod request_body;
 mod respond;
 mod response_bytes;
 
-pub(super) use connection::{ConnectionContext, serve};
-pub(super) use request_body::RequestBody;
+pub(super) use connection::serve;

@@ -6,7 +6,7 @@ use crate::server::limits;
 use crate::server::pipeline::{HeldByCall, Response};
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use hyper::body::{Body as _, Bytes, Frame};
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -18,10 +18,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-
 /// The reason why a response cannot be sent.
-pub(super) enum SendError {
+enum SendError {
     /// The peer has reset the stream, or the connection has ended.
     Gone,
     /// The peer reads too slowly, or the stream has failed: it is reset.
@@ -34,10 +32,8 @@ pub(super) async fn send(mut respond: SendResponse<ResponseBytes>, response: Res
     let (mut head, body) = response.into_parts();
     let end = head.extensions.remove::<StreamEnd>();
     let head = http::Response::from_parts(head, ());
-    // A response with a status in its head has no body. Clients do not accept an empty frame behind it.
-    let is_whole = body.is_end_stream() || head.headers().contains_key(GRPC_STATUS);
-    let Ok(stream) = respond.send_response(head, is_whole) else { return };
-    if !is_whole {
+    let Ok(stream) = respond.send_response(head, body.is_end_stream()) else { return };
+    if !body.is_end_stream() {
         send_rest(stream, body, held, end).await;
     }
 }

@@ -29,6 +29,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     pub trailers: HeaderMap,
     pub body: Vec<u8>,
+    /// Whether the head ended the answer.
+    pub is_head_only: bool,
 }
 
 impl Call {
@@ -169,6 +171,7 @@ async fn exchange(address: SocketAddr, call: Call, sent: Body<'_>, first: bool) 
         let _ = sending.send_data(body, !matches!(sent, Body::Unfinished));
     }
     let (head, mut incoming) = response.await.unwrap().into_parts();
+    let is_head_only = incoming.is_end_stream();
     let mut body = Vec::new();
     let mut started = false;
     while !started && let Some(chunk) = incoming.data().await {
@@ -180,7 +183,7 @@ async fn exchange(address: SocketAddr, call: Call, sent: Body<'_>, first: bool) 
     let trailers = if started { HeaderMap::new() } else { incoming.trailers().await.unwrap().unwrap_or_default() };
     driver.abort();
     let (http_status, headers) = (head.status.as_u16(), head.headers);
-    let mut answer = Answer { http_status, grpc_status: None, reason: None, headers, trailers, body };
+    let mut answer = Answer { http_status, grpc_status: None, reason: None, headers, trailers, body, is_head_only };
     if started {
         answer.grpc_status = Some(0);
     } else if let Some(status) = answer.status() {

@@ -83,6 +83,7 @@ impl StartedCall {
             headers,
             trailers: HeaderMap::new(),
             body: Vec::new(),
+            is_head_only: incoming.is_end_stream(),
         };
         drop(incoming);
         let status = answer.status().expect("the response has a message");

@@ -1,8 +1,10 @@
 //! A stop does not wait for peers that do nothing.
 
+use super::connections::{OpenConnection, socket};
 use super::rigs::{OPENING, Session, Socket, says_goaway, soon};
-use crate::harness::Server;
 use crate::harness::raw::{Call, path};
+use crate::harness::{Database, Server};
+use roster::server::{ServerSettings, TrustedProxies};
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,4 +32,21 @@ async fn a_stop_does_not_wait_for_silent_peers() {
         // A peer that has begun HTTP/2 gets a GOAWAY.
         assert!(number < 2 || says_goaway(&rest), "{number}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_wait_for_a_proxy_header() {
+    let settings = ServerSettings {
+        proxy_protocol: true,
+        trusted_proxies: TrustedProxies::parse("127.0.0.2").unwrap(),
+        ..ServerSettings::default()
+    };
+    let mut server = Server::over(Database::new().await, settings).await;
+    let silent = socket("127.0.0.2", server.address).await;
+    // Accepted behind the silent one.
+    drop(OpenConnection::open("127.0.0.3", server.address, &[]).await.unwrap());
+    let start = Instant::now();
+    soon(server.stop()).await;
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    Socket(silent).rest().await;
 }

@@ -1,5 +1,6 @@
 //! Streams and exports that their callers do not read: they end in time, hold few bytes, and leave room for others.
 
+use crate::harness::bulk;
 use crate::harness::raw::{Call, frame};
 use crate::harness::server::{Clients, Credential};
 use crate::harness::{Database, Server, refused};
@@ -325,16 +326,7 @@ async fn every_cause_ends_a_stream_that_no_transport_polls() {
 /// Adds this many memberships, of about 200 bytes each, to one organization.
 async fn add_members(server: &Server, members: i64) {
     let id = server.user("ada").create("Large").await;
-    sqlx::query(
-        "INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
-         SELECT m.bucket, m.organization_id, 'member-' || repeat('x', 180) || n, 'member', '{}', 1, now(), now()
-         FROM memberships m, generate_series(1, $2) n WHERE m.organization_id = $1::uuid",
-    )
-    .bind(&id)
-    .bind(members)
-    .execute(&server.database.pool)
-    .await
-    .unwrap();
+    bulk::add_members(&server.database, &id, members).await;
 }
 
 /// Exports everything. Returns the number of memberships, and the cursor.

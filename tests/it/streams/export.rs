@@ -3,6 +3,7 @@
 use super::memberships::Memberships;
 use super::writers::Writers;
 use super::{Watch, soon};
+use crate::harness::bulk;
 use crate::harness::server::Clients;
 use crate::harness::{Server, organization};
 use roster::domain::Scope;
@@ -85,16 +86,7 @@ async fn an_export_during_writes_and_a_watch_from_its_cursor_equal_the_tables() 
 /// Creates an organization and inserts this many members directly, since adding them by calls takes long.
 async fn create_with_members(server: &Server, members: i64) -> String {
     let id = server.user("ada").create("Large").await;
-    sqlx::query(
-        "INSERT INTO memberships (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
-         SELECT m.bucket, m.organization_id, 'member-' || repeat('x', 180) || n, 'member', '{}', 1, now(), now()
-         FROM memberships m, generate_series(1, $2) n WHERE m.organization_id = $1::uuid",
-    )
-    .bind(&id)
-    .bind(members)
-    .execute(&server.database.pool)
-    .await
-    .unwrap();
+    bulk::add_members(&server.database, &id, members).await;
     id
 }
 

@@ -1,6 +1,6 @@
 //! The bytes of large messages that wait in streams to be sent.
 //!
-//! Every stream has room of its own for messages of ordinary size: [`STREAM_MESSAGES`](limits::STREAM_MESSAGES) that wait
+//! Every stream has its room for messages of ordinary size: [`STREAM_MESSAGES`](limits::STREAM_MESSAGES) that wait
 //! and one that is being sent, each of [`CHUNK_BYTES`](limits::CHUNK_BYTES). The number of streams bounds these, and no
 //! stream waits for another one to send them. A message can be larger, because a transaction is sent whole: what it has
 //! beyond `CHUNK_BYTES` is charged to the budget. So a peer that does not read can delay the large messages of others, for

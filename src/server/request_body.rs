@@ -12,7 +12,7 @@ use tonic::Status;
 
 /// The body of a request. In a stream of messages, a message that has begun must arrive within [`limits::PEER_PAUSE`]
 /// and may not exceed the method's limit.
-pub(in crate::server) struct RequestBody {
+pub(super) struct RequestBody {
     /// A piece that was read already.
     first: Option<Bytes>,
     stream: RecvStream,
@@ -27,7 +27,7 @@ impl RequestBody {
     }
 
     /// The body of a stream of messages of at most `most` bytes each.
-    pub(in crate::server) fn of_messages(self, most: usize) -> Self {
+    pub(super) fn of_messages(self, most: usize) -> Self {
         Self {
             messages: Some(MessageLimits { most, prefix: [0; PREFIX_BYTES], arrived: 0, missing: 0, timer: None }),
             ..self
@@ -85,7 +85,7 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.stream.is_end_stream()
+        self.first.is_none() && self.fault.is_none() && self.stream.is_end_stream()
     }
 }
 
