@@ -10,6 +10,7 @@ use crate::authn::{CachedCaller, LastCredential};
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
 use crate::grpc::status;
+use crate::limited_log::excerpt;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method as Verb, StatusCode};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// A call that passed the preflight.
@@ -74,7 +76,19 @@ fn gate<B>(request: &http::Request<B>) -> Result<&'static Method, PreflightRejec
     }
     let path = request.uri().path();
     let method = rules::method(path).filter(|_| request.uri().query().is_none());
-    method.ok_or_else(|| reject(status::unknown_method()))
+    let method = method.ok_or_else(|| reject(status::unknown_method()))?;
+    uncompressed(request.headers()).map_err(|status| reject(*status))?;
+    Ok(method)
+}
+
+/// Refuses a request that names an encoding of its messages.
+fn uncompressed(headers: &HeaderMap) -> Result<(), Box<Status>> {
+    match headers.get_all(GRPC_ENCODING).iter().find(|value| *value != "identity") {
+        None => Ok(()),
+        Some(encoding) => {
+            Err(Box::new(status::compressed(Some(&excerpt(&String::from_utf8_lossy(encoding.as_bytes()))))))
+        }
+    }
 }
 
 /// The moment at which the caller stops waiting: `grpc-timeout`, within the server's settings.

@@ -4,6 +4,7 @@ use super::Fixture;
 use crate::harness::raw::{self, Answer, Call, frame};
 use http::Method;
 use roster::domain::Scope;
+use roster::grpc::pb;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -121,7 +122,6 @@ async fn bodies_other_than_one_whole_message_are_refused() {
         ("a message and an empty one", [good.as_slice(), &frame(b"")].concat()),
         ("a message and half a head", [good.as_slice(), &[0, 0]].concat()),
         ("a message without a head", message.to_vec()),
-        ("the flag of compression", with_head(&[&[1], &good[1..5]].concat())),
         ("a flag that is none", with_head(&[&[7], &good[1..5]].concat())),
         ("noise", vec![0xff; 100]),
         ("noise in a frame", frame(&[0xff; 100])),
@@ -150,15 +150,62 @@ async fn bodies_other_than_one_whole_message_are_refused() {
     assert_eq!((answer.grpc_status, answer.reason.as_deref()), (Some(8), Some("MESSAGE_TOO_LARGE")), "{answer:?}");
 }
 
+/// Whether an answer says that the request was compressed, with this encoding.
+fn refuses_compression(answer: &Answer, encoding: &str) -> bool {
+    let status = answer.status();
+    let message = status.as_ref().map_or("", |status| status.message());
+    let accepted = answer.headers.get("grpc-accept-encoding").or_else(|| answer.trailers.get("grpc-accept-encoding"));
+    refused(UNIMPLEMENTED, "METHOD_UNKNOWN")(answer)
+        && message.starts_with("the request is compressed")
+        && message.contains(encoding)
+        && accepted.is_some_and(|accepted| accepted == "identity")
+}
+
 #[tokio::test]
-async fn compressed_messages_are_refused() {
+async fn compressed_messages_are_refused_with_the_name_of_the_encoding() {
     let fixture = Fixture::new().await;
-    let encodings = ["gzip", "br", "identity,gzip", "nonsense", "GZIP"];
-    let calls = encodings.map(|encoding| (encoding, add_member(&fixture).with("grpc-encoding", encoding)));
-    assert_each(calls, &fixture, refused(UNIMPLEMENTED, "METHOD_UNKNOWN")).await;
+    for encoding in ["gzip", "deflate", "snappy", "zstd", "br", "identity,gzip", "nonsense", "GZIP", "a b", ""] {
+        let flagged = Call { body: [&[1], &add_member(&fixture).body[1..]].concat(), ..add_member(&fixture) };
+        let calls = [
+            (encoding, add_member(&fixture).with("grpc-encoding", encoding)),
+            (encoding, flagged.with("grpc-encoding", encoding)),
+            (encoding, add_member(&fixture).with("grpc-encoding", "identity").with("grpc-encoding", encoding)),
+        ];
+        assert_each(calls, &fixture, |answer| refuses_compression(answer, encoding)).await;
+    }
+    let noise = Call { path: raw::path("UserService/GetCaller"), ..add_member(&fixture) };
+    let noise = noise.with("grpc-encoding", &"\u{e9}".repeat(2000));
+    assert_each([("noise", noise)], &fixture, |answer| refuses_compression(answer, "\\u{")).await;
+}
+
+#[tokio::test]
+async fn the_flag_of_compression_is_refused_without_an_encoding_too() {
+    let fixture = Fixture::new().await;
     let flagged = Call { body: [&[1], &add_member(&fixture).body[1..]].concat(), ..add_member(&fixture) };
-    let flagged = [("gzip, and the flag", flagged.with("grpc-encoding", "gzip"))];
-    assert_each(flagged, &fixture, refused(UNIMPLEMENTED, "METHOD_UNKNOWN")).await;
+    let empty = Call { body: vec![1, 0, 0, 0, 0], ..add_member(&fixture) };
+    let health = Call { path: "/grpc.health.v1.Health/Check".to_owned(), ..empty.clone() };
+    let list = Call { path: "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo".to_owned(), ..empty.clone() };
+    let calls = [
+        ("identity", flagged.clone().with("grpc-encoding", "identity")),
+        ("a check", Call { path: raw::path("CheckService/CheckMembership"), ..flagged.clone() }),
+        ("a watch", Call { path: raw::path("CheckService/WatchMemberships"), ..flagged.clone() }),
+        ("none", flagged),
+        ("an empty message", empty),
+        ("health", health),
+    ];
+    assert_each(calls, &fixture, |answer| refuses_compression(answer, "")).await;
+    assert!(refuses_compression(&raw::send_whole(fixture.server.address, list).await, ""));
+
+    // In a stream, the messages before it are answered.
+    let token = fixture.server.service_token("root", &[Scope::Operator]);
+    let question = prost::Message::encode_to_vec(&pb::StreamChecksRequest::default());
+    let sound = frame(&question);
+    let body = [&sound[..], &[1], &sound[1..]].concat();
+    for cut in [0, sound.len(), sound.len() + 3] {
+        let call = Call { body: body.clone(), ..Call::grpc(&raw::path("CheckService/StreamChecks"), &[]) };
+        let answer = raw::send_in_pieces(fixture.server.address, call.bearer(&token), &[cut]).await;
+        assert!(refuses_compression(&answer, "") && !answer.body.is_empty(), "{cut}: {answer:?}");
+    }
 }
 
 #[tokio::test]
