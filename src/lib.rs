@@ -22,7 +22,7 @@
 //!   limits of their values. Pure as well.
 //!
 //! [`clock`] and [`random`] are the only sources of time and randomness. [`limited_log`] bounds the log lines that a peer
-//! causes. [`postgres`] runs a private Postgres for
+//! causes. [`reset_causes`] keeps what the HTTP/2 library tells of requests that it resets. [`postgres`] runs a private Postgres for
 //! development and for the tests. [`telemetry`] and [`lifecycle`] set up logging and shutdown signals for [`cli`].
 //!
 //! [`client`] is the library for backends that send checks. It uses only [`domain`], [`replica_tables`], [`clock`],
@@ -59,6 +59,8 @@ pub mod mail;
 pub mod postgres;
 #[cfg(feature = "server")]
 pub mod replica;
+#[cfg(feature = "server")]
+pub mod reset_causes;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

@@ -99,6 +99,12 @@ pub fn unknown_method() -> Status {
     status(reason::method_unknown(), "no such method here; server reflection lists the ones there are")
 }
 
+/// `METHOD_UNKNOWN`: the request is one of a protocol that the server does not serve. `sentence` says which one.
+#[must_use]
+pub fn unserved_protocol(sentence: &str) -> Status {
+    status(reason::method_unknown(), sentence)
+}
+
 /// `METHOD_UNKNOWN`: the request is compressed. `encoding` is a short text: the value of its `grpc-encoding`; `None` if
 /// only the flag of a message says so. The metadata lists what the server accepts.
 #[must_use]

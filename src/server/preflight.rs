@@ -5,18 +5,17 @@
 //! is not cached is authenticated by the pipeline, which then applies the method gate.
 
 use super::ServerSettings;
+use super::other_protocols;
 use super::state::{PipelineResponse, ServerState};
 use crate::authn::{CachedCaller, LastCredential};
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
 use crate::grpc::status;
 use crate::limited_log::excerpt;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Method as Verb, StatusCode};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
-use tonic::body::Body;
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -61,18 +60,9 @@ fn reject(status: Status) -> PreflightRejection {
 
 /// The method that a request calls.
 fn gate<B>(request: &http::Request<B>) -> Result<&'static Method, PreflightRejection> {
-    let refuse = |code: StatusCode| {
-        let mut response = http::Response::new(Body::default());
-        *response.status_mut() = code;
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-        Err(Box::new(response))
-    };
-    if request.method() != Verb::POST {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED);
-    }
     let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !matches!(content_type, "application/grpc" | "application/grpc+proto") {
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    if !other_protocols::is_grpc(request.method(), content_type) {
+        return Err(Box::new(other_protocols::response(request, content_type)));
     }
     let path = request.uri().path();
     let method = rules::method(path).filter(|_| request.uri().query().is_none());

@@ -51,32 +51,97 @@ async fn the_unmodified_call_succeeds_and_changes_something() {
 }
 
 #[tokio::test]
-async fn methods_other_than_post_are_refused() {
+async fn methods_other_than_post_are_refused_in_one_line() {
     let fixture = Fixture::new().await;
     for verb in [Method::GET, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS, Method::PATCH] {
         let answer = fixture.server.send(Call { method: verb.clone(), ..add_member(&fixture) }).await;
         assert_eq!((answer.http_status, answer.grpc_status), (405, None), "{verb}: {answer:?}");
         assert_eq!(answer.headers["allow"], "POST");
+        assert_eq!(is_one_line(&answer.body, "a call is a POST"), verb != Method::HEAD, "{verb}: {answer:?}");
     }
+    // Connect sends methods without side effects as GET.
+    let path = format!("{}?connect=v1&encoding=json&message=%7B%7D", add_member(&fixture).path);
+    let answer =
+        fixture.server.send(Call { method: Method::GET, path, ..add_member(&fixture).without("content-type") });
+    let answer = answer.await;
+    assert_eq!((answer.http_status, answer.headers["content-type"].as_bytes()), (405, &b"application/json"[..]));
+    assert_is_connect_error(&answer.body, "not the Connect protocol");
     fixture.assert_unchanged().await;
 }
 
+/// Whether a body is one line of text that contains this.
+fn is_one_line(body: &[u8], text: &str) -> bool {
+    let body = std::str::from_utf8(body).unwrap();
+    body.contains(text) && body.trim_end().lines().count() == 1
+}
+
+/// Asserts that a body is an error in the JSON of Connect, whose message contains this.
+#[track_caller]
+fn assert_is_connect_error(body: &[u8], text: &str) {
+    let error: serde_json::Value = serde_json::from_slice(body).unwrap();
+    assert_eq!(error["code"], "unimplemented");
+    assert!(error["message"].as_str().unwrap().contains(text), "{error}");
+    assert!(is_one_line(body, text));
+}
+
 #[tokio::test]
-async fn content_types_other_than_grpc_are_refused() {
+async fn content_types_other_than_grpc_are_refused_in_one_line() {
     let fixture = Fixture::new().await;
-    let types = [
-        "application/json",
-        "application/grpc-web",
-        "application/grpc-web+proto",
-        "application/grpc+json",
-        "application/grpcfoo",
-        "application/proto",
-        "text/plain",
-        "",
-    ];
+    let types = ["application/grpcfoo", "text/plain", "text/html; charset=utf-8", "application/x-protobuf", ""];
     let mut calls: Vec<_> = types.map(|kind| (kind, add_member(&fixture).instead("content-type", kind))).into();
     calls.push(("none", add_member(&fixture).without("content-type")));
-    assert_each(calls, &fixture, |answer| (answer.http_status, answer.grpc_status) == (415, None)).await;
+    assert_each(calls, &fixture, |answer| {
+        let is_readable = is_one_line(&answer.body, "a call is a POST with the content-type application/grpc");
+        (answer.http_status, answer.grpc_status) == (415, None) && is_readable
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn other_protocols_are_refused_as_their_clients_read_it() {
+    let fixture = Fixture::new().await;
+    let send = async |kind: &str| fixture.server.send(add_member(&fixture).instead("content-type", kind)).await;
+    let body = |answer: &Answer, flag: u8| {
+        let length = u32::try_from(answer.body.len() - 5).unwrap().to_be_bytes();
+        assert_eq!((answer.body[0], &answer.body[1..5]), (flag, &length[..]), "{answer:?}");
+        answer.message().to_vec()
+    };
+    // gRPC-Web: the headers of a status, and a frame of trailers.
+    for kind in ["application/grpc-web", "application/grpc-web+proto", "application/grpc-web+json"] {
+        let answer = send(kind).await;
+        assert!(refused(UNIMPLEMENTED, "METHOD_UNKNOWN")(&answer), "{kind}: {answer:?}");
+        assert!(answer.status().unwrap().message().contains("not gRPC-Web"), "{kind}: {answer:?}");
+        assert_eq!(answer.headers["content-type"], kind);
+        let trailers = String::from_utf8(body(&answer, 0x80)).unwrap();
+        assert!(trailers.starts_with("grpc-status: 12\r\ngrpc-message: roster serves gRPC"), "{trailers}");
+    }
+    let answer = send("application/grpc-web-text+proto").await;
+    assert!(refused(UNIMPLEMENTED, "METHOD_UNKNOWN")(&answer) && answer.body.is_ascii(), "{answer:?}");
+    // gRPC with other messages, or with parameters: a status.
+    for kind in ["application/grpc+json", "application/grpc+thrift", "application/grpc; charset=utf-8"] {
+        let answer = send(kind).await;
+        assert!(refused(UNIMPLEMENTED, "METHOD_UNKNOWN")(&answer), "{kind}: {answer:?}");
+        assert!(answer.status().unwrap().message().contains("messages of protobuf"), "{kind}: {answer:?}");
+    }
+    // Connect, and JSON as of a gateway: an error in JSON.
+    for (kind, text) in [
+        ("application/proto", "not the Connect protocol"),
+        ("application/json", "not JSON"),
+        ("Application/JSON; charset=utf-8", "not JSON"),
+    ] {
+        let answer = send(kind).await;
+        assert_eq!((answer.http_status, answer.grpc_status), (415, None), "{kind}: {answer:?}");
+        assert_eq!(answer.headers["content-type"], "application/json");
+        assert_is_connect_error(&answer.body, text);
+    }
+    // Streams of Connect: an error in the last frame.
+    for kind in ["application/connect+proto", "application/connect+json"] {
+        let answer = send(kind).await;
+        assert_eq!((answer.http_status, answer.headers["content-type"].to_str().unwrap()), (200, kind));
+        let end: serde_json::Value = serde_json::from_slice(&body(&answer, 2)).unwrap();
+        assert_is_connect_error(end["error"].to_string().as_bytes(), "not the Connect protocol");
+    }
+    fixture.assert_unchanged().await;
 }
 
 #[tokio::test]
@@ -241,10 +306,9 @@ async fn http_1_is_refused() {
         body.len()
     );
     stream.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
-    let mut answer = Vec::new();
-    // The operating system decides whether the connection ends with an EOF or with a reset.
-    let _ = stream.read_to_end(&mut answer).await;
-    assert!(!answer.starts_with(b"HTTP/1.1 2"), "{answer:?}");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 505 HTTP Version Not Supported\r\n"), "{answer:?}");
     fixture.assert_unchanged().await;
 }
 
