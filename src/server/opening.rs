@@ -27,6 +27,18 @@ pub(super) enum WrongProtocol {
     Unknown,
 }
 
+impl WrongProtocol {
+    /// The name in the metric of connections that were closed.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Http1 => "http1",
+            Self::ProxyHeader => "unexpected_proxy_header",
+            Self::Unknown => "not_http2",
+        }
+    }
+}
+
 /// Reads the preface. Returns the part of it that the peer has sent, which is short only if the connection has ended. A
 /// peer of another protocol gets an answer; the connection cannot be used then.
 ///

@@ -3,8 +3,6 @@
 
 use super::state::PipelineResponse;
 use crate::grpc::status;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
@@ -13,8 +11,6 @@ use tonic::body::Body;
 
 /// The flag of the last frame of a stream of Connect.
 const END_OF_CONNECT_STREAM: u8 = 2;
-/// The flag of the frame of gRPC-Web that holds trailers.
-const WEB_TRAILERS: u8 = 0x80;
 
 /// What is known of a request.
 pub(super) struct RequestHead<'r> {
@@ -28,10 +24,9 @@ pub(super) struct RequestHead<'r> {
 /// The way in which the clients of a protocol read an error.
 #[derive(Clone, Copy)]
 enum ErrorForm {
-    /// The headers of a status of gRPC, with the content type of the request.
+    /// A status of gRPC in the headers, with the content type of the request. Without a body: a client of gRPC-Web would
+    /// report a second error for a status in it.
     Status,
-    /// The same, and a frame of gRPC-Web with the same headers.
-    WebStatus,
     /// An object of Connect, which other callers of JSON can read as well.
     Json,
     /// The same object in the last frame of a stream of Connect, with the content type of the request.
@@ -49,18 +44,18 @@ pub(super) fn answer(request: &RequestHead<'_>) -> Response<Bytes> {
     let content_type = request.content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let (form, sentence) = form_and_sentence(request, &content_type);
     let mut response = match form {
-        ErrorForm::Status => in_status(&content_type, sentence, Bytes::new()),
-        ErrorForm::WebStatus => in_status(&content_type, sentence, web_trailers(&content_type, sentence)),
+        ErrorForm::Status => in_status(&content_type, sentence),
         ErrorForm::Json => with_body("application/json", json(sentence)),
         ErrorForm::JsonFrame => {
-            let frame = frame(END_OF_CONNECT_STREAM, format!("{{\"error\":{}}}", json(sentence)).as_bytes());
-            with_body(&content_type, frame)
+            let end = format!("{{\"error\":{}}}", json(sentence));
+            let length = u32::try_from(end.len()).unwrap_or(u32::MAX).to_be_bytes();
+            with_body(&content_type, [&[END_OF_CONNECT_STREAM], &length[..], end.as_bytes()].concat())
         }
         ErrorForm::Text => with_body("text/plain; charset=utf-8", format!("{sentence}\n")),
     };
     *response.status_mut() = match form {
         // The clients read the error in a successful response only.
-        ErrorForm::Status | ErrorForm::WebStatus | ErrorForm::JsonFrame => StatusCode::OK,
+        ErrorForm::Status | ErrorForm::JsonFrame => StatusCode::OK,
         ErrorForm::Json | ErrorForm::Text if !request.is_http2 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         ErrorForm::Json | ErrorForm::Text if request.method != "POST" => StatusCode::METHOD_NOT_ALLOWED,
         ErrorForm::Json | ErrorForm::Text => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -93,7 +88,7 @@ fn form_and_sentence(request: &RequestHead<'_>, content_type: &str) -> (ErrorFor
 
     let is_connect_get = request.query.split('&').any(|pair| pair == "connect=v1");
     match content_type {
-        _ if content_type.starts_with("application/grpc-web") => (ErrorForm::WebStatus, WEB),
+        _ if content_type.starts_with("application/grpc-web") => (ErrorForm::Status, WEB),
         _ if content_type.starts_with("application/connect+") => (ErrorForm::JsonFrame, CONNECT),
         "application/proto" => (ErrorForm::Json, CONNECT),
         "application/json" => (ErrorForm::Json, JSON),
@@ -119,8 +114,8 @@ fn with_body(content_type: &str, body: impl Into<Bytes>) -> Response<Bytes> {
 }
 
 /// A response with a status of gRPC in its headers.
-fn in_status(content_type: &str, sentence: &str, body: Bytes) -> Response<Bytes> {
-    let mut response = with_body(content_type, body);
+fn in_status(content_type: &str, sentence: &str) -> Response<Bytes> {
+    let mut response = with_body(content_type, Bytes::new());
     let mut headers = HeaderMap::new();
     // A status whose details are no header, which does not exist, is left out.
     let _ = status::unserved_protocol(sentence).add_header(&mut headers);
@@ -128,21 +123,7 @@ fn in_status(content_type: &str, sentence: &str, body: Bytes) -> Response<Bytes>
     response
 }
 
-/// The body of a response of gRPC-Web that consists of trailers.
-fn web_trailers(content_type: &str, sentence: &str) -> Bytes {
-    let trailers = format!("grpc-status: {}\r\ngrpc-message: {sentence}\r\n", i32::from(tonic::Code::Unimplemented));
-    let frame = frame(WEB_TRAILERS, trailers.as_bytes());
-    let is_text = content_type.starts_with("application/grpc-web-text");
-    if is_text { BASE64_STANDARD.encode(frame).into() } else { frame.into() }
-}
-
 /// An error in the JSON of Connect. The sentences need no escape.
 fn json(sentence: &str) -> String {
     format!("{{\"code\":\"unimplemented\",\"message\":\"{sentence}\"}}")
-}
-
-/// A frame of gRPC, gRPC-Web or Connect.
-fn frame(flag: u8, content: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(content.len()).unwrap_or(u32::MAX).to_be_bytes();
-    [&[flag], &length[..], content].concat()
 }

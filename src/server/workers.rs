@@ -167,7 +167,7 @@ async fn begin(stream: &mut TcpStream, connection: &ConnectionState, state: &Ser
     match opening {
         Ok(Ok(preface)) => Some(preface),
         Ok(Err(protocol)) => {
-            state.refuse_connection(connection.peer.key, "protocol", &protocol);
+            state.refuse_connection(connection.peer.key, protocol.name(), &protocol);
             None
         }
         Err(error) => {
