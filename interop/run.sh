@@ -51,6 +51,11 @@ launch_server() {
         kill -0 "$server" 2>/dev/null || stop "roster dev ended: $(cat "$work/log")"
         sleep 0.1
     done
+    # The message comes before the first health query has ended.
+    for ((; tries < 600; tries++)); do
+        ! grpcurl -plaintext "$ROSTER_ADDRESS" grpc.health.v1.Health/Check 2>/dev/null | grep -q '"SERVING"' || break
+        sleep 0.1
+    done
     ((tries < 600)) || stop "roster dev was not ready within a minute: $(cat "$work/log")"
     OPERATOR=$(token --operator)
     SERVICE=$(token --service check,manage,act-as)
@@ -112,8 +117,9 @@ example() {
     printed "event: member.added alan"
     stop_example
     stop_server
+    # Events are delivered at least once: again if the stream ended before the cursor behind them.
     printf '%s\n' "ada is a member: true" "error: INVALID_REQUEST" "invalid field: user_id" watching \
-        "event: member.added grace" "event: member.added alan" | diff - "$work/example" >&2 ||
+        "event: member.added grace" "event: member.added alan" | diff - <(uniq "$work/example") >&2 ||
         stop "interop: the example in $language printed something else"
     echo "interop: docs/languages.md in $language: 6 lines are right"
 }
@@ -170,7 +176,7 @@ mkdir "$languages/python/gen"
 (cd "$languages/python" && "$installed/venv/bin/python" -m grpc_tools.protoc -I ../roster/proto \
     -I ../roster/third_party/googleapis --python_out=gen --grpc_python_out=gen ../roster/proto/roster/v1/*.proto)
 (cd "$languages/node" && npm install --silent --no-audit --no-fund)
-(cd "$languages/java" && mvn --quiet --batch-mode compile \
+(cd "$languages/java" && mvn --quiet --batch-mode -Dstyle.color=never compile \
     org.apache.maven.plugins:maven-dependency-plugin:3.8.1:build-classpath -Dmdep.outputFile=classpath)
 [[ ! -e $languages/go/gen/google && ! -e $languages/java/target/classes/com/google ]] ||
     stop "interop: the code of the protos contains a second copy of google/rpc"
