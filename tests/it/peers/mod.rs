@@ -15,4 +15,5 @@ mod slow_bodies;
 mod standard;
 mod stop;
 mod streams;
+mod timeouts;
 mod unread;
