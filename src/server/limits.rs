@@ -34,10 +34,7 @@ pub const SLOWEST_MESSAGE: usize = 16 * 1024;
 pub const SLOWEST_READER: usize = 64 * 1024;
 /// Bytes that one connection may send before the other connections of its worker, and its own calls, get their turn. The
 /// bytes of a turn are the only ones that no budget has counted yet.
-pub const TURN_BYTES: usize = 32 * 1024;
-/// The same for a connection that has used up its budget of wasted calls: about forty calls, whose pause is longer than the
-/// millisecond in which timers count.
-pub const SLOW_TURN_BYTES: usize = 8 * 1024;
+pub const TURN_BYTES: usize = 16 * 1024;
 /// Calls in a row that the callers of one peer address may cancel, or that are refused before they are read. Four full
 /// connections whose callers time out together.
 pub const WASTED_CALLS_BURST: u32 = 1024;

@@ -3,6 +3,7 @@
 use super::respond;
 use super::response_bytes::ResponseBytes;
 use crate::authz::rules;
+use crate::clock;
 use crate::server::connection_state::ConnectionState;
 use crate::server::fast_path::{self, FastPathOutcome, PendingCheck};
 use crate::server::pipeline::{HeldByCall, Pipeline, RequestName, Response, panicked};
@@ -41,7 +42,7 @@ pub(super) fn begin(
     let first = match stream.poll_data(context) {
         Poll::Ready(Some(Ok(message))) => message,
         // The peer has cancelled the call before the server has seen it.
-        Poll::Ready(Some(Err(_))) => return connection.wasted.count(),
+        Poll::Ready(Some(Err(_))) => return connection.wasted.count(clock::uptime()),
         Poll::Ready(None) | Poll::Pending => Bytes::new(),
     };
     release(&mut stream, first.len());
@@ -83,7 +84,7 @@ fn refuse(
     start: Instant,
     outcome: impl FnOnce() -> Result<PipelineResponse, Box<Status>>,
 ) {
-    connection.wasted.count();
+    connection.wasted.count(clock::uptime());
     let path = head.uri().path();
     let (name, method) = (RequestName::of(head.headers(), path), rules::method(path));
     let response = pipeline.state.finish(&name, method, start, outcome);
@@ -113,7 +114,7 @@ async fn until_reset(
     });
     match response.await {
         Some(response) => respond::send(respond, response).await,
-        None => connection.wasted.count(),
+        None => connection.wasted.count(clock::uptime()),
     }
 }
 

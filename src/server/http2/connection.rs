@@ -122,18 +122,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
 
     /// Decides how much may be read until the next poll. A connection with many wasted calls is read more slowly.
     fn begin_turn(&mut self, context: &mut Context<'_>) {
-        let mut bytes = limits::TURN_BYTES;
         loop {
             if let Some(pause) = &mut self.pause {
                 if pause.as_mut().poll(context).is_pending() {
                     return self.activity.pause();
                 }
                 self.pause = None;
-                bytes = limits::SLOW_TURN_BYTES;
             }
             let pause = self.connection.wasted.pause(clock::uptime());
             if pause.is_zero() {
-                return self.activity.begin_turn(bytes);
+                return self.activity.begin_turn(limits::TURN_BYTES);
             }
             self.pause = Some(Box::pin(sleep(pause)));
         }
