@@ -22,8 +22,9 @@
 //!   limits of their values. Pure as well.
 //!
 //! [`clock`] and [`random`] are the only sources of time and randomness. [`limited_log`] bounds the log lines that a peer
-//! causes. [`reset_causes`] keeps what the HTTP/2 library tells of requests that it resets. [`postgres`] runs a private Postgres for
-//! development and for the tests. [`telemetry`] and [`lifecycle`] set up logging and shutdown signals for [`cli`].
+//! causes, and [`leaky_bucket`] is a budget that refills. [`reset_causes`] keeps what the HTTP/2 library tells of requests
+//! that it resets. [`postgres`] runs a private Postgres for development and for the tests. [`telemetry`] and [`lifecycle`]
+//! set up logging and shutdown signals for [`cli`].
 //!
 //! [`client`] is the library for backends that send checks. It uses only [`domain`], [`replica_tables`], [`clock`],
 //! [`random`] and [`pb`] (the generated messages and clients). With only the feature `client`, no other module is
@@ -49,6 +50,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod grpc;
+#[cfg(feature = "server")]
+pub mod leaky_bucket;
 #[cfg(feature = "server")]
 pub mod lifecycle;
 #[cfg(feature = "server")]

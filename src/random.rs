@@ -2,6 +2,8 @@
 //!
 //! No other module draws random numbers; a lint forbids it.
 
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
 
 /// A random UUID (version 4), from the operating system's source.
@@ -9,6 +11,16 @@ use uuid::Uuid;
 #[expect(clippy::disallowed_methods, reason = "the one place that draws random numbers")]
 pub fn uuid() -> Uuid {
     Uuid::new_v4()
+}
+
+/// An id for something that stands in the log, such as a request: unique, and not secret. It costs no call of the operating
+/// system.
+#[must_use]
+pub fn log_id() -> Uuid {
+    static PROCESS: LazyLock<Uuid> = LazyLock::new(uuid);
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let (high, low) = PROCESS.as_u64_pair();
+    Uuid::from_u64_pair(high, low.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// 64 random bits. Not for secrets: some of them are fixed by the form of a UUID.

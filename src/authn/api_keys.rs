@@ -36,7 +36,7 @@ pub fn generate() -> GeneratedApiKey {
 }
 
 /// The configured keys: the caller of each, by the SHA-256 of the key.
-pub(super) struct ApiKeys(HashMap<[u8; 32], Caller>);
+pub(super) struct ApiKeys(HashMap<[u8; 32], Arc<Caller>>);
 
 impl ApiKeys {
     /// Reads the configured keys, and adds every error in the settings to `mistakes`.
@@ -55,7 +55,7 @@ impl ApiKeys {
                 None => reject("sha256", "the SHA-256 of the key is needed, as 64 hexadecimal digits"),
                 Some(Entry::Occupied(_)) => reject("sha256", "another entry has the same key"),
                 Some(Entry::Vacant(entry)) => {
-                    entry.insert(caller_with_scopes(key.name.clone(), None, key.scopes.clone()));
+                    entry.insert(Arc::new(caller_with_scopes(key.name.clone(), None, key.scopes.clone())));
                 }
             }
         }
@@ -63,7 +63,7 @@ impl ApiKeys {
     }
 
     /// Returns the caller that a key identifies.
-    pub(super) fn find(&self, text: &str) -> Option<Caller> {
+    pub(super) fn find(&self, text: &str) -> Option<Arc<Caller>> {
         self.0.get::<[u8; 32]>(&Sha256::digest(text).into()).cloned()
     }
 }
@@ -111,13 +111,15 @@ mod tests {
         let keys = ApiKeys::new(&settings, &mut mistakes);
         assert_eq!(mistakes, Vec::<String>::new());
 
-        let scopes = |key: &GeneratedApiKey| match keys.find(key.secret.expose()) {
+        let scopes = |key: &GeneratedApiKey| match keys.find(key.secret.expose()).as_deref() {
             Some(Caller::Service(service)) if service.name == "billing" => service.scopes.to_vec(),
             _ => Vec::new(),
         };
         assert_eq!(scopes(&old), [Scope::Check]);
         assert_eq!(scopes(&new), [Scope::Check, Scope::Manage]);
-        assert!(matches!(keys.find(root.secret.expose()), Some(Caller::Operator(operator)) if operator.name == "root"));
+        assert!(
+            matches!(keys.find(root.secret.expose()).as_deref(), Some(Caller::Operator(operator)) if operator.name == "root")
+        );
         assert!(keys.find(generate().secret.expose()).is_none());
         assert!(keys.find(&old.sha256).is_none());
     }

@@ -2,19 +2,19 @@
 
 use super::api_keys::{self, ApiKeys};
 use super::caller::Caller;
-use super::credential_error::{CredentialError, ON_BEHALF_OF};
+use super::credential_error::CredentialError;
 use super::headers::{apply_on_behalf_of, authorization_header, bearer};
 use super::jwt::{Issuer, TokenCandidate, UnverifiedToken};
 use super::keys::Keys;
 use super::limits;
 use super::peer_share::PeerShare;
 use super::settings::{AuthSettings, IssuerSettings};
-use super::token_cache::{CacheEntry, CachedCaller, LastCredential};
+use super::token_cache::{CacheEntry, KnownCredential, RecentCredentials};
 use super::verifier::Verifier;
 use crate::clock::{self, Clock};
 use crate::domain::Refusal;
 use crate::limited_log::{LimitedLog, excerpt};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -26,6 +26,7 @@ const NO_CALLERS: &str = "no issuer and no api key is configured: configure one,
 pub struct Authenticator {
     issuers: Arc<[Issuer]>,
     api_keys: Arc<ApiKeys>,
+    anonymous: Arc<Caller>,
     /// Verified tokens by their SHA-256, a hash without known collisions: no attacker can create a token that matches
     /// the entry of another.
     cache: Arc<Cache<[u8; 32], Arc<CacheEntry>>>,
@@ -62,7 +63,9 @@ impl Authenticator {
         if mistakes.is_empty() {
             let cache = Arc::new(Cache::new(limits::CACHED_TOKENS));
             let (issuers, api_keys) = (issuers.into(), Arc::new(api_keys));
-            Ok(Self { issuers, api_keys, cache, verifier: Arc::default(), refusal_log: Arc::default(), clock })
+            let anonymous = Arc::new(Caller::Anonymous);
+            let (verifier, refusal_log) = (Arc::default(), Arc::default());
+            Ok(Self { issuers, api_keys, anonymous, cache, verifier, refusal_log, clock })
         } else {
             Err(mistakes)
         }
@@ -81,29 +84,22 @@ impl Authenticator {
     /// - [`Refusal::InvalidRequest`] if `roster-on-behalf-of` occurs twice or is not a valid user id,
     /// - [`Refusal::Overloaded`] for a token that is not in the cache, if the peer had too many tokens refused, or if too
     ///   many tokens wait for their verification.
-    pub async fn authenticate(&self, headers: &HeaderMap, peer: &PeerShare) -> Result<Caller, Refusal> {
-        self.identify(headers, peer).await.map_err(|Rejection { error, issuer, key_id }| {
-            if let Some(suppressed) = self.refusal_log.admit(error, clock::uptime()) {
-                let (peer, issuer, kid) = (peer.name(), issuer.as_deref(), key_id.as_deref());
-                tracing::info!(peer, issuer, kid, reason = %error, suppressed, "credential refused");
-            }
-            error.to_refusal()
-        })
+    pub async fn authenticate(&self, headers: &HeaderMap, peer: &PeerShare) -> Result<Arc<Caller>, Refusal> {
+        self.identify(headers, peer).await.map_err(|rejection| self.refuse(rejection, peer))
     }
 
-    /// Returns the caller without waiting, if its token is in the cache and the request has no `roster-on-behalf-of`.
-    /// `None` does not mean that the credential is invalid: use [`Self::authenticate`] then.
-    #[must_use]
-    pub fn recall(&self, headers: &HeaderMap, last: &LastCredential) -> Option<CachedCaller> {
-        let value = authorization_header(headers).ok()?.filter(|_| !headers.contains_key(ON_BEHALF_OF))?;
-        let entry = last.find(value).or_else(|| {
-            let entry = self.cache.get::<[u8; 32]>(&Sha256::digest(bearer(value).ok()?).into())?;
-            last.set(value, &entry);
-            Some(entry)
-        })?;
-        let now = self.clock.unix_seconds();
-        let keys = self.issuers[entry.issuer].keys.current_if_fresh(now)?;
-        entry.is_valid(now, keys.generation).then_some(CachedCaller::new(entry))
+    /// Identifies the caller of a request as [`Self::authenticate`] does, but without waiting. `None` if that is
+    /// impossible, because the request has a token that is not in the cache.
+    ///
+    /// # Errors
+    /// Those of [`Self::authenticate`] that do not concern a token.
+    pub fn recognize(
+        &self,
+        headers: &HeaderMap,
+        recent: &RecentCredentials,
+        peer: &PeerShare,
+    ) -> Result<Option<Arc<Caller>>, Refusal> {
+        self.find_known(headers, recent).map_err(|error| self.refuse(error.into(), peer))
     }
 
     /// Returns the number of verified tokens in the cache.
@@ -118,10 +114,70 @@ impl Authenticator {
         self.verifier.computed()
     }
 
+    /// Returns the caller of a request without a credential.
+    #[must_use]
+    pub fn anonymous(&self) -> Arc<Caller> {
+        self.anonymous.clone()
+    }
+
+    /// Logs a rejection, at a limited rate.
+    fn refuse(&self, Rejection { error, issuer, key_id }: Rejection, peer: &PeerShare) -> Refusal {
+        if let Some(suppressed) = self.refusal_log.admit(error, clock::uptime()) {
+            let (peer, issuer, kid) = (peer.name(), issuer.as_deref(), key_id.as_deref());
+            tracing::info!(peer, issuer, kid, reason = %error, suppressed, "credential refused");
+        }
+        error.to_refusal()
+    }
+
+    fn find_known(
+        &self,
+        headers: &HeaderMap,
+        recent: &RecentCredentials,
+    ) -> Result<Option<Arc<Caller>>, CredentialError> {
+        let caller = match authorization_header(headers)? {
+            None => Some(self.anonymous.clone()),
+            Some(value) => match recent.find(value).and_then(|known| self.caller_of(&known)) {
+                Some(caller) => Some(caller),
+                None => self.find_credential(value, recent)?,
+            },
+        };
+        caller.map(|caller| apply_on_behalf_of(caller, headers)).transpose()
+    }
+
+    /// Returns the caller of an API key, or of a token in the cache.
+    fn find_credential(
+        &self,
+        value: &HeaderValue,
+        recent: &RecentCredentials,
+    ) -> Result<Option<Arc<Caller>>, CredentialError> {
+        let text = bearer(value)?;
+        let known = if text.starts_with(api_keys::PREFIX) {
+            Some(KnownCredential::ApiKey(self.api_keys.find(text).ok_or(CredentialError::UnknownApiKey)?))
+        } else {
+            self.cache.get::<[u8; 32]>(&Sha256::digest(text).into()).map(KnownCredential::Token)
+        };
+        let caller = known.as_ref().and_then(|known| self.caller_of(known));
+        if let (Some(known), Some(_)) = (&known, &caller) {
+            recent.add(value, known);
+        }
+        Ok(caller)
+    }
+
+    /// Returns the caller of a known credential. A token has to be still valid.
+    fn caller_of(&self, known: &KnownCredential) -> Option<Arc<Caller>> {
+        let entry = match known {
+            KnownCredential::ApiKey(caller) => return Some(caller.clone()),
+            KnownCredential::Token(entry) => entry,
+        };
+        let now = self.clock.unix_seconds();
+        let keys = self.issuers[entry.issuer].keys.current_if_fresh(now)?;
+        entry.is_valid(now, keys.generation).then(|| entry.verified.caller.clone())
+    }
+
     /// Identifies the caller; the error keeps the reason for the log.
-    pub(super) async fn identify(&self, headers: &HeaderMap, peer: &PeerShare) -> Result<Caller, Rejection> {
+    pub(super) async fn identify(&self, headers: &HeaderMap, peer: &PeerShare) -> Result<Arc<Caller>, Rejection> {
         let caller = match authorization_header(headers)?.map(bearer).transpose()? {
-            None => Caller::Anonymous,
+            None => self.anonymous.clone(),
             Some(text) if text.starts_with(api_keys::PREFIX) => {
                 self.api_keys.find(text).ok_or(CredentialError::UnknownApiKey)?
             }
@@ -131,7 +187,7 @@ impl Authenticator {
     }
 
     /// Returns the caller that a token identifies, from the cache or after verification.
-    async fn authenticate_token(&self, text: &str, peer: &PeerShare) -> Result<Caller, Rejection> {
+    async fn authenticate_token(&self, text: &str, peer: &PeerShare) -> Result<Arc<Caller>, Rejection> {
         let now = self.clock.unix_seconds();
         let digest = Sha256::digest(text).into();
         if let Some(caller) = self.find_cached(&digest, now).await {
@@ -156,7 +212,7 @@ impl Authenticator {
     }
 
     /// Returns the caller of a valid token in the cache, and removes one that is no longer valid.
-    async fn find_cached(&self, digest: &[u8; 32], now: i64) -> Option<Caller> {
+    async fn find_cached(&self, digest: &[u8; 32], now: i64) -> Option<Arc<Caller>> {
         let entry = self.cache.get(digest)?;
         let generation = self.issuers[entry.issuer].keys.current(now).await.generation;
         if entry.is_valid(now, generation) {
@@ -173,7 +229,7 @@ impl Authenticator {
         digest: &[u8; 32],
         now: i64,
         peer: &PeerShare,
-    ) -> Result<Caller, CredentialError> {
+    ) -> Result<Arc<Caller>, CredentialError> {
         let (index, issuer) = (self.issuers.iter().enumerate())
             .find(|(_, issuer)| issuer.name == token.issuer())
             .ok_or(CredentialError::UnknownIssuer)?;
@@ -225,259 +281,4 @@ fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<S
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::authn::api_keys::generate;
-    use crate::authn::caller::{Actor, Profile};
-    use crate::authn::mint::ClaimSet;
-    use crate::authn::testing::{AuthFixture, NOW, Outcome, claims, headers, issuer, peer};
-    use crate::domain::{ActorKind, DisplayName, EmailAddress, Scope, UserId};
-    use http::header::AUTHORIZATION;
-
-    /// Authenticates with a token of these claims and with other headers.
-    async fn authenticate(
-        fixture: &AuthFixture,
-        claims: &ClaimSet,
-        others: &[(&'static str, &str)],
-    ) -> Result<Caller, Refusal> {
-        let token = fixture.key.mint(claims).map_err(|_| Refusal::CredentialMissing)?;
-        let headers =
-            headers(&format!("bEARER  {}", token.expose()), others).map_err(|_| Refusal::CredentialMissing)?;
-        fixture.auth.authenticate(&headers, &peer()).await
-    }
-
-    fn service(scope: &str) -> ClaimSet {
-        ClaimSet { scope: Some(scope.to_owned()), ..claims("billing") }
-    }
-
-    #[tokio::test]
-    async fn a_token_without_roster_scopes_identifies_a_user() -> Outcome {
-        let fixture = AuthFixture::new(&Scope::ALL)?;
-        for (email, verified, name, expected) in [
-            (Some("Ada@X.example"), Some(true), Some(" Ada "), (Some("ada@x.example"), true, Some("Ada"))),
-            (Some("ada@x.example"), None, None, (Some("ada@x.example"), false, None)),
-            (Some("not an address"), Some(true), Some("a\u{202e}b"), (None, false, None)),
-            (None, Some(true), None, (None, false, None)),
-        ] {
-            let claims = ClaimSet {
-                email: email.map(str::to_owned),
-                email_verified: verified,
-                name: name.map(str::to_owned),
-                scope: Some("openid rosters:check ROSTER:operator".to_owned()),
-                ..claims("ada")
-            };
-            let Caller::User(user) = authenticate(&fixture, &claims, &[]).await? else {
-                return Err("not a user".into());
-            };
-            let claims = user.claims.ok_or("no claims")?;
-            let Profile { email, email_verified, display_name } = &claims.profile;
-            let email = email.as_ref().map(EmailAddress::normal);
-            assert_eq!((email, *email_verified, display_name.as_ref().map(DisplayName::as_str)), expected);
-            assert_eq!((user.id.as_str(), user.via, claims.issued_at), ("ada", None, NOW));
-        }
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn malformed_profile_claims_are_ignored() -> Outcome {
-        let fixture = AuthFixture::new(&[])?;
-        let header = format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, fixture.key.id());
-        for (claims, address, verified) in [
-            (r#""email":"a@x.example","email_verified":"true","name":["a"]"#, true, true),
-            (r#""email":"a@x.example","email_verified":"false""#, true, false),
-            (r#""email":"a@x.example","email_verified":1,"name":null"#, true, false),
-            (r#""email":["a@x.example"],"email_verified":true"#, false, false),
-        ] {
-            let claims =
-                format!(r#"{{"iss":"https://id.example","aud":"roster","sub":"a","exp":1800000001.5,{claims}}}"#);
-            let headers = headers(&format!("Bearer {}", fixture.key.sign(&header, &claims)), &[])?;
-            let Caller::User(user) = fixture.auth.authenticate(&headers, &peer()).await? else {
-                return Err("not a user".into());
-            };
-            let claims = user.claims.ok_or("no claims")?;
-            assert_eq!((claims.profile.email.is_some(), claims.profile.email_verified), (address, verified));
-            assert_eq!((&claims.profile.display_name, claims.issued_at), (&None, 0));
-        }
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn roster_scopes_identify_services_and_operators() -> Outcome {
-        let fixture = AuthFixture::new(&Scope::ALL)?;
-        let Caller::Service(billing) =
-            authenticate(&fixture, &service("openid roster:manage roster:check roster:check"), &[]).await?
-        else {
-            return Err("not a service".into());
-        };
-        assert_eq!((billing.name.as_str(), &*billing.scopes), ("billing", &[Scope::Check, Scope::Manage][..]));
-        let root = authenticate(&fixture, &service("roster:check roster:operator"), &[]).await?;
-        assert!(matches!(root, Caller::Operator(operator) if operator.name == "billing"));
-        assert!(matches!(fixture.auth.authenticate(&HeaderMap::new(), &peer()).await?, Caller::Anonymous));
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn only_operators_and_services_with_act_as_act_on_behalf_of_a_user() -> Outcome {
-        const FOR_ADA: (&str, &str) = (ON_BEHALF_OF, "ada");
-        let fixture = AuthFixture::new(&Scope::ALL)?;
-        for scope in ["roster:act-as", "roster:operator"] {
-            let caller = authenticate(&fixture, &service(scope), &[FOR_ADA]).await?;
-            let ada = Actor { kind: ActorKind::User, id: "ada".to_owned(), via: Some("billing".to_owned()) };
-            assert_eq!(caller.actor(), Some(ada));
-            assert!(matches!(caller, Caller::User(user) if user.claims.is_none()));
-            for bad in [&[FOR_ADA, FOR_ADA][..], &[(ON_BEHALF_OF, "")], &[(ON_BEHALF_OF, "\u{e9}")]] {
-                let refusal = authenticate(&fixture, &service(scope), bad).await.err();
-                assert!(matches!(refusal, Some(Refusal::InvalidRequest(fields)) if fields[0].field == ON_BEHALF_OF));
-            }
-        }
-        for claims in [service("roster:check roster:manage"), claims("ada")] {
-            assert_eq!(authenticate(&fixture, &claims, &[FOR_ADA]).await.err(), Some(Refusal::OnBehalfOfNotAllowed));
-        }
-        let mut anonymous = HeaderMap::new();
-        anonymous.insert(ON_BEHALF_OF, http::HeaderValue::from_static("ada"));
-        assert_eq!(fixture.auth.authenticate(&anonymous, &peer()).await.err(), Some(Refusal::CredentialMissing));
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn a_cached_token_expires_like_any_other() -> Outcome {
-        let fixture = AuthFixture::new(&[])?;
-        let claims = ClaimSet { exp: NOW + 10, ..claims("ada") };
-        let mut user_claims = Vec::new();
-        for seconds in [0, 39] {
-            fixture.advance(seconds);
-            let Caller::User(user) = authenticate(&fixture, &claims, &[]).await? else {
-                return Err("not a user".into());
-            };
-            user_claims.push(user.claims.ok_or("no claims")?);
-        }
-        // The second call used the cached token, so it sees the `applied` flag of the first.
-        assert!(Arc::ptr_eq(&user_claims[0], &user_claims[1]));
-        fixture.advance(1);
-        assert_eq!(authenticate(&fixture, &claims, &[]).await.err(), Some(Refusal::CredentialExpired));
-        assert_eq!(fixture.auth.cached_tokens(), 0);
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn recall_returns_only_callers_with_a_valid_cached_token() -> Outcome {
-        let fixture = AuthFixture::new(&[Scope::Check, Scope::ActAs])?;
-        let claims = ClaimSet { exp: NOW + 10, ..service("roster:check roster:act-as") };
-        let token = format!("Bearer {}", fixture.key.mint(&claims)?.expose());
-        let once = headers(&token, &[])?;
-        let last = LastCredential::default();
-        assert!(fixture.auth.recall(&once, &last).is_none());
-        fixture.auth.authenticate(&once, &peer()).await?;
-        assert!(last.find(&once[AUTHORIZATION]).is_none());
-        let recalled = fixture.auth.recall(&once, &last).ok_or("not in the cache")?;
-        // The same header value is found by its address; an equal value elsewhere in memory is not.
-        assert!(last.find(&once[AUTHORIZATION]).is_some());
-        assert!(last.find(&headers(&token, &[])?[AUTHORIZATION]).is_none());
-        assert!(matches!(recalled.caller(), Caller::Service(service) if service.name == "billing"));
-        for others in [&[(ON_BEHALF_OF, "ada")][..], &[("authorization", "Bearer x")], &[("authorization", &token)]] {
-            assert!(fixture.auth.recall(&headers(&token, others)?, &last).is_none());
-        }
-        assert!(fixture.auth.recall(&HeaderMap::new(), &last).is_none());
-        assert!(fixture.auth.recall(&headers(&format!("{token}x"), &[])?, &last).is_none());
-        fixture.advance(39);
-        assert!(fixture.auth.recall(&once, &last).is_some());
-        fixture.advance(1);
-        assert!(fixture.auth.recall(&once, &last).is_none());
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn recall_returns_no_caller_if_the_key_is_removed_or_the_file_is_due_for_a_reload() -> Outcome {
-        let fixture = AuthFixture::new(&[])?;
-        let claims = ClaimSet { exp: NOW + 86_400, ..claims("ada") };
-        let headers = headers(&format!("Bearer {}", fixture.key.mint(&claims)?.expose()), &[])?;
-        let last = LastCredential::default();
-        fixture.auth.authenticate(&headers, &peer()).await?;
-        assert!(fixture.auth.recall(&headers, &last).is_some());
-        fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
-        assert!(fixture.auth.recall(&headers, &last).is_none());
-        fixture.auth.authenticate(&headers, &peer()).await?;
-        assert!(fixture.auth.recall(&headers, &last).is_some());
-        std::fs::write(fixture.jwks_file(), crate::authn::mint::SigningKey::generate().public_jwks().to_string())?;
-        fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
-        assert!(fixture.auth.authenticate(&headers, &peer()).await.is_err());
-        assert!(fixture.auth.recall(&headers, &last).is_none());
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn hs256_tokens_and_api_keys_identify_callers() -> Outcome {
-        let directory = tempfile::tempdir()?;
-        let (path, secret, key) = (directory.path().join("secret"), "0123456789abcdef0123456789abcdef", generate());
-        std::fs::write(&path, format!("{secret}\n"))?;
-        let settings = format!(
-            "[[issuers]]\nissuer = 'https://id.example'\naudience = 'roster'\nhs256_secret_file = '{}'\n\
-             [[api_keys]]\nname = 'billing'\nscopes = ['check']\nsha256 = '{}'",
-            path.display(),
-            key.sha256
-        );
-        let clock = Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
-        let auth = Authenticator::new(&toml::from_str(&settings)?, clock).map_err(|mistakes| mistakes.join("; "))?;
-        for (secret, good) in [(secret, true), ("another secret of at least 32 bytes", false)] {
-            let secret = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
-            let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims("ada"), &secret)?;
-            assert_eq!(auth.authenticate(&headers(&format!("Bearer {token}"), &[])?, &peer()).await.is_ok(), good);
-        }
-        let caller = auth.authenticate(&headers(&format!("Bearer {}", key.secret.expose()), &[])?, &peer()).await?;
-        assert!(matches!(caller, Caller::Service(service) if service.name == "billing"));
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn user_id_prefixes_separate_the_users_of_issuers() -> Outcome {
-        let directory = tempfile::tempdir()?;
-        let jwks = directory.path().join("jwks.json");
-        let key = crate::authn::mint::SigningKey::generate();
-        std::fs::write(&jwks, key.public_jwks().to_string())?;
-        let prefixed = |name: &str, prefix: &str| IssuerSettings {
-            user_id_prefix: prefix.to_owned(),
-            ..issuer(name, jwks.clone(), &[])
-        };
-        let issuers = vec![prefixed("https://one.example", ""), prefixed("https://two.example", "two|")];
-        let clock = Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
-        let auth =
-            Authenticator::new(&AuthSettings { issuers, api_keys: Vec::new() }, clock).map_err(|all| all.join(" "))?;
-        for (name, id) in [("https://one.example", "ada"), ("https://two.example", "two|ada")] {
-            let token = key.mint(&ClaimSet { iss: name.to_owned(), ..claims("ada") })?;
-            let caller = auth.authenticate(&headers(&format!("Bearer {}", token.expose()), &[])?, &peer()).await?;
-            assert_eq!(caller.user().map(UserId::as_str), Some(id));
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn every_mistake_in_the_settings_is_reported_at_once() {
-        let mistakes =
-            |settings: &AuthSettings| Authenticator::new(settings, Clock::system()).err().unwrap_or_default();
-        assert_eq!(mistakes(&AuthSettings::default()), [NO_CALLERS]);
-
-        let absent = || std::path::PathBuf::from("absent.json");
-        let two_sources = IssuerSettings { hs256_secret_file: Some(absent()), ..issuer("b", absent(), &[]) };
-        let no_source = IssuerSettings { jwks_file: None, audience: String::new(), ..issuer("b", absent(), &[]) };
-        let issuers = vec![issuer("", absent(), &[]), two_sources, no_source];
-        let mistakes = mistakes(&AuthSettings { issuers, api_keys: Vec::new() });
-        let settings: Vec<_> = mistakes.iter().filter_map(|mistake| mistake.split([':', ' ']).next()).collect();
-        assert_eq!(
-            settings,
-            [
-                "issuers[0].issuer",
-                "issuers[0].jwks_file",
-                "issuers[1].user_id_prefix",
-                "issuers[1].jwks_file",
-                "issuers[2].issuer",
-                "issuers[2].audience",
-                "issuers[2].user_id_prefix",
-                "issuers[2].jwks_file"
-            ]
-        );
-        for unknown in ["audiences = ['x']", "scopes = ['admin']", "keys = [{ algorithm = 'HS256', file = 'x' }]"] {
-            let settings = format!("[[issuers]]\nissuer = 'a'\naudience = 'b'\n{unknown}");
-            assert!(toml::from_str::<AuthSettings>(&settings).is_err(), "{unknown}");
-        }
-    }
-}
+mod tests;

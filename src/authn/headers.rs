@@ -6,6 +6,7 @@ use super::limits;
 use crate::domain::{Scope, UserId};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
+use std::sync::Arc;
 
 /// Returns the only `authorization` header, if the request has one.
 pub(super) fn authorization_header(headers: &HeaderMap) -> Result<Option<&HeaderValue>, CredentialError> {
@@ -28,18 +29,18 @@ pub(super) fn bearer(value: &HeaderValue) -> Result<&str, CredentialError> {
 }
 
 /// Returns the user whom the header `roster-on-behalf-of` names, or the caller itself without that header.
-pub(super) fn apply_on_behalf_of(caller: Caller, headers: &HeaderMap) -> Result<Caller, CredentialError> {
+pub(super) fn apply_on_behalf_of(caller: Arc<Caller>, headers: &HeaderMap) -> Result<Arc<Caller>, CredentialError> {
     let mut values = headers.get_all(ON_BEHALF_OF).iter();
     let Some(value) = values.next() else { return Ok(caller) };
-    let via = match caller {
+    let via = match &*caller {
         Caller::Anonymous => return Err(CredentialError::OnBehalfOfWithoutCredential),
-        Caller::Service(service) if service.has(Scope::ActAs) => service.name,
-        Caller::Operator(operator) => operator.name,
+        Caller::Service(service) if service.has(Scope::ActAs) => service.name.clone(),
+        Caller::Operator(operator) => operator.name.clone(),
         Caller::User(_) | Caller::Service(_) => return Err(CredentialError::OnBehalfOfNotAllowed),
     };
     let id = value.to_str().ok().and_then(|text| UserId::parse(text).ok());
     match (id, values.next()) {
-        (Some(id), None) => Ok(Caller::User(UserCaller { id, via: Some(via), claims: None })),
+        (Some(id), None) => Ok(Arc::new(Caller::User(UserCaller { id, via: Some(via), claims: None }))),
         _ => Err(CredentialError::InvalidOnBehalfOf),
     }
 }

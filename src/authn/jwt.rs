@@ -63,7 +63,7 @@ impl SignatureCheck {
 
 /// A token with a valid signature and valid claims.
 pub(super) struct VerifiedToken {
-    pub(super) caller: Caller,
+    pub(super) caller: Arc<Caller>,
     /// When the token becomes invalid, in seconds since 1970, including the leeway. The bound is exclusive.
     pub(super) expires_at: i64,
     /// The generation of the keys that verified it.
@@ -189,7 +189,7 @@ impl Issuer {
             return Err(CredentialError::IssuedInFuture);
         }
         let expires_at = claims.exp.0.saturating_add(LEEWAY_SECONDS);
-        let token = VerifiedToken { caller, expires_at, generation: keys.generation };
+        let token = VerifiedToken { caller: Arc::new(caller), expires_at, generation: keys.generation };
         let (message, signature, key_id) = ((*message).to_owned(), (*signature).to_owned(), header.kid.clone());
         Ok(TokenCandidate { token, signature: SignatureCheck { keys, key_id, algorithm, message, signature } })
     }

@@ -11,6 +11,10 @@ pub const LEEWAY_SECONDS: i64 = 30;
 /// Maximum number of verified tokens in the cache. An entry takes a few hundred bytes; the cache evicts the least used
 /// entries first.
 pub const CACHED_TOKENS: usize = 10_000;
+/// Credentials that a connection remembers: more tokens of common size than fit into its HPACK table.
+pub const RECENT_CREDENTIALS: usize = 8;
+/// The size of the HPACK table of a connection, in bytes: the default of HTTP/2.
+pub const HPACK_TABLE_BYTES: usize = 4096;
 /// Minimum time between two reloads of a JWKS file that unknown key ids cause, in seconds. Any client can invent key
 /// ids, so the rate needs a bound.
 pub const JWKS_RELOAD_SECONDS: u64 = 10;

@@ -34,4 +34,4 @@ pub use peer_share::PeerShare;
 pub use secret::Secret;
 pub use settings::AuthSettings;
 pub use stream_credential::StreamCredential;
-pub use token_cache::{CachedCaller, LastCredential};
+pub use token_cache::RecentCredentials;

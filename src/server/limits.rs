@@ -34,7 +34,17 @@ pub const SLOWEST_MESSAGE: usize = 16 * 1024;
 pub const SLOWEST_READER: usize = 64 * 1024;
 /// Bytes that one connection may send before the other connections of its worker, and its own calls, get their turn. The
 /// bytes of a turn are the only ones that no budget has counted yet.
-pub const TURN_BYTES: usize = 32 * 1024;
+pub const TURN_BYTES: usize = 16 * 1024;
+/// Calls in a row that the callers of one peer address may cancel, or that are refused before they are read. Four full
+/// connections whose callers time out together.
+pub const WASTED_CALLS_BURST: u32 = 1024;
+/// The time in which one more call may be wasted: 10 000 a second. They take a tenth to a third of a core.
+pub const WASTED_CALL_REFILL: Duration = Duration::from_micros(100);
+/// The longest time for which a connection is not read because of its wasted calls.
+pub const WASTED_CALLS_PAUSE: Duration = Duration::from_secs(2);
+/// Calls that their callers reset before the server has seen them, on one connection. As many as fit into one turn, so that
+/// the HTTP/2 library never ends a connection because of them: a call and its reset take more than 24 bytes.
+pub const RESET_CALLS: usize = TURN_BYTES / 24;
 /// Bytes of one response that the HTTP/2 library holds. The rest stays in roster until the peer takes more.
 pub const SEND_BUFFER: usize = 16 * 1024;
 /// The time between the announcement that a connection ends and its end, if it has no open call: a round trip, in which
@@ -72,8 +82,8 @@ pub const DECODED_PART: usize = 8;
 /// The default of the bytes of responses that wait to be sent: 85 of the largest pages.
 pub const RESPONSE_BYTES: usize = 256 * 1024 * 1024;
 /// The memory of one connection, in bytes: one turn of bytes, a frame and a header block that are incomplete, the tables of
-/// header compression, and for each of its 256 streams an entry and an answer of 2 KiB together.
-pub const CONNECTION_BYTES: usize = TURN_BYTES + 96 * 1024 + 256 * 2 * 1024;
+/// header compression with recent credentials, and for each of its 256 streams an entry and an answer of 2 KiB together.
+pub const CONNECTION_BYTES: usize = TURN_BYTES + 128 * 1024 + 256 * 2 * 1024;
 /// How many times what is counted for requests they can take.
 pub const DECODED_EXCESS: usize = 16;
 /// How many times what is counted for responses they can take, while a page is made of its rows.

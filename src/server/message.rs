@@ -1,7 +1,7 @@
 //! The message of a unary call: it is read as a whole before the call takes its place among the calls under way.
 
 use super::request_body::RequestBody;
-use super::shares::RequestCharge;
+use super::shares::{ConnectionShares, RequestCharge};
 use crate::grpc::status;
 use crate::server::limits;
 use http_body_util::BodyExt;
@@ -25,7 +25,8 @@ pub(super) const COMPRESSED: u8 = 1;
 pub(super) async fn read(
     body: &mut RequestBody,
     most: usize,
-    charge: &mut RequestCharge<'_>,
+    charge: &mut RequestCharge,
+    shares: &ConnectionShares,
 ) -> Result<Bytes, Box<Status>> {
     let mut pace = MinimumPace::new();
     let mut message = Message::Nothing;
@@ -35,7 +36,7 @@ pub(super) async fn read(
         let Some(frame) = frame.transpose().map_err(|_| Box::new(status::malformed()))? else { break };
         // A request has no trailers of any meaning.
         let Ok(data) = Frame::into_data(frame) else { continue };
-        charge.add(data.len()).map_err(|refusal| Box::new(status::refused(&refusal)))?;
+        charge.add(shares, data.len()).map_err(|refusal| Box::new(status::refused(&refusal)))?;
         pace.received(data.len());
         message.push(data);
         match message.bytes() {

@@ -22,6 +22,7 @@ mod shares;
 mod state;
 mod trusted_proxies;
 mod upkeep;
+mod wasted_calls;
 mod workers;
 
 use crate::authn::Authenticator;

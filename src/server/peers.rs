@@ -7,8 +7,10 @@
 use super::ServerSettings;
 use super::limits;
 use super::shares::PeerShares;
+use super::wasted_calls;
 use crate::authn::PeerShare;
 use crate::clock;
+use crate::leaky_bucket::LeakyBucket;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -53,6 +55,7 @@ pub(super) struct Peer {
     pub(super) limited: bool,
     pub(super) authn: Arc<PeerShare>,
     pub(super) shares: Arc<PeerShares>,
+    pub(super) wasted_calls: Arc<LeakyBucket>,
     /// The number of open connections. It changes under the lock of the table only.
     connections: AtomicUsize,
     /// Whether the queue of retained peers contains this one. It changes under the lock of the table only.
@@ -64,7 +67,8 @@ impl Peer {
         let name = key.to_string();
         let authn = Arc::new(if limited { PeerShare::limited(name) } else { PeerShare::unlimited(name) });
         let shares = Arc::new(PeerShares::new(settings));
-        Self { key, limited, authn, shares, connections: AtomicUsize::new(0), retained: AtomicBool::new(false) }
+        let (connections, retained) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { key, limited, authn, shares, wasted_calls: Arc::new(wasted_calls::budget()), connections, retained }
     }
 
     /// Returns the number of open connections.
@@ -148,7 +152,7 @@ impl PeerTable {
         if peer.retained.load(Ordering::Relaxed) {
             return;
         }
-        if peer.authn.is_unused(now) {
+        if peer.authn.is_unused(now) && peer.wasted_calls.is_full(now) {
             self.remove(peer);
             return;
         }

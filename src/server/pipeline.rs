@@ -2,15 +2,16 @@
 //!
 //! A test holds the order of the steps: nothing is authenticated before the gate, no body is read before the caller is
 //! known. A check may take the [fast path](super::fast_path) instead, after the same preflight. A response of the fast path
-//! has no `x-request-id`, because no log line belongs to it; every other response, errors included, has one.
+//! has an `x-request-id` only if the request has one, because no log line belongs to it; every other response, errors
+//! included, has one.
 
 use super::connection_state::ConnectionState;
 use super::message;
-use super::preflight::{AdmittedCall, PreflightRejection, requested_timeout};
+use super::preflight::{AdmittedCall, requested_timeout};
 use super::request_body::RequestBody;
-use super::shares::{CallClass, Charge, RequestCharge};
+use super::shares::{CallClass, Charge, ConnectionShares, Place, RequestCharge};
 use super::state::{PipelineResponse, ServerState};
-use crate::authn::{Caller, PeerShare, StreamCredential};
+use crate::authn::{Caller, StreamCredential};
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
 use crate::grpc::admit::stream::StreamContext;
@@ -41,6 +42,13 @@ pub(super) struct Response {
     pub(super) held: HeldByCall,
 }
 
+/// What a call holds from its start: taken without waiting, so that a call that cannot have it costs nothing else.
+pub(super) struct HeldFromStart {
+    pub(super) bytes: RequestCharge,
+    /// The place of a stream of health or reflection. Other calls take theirs when their message has been read.
+    place: Option<Place>,
+}
+
 /// What a call holds until its response is sent.
 #[derive(Default)]
 pub(super) struct HeldByCall {
@@ -65,29 +73,39 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Responds to a request with this outcome of the preflight.
+    /// Takes what a call holds from its start.
+    pub(super) fn hold(
+        &self,
+        connection: &ConnectionState,
+        headers: &HeaderMap,
+        call: &AdmittedCall,
+    ) -> Result<HeldFromStart, Box<Status>> {
+        let class = CallClass::of(call.method, call.caller.as_deref().unwrap_or(&Caller::Anonymous));
+        let bytes = connection.shares.request(size(headers));
+        let bytes = bytes.map_err(|_| self.state.overloaded("request_bytes", class))?;
+        let place = (class == CallClass::StandardStream).then(|| connection.shares.place(class)).transpose();
+        let place = place.map_err(|_| self.state.overloaded("places", class))?;
+        Ok(HeldFromStart { bytes, place })
+    }
+
+    /// Responds to a request that passed the preflight.
     pub(super) async fn run(
         self,
         connection: Arc<ConnectionState>,
         request: http::Request<RequestBody>,
-        preflight: Result<AdmittedCall, PreflightRejection>,
+        call: AdmittedCall,
+        from_start: HeldFromStart,
         start: Instant,
     ) -> Response {
-        // The name of the request, in the log and in the response.
-        let name = RequestName::new(request_id(request.headers()), request.uri().path());
-        let method = rules::method(request.uri().path());
-        let state = self.state.clone();
-        let mut held = HeldByCall::default();
+        let method = call.method;
+        let name = RequestName::of(request.headers(), method.path);
+        let (state, mut held) = (self.state.clone(), HeldByCall::default());
         // The panic guard: a panic is answered like any other fault.
-        let outcome = async {
-            match preflight {
-                Ok(call) => self.dispatch(&connection, request, call, start, &mut held).await,
-                Err(rejection) => Ok(*rejection),
-            }
-        };
+        let outcome = self.dispatch(&connection, request, call, from_start, start, &mut held);
         let outcome = AssertUnwindSafe(outcome).catch_unwind().instrument(name.span.clone()).await;
         // Metrics, the log line, the request's name.
-        let response = state.finish(&name, method, start, || outcome.unwrap_or_else(|_| Err(Box::new(panicked()))));
+        let outcome = || outcome.unwrap_or_else(|_| Err(Box::new(panicked())));
+        let response = state.finish(&name, Some(method), start, outcome);
         Response { response, held }
     }
 
@@ -95,39 +113,30 @@ impl Pipeline {
         mut self,
         connection: &ConnectionState,
         request: http::Request<RequestBody>,
-        call: AdmittedCall,
+        AdmittedCall { method, deadline, caller }: AdmittedCall,
+        HeldFromStart { mut bytes, place }: HeldFromStart,
         start: Instant,
         held: &mut HeldByCall,
     ) -> Result<PipelineResponse, Box<Status>> {
-        let AdmittedCall { method, deadline, caller } = call;
-        let peer = &connection.peer;
         let rest = async {
-            let overloaded = |reason: &'static str, class: CallClass| {
-                self.state.metrics.call_refused(reason, class.as_str());
-                refuse(&Refusal::Overloaded)
-            };
-            let class = CallClass::of(method, caller.as_ref().map_or(&Caller::Anonymous, |cached| cached.caller()));
-            let bytes = connection.shares.request(size(request.headers()));
-            let mut bytes = bytes.map_err(|_| overloaded("request_bytes", class))?;
-            let caller = if let Some(cached) = caller {
-                cached.caller().clone()
-            } else if method.standard {
-                Caller::Anonymous
-            } else {
+            let caller = match caller {
+                Some(caller) => caller,
                 // Authentication, from the headers alone; then the method gate.
-                let caller = self.state.authenticate(request.headers(), &peer.authn).await?;
-                rules::method_gate(&method.rule, &caller).map_err(|refusal| refuse(&refusal))?;
-                caller
+                None => self.verify(connection, request.headers(), method).await?,
             };
             let class = CallClass::of(method, &caller);
+            let overloaded = |reason: &'static str| self.state.overloaded(reason, class);
             // The message, then a place among the calls under way.
-            let mut request = read_message(request, method, &mut bytes).await?;
+            let mut request = read_message(request, method, &connection.shares, &mut bytes).await?;
             if !method.streaming.server {
                 let room = connection.shares.response(largest_response(method));
                 let room = timeout(limits::RESPONSE_WAIT, room).await;
-                held.response = room.map_err(|_| overloaded("response_bytes", class))?;
+                held.response = room.map_err(|_| overloaded("response_bytes"))?;
             }
-            let place = connection.shares.place(class).map_err(|_| overloaded("places", class))?;
+            let place = match place {
+                Some(place) => place,
+                None => connection.shares.place(class).map_err(|_| overloaded("places"))?,
+            };
             let place = CallPermit::new(place);
             // The handler. It starts with the other half of authorization: the role in the organization that the message
             // names.
@@ -146,20 +155,34 @@ impl Pipeline {
         };
         timeout_at(deadline, rest).await.unwrap_or_else(|_| Err(Box::new(status::deadline_exceeded())))
     }
+
+    /// Identifies a caller whose token is not cached, and applies the method gate.
+    async fn verify(
+        &self,
+        connection: &ConnectionState,
+        headers: &HeaderMap,
+        method: &Method,
+    ) -> Result<Arc<Caller>, Box<Status>> {
+        let caller = self.state.authenticator.authenticate(headers, &connection.peer.authn).await;
+        let caller = caller.map_err(|refusal| refuse(&refusal))?;
+        rules::method_gate(&method.rule, &caller).map_err(|refusal| refuse(&refusal))?;
+        Ok(caller)
+    }
 }
 
 /// Reads the message of a unary call. A stream of messages is read by its handler.
 async fn read_message(
     request: http::Request<RequestBody>,
     method: &Method,
-    bytes: &mut RequestCharge<'_>,
+    shares: &ConnectionShares,
+    bytes: &mut RequestCharge,
 ) -> Result<http::Request<Body>, Box<Status>> {
     let most = message_limit(Some(method));
     let (head, mut body) = request.into_parts();
     let body = if method.streaming.client {
         Body::new(body.of_messages(most))
     } else {
-        Body::new(Full::new(message::read(&mut body, most, bytes).await?))
+        Body::new(Full::new(message::read(&mut body, most, bytes, shares).await?))
     };
     Ok(http::Request::from_parts(head, body))
 }
@@ -187,19 +210,20 @@ fn largest_response(method: &Method) -> usize {
 
 /// The name of a request: on every line that is logged about it, and on its response.
 pub(super) struct RequestName {
-    id: String,
+    id: HeaderValue,
     span: Span,
 }
 
 impl RequestName {
-    fn new(id: String, path: &str) -> Self {
-        let span = tracing::info_span!("rpc", request_id = id, path);
+    /// The name of a request with these headers and this path.
+    pub(super) fn of(headers: &HeaderMap, path: &str) -> Self {
+        let id = request_id(headers);
+        let span = tracing::info_span!("rpc", request_id = id.to_str().unwrap_or_default(), path);
         Self { id, span }
     }
 
-    /// A random name, for a request whose caller has not named it.
-    pub(super) fn at_random(path: &str) -> Self {
-        Self::new(random::uuid().to_string(), path)
+    pub(super) fn span(&self) -> &Span {
+        &self.span
     }
 }
 
@@ -219,9 +243,7 @@ impl ServerState {
         let code = grpc_code(response.headers());
         self.metrics.count(method, code, start.elapsed());
         name.span.in_scope(|| tracing::debug!(?code, micros = start.elapsed().as_micros(), "answered"));
-        if let Ok(value) = HeaderValue::from_str(&name.id) {
-            response.headers_mut().insert(REQUEST_ID, value);
-        }
+        response.headers_mut().insert(REQUEST_ID, name.id.clone());
         response
     }
 
@@ -244,8 +266,11 @@ impl ServerState {
         })
     }
 
-    async fn authenticate(&self, headers: &HeaderMap, peer: &PeerShare) -> Result<Caller, Box<Status>> {
-        self.authenticator.authenticate(headers, peer).await.map_err(|refusal| Box::new(status::refused(&refusal)))
+    /// Counts a call that is refused because something that it needs is used up. `reason` is a label of the metric.
+    #[expect(clippy::unnecessary_box_returns, reason = "the error of a result that has to stay small")]
+    pub(super) fn overloaded(&self, reason: &'static str, class: CallClass) -> Box<Status> {
+        self.metrics.call_refused(reason, class.as_str());
+        refuse(&Refusal::Overloaded)
     }
 }
 
@@ -257,14 +282,15 @@ pub(super) fn panicked() -> Status {
     status::internal(&HandlerPanic)
 }
 
-/// The caller's own id for the request, if it is short and plain; else a random one.
-fn request_id(headers: &HeaderMap) -> String {
-    let plain = |id: &&str| {
+/// The caller's own id for the request, if it is short and plain; else a new one.
+pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let plain = |id: &&HeaderValue| {
         (1..=limits::REQUEST_ID_BYTES).contains(&id.len())
-            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
     };
-    let id = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(plain);
-    id.map_or_else(|| random::uuid().to_string(), str::to_owned)
+    let id = headers.get(REQUEST_ID).filter(plain).cloned();
+    id.or_else(|| HeaderValue::try_from(random::log_id().to_string()).ok())
+        .unwrap_or(HeaderValue::from_static("unnamed"))
 }
 
 fn grpc_code(headers: &HeaderMap) -> Option<Code> {

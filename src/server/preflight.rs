@@ -1,18 +1,20 @@
 //! The preflight: the steps of every request that need neither its body nor a wait, in one order.
 //!
 //! The [pipeline](super::pipeline) and the [fast path](super::fast_path) start from the same [`preflight`], so a new step
-//! stands in one place. The order: gate, deadline, cached credential, method gate. A caller whose credential
-//! is not cached is authenticated by the pipeline, which then applies the method gate.
+//! stands in one place. The order: gate, deadline, credential, method gate. A caller with a token that is not cached is
+//! authenticated by the pipeline, which then applies the method gate.
 
 use super::ServerSettings;
+use super::connection_state::ConnectionState;
 use super::other_protocols;
 use super::state::{PipelineResponse, ServerState};
-use crate::authn::{CachedCaller, LastCredential};
+use crate::authn::Caller;
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
 use crate::grpc::status;
 use crate::limited_log::excerpt;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
@@ -25,9 +27,8 @@ pub(super) struct AdmittedCall {
     pub(super) method: &'static Method,
     /// The moment at which the caller stops waiting. For a stream: to begin.
     pub(super) deadline: Instant,
-    /// The caller, if the credential is cached and the method gate has admitted it; `None` if the credential has to be
-    /// verified.
-    pub(super) caller: Option<CachedCaller>,
+    /// The caller, if the method gate has admitted it; `None` if its token has to be verified first.
+    pub(super) caller: Option<Arc<Caller>>,
 }
 
 /// The response to a request that did not pass.
@@ -36,19 +37,25 @@ pub(super) type PreflightRejection = Box<PipelineResponse>;
 /// Runs the preflight of a request that arrived at `start`.
 pub(super) fn preflight<B>(
     state: &ServerState,
+    connection: &ConnectionState,
     request: &http::Request<B>,
-    last_credential: &LastCredential,
     start: Instant,
 ) -> Result<AdmittedCall, PreflightRejection> {
     // The gate: gRPC, a path that is served, nothing behind it.
     let method = gate(request)?;
     // The deadline.
     let deadline = deadline(request.headers(), &state.settings, start).map_err(|status| reject(*status))?;
-    // The caller, if the credential is cached.
-    let caller = state.authenticator.recall(request.headers(), last_credential);
+    let refuse = |refusal| reject(status::refused(&refusal));
+    // The caller, if that needs no signature. Health and reflection are for every peer and look at no credential.
+    let caller = if method.standard {
+        Some(state.authenticator.anonymous())
+    } else {
+        let ConnectionState { recent_credentials, peer, .. } = connection;
+        state.authenticator.recognize(request.headers(), recent_credentials, &peer.authn).map_err(refuse)?
+    };
     // Whether this kind of caller may call this method at all.
     if let Some(caller) = &caller {
-        rules::method_gate(&method.rule, caller.caller()).map_err(|refusal| reject(status::refused(&refusal)))?;
+        rules::method_gate(&method.rule, caller).map_err(refuse)?;
     }
     Ok(AdmittedCall { method, deadline, caller })
 }

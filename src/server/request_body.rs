@@ -23,8 +23,14 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(super) fn new(first: Option<Bytes>, stream: RecvStream) -> Self {
-        Self { first, stream, messages: None, fault: None }
+    /// The body that begins with this piece, which may be empty.
+    pub(super) fn new(first: Bytes, stream: RecvStream) -> Self {
+        Self { first: Some(first).filter(|first| !first.is_empty()), stream, messages: None, fault: None }
+    }
+
+    /// The same body, read until its end, with this data again.
+    pub(super) fn again(self, data: Bytes) -> Self {
+        Self { first: Some(data).filter(|data| !data.is_empty()), ..self }
     }
 
     /// The body of a stream of messages of at most `most` bytes each.

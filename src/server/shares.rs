@@ -244,9 +244,9 @@ impl ConnectionShares {
     ///
     /// # Errors
     /// As [`RequestCharge::add`].
-    pub(super) fn request(&self, headers: usize) -> Result<RequestCharge<'_>, Refusal> {
-        let mut charge = RequestCharge { shares: self, bytes: 0, charge: Charge::default() };
-        charge.take(limits::CALL_BYTES + headers)?;
+    pub(super) fn request(&self, headers: usize) -> Result<RequestCharge, Refusal> {
+        let mut charge = RequestCharge::default();
+        charge.take(self, limits::CALL_BYTES + headers)?;
         Ok(charge)
     }
 
@@ -335,29 +335,29 @@ impl Charge {
 }
 
 /// The bytes of a request that has been read so far.
-pub(super) struct RequestCharge<'s> {
-    shares: &'s ConnectionShares,
+#[derive(Debug, Default)]
+pub(super) struct RequestCharge {
     bytes: usize,
     charge: Charge,
 }
 
-impl RequestCharge<'_> {
+impl RequestCharge {
     /// Counts further bytes of the message.
     ///
     /// # Errors
     /// [`Refusal::Overloaded`] if the budget of a level is used up.
-    pub(super) fn add(&mut self, message: usize) -> Result<(), Refusal> {
-        self.take(message.saturating_mul(limits::DECODED_PART))
+    pub(super) fn add(&mut self, shares: &ConnectionShares, message: usize) -> Result<(), Refusal> {
+        self.take(shares, message.saturating_mul(limits::DECODED_PART))
     }
 
-    fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
+    fn take(&mut self, shares: &ConnectionShares, bytes: usize) -> Result<(), Refusal> {
         let before = units(self.bytes);
         self.bytes += bytes;
         let more = units(self.bytes) - before;
         if more == 0 {
             return Ok(());
         }
-        for (level, held) in self.shares.levels().into_iter().zip(&mut self.charge.levels) {
+        for (level, held) in shares.levels().into_iter().zip(&mut self.charge.levels) {
             let Some(budgets) = level else { continue };
             let permit = budgets.requests.try_take(more).ok_or(Refusal::Overloaded)?;
             match held {

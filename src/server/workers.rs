@@ -14,7 +14,8 @@ use super::pipeline::Pipeline;
 use super::proxy_protocol::read_header;
 use super::shares::{ConnectionShares, ServerShares};
 use super::state::ServerState;
-use crate::authn::LastCredential;
+use super::wasted_calls::WastedCalls;
+use crate::authn::RecentCredentials;
 use crate::server::limits;
 use std::io;
 use std::net::IpAddr;
@@ -135,8 +136,9 @@ impl ConnectionService {
         }
         let registered = self.connections.register(key);
         let connection = Arc::new(ConnectionState {
-            last_credential: LastCredential::default(),
+            recent_credentials: RecentCredentials::default(),
             shares: ConnectionShares::new(&state.settings, self.shares, peer.limited.then(|| peer.shares.clone())),
+            wasted: WastedCalls::new(peer.limited.then(|| peer.wasted_calls.clone())),
             peer,
             stream_budget: state.stream_budget.connection(limits::CONNECTION_STREAM_BYTES),
             usage: registered.usage.clone(),

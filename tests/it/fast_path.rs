@@ -1,8 +1,9 @@
-//! The fast path: checks of services that skip the pipeline. A caller can notice it only by the missing `x-request-id`:
-//! responses have the same bytes, and the same errors come in the same order.
+//! The fast path: checks that skip the pipeline. A caller can notice it only by the missing `x-request-id` of a call that
+//! has none: responses have the same bytes, and the same errors come in the same order.
 
+use crate::harness::log::Log;
 use crate::harness::raw::{self, Answer, Call};
-use crate::harness::{Server, is_member};
+use crate::harness::{API_KEY, Server, is_member};
 use prost::Message;
 use roster::domain::Scope;
 use roster::grpc::pb;
@@ -23,7 +24,15 @@ fn fully_consistent(organization: &str, user: &str, token: &str) -> Call {
     Call::grpc(CHECK, &message.encode_to_vec()).bearer(token)
 }
 
-/// Whether the fast path answered.
+/// The answer of the pipeline, which takes the first call of each token, because it has to be verified.
+async fn through_the_pipeline(server: &Server, call: Call) -> Answer {
+    let token = server.service_token(&roster::random::uuid().to_string(), &[Scope::Check]);
+    let answer = server.send(call.without("authorization").bearer(&token)).await;
+    assert!(!is_fast(&answer));
+    answer
+}
+
+/// Whether the fast path answered a call without a name.
 fn is_fast(answer: &Answer) -> bool {
     !answer.headers.contains_key(NAME)
 }
@@ -57,14 +66,59 @@ async fn the_fast_path_answers_as_the_pipeline_does() {
         {
             let call = check(organization, user, &token);
             let fast = until_fast(&server, &call).await;
-            // A request with a name takes the pipeline, which logs it.
-            let slow = server.send(call.with(NAME, "mine")).await;
-            assert_eq!(slow.headers[NAME], "mine");
+            let slow = through_the_pipeline(&server, call).await;
             assert_eq!(fast.headers["content-type"], slow.headers["content-type"]);
             assert_eq!((fast.http_status, &fast.trailers, &fast.body), (slow.http_status, &slow.trailers, &slow.body));
             assert_eq!((result(&fast).allowed, result(&fast).source()), (allowed, pb::CheckSource::Memory));
         }
     }
+}
+
+/// The credential may be a token or an API key, and the call may carry what proxies and tracers add.
+#[tokio::test]
+async fn checks_with_an_api_key_or_a_name_take_the_fast_path() {
+    let log = Log::watch();
+    let server = Server::start().await;
+    let acme = server.user("ada").create("Acme").await;
+    let by_key = check(&acme, "ada", API_KEY.secret.expose());
+    let by_token = check(&acme, "ada", &server.service_token("backend", &[Scope::Check]));
+    for call in [by_key, by_token] {
+        assert!(result(&until_fast(&server, &call).await).allowed);
+        let call = call.with("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        until_fast(&server, &call).await;
+        let call = call.with("grpc-timeout", "20S");
+        until_fast(&server, &call).await;
+        let named = server.send(call.clone().with(NAME, "mine")).await;
+        assert!(result(&named).allowed);
+        assert_eq!(named.headers[NAME], "mine");
+        // A name that cannot stand in the log is replaced.
+        let renamed = server.send(call.with(NAME, "not plain")).await;
+        assert!(result(&renamed).allowed && renamed.headers[NAME] != "not plain");
+    }
+    // Only the pipeline logs calls.
+    assert!(!log.end().contains("mine"));
+}
+
+/// A proxy sends the calls of many callers on one connection.
+#[tokio::test]
+async fn many_credentials_on_one_connection_take_the_fast_path() {
+    let log = Log::watch();
+    let server = Server::start().await;
+    let acme = server.user("ada").create("Acme").await;
+    let tokens: Vec<String> =
+        (0..20).map(|number| server.service_token(&format!("backend-{number}"), &[Scope::Check])).collect();
+    for token in &tokens {
+        until_fast(&server, &check(&acme, "ada", token)).await;
+    }
+    let mut client = CheckServiceClient::new(server.connect().await);
+    for token in tokens.iter().chain(tokens.iter().rev()) {
+        let mut request = tonic::Request::new(is_member(&acme, "ada"));
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        request.metadata_mut().insert(NAME, "through-a-proxy".parse().unwrap());
+        let answer = client.check_membership(request).await.unwrap();
+        assert_eq!(answer.metadata().get(NAME).unwrap(), "through-a-proxy");
+    }
+    assert!(!log.end().contains("through-a-proxy"));
 }
 
 #[tokio::test]
@@ -116,8 +170,7 @@ async fn the_fast_path_looks_up_fully_consistent_checks_at_the_primary() {
     for (user, allowed) in [("ada", true), ("stranger", false)] {
         let call = fully_consistent(&acme, user, &token);
         let fast = until_fast(&server, &call).await;
-        let slow = server.send(call.with(NAME, "mine")).await;
-        assert!(!is_fast(&slow));
+        let slow = through_the_pipeline(&server, call).await;
         assert_eq!((fast.http_status, &fast.trailers, &fast.body), (slow.http_status, &slow.trailers, &slow.body));
         assert_eq!((result(&fast).allowed, result(&fast).source()), (allowed, pb::CheckSource::Primary));
     }
@@ -131,7 +184,9 @@ async fn errors_of_the_fast_path_are_those_of_the_pipeline() {
     until_fast(&server, &check(&acme, "ada", &token)).await;
     let late = fully_consistent(&acme, "ada", &token).with("grpc-timeout", "1n");
     let fast = server.send(late.clone()).await;
-    let slow = server.send(late.with(NAME, "mine")).await;
+    let slow = through_the_pipeline(&server, late.clone()).await;
+    let named = server.send(late.with(NAME, "mine")).await;
+    assert_eq!(named.headers[NAME], "mine");
     assert_eq!(fast.reason.as_deref(), Some("DEADLINE_EXCEEDED"));
     assert_eq!((fast.http_status, fast.grpc_status), (slow.http_status, slow.grpc_status));
     assert_eq!(fast.reason, slow.reason);
@@ -158,7 +213,7 @@ async fn callers_on_one_connection_are_distinguished() {
 }
 
 #[tokio::test]
-async fn a_body_in_pieces_is_awaited_by_the_pipeline() {
+async fn a_body_in_pieces_is_awaited() {
     let server = Server::start().await;
     let acme = server.user("ada").create("Acme").await;
     let call = check(&acme, "ada", &server.service_token("backend", &[Scope::Check]));
@@ -166,7 +221,7 @@ async fn a_body_in_pieces_is_awaited_by_the_pipeline() {
     for pieces in [vec![call.body.len()], vec![1, 4, 20], vec![5], vec![12]] {
         let answer = raw::send_in_pieces(server.address, call.clone(), &pieces).await;
         assert_eq!(answer.grpc_status, Some(0), "{answer:?}");
-        assert!(result(&answer).allowed && !is_fast(&answer));
+        assert!(result(&answer).allowed && is_fast(&answer));
     }
 }
 

@@ -30,6 +30,7 @@ use crate::service::{AnswerSource, CallPermit, Freshness, Roster, ServiceError};
 use sealed::Sealed;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -52,7 +53,8 @@ struct CallContext {
 
 impl CallContext {
     fn of<M>(request: &Request<M>) -> Self {
-        let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
+        let caller = request.extensions().get::<Arc<Caller>>();
+        let caller = caller.map_or(Caller::Anonymous, |caller| Caller::clone(caller));
         let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
         let deadline = deadline.unwrap_or_else(|| Instant::now() + limits::DEADLINE);
         let permit = request.extensions().get::<CallPermit>().cloned();

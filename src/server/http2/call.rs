@@ -2,21 +2,26 @@
 
 use super::respond;
 use super::response_bytes::ResponseBytes;
+use crate::authz::rules;
+use crate::clock;
 use crate::server::connection_state::ConnectionState;
-use crate::server::fast_path::{self, FastPathOutcome};
-use crate::server::pipeline::{HeldByCall, Pipeline, Response, panicked};
+use crate::server::fast_path::{self, FastPathOutcome, PendingCheck};
+use crate::server::pipeline::{HeldByCall, Pipeline, RequestName, Response, panicked};
 use crate::server::preflight::preflight;
 use crate::server::request_body::{RequestBody, release};
+use crate::server::state::PipelineResponse;
 use futures_util::FutureExt;
 use h2::RecvStream;
 use h2::server::SendResponse;
+use http::HeaderValue;
 use hyper::body::Bytes;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::time::Instant;
+use tonic::Status;
 
-/// Starts a call: answers it at once if the fast path can, else in a task.
+/// Starts a call: answers it at once if it is refused or the fast path can answer it, else in a task.
 pub(super) fn begin(
     pipeline: &Pipeline,
     connection: &Arc<ConnectionState>,
@@ -28,31 +33,63 @@ pub(super) fn begin(
     let (head, mut stream) = request.into_parts();
     let head = http::Request::from_parts(head, ());
     // The panic guard stands before the gate, as in the pipeline: a panic costs its request, not the connection.
-    let passed =
-        catch_unwind(AssertUnwindSafe(|| preflight(&pipeline.state, &head, &connection.last_credential, start)));
-    let passed = passed.unwrap_or_else(|_| Err(Box::new(panicked().into_http())));
-    let mut first = None;
-    if let Ok(call) = &passed
-        && fast_path::is_eligible(call, &head)
-        && let Poll::Ready(Some(Ok(message))) = stream.poll_data(context)
-    {
-        release(&mut stream, message.len());
-        if stream.is_end_stream() {
-            match fast_path::attempt(pipeline, call, &message, start) {
-                FastPathOutcome::Answered(frame) => return answer(connection, &mut respond, frame),
-                FastPathOutcome::Pending(check) => {
-                    let response =
-                        fast_path::await_answer(pipeline.clone(), connection.clone(), check, call.deadline, start);
-                    return spawn(connection, until_reset(respond, response));
-                }
-                FastPathOutcome::Declined => {}
+    let passed = catch_unwind(AssertUnwindSafe(|| preflight(&pipeline.state, connection, &head, start)));
+    let call = match passed {
+        Ok(Ok(call)) => call,
+        Ok(Err(rejection)) => return refuse(pipeline, connection, &head, respond, start, || Ok(*rejection)),
+        Err(_) => return refuse(pipeline, connection, &head, respond, start, || Err(Box::new(panicked()))),
+    };
+    let first = match stream.poll_data(context) {
+        Poll::Ready(Some(Ok(message))) => message,
+        // The peer has cancelled the call before the server has seen it.
+        Poll::Ready(Some(Err(_))) => return connection.wasted.count(clock::uptime()),
+        Poll::Ready(None) | Poll::Pending => Bytes::new(),
+    };
+    release(&mut stream, first.len());
+    let (eligible, has_ended) = (fast_path::is_eligible(&call), stream.is_end_stream());
+    if eligible && has_ended {
+        match fast_path::attempt(pipeline, &call, &first, start) {
+            FastPathOutcome::Answered(frame) => {
+                return answer(connection, &mut respond, frame, fast_path::response_name(head.headers()));
             }
+            FastPathOutcome::Pending(check) => {
+                let check = PendingCheck::new(check, head.headers(), &call, start);
+                let response = check.answer(pipeline.clone(), connection.clone());
+                return spawn(connection, until_reset(connection.clone(), respond, response));
+            }
+            FastPathOutcome::Declined => {}
         }
-        first = Some(message);
     }
+    let from_start = match pipeline.hold(connection, head.headers(), &call) {
+        Ok(from_start) => from_start,
+        Err(status) => return refuse(pipeline, connection, &head, respond, start, || Err(status)),
+    };
     let request = head.map(|()| RequestBody::new(first, stream));
-    let response = pipeline.clone().run(connection.clone(), request, passed, start);
-    spawn(connection, until_reset(respond, response));
+    let (pipeline, state) = (pipeline.clone(), connection.clone());
+    if eligible && !has_ended {
+        let response = fast_path::await_message(pipeline, state.clone(), request, call, from_start, start);
+        spawn(connection, until_reset(state, respond, response));
+    } else {
+        let response = pipeline.run(state.clone(), request, call, from_start, start);
+        spawn(connection, until_reset(state, respond, response));
+    }
+}
+
+/// Answers a call that is refused before anything else is done for it.
+fn refuse(
+    pipeline: &Pipeline,
+    connection: &ConnectionState,
+    head: &http::Request<()>,
+    mut respond: SendResponse<ResponseBytes>,
+    start: Instant,
+    outcome: impl FnOnce() -> Result<PipelineResponse, Box<Status>>,
+) {
+    connection.wasted.count(clock::uptime());
+    let path = head.uri().path();
+    let (name, method) = (RequestName::of(head.headers(), path), rules::method(path));
+    let response = pipeline.state.finish(&name, method, start, outcome);
+    // This fails only if the peer has reset the stream.
+    let _ = respond.send_response(response.map(drop), true);
 }
 
 /// Runs a call in a task of the worker. The connection counts as used until the call has ended.
@@ -65,20 +102,30 @@ fn spawn(connection: &Arc<ConnectionState>, call: impl Future<Output = ()> + Sen
 }
 
 /// Waits for a response and sends it. A call that the peer resets is dropped.
-async fn until_reset(mut respond: SendResponse<ResponseBytes>, response: impl Future<Output = Response>) {
+async fn until_reset(
+    connection: Arc<ConnectionState>,
+    mut respond: SendResponse<ResponseBytes>,
+    response: impl Future<Output = Response>,
+) {
     let mut response = Box::pin(response);
     let response = std::future::poll_fn(|context| match response.poll_unpin(context) {
         Poll::Ready(response) => Poll::Ready(Some(response)),
         Poll::Pending => respond.poll_reset(context).map(|_| None),
     });
-    if let Some(response) = response.await {
-        respond::send(respond, response).await;
+    match response.await {
+        Some(response) => respond::send(respond, response).await,
+        None => connection.wasted.count(clock::uptime()),
     }
 }
 
 /// Sends the answer to a check: at once, if the peer has room for all of it.
-fn answer(connection: &Arc<ConnectionState>, respond: &mut SendResponse<ResponseBytes>, frame: Bytes) {
-    let (head, frame) = fast_path::response(frame).into_parts();
+fn answer(
+    connection: &Arc<ConnectionState>,
+    respond: &mut SendResponse<ResponseBytes>,
+    frame: Bytes,
+    name: Option<HeaderValue>,
+) {
+    let (head, frame) = fast_path::response(frame, name).into_parts();
     // This fails only if the peer has reset the stream, and so does everything below.
     let Ok(mut stream) = respond.send_response(http::Response::from_parts(head, ()), false) else { return };
     stream.reserve_capacity(frame.len());

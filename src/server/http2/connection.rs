@@ -3,6 +3,7 @@
 use super::call;
 use super::guarded_io::{GuardedIo, SocketActivity};
 use super::response_bytes::ResponseBytes;
+use crate::clock;
 use crate::reset_causes;
 use crate::server::connection_state::ConnectionState;
 use crate::server::connections::ConnectionEnd;
@@ -30,6 +31,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let activity = Arc::new(SocketActivity::default());
+    activity.begin_turn(limits::TURN_BYTES);
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .max_header_list_size(limits::HEADER_LIST_BYTES)
@@ -37,6 +39,7 @@ where
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
         .data_frame_budget(limits::SMALL_FRAMES)
         .max_send_buffer_size(limits::SEND_BUFFER)
+        .max_pending_accept_reset_streams(limits::RESET_CALLS)
         .handshake(GuardedIo::new(socket, activity.clone()));
     let mut ended: EndFuture = Box::pin(connection.usage.clone().ended());
     let mut http2 = tokio::select! {
@@ -53,6 +56,7 @@ where
         arrived: Vec::new(),
         keep_alive,
         closing: ClosePhase::Open(ended),
+        pause: None,
         activity,
     };
     std::future::poll_fn(|context| served.poll(context)).await
@@ -68,6 +72,8 @@ struct ServedConnection<T> {
     arrived: Vec<ArrivedCall>,
     keep_alive: KeepAlive,
     closing: ClosePhase,
+    /// The end of a pause, in which the connection is not read.
+    pause: Option<Pin<Box<Sleep>>>,
     activity: Arc<SocketActivity>,
 }
 
@@ -92,6 +98,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
         if self.keep_alive.poll(context).is_ready() {
             return Poll::Ready(Err(Reason::NO_ERROR.into()));
         }
+        self.begin_turn(context);
         // The second round sends the answers of the first. Then the other connections of the worker get their turn.
         for _ in 0..2 {
             // All calls that have arrived first: their answers then leave in one write.
@@ -112,6 +119,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Decides how much may be read until the next poll. A connection with many wasted calls is read more slowly.
+    fn begin_turn(&mut self, context: &mut Context<'_>) {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                if pause.as_mut().poll(context).is_pending() {
+                    return self.activity.pause();
+                }
+                self.pause = None;
+            }
+            let pause = self.connection.wasted.pause(clock::uptime());
+            if pause.is_zero() {
+                return self.activity.begin_turn(limits::TURN_BYTES);
+            }
+            self.pause = Some(Box::pin(sleep(pause)));
+        }
     }
 
     /// Takes all calls that have arrived. Ready when the connection has ended.

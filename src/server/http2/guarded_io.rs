@@ -6,7 +6,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,6 +19,10 @@ pub(super) struct SocketActivity {
     reads: AtomicU32,
     /// Whether the peer has sent its preface and its SETTINGS frame.
     begun: AtomicBool,
+    /// Bytes that may still be read in this turn of the connection.
+    turn: AtomicUsize,
+    /// Whether the connection waits by its own decision.
+    paused: AtomicBool,
 }
 
 impl SocketActivity {
@@ -28,6 +32,18 @@ impl SocketActivity {
 
     pub(super) fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Starts a turn of the connection, in which this number of bytes may be read.
+    pub(super) fn begin_turn(&self, bytes: usize) {
+        self.turn.store(bytes, Ordering::Relaxed);
+        self.paused.store(false, Ordering::Relaxed);
+    }
+
+    /// Lets nothing be read until the next turn.
+    pub(super) fn pause(&self) {
+        self.turn.store(0, Ordering::Relaxed);
+        self.paused.store(true, Ordering::Relaxed);
     }
 }
 
@@ -39,18 +55,15 @@ pub(super) struct GuardedIo<T> {
     frames: FrameTracker,
     read_limit: PauseLimit,
     write_limit: PauseLimit,
-    /// Bytes that were read since the socket last had none, or since the last pause.
-    turn: usize,
 }
 
 impl<T> GuardedIo<T> {
     pub(super) fn new(socket: T, activity: Arc<SocketActivity>) -> Self {
         let (read_limit, write_limit) = (PauseLimit::default(), PauseLimit::default());
-        Self { socket, activity, frames: FrameTracker::new(), read_limit, write_limit, turn: 0 }
+        Self { socket, activity, frames: FrameTracker::new(), read_limit, write_limit }
     }
 
     fn received(&mut self, bytes: &[u8]) {
-        self.turn += bytes.len();
         self.activity.reads.fetch_add(1, Ordering::Relaxed);
         if self.frames.push(bytes) {
             self.read_limit.clear();
@@ -62,20 +75,24 @@ impl<T> GuardedIo<T> {
 impl<T: AsyncRead + Unpin> AsyncRead for GuardedIo<T> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.turn >= limits::TURN_BYTES {
-            // The other connections of the worker, and the calls that these bytes belong to, come first.
-            this.turn = 0;
-            context.waker().wake_by_ref();
+        let left = this.activity.turn.load(Ordering::Relaxed);
+        if left == 0 {
+            this.read_limit.clear();
+            if !this.activity.paused.load(Ordering::Relaxed) {
+                // The other connections of the worker, and the calls that these bytes belong to, come first.
+                context.waker().wake_by_ref();
+            }
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        match Pin::new(&mut this.socket).poll_read(context, buffer) {
+        match poll_read_up_to(left, Pin::new(&mut this.socket), context, buffer) {
             Poll::Ready(outcome) => {
-                this.received(&buffer.filled()[before..]);
+                let received = &buffer.filled()[before..];
+                this.activity.turn.store(left - received.len(), Ordering::Relaxed);
+                this.received(received);
                 Poll::Ready(outcome)
             }
             Poll::Pending => {
-                this.turn = 0;
                 if this.frames.is_incomplete() {
                     ready!(this.read_limit.poll(context));
                     return Poll::Ready(Err(timed_out("the peer stopped in the middle of a frame")));
@@ -84,6 +101,23 @@ impl<T: AsyncRead + Unpin> AsyncRead for GuardedIo<T> {
             }
         }
     }
+}
+
+/// Reads at most this number of bytes.
+fn poll_read_up_to<T: AsyncRead>(
+    bytes: usize,
+    socket: Pin<&mut T>,
+    context: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    if buffer.remaining() <= bytes {
+        return socket.poll_read(context, buffer);
+    }
+    let mut part = ReadBuf::new(buffer.initialize_unfilled_to(bytes));
+    let outcome = ready!(socket.poll_read(context, &mut part));
+    let read = part.filled().len();
+    buffer.advance(read);
+    Poll::Ready(outcome)
 }
 
 impl<T: AsyncWrite + Unpin> GuardedIo<T> {

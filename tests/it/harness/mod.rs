@@ -18,7 +18,7 @@ pub mod snapshot;
 pub mod standby;
 
 pub use postgres::Database;
-pub use server::Server;
+pub use server::{API_KEY, Server};
 
 use roster::grpc::pb;
 use tonic::{Code, Status};

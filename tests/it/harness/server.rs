@@ -1,9 +1,10 @@
 //! A server on its own port, and clients for every kind of caller.
 
 use super::Database;
+use roster::authn::api_keys::{self, GeneratedApiKey};
 use roster::authn::authenticator::Authenticator;
 use roster::authn::mint::{ClaimSet, SigningKey};
-use roster::authn::settings::{AuthSettings, IssuerSettings};
+use roster::authn::settings::{ApiKeySettings, AuthSettings, IssuerSettings};
 use roster::clock::Clock;
 use roster::domain::Scope;
 use roster::grpc::pb::check_service_client::CheckServiceClient;
@@ -17,6 +18,7 @@ use roster::store::datastore_url::DatastoreUrl;
 use roster::store::pool::Pool;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -303,7 +305,10 @@ impl Drop for Server {
     }
 }
 
-/// The settings of the authentication in tests: bearer tokens of one issuer, which may grant every scope.
+/// The API key of a service that may check.
+pub static API_KEY: LazyLock<GeneratedApiKey> = LazyLock::new(api_keys::generate);
+
+/// The settings of the authentication in tests: bearer tokens of one issuer, which may grant every scope, and an API key.
 pub fn auth_settings(jwks: PathBuf) -> AuthSettings {
     AuthSettings {
         issuers: vec![IssuerSettings {
@@ -315,7 +320,11 @@ pub fn auth_settings(jwks: PathBuf) -> AuthSettings {
             scopes: Scope::ALL.to_vec(),
             user_id_prefix: String::new(),
         }],
-        api_keys: Vec::new(),
+        api_keys: vec![ApiKeySettings {
+            name: "keyed".to_owned(),
+            scopes: vec![Scope::Check],
+            sha256: API_KEY.sha256.clone(),
+        }],
     }
 }
 

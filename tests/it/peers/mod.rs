@@ -16,4 +16,5 @@ mod slow_bodies;
 mod standard;
 mod stop;
 mod streams;
+mod timeouts;
 mod unread;

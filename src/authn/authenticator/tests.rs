@@ -1,0 +1,277 @@
+use super::*;
+use crate::authn::api_keys::generate;
+use crate::authn::caller::{Actor, Profile};
+use crate::authn::credential_error::ON_BEHALF_OF;
+use crate::authn::mint::ClaimSet;
+use crate::authn::testing::{AuthFixture, NOW, Outcome, claims, headers, issuer, peer};
+use crate::domain::{ActorKind, DisplayName, EmailAddress, Scope, UserId};
+use http::header::AUTHORIZATION;
+
+/// Authenticates with a token of these claims and with other headers.
+async fn authenticate(
+    fixture: &AuthFixture,
+    claims: &ClaimSet,
+    others: &[(&'static str, &str)],
+) -> Result<Arc<Caller>, Refusal> {
+    let token = fixture.key.mint(claims).map_err(|_| Refusal::CredentialMissing)?;
+    let headers = headers(&format!("bEARER  {}", token.expose()), others).map_err(|_| Refusal::CredentialMissing)?;
+    fixture.auth.authenticate(&headers, &peer()).await
+}
+
+fn service(scope: &str) -> ClaimSet {
+    ClaimSet { scope: Some(scope.to_owned()), ..claims("billing") }
+}
+
+#[tokio::test]
+async fn a_token_without_roster_scopes_identifies_a_user() -> Outcome {
+    let fixture = AuthFixture::new(&Scope::ALL)?;
+    for (email, verified, name, expected) in [
+        (Some("Ada@X.example"), Some(true), Some(" Ada "), (Some("ada@x.example"), true, Some("Ada"))),
+        (Some("ada@x.example"), None, None, (Some("ada@x.example"), false, None)),
+        (Some("not an address"), Some(true), Some("a\u{202e}b"), (None, false, None)),
+        (None, Some(true), None, (None, false, None)),
+    ] {
+        let claims = ClaimSet {
+            email: email.map(str::to_owned),
+            email_verified: verified,
+            name: name.map(str::to_owned),
+            scope: Some("openid rosters:check ROSTER:operator".to_owned()),
+            ..claims("ada")
+        };
+        let Caller::User(user) = &*authenticate(&fixture, &claims, &[]).await? else {
+            return Err("not a user".into());
+        };
+        let claims = user.claims.as_ref().ok_or("no claims")?;
+        let Profile { email, email_verified, display_name } = &claims.profile;
+        let email = email.as_ref().map(EmailAddress::normal);
+        assert_eq!((email, *email_verified, display_name.as_ref().map(DisplayName::as_str)), expected);
+        assert_eq!((user.id.as_str(), &user.via, claims.issued_at), ("ada", &None, NOW));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn malformed_profile_claims_are_ignored() -> Outcome {
+    let fixture = AuthFixture::new(&[])?;
+    let header = format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, fixture.key.id());
+    for (claims, address, verified) in [
+        (r#""email":"a@x.example","email_verified":"true","name":["a"]"#, true, true),
+        (r#""email":"a@x.example","email_verified":"false""#, true, false),
+        (r#""email":"a@x.example","email_verified":1,"name":null"#, true, false),
+        (r#""email":["a@x.example"],"email_verified":true"#, false, false),
+    ] {
+        let claims = format!(r#"{{"iss":"https://id.example","aud":"roster","sub":"a","exp":1800000001.5,{claims}}}"#);
+        let headers = headers(&format!("Bearer {}", fixture.key.sign(&header, &claims)), &[])?;
+        let Caller::User(user) = &*fixture.auth.authenticate(&headers, &peer()).await? else {
+            return Err("not a user".into());
+        };
+        let claims = user.claims.as_ref().ok_or("no claims")?;
+        assert_eq!((claims.profile.email.is_some(), claims.profile.email_verified), (address, verified));
+        assert_eq!((&claims.profile.display_name, claims.issued_at), (&None, 0));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn roster_scopes_identify_services_and_operators() -> Outcome {
+    let fixture = AuthFixture::new(&Scope::ALL)?;
+    let Caller::Service(billing) =
+        &*authenticate(&fixture, &service("openid roster:manage roster:check roster:check"), &[]).await?
+    else {
+        return Err("not a service".into());
+    };
+    assert_eq!((billing.name.as_str(), &*billing.scopes), ("billing", &[Scope::Check, Scope::Manage][..]));
+    let root = authenticate(&fixture, &service("roster:check roster:operator"), &[]).await?;
+    assert!(matches!(&*root, Caller::Operator(operator) if operator.name == "billing"));
+    assert!(matches!(*fixture.auth.authenticate(&HeaderMap::new(), &peer()).await?, Caller::Anonymous));
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_operators_and_services_with_act_as_act_on_behalf_of_a_user() -> Outcome {
+    const FOR_ADA: (&str, &str) = (ON_BEHALF_OF, "ada");
+    let fixture = AuthFixture::new(&Scope::ALL)?;
+    for scope in ["roster:act-as", "roster:operator"] {
+        let caller = authenticate(&fixture, &service(scope), &[FOR_ADA]).await?;
+        let ada = Actor { kind: ActorKind::User, id: "ada".to_owned(), via: Some("billing".to_owned()) };
+        assert_eq!(caller.actor(), Some(ada));
+        assert!(matches!(&*caller, Caller::User(user) if user.claims.is_none()));
+        for bad in [&[FOR_ADA, FOR_ADA][..], &[(ON_BEHALF_OF, "")], &[(ON_BEHALF_OF, "\u{e9}")]] {
+            let refusal = authenticate(&fixture, &service(scope), bad).await.err();
+            assert!(matches!(refusal, Some(Refusal::InvalidRequest(fields)) if fields[0].field == ON_BEHALF_OF));
+        }
+    }
+    for claims in [service("roster:check roster:manage"), claims("ada")] {
+        assert_eq!(authenticate(&fixture, &claims, &[FOR_ADA]).await.err(), Some(Refusal::OnBehalfOfNotAllowed));
+    }
+    let mut anonymous = HeaderMap::new();
+    anonymous.insert(ON_BEHALF_OF, http::HeaderValue::from_static("ada"));
+    assert_eq!(fixture.auth.authenticate(&anonymous, &peer()).await.err(), Some(Refusal::CredentialMissing));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cached_token_expires_like_any_other() -> Outcome {
+    let fixture = AuthFixture::new(&[])?;
+    let claims = ClaimSet { exp: NOW + 10, ..claims("ada") };
+    let mut user_claims = Vec::new();
+    for seconds in [0, 39] {
+        fixture.advance(seconds);
+        let Caller::User(user) = &*authenticate(&fixture, &claims, &[]).await? else {
+            return Err("not a user".into());
+        };
+        user_claims.push(user.claims.clone().ok_or("no claims")?);
+    }
+    // The second call used the cached token, so it sees the `applied` flag of the first.
+    assert!(Arc::ptr_eq(&user_claims[0], &user_claims[1]));
+    fixture.advance(1);
+    assert_eq!(authenticate(&fixture, &claims, &[]).await.err(), Some(Refusal::CredentialExpired));
+    assert_eq!(fixture.auth.cached_tokens(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_valid_cached_token_is_recognized() -> Outcome {
+    let fixture = AuthFixture::new(&[Scope::Check, Scope::ActAs])?;
+    let claims = ClaimSet { exp: NOW + 10, ..service("roster:check roster:act-as") };
+    let token = format!("Bearer {}", fixture.key.mint(&claims)?.expose());
+    let once = headers(&token, &[])?;
+    let recent = RecentCredentials::default();
+    let recognize = |headers: &HeaderMap| fixture.auth.recognize(headers, &recent, &peer());
+    assert!(recognize(&once)?.is_none());
+    fixture.auth.authenticate(&once, &peer()).await?;
+    assert!(recent.find(&once[AUTHORIZATION]).is_none());
+    let caller = recognize(&once)?.ok_or("not in the cache")?;
+    // The same header value is found by its address; an equal value elsewhere in memory is not.
+    assert!(recent.find(&once[AUTHORIZATION]).is_some());
+    assert!(recent.find(&headers(&token, &[])?[AUTHORIZATION]).is_none());
+    assert!(matches!(&*caller, Caller::Service(service) if service.name == "billing"));
+    let for_ada = recognize(&headers(&token, &[(ON_BEHALF_OF, "ada")])?)?.ok_or("not in the cache")?;
+    assert_eq!(for_ada.user().map(UserId::as_str), Some("ada"));
+    for twice in ["Bearer x", &token] {
+        let twice = headers(&token, &[("authorization", twice)])?;
+        assert_eq!(recognize(&twice).err(), Some(Refusal::CredentialInvalid));
+    }
+    assert!(matches!(recognize(&HeaderMap::new())?.as_deref(), Some(Caller::Anonymous)));
+    assert!(recognize(&headers(&format!("{token}x"), &[])?)?.is_none());
+    fixture.advance(39);
+    assert!(recognize(&once)?.is_some());
+    fixture.advance(1);
+    assert!(recognize(&once)?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_token_is_recognized_if_its_key_is_removed_or_the_file_is_due_for_a_reload() -> Outcome {
+    let fixture = AuthFixture::new(&[])?;
+    let claims = ClaimSet { exp: NOW + 86_400, ..claims("ada") };
+    let headers = headers(&format!("Bearer {}", fixture.key.mint(&claims)?.expose()), &[])?;
+    let recent = RecentCredentials::default();
+    let is_recognized = || fixture.auth.recognize(&headers, &recent, &peer()).map(|caller| caller.is_some());
+    fixture.auth.authenticate(&headers, &peer()).await?;
+    assert!(is_recognized()?);
+    fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
+    assert!(!is_recognized()?);
+    fixture.auth.authenticate(&headers, &peer()).await?;
+    // The entry that the connection remembers is replaced as well.
+    assert!(is_recognized()?);
+    std::fs::write(fixture.jwks_file(), crate::authn::mint::SigningKey::generate().public_jwks().to_string())?;
+    fixture.advance(limits::JWKS_MAX_AGE_SECONDS);
+    assert!(fixture.auth.authenticate(&headers, &peer()).await.is_err());
+    assert!(!is_recognized()?);
+    Ok(())
+}
+
+#[test]
+fn api_keys_are_recognized_or_refused_at_once() -> Outcome {
+    let key = generate();
+    let settings = format!("[[api_keys]]\nname = 'billing'\nscopes = ['check']\nsha256 = '{}'", key.sha256);
+    let auth =
+        Authenticator::new(&toml::from_str(&settings)?, Clock::system()).map_err(|mistakes| mistakes.join("; "))?;
+    let recent = RecentCredentials::default();
+    let good = headers(&format!("Bearer {}", key.secret.expose()), &[])?;
+    for _ in 0..2 {
+        let caller = auth.recognize(&good, &recent, &peer())?.ok_or("not recognized")?;
+        assert!(matches!(&*caller, Caller::Service(service) if service.name == "billing"));
+    }
+    for wrong in [format!("Bearer {}", generate().secret.expose()), "Basic eDp5".to_owned(), "Bearer ".to_owned()] {
+        let refusal = auth.recognize(&headers(&wrong, &[])?, &recent, &peer()).err();
+        assert_eq!(refusal, Some(Refusal::CredentialInvalid), "{wrong}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn hs256_tokens_and_api_keys_identify_callers() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (path, secret, key) = (directory.path().join("secret"), "0123456789abcdef0123456789abcdef", generate());
+    std::fs::write(&path, format!("{secret}\n"))?;
+    let settings = format!(
+        "[[issuers]]\nissuer = 'https://id.example'\naudience = 'roster'\nhs256_secret_file = '{}'\n\
+         [[api_keys]]\nname = 'billing'\nscopes = ['check']\nsha256 = '{}'",
+        path.display(),
+        key.sha256
+    );
+    let clock = Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
+    let auth = Authenticator::new(&toml::from_str(&settings)?, clock).map_err(|mistakes| mistakes.join("; "))?;
+    for (secret, good) in [(secret, true), ("another secret of at least 32 bytes", false)] {
+        let secret = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+        let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims("ada"), &secret)?;
+        assert_eq!(auth.authenticate(&headers(&format!("Bearer {token}"), &[])?, &peer()).await.is_ok(), good);
+    }
+    let caller = auth.authenticate(&headers(&format!("Bearer {}", key.secret.expose()), &[])?, &peer()).await?;
+    assert!(matches!(&*caller, Caller::Service(service) if service.name == "billing"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn user_id_prefixes_separate_the_users_of_issuers() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let jwks = directory.path().join("jwks.json");
+    let key = crate::authn::mint::SigningKey::generate();
+    std::fs::write(&jwks, key.public_jwks().to_string())?;
+    let prefixed = |name: &str, prefix: &str| IssuerSettings {
+        user_id_prefix: prefix.to_owned(),
+        ..issuer(name, jwks.clone(), &[])
+    };
+    let issuers = vec![prefixed("https://one.example", ""), prefixed("https://two.example", "two|")];
+    let clock = Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
+    let auth =
+        Authenticator::new(&AuthSettings { issuers, api_keys: Vec::new() }, clock).map_err(|all| all.join(" "))?;
+    for (name, id) in [("https://one.example", "ada"), ("https://two.example", "two|ada")] {
+        let token = key.mint(&ClaimSet { iss: name.to_owned(), ..claims("ada") })?;
+        let caller = auth.authenticate(&headers(&format!("Bearer {}", token.expose()), &[])?, &peer()).await?;
+        assert_eq!(caller.user().map(UserId::as_str), Some(id));
+    }
+    Ok(())
+}
+
+#[test]
+fn every_mistake_in_the_settings_is_reported_at_once() {
+    let mistakes = |settings: &AuthSettings| Authenticator::new(settings, Clock::system()).err().unwrap_or_default();
+    assert_eq!(mistakes(&AuthSettings::default()), [NO_CALLERS]);
+
+    let absent = || std::path::PathBuf::from("absent.json");
+    let two_sources = IssuerSettings { hs256_secret_file: Some(absent()), ..issuer("b", absent(), &[]) };
+    let no_source = IssuerSettings { jwks_file: None, audience: String::new(), ..issuer("b", absent(), &[]) };
+    let issuers = vec![issuer("", absent(), &[]), two_sources, no_source];
+    let mistakes = mistakes(&AuthSettings { issuers, api_keys: Vec::new() });
+    let settings: Vec<_> = mistakes.iter().filter_map(|mistake| mistake.split([':', ' ']).next()).collect();
+    assert_eq!(
+        settings,
+        [
+            "issuers[0].issuer",
+            "issuers[0].jwks_file",
+            "issuers[1].user_id_prefix",
+            "issuers[1].jwks_file",
+            "issuers[2].issuer",
+            "issuers[2].audience",
+            "issuers[2].user_id_prefix",
+            "issuers[2].jwks_file"
+        ]
+    );
+    for unknown in ["audiences = ['x']", "scopes = ['admin']", "keys = [{ algorithm = 'HS256', file = 'x' }]"] {
+        let settings = format!("[[issuers]]\nissuer = 'a'\naudience = 'b'\n{unknown}");
+        assert!(toml::from_str::<AuthSettings>(&settings).is_err(), "{unknown}");
+    }
+}
