@@ -14,6 +14,9 @@ const TLS: &[u8] = &[0x16, 3];
 /// The first bytes of a PROXY header: in text, and in binary form.
 const PROXY: [&[u8]; 2] = [b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"];
 
+/// The end of the head of a request of HTTP/1.
+const HEAD_END: &[u8] = b"\r\n\r\n";
+
 /// The protocol with which a connection begins, if it is not HTTP/2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WrongProtocol {
@@ -54,7 +57,8 @@ pub(super) async fn read<T: AsyncRead + AsyncWrite + Unpin>(
     }
     let protocol = protocol(&start[..length]);
     // An error means that the peer is gone: it is of no interest that it did not read the answer.
-    let _ = timeout(limits::OTHER_PROTOCOL, respond(socket, protocol, &start[..length])).await;
+    // In a box, because the connections of HTTP/2 need no room for it.
+    let _ = timeout(limits::OTHER_PROTOCOL, Box::pin(respond(socket, protocol, &start[..length]))).await;
     Ok(Err(protocol))
 }
 
@@ -100,17 +104,18 @@ async fn respond<T: AsyncRead + AsyncWrite + Unpin>(
     socket.write_all(&serialize(&other_protocols::answer(&request_head(&bytes)))).await?;
     socket.shutdown().await?;
     let mut unread = (&mut *socket).take(limits::OTHER_PROTOCOL_BYTES);
-    while unread.read(&mut bytes).await? > 0 {}
+    tokio::io::copy(&mut unread, &mut tokio::io::sink()).await?;
     Ok(())
 }
 
 /// Reads to the end of the head of a request of HTTP/1.
 async fn read_head<R: AsyncRead + Unpin>(socket: &mut R, bytes: &mut Vec<u8>) -> io::Result<()> {
-    let mut part = [0; 512];
-    while bytes.len() < limits::OTHER_PROTOCOL_HEAD && !bytes.windows(4).any(|end| end == b"\r\n\r\n") {
-        match socket.read(&mut part).await? {
-            0 => break,
-            read => bytes.extend_from_slice(&part[..read]),
+    let mut rest = (&mut *socket).take(limits::OTHER_PROTOCOL_HEAD);
+    let mut searched = 0;
+    while !bytes[searched..].windows(HEAD_END.len()).any(|end| end == HEAD_END) {
+        searched = bytes.len().saturating_sub(HEAD_END.len() - 1);
+        if rest.read_buf(bytes).await? == 0 {
+            break;
         }
     }
     Ok(())
