@@ -1,7 +1,7 @@
 # make dev      run a server with a private Postgres; pass flags in ARGS: make dev ARGS="--listen 127.0.0.1:50052"
 # make test     run every test
 # make check    run what CI runs: tests, formatting, lints, protos, documentation, .sqlx, newest Postgres, interop
-# make interop  run other clients, the commands of the documents, and roster behind PgBouncer; needs Go and Python
+# make interop  run other clients, the commands of the documents, and roster behind PgBouncer; needs Go, Java, Node, Python
 # make sqlx     update .sqlx after a change of a query or a migration
 # make bench    measure the performance; select figures in ARGS: make bench ARGS="check batch"
 # make siege    attack a release build with one peer; select attacks in ARGS: make siege ARGS="slow-bodies silent"

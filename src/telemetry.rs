@@ -1,10 +1,12 @@
 //! Logging to standard error. Standard output is reserved for the results of sub-commands.
 
 use crate::config::{LogFormat, LogSettings};
+use crate::reset_causes;
 use std::io::{IsTerminal, stderr};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::util::TryInitError;
+use tracing_subscriber::{EnvFilter, Layer};
 
 /// Sets up logging for this process.
 ///
@@ -13,9 +15,10 @@ use tracing_subscriber::util::TryInitError;
 pub fn start(settings: &LogSettings) -> Result<(), TryInitError> {
     // The settings have checked the filter. An invalid directive in ROSTER_LOG of `roster dev` is ignored.
     let filter = EnvFilter::new(&settings.filter);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
+    let registry = tracing_subscriber::registry().with(reset_causes::layer());
     match settings.format {
-        LogFormat::Text => lines.with_ansi(stderr().is_terminal()).finish().try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).finish().try_init(),
+        LogFormat::Text => registry.with(lines.with_ansi(stderr().is_terminal()).with_filter(filter)).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init(),
     }
 }

@@ -3,6 +3,7 @@ module roster.example/interop
 go 1.26.0
 
 require (
+	connectrpc.com/connect v1.19.2
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260825221802-da73d73af1c5
 	google.golang.org/grpc v1.85.0
 	roster.example/gen v0.0.0

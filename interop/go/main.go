@@ -89,6 +89,8 @@ func run() error {
 		{"a pending organization waits for its owner", w.pending},
 		{"every change is an event", w.listEvents},
 		{"a stream ends at its deadline", w.deadline},
+		{"a compressed request is refused by name", w.compressed},
+		{"clients of other protocols learn what roster serves", w.protocols},
 		{"an operator purges the organization", w.purge},
 	}
 	for _, step := range steps {

@@ -294,6 +294,32 @@ class Walk:
             return
         raise AssertionError("the stream ended without an error")
 
+    def compressed(self):
+        """A compressed request is refused with the name of its encoding."""
+        for compression, name in [(grpc.Compression.Gzip, "gzip"), (grpc.Compression.Deflate, "deflate")]:
+            try:
+                self.users.GetCaller(
+                    user_pb.GetCallerRequest(), timeout=CALL_LIMIT, metadata=bearer("ADA"), compression=compression
+                )
+                raise AssertionError("the call succeeded")
+            except grpc.RpcError as error:
+                equal("code", error.code(), grpc.StatusCode.UNIMPLEMENTED)
+                assert name in error.details(), error.details()
+
+    def several_addresses(self):
+        """A target with several addresses is reset, and works with an authority of its own."""
+        target = f"ipv4:{os.environ['ROSTER_ADDRESS']},{os.environ['ROSTER_ADDRESS']}"
+        request = health_pb2.HealthCheckRequest()
+        with grpc.insecure_channel(target) as channel:
+            try:
+                health_pb2_grpc.HealthStub(channel).Check(request, timeout=CALL_LIMIT)
+                raise AssertionError("the call succeeded: docs/languages.md describes a reset")
+            except grpc.RpcError as error:
+                equal("code", error.code(), grpc.StatusCode.INTERNAL)
+        with grpc.insecure_channel(target, [("grpc.default_authority", "roster")]) as channel:
+            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=CALL_LIMIT)
+            equal("status", answer.status, health_pb2.HealthCheckResponse.SERVING)
+
     def purge(self):
         """An operator purges the organization."""
         states = [resources_pb2.ORGANIZATION_STATE_ACTIVE, resources_pb2.ORGANIZATION_STATE_DELETED]
@@ -341,6 +367,8 @@ def main():
             walk.pending,
             walk.list_events,
             walk.deadline,
+            walk.compressed,
+            walk.several_addresses,
             walk.purge,
         ]
         for step in steps:

@@ -9,6 +9,7 @@ use crate::service::ServiceError;
 use crate::service::error::StoreError;
 use prost::Message;
 use std::time::Duration;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -92,10 +93,28 @@ pub fn malformed() -> Status {
     status(reason::malformed_message(), "the bytes are not a message of this method")
 }
 
-/// `METHOD_UNKNOWN`: the server has no such method, or does not support the compression.
+/// `METHOD_UNKNOWN`: the server has no such method.
 #[must_use]
 pub fn unknown_method() -> Status {
     status(reason::method_unknown(), "no such method here; server reflection lists the ones there are")
+}
+
+/// `METHOD_UNKNOWN`: the request is one of a protocol that the server does not serve. `sentence` says which one.
+#[must_use]
+pub fn unserved_protocol(sentence: &str) -> Status {
+    status(reason::method_unknown(), sentence)
+}
+
+/// `METHOD_UNKNOWN`: the request is compressed. `encoding` is a short text: the value of its `grpc-encoding`; `None` if
+/// only the flag of a message says so. The metadata lists what the server accepts.
+#[must_use]
+pub fn compressed(encoding: Option<&str>) -> Status {
+    let encoding = encoding.map(|encoding| format!(" with `{encoding}`")).unwrap_or_default();
+    let message =
+        format!("the request is compressed{encoding}: roster accepts no compression, switch it off in the client");
+    let mut status = status(reason::method_unknown(), message);
+    status.metadata_mut().insert("grpc-accept-encoding", AsciiMetadataValue::from_static("identity"));
+    status
 }
 
 /// `INTERNAL`: a fault in roster. Logs it, once, with its causes; the caller receives the id of the incident.

@@ -141,3 +141,13 @@ pub const PROXY_TEXT_BYTES: usize = 107;
 pub const PROXY_BINARY_BYTES: usize = 4096;
 /// The time in which a trusted proxy has to send the PROXY header of a connection.
 pub const PROXY_HEADER: Duration = Duration::from_secs(10);
+/// The time in which a connection that does not begin with HTTP/2 is answered and closed: a round trip to read its request,
+/// and one for the peer to read the answer.
+pub const OTHER_PROTOCOL: Duration = Duration::from_secs(2);
+/// The part of a request of HTTP/1 that is read for its content type, in bytes. Browsers send some hundred bytes of headers,
+/// and cookies.
+pub const OTHER_PROTOCOL_HEAD: usize = 8 * 1024;
+/// What is read and dropped behind it, so that the peer can read the answer: as much as the largest message.
+pub const OTHER_PROTOCOL_BYTES: u64 = 1024 * 1024;
+/// The length of the cause of a reset in a log line, in characters: an address list of four servers, and the fault.
+pub const RESET_CAUSE: usize = 160;

@@ -13,12 +13,14 @@ use tonic::Status;
 
 /// The prefix of a gRPC message: a byte for compression, four for the length.
 const PREFIX_BYTES: usize = 5;
+/// The first byte of the prefix of a compressed message.
+pub(super) const COMPRESSED: u8 = 1;
 
 /// Reads the body of a unary call to its end: one message of at most `most` bytes, in its frame. A body whose frame
 /// is incomplete, or not the last, is returned as it came, and the decoder refuses it.
 ///
 /// # Errors
-/// `MESSAGE_TOO_LARGE`; `OVERLOADED` if the requests of the connection, the peer address or the server hold too many
+/// `METHOD_UNKNOWN` if the message is compressed; `MESSAGE_TOO_LARGE`; `OVERLOADED` if the requests of the connection, the peer address or the server hold too many
 /// bytes; `DEADLINE_EXCEEDED` if the message arrives too slowly; `MALFORMED_MESSAGE` if the body breaks off.
 pub(super) async fn read(
     body: &mut RequestBody,
@@ -38,10 +40,9 @@ pub(super) async fn read(
         pace.received(data.len());
         message.push(data);
         match message.bytes() {
-            [0 | 1, a, b, c, d, ..] if length([*a, *b, *c, *d]) > most => {
-                return Err(Box::new(status::too_large(most)));
-            }
-            [0 | 1, ..] | [] if message.bytes().len() <= PREFIX_BYTES + most => {}
+            [COMPRESSED, ..] => return Err(Box::new(status::compressed(None))),
+            [0, a, b, c, d, ..] if length([*a, *b, *c, *d]) > most => return Err(Box::new(status::too_large(most))),
+            [0, ..] | [] if message.bytes().len() <= PREFIX_BYTES + most => {}
             _ => return Err(Box::new(status::malformed())),
         }
     }

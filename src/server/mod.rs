@@ -11,6 +11,8 @@ mod http2;
 pub mod limits;
 mod message;
 pub mod metrics;
+mod opening;
+mod other_protocols;
 mod peers;
 mod pipeline;
 mod preflight;

@@ -6,19 +6,20 @@
 
 use super::ServerSettings;
 use super::connection_state::ConnectionState;
+use super::other_protocols;
 use super::state::{PipelineResponse, ServerState};
 use crate::authn::Caller;
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
 use crate::grpc::status;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Method as Verb, StatusCode};
+use crate::limited_log::excerpt;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
-use tonic::body::Body;
 
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// A call that passed the preflight.
@@ -66,22 +67,25 @@ fn reject(status: Status) -> PreflightRejection {
 
 /// The method that a request calls.
 fn gate<B>(request: &http::Request<B>) -> Result<&'static Method, PreflightRejection> {
-    let refuse = |code: StatusCode| {
-        let mut response = http::Response::new(Body::default());
-        *response.status_mut() = code;
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-        Err(Box::new(response))
-    };
-    if request.method() != Verb::POST {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED);
-    }
     let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !matches!(content_type, "application/grpc" | "application/grpc+proto") {
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    if !other_protocols::is_grpc(request.method(), content_type) {
+        return Err(Box::new(other_protocols::response(request, content_type)));
     }
     let path = request.uri().path();
     let method = rules::method(path).filter(|_| request.uri().query().is_none());
-    method.ok_or_else(|| reject(status::unknown_method()))
+    let method = method.ok_or_else(|| reject(status::unknown_method()))?;
+    uncompressed(request.headers()).map_err(|status| reject(*status))?;
+    Ok(method)
+}
+
+/// Refuses a request that names an encoding of its messages.
+fn uncompressed(headers: &HeaderMap) -> Result<(), Box<Status>> {
+    match headers.get_all(GRPC_ENCODING).iter().find(|value| *value != "identity") {
+        None => Ok(()),
+        Some(encoding) => {
+            Err(Box::new(status::compressed(Some(&excerpt(&String::from_utf8_lossy(encoding.as_bytes()))))))
+        }
+    }
 }
 
 /// The moment at which the caller stops waiting: `grpc-timeout`, within the server's settings.

@@ -1,5 +1,6 @@
 //! The body of a request.
 
+use super::message::COMPRESSED;
 use crate::grpc::status;
 use crate::server::limits;
 use h2::RecvStream;
@@ -73,8 +74,11 @@ impl Body for RequestBody {
             return Poll::Ready(Some(Err(fault)));
         }
         match this.poll_data(context) {
-            Poll::Ready(Some(Ok(data))) => {
-                this.fault = this.messages.as_mut().and_then(|messages| messages.push(&data).err());
+            Poll::Ready(Some(Ok(mut data))) => {
+                if let Some(Err((sound, fault))) = this.messages.as_mut().map(|messages| messages.push(&data)) {
+                    data.truncate(sound);
+                    this.fault = Some(fault);
+                }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(Some(Err(status))) => Poll::Ready(Some(Err(status))),
@@ -111,8 +115,9 @@ struct MessageLimits {
 }
 
 impl MessageLimits {
-    /// Follows the bytes of the stream.
-    fn push(&mut self, mut bytes: &[u8]) -> Result<(), Status> {
+    /// Follows the bytes of the stream. A fault comes with the number of these bytes that are before its message.
+    fn push(&mut self, mut bytes: &[u8]) -> Result<(), (usize, Status)> {
+        let length = bytes.len();
         while !bytes.is_empty() {
             if self.missing > 0 {
                 let skipped = bytes.len().min(self.missing);
@@ -124,13 +129,16 @@ impl MessageLimits {
                 self.arrived += taken;
                 bytes = &bytes[taken..];
                 if self.arrived == PREFIX_BYTES {
-                    let [_, a, b, c, d] = self.prefix;
+                    let [flag, a, b, c, d] = self.prefix;
                     self.arrived = 0;
+                    if flag == COMPRESSED {
+                        return Err(((length - bytes.len()).saturating_sub(PREFIX_BYTES), status::compressed(None)));
+                    }
                     self.missing = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
                 }
             }
             if self.missing > self.most {
-                return Err(status::too_large(self.most));
+                return Err((length, status::too_large(self.most)));
             }
             if self.missing == 0 {
                 self.timer = None;

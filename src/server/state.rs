@@ -7,7 +7,8 @@ use crate::authn::Authenticator;
 use crate::clock;
 use crate::grpc::admit::stream::{StreamBudget, StreamShares};
 use crate::limited_log::LimitedLog;
-use std::net::IpAddr;
+use crate::server::limits;
+use std::fmt;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -40,11 +41,24 @@ impl ServerState {
     }
 
     /// Counts and logs a connection from this address that is closed at once. `reason` is a label of the metric.
-    pub(super) fn refuse_connection(&self, peer: IpAddr, reason: &'static str, error: &dyn std::error::Error) {
+    pub(super) fn refuse_connection(
+        &self,
+        peer: impl fmt::Display,
+        reason: &'static str,
+        error: &dyn std::error::Error,
+    ) {
         self.metrics.connection_closed(reason);
         if let Some(suppressed) = self.closed_log.admit(reason, clock::uptime()) {
             let error = error.to_string();
             tracing::warn!(%peer, reason, error, suppressed, "closed a connection");
+        }
+    }
+
+    /// Logs that the HTTP/2 library reset a request of this peer.
+    pub(super) fn log_reset(&self, peer: impl fmt::Display, cause: &str) {
+        if let Some(suppressed) = self.closed_log.admit("reset", clock::uptime()) {
+            let cause: String = cause.chars().take(limits::RESET_CAUSE).collect();
+            tracing::info!(%peer, %cause, suppressed, "reset a request with malformed headers: see docs/languages.md");
         }
     }
 }

@@ -8,6 +8,7 @@
 use super::connection_state::ConnectionState;
 use super::connections::Connections;
 use super::http2;
+use super::opening;
 use super::peers::PeerConnection;
 use super::pipeline::Pipeline;
 use super::proxy_protocol::read_header;
@@ -20,6 +21,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -142,11 +144,38 @@ impl ConnectionService {
             usage: registered.usage.clone(),
         });
         state.metrics.connection_opened();
-        if let Err(error) = http2::serve(stream, self.pipeline, connection).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended with an error");
+        if let Some(preface) = begin(&mut stream, &connection, &state).await {
+            // The HTTP/2 library reads the preface as well.
+            let (reading, writing) = stream.into_split();
+            let socket = tokio::io::join(preface.chain(reading), writing);
+            if let Err(error) = http2::serve(socket, self.pipeline, connection).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended with an error");
+            }
         }
         state.metrics.connection_ended();
         drop((registered, counted));
+    }
+}
+
+/// Reads the first bytes of a connection, and returns them if they are those of HTTP/2. `None` if the connection has to be
+/// closed.
+async fn begin(stream: &mut TcpStream, connection: &ConnectionState, state: &ServerState) -> Option<&'static [u8]> {
+    let opening = tokio::select! {
+        biased;
+        // Nothing was promised to this peer.
+        _ = connection.usage.clone().ended() => return None,
+        opening = opening::read(stream) => opening,
+    };
+    match opening {
+        Ok(Ok(preface)) => Some(preface),
+        Ok(Err(protocol)) => {
+            state.refuse_connection(connection.peer.key, protocol.name(), &protocol);
+            None
+        }
+        Err(error) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before it began");
+            None
+        }
     }
 }
 

@@ -14,6 +14,12 @@ const GENERATED_END: &str = "<!-- end -->";
 /// The line before a block of commands that no test runs.
 const EXAMPLE: &str = "<!-- example -->";
 
+/// What the line before a block begins with if the block is a file of the repository.
+const FILE: &str = "<!-- file: ";
+
+/// The folder of the programs on the page for other languages.
+const PROGRAMS: &str = "interop/languages";
+
 /// The folders at the root. A word in backticks that begins with one of them and a slash is a path.
 const FOLDERS: &[&str] = &[
     ".ci",
@@ -225,6 +231,44 @@ fn a_test_runs_every_command_that_is_no_example() {
     assert_none(&wrong.collect::<Vec<_>>());
 }
 
+/// The files that are blocks of a document, and what is wrong with those that are not current.
+fn shown_files(document: &Document) -> (Vec<&str>, Vec<String>) {
+    let blocks = document.parts().1;
+    let files = blocks.iter().filter_map(|block| Some((block, block.before.strip_prefix(FILE)?.strip_suffix(" -->")?)));
+    let (mut shown, mut wrong) = (Vec::new(), Vec::new());
+    for (block, path) in files {
+        let is_current =
+            fs::read_to_string(root().join(path)).is_ok_and(|text| text.lines().eq(block.commands.clone()));
+        wrong
+            .extend((!is_current).then(|| format!("{}: the block is not the file {path}", document.place(block.line))));
+        shown.push(path);
+    }
+    (shown, wrong)
+}
+
+#[test]
+fn the_page_for_other_languages_shows_the_files_that_interop_runs() {
+    let page = Document::read("docs/languages.md");
+    let (shown, mut wrong) = shown_files(&page);
+    let run = fs::read_to_string(root().join("interop/run.sh")).unwrap();
+    for (language, endings) in [
+        ("go", &["go", "mod", "yaml"][..]),
+        ("java", &["java", "xml"]),
+        ("python", &["py", "txt"]),
+        ("node", &["js", "json"]),
+    ] {
+        let folder = format!("{PROGRAMS}/{language}");
+        let files = endings.iter().flat_map(|ending| files(&root().join(&folder), ending));
+        let files: Vec<_> = files.map(|file| file.strip_prefix(root()).unwrap().to_str().unwrap().to_owned()).collect();
+        assert!(files.len() >= endings.len(), "{folder} lacks a file");
+        let missing = files.iter().filter(|file| !shown.contains(&file.as_str()));
+        wrong.extend(missing.map(|file| format!("{} does not show {file}", page.path)));
+        let is_run = run.lines().any(|line| line.starts_with(&format!("example {language} ")));
+        wrong.extend((!is_run).then(|| format!("interop/run.sh does not run {folder}")));
+    }
+    assert_none(&wrong);
+}
+
 #[test]
 fn the_answers_to_the_questions_of_readers_have_a_place() {
     let questions = Document::read("docs/reader-questions.md");
@@ -259,6 +303,9 @@ fn planted_mistakes_in_a_document_are_named() {
         commands_without_a_test(&document(blocks), true)[0],
         format!("docs/a.md:8: interop cannot run builds: write `{EXAMPLE}` on the line before")
     );
+
+    let shown = document("<!-- file: LICENSE-MIT -->\n```text\nfree\n```\n<!-- file: none -->\n```text\n```\n");
+    assert_eq!(shown_files(&shown).1.len(), 2);
 
     let questions = document("|q|a|f|h|\n|-|-|-|-|\n| q | a | `README.md` | None |\n| q | a | `none.md` | roster |\n");
     assert_eq!(

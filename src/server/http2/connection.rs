@@ -4,6 +4,7 @@ use super::call;
 use super::guarded_io::{GuardedIo, SocketActivity};
 use super::response_bytes::ResponseBytes;
 use crate::clock;
+use crate::reset_causes;
 use crate::server::connection_state::ConnectionState;
 use crate::server::connections::ConnectionEnd;
 use crate::server::limits;
@@ -101,12 +102,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
         // The second round sends the answers of the first. Then the other connections of the worker get their turn.
         for _ in 0..2 {
             // All calls that have arrived first: their answers then leave in one write.
-            while let Poll::Ready(call) = self.http2.poll_accept(context) {
-                match call {
-                    Some(Ok(call)) => self.arrived.push(call),
-                    Some(Err(error)) => return Poll::Ready(Err(error)),
-                    None => return Poll::Ready(Ok(())),
-                }
+            let accepted = self.accept(context);
+            if let Some(cause) = reset_causes::take() {
+                self.pipeline.state.log_reset(self.connection.peer.key, &cause);
+            }
+            if accepted.is_ready() {
+                return accepted;
             }
             if self.arrived.is_empty() {
                 return Poll::Pending;
@@ -134,6 +135,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
                 return self.activity.begin_turn(limits::TURN_BYTES);
             }
             self.pause = Some(Box::pin(sleep(pause)));
+        }
+    }
+
+    /// Takes all calls that have arrived. Ready when the connection has ended.
+    fn accept(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        loop {
+            match ready!(self.http2.poll_accept(context)) {
+                Some(Ok(call)) => self.arrived.push(call),
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => return Poll::Ready(Ok(())),
+            }
         }
     }
 

@@ -13,6 +13,7 @@ pub(super) const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("leaky_bucket", &[]),
     ("limited_log", &["clock"]),
+    ("reset_causes", &[]),
     ("postgres", &["random"]),
     ("store", &["domain"]),
     ("replica_tables", &["domain"]),
@@ -37,10 +38,11 @@ pub(super) const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
             "random",
             "leaky_bucket",
             "limited_log",
+            "reset_causes",
         ],
     ),
     ("config", &["server", "mail", "service", "replica", "authn", "store", "domain", "clock"]),
-    ("telemetry", &["config"]),
+    ("telemetry", &["config", "reset_causes"]),
     (
         "cli",
         &[

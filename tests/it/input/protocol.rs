@@ -4,6 +4,7 @@ use super::Fixture;
 use crate::harness::raw::{self, Answer, Call, frame};
 use http::Method;
 use roster::domain::Scope;
+use roster::grpc::pb;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -50,32 +51,92 @@ async fn the_unmodified_call_succeeds_and_changes_something() {
 }
 
 #[tokio::test]
-async fn methods_other_than_post_are_refused() {
+async fn methods_other_than_post_are_refused_in_one_line() {
     let fixture = Fixture::new().await;
     for verb in [Method::GET, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS, Method::PATCH] {
         let answer = fixture.server.send(Call { method: verb.clone(), ..add_member(&fixture) }).await;
         assert_eq!((answer.http_status, answer.grpc_status), (405, None), "{verb}: {answer:?}");
         assert_eq!(answer.headers["allow"], "POST");
+        assert_eq!(is_one_line(&answer.body, "a call is a POST"), verb != Method::HEAD, "{verb}: {answer:?}");
     }
+    // Connect sends methods without side effects as GET.
+    let path = format!("{}?connect=v1&encoding=json&message=%7B%7D", add_member(&fixture).path);
+    let answer =
+        fixture.server.send(Call { method: Method::GET, path, ..add_member(&fixture).without("content-type") });
+    let answer = answer.await;
+    assert_eq!((answer.http_status, answer.headers["content-type"].as_bytes()), (405, &b"application/json"[..]));
+    assert_is_connect_error(&answer.body, "not the Connect protocol");
     fixture.assert_unchanged().await;
 }
 
+/// Whether a body is one line of text that contains this.
+fn is_one_line(body: &[u8], text: &str) -> bool {
+    let body = std::str::from_utf8(body).unwrap();
+    body.contains(text) && body.trim_end().lines().count() == 1
+}
+
+/// Asserts that a body is an error in the JSON of Connect, whose message contains this.
+#[track_caller]
+fn assert_is_connect_error(body: &[u8], text: &str) {
+    let error: serde_json::Value = serde_json::from_slice(body).unwrap();
+    assert_eq!(error["code"], "unimplemented");
+    assert!(error["message"].as_str().unwrap().contains(text), "{error}");
+    assert!(is_one_line(body, text));
+}
+
 #[tokio::test]
-async fn content_types_other_than_grpc_are_refused() {
+async fn content_types_other_than_grpc_are_refused_in_one_line() {
     let fixture = Fixture::new().await;
-    let types = [
-        "application/json",
-        "application/grpc-web",
-        "application/grpc-web+proto",
-        "application/grpc+json",
-        "application/grpcfoo",
-        "application/proto",
-        "text/plain",
-        "",
-    ];
+    let types = ["application/grpcfoo", "text/plain", "text/html; charset=utf-8", "application/x-protobuf", ""];
     let mut calls: Vec<_> = types.map(|kind| (kind, add_member(&fixture).instead("content-type", kind))).into();
     calls.push(("none", add_member(&fixture).without("content-type")));
-    assert_each(calls, &fixture, |answer| (answer.http_status, answer.grpc_status) == (415, None)).await;
+    assert_each(calls, &fixture, |answer| {
+        let is_readable = is_one_line(&answer.body, "a call is a POST with the content-type application/grpc");
+        (answer.http_status, answer.grpc_status) == (415, None) && is_readable
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn other_protocols_are_refused_as_their_clients_read_it() {
+    let fixture = Fixture::new().await;
+    let send = async |kind: &str| fixture.server.send(add_member(&fixture).instead("content-type", kind)).await;
+    // gRPC-Web: a status in the headers. Its client reports a second error for a status in the body.
+    let types = ["application/grpc-web", "application/grpc-web+proto", "application/grpc-web-text+proto"];
+    for kind in types {
+        let answer = send(kind).await;
+        assert!(refused(UNIMPLEMENTED, "METHOD_UNKNOWN")(&answer), "{kind}: {answer:?}");
+        assert!(answer.status().unwrap().message().contains("not gRPC-Web"), "{kind}: {answer:?}");
+        assert_eq!(answer.headers["content-type"], kind);
+        assert!(answer.is_head_only, "{kind}: {answer:?}");
+    }
+    // gRPC with other messages, or with parameters: a status.
+    for kind in ["application/grpc+json", "application/grpc+thrift", "application/grpc; charset=utf-8"] {
+        let answer = send(kind).await;
+        assert!(refused(UNIMPLEMENTED, "METHOD_UNKNOWN")(&answer), "{kind}: {answer:?}");
+        assert!(answer.status().unwrap().message().contains("messages of protobuf"), "{kind}: {answer:?}");
+    }
+    // Connect, and JSON as of a gateway: an error in JSON.
+    for (kind, text) in [
+        ("application/proto", "not the Connect protocol"),
+        ("application/json", "not JSON"),
+        ("Application/JSON; charset=utf-8", "not JSON"),
+    ] {
+        let answer = send(kind).await;
+        assert_eq!((answer.http_status, answer.grpc_status), (415, None), "{kind}: {answer:?}");
+        assert_eq!(answer.headers["content-type"], "application/json");
+        assert_is_connect_error(&answer.body, text);
+    }
+    // Streams of Connect: an error in the last frame.
+    for kind in ["application/connect+proto", "application/connect+json"] {
+        let answer = send(kind).await;
+        assert_eq!((answer.http_status, answer.headers["content-type"].to_str().unwrap()), (200, kind));
+        let length = u32::try_from(answer.message().len()).unwrap().to_be_bytes();
+        assert_eq!((answer.body[0], &answer.body[1..5]), (2, &length[..]), "{answer:?}");
+        let end: serde_json::Value = serde_json::from_slice(answer.message()).unwrap();
+        assert_is_connect_error(end["error"].to_string().as_bytes(), "not the Connect protocol");
+    }
+    fixture.assert_unchanged().await;
 }
 
 #[tokio::test]
@@ -121,7 +182,6 @@ async fn bodies_other_than_one_whole_message_are_refused() {
         ("a message and an empty one", [good.as_slice(), &frame(b"")].concat()),
         ("a message and half a head", [good.as_slice(), &[0, 0]].concat()),
         ("a message without a head", message.to_vec()),
-        ("the flag of compression", with_head(&[&[1], &good[1..5]].concat())),
         ("a flag that is none", with_head(&[&[7], &good[1..5]].concat())),
         ("noise", vec![0xff; 100]),
         ("noise in a frame", frame(&[0xff; 100])),
@@ -150,15 +210,62 @@ async fn bodies_other_than_one_whole_message_are_refused() {
     assert_eq!((answer.grpc_status, answer.reason.as_deref()), (Some(8), Some("MESSAGE_TOO_LARGE")), "{answer:?}");
 }
 
+/// Whether an answer says that the request was compressed, with this encoding.
+fn refuses_compression(answer: &Answer, encoding: &str) -> bool {
+    let status = answer.status();
+    let message = status.as_ref().map_or("", |status| status.message());
+    let accepted = answer.headers.get("grpc-accept-encoding").or_else(|| answer.trailers.get("grpc-accept-encoding"));
+    refused(UNIMPLEMENTED, "METHOD_UNKNOWN")(answer)
+        && message.starts_with("the request is compressed")
+        && message.contains(encoding)
+        && accepted.is_some_and(|accepted| accepted == "identity")
+}
+
 #[tokio::test]
-async fn compressed_messages_are_refused() {
+async fn compressed_messages_are_refused_with_the_name_of_the_encoding() {
     let fixture = Fixture::new().await;
-    let encodings = ["gzip", "br", "identity,gzip", "nonsense", "GZIP"];
-    let calls = encodings.map(|encoding| (encoding, add_member(&fixture).with("grpc-encoding", encoding)));
-    assert_each(calls, &fixture, refused(UNIMPLEMENTED, "METHOD_UNKNOWN")).await;
+    for encoding in ["gzip", "deflate", "snappy", "zstd", "br", "identity,gzip", "nonsense", "GZIP", "a b", ""] {
+        let flagged = Call { body: [&[1], &add_member(&fixture).body[1..]].concat(), ..add_member(&fixture) };
+        let calls = [
+            (encoding, add_member(&fixture).with("grpc-encoding", encoding)),
+            (encoding, flagged.with("grpc-encoding", encoding)),
+            (encoding, add_member(&fixture).with("grpc-encoding", "identity").with("grpc-encoding", encoding)),
+        ];
+        assert_each(calls, &fixture, |answer| refuses_compression(answer, encoding)).await;
+    }
+    let noise = Call { path: raw::path("UserService/GetCaller"), ..add_member(&fixture) };
+    let noise = noise.with("grpc-encoding", &"\u{e9}".repeat(2000));
+    assert_each([("noise", noise)], &fixture, |answer| refuses_compression(answer, "\\u{")).await;
+}
+
+#[tokio::test]
+async fn the_flag_of_compression_is_refused_without_an_encoding_too() {
+    let fixture = Fixture::new().await;
     let flagged = Call { body: [&[1], &add_member(&fixture).body[1..]].concat(), ..add_member(&fixture) };
-    let flagged = [("gzip, and the flag", flagged.with("grpc-encoding", "gzip"))];
-    assert_each(flagged, &fixture, refused(UNIMPLEMENTED, "METHOD_UNKNOWN")).await;
+    let empty = Call { body: vec![1, 0, 0, 0, 0], ..add_member(&fixture) };
+    let health = Call { path: "/grpc.health.v1.Health/Check".to_owned(), ..empty.clone() };
+    let list = Call { path: "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo".to_owned(), ..empty.clone() };
+    let calls = [
+        ("identity", flagged.clone().with("grpc-encoding", "identity")),
+        ("a check", Call { path: raw::path("CheckService/CheckMembership"), ..flagged.clone() }),
+        ("a watch", Call { path: raw::path("CheckService/WatchMemberships"), ..flagged.clone() }),
+        ("none", flagged),
+        ("an empty message", empty),
+        ("health", health),
+    ];
+    assert_each(calls, &fixture, |answer| refuses_compression(answer, "")).await;
+    assert!(refuses_compression(&raw::send_whole(fixture.server.address, list).await, ""));
+
+    // In a stream, the messages before it are answered.
+    let token = fixture.server.service_token("root", &[Scope::Operator]);
+    let question = prost::Message::encode_to_vec(&pb::StreamChecksRequest::default());
+    let sound = frame(&question);
+    let body = [&sound[..], &[1], &sound[1..]].concat();
+    for cut in [0, sound.len(), sound.len() + 3] {
+        let call = Call { body: body.clone(), ..Call::grpc(&raw::path("CheckService/StreamChecks"), &[]) };
+        let answer = raw::send_in_pieces(fixture.server.address, call.bearer(&token), &[cut]).await;
+        assert!(refuses_compression(&answer, "") && !answer.body.is_empty(), "{cut}: {answer:?}");
+    }
 }
 
 #[tokio::test]
@@ -194,10 +301,9 @@ async fn http_1_is_refused() {
         body.len()
     );
     stream.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
-    let mut answer = Vec::new();
-    // The operating system decides whether the connection ends with an EOF or with a reset.
-    let _ = stream.read_to_end(&mut answer).await;
-    assert!(!answer.starts_with(b"HTTP/1.1 2"), "{answer:?}");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 505 HTTP Version Not Supported\r\n"), "{answer:?}");
     fixture.assert_unchanged().await;
 }
 

@@ -6,6 +6,7 @@ mod haproxy;
 mod memory;
 mod observers;
 mod oddities;
+mod other_protocols;
 mod queues;
 mod rigs;
 mod signatures;

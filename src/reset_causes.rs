@@ -1,0 +1,58 @@
+//! The causes for which the HTTP/2 library resets a request before the server sees it.
+//!
+//! The library tells the cause in an event at DEBUG and nowhere else. [`layer`] keeps the latest cause of each thread, and
+//! the connection, which runs the library on the same thread, takes it.
+
+use std::cell::Cell;
+use std::fmt;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterExt, Targets, filter_fn};
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
+
+/// The target of the events.
+const TARGET: &str = "h2::server";
+/// How the message of such an event begins.
+const START: &str = "malformed headers: ";
+
+thread_local! {
+    static LATEST: Cell<Option<String>> = const { Cell::new(None) };
+}
+
+/// Returns the layer that notes causes. It takes only the events of the library that can have one.
+pub fn layer<S: Subscriber + for<'s> LookupSpan<'s>>() -> impl Layer<S> {
+    let events = filter_fn(|metadata| metadata.is_event());
+    CauseLayer.with_filter(Targets::new().with_target(TARGET, Level::DEBUG).and(events))
+}
+
+/// Takes the latest cause that was noted on this thread: what is malformed in the headers of a request. It contains bytes
+/// of the peer, which the library has escaped, and it has no limit.
+#[must_use]
+pub fn take() -> Option<String> {
+    LATEST.take()
+}
+
+struct CauseLayer;
+
+impl<S: Subscriber> Layer<S> for CauseLayer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut message = EventMessage(None);
+        event.record(&mut message);
+        if let Some(cause) = message.0.as_deref().and_then(|message| message.strip_prefix(START)) {
+            LATEST.set(Some(cause.to_owned()));
+        }
+    }
+}
+
+/// The message of an event.
+struct EventMessage(Option<String>);
+
+impl Visit for EventMessage {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = Some(format!("{value:?}"));
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The first bytes of a connection. A connection of HTTP/2 begins with a preface; anything else gets one readable answer
+//! in HTTP/1.1, which tools of other protocols show or name as no answer of theirs, and the connection ends.
+
+use super::limits;
+use super::other_protocols::{self, RequestHead};
+use std::io;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// The connection preface of a client of HTTP/2 (RFC 9113 §3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first bytes of a TLS handshake record.
+const TLS: &[u8] = &[0x16, 3];
+/// The first bytes of a PROXY header: in text, and in binary form.
+const PROXY: [&[u8]; 2] = [b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"];
+
+/// The protocol with which a connection begins, if it is not HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum WrongProtocol {
+    #[error("the peer speaks TLS, and this port does not: switch TLS off in the client, or end it in a proxy")]
+    Tls,
+    #[error("the peer speaks HTTP/1, and this port HTTP/2 only: use a client of gRPC, for health probes as well")]
+    Http1,
+    #[error("the peer sent a PROXY header that is not expected: set proxy_protocol, and the proxy in trusted_proxies")]
+    ProxyHeader,
+    #[error("the connection does not begin with HTTP/2: use a client of gRPC")]
+    Unknown,
+}
+
+impl WrongProtocol {
+    /// The name in the metric of connections that were closed.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Http1 => "http1",
+            Self::ProxyHeader => "unexpected_proxy_header",
+            Self::Unknown => "not_http2",
+        }
+    }
+}
+
+/// Reads the preface. Returns the part of it that the peer has sent, which is short only if the connection has ended. A
+/// peer of another protocol gets an answer; the connection cannot be used then.
+///
+/// # Errors
+/// If the peer is gone, or does not send its preface within [`limits::PEER_PAUSE`].
+pub(super) async fn read<T: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut T,
+) -> io::Result<Result<&'static [u8], WrongProtocol>> {
+    let mut start = [0; PREFACE.len()];
+    let length = timeout(limits::PEER_PAUSE, read_start(socket, &mut start)).await??;
+    if PREFACE.starts_with(&start[..length]) {
+        return Ok(Ok(&PREFACE[..length]));
+    }
+    let protocol = protocol(&start[..length]);
+    // An error means that the peer is gone: it is of no interest that it did not read the answer.
+    let _ = timeout(limits::OTHER_PROTOCOL, respond(socket, protocol, &start[..length])).await;
+    Ok(Err(protocol))
+}
+
+/// Reads until the bytes differ from the preface, or are the whole of it. Returns their number.
+async fn read_start<R: AsyncRead + Unpin>(socket: &mut R, start: &mut [u8; PREFACE.len()]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < start.len() && start[..length] == PREFACE[..length] {
+        match socket.read(&mut start[length..]).await? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    Ok(length)
+}
+
+fn protocol(start: &[u8]) -> WrongProtocol {
+    let begins_with = |expected: &[u8]| start.starts_with(expected) || expected.starts_with(start);
+    // A method of HTTP, or its first letters.
+    let method = start.split(|byte| *byte == b' ').next().unwrap_or_default();
+    if begins_with(TLS) {
+        WrongProtocol::Tls
+    } else if PROXY.iter().any(|header| start.starts_with(header)) {
+        WrongProtocol::ProxyHeader
+    } else if !method.is_empty() && method.iter().all(u8::is_ascii_uppercase) {
+        WrongProtocol::Http1
+    } else {
+        WrongProtocol::Unknown
+    }
+}
+
+/// Answers in HTTP/1.1, and waits until the peer has read the answer and closes: a close with unread bytes could reset
+/// the connection before.
+async fn respond<T: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut T,
+    protocol: WrongProtocol,
+    start: &[u8],
+) -> io::Result<()> {
+    let mut bytes = start.to_vec();
+    if protocol == WrongProtocol::Http1 {
+        // A head that is too long, or does not end in time, is answered as far as it is known.
+        let _ = timeout(limits::OTHER_PROTOCOL / 2, read_head(socket, &mut bytes)).await;
+    }
+    socket.write_all(&serialize(&other_protocols::answer(&request_head(&bytes)))).await?;
+    socket.shutdown().await?;
+    let mut unread = (&mut *socket).take(limits::OTHER_PROTOCOL_BYTES);
+    while unread.read(&mut bytes).await? > 0 {}
+    Ok(())
+}
+
+/// Reads to the end of the head of a request of HTTP/1.
+async fn read_head<R: AsyncRead + Unpin>(socket: &mut R, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let mut part = [0; 512];
+    while bytes.len() < limits::OTHER_PROTOCOL_HEAD && !bytes.windows(4).any(|end| end == b"\r\n\r\n") {
+        match socket.read(&mut part).await? {
+            0 => break,
+            read => bytes.extend_from_slice(&part[..read]),
+        }
+    }
+    Ok(())
+}
+
+/// What the head of a request of HTTP/1 says. What is missing is empty.
+fn request_head(bytes: &[u8]) -> RequestHead<'_> {
+    let mut lines = bytes.split(|byte| *byte == b'\n').map(|line| std::str::from_utf8(line).unwrap_or_default().trim());
+    let mut words = lines.next().unwrap_or_default().split(' ');
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let headers = lines.take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(':'));
+    let content_type =
+        headers.filter(|(name, _)| name.eq_ignore_ascii_case("content-type")).map(|(_, value)| value.trim());
+    RequestHead {
+        method,
+        content_type: content_type.last().unwrap_or_default(),
+        query: target.split_once('?').map_or("", |(_, query)| query),
+        is_http2: false,
+    }
+}
+
+/// The bytes of a response in HTTP/1.1. The connection ends behind it.
+fn serialize(response: &http::Response<hyper::body::Bytes>) -> Vec<u8> {
+    let status = response.status();
+    let mut bytes = format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
+    for (name, value) in response.headers() {
+        bytes.extend([name.as_str(), ": ", value.to_str().unwrap_or_default(), "\r\n"]);
+    }
+    bytes.push_str(&format!("content-length: {}\r\nconnection: close\r\n\r\n", response.body().len()));
+    [bytes.as_bytes(), response.body()].concat()
+}
