@@ -11,7 +11,7 @@ use tracing_subscriber::util::TryInitError;
 /// # Errors
 /// If logging is already set up.
 pub fn start(settings: &LogSettings) -> Result<(), TryInitError> {
-    // The settings have checked the filter. An invalid directive in ROSTER_LOG of `roster dev` is ignored.
+    // The settings have checked the filter.
     let filter = EnvFilter::new(&settings.filter);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     match settings.format {

@@ -218,7 +218,7 @@ fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<S
                 user_id_prefix: setting.user_id_prefix.clone(),
                 keys,
             }),
-            Err(sentence) => reject(&sentence),
+            Err(sentences) => sentences.iter().for_each(|sentence| reject(sentence)),
         }
     }
     issuers

@@ -1,7 +1,7 @@
 //! `roster migrate`: brings the schema up to date, and raises the epoch of a database that was restored.
 
 use super::CliError;
-use crate::config::{self, DatastoreFlags};
+use crate::config::{self, DatastoreFlags, Environment};
 use crate::store::migrations;
 use crate::store::place::PlaceCheck;
 
@@ -17,7 +17,8 @@ pub(super) struct MigrateFlags {
 
 pub(super) fn run(flags: &MigrateFlags) -> Result<(), CliError> {
     super::start_log()?;
-    let datastore = config::read_datastore(&flags.datastore, &config::environment)?;
+    let (datastore, warnings) = config::read_datastore(&flags.datastore, &Environment::of_process())?;
+    super::log_warnings(&warnings);
     super::run_to_end(async {
         match migrations::migrate_and_check(&datastore, flags.after_restore).await? {
             PlaceCheck::Unchanged => Ok(()),
