@@ -1,8 +1,13 @@
 //! Logging to standard error. Standard output is reserved for the results of sub-commands.
 
+mod json;
+
 use crate::config::{LogFormat, LogSettings};
+use json::JsonLines;
+use std::error::Error;
 use std::io::{IsTerminal, stderr};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::util::TryInitError;
 
@@ -16,6 +21,22 @@ pub fn start(settings: &LogSettings) -> Result<(), TryInitError> {
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     match settings.format {
         LogFormat::Text => lines.with_ansi(stderr().is_terminal()).finish().try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).finish().try_init(),
+        LogFormat::Json => lines.fmt_fields(JsonFields::new()).event_format(JsonLines).finish().try_init(),
     }
+}
+
+/// The text of an error and of its causes, separated by colons. A cause that the text before it already ends with is left
+/// out.
+#[must_use]
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let sentence = error.to_string();
+        if !text.ends_with(&sentence) {
+            text = format!("{text}: {sentence}");
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -7,7 +7,7 @@ use crate::authn::Authenticator;
 use crate::clock::Clock;
 use crate::config::listen_address::ListenAddress;
 use crate::config::{Environment, LISTEN, Mistakes};
-use crate::lifecycle;
+use crate::lifecycle::{self, Hangup};
 use crate::mail::Mailer;
 use crate::postgres::{Binaries, Cluster, Options, Stop};
 use crate::server::{self, ServerParts, ServerSettings};
@@ -42,7 +42,7 @@ pub(super) fn run(flags: &DevFlags) -> Result<(), CliError> {
     let directory = DataDirectory::find(flags.data_dir.as_ref())?;
     let lock = directory.lock()?;
     super::run_to_end(async {
-        let stop = lifecycle::stop_signal().map_err(CliError::Runtime)?;
+        let stop = lifecycle::stop_signal(Hangup::Stop).map_err(CliError::Runtime)?;
         let parts = tokio::select! {
             parts = prepare(flags, &directory, &lock) => Some(parts?),
             () = stop.cancelled() => None,

@@ -83,17 +83,7 @@ fn log_warnings(warnings: &[String]) {
 
 /// Writes an error and its causes to standard error.
 pub fn report(error: &CliError) {
-    let mut text = format!("roster: {error}");
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let sentence = error.to_string();
-        // The text of many errors already ends with that of their cause.
-        if !text.ends_with(&sentence) {
-            text = format!("{text}: {sentence}");
-        }
-        cause = error.source();
-    }
-    print_message(&text);
+    print_message(&format!("roster: {}", telemetry::with_causes(error)));
 }
 
 /// Writes the result of a sub-command to standard output.

@@ -6,14 +6,15 @@ use crate::config::{Environment, Flags, Settings, UnknownVariables};
 use crate::server::{self, ServerParts};
 use crate::service::Roster;
 use crate::store::pool::Pool;
-use crate::{lifecycle, telemetry};
+use crate::lifecycle::{self, Hangup};
+use crate::telemetry;
 
 pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
     let settings = Settings::read(flags, &Environment::of_process(), Clock::system(), UnknownVariables::Warn)?;
     telemetry::start(&settings.log)?;
     super::log_warnings(&settings.warnings);
     super::run_to_end(async {
-        let stop = lifecycle::stop_signal().map_err(CliError::Runtime)?;
+        let stop = lifecycle::stop_signal(Hangup::Ignore).map_err(CliError::Runtime)?;
         let listener = super::listen(&settings.listen, "--listen").await?;
         if let Ok(address) = listener.local_addr() {
             tracing::info!(%address, "listening");

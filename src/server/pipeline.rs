@@ -10,10 +10,11 @@ use super::preflight::{AdmittedCall, PreflightRejection, requested_timeout};
 use super::request_body::RequestBody;
 use super::shares::{CallClass, Charge, RequestCharge};
 use super::state::{PipelineResponse, ServerState};
+use super::stream_record::{RecordedBody, StreamRecord, log_answer};
 use crate::authn::{Caller, PeerShare, StreamCredential};
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
-use crate::grpc::admit::stream::StreamContext;
+use crate::grpc::admit::stream::{StreamContext, StreamEnd};
 use crate::grpc::admit::{Api, Deadline};
 use crate::grpc::status;
 use crate::random;
@@ -204,7 +205,8 @@ impl RequestName {
 }
 
 impl ServerState {
-    /// The last step of every request outside the fast path: completes the response, counts it and logs it.
+    /// The last step of every request outside the fast path: completes the response, counts it and logs it. A stream is
+    /// counted and logged when it ends.
     pub(super) fn finish(
         &self,
         name: &RequestName,
@@ -217,8 +219,18 @@ impl ServerState {
             response.unwrap_or_else(|status| status.into_http())
         });
         let code = grpc_code(response.headers());
-        self.metrics.count(method, code, start.elapsed());
-        name.span.in_scope(|| tracing::debug!(?code, micros = start.elapsed().as_micros(), "answered"));
+        if code.is_none() && method.is_some_and(|method| method.streaming.server) {
+            // Its code comes in the trailers, perhaps after days.
+            let (metrics, span) = (self.metrics.clone(), name.span.clone());
+            let end = response.extensions().get::<StreamEnd>().cloned();
+            let record = StreamRecord { metrics, method, start, span, end, code: None };
+            response = response.map(|body| RecordedBody::new(body, record));
+        } else {
+            // A success has its code in the trailers, which come later.
+            let code = code.unwrap_or(Code::Ok);
+            self.metrics.count(method, code, start.elapsed());
+            log_answer(&name.span, code, start);
+        }
         if let Ok(value) = HeaderValue::from_str(&name.id) {
             response.headers_mut().insert(REQUEST_ID, value);
         }
@@ -267,7 +279,7 @@ fn request_id(headers: &HeaderMap) -> String {
     id.map_or_else(|| random::uuid().to_string(), str::to_owned)
 }
 
-fn grpc_code(headers: &HeaderMap) -> Option<Code> {
+pub(super) fn grpc_code(headers: &HeaderMap) -> Option<Code> {
     headers.get(GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 

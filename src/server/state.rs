@@ -40,10 +40,14 @@ impl ServerState {
     }
 
     /// Counts and logs a connection from this address that is closed at once. `reason` is a label of the metric.
-    pub(super) fn refuse_connection(&self, peer: IpAddr, reason: &'static str, error: &dyn std::error::Error) {
+    pub(super) fn refuse_connection(
+        &self,
+        peer: IpAddr,
+        reason: &'static str,
+        error: &(dyn std::error::Error + 'static),
+    ) {
         self.metrics.connection_closed(reason);
         if let Some(suppressed) = self.closed_log.admit(reason, clock::uptime()) {
-            let error = error.to_string();
             tracing::warn!(%peer, reason, error, suppressed, "closed a connection");
         }
     }
