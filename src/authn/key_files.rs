@@ -106,7 +106,11 @@ pub(super) fn load_pems(settings: &[PemKey]) -> Result<Vec<VerificationKey>, Vec
             Err(error) => mistakes.push(format!("keys[{index}].file: {error}")),
         }
     }
-    if mistakes.is_empty() { require_unique_ids(keys).map_err(|error| vec![format!("keys: {error}")]) } else { Err(mistakes) }
+    if mistakes.is_empty() {
+        require_unique_ids(keys).map_err(|error| vec![format!("keys: {error}")])
+    } else {
+        Err(mistakes)
+    }
 }
 
 /// Reads one key; `None` if its file is one and its algorithm is not known.

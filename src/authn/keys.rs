@@ -90,7 +90,11 @@ impl Keys {
                 let secret = load_secret(path).map_err(|error| vec![format!("hs256_secret_file: {error}")])?;
                 (vec![secret], Vec::new())
             }
-            _ => return Err(vec!["jwks_file: exactly one of jwks_file, keys and hs256_secret_file is needed".to_owned()]),
+            _ => {
+                return Err(vec![
+                    "jwks_file: exactly one of jwks_file, keys and hs256_secret_file is needed".to_owned(),
+                ]);
+            }
         };
         Ok(Self { current: RwLock::new(Arc::new(KeySet { keys, source, generation: 0 })), file })
     }

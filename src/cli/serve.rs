@@ -3,10 +3,10 @@
 use super::CliError;
 use crate::clock::Clock;
 use crate::config::{Environment, Flags, Settings, UnknownVariables};
+use crate::lifecycle::{self, Hangup};
 use crate::server::{self, ServerParts};
 use crate::service::Roster;
 use crate::store::pool::Pool;
-use crate::lifecycle::{self, Hangup};
 use crate::telemetry;
 
 pub(super) fn run(flags: &Flags) -> Result<(), CliError> {

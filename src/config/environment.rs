@@ -57,7 +57,9 @@ impl Environment {
 
 fn sentence(name: &str, settings: &[String]) -> String {
     let rest = name.strip_prefix(PREFIX).unwrap_or(name);
-    let table = TABLES.iter().find(|table| rest.strip_prefix(**table).is_some_and(|end| end.is_empty() || end.starts_with('_')));
+    let table = TABLES
+        .iter()
+        .find(|table| rest.strip_prefix(**table).is_some_and(|end| end.is_empty() || end.starts_with('_')));
     match table {
         Some(table) => {
             format!("{name}: no such setting; only the settings file can hold the table {}", table.to_lowercase())

@@ -53,12 +53,7 @@ impl<T> Default for Trial<T> {
 
 impl<T: DeserializeOwned> Trial<T> {
     /// The value without the parts that are mistakes; `None` if it is a mistake itself.
-    fn without_mistakes(
-        &self,
-        path: &mut Vec<Step>,
-        value: Value,
-        mistakes: &mut Vec<ValueMistake>,
-    ) -> Option<Value> {
+    fn without_mistakes(&self, path: &mut Vec<Step>, value: Value, mistakes: &mut Vec<ValueMistake>) -> Option<Value> {
         // Of a list and of a table first only the kind.
         let bare = match &value {
             Value::Array(_) => Value::Array(Vec::new()),
@@ -86,7 +81,9 @@ impl<T: DeserializeOwned> Trial<T> {
             }
             Value::Table(table) => {
                 let values = table.into_iter();
-                Value::Table(values.filter_map(|(key, value)| Some((key.clone(), part(Step::Key(key), value)?))).collect())
+                Value::Table(
+                    values.filter_map(|(key, value)| Some((key.clone(), part(Step::Key(key), value)?))).collect(),
+                )
             }
             single => single,
         })

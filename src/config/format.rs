@@ -174,7 +174,9 @@ pub(super) fn one_of<T: Copy + PartialEq + 'static, const N: usize>(
     Format {
         value_name,
         range: words.map(|(word, _)| word).join(" or "),
-        parse: Box::new(move |text| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(Vec::new)),
+        parse: Box::new(move |text| {
+            words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(Vec::new)
+        }),
         print: Box::new(move |value| {
             words.iter().find(|(_, other)| other == value).map_or_else(String::new, |(word, _)| (*word).to_owned())
         }),

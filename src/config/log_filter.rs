@@ -87,7 +87,10 @@ fn mistake(part: &str) -> Option<String> {
     let (first, second) = (segments.next().unwrap_or_default(), segments.next());
     // Without a target, the part selects spans of every target.
     if !target.is_empty() && !CRATES.contains(&first) {
-        return Some(format!("a target that log lines have in place of {first:?}: the nearest is {}", nearest(first, CRATES)));
+        return Some(format!(
+            "a target that log lines have in place of {first:?}: the nearest is {}",
+            nearest(first, CRATES)
+        ));
     }
     let module = second.filter(|module| first == "roster" && !MODULES.contains(module))?;
     Some(format!(
@@ -163,7 +166,10 @@ mod tests {
         // The build and the drivers of other databases, which no part of the program uses.
         let unused = ["prost-build", "sqlx-mysql", "sqlx-sqlite", "tracing", "tracing-log", "tracing-subscriber"];
         let lock = read("Cargo.lock");
-        for package in lock.split("[[package]]").filter(|package| package.contains("\n \"tracing\"") || package.contains("\n \"log\"")) {
+        for package in lock
+            .split("[[package]]")
+            .filter(|package| package.contains("\n \"tracing\"") || package.contains("\n \"log\""))
+        {
             let name = package.split('"').nth(1).unwrap();
             assert!(unused.contains(&name) || CRATES.contains(&&*name.replace('-', "_")), "{name} logs");
         }

@@ -1,9 +1,9 @@
 //! Looks settings up in the flags, the environment and the file, and collects the mistakes.
 
+use super::UnknownVariables;
 use super::environment::{self, Environment};
 use super::file_table::{self, ValueMistake};
 use super::format::{Setting, SettingRow};
-use super::UnknownVariables;
 use crate::authn::AuthSettings;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -98,7 +98,8 @@ impl<'a> SettingsReader<'a> {
             None => return Some(Vec::new()),
             Some(Value::Array(values)) if values.iter().all(Value::is_table) => values,
             Some(_) => {
-                self.mistakes.push(format!("{name} (from {}): write tables, each under [[{name}]]", self.file_origin()));
+                self.mistakes
+                    .push(format!("{name} (from {}): write tables, each under [[{name}]]", self.file_origin()));
                 return None;
             }
         };
@@ -130,13 +131,14 @@ impl<'a> SettingsReader<'a> {
             self.mistakes.push(format!("{key} (from {origin}): {sentence}"));
             self.invalid.extend(is_known.then_some(key));
         }
-        parsed.map_err(|missing| {
-            let key = format!("{name}.{}", missing.unwrap_or_default());
-            if !self.is_invalid(&key) {
-                self.mistakes.push(format!("{key} (from {origin}): this setting is needed"));
-            }
-        })
-        .ok()
+        parsed
+            .map_err(|missing| {
+                let key = format!("{name}.{}", missing.unwrap_or_default());
+                if !self.is_invalid(&key) {
+                    self.mistakes.push(format!("{key} (from {origin}): this setting is needed"));
+                }
+            })
+            .ok()
     }
 
     /// Whether the value of this key, or a part of it, is a mistake that was reported.

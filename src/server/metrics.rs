@@ -83,7 +83,11 @@ impl Metrics {
     pub(super) fn new(roster: Roster, shares: ServerShares) -> Self {
         let mut registry = Registry::with_prefix("roster");
         let calls = Family::<Call, Counter>::default();
-        registry.register("calls", "Completed calls, by method and gRPC status code; a stream when it ends", calls.clone());
+        registry.register(
+            "calls",
+            "Completed calls, by method and gRPC status code; a stream when it ends",
+            calls.clone(),
+        );
         let durations = Family::<CallSeconds, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
         registry.register("call_duration_seconds", "Duration of calls", durations.clone());
         let Method { service, name: method, .. } = *CHECK;

@@ -1,8 +1,8 @@
 //! The URL of the datastore: where the primary is, and how to connect to it.
 
 use sqlx::postgres::PgConnectOptions;
-use url::form_urlencoded;
 use std::str::FromStr;
+use url::form_urlencoded;
 
 /// The parameters of a URL that roster passes on to the driver. The driver ignores every other parameter, so a mistyped
 /// `sslmode` would switch TLS off.
@@ -124,7 +124,8 @@ impl DatastoreUrl {
         let hosts: Vec<&str> = hosts.split(',').collect();
         let mut options = Vec::new();
         if hosts.len() > 1 && hosts.iter().any(|host| host.is_empty()) {
-            mistakes.push("a URL that names each of its hosts, as postgres://user@first:5432,second:5432/database".into());
+            mistakes
+                .push("a URL that names each of its hosts, as postgres://user@first:5432,second:5432/database".into());
         } else {
             let parse = |host| PgConnectOptions::from_str(&format!("postgres://{user}{at}{host}/{path}?{query}"));
             match hosts.into_iter().map(parse).collect::<Result<Vec<_>, _>>() {
@@ -194,7 +195,9 @@ fn parameter_mistake(name: &str, pair: &str, kept: &[(&str, &str)]) -> Option<St
         });
     }
     if name.contains("host") && value.contains(',') {
-        return Some("a URL that lists several hosts before the database, as first:5432,second:5432/database".to_owned());
+        return Some(
+            "a URL that lists several hosts before the database, as first:5432,second:5432/database".to_owned(),
+        );
     }
     if kept.iter().any(|(kept, _)| *kept == name) && !name.starts_with("options") {
         return Some(format!("a URL with the parameter {name:?} once"));

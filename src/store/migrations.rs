@@ -4,7 +4,7 @@ use super::datastore_url::DatastoreUrl;
 use super::log::partitions;
 use super::place::{self, PlaceCheck};
 use super::session::{self, SessionUse};
-use super::{StoreError, folded_names};
+use super::{StoreError, folded_names, postgres_error};
 use sqlx::error::DatabaseError;
 use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
 use sqlx::{Connection, PgConnection, Row};
@@ -33,7 +33,8 @@ pub async fn migrate_and_check(url: &DatastoreUrl, after_restore: bool) -> Resul
     session::require_own_session(url).await?;
     // A migration may take longer than a request.
     let mut connection = session::open(url, SessionUse::Migrations).await?;
-    let newer = newer_migrations(&mut connection).await?;
+    // A failure is that of the migrations too, which report it.
+    let newer = newer_migrations(&mut connection).await.unwrap_or_default();
     if newer.is_empty()
         && let Err(error) = MIGRATIONS.run(&mut connection).await
     {
@@ -76,7 +77,7 @@ pub enum MigrationError {
     Store(#[from] StoreError),
     /// The role lacks a right.
     #[error("{0}")]
-    MissingRight(String, #[source] StoreError),
+    MissingRight(String, #[source] sqlx::Error),
     /// A migration was edited after it was applied, or the migrations of the database are those of another program.
     #[error(transparent)]
     Migrate(MigrateError),
@@ -86,7 +87,7 @@ pub enum MigrationError {
 /// whether the role may create some there, and the owner of the tables. Names are quoted where SQL needs it.
 const RIGHTS: &str = "SELECT quote_ident(current_user), quote_ident(current_database()), quote_ident(current_schema()), \
     coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), (SELECT quote_ident(tableowner) FROM pg_tables \
-    WHERE tablename = '_sqlx_migrations' ORDER BY schemaname = current_schema() DESC LIMIT 1)";
+    WHERE tablename = '_sqlx_migrations' AND schemaname = ANY (current_schemas(false)) LIMIT 1)";
 
 /// The error of the migrations, in terms of what an operator can do.
 async fn describe(error: MigrateError, connection: &mut PgConnection) -> MigrationError {
@@ -97,11 +98,10 @@ async fn describe(error: MigrateError, connection: &mut PgConnection) -> Migrati
     let code = error.as_database_error().and_then(DatabaseError::code);
     // insufficient_privilege, invalid_schema_name
     let is_denied = matches!(code.as_deref(), Some("42501" | "3F000"));
-    let error = StoreError::from(error);
     if is_denied && let Ok(Some(sentence)) = missing_right(connection).await {
-        return MigrationError::MissingRight(sentence, error);
+        return MigrationError::MissingRight(sentence, postgres_error::readable(error));
     }
-    MigrationError::Store(error)
+    MigrationError::Store(error.into())
 }
 
 /// What to do about a right that the role lacks; `None` if it seems to have all.
@@ -109,17 +109,18 @@ async fn missing_right(connection: &mut PgConnection) -> Result<Option<String>, 
     let rights = sqlx::raw_sql(RIGHTS).fetch_one(connection).await?;
     let (role, database): (String, String) = (rights.try_get(0)?, rights.try_get(1)?);
     let (schema, owner): (Option<String>, Option<String>) = (rights.try_get(2)?, rights.try_get(4)?);
+    let may_create: bool = rights.try_get(3)?;
     Ok(match (schema, owner) {
         (None, _) => Some(format!(
             "the role {role} has no schema to create tables in: as the owner of the database {database}, run GRANT USAGE, \
              CREATE ON SCHEMA public TO {role}, or set its search_path to a schema that exists"
         )),
-        (Some(schema), _) if !rights.try_get::<bool, _>(3)? => Some(format!(
-            "the role {role} may not create tables in the schema {schema} of the database {database}: as the owner of \
-             the database, run GRANT CREATE ON SCHEMA {schema} TO {role}"
-        )),
         (Some(_), Some(owner)) if owner != role => Some(format!(
             "the role {role} does not own the tables of roster: run `roster migrate` as their owner, {owner}"
+        )),
+        (Some(schema), _) if !may_create => Some(format!(
+            "the role {role} may not create tables in the schema {schema} of the database {database}: as the owner of \
+             the database, run GRANT CREATE ON SCHEMA {schema} TO {role}"
         )),
         (Some(_), _) => None,
     })

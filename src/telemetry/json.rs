@@ -151,7 +151,10 @@ mod tests {
         let error = Outer(Middle(std::io::Error::other("relation \"a\"\nis gone")));
         let lines = lines(|| tracing::warn!(error = &error as &dyn Error, "a poll failed"));
         let expected = "the datastore rejected a statement: error returned from database: relation \"a\"\nis gone";
-        assert_eq!((lines.len(), &lines[0]["error"], &lines[0]["message"]), (1, &expected.into(), &"a poll failed".into()));
+        assert_eq!(
+            (lines.len(), &lines[0]["error"], &lines[0]["message"]),
+            (1, &expected.into(), &"a poll failed".into())
+        );
         assert_eq!((&lines[0]["level"], &lines[0]["target"]), (&"WARN".into(), &module_path!().into()));
         assert!(lines[0]["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{lines:?}");
     }
@@ -162,12 +165,23 @@ mod tests {
         let lines = lines(|| {
             tracing::info_span!("rpc", request_id = "a", path = "/b").in_scope(|| {
                 tracing::info_span!("bare").in_scope(|| {
-                    tracing::info!(micros, negative = -1_i128, huge = u128::MAX, code = 5, ratio = 0.5, ok = true, "answered");
+                    tracing::info!(
+                        micros,
+                        negative = -1_i128,
+                        huge = u128::MAX,
+                        code = 5,
+                        ratio = 0.5,
+                        ok = true,
+                        "answered"
+                    );
                 });
             });
         });
         let line = &lines[0];
-        assert_eq!((line["micros"].as_u64(), line["negative"].as_i64(), line["code"].as_i64()), (Some(3000), Some(-1), Some(5)));
+        assert_eq!(
+            (line["micros"].as_u64(), line["negative"].as_i64(), line["code"].as_i64()),
+            (Some(3000), Some(-1), Some(5))
+        );
         assert_eq!((line["ratio"].as_f64(), line["ok"].as_bool()), (Some(0.5), Some(true)));
         assert_eq!(line["huge"], u128::MAX.to_string());
         assert_eq!(line["span"], serde_json::json!({"name": "bare"}));
