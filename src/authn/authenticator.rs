@@ -201,7 +201,7 @@ fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<S
         if setting.issuer.is_empty() {
             reject("issuer: the iss of its tokens is needed");
         }
-        if settings[..index].iter().any(|earlier| earlier.issuer == setting.issuer) {
+        if !setting.issuer.is_empty() && settings[..index].iter().any(|earlier| earlier.issuer == setting.issuer) {
             reject("issuer: another entry has the same");
         }
         if setting.audience.is_empty() {

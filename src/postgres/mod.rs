@@ -76,7 +76,7 @@ pub enum Error {
     /// The data directory belongs to a major version that roster does not support.
     #[error(
         "{} was created by Postgres {data}, and roster needs {oldest} or newer: upgrade the data with pg_upgrade to version \
-         {programs}, whose programs are in {}, or choose another data directory", directory.display(), binaries.display()
+         {programs}, whose programs are in {}, or choose another data directory with --data-dir", directory.display(), binaries.display()
     )]
     DataTooOld {
         /// The data directory.

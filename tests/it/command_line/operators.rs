@@ -145,7 +145,9 @@ async fn migrate_leaves_the_schema_of_a_newer_release_alone() {
     const NEWER: &str = "INSERT INTO _sqlx_migrations VALUES (9998, 'later', now(), true, '', 0),
         (9999, 'latest', now(), true, '', 0)";
     let (code, stdout, stderr) = migrate_after(NEWER).await;
-    assert_eq!((code, stdout.as_str()), (Some(0), "The schema is newer than this release, which works with it.\n"));
+    // The database is a copy, which has moved its place.
+    let is_newer = stdout.ends_with("The schema is newer than this release, which works with it.\n");
+    assert!(code == Some(0) && is_newer, "{code:?} {stdout} {stderr}");
     assert!(stderr.starts_with("warning: ") && stderr.contains("(9998, 9999): nothing was migrated"), "{stderr}");
     // Migrations of another program, and a schema that lacks one of this release.
     for statements in [
