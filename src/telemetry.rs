@@ -25,8 +25,8 @@ pub fn start(settings: &LogSettings) -> Result<(), TryInitError> {
     }
 }
 
-/// The text of an error and of its causes, separated by colons. A cause that the text before it already ends with is left
-/// out.
+/// The text of an error and of its causes, separated by colons. A cause that the text before it already ends with is
+/// left out.
 #[must_use]
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();

@@ -16,7 +16,8 @@ pub struct AuthSettings {
 
 /// One identity provider. Its keys come from exactly one of `jwks_file`, `keys` and `hs256_secret_file`.
 ///
-/// Every field has a default, so that one missing key hides no other mistake. The authenticator requires what is needed.
+/// Every field has a default, so that one missing key hides no other mistake. The authenticator requires what is
+/// needed.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IssuerSettings {

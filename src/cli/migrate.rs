@@ -51,8 +51,8 @@ fn print_place(place: PlaceCheck) -> Result<(), CliError> {
             epoch - 1
         )),
         PlaceCheck::Unknown => super::print_result(
-            "The place of the database is unknown, because the role may not call pg_control_system(): run `roster migrate \
-             --after-restore` after every restore.",
+            "The place of the database is unknown, because the role may not call pg_control_system(): run \
+             `roster migrate --after-restore` after every restore.",
         ),
     }
 }

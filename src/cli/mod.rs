@@ -30,8 +30,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// serve connections are separate threads, and the tasks here mostly wait for Postgres.
 const THREADS: usize = 4;
 
-/// Time limit of the lookup of a host name to listen on. A resolver that does not answer would otherwise take longer than
-/// most supervisors wait for a start.
+/// Time limit of the lookup of a host name to listen on. A resolver that does not answer would otherwise take longer
+/// than most supervisors wait for a start.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A membership service: who belongs to which organization, and what may they do there?

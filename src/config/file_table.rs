@@ -31,8 +31,8 @@ pub(super) struct ValueMistake {
     pub(super) is_known: bool,
 }
 
-/// Reads a table, without the values that are mistakes. `Err` if a key is missing without which nothing else can be said:
-/// its name.
+/// Reads a table, without the values that are mistakes. `Err` if a key is missing without which nothing else can be
+/// said: its name.
 ///
 /// The mistakes are found by trial: every value alone, in an otherwise empty table, must be one that `T` reads. So `T`
 /// may require a key, and its keys may not exclude each other.

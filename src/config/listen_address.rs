@@ -100,8 +100,8 @@ impl FromStr for ListenAddress {
     }
 }
 
-/// Whether the text is a host name: labels of letters, digits, hyphens and underscores. A last label of digits alone is a
-/// mistyped address.
+/// Whether the text is a host name: labels of letters, digits, hyphens and underscores. A last label of digits alone is
+/// a mistyped address.
 fn is_host_name(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let is_label = |label: &str| {

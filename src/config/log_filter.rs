@@ -52,8 +52,8 @@ const MODULES: [&str; 20] = [
 /// Checks a filter. Spaces around its parts do not count.
 ///
 /// # Errors
-/// All mistakes, each the end of a sentence that begins with "write". The library that applies a filter takes a mistyped
-/// level for a target that no line has, and would then print nothing.
+/// All mistakes, each the end of a sentence that begins with "write". The library that applies a filter takes a
+/// mistyped level for a target that no line has, and would then print nothing.
 pub fn parse(text: &str) -> Result<String, Vec<String>> {
     let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     if parts.is_empty() {

@@ -11,8 +11,8 @@ use toml::{Table, Value};
 
 /// The text of one setting, not yet checked.
 struct RawSetting {
-    /// `None` for a value in the file that is no text, whole number or Boolean, and for a variable that is not Unicode: no
-    /// setting takes such a value.
+    /// `None` for a value in the file that is no text, whole number or Boolean, and for a variable that is not Unicode:
+    /// no setting takes such a value.
     text: Option<String>,
     /// The flag, the variable or the file that holds it, for messages.
     origin: String,
@@ -90,8 +90,8 @@ impl<'a> SettingsReader<'a> {
         })
     }
 
-    /// The tables of this name in the file, without their mistakes. `None` if the file cannot be read, or holds something
-    /// else under this name.
+    /// The tables of this name in the file, without their mistakes. `None` if the file cannot be read, or holds
+    /// something else under this name.
     pub(super) fn tables<T: DeserializeOwned>(&mut self, name: &'static str) -> Option<Vec<T>> {
         self.names.push(name);
         let values = match self.file.as_mut()?.remove(name) {
@@ -207,8 +207,8 @@ impl<'a> SettingsReader<'a> {
         (self.mistakes, self.warnings)
     }
 
-    /// The mistakes so far, and the warnings, for a command that reads some settings only. The other keys of the file are
-    /// not looked at.
+    /// The mistakes so far, and the warnings, for a command that reads some settings only. The other keys of the file
+    /// are not looked at.
     pub(super) fn finish_part(mut self) -> (Vec<String>, Vec<String>) {
         self.file = None;
         self.finish(UnknownVariables::Warn)

@@ -149,7 +149,8 @@ fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
     assert_eq!(
         short(&found),
         [
-            "database_url (from ROSTER_DATABASE_URL): write a URL without the parameter \"sslmod\", which has no effect",
+            "database_url (from ROSTER_DATABASE_URL): write a URL without the parameter \"sslmod\", which has no \
+             effect",
             "database_url (from ROSTER_DATABASE_URL): write a URL with a value of \"sslmode\" that it can have",
             "listen (from FILE): write an address or a host name, and a port, as 127.0.0.1:50051, localhost:50051, \
              [::1]:50051, or :50051 for every address of the machine",

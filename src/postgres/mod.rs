@@ -75,8 +75,9 @@ pub enum Error {
     NotData(PathBuf),
     /// The data directory belongs to a major version that roster does not support.
     #[error(
-        "{} was created by Postgres {data}, and roster needs {oldest} or newer: upgrade the data with pg_upgrade to version \
-         {programs}, whose programs are in {}, or choose another data directory with --data-dir", directory.display(), binaries.display()
+        "{} was created by Postgres {data}, and roster needs {oldest} or newer: upgrade the data with pg_upgrade to \
+         version {programs}, whose programs are in {}, or choose another data directory with --data-dir",
+        directory.display(), binaries.display()
     )]
     DataTooOld {
         /// The data directory.
@@ -92,8 +93,8 @@ pub enum Error {
     },
     /// The data directory belongs to another major version.
     #[error(
-        "{} was created by Postgres {data}, and the programs in {} are version {programs}: name the programs of version \
-         {data} with --postgres-bin or ROSTER_POSTGRES_BIN, or choose another data directory", directory.display(),
+        "{} was created by Postgres {data}, and the programs in {} are version {programs}: name the programs of \
+         version {data} with --postgres-bin or ROSTER_POSTGRES_BIN, or choose another data directory", directory.display(),
         binaries.display()
     )]
     OtherVersion {

@@ -83,10 +83,10 @@ pub enum MigrationError {
     Migrate(MigrateError),
 }
 
-/// What may be missing when Postgres denies a migration: the role, the database, the schema in which tables are created,
-/// whether the role may create some there, and the owner of the tables. Names are quoted where SQL needs it.
-const RIGHTS: &str = "SELECT quote_ident(current_user), quote_ident(current_database()), quote_ident(current_schema()), \
-    coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), (SELECT quote_ident(tableowner) FROM pg_tables \
+/// What may be missing when Postgres denies a migration: the role, the database, the schema in which tables are
+/// created, whether the role may create some there, and the owner of the tables. Names are quoted where SQL needs it.
+const RIGHTS: &str = "SELECT quote_ident(current_user), quote_ident(current_database()), \
+    quote_ident(current_schema()), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), (SELECT quote_ident(tableowner) FROM pg_tables \
     WHERE tablename = '_sqlx_migrations' AND schemaname = ANY (current_schemas(false)) LIMIT 1)";
 
 /// The error of the migrations, in terms of what an operator can do.
@@ -112,8 +112,8 @@ async fn missing_right(connection: &mut PgConnection) -> Result<Option<String>, 
     let may_create: bool = rights.try_get(3)?;
     Ok(match (schema, owner) {
         (None, _) => Some(format!(
-            "the role {role} has no schema to create tables in: as the owner of the database {database}, run GRANT USAGE, \
-             CREATE ON SCHEMA public TO {role}, or set its search_path to a schema that exists"
+            "the role {role} has no schema to create tables in: as the owner of the database {database}, run \
+             GRANT USAGE, CREATE ON SCHEMA public TO {role}, or set its search_path to a schema that exists"
         )),
         (Some(_), Some(owner)) if owner != role => Some(format!(
             "the role {role} does not own the tables of roster: run `roster migrate` as their owner, {owner}"

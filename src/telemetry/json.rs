@@ -11,8 +11,8 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::registry::{LookupSpan, Scope, SpanRef};
 
-/// One JSON object for each line: the time, the level, the fields of the event, its target, and the spans around it from
-/// the outermost on, the innermost also alone as `span`.
+/// One JSON object for each line: the time, the level, the fields of the event, its target, and the spans around it
+/// from the outermost on, the innermost also alone as `span`.
 ///
 /// The library's own form has only the outermost text of an error, and integers of 128 bits as text.
 pub(super) struct JsonLines;
