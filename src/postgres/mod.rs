@@ -94,8 +94,8 @@ pub enum Error {
     /// The data directory belongs to another major version.
     #[error(
         "{} was created by Postgres {data}, and the programs in {} are version {programs}: name the programs of \
-         version {data} with --postgres-bin or ROSTER_POSTGRES_BIN, or choose another data directory", directory.display(),
-        binaries.display()
+         version {data} with --postgres-bin or ROSTER_POSTGRES_BIN, or choose another data directory with --data-dir",
+        directory.display(), binaries.display()
     )]
     OtherVersion {
         /// The data directory.

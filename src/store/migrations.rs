@@ -86,8 +86,9 @@ pub enum MigrationError {
 /// What may be missing when Postgres denies a migration: the role, the database, the schema in which tables are
 /// created, whether the role may create some there, and the owner of the tables. Names are quoted where SQL needs it.
 const RIGHTS: &str = "SELECT quote_ident(current_user), quote_ident(current_database()), \
-    quote_ident(current_schema()), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), (SELECT quote_ident(tableowner) FROM pg_tables \
-    WHERE tablename = '_sqlx_migrations' AND schemaname = ANY (current_schemas(false)) LIMIT 1)";
+    quote_ident(current_schema()), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), \
+    (SELECT quote_ident(tableowner) FROM pg_tables WHERE tablename = '_sqlx_migrations' \
+        AND schemaname = ANY (current_schemas(false)) LIMIT 1)";
 
 /// The error of the migrations, in terms of what an operator can do.
 async fn describe(error: MigrateError, connection: &mut PgConnection) -> MigrationError {
