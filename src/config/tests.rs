@@ -112,31 +112,33 @@ fn short(mistakes: &[String]) -> Vec<&str> {
     mistakes.iter().map(|mistake| mistake.split("; there are ").next().unwrap_or_default()).collect()
 }
 
+/// A file with a mistake of each kind.
+const MISTAKES: &str = "
+    listen = 'localhost'
+    database_connections = 0
+    max_deadline_ms = 30001
+    reflection = [true]
+    change_log_hours = 0
+    max_staleness_ms = 100
+    colour = 'blue'
+    [[issuers]]
+    issuer = 'https://id.example'
+    audience = 'roster'
+    [[issuers]]
+    isuer = 'https://id.example'
+    [[api_keys]]
+    name = 'billing'
+    scopes = []
+    sha256 = '00'
+    [mail]
+    kind = 'smtp'
+    from = 'roster'
+    [invitations]
+    cooldown = 5
+";
+
 #[test]
 fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
-    let file = "
-        listen = 'localhost'
-        database_connections = 0
-        max_deadline_ms = 30001
-        reflection = [true]
-        change_log_hours = 0
-        max_staleness_ms = 100
-        colour = 'blue'
-        [[issuers]]
-        issuer = 'https://id.example'
-        audience = 'roster'
-        [[issuers]]
-        isuer = 'https://id.example'
-        [[api_keys]]
-        name = 'billing'
-        scopes = []
-        sha256 = '00'
-        [mail]
-        kind = 'smtp'
-        from = 'roster'
-        [invitations]
-        cooldown = 5
-    ";
     let found = mistakes(
         &["--log", "roster=loud,inf", "--log-format", "xml"],
         &[
@@ -144,7 +146,7 @@ fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
             ("ROSTER_DRAIN_MS", "-1"),
             ("ROSTER_LISTN", "s3cret"),
         ],
-        file,
+        MISTAKES,
     );
     assert_eq!(
         short(&found),
