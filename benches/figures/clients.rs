@@ -60,9 +60,11 @@ fn of_shape(
     let mut figures: [[Vec<Figures>; 2]; 3] = Default::default();
     for _ in 0..rounds() {
         bare.push(measure(echo, &load("")));
-        for ((_, load, _), [echoes, checks]) in loads.iter().zip(&mut figures) {
+        for ((name, load, _), [echoes, checks]) in loads.iter().zip(&mut figures) {
             echoes.push(measure(echo, load));
             checks.push(measure(server, load));
+            let cpu = [echoes, checks].map(|figures| figures[figures.len() - 1].cpu);
+            print_line(&format!("{connections} × {streams} {name}: {cpu:.2?} µs"));
         }
     }
     let bare = medians(&bare);
@@ -73,7 +75,7 @@ fn of_shape(
             format_figures(&check),
             format!("echo: {}; without headers {:.2} µs CPU", format_figures(&echo), bare.cpu),
             Some(echo.cpu / check.cpu),
-            target,
+            *target,
         )
     });
     rows.collect()

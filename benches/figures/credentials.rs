@@ -5,6 +5,7 @@
 use crate::echo::{format_figures, medians};
 use crate::tool::call_header::CallHeader;
 use crate::tool::load::Load;
+use crate::tool::print_line;
 use crate::tool::questions::Kind;
 use crate::tool::report::{Row, row};
 use crate::tool::server::measure;
@@ -18,11 +19,13 @@ pub(crate) fn rows(stage: &Stage, server: &Server) -> Vec<Row> {
     let loads = loads(stage);
     let mut figures: Vec<[Vec<_>; 2]> = loads.iter().map(|_| [Vec::new(), Vec::new()]).collect();
     for _ in 0..rounds() {
-        for ((_, load), figures) in loads.iter().zip(&mut figures) {
-            for (server, figures) in [&echo, server].into_iter().zip(figures) {
+        for ((name, load), figures) in loads.iter().zip(&mut figures) {
+            for (server, figures) in [&echo, server].into_iter().zip(&mut *figures) {
                 let load = Load { address: server.address.clone(), ..load.clone() };
                 figures.push(measure(&server.process, &load));
             }
+            let cpu = [0, 1].map(|index: usize| figures[index][figures[index].len() - 1].cpu);
+            print_line(&format!("{name}: {cpu:.2?} µs"));
         }
     }
     let rows = loads.iter().zip(figures).map(|((name, _), figures)| {

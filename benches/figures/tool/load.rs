@@ -63,8 +63,8 @@ pub(crate) fn run() {
     if !load.token.is_empty() {
         headers.push(("authorization", &authorization));
     }
-    let open = |number| Connection::open(&load.address, &headers, load.call_header.clone(), number);
-    let mut connections: Vec<_> = (0..u32::try_from(load.connections).unwrap()).map(open).collect();
+    let connect = |number| Connection::open(&load.address, &headers, load.call_header.clone(), number);
+    let mut connections: Vec<_> = (0..u32::try_from(load.connections).unwrap()).map(connect).collect();
     let mut run = |connections: &mut _, time| {
         if matches!(load.kind, Kind::Stream) {
             stream(connections, &mut questions, load.streams, time)
