@@ -5,6 +5,13 @@
 //! server is pinned to core 0, the load generator to core 1; Postgres is not pinned. Absolute figures depend on the machine
 //! and its load at the time: compare the ratios.
 //!
+//! Two figures show checks as backends send them. `credentials` is by token, by API key, by token with `x-request-id`, with
+//! `traceparent` or with `grpc-timeout`, and by the tokens of many services on one connection. `clients` is by token, by API
+//! key and by token with `x-request-id`, with grpc-go as the client and three shapes of connections and calls. Its client is
+//! the program in `benches/clients`, which the bench builds with Go; without Go the bench skips this figure. Each row is the
+//! CPU time of the server for each call in comparison with the echo on hyper, which gets the same headers and returns
+//! `x-request-id`.
+//!
 //! `ROSTER_BENCH_MEMBERSHIPS` sets the number of memberships, `ROSTER_BENCH_SECONDS` the duration of one measurement,
 //! `ROSTER_BENCH_ROUNDS` the number of rounds.
 //!
@@ -15,6 +22,10 @@
 
 #[path = "figures/batch.rs"]
 mod batch;
+#[path = "figures/clients.rs"]
+mod clients;
+#[path = "figures/credentials.rs"]
+mod credentials;
 #[path = "figures/echo.rs"]
 mod echo;
 #[path = "figures/fresh.rs"]
@@ -60,6 +71,7 @@ async fn bench() {
     let selected: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let is_selected = |name: &str| selected.is_empty() || selected.iter().any(|selected| selected == name);
     let mut rows: Vec<Row> = Vec::new();
+    let grpc_go = if is_selected("clients") { clients::build() } else { None };
     let stage = Stage::new(tool::number("ROSTER_BENCH_MEMBERSHIPS", 1_000_000)).await;
     if is_selected("scale") {
         rows.extend(scale::rows(&stage).await);
@@ -69,6 +81,12 @@ async fn bench() {
         server.until_loaded(stage.size).await;
         if is_selected("check") {
             rows.extend(echo::rows("CheckMembership from the replica", &echo::compare(&stage, &server)));
+        }
+        if is_selected("credentials") {
+            rows.extend(credentials::rows(&stage, &server));
+        }
+        if let Some(program) = grpc_go {
+            rows.extend(clients::rows(&program, &stage, &server));
         }
         if is_selected("fresh") {
             rows.extend(fresh::rows(&stage, &server).await);

@@ -23,28 +23,36 @@ fn subject(parts: &Parts) -> CallSubject {
     Ok((organization.map_err(|_| Status::invalid_argument("name an organization"))?, user))
 }
 
-pub(crate) async fn serve(roster: ClientSettings, listener: TcpListener) -> Result<(), Box<dyn Error>> {
+pub(crate) async fn serve(roster: ClientSettings, check: Check, listener: TcpListener) -> Result<(), Box<dyn Error>> {
     let client = Client::connect(roster).await?;
     // A replica of all memberships in this process. When it is not fresh enough, the server answers.
     let cache = MembershipCache::start(&client, CacheSettings::default());
 
     // Check in your own code …
-    let answer = cache.check(&Check::permission("acme-inc", "grace", Permission::MembersAdd)?).await?;
-    tracing::info!(allowed = answer.is_allowed(), reason = ?answer.reason, "may Grace add members?");
+    let answer = cache.check(&check).await?;
+    tracing::info!(allowed = answer.is_allowed(), reason = ?answer.reason, "may the user add members?");
 
     // … or put a guard in front of a service.
     let (_reporter, service) = tonic_health::server::health_reporter();
     let guarded = ServiceBuilder::new()
         .layer(RequirePermission::new(&cache, Permission::OrganizationUpdate, subject))
         .named_layer(service);
-    Server::builder().add_service(guarded).serve_with_incoming(TcpListenerStream::new(listener)).await?;
+    // Reflection is not guarded: with it, grpcurl knows the messages of the service.
+    let protos = tonic_health::pb::FILE_DESCRIPTOR_SET;
+    let reflection = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(protos);
+    let server = Server::builder().add_service(guarded).add_service(reflection.build_v1()?);
+    server.serve_with_incoming(TcpListenerStream::new(listener)).await?;
     Ok(())
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [organization, user] = &arguments[..] else { return Err("usage: guard ORGANIZATION USER".into()) };
+    let check = Check::permission(organization, user, Permission::MembersAdd)?;
     // A bearer token with the scope `check`, or an API key. `TokenSource::from_fn` supports tokens that expire.
     let token = TokenSource::fixed(&std::env::var("SERVICE")?)?;
     let roster = ClientSettings::new("http://127.0.0.1:50051")?.with_token(token);
-    serve(roster, TcpListener::bind("127.0.0.1:50060").await?).await
+    serve(roster, check, TcpListener::bind("127.0.0.1:50060").await?).await
 }

@@ -1,8 +1,13 @@
 //! Logging to standard error. Standard output is reserved for the results of sub-commands.
 
+mod json;
+
 use crate::config::{LogFormat, LogSettings};
 use crate::reset_causes;
+use json::JsonLines;
+use std::error::Error;
 use std::io::{IsTerminal, stderr};
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::util::TryInitError;
@@ -13,12 +18,31 @@ use tracing_subscriber::{EnvFilter, Layer};
 /// # Errors
 /// If logging is already set up.
 pub fn start(settings: &LogSettings) -> Result<(), TryInitError> {
-    // The settings have checked the filter. An invalid directive in ROSTER_LOG of `roster dev` is ignored.
+    // The settings have checked the filter.
     let filter = EnvFilter::new(&settings.filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
     let registry = tracing_subscriber::registry().with(reset_causes::layer());
     match settings.format {
         LogFormat::Text => registry.with(lines.with_ansi(stderr().is_terminal()).with_filter(filter)).try_init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init(),
+        LogFormat::Json => {
+            let lines = lines.fmt_fields(JsonFields::new()).event_format(JsonLines);
+            registry.with(lines.with_filter(filter)).try_init()
+        }
     }
+}
+
+/// The text of an error and of its causes, separated by colons. A cause that the text before it already ends with is
+/// left out.
+#[must_use]
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let sentence = error.to_string();
+        if !text.ends_with(&sentence) {
+            text = format!("{text}: {sentence}");
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -257,7 +257,7 @@ fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<S
         if setting.issuer.is_empty() {
             reject("issuer: the iss of its tokens is needed");
         }
-        if settings[..index].iter().any(|earlier| earlier.issuer == setting.issuer) {
+        if !setting.issuer.is_empty() && settings[..index].iter().any(|earlier| earlier.issuer == setting.issuer) {
             reject("issuer: another entry has the same");
         }
         if setting.audience.is_empty() {
@@ -274,7 +274,7 @@ fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<S
                 user_id_prefix: setting.user_id_prefix.clone(),
                 keys,
             }),
-            Err(sentence) => reject(&sentence),
+            Err(sentences) => sentences.iter().for_each(|sentence| reject(sentence)),
         }
     }
     issuers

@@ -87,32 +87,48 @@ pub(super) fn load_secret(path: &Path) -> Result<VerificationKey, String> {
     VerificationKey::new(None, Algorithm::Hs256, DecodingKey::from_secret(bytes.trim_ascii_end()))
 }
 
-/// Reads public keys, each from its PEM file. The error names the setting.
-pub(super) fn load_pems(settings: &[PemKey]) -> Result<Vec<VerificationKey>, String> {
-    let mut keys = Vec::with_capacity(settings.len());
+/// Reads public keys, each from its PEM file.
+///
+/// # Errors
+/// All mistakes. Each begins with the name of the setting.
+pub(super) fn load_pems(settings: &[PemKey]) -> Result<Vec<VerificationKey>, Vec<String>> {
+    let (mut keys, mut mistakes) = (Vec::with_capacity(settings.len()), Vec::new());
     for (index, setting) in settings.iter().enumerate() {
-        keys.push(load_pem(setting).map_err(|error| format!("keys[{index}].file: {error}"))?);
+        if setting.algorithm.is_none() {
+            mistakes.push(format!("keys[{index}].algorithm is needed: RS256, ES256 or EdDSA"));
+        }
+        if setting.file.as_os_str().is_empty() {
+            mistakes.push(format!("keys[{index}].file is needed: the PEM file"));
+            continue;
+        }
+        match load_pem(setting) {
+            Ok(key) => keys.extend(key),
+            Err(error) => mistakes.push(format!("keys[{index}].file: {error}")),
+        }
     }
-    require_unique_ids(keys)
+    if mistakes.is_empty() {
+        require_unique_ids(keys).map_err(|error| vec![format!("keys: {error}")])
+    } else {
+        Err(mistakes)
+    }
 }
 
-fn load_pem(setting: &PemKey) -> Result<VerificationKey, String> {
+/// Reads one key; `None` if its file is one and its algorithm is not known.
+fn load_pem(setting: &PemKey) -> Result<Option<VerificationKey>, String> {
     let bytes = read_file(&setting.file)?;
     // The library also accepts certificates and private keys, and uses the first bit string that it finds in them.
     if !bytes.trim_ascii_start().starts_with(b"-----BEGIN PUBLIC KEY-----") {
         return Err("must be a PEM file that begins with -----BEGIN PUBLIC KEY-----".to_owned());
     }
-    let key = match setting.algorithm {
+    let Some(algorithm) = setting.algorithm else { return Ok(None) };
+    let key = match algorithm {
         Algorithm::Rs256 => DecodingKey::from_rsa_pem(&bytes),
         Algorithm::Es256 => DecodingKey::from_ec_pem(&bytes),
         Algorithm::EdDsa => DecodingKey::from_ed_pem(&bytes),
         Algorithm::Hs256 => return Err("HS256 needs a shared secret, not a public key".to_owned()),
     };
-    VerificationKey::new(
-        setting.kid.clone(),
-        setting.algorithm,
-        key.map_err(|_| "not a public key for its algorithm".to_owned())?,
-    )
+    let key = key.map_err(|_| "not a public key for its algorithm".to_owned())?;
+    VerificationKey::new(setting.kid.clone(), algorithm, key).map(Some)
 }
 
 /// A JWKS (RFC 7517), with the members that roster reads.
@@ -196,7 +212,8 @@ mod tests {
     }
 
     fn pem(algorithm: Algorithm, file: PathBuf) -> Result<VerificationKey, String> {
-        load_pem(&PemKey { algorithm, kid: None, file })
+        let key = load_pem(&PemKey { algorithm: Some(algorithm), kid: None, file })?;
+        key.ok_or_else(|| "no algorithm".to_owned())
     }
 
     /// Parses a JWKS with these keys and returns the number of usable keys.

@@ -66,8 +66,11 @@ impl KeySet {
 }
 
 impl Keys {
-    /// Reads the configured keys of an issuer. The error names the setting.
-    pub(super) fn new(settings: &IssuerSettings, clock: &Clock) -> Result<Self, String> {
+    /// Reads the configured keys of an issuer.
+    ///
+    /// # Errors
+    /// All mistakes. Each begins with the name of the setting.
+    pub(super) fn new(settings: &IssuerSettings, clock: &Clock) -> Result<Self, Vec<String>> {
         let mut file = None;
         let (keys, source) = match (&settings.jwks_file, settings.keys.as_slice(), &settings.hs256_secret_file) {
             (Some(path), [], None) => {
@@ -80,13 +83,18 @@ impl Keys {
                 });
                 read_file(path)
                     .and_then(|bytes| Ok((parse_jwks(&bytes)?, bytes)))
-                    .map_err(|error| format!("jwks_file: {error}"))?
+                    .map_err(|error| vec![format!("jwks_file: {error}")])?
             }
             (None, keys @ [_, ..], None) => (load_pems(keys)?, Vec::new()),
             (None, [], Some(path)) => {
-                (vec![load_secret(path).map_err(|error| format!("hs256_secret_file: {error}"))?], Vec::new())
+                let secret = load_secret(path).map_err(|error| vec![format!("hs256_secret_file: {error}")])?;
+                (vec![secret], Vec::new())
             }
-            _ => return Err("jwks_file: exactly one of jwks_file, keys and hs256_secret_file is needed".to_owned()),
+            _ => {
+                return Err(vec![
+                    "jwks_file: exactly one of jwks_file, keys and hs256_secret_file is needed".to_owned(),
+                ]);
+            }
         };
         Ok(Self { current: RwLock::new(Arc::new(KeySet { keys, source, generation: 0 })), file })
     }

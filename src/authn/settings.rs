@@ -15,48 +15,45 @@ pub struct AuthSettings {
 }
 
 /// One identity provider. Its keys come from exactly one of `jwks_file`, `keys` and `hs256_secret_file`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+///
+/// Every field has a default, so that one missing key hides no other mistake. The authenticator requires what is
+/// needed.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct IssuerSettings {
     /// The `iss` of its tokens, compared byte for byte.
     pub issuer: String,
     /// The required audience: `aud` equals it or contains it.
     pub audience: String,
     /// A JWKS file with RSA, P-256 or Ed25519 keys. The server reloads it when it changes.
-    #[serde(default)]
     pub jwks_file: Option<PathBuf>,
     /// Public keys, each in a PEM file. The server reads them at startup only.
-    #[serde(default)]
     pub keys: Vec<PemKey>,
     /// A file with the secret that the provider shares, at least 32 bytes. Trailing white space does not count.
-    #[serde(default)]
     pub hs256_secret_file: Option<PathBuf>,
     /// The roster scopes that its tokens may contain; empty by default. Many providers let any client request any
     /// scope, and such a request must not create an operator.
-    #[serde(default)]
     pub scopes: Vec<Scope>,
     /// The prefix that turns a `sub` of this issuer into a user id; empty by default. Each issuer needs a different
     /// prefix: an issuer chooses its subjects freely, so it could otherwise name the users of another issuer.
-    #[serde(default)]
     pub user_id_prefix: String,
 }
 
 /// One public key.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct PemKey {
-    /// The only algorithm that the key verifies.
-    pub algorithm: Algorithm,
+    /// The only algorithm that the key verifies. Required.
+    pub algorithm: Option<Algorithm>,
     /// The key id, compared with the `kid` of a token. A key without an id matches every `kid`.
-    #[serde(default)]
     pub kid: Option<String>,
-    /// The PEM file; it begins with `-----BEGIN PUBLIC KEY-----`.
+    /// The PEM file; it begins with `-----BEGIN PUBLIC KEY-----`. Required.
     pub file: PathBuf,
 }
 
 /// The API key of a service. `roster api-key` generates one.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct ApiKeySettings {
     /// The service's name, for the audit trail.
     pub name: String,

@@ -2,10 +2,10 @@
 
 use super::CliError;
 use crate::clock::Clock;
-use crate::config::{self, Flags, Settings};
+use crate::config::{Environment, Flags, Settings, UnknownVariables};
 
 pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
-    let settings = Settings::read(flags, &config::environment, Clock::system())?;
+    let settings = Settings::read(flags, &Environment::of_process(), Clock::system(), UnknownVariables::Reject)?;
     for warning in &settings.warnings {
         super::print_message(&format!("warning: {warning}"));
     }

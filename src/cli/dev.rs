@@ -5,8 +5,9 @@ use super::data_directory::{DataDirectory, DirectoryLock};
 use super::welcome::welcome;
 use crate::authn::Authenticator;
 use crate::clock::Clock;
-use crate::config::{LISTEN, Mistakes};
-use crate::lifecycle;
+use crate::config::listen_address::ListenAddress;
+use crate::config::{Environment, LISTEN, Mistakes};
+use crate::lifecycle::{self, Hangup};
 use crate::mail::Mailer;
 use crate::postgres::{Binaries, Cluster, Options, Stop};
 use crate::server::{self, ServerParts, ServerSettings};
@@ -14,7 +15,6 @@ use crate::service::{InvitationSettings, Roster};
 use crate::store::datastore_url::DatastoreUrl;
 use crate::store::migrations::{self, MigrationError};
 use crate::store::pool::Pool;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
@@ -26,8 +26,8 @@ const CONNECTIONS: u32 = 16;
 #[derive(clap::Args)]
 pub(super) struct DevFlags {
     /// Address and port to listen on
-    #[arg(long, default_value_t = LISTEN, value_name = "ADDRESS")]
-    listen: SocketAddr,
+    #[arg(long, default_value_t = LISTEN.into(), value_name = "ADDRESS")]
+    listen: ListenAddress,
     /// Directory for the data [default: /var/lib/roster-dev for root, else ~/.local/share/roster-dev]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -38,10 +38,11 @@ pub(super) struct DevFlags {
 
 pub(super) fn run(flags: &DevFlags) -> Result<(), CliError> {
     super::start_log()?;
+    super::log_warnings(&Environment::of_process().unknown_variables());
     let directory = DataDirectory::find(flags.data_dir.as_ref())?;
     let lock = directory.lock()?;
     super::run_to_end(async {
-        let stop = lifecycle::stop_signal().map_err(CliError::Runtime)?;
+        let stop = lifecycle::stop_signal(Hangup::Stop).map_err(CliError::Runtime)?;
         let parts = tokio::select! {
             parts = prepare(flags, &directory, &lock) => Some(parts?),
             () = stop.cancelled() => None,
@@ -60,7 +61,7 @@ async fn prepare(
     lock: &DirectoryLock,
 ) -> Result<(Cluster, ServerParts), CliError> {
     // Steps that can fail without waiting come first.
-    let listener = super::listen(flags.listen).await?;
+    let listener = super::listen(&flags.listen, "--listen").await?;
     let binaries = Binaries::find(flags.postgres_bin.as_deref())?;
     let key = directory.make_signing_key(lock)?;
     let authenticator = Authenticator::new(&directory.trust(&key)?, Clock::system()).map_err(Mistakes)?;
@@ -68,10 +69,11 @@ async fn prepare(
     tracing::info!(data = %directory.path().display(), version = binaries.version(), "starting Postgres");
     let cluster = Cluster::start(&binaries, Options::kept(directory.postgres())).await?;
     cluster.create_database(DATABASE).await?;
-    let database = DatastoreUrl::parse(&cluster.url(DATABASE)).map_err(|invalid| Mistakes(vec![invalid.0]))?;
+    let database = DatastoreUrl::parse(&cluster.url(DATABASE)).map_err(|invalid| Mistakes(invalid.0))?;
     migrations::migrate(&database).await?;
 
-    let address = listener.local_addr().map_err(|source| CliError::Listen { address: flags.listen, source })?;
+    let no_address = |source| CliError::Listen { address: flags.listen.clone(), flag: "--listen", source };
+    let address = listener.local_addr().map_err(no_address)?;
     let settings = InvitationSettings { mail: true, ..InvitationSettings::default() };
     let pool = Pool::new(database, CONNECTIONS);
     // The first connection takes longer than the others. With it open, the server is healthy at once.

@@ -1,6 +1,7 @@
 //! Errors of the sub-commands.
 
 use crate::config::Mistakes;
+use crate::config::listen_address::ListenAddress;
 use crate::postgres;
 use std::io;
 use std::net::SocketAddr;
@@ -29,19 +30,33 @@ pub enum CliError {
     #[error("there is no signing key in {}; `roster dev --data-dir {}` makes one", .0.display(), .0.display())]
     NoSigningKey(PathBuf),
     /// Another program listens on the address.
-    #[error("{address} is in use by another program; to choose another address: --listen {other}")]
+    #[error("{address} is in use by another program; to choose another address: {flag} {other}")]
     InUse {
         /// The address that is in use.
         address: SocketAddr,
+        /// The flag that chooses the address.
+        flag: &'static str,
         /// An address that may be free: the next port.
         other: SocketAddr,
     },
     /// The address does not belong to this machine, or the user may not listen on it.
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address}; to choose another address: {flag}")]
     Listen {
         /// The address to listen on.
-        address: SocketAddr,
+        address: ListenAddress,
+        /// The flag that chooses the address.
+        flag: &'static str,
         /// The error of the operating system.
+        source: io::Error,
+    },
+    /// The host name to listen on has no address.
+    #[error("the host name {name} of {flag} has no address: write a name or an address of this machine")]
+    UnknownHost {
+        /// The host name.
+        name: String,
+        /// The flag that chooses the address.
+        flag: &'static str,
+        /// The error of the resolver.
         source: io::Error,
     },
     /// A file cannot be read or written.
@@ -85,6 +100,7 @@ impl CliError {
             Self::DirectoryInUse { .. }
             | Self::InUse { .. }
             | Self::Listen { .. }
+            | Self::UnknownHost { .. }
             | Self::File { .. }
             | Self::Postgres(_)
             | Self::Migrate(_)

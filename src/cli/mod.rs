@@ -12,11 +12,12 @@ mod welcome;
 
 pub use error::CliError;
 
-use crate::config::{self, Flags, LISTEN, LogSettings};
+use crate::config::listen_address::ListenAddress;
+use crate::config::{Environment, Flags, LISTEN, LogSettings};
 use crate::telemetry;
 use clap::Parser;
 use std::future::Future;
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -28,6 +29,10 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of threads for writes and background tasks; fewer on a machine with fewer cores. The workers that
 /// serve connections are separate threads, and the tasks here mostly wait for Postgres.
 const THREADS: usize = 4;
+
+/// Time limit of the lookup of a host name to listen on. A resolver that does not answer would otherwise take longer
+/// than most supervisors wait for a start.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A membership service: who belongs to which organization, and what may they do there?
 #[derive(Parser)]
@@ -65,26 +70,20 @@ pub fn run() -> Result<(), CliError> {
 
 /// Sets up logging for a sub-command without settings of the log: as text, with the filter in `ROSTER_LOG`.
 fn start_log() -> Result<(), CliError> {
-    let mut log = LogSettings::default();
-    if let Some(filter) = config::environment("ROSTER_LOG") {
-        log.filter = filter;
-    }
+    let log = LogSettings::of_variable(&Environment::of_process())?;
     Ok(telemetry::start(&log)?)
+}
+
+/// Logs the warnings about the settings.
+fn log_warnings(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
 }
 
 /// Writes an error and its causes to standard error.
 pub fn report(error: &CliError) {
-    let mut text = format!("roster: {error}");
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let sentence = error.to_string();
-        // The text of many errors already ends with that of their cause.
-        if !text.ends_with(&sentence) {
-            text = format!("{text}: {sentence}");
-        }
-        cause = error.source();
-    }
-    print_message(&text);
+    print_message(&format!("roster: {}", telemetry::with_causes(error)));
 }
 
 /// Writes the result of a sub-command to standard output.
@@ -109,12 +108,34 @@ fn run_to_end(work: impl Future<Output = Result<(), CliError>>) -> Result<(), Cl
     outcome
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, CliError> {
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        ErrorKind::AddrInUse => {
-            let other = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(LISTEN.port()));
-            CliError::InUse { address, other }
+/// Listens on the first of the addresses that this machine has. `flag` chooses the address, for messages.
+async fn listen(address: &ListenAddress, flag: &'static str) -> Result<TcpListener, CliError> {
+    let found = match address.host_name() {
+        Some(name) => look_up(name, address.port()).await.map_err(|source| CliError::UnknownHost {
+            name: name.to_owned(),
+            flag,
+            source,
+        })?,
+        None => Vec::new(),
+    };
+    let mut failure = io::Error::from(ErrorKind::AddrNotAvailable);
+    for candidate in address.candidates(found) {
+        match TcpListener::bind(candidate).await {
+            Ok(listener) => return Ok(listener),
+            // Another of the addresses would be one that the clients do not expect.
+            Err(source) if source.kind() == ErrorKind::AddrInUse => {
+                let port = candidate.port().checked_add(1).unwrap_or(LISTEN.port());
+                let other = SocketAddr::new(candidate.ip(), port);
+                return Err(CliError::InUse { address: candidate, flag, other });
+            }
+            Err(source) => failure = source,
         }
-        _ => CliError::Listen { address, source },
-    })
+    }
+    Err(CliError::Listen { address: address.clone(), flag, source: failure })
+}
+
+/// The addresses of a host name.
+async fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let found = tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((name, port))).await;
+    Ok(found.map_err(|_| io::Error::from(ErrorKind::TimedOut))??.collect())
 }

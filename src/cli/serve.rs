@@ -2,24 +2,25 @@
 
 use super::CliError;
 use crate::clock::Clock;
-use crate::config::{self, Flags, Settings};
+use crate::config::{Environment, Flags, Settings, UnknownVariables};
+use crate::lifecycle::{self, Hangup};
 use crate::server::{self, ServerParts};
 use crate::service::Roster;
 use crate::store::pool::Pool;
-use crate::{lifecycle, telemetry};
+use crate::telemetry;
 
 pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
-    let settings = Settings::read(flags, &config::environment, Clock::system())?;
+    let settings = Settings::read(flags, &Environment::of_process(), Clock::system(), UnknownVariables::Warn)?;
     telemetry::start(&settings.log)?;
-    for warning in &settings.warnings {
-        tracing::warn!("{warning}");
-    }
+    super::log_warnings(&settings.warnings);
     super::run_to_end(async {
-        let stop = lifecycle::stop_signal().map_err(CliError::Runtime)?;
-        let listener = super::listen(settings.listen).await?;
-        tracing::info!(address = %settings.listen, "listening");
-        let metrics = match settings.metrics_listen {
-            Some(address) => Some(super::listen(address).await?),
+        let stop = lifecycle::stop_signal(Hangup::Ignore).map_err(CliError::Runtime)?;
+        let listener = super::listen(&settings.listen, "--listen").await?;
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "listening");
+        }
+        let metrics = match &settings.metrics_listen {
+            Some(address) => Some(super::listen(address, "--metrics-listen").await?),
             None => None,
         };
         let pool = Pool::new(settings.database, settings.database_connections);

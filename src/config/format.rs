@@ -1,16 +1,16 @@
 //! Formats of settings: which text one accepts, which value that gives, and what holds when the setting is absent.
 
+use super::listen_address::{self, ListenAddress};
+use super::log_filter;
 use crate::server::TrustedProxies;
 use crate::store::datastore_url::{self, DatastoreUrl};
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
-use tracing_subscriber::EnvFilter;
 
-/// Reads a value. The error says what may be written instead, where the format knows it better than its range.
-type Parse<T> = Box<dyn Fn(&str) -> Result<T, Option<String>>>;
+/// Reads a value. The error lists what may be written instead, where the format knows it better than its range.
+type Parse<T> = Box<dyn Fn(&str) -> Result<T, Vec<String>>>;
 
 /// The format of a setting that has no name and no default yet.
 pub(super) struct Format<T> {
@@ -102,19 +102,19 @@ pub(super) fn database_url() -> Format<DatastoreUrl> {
     Format {
         value_name: "URL",
         range: datastore_url::FORM.to_owned(),
-        parse: Box::new(|text| DatastoreUrl::parse(text).map_err(|invalid| Some(invalid.0))),
+        parse: Box::new(|text| DatastoreUrl::parse(text).map_err(|invalid| invalid.0)),
         // A URL may hold a password.
         print: Box::new(|_| String::new()),
     }
 }
 
-/// An address and a port.
-pub(super) fn address() -> Format<SocketAddr> {
+/// An address to listen on.
+pub(super) fn address() -> Format<ListenAddress> {
     Format {
         value_name: "ADDRESS",
-        range: "an address and a port, as 127.0.0.1:50051".to_owned(),
-        parse: Box::new(|text| text.parse().map_err(|_| None)),
-        print: Box::new(SocketAddr::to_string),
+        range: listen_address::FORM.to_owned(),
+        parse: Box::new(|text| text.parse().map_err(|_| Vec::new())),
+        print: Box::new(ListenAddress::to_string),
     }
 }
 
@@ -123,7 +123,7 @@ pub(super) fn networks() -> Format<TrustedProxies> {
     Format {
         value_name: "NETWORKS",
         range: "IP addresses and networks, separated by commas, as 10.0.0.0/8, 192.0.2.7, 2001:db8::/32".to_owned(),
-        parse: Box::new(|text| TrustedProxies::parse(text).map_err(|instead| Some(instead.to_owned()))),
+        parse: Box::new(|text| TrustedProxies::parse(text).map_err(|instead| vec![instead.to_owned()])),
         print: Box::new(TrustedProxies::to_string),
     }
 }
@@ -132,8 +132,8 @@ pub(super) fn networks() -> Format<TrustedProxies> {
 pub(super) fn filter() -> Format<String> {
     Format {
         value_name: "FILTER",
-        range: "a level (error, warn, info, debug, trace), or several as roster=debug,sqlx=warn".to_owned(),
-        parse: Box::new(|text| EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|_| None)),
+        range: log_filter::FORM.to_owned(),
+        parse: Box::new(log_filter::parse),
         print: Box::new(String::clone),
     }
 }
@@ -146,7 +146,7 @@ where
     Format {
         value_name,
         range: format!("a whole number from {} to {}", range.start(), range.end()),
-        parse: Box::new(move |text| text.parse().ok().filter(|number| range.contains(number)).ok_or(None)),
+        parse: Box::new(move |text| text.parse().ok().filter(|number| range.contains(number)).ok_or_else(Vec::new)),
         print: Box::new(T::to_string),
     }
 }
@@ -174,7 +174,9 @@ pub(super) fn one_of<T: Copy + PartialEq + 'static, const N: usize>(
     Format {
         value_name,
         range: words.map(|(word, _)| word).join(" or "),
-        parse: Box::new(move |text| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or(None)),
+        parse: Box::new(move |text| {
+            words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(Vec::new)
+        }),
         print: Box::new(move |value| {
             words.iter().find(|(_, other)| other == value).map_or_else(String::new, |(word, _)| (*word).to_owned())
         }),

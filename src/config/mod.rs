@@ -2,14 +2,21 @@
 //! a variable over the file.
 //!
 //! All mistakes are reported at once. Each names the setting, where it was given and what to write instead. It never
-//! repeats the given value, which may be a password.
+//! repeats a value that may be a password. [`reader`] collects them: each flag, variable and key of the file is checked
+//! alone, and a mistake in one hides none in another.
 
+mod environment;
+mod file_table;
 mod format;
+pub mod listen_address;
+pub mod log_filter;
+mod nearest;
 mod reader;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use environment::Environment;
 pub use table::markdown;
 
 use crate::authn::{AuthSettings, Authenticator};
@@ -19,6 +26,7 @@ use crate::mail::settings::MailSettings;
 use crate::server::ServerSettings;
 use crate::service::{InvitationSettings, ReplicaSettings};
 use crate::store::datastore_url::DatastoreUrl;
+use listen_address::ListenAddress;
 use reader::{InvalidSetting, SettingsReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -32,6 +40,8 @@ const LOG: &str = "info";
 
 const PROXY_WITHOUT_TRUST: &str = "proxy_protocol needs trusted_proxies: name the addresses of the proxies that send the \
                                    header, because a peer that may send one chooses its own address";
+
+const SAME_ADDRESS: &str = "metrics_listen has the address and port of listen: give it another port";
 
 /// All settings, as flags. It implements no `Debug`: the flags may hold a password.
 #[derive(Default, clap::Args)]
@@ -61,11 +71,11 @@ pub struct DatastoreFlags {
 /// The checked settings.
 pub struct Settings {
     /// The address to listen on.
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
     /// How to connect to the database. It may hold a password, so the settings implement no `Debug`.
     pub database: DatastoreUrl,
     /// The address of the metrics endpoint; `None` to serve no metrics.
-    pub metrics_listen: Option<SocketAddr>,
+    pub metrics_listen: Option<ListenAddress>,
     /// The maximum number of connections to the database.
     pub database_connections: u32,
     /// Limits of the server.
@@ -110,13 +120,33 @@ impl Default for LogSettings {
     }
 }
 
+impl LogSettings {
+    /// The settings of a command whose log has no other setting than the variable `ROSTER_LOG`.
+    ///
+    /// # Errors
+    /// The mistakes in the variable.
+    pub fn of_variable(environment: &Environment) -> Result<Self, Mistakes> {
+        let Some(text) = environment.find("ROSTER_LOG") else { return Ok(Self::default()) };
+        let filter = log_filter::parse(text.as_deref().unwrap_or_default());
+        let sentence = |instead| format!("log (from ROSTER_LOG): write {instead}");
+        let filter = filter.map_err(|mistakes| Mistakes(mistakes.into_iter().map(sentence).collect()))?;
+        Ok(Self { filter, ..Self::default() })
+    }
+}
+
 /// All mistakes in the settings, one sentence each.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid settings:\n{}", .0.join("\n"))]
 pub struct Mistakes(pub Vec<String>);
 
-/// A function that returns the value of an environment variable.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// What becomes of a variable that begins with `ROSTER_` and is no setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownVariables {
+    /// It is a warning: another program may have set it.
+    Warn,
+    /// It is a mistake.
+    Reject,
+}
 
 /// The value of a variable in the environment of this process; `None` if it is absent or empty.
 #[must_use]
@@ -129,7 +159,12 @@ impl Settings {
     ///
     /// # Errors
     /// All mistakes.
-    pub fn read(flags: &Flags, environment: Environment, clock: Clock) -> Result<Self, Mistakes> {
+    pub fn read(
+        flags: &Flags,
+        environment: &Environment,
+        clock: Clock,
+        unknown_variables: UnknownVariables,
+    ) -> Result<Self, Mistakes> {
         let mut reader = SettingsReader::new(flags.datastore.config.as_ref(), environment);
         let database = DatastoreValues::read(&mut reader, &flags.datastore.settings).database_url;
         let values = ServerValues::read(&mut reader, &flags.server);
@@ -139,7 +174,10 @@ impl Settings {
         if values.proxy_protocol && values.trusted_proxies.is_empty() {
             reader.add_sentence(PROXY_WITHOUT_TRUST);
         }
-        let (mistakes, warnings) = reader.finish();
+        if values.metrics_listen.as_ref() == Some(&values.listen) && values.listen.port() != 0 {
+            reader.add_sentence(SAME_ADDRESS);
+        }
+        let (mistakes, warnings) = reader.finish(unknown_variables);
         match (database, authenticator, mailer) {
             (Some(database), Some(authenticator), Ok(mailer)) if mistakes.is_empty() => Ok(Self {
                 listen: values.listen,
@@ -182,14 +220,19 @@ impl Settings {
     }
 }
 
-/// Reads only how to connect to the database, for a migration. Other settings in the file are not checked.
+/// Reads only how to connect to the database, for a migration. Other settings in the file are not checked. Returns the
+/// warnings too.
 ///
 /// # Errors
 /// All mistakes.
-pub fn read_datastore(flags: &DatastoreFlags, environment: Environment) -> Result<DatastoreUrl, Mistakes> {
+pub fn read_datastore(
+    flags: &DatastoreFlags,
+    environment: &Environment,
+) -> Result<(DatastoreUrl, Vec<String>), Mistakes> {
     let mut reader = SettingsReader::new(flags.config.as_ref(), environment);
     let database = DatastoreValues::read(&mut reader, &flags.settings).database_url;
-    database.ok_or_else(|| Mistakes(reader.mistakes()))
+    let (mistakes, warnings) = reader.finish_part();
+    database.filter(|_| mistakes.is_empty()).map(|database| (database, warnings)).ok_or(Mistakes(mistakes))
 }
 
 fn authenticator(reader: &mut SettingsReader, clock: Clock) -> Option<Authenticator> {

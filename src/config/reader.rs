@@ -1,6 +1,8 @@
 //! Looks settings up in the flags, the environment and the file, and collects the mistakes.
 
-use super::Environment;
+use super::UnknownVariables;
+use super::environment::{self, Environment};
+use super::file_table::{self, ValueMistake};
 use super::format::{Setting, SettingRow};
 use crate::authn::AuthSettings;
 use serde::de::DeserializeOwned;
@@ -9,7 +11,8 @@ use toml::{Table, Value};
 
 /// The text of one setting, not yet checked.
 struct RawSetting {
-    /// `None` for a value in the file that is no text, whole number or Boolean: no setting takes such a value.
+    /// `None` for a value in the file that is no text, whole number or Boolean, and for a variable that is not Unicode:
+    /// no setting takes such a value.
     text: Option<String>,
     /// The flag, the variable or the file that holds it, for messages.
     origin: String,
@@ -19,19 +22,22 @@ struct RawSetting {
 pub(super) struct InvalidSetting;
 
 pub(super) struct SettingsReader<'a> {
-    environment: Environment<'a>,
+    environment: &'a Environment,
     path: Option<PathBuf>,
     /// The keys of the file that have not been read yet. `None` if the file cannot be read.
     file: Option<Table>,
     /// The names of all settings that have been read.
     names: Vec<&'static str>,
     mistakes: Vec<String>,
+    /// The keys in tables of the file whose value is a mistake, as `api_keys[0].scopes`.
+    invalid: Vec<String>,
     warnings: Vec<String>,
 }
 
 impl<'a> SettingsReader<'a> {
-    pub(super) fn new(path: Option<&PathBuf>, environment: Environment<'a>) -> Self {
-        let path = path.cloned().or_else(|| environment("ROSTER_CONFIG").map(PathBuf::from));
+    pub(super) fn new(path: Option<&PathBuf>, environment: &'a Environment) -> Self {
+        let variable = || Some(PathBuf::from(environment.find(environment::CONFIG)?.clone().unwrap_or_default()));
+        let path = path.cloned().or_else(variable);
         let mut mistakes = Vec::new();
         let file = match path.as_deref().map(read) {
             None => Some(Table::new()),
@@ -41,7 +47,7 @@ impl<'a> SettingsReader<'a> {
                 None
             }
         };
-        Self { environment, path, file, names: Vec::new(), mistakes, warnings: Vec::new() }
+        Self { environment, path, file, names: Vec::new(), mistakes, invalid: Vec::new(), warnings: Vec::new() }
     }
 
     /// The value of a setting, or its default. A value that is out of range, a required setting that is absent and a
@@ -74,50 +80,75 @@ impl<'a> SettingsReader<'a> {
             }
             return default;
         };
-        raw.text.ok_or(None).and_then(|text| parse(&text)).unwrap_or_else(|instead| {
-            let instead = instead.unwrap_or(range);
-            self.mistakes.push(format!("{used_name} (from {}): write {instead}", raw.origin));
+        raw.text.ok_or_else(Vec::new).and_then(|text| parse(&text)).unwrap_or_else(|mut instead| {
+            if instead.is_empty() {
+                instead.push(range);
+            }
+            let sentence = |instead| format!("{used_name} (from {}): write {instead}", raw.origin);
+            self.mistakes.extend(instead.into_iter().map(sentence));
             default
         })
     }
 
-    /// The tables of this name in the file. `None` if one is invalid, or if the file cannot be read.
+    /// The tables of this name in the file, without their mistakes. `None` if the file cannot be read, or holds
+    /// something else under this name.
     pub(super) fn tables<T: DeserializeOwned>(&mut self, name: &'static str) -> Option<Vec<T>> {
         self.names.push(name);
-        let (file, path) = (self.file.as_mut()?, self.path.as_deref().unwrap_or(Path::new("")));
-        let values = match file.remove(name) {
+        let values = match self.file.as_mut()?.remove(name) {
             None => return Some(Vec::new()),
             Some(Value::Array(values)) if values.iter().all(Value::is_table) => values,
             Some(_) => {
-                self.mistakes.push(format!("{name} (from {}): write tables, each under [[{name}]]", path.display()));
+                self.mistakes
+                    .push(format!("{name} (from {}): write tables, each under [[{name}]]", self.file_origin()));
                 return None;
             }
         };
-        let count = values.len();
-        let mut tables = Vec::with_capacity(count);
-        for (index, value) in values.into_iter().enumerate() {
-            match value.try_into() {
-                Ok(table) => tables.push(table),
-                Err(error) => {
-                    self.mistakes.push(format!("{name}[{index}] (from {}): {}", path.display(), error.message()));
-                }
-            }
-        }
-        (tables.len() == count).then_some(tables)
+        let tables = values.into_iter().enumerate();
+        Some(tables.filter_map(|(index, value)| self.parse(&format!("{name}[{index}]"), value)).collect())
     }
 
-    /// The table of this name in the file; `None` if there is none.
+    /// The table of this name in the file, without its mistakes; `None` if there is none.
     ///
     /// # Errors
-    /// If the table is invalid, or the file cannot be read. The mistake is added.
+    /// If nothing can be said about the rest of the table, or the file cannot be read. The mistake is added.
     pub(super) fn table<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<T>, InvalidSetting> {
         self.names.push(name);
-        let (file, path) = (self.file.as_mut().ok_or(InvalidSetting)?, self.path.as_deref().unwrap_or(Path::new("")));
-        let Some(value) = file.remove(name) else { return Ok(None) };
-        value.try_into().map(Some).map_err(|error| {
-            self.mistakes.push(format!("{name} (from {}): {}", path.display(), error.message()));
-            InvalidSetting
-        })
+        let Some(value) = self.file.as_mut().ok_or(InvalidSetting)?.remove(name) else { return Ok(None) };
+        self.parse(name, value).map(Some).ok_or(InvalidSetting)
+    }
+
+    /// Reads a table and adds its mistakes; `None` if nothing else can be said about it.
+    fn parse<T: DeserializeOwned>(&mut self, name: &str, value: Value) -> Option<T> {
+        let origin = self.file_origin();
+        let Value::Table(table) = value else {
+            self.mistakes.push(format!("{name} (from {origin}): write a table, under [{name}]"));
+            return None;
+        };
+        let mut mistakes = Vec::new();
+        let parsed = file_table::parse(table, &mut mistakes);
+        for ValueMistake { place, sentence, is_known } in mistakes {
+            let key = format!("{name}{place}");
+            self.mistakes.push(format!("{key} (from {origin}): {sentence}"));
+            self.invalid.extend(is_known.then_some(key));
+        }
+        parsed
+            .map_err(|missing| {
+                let key = format!("{name}.{}", missing.unwrap_or_default());
+                if !self.is_invalid(&key) {
+                    self.mistakes.push(format!("{key} (from {origin}): this setting is needed"));
+                }
+            })
+            .ok()
+    }
+
+    /// Whether the value of this key, or a part of it, is a mistake that was reported.
+    fn is_invalid(&self, key: &str) -> bool {
+        let is_part = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);
+        self.invalid.iter().any(|invalid| invalid.strip_prefix(key).is_some_and(is_part))
+    }
+
+    fn file_origin(&self) -> String {
+        self.path.as_deref().unwrap_or(Path::new("")).display().to_string()
     }
 
     /// The directory of the settings file. Relative paths in the file start there.
@@ -131,19 +162,27 @@ impl<'a> SettingsReader<'a> {
         for issuer in &mut settings.issuers {
             let keys = issuer.keys.iter_mut().map(|key| &mut key.file);
             for file in keys.chain(&mut issuer.jwks_file).chain(&mut issuer.hs256_secret_file) {
-                *file = directory.join(&*file);
+                // An empty path is absent, and would become the directory.
+                if !file.as_os_str().is_empty() {
+                    *file = directory.join(&*file);
+                }
             }
         }
         settings
     }
 
-    /// Adds mistakes in settings that only the file can hold. Each begins with the name of a setting.
+    /// Adds mistakes in settings that only the file can hold. Each begins with the name of a setting. One that only
+    /// follows from a mistake that was reported is left out.
     pub(super) fn add(&mut self, mistakes: Vec<String>) {
         let origin = match &self.path {
             Some(path) => format!("(in {})", path.display()),
             None => "(there is no settings file: name one by --config or ROSTER_CONFIG)".to_owned(),
         };
-        self.mistakes.extend(mistakes.into_iter().map(|mistake| format!("{mistake} {origin}")));
+        for mistake in mistakes {
+            if !self.is_invalid(mistake.split([':', ' ']).next().unwrap_or_default()) {
+                self.mistakes.push(format!("{mistake} {origin}"));
+            }
+        }
     }
 
     /// Adds a mistake that concerns several settings.
@@ -152,20 +191,30 @@ impl<'a> SettingsReader<'a> {
     }
 
     /// All mistakes, and the warnings. Call it after every setting has been read: the keys of the file that remain are
-    /// unknown settings, which are mistakes.
-    pub(super) fn finish(mut self) -> (Vec<String>, Vec<String>) {
+    /// unknown settings, which are mistakes. An unknown variable is a warning or a mistake, and a mistake if there are
+    /// others, because it may be their cause.
+    pub(super) fn finish(mut self, unknown_variables: UnknownVariables) -> (Vec<String>, Vec<String>) {
         if let (Some(path), Some(file)) = (&self.path, &self.file) {
-            let names = self.names.join(", ");
-            let unknown =
-                file.keys().map(|key| format!("{key} (from {}): no such setting; there are {names}", path.display()));
+            let sentence = |key: &String| {
+                let sentence = file_table::no_such_key(key, &self.names);
+                format!("{key} (from {}): {sentence}", path.display())
+            };
+            self.mistakes.extend(file.keys().map(sentence));
+        }
+        let unknown = self.environment.unknown_variables();
+        if self.mistakes.is_empty() && unknown_variables == UnknownVariables::Warn {
+            self.warnings.extend(unknown);
+        } else {
             self.mistakes.extend(unknown);
         }
         (self.mistakes, self.warnings)
     }
 
-    /// The mistakes so far.
-    pub(super) fn mistakes(self) -> Vec<String> {
-        self.mistakes
+    /// The mistakes so far, and the warnings, for a command that reads some settings only. The other keys of the file
+    /// are not looked at.
+    pub(super) fn finish_part(mut self) -> (Vec<String>, Vec<String>) {
+        self.file = None;
+        self.finish(UnknownVariables::Warn)
     }
 
     fn find(&mut self, name: &'static str, flag: Option<&String>) -> Option<RawSetting> {
@@ -175,8 +224,8 @@ impl<'a> SettingsReader<'a> {
             return Some(RawSetting { text: Some(text.clone()), origin: SettingRow::flag(name) });
         }
         let variable = SettingRow::variable(name);
-        if let Some(text) = (self.environment)(&variable) {
-            return Some(RawSetting { text: Some(text), origin: variable });
+        if let Some(text) = self.environment.find(&variable) {
+            return Some(RawSetting { text: text.clone(), origin: variable });
         }
         let text = match in_file? {
             Value::String(text) => Some(text),
@@ -184,7 +233,7 @@ impl<'a> SettingsReader<'a> {
             Value::Boolean(value) => Some(value.to_string()),
             Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
         };
-        Some(RawSetting { text, origin: self.path.as_deref().unwrap_or(Path::new("")).display().to_string() })
+        Some(RawSetting { text, origin: self.file_origin() })
     }
 }
 

@@ -7,6 +7,7 @@
 use super::format::{
     Setting, SettingRow, address, database_url, filter, hours, mebibytes, milliseconds, networks, number, one_of,
 };
+use super::listen_address::ListenAddress;
 use super::reader::SettingsReader;
 use super::{LISTEN, LogFormat, LogSettings};
 use crate::replica::limits::{MAX_STALENESS_MS, SERVE_STALE_MS};
@@ -17,7 +18,6 @@ use crate::service::limits::{LOG_RETENTION, LOG_RETENTION_HOURS};
 use crate::store::datastore_url::DatastoreUrl;
 use crate::store::limits::STATEMENT;
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -81,9 +81,9 @@ settings! {
     /// The settings of the server, as flags.
     ServerSettingFlags => ServerValues {
         /// Address and port to listen on
-        listen: SocketAddr = address().or(LISTEN);
+        listen: ListenAddress = address().or(LISTEN.into());
         /// Address and port of the HTTP endpoint for metrics, which asks for no credentials
-        metrics_listen: Option<SocketAddr> = address().optional("no endpoint");
+        metrics_listen: Option<ListenAddress> = address().optional("no endpoint");
         /// Maximum number of connections to Postgres; the replica, health and metrics open up to 10 more
         database_connections: u32 = number("NUMBER", 1..=1_000).or(DATABASE_CONNECTIONS);
         /// Deadline of a call that names none
@@ -156,6 +156,12 @@ fn replica() -> ReplicaSettings {
 
 fn up_to(longest: Duration) -> RangeInclusive<u64> {
     1..=u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The variable of every setting, under its present name and its former one.
+pub(super) fn variables() -> Vec<String> {
+    let rows = DatastoreValues::rows().into_iter().chain(ServerValues::rows());
+    rows.flat_map(|row| [Some(row.name), row.former]).flatten().map(SettingRow::variable).collect()
 }
 
 /// Every setting that is a flag, a variable and a key of the file, as a Markdown table for the documents.

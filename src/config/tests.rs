@@ -1,7 +1,6 @@
 use super::*;
 use crate::service::consistency_token::TokenForm;
 use clap::CommandFactory;
-use std::collections::HashMap;
 use std::path::Path;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -32,16 +31,13 @@ fn read_in(directory: &Path, flags: &[&str], variables: &[(&str, &str)], file: &
     std::fs::write(&path, file).map_err(|error| vec![error.to_string()])?;
     let arguments = ["roster"].iter().chain(flags);
     let program: Program = clap::Parser::try_parse_from(arguments).map_err(|error| vec![error.to_string()])?;
-    let variables: HashMap<&str, &str> = variables.iter().copied().collect();
-    let environment = |name: &str| match name {
-        "ROSTER_CONFIG" => Some(path.display().to_string()),
-        _ => variables.get(name).map(|value| (*value).to_owned()),
-    };
+    let config = path.display().to_string();
+    let environment = Environment::new(variables.iter().copied().chain([("ROSTER_CONFIG", config.as_str())]));
     let clock = Clock::from_fn(|| std::time::UNIX_EPOCH);
     let shorten = |texts: Vec<String>| -> Vec<String> {
         texts.iter().map(|text| text.replace(&path.display().to_string(), "FILE")).collect()
     };
-    match Settings::read(&program.flags, &environment, clock) {
+    match Settings::read(&program.flags, &environment, clock, UnknownVariables::Warn) {
         Ok(settings) => Ok(Settings { warnings: shorten(settings.warnings), ..settings }),
         Err(Mistakes(mistakes)) => Err(shorten(mistakes)),
     }
@@ -54,7 +50,7 @@ fn mistakes(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Vec<Strin
 #[test]
 fn a_database_credentials_and_mail_are_enough() -> Outcome {
     let settings = read(&["--database-url", "postgres:///roster"], &[], KEY).map_err(|mistakes| mistakes.join("\n"))?;
-    assert_eq!(settings.listen, LISTEN);
+    assert_eq!(settings.listen, LISTEN.into());
     assert_eq!(settings.database.hosts()[0].get_database(), Some("roster"));
     assert_eq!(settings.database_connections, table::DATABASE_CONNECTIONS);
     assert_eq!(settings.log.format, LogFormat::Text);
@@ -111,66 +107,222 @@ fn flags_override_variables_and_variables_override_the_file() -> Outcome {
     Ok(())
 }
 
+/// The first line of each mistake, which ends before the list of the settings that there are.
+fn short(mistakes: &[String]) -> Vec<&str> {
+    mistakes.iter().map(|mistake| mistake.split("; there are ").next().unwrap_or_default()).collect()
+}
+
+/// A file with a mistake of each kind.
+const MISTAKES: &str = "
+    listen = 'localhost'
+    database_connections = 0
+    max_deadline_ms = 30001
+    reflection = [true]
+    change_log_hours = 0
+    max_staleness_ms = 100
+    colour = 'blue'
+    [[issuers]]
+    issuer = 'https://id.example'
+    audience = 'roster'
+    [[issuers]]
+    isuer = 'https://id.example'
+    [[api_keys]]
+    name = 'billing'
+    scopes = []
+    sha256 = '00'
+    [mail]
+    kind = 'smtp'
+    from = 'roster'
+    [invitations]
+    cooldown = 5
+";
+
 #[test]
 fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
-    let file = "
-        listen = 'localhost'
-        database_connections = 0
-        max_deadline_ms = 30001
-        reflection = [true]
-        change_log_hours = 0
-        max_staleness_ms = 100
-        colour = 'blue'
-        [[issuers]]
-        issuer = 'https://id.example'
-        audience = 'roster'
-        [[issuers]]
-        isuer = 'https://id.example'
-        [[api_keys]]
-        name = 'billing'
-        scopes = []
-        sha256 = '00'
-        [mail]
-        kind = 'smtp'
-        from = 'roster'
-        [invitations]
-        cooldown = 5
-    ";
     let found = mistakes(
-        &["--log", "roster=loud", "--log-format", "xml"],
-        &[("ROSTER_DATABASE_URL", "mysql://root:s3cret@db/roster"), ("ROSTER_DRAIN_MS", "-1")],
-        file,
+        &["--log", "roster=loud,inf", "--log-format", "xml"],
+        &[
+            ("ROSTER_DATABASE_URL", "postgres://root:s3cret@db/roster?sslmod=x&sslmode=s3cret"),
+            ("ROSTER_DRAIN_MS", "-1"),
+            ("ROSTER_LISTN", "s3cret"),
+        ],
+        MISTAKES,
     );
     assert_eq!(
-        found,
+        short(&found),
         [
-            "database_url (from ROSTER_DATABASE_URL): write a URL of the form postgres://user:password@host:port/database",
-            "listen (from FILE): write an address and a port, as 127.0.0.1:50051",
+            "database_url (from ROSTER_DATABASE_URL): write a URL without the parameter \"sslmod\", which has no \
+             effect",
+            "database_url (from ROSTER_DATABASE_URL): write a URL with a value of \"sslmode\" that it can have",
+            "listen (from FILE): write an address or a host name, and a port, as 127.0.0.1:50051, localhost:50051, \
+             [::1]:50051, or :50051 for every address of the machine",
             "database_connections (from FILE): write a whole number from 1 to 1000",
             "max_deadline_ms (from FILE): write a whole number from 1 to 30000",
             "drain_ms (from ROSTER_DRAIN_MS): write a whole number from 1 to 600000",
             "change_log_hours (from FILE): write a whole number from 1 to 8760",
             "max_staleness_ms (from FILE): write a whole number from 500 to 60000",
             "log_format (from --log-format): write text or json",
-            "log (from --log): write a level (error, warn, info, debug, trace), or several as roster=debug,sqlx=warn",
+            "log (from --log): write a level (error, warn, info, debug, trace) at the end of \"roster=loud\"",
+            "log (from --log): write a level (error, warn, info, debug, trace) in place of \"inf\"",
             "reflection (from FILE): write true or false",
-            "issuers[1] (from FILE): unknown field `isuer`, expected one of `issuer`, `audience`, `jwks_file`, `keys`, \
-             `hs256_secret_file`, `scopes`, `user_id_prefix`",
+            "issuers[1].isuer (from FILE): no such setting; the nearest is issuer",
+            "issuers[0].jwks_file: exactly one of jwks_file, keys and hs256_secret_file is needed (in FILE)",
+            "issuers[1].issuer: the iss of its tokens is needed (in FILE)",
+            "issuers[1].audience: the aud of tokens for this server is needed (in FILE)",
+            "issuers[1].user_id_prefix: another entry has the same, so that one issuer could name the other's users \
+             (in FILE)",
+            "issuers[1].jwks_file: exactly one of jwks_file, keys and hs256_secret_file is needed (in FILE)",
             "api_keys[0].scopes: a key without a scope can do nothing: name at least one (in FILE)",
             "api_keys[0].sha256: the SHA-256 of the key is needed, as 64 hexadecimal digits (in FILE)",
             "mail.from: write an address, as roster@example.com or Example <roster@example.com> (in FILE)",
             "mail.link_base_url: write the page that links lead to, as https://example.com/join (in FILE)",
             "mail.host: write the relay's name, or its address (in FILE)",
             "mail.security: write starttls, tls or plain (in FILE)",
-            "invitations (from FILE): unknown field `cooldown`, expected one of `pending_per_organization`, \
-             `per_organization_and_day`, `sends_per_invitation`, `cooldown_seconds`, `mails_per_recipient_and_day`, \
-             `failed_tokens_per_minute`",
-            "colour (from FILE): no such setting; there are database_url, listen, metrics_listen, \
-             database_connections, default_deadline_ms, max_deadline_ms, max_concurrent_requests, max_streams, \
-             max_streams_per_caller, request_memory_mib, response_memory_mib, slow_reader_ms, max_connections, max_connections_per_address, trusted_proxies, proxy_protocol, workers, drain_ms, change_log_hours, max_staleness_ms, \
-             replica_memory_mib, serve_stale_ms, token_form, log_format, log, reflection, issuers, api_keys, mail, invitations",
+            "invitations.cooldown (from FILE): no such setting; the nearest is cooldown_seconds",
+            "colour (from FILE): no such setting; the nearest is log",
+            "ROSTER_LISTN: no such setting; the nearest is ROSTER_LISTEN",
         ]
     );
+    assert!(found[12].contains("; there are issuer, audience, jwks_file, keys, "), "{}", found[12]);
+    assert!(found[25].contains("; there are database_url, listen, "), "{}", found[25]);
+}
+
+#[test]
+fn every_value_of_a_table_is_checked_alone() {
+    let file = "
+        database_url = 'postgres:///roster'
+        issuers = [5, 'x']
+        [[api_keys]]
+        name = ['s3cret']
+        scopes = ['check', 'chek', 5]
+        sha256 = 7
+        [[api_keys]]
+        name = { s3cret = 1 }
+        scopes = 's3cret'
+        secret = 's3cret'
+        [mail]
+        kind = 'sendmail'
+        port = 's3cret'
+        hots = 's3cret'
+        security = 's3cret'
+        timeout_ms = -1
+        allow_plain = 's3cret'
+        [invitations]
+        cooldown_seconds = 's3cret'
+        pending_per_organization = 4294967296
+        [invitations.limits]
+        a = 1
+    ";
+    let found = mistakes(&[], &[], file);
+    assert!(!found.join("").contains("s3cret"), "{found:?}");
+    assert_eq!(
+        short(&found),
+        [
+            "issuers (from FILE): write tables, each under [[issuers]]",
+            "api_keys[0].name (from FILE): write a text in quotation marks",
+            "api_keys[0].scopes[1] (from FILE): no such scope: one of check, manage, operator, act-as",
+            "api_keys[0].scopes[2] (from FILE): write a text in quotation marks",
+            "api_keys[0].sha256 (from FILE): write a text in quotation marks",
+            "api_keys[1].name (from FILE): write a text in quotation marks",
+            "api_keys[1].scopes (from FILE): write a list in square brackets",
+            "api_keys[1].secret (from FILE): no such setting; the nearest is scopes",
+            "api_keys[1].sha256: the SHA-256 of the key is needed, as 64 hexadecimal digits (in FILE)",
+            "mail.allow_plain (from FILE): write true or false",
+            "mail.hots (from FILE): no such setting; the nearest is host",
+            "mail.kind (from FILE): write one of off, directory, smtp",
+            "mail.port (from FILE): write a whole number from 0 to 65535",
+            "mail.security (from FILE): write one of starttls, tls, plain",
+            "mail.timeout_ms (from FILE): write a whole number that is not negative",
+            "invitations.cooldown_seconds (from FILE): write a whole number from 0 to 4294967295",
+            "invitations.limits (from FILE): no such setting; the nearest is failed_tokens_per_minute",
+            "invitations.pending_per_organization (from FILE): write a whole number from 0 to 4294967295",
+        ]
+    );
+}
+
+#[test]
+fn every_key_of_an_issuer_is_checked_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("key.pem"), "-----BEGIN PUBLIC KEY-----\n").unwrap();
+    let file = "
+        database_url = 'postgres:///roster'
+        [[issuers]]
+        issuer = 'https://id.example'
+        audience = 'roster'
+        [[issuers.keys]]
+        algorithm = 'HS256'
+        file = 'absent.pem'
+        [[issuers.keys]]
+        file = 'key.pem'
+        [[issuers.keys]]
+        algorithm = 'RS256'
+        fiel = 'key.pem'
+        [[issuers.keys]]
+        algorithm = 'ES256'
+        file = 'key.pem'
+        [mail]
+        host = 'x'
+    ";
+    let found = read_in(directory.path(), &[], &[], file).err().unwrap_or_default();
+    let names: Vec<&str> = found.iter().filter_map(|mistake| mistake.split([':', ' ']).next()).collect();
+    assert_eq!(
+        names,
+        [
+            "issuers[0].keys[0].algorithm",
+            "issuers[0].keys[2].fiel",
+            "issuers[0].keys[0].file",
+            "issuers[0].keys[1].algorithm",
+            "issuers[0].keys[2].file",
+            "issuers[0].keys[3].file",
+            "mail.kind",
+        ],
+        "{found:?}"
+    );
+}
+
+#[test]
+fn an_unknown_variable_is_a_warning_at_the_start_and_a_mistake_of_the_check() -> Outcome {
+    let unknown = "ROSTER_LISTN: no such setting; the nearest is ROSTER_LISTEN";
+    let variables = [("ROSTER_LISTN", "x"), ("ROSTER_SERVICE_HOST", "10.0.0.1"), ("ROSTER_PORT", "tcp://10.0.0.1:1")];
+    let settings = read(&[DATABASE], &variables, KEY).map_err(|mistakes| mistakes.join("\n"))?;
+    assert_eq!(settings.warnings, [unknown]);
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("roster.toml").display().to_string();
+    std::fs::write(&path, KEY)?;
+    let program: Program = clap::Parser::try_parse_from(["roster", DATABASE, "--config", &path])?;
+    let clock = Clock::from_fn(|| std::time::UNIX_EPOCH);
+    let checked = |variables: &[(&str, &str)]| {
+        let environment = Environment::new(variables.iter().copied());
+        Settings::read(&program.flags, &environment, clock.clone(), UnknownVariables::Reject).map(drop)
+    };
+    assert_eq!(checked(&variables), Err(Mistakes(vec![unknown.to_owned()])));
+    assert_eq!(checked(&variables[1..]), Ok(()));
+    Ok(())
+}
+
+#[test]
+fn a_variable_that_is_not_unicode_is_a_mistake() {
+    use std::os::unix::ffi::OsStrExt;
+    let text = std::ffi::OsStr::from_bytes(b"127.0.0.1:\xff");
+    let environment = Environment::new([("ROSTER_LISTEN", text)]);
+    let clock = Clock::from_fn(|| std::time::UNIX_EPOCH);
+    let found = Settings::read(&Flags::default(), &environment, clock, UnknownVariables::Warn).err();
+    assert!(found.is_some_and(|found| found.0[1].starts_with("listen (from ROSTER_LISTEN): write ")));
+}
+
+#[test]
+fn addresses_to_listen_on_may_be_names_and_must_differ() -> Outcome {
+    for text in ["localhost:50051", "[::1]:1", ":50051", "0.0.0.0:0"] {
+        for flag in ["--listen", "--metrics-listen"] {
+            let settings = read(&[DATABASE, flag, text], &[], KEY).map_err(|mistakes| mistakes.join("\n"))?;
+            let address = if flag == "--listen" { Some(settings.listen) } else { settings.metrics_listen };
+            assert_eq!(address.map(|address| address.to_string()).as_deref(), Some(text));
+        }
+    }
+    let same = |address: &str| mistakes(&[DATABASE, "--listen", address, "--metrics-listen", address], &[], KEY);
+    assert_eq!(same("localhost:1"), [SAME_ADDRESS]);
+    assert_eq!(same("localhost:0"), Vec::<String>::new());
+    Ok(())
 }
 
 #[test]
@@ -224,10 +376,11 @@ fn key_files_are_relative_to_the_settings_file() -> Outcome {
 #[test]
 fn a_migration_reads_only_the_database_url() {
     let flags = DatastoreFlags::default();
-    let environment = |name: &str| (name == "ROSTER_DATABASE_URL").then(|| "postgres:///roster".to_owned());
-    assert!(read_datastore(&flags, &environment).is_ok());
-    let found = read_datastore(&flags, &|_| None).err();
-    assert!(found.is_some_and(|found| found.0.len() == 1));
+    let environment = |name: &str| Environment::new([(name, "postgres:///roster")]);
+    assert!(read_datastore(&flags, &environment("ROSTER_DATABASE_URL")).is_ok_and(|(_, warnings)| warnings.is_empty()));
+    let found = read_datastore(&flags, &environment("ROSTER_DATABASE_URI")).err();
+    let unknown = "ROSTER_DATABASE_URI: no such setting; the nearest is ROSTER_DATABASE_URL".to_owned();
+    assert!(found.is_some_and(|found| found.0.len() == 2 && found.0[1] == unknown));
 }
 
 const DATABASE: &str = "--database-url=postgres:///roster";

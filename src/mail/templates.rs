@@ -107,18 +107,20 @@ impl Templates {
         // A line that contains only a tag leaves no empty line in the text.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build();
         environment.set_syntax(syntax.map_err(|error| vec![error.to_string()])?);
+        let mut added = Vec::with_capacity(BUILT_IN.len());
         for &(name, built_in) in BUILT_IN {
-            let added = source(directory, name, built_in).and_then(|source| {
+            let outcome = source(directory, name, built_in).and_then(|source| {
                 environment.add_template_owned(name, source).map_err(|error| format!("{name}: {error}"))
             });
-            mistakes.extend(added.err());
-        }
-        if mistakes.is_empty() {
-            let templates = Self(environment);
-            mistakes.extend(BUILT_IN.iter().filter_map(|(name, _)| templates.problem(name)));
-            if mistakes.is_empty() {
-                return Ok(templates);
+            match outcome {
+                Ok(()) => added.push(name),
+                Err(mistake) => mistakes.push(mistake),
             }
+        }
+        let templates = Self(environment);
+        mistakes.extend(added.into_iter().filter_map(|name| templates.problem(name)));
+        if mistakes.is_empty() {
+            return Ok(templates);
         }
         let place = directory.map_or_else(String::new, |directory| format!(" (in {})", directory.display()));
         Err(mistakes.into_iter().map(|mistake| format!("mail.templates{place}: {mistake}")).collect())

@@ -109,7 +109,7 @@ impl Relay {
         if Host::parse(&host).is_err() && host.parse::<IpAddr>().is_err() {
             mistakes.push("mail.host: write the relay's name, or its address".to_owned());
         }
-        let protection = protection(settings, &host).map_err(|mistake| mistakes.push(mistake)).ok();
+        let protection = protection(settings, &host).map_err(|found| mistakes.extend(found)).ok();
         let credentials = credentials(settings).map_err(|mistake| mistakes.push(mistake)).ok();
         match (protection, credentials) {
             (Some(protection), Some(credentials)) if mistakes.is_empty() => Ok(Self {
@@ -205,7 +205,7 @@ impl Relay {
 }
 
 /// How connections to this host are encrypted, and which CA certificates are trusted.
-fn protection(settings: &MailSettings, host: &str) -> Result<Protection, String> {
+fn protection(settings: &MailSettings, host: &str) -> Result<Protection, Vec<String>> {
     let tls = || {
         let mut parameters = TlsParameters::builder(host.to_owned());
         if let Some(path) = &settings.ca_file {
@@ -220,14 +220,17 @@ fn protection(settings: &MailSettings, host: &str) -> Result<Protection, String>
         parameters.build().map_err(|error| format!("mail.ca_file: {error}"))
     };
     match settings.security {
-        None => Err("mail.security: write starttls, tls or plain".to_owned()),
-        Some(Security::Starttls) => tls().map(Protection::Starttls),
-        Some(Security::Tls) => tls().map(Protection::Tls),
+        None => {
+            let mistake = "mail.security: write starttls, tls or plain".to_owned();
+            Err([mistake].into_iter().chain(tls().err()).collect())
+        }
+        Some(Security::Starttls) => tls().map(Protection::Starttls).map_err(|mistake| vec![mistake]),
+        Some(Security::Tls) => tls().map(Protection::Tls).map_err(|mistake| vec![mistake]),
         Some(Security::Plain) if settings.allow_plain || is_loopback(host) => Ok(Protection::Plain),
         Some(Security::Plain) => {
-            Err("mail.security: write starttls or tls, because plain would expose every link on the network; \
-                 allow_plain = true permits that"
-                .to_owned())
+            let mistake = "mail.security: write starttls or tls, because plain would expose every link on the network; \
+                           allow_plain = true permits that";
+            Err(vec![mistake.to_owned()])
         }
     }
 }

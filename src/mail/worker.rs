@@ -56,7 +56,7 @@ pub async fn run<Claim, Claimed, Settle, Settled>(
                     pause = PAUSE;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the outbox cannot be read");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the outbox cannot be read");
                     wait(&mut pause, stop).await;
                 }
             }
@@ -80,7 +80,10 @@ async fn settle_with_retries<Settle, Settled>(
     for _ in 0..SETTLE_ATTEMPTS {
         match settle(id, outcome.clone()).await {
             Ok(()) => return,
-            Err(error) => tracing::warn!(letter = %id, %error, "the outcome of a mail cannot be stored"),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(letter = %id, error, "the outcome of a mail cannot be stored");
+            }
         }
         wait(&mut pause, stop).await;
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The oldest supported major version.
-const OLDEST: u32 = 15;
+pub(super) const OLDEST: u32 = 15;
 /// The command that installs Postgres, for error messages.
 const INSTALL: &str =
     if cfg!(target_os = "macos") { "brew install postgresql@17" } else { "sudo apt-get install -y postgresql" };

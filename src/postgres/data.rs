@@ -1,6 +1,7 @@
 //! Creates the data directory of a server.
 
 use super::account::Account;
+use super::binaries::OLDEST;
 use super::{Binaries, Error, io};
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
@@ -24,14 +25,7 @@ pub(super) async fn initialize(
     let version_path = data.join("PG_VERSION");
     match std::fs::read_to_string(&version_path) {
         Ok(version) if version.trim() == binaries.version().to_string() => return Ok(()),
-        Ok(version) => {
-            return Err(Error::OtherVersion {
-                directory: data.to_owned(),
-                data: version.trim().to_owned(),
-                binaries: binaries.directory().to_owned(),
-                programs: binaries.version(),
-            });
-        }
+        Ok(version) => return Err(other_version(binaries, data, version.trim())),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(io("read", &version_path)(error)),
     }
@@ -58,6 +52,19 @@ pub(super) async fn initialize(
         return Err(Error::Initdb(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
     std::fs::rename(&unfinished, data).map_err(io("create", data))
+}
+
+/// The error about data of another version than the programs.
+fn other_version(binaries: &Binaries, data: &Path, version: &str) -> Error {
+    let (directory, data) = (data.to_owned(), version.to_owned());
+    let (binaries, programs) = (binaries.directory().to_owned(), binaries.version());
+    // Up to version 9, the second number is part of the major version.
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major.is_some_and(|major| major < OLDEST) {
+        Error::DataTooOld { directory, data, oldest: OLDEST, binaries, programs }
+    } else {
+        Error::OtherVersion { directory, data, binaries, programs }
+    }
 }
 
 /// Creates a directory that only the account of Postgres (and root) may enter.

@@ -73,10 +73,29 @@ pub enum Error {
     /// The data directory contains other files.
     #[error("{} is not empty, and contains no Postgres data: choose another data directory", .0.display())]
     NotData(PathBuf),
+    /// The data directory belongs to a major version that roster does not support.
+    #[error(
+        "{} was created by Postgres {data}, and roster needs {oldest} or newer: upgrade the data with pg_upgrade to \
+         version {programs}, whose programs are in {}, or choose another data directory with --data-dir",
+        directory.display(), binaries.display()
+    )]
+    DataTooOld {
+        /// The data directory.
+        directory: PathBuf,
+        /// The version that created the data directory.
+        data: String,
+        /// The oldest supported version.
+        oldest: u32,
+        /// The directory of the programs.
+        binaries: PathBuf,
+        /// The version of the programs.
+        programs: u32,
+    },
     /// The data directory belongs to another major version.
     #[error(
-        "{} was created by Postgres {data}, and the programs in {} are version {programs}: set ROSTER_POSTGRES_BIN to the \
-         programs of version {data}, or choose another data directory", directory.display(), binaries.display()
+        "{} was created by Postgres {data}, and the programs in {} are version {programs}: name the programs of \
+         version {data} with --postgres-bin or ROSTER_POSTGRES_BIN, or choose another data directory with --data-dir",
+        directory.display(), binaries.display()
     )]
     OtherVersion {
         /// The data directory.

@@ -167,8 +167,17 @@ async fn directories_with_other_contents_are_not_changed() -> Outcome {
     std::fs::create_dir_all(scratch.data())?;
     std::fs::write(scratch.data().join("document"), "precious")?;
     assert!(matches!(start(&scratch.data()).await, Err(Error::NotData(_))));
-    std::fs::write(scratch.data().join("PG_VERSION"), "9\n")?;
-    assert!(matches!(start(&scratch.data()).await, Err(Error::OtherVersion { .. })));
+    for (version, is_too_old) in [("9.6", true), ("14", true), ("99", false), ("x", false)] {
+        std::fs::write(scratch.data().join("PG_VERSION"), format!("{version}\n"))?;
+        let error = start(&scratch.data()).await.err().ok_or("started")?;
+        let sentence = error.to_string();
+        match error {
+            // The programs of this version are of no use to roster.
+            Error::DataTooOld { .. } => assert!(is_too_old && !sentence.contains("ROSTER_POSTGRES_BIN"), "{sentence}"),
+            Error::OtherVersion { .. } => assert!(!is_too_old && sentence.contains("--postgres-bin"), "{sentence}"),
+            _ => return Err(sentence.into()),
+        }
+    }
     assert_eq!(std::fs::read_to_string(scratch.data().join("document"))?, "precious");
     Ok(())
 }

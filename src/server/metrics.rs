@@ -83,7 +83,11 @@ impl Metrics {
     pub(super) fn new(roster: Roster, shares: ServerShares) -> Self {
         let mut registry = Registry::with_prefix("roster");
         let calls = Family::<Call, Counter>::default();
-        registry.register("calls", "Completed calls, by method and gRPC status code", calls.clone());
+        registry.register(
+            "calls",
+            "Completed calls, by method and gRPC status code; a stream when it ends",
+            calls.clone(),
+        );
         let durations = Family::<CallSeconds, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
         registry.register("call_duration_seconds", "Duration of calls", durations.clone());
         let Method { service, name: method, .. } = *CHECK;
@@ -150,10 +154,9 @@ impl Metrics {
     }
 
     /// Counts a call. All unknown methods share one series, so that callers cannot create series.
-    pub(super) fn count(&self, method: Option<&'static Method>, code: Option<Code>, took: Duration) {
+    pub(super) fn count(&self, method: Option<&'static Method>, code: Code, took: Duration) {
         let (service, method) = method.map_or(("other", "other"), |method| (method.service, method.name));
-        // A success has its code in the trailers, which come later.
-        let code = code_name(code.unwrap_or(Code::Ok));
+        let code = code_name(code);
         self.calls.get_or_create(&Call { service, method, code }).inc();
         self.durations.get_or_create(&CallSeconds { service, method }).observe(took.as_secs_f64());
     }
@@ -254,7 +257,8 @@ fn encode_twice(
     metric.encode(encoder.encode_descriptor(&former, &help, None, metric.metric_type())?)
 }
 
-fn code_name(code: Code) -> &'static str {
+/// The name of a status code, as in the protocol.
+pub(super) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",
@@ -350,7 +354,7 @@ mod tests {
     use crate::store::datastore_url::DatastoreUrl;
     use crate::store::pool::Pool;
 
-    fn metrics() -> Result<Metrics, crate::domain::Invalid> {
+    fn metrics() -> Result<Metrics, crate::store::datastore_url::InvalidUrl> {
         let roster = Roster::new(Pool::new(DatastoreUrl::parse("postgres:///absent")?, 1), Clock::system());
         Ok(Metrics::new(roster, ServerShares::new(&ServerSettings::default())))
     }

@@ -20,6 +20,7 @@ mod proxy_protocol;
 mod request_body;
 mod shares;
 mod state;
+mod stream_record;
 mod trusted_proxies;
 mod upkeep;
 mod wasted_calls;

@@ -11,10 +11,11 @@ use super::preflight::{AdmittedCall, requested_timeout};
 use super::request_body::RequestBody;
 use super::shares::{CallClass, Charge, ConnectionShares, Place, RequestCharge};
 use super::state::{PipelineResponse, ServerState};
+use super::stream_record::{RecordedBody, StreamRecord, log_answer};
 use crate::authn::{Caller, StreamCredential};
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
-use crate::grpc::admit::stream::StreamContext;
+use crate::grpc::admit::stream::{StreamContext, StreamEnd};
 use crate::grpc::admit::{Api, Deadline};
 use crate::grpc::status;
 use crate::random;
@@ -228,7 +229,8 @@ impl RequestName {
 }
 
 impl ServerState {
-    /// The last step of every request outside the fast path: completes the response, counts it and logs it.
+    /// The last step of every request outside the fast path: completes the response, counts it and logs it. A stream is
+    /// counted and logged when it ends.
     pub(super) fn finish(
         &self,
         name: &RequestName,
@@ -241,8 +243,18 @@ impl ServerState {
             response.unwrap_or_else(|status| status.into_http())
         });
         let code = grpc_code(response.headers());
-        self.metrics.count(method, code, start.elapsed());
-        name.span.in_scope(|| tracing::debug!(?code, micros = start.elapsed().as_micros(), "answered"));
+        if code.is_none() && method.is_some_and(|method| method.streaming.server) {
+            // Its code comes in the trailers, perhaps after days.
+            let (metrics, span) = (self.metrics.clone(), name.span.clone());
+            let end = response.extensions().get::<StreamEnd>().cloned();
+            let record = StreamRecord { metrics, method, start, span, end, code: None };
+            response = response.map(|body| RecordedBody::new(body, record));
+        } else {
+            // A success has its code in the trailers, which come later.
+            let code = code.unwrap_or(Code::Ok);
+            self.metrics.count(method, code, start.elapsed());
+            log_answer(&name.span, code, start);
+        }
         response.headers_mut().insert(REQUEST_ID, name.id.clone());
         response
     }
@@ -293,7 +305,7 @@ pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
         .unwrap_or(HeaderValue::from_static("unnamed"))
 }
 
-fn grpc_code(headers: &HeaderMap) -> Option<Code> {
+pub(super) fn grpc_code(headers: &HeaderMap) -> Option<Code> {
     headers.get(GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 

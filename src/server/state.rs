@@ -45,11 +45,10 @@ impl ServerState {
         &self,
         peer: impl fmt::Display,
         reason: &'static str,
-        error: &dyn std::error::Error,
+        error: &(dyn std::error::Error + 'static),
     ) {
         self.metrics.connection_closed(reason);
         if let Some(suppressed) = self.closed_log.admit(reason, clock::uptime()) {
-            let error = error.to_string();
             tracing::warn!(%peer, reason, error, suppressed, "closed a connection");
         }
     }

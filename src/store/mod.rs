@@ -23,6 +23,7 @@ pub mod organizations;
 pub mod outbox;
 pub mod place;
 pub mod pool;
+mod postgres_error;
 pub mod quotas;
 pub mod requests;
 pub mod row_page;
@@ -95,7 +96,7 @@ impl StoreError {
         if code.is_some_and(|code| sqlstate::is_rolled_back(&code)) {
             return error.into();
         }
-        Self::CommitUnknown(Arc::new(error))
+        Self::CommitUnknown(Arc::new(postgres_error::readable(error)))
     }
 
     /// Whether the session ended under a statement: the connection broke, or Postgres ended it (`admin_shutdown`,
@@ -122,7 +123,7 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let error = Arc::new(error);
+        let error = Arc::new(postgres_error::readable(error));
         match &*error {
             sqlx::Error::Database(database) => match sqlstate::error_class(&database.code().unwrap_or_default()) {
                 ErrorClass::Unavailable => Self::Unavailable(error),

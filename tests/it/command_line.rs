@@ -1,5 +1,7 @@
 //! Tests of the sub-commands, run as processes.
 
+mod operators;
+
 use crate::harness::program::{PATIENCE, channel, clients, free_port, output, roster, send, until};
 use crate::harness::server::Clients;
 use crate::harness::{Database, organization};
@@ -10,7 +12,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout};
+use tokio::process::{Child, ChildStdout, Command};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 /// A data directory of `roster dev`. It is removed at the end of the test, and its Postgres stopped.
@@ -48,7 +50,12 @@ struct Dev {
 impl Dev {
     async fn start(directory: &Path) -> Self {
         let arguments = ["dev", "--listen", "127.0.0.1:0", "--data-dir", directory.to_str().unwrap()];
-        let mut process = roster(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+        Self::of(roster(&arguments)).await
+    }
+
+    /// Starts this command, which is a `roster dev`.
+    async fn of(mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(process.stdout.take().unwrap()).lines();
         let (mut address, mut exports) = (String::new(), HashMap::new());
         while exports.len() < 4 {

@@ -269,6 +269,29 @@ fn the_page_for_other_languages_shows_the_files_that_interop_runs() {
     assert_none(&wrong);
 }
 
+/// What a line of the walk, and then `mails`, print in this directory of mails.
+fn listed_mails(line: &str, directory: &Path) -> String {
+    let directory = directory.to_str().unwrap();
+    let line = line.replace("/var/lib/roster-dev", directory).replace("~/.local/share/roster-dev", "/nowhere");
+    let script = format!("{line}\nmails");
+    let output = std::process::Command::new("/bin/sh").args(["-c", &script]).current_dir(root()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_walk_finds_mails_and_nothing_else() {
+    let walk = Document::read("docs/walk.md").text;
+    let line = walk.lines().find(|line| line.starts_with("mails() ")).expect("the walk has no such line");
+    assert!(!walk.contains("xargs"), "without an argument, xargs runs its command all the same");
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(listed_mails(line, directory.path()), "");
+    fs::create_dir(directory.path().join("mail")).unwrap();
+    assert_eq!(listed_mails(line, directory.path()), "");
+    let mail = directory.path().join("mail/1.eml");
+    fs::write(&mail, "").unwrap();
+    assert_eq!(listed_mails(line, directory.path()), format!("{}\n", mail.display()));
+}
+
 #[test]
 fn the_answers_to_the_questions_of_readers_have_a_place() {
     let questions = Document::read("docs/reader-questions.md");

@@ -65,7 +65,8 @@ pub(crate) async fn serve_by_tonic() {
         .unwrap();
 }
 
-/// Serves directly on hyper on a free port, and prints the address.
+/// Serves directly on hyper on a free port, and prints the address. Like roster, it returns the `x-request-id` of a request
+/// that has one.
 pub(crate) async fn serve_by_hyper() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     super::print_line(&listener.local_addr().unwrap().to_string());
@@ -74,7 +75,12 @@ pub(crate) async fn serve_by_hyper() {
         stream.set_nodelay(true).unwrap();
         let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
             let codec = ProstCodec::<CheckMembershipResponse, CheckMembershipRequest>::default();
-            Ok::<_, Infallible>(Grpc::new(codec).unary(Echo, request).await)
+            let name = request.headers().get("x-request-id").cloned();
+            let mut response = Grpc::new(codec).unary(Echo, request).await;
+            if let Some(name) = name {
+                response.headers_mut().insert("x-request-id", name);
+            }
+            Ok::<_, Infallible>(response)
         });
         tokio::spawn(async move {
             let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())

@@ -1,5 +1,5 @@
-//! A decoder for the header blocks of answers (RFC 7541), limited to the status of a call. A block that only refers to the
-//! table has the same bytes in every call, and is cached.
+//! A decoder for the header blocks of answers (RFC 7541), limited to the status of a call and its name. A block that only
+//! refers to the table has the same bytes in every call, and is cached.
 
 /// The length of every byte's Huffman code. The code is canonical, so that the lengths define it.
 const LENGTHS: [u8; 256] = [
@@ -39,6 +39,8 @@ pub(crate) struct Headers {
     pub(crate) grpc_message: Option<String>,
     /// `grpc-status-details-bin`, in base64.
     pub(crate) grpc_details: Option<String>,
+    /// `x-request-id`, if present.
+    pub(crate) request_id: Option<String>,
 }
 
 /// The decoder of one connection.
@@ -48,7 +50,8 @@ pub(crate) struct Decoder {
     table: std::collections::VecDeque<(String, String)>,
     size: usize,
     cached: Vec<(Vec<u8>, Headers)>,
-    code: Vec<(u8, u32, u8)>,
+    /// The Huffman code, once a block has needed it.
+    code: Option<Code>,
 }
 
 impl Decoder {
@@ -94,6 +97,7 @@ impl Decoder {
                 "grpc-status" => headers.grpc_status = Some(value),
                 "grpc-message" => headers.grpc_message = Some(value),
                 "grpc-status-details-bin" => headers.grpc_details = Some(value),
+                "x-request-id" => headers.request_id = Some(value),
                 _ => {}
             }
         }
@@ -125,16 +129,13 @@ impl Decoder {
     }
 
     fn unpack(&mut self, bytes: &[u8]) -> Vec<u8> {
-        if self.code.is_empty() {
-            self.code = code();
-        }
-        let (mut bits, mut length, mut text) = (0_u32, 0_u8, Vec::new());
+        let code = self.code.get_or_insert_with(Code::new);
+        let (mut bits, mut length, mut text) = (0_u32, 0_usize, Vec::new());
         for byte in bytes {
             for bit in (0..8).rev() {
                 (bits, length) = (bits << 1 | u32::from(byte >> bit & 1), length + 1);
-                if let Ok(found) = self.code.binary_search_by_key(&(length, bits), |(length, code, _)| (*length, *code))
-                {
-                    text.push(self.code[found].2);
+                if let Some(byte) = code.byte(length, bits) {
+                    text.push(byte);
                     (bits, length) = (0, 0);
                 }
             }
@@ -143,21 +144,26 @@ impl Decoder {
     }
 }
 
-/// The canonical Huffman code: length, code and byte, in order.
-fn code() -> Vec<(u8, u32, u8)> {
-    let mut order: Vec<(u8, u8)> = (0..=255).map(|byte| (LENGTHS[usize::from(byte)], byte)).collect();
-    order.sort_unstable();
-    let (mut next, mut before) = (0_u32, order[0].0);
-    order
-        .into_iter()
-        .map(|(length, byte)| {
-            next <<= length - before;
-            before = length;
-            let code = next;
-            next += 1;
-            (length, code, byte)
-        })
-        .collect()
+/// The canonical Huffman code: for each length, the first code, and the bytes in the order of their codes.
+struct Code(Vec<(u32, Vec<u8>)>);
+
+impl Code {
+    fn new() -> Self {
+        let mut first = 0;
+        let of_length = |length: u8| {
+            let bytes: Vec<u8> = (0..=255).filter(|byte| LENGTHS[usize::from(*byte)] == length).collect();
+            let codes = (first, bytes);
+            first = (first + u32::try_from(codes.1.len()).unwrap()) << 1;
+            codes
+        };
+        Self((0..=30).map(of_length).collect())
+    }
+
+    /// The byte with this code of `length` bits.
+    fn byte(&self, length: usize, bits: u32) -> Option<u8> {
+        let (first, bytes) = &self.0[length];
+        bytes.get(usize::try_from(bits.checked_sub(*first)?).ok()?).copied()
+    }
 }
 
 /// Reads an integer with a prefix of `bits` bits.

@@ -3,6 +3,7 @@
 //! counts any answer as a success measures errors as speed. A tonic client costs more than the server and could not saturate
 //! it.
 
+use super::call_header::CallHeader;
 use super::questions::{self, Kind, Questions};
 use super::table::Size;
 use super::wire::Connection;
@@ -26,6 +27,8 @@ pub(crate) struct Load {
     pub(crate) address: String,
     /// The bearer token; no header where it is empty.
     pub(crate) token: String,
+    /// The header that each call has in addition.
+    pub(crate) call_header: CallHeader,
     pub(crate) kind: Kind,
     pub(crate) table: Size,
     pub(crate) connections: usize,
@@ -48,7 +51,7 @@ pub(crate) struct Measurement {
 
 /// Runs the generator: prints `warm` when the measurement starts, and its results at the end.
 pub(crate) fn run() {
-    let load: Load = serde_json::from_str(&std::env::var("ROSTER_BENCH_LOAD").unwrap()).unwrap();
+    let load: Load = serde_json::from_str(&std::env::var(super::server::LOAD).unwrap()).unwrap();
     let mut questions = Questions::new(load.kind.clone(), load.table);
     let authorization = format!("Bearer {}", load.token);
     let mut headers = vec![
@@ -60,7 +63,8 @@ pub(crate) fn run() {
     if !load.token.is_empty() {
         headers.push(("authorization", &authorization));
     }
-    let mut connections: Vec<_> = (0..load.connections).map(|_| Connection::open(&load.address, &headers)).collect();
+    let connect = |number| Connection::open(&load.address, &headers, load.call_header.clone(), number);
+    let mut connections: Vec<_> = (0..u32::try_from(load.connections).unwrap()).map(connect).collect();
     let mut run = |connections: &mut _, time| {
         if matches!(load.kind, Kind::Stream) {
             stream(connections, &mut questions, load.streams, time)

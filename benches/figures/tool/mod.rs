@@ -1,5 +1,6 @@
 //! The tools of the measurements.
 
+pub(crate) mod call_header;
 pub(crate) mod echo;
 pub(crate) mod hpack;
 pub(crate) mod load;

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 /// The cores of the server and of the load generator.
 pub(crate) const SERVER_CORE: &str = "0";
 pub(crate) const LOAD_CORE: &str = "1";
+/// The variable that contains the parameters of a generator.
+pub(crate) const LOAD: &str = "ROSTER_BENCH_LOAD";
 
 /// A pinned child process, killed on drop.
 pub(crate) struct Process {
@@ -81,8 +83,19 @@ pub(crate) fn measure(server: &Process, load: &Load) -> Figures {
 
 /// Measures a server under load, with the generator on these cores.
 pub(crate) fn measure_on(server: &Process, load: &Load, cores: &str) -> Figures {
-    let parameters = serde_json::to_string(load).unwrap();
-    let mut generator = Process::again("load", cores, &[("ROSTER_BENCH_LOAD", &parameters)]);
+    measure_by(server, Process::again("load", cores, &[(LOAD, &parameters(load))]))
+}
+
+/// Measures a server under load by another generator, which runs on the other core.
+pub(crate) fn measure_with(generator: &Path, server: &Process, load: &Load) -> Figures {
+    measure_by(server, Process::start(generator, &[], LOAD_CORE, &[(LOAD, &parameters(load))]))
+}
+
+fn parameters(load: &Load) -> String {
+    serde_json::to_string(load).unwrap()
+}
+
+fn measure_by(server: &Process, mut generator: Process) -> Figures {
     // The generator prints this line after its warm-up, then measures.
     assert_eq!(generator.line(), "warm", "the generator failed");
     let (server_before, load_before) = (server.cpu(), generator.cpu());

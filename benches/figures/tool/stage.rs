@@ -1,10 +1,12 @@
 //! The environment of every measurement: Postgres with memberships, servers over it, and the parameters of the load.
 
+use super::call_header::CallHeader;
 use super::load::Load;
 use super::questions::Kind;
 use super::server::{LOAD_CORE, Process, SERVER_CORE, until_listening};
 use super::table::{self, Size};
 use super::{number, print_line};
+use roster::authn::api_keys::{self, GeneratedApiKey};
 use roster::authn::mint::{ClaimSet, SigningKey};
 use roster::clock::Clock;
 use roster::postgres::{Binaries, Cluster, Options};
@@ -32,7 +34,7 @@ pub(crate) fn seconds() -> u32 {
     number("ROSTER_BENCH_SECONDS", 5)
 }
 
-/// Postgres with memberships, and the key of an issuer.
+/// Postgres with memberships, the key of an issuer, and an API key.
 pub(crate) struct Stage {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) size: Size,
@@ -40,6 +42,7 @@ pub(crate) struct Stage {
     binaries: Binaries,
     _cluster: Cluster,
     key: SigningKey,
+    api_key: GeneratedApiKey,
 }
 
 /// A server under measurement, with its addresses.
@@ -70,28 +73,41 @@ impl Stage {
         let key = SigningKey::generate();
         let jwks = directory.path().join("jwks.json");
         std::fs::write(&jwks, key.public_jwks().to_string()).unwrap();
+        let api_key = api_keys::generate();
         let settings = format!(
             "database_url = '{url}'\nreplica_memory_mib = 4096\n[mail]\nkind = 'off'\n[[issuers]]\nissuer = '{ISSUER}'\naudience = '{AUDIENCE}'\n\
-             jwks_file = '{}'\nscopes = ['check', 'manage', 'operator']\n",
-            jwks.display()
+             jwks_file = '{}'\nscopes = ['check', 'manage', 'operator']\n\
+             [[api_keys]]\nname = 'bench'\nscopes = ['check']\nsha256 = '{}'\n",
+            jwks.display(),
+            api_key.sha256
         );
         std::fs::write(directory.path().join("roster.toml"), settings).unwrap();
-        Self { directory, size, url, binaries, _cluster: cluster, key }
+        Self { directory, size, url, binaries, _cluster: cluster, key, api_key }
     }
 
     /// A bearer token of a service with these scopes.
     pub(crate) fn token(&self, scopes: &str) -> String {
+        self.token_of("bench", scopes)
+    }
+
+    /// A bearer token of the service with this name and these scopes.
+    pub(crate) fn token_of(&self, service: &str, scopes: &str) -> String {
         let now = Clock::system().unix_seconds();
         let claims = ClaimSet {
             iss: ISSUER.to_owned(),
             aud: AUDIENCE.to_owned(),
-            sub: "bench".to_owned(),
+            sub: service.to_owned(),
             exp: now + 24 * 3600,
             iat: now,
             scope: Some(scopes.to_owned()),
             ..ClaimSet::default()
         };
         self.key.mint(&claims).unwrap().expose().to_owned()
+    }
+
+    /// An API key of a service with the scope `check`.
+    pub(crate) fn api_key(&self) -> &str {
+        self.api_key.secret.expose()
     }
 
     /// Starts the program `roster` on these cores, with default settings otherwise.
@@ -117,6 +133,7 @@ impl Stage {
         Load {
             address: address.to_owned(),
             token: token.to_owned(),
+            call_header: CallHeader::None,
             kind,
             table: self.size,
             connections: CONNECTIONS,

@@ -1,6 +1,7 @@
 //! One connection of the generator: a minimal HTTP/2 client over a plain socket, so that a call costs the generator less than
 //! it costs any server. The frames of one iteration leave in one write. The status of every answer is checked.
 
+use super::call_header::CallHeader;
 use super::hpack::Decoder;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -14,11 +15,16 @@ const FRAME: usize = 16_384;
 /// The largest window, and the number of bytes after which it is refilled.
 const WINDOW: u32 = 0x7fff_ffff;
 const REFILL: u32 = 1 << 29;
+/// The kinds of literal fields: one that the peer adds to its table, and one that it does not.
+const INDEXED: u8 = 0x40;
+const NOT_INDEXED: u8 = 0x00;
 
 /// A running call.
 struct Call {
     stream: u32,
     begin: Instant,
+    /// The `x-request-id` that the answer has to return.
+    request_id: Option<String>,
     answer: BytesMut,
     /// Bytes received since the last refill of the stream's window.
     received: u32,
@@ -38,6 +44,9 @@ pub(crate) struct Answer<'a> {
 pub(crate) struct Connection {
     pub(crate) socket: TcpStream,
     head: Vec<u8>,
+    call_header: CallHeader,
+    /// The number of the next call. Calls of all connections have different numbers.
+    number: u64,
     calls: Vec<Call>,
     next: u32,
     out: Vec<u8>,
@@ -52,8 +61,9 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects. Every call of the connection has these headers.
-    pub(crate) fn open(address: &str, headers: &[(&str, &str)]) -> Self {
+    /// Connects. Every call of the connection has these headers, and this one with a value of its own. `number` is the
+    /// number of the connection.
+    pub(crate) fn open(address: &str, headers: &[(&str, &str)], call_header: CallHeader, number: u32) -> Self {
         let socket = TcpStream::connect(address).unwrap();
         socket.set_nodelay(true).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -64,6 +74,8 @@ impl Connection {
         Self {
             socket,
             head: head(headers),
+            call_header,
+            number: u64::from(number) << 32,
             calls: Vec::new(),
             next: 1,
             out,
@@ -90,11 +102,20 @@ impl Connection {
     pub(crate) fn call(&mut self, message: Bytes, begin: Instant, more: bool) -> u32 {
         let stream = self.next;
         self.next += 2;
-        let head = std::mem::take(&mut self.head);
+        let mut head = std::mem::take(&mut self.head);
+        let shared = head.len();
+        let field = self.call_header.field(self.number);
+        self.number += 1;
+        if let Some((name, value)) = &field {
+            literal(&mut head, NOT_INDEXED, name, value);
+        }
         frame(&mut self.out, 1, 0x4, stream, &head);
-        // From the second call on, the peer's table contains every header.
+        head.truncate(shared);
+        // From the second call on, the peer's table contains every header that calls share.
         self.head = if stream == 1 { indexed(&head) } else { head };
-        self.calls.push(Call { stream, begin, answer: BytesMut::new(), received: 0, window: self.stream_window });
+        let request_id = field.filter(|(name, _)| *name == "x-request-id").map(|(_, value)| value);
+        let (answer, window) = (BytesMut::new(), self.stream_window);
+        self.calls.push(Call { stream, begin, request_id, answer, received: 0, window });
         self.send(stream, message, more);
         stream
     }
@@ -214,12 +235,15 @@ impl Connection {
     fn headers(&mut self, flags: u8, stream: u32, payload: &[u8], answered: &mut impl FnMut(Answer)) {
         assert_eq!(flags & !1, 4, "headers in several frames, or padded");
         let headers = self.decoder.decode(payload);
+        let place = self.calls.iter().position(|call| call.stream == stream).unwrap();
         if flags & 1 == 0 {
             assert!(headers.ok && headers.grpc_status.is_none(), "refused: {headers:?}");
+            if let Some(request_id) = &self.calls[place].request_id {
+                assert_eq!(headers.request_id.as_ref(), Some(request_id), "the answer has another name");
+            }
             return;
         }
         assert_eq!(headers.grpc_status.as_deref(), Some("0"), "refused: {headers:?}");
-        let place = self.calls.iter().position(|call| call.stream == stream).unwrap();
         let mut call = self.calls.swap_remove(place);
         answered(Answer { begin: call.begin, frames: &mut call.answer, ended: true });
     }
@@ -237,13 +261,18 @@ fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
 fn head(headers: &[(&str, &str)]) -> Vec<u8> {
     let mut block = vec![0x83, 0x86];
     for (name, value) in headers {
-        block.push(0x40);
-        for text in [name, value] {
-            length(&mut block, text.len());
-            block.extend_from_slice(text.as_bytes());
-        }
+        literal(&mut block, INDEXED, name, value);
     }
     block
+}
+
+/// Appends a literal field with a literal name (RFC 7541 §6.2).
+fn literal(block: &mut Vec<u8>, kind: u8, name: &str, value: &str) {
+    block.push(kind);
+    for text in [name, value] {
+        length(block, text.len());
+        block.extend_from_slice(text.as_bytes());
+    }
 }
 
 fn length(block: &mut Vec<u8>, length: usize) {

@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::HeaderValue;
-use hyper::body::Bytes;
+use hyper::body::{Body as _, Bytes};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -78,7 +78,7 @@ pub(super) fn begin(
 /// Answers a call that is refused before anything else is done for it.
 fn refuse(
     pipeline: &Pipeline,
-    connection: &ConnectionState,
+    connection: &Arc<ConnectionState>,
     head: &http::Request<()>,
     mut respond: SendResponse<ResponseBytes>,
     start: Instant,
@@ -88,8 +88,12 @@ fn refuse(
     let path = head.uri().path();
     let (name, method) = (RequestName::of(head.headers(), path), rules::method(path));
     let response = pipeline.state.finish(&name, method, start, outcome);
-    // This fails only if the peer has reset the stream.
-    let _ = respond.send_response(response.map(drop), true);
+    if response.body().is_end_stream() {
+        // This fails only if the peer has reset the stream.
+        let _ = respond.send_response(response.map(drop), true);
+    } else {
+        spawn(connection, respond::send(respond, Response { response, held: HeldByCall::default() }));
+    }
 }
 
 /// Runs a call in a task of the worker. The connection counts as used until the call has ended.

@@ -31,7 +31,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let activity = Arc::new(SocketActivity::default());
-    activity.begin_turn(limits::TURN_BYTES);
+    activity.begin_turn(limits::FIRST_TURN_BYTES);
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .max_header_list_size(limits::HEADER_LIST_BYTES)
@@ -56,6 +56,7 @@ where
         arrived: Vec::new(),
         keep_alive,
         closing: ClosePhase::Open(ended),
+        turn: limits::FIRST_TURN_BYTES,
         pause: None,
         activity,
     };
@@ -72,6 +73,8 @@ struct ServedConnection<T> {
     arrived: Vec<ArrivedCall>,
     keep_alive: KeepAlive,
     closing: ClosePhase,
+    /// The bytes of the next turn.
+    turn: usize,
     /// The end of a pause, in which the connection is not read.
     pause: Option<Pin<Box<Sleep>>>,
     activity: Arc<SocketActivity>,
@@ -129,10 +132,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
                     return self.activity.pause();
                 }
                 self.pause = None;
+                self.turn = limits::FIRST_TURN_BYTES;
             }
             let pause = self.connection.wasted.pause(clock::uptime());
             if pause.is_zero() {
-                return self.activity.begin_turn(limits::TURN_BYTES);
+                self.activity.begin_turn(self.turn);
+                self.turn = limits::TURN_BYTES.min(self.turn * 2);
+                return;
             }
             self.pause = Some(Box::pin(sleep(pause)));
         }

@@ -100,6 +100,21 @@ fn public_items_are_used() {
 }
 
 #[test]
+fn errors_are_logged_with_their_causes() {
+    // `%error` is the outermost text alone. `reason = %error` is for errors without causes.
+    let is_short = |line: &str| {
+        line.contains("tracing::") && ["(%error", " %error,", "error = %error"].iter().any(|short| line.contains(short))
+    };
+    let mut violations = Vec::new();
+    for file in files(&root().join("src"), "rs") {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = text.lines().enumerate().filter(|(_, line)| is_short(line) && !line.contains("reason = %error"));
+        violations.extend(lines.map(|(number, line)| format!("{}:{}: {}", file.display(), number + 1, line.trim())));
+    }
+    assert_none("errors that are logged without their causes", &violations);
+}
+
+#[test]
 fn documentation_is_more_than_two_words() {
     let short = [prose::short_docs(&SRC), prose::short_docs(&TESTS)].concat();
     assert_none("doc comments of one or two words", &short);

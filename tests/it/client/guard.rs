@@ -5,20 +5,26 @@
 mod example;
 
 use super::{cached, settings, soon};
+use crate::harness::log::Log;
 use crate::harness::proxy::Proxy;
 use crate::harness::{Server, remove};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use roster::client::{
-    CacheSettings, CallSubject, CheckReason, Client, GuardRejection, MembershipCache, RequirePermission,
+    CacheSettings, CallSubject, Check, CheckReason, Client, GuardRejection, MembershipCache, RequirePermission,
 };
 use roster::domain::{OrganizationRef, Permission, Role, UserId};
 use std::convert::Infallible;
 use tokio::net::TcpListener;
+use tonic::codegen::tokio_stream;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 /// The subject of a request, from plain headers. A real backend uses verified data.
@@ -125,7 +131,9 @@ async fn the_example_guards_a_service_and_equals_the_documents() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let roster = settings(&server, server.address);
-    let task = tokio::spawn(async move { example::serve(roster, listener).await.unwrap() });
+    let check = Check::permission("acme", "ada", Permission::MembersAdd).unwrap();
+    let log = Log::watch();
+    let task = tokio::spawn(async move { example::serve(roster, check, listener).await.unwrap() });
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     for (user, code) in [("ada", Code::Ok), ("eve", Code::PermissionDenied), ("", Code::Unauthenticated)] {
         let mut request = tonic::Request::new(HealthCheckRequest::default());
@@ -134,7 +142,18 @@ async fn the_example_guards_a_service_and_equals_the_documents() {
         let answer = soon(HealthClient::new(channel.clone()).check(request)).await;
         assert_eq!(answer.err().map_or(Code::Ok, |status| status.code()), code, "{user}");
     }
+    // grpcurl finds the messages of the service by reflection, which needs no user.
+    let request = ServerReflectionRequest {
+        message_request: Some(MessageRequest::FileContainingSymbol("grpc.health.v1.Health".to_owned())),
+        ..Default::default()
+    };
+    let mut reflection = ServerReflectionClient::new(channel);
+    let mut answers = reflection.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let answer = soon(answers.message()).await.unwrap().unwrap().message_response;
+    assert!(matches!(answer, Some(MessageResponse::FileDescriptorResponse(_))), "{answer:?}");
     task.abort();
+    let log = log.end();
+    assert!(log.contains("may the user add members? allowed=true"), "{log}");
 
     let (example, page) = (include_str!("../../../examples/guard.rs"), include_str!("../../../docs/clients.md"));
     let excerpt = &example[example.find("/// The user and the organization").unwrap()..];

@@ -22,8 +22,13 @@ async fn verdict(command: &str, config: &str, url: &str) -> (Option<i32>, String
 
 #[tokio::test]
 async fn parameters_that_are_honoured_are_accepted() {
-    let (_directory, config) = config().await;
+    let (directory, config) = config().await;
+    let authority = directory.path().join("ca.pem");
+    std::fs::write(&authority, "-----BEGIN CERTIFICATE-----\n").unwrap();
+    let with_authority =
+        format!("postgres://app:s3cret@db.example/roster?sslmode=verify-full&sslrootcert={}", authority.display());
     for url in [
+        with_authority.as_str(),
         "postgres://app:s3cret@db.example/roster",
         "postgresql://app:s3cret@db.example:5433/roster",
         "postgres://app:s3cret@db.example/roster?target_session_attrs=read-write",
@@ -32,7 +37,6 @@ async fn parameters_that_are_honoured_are_accepted() {
         "postgres://app:s3cret@one.example:5432,two.example:5433/roster?target_session_attrs=read-write",
         "postgres://app:s3cret@[::1]:5432,two.example/roster",
         "postgres://app:s3cret@db.example/roster?sslmode=require",
-        "postgres://app:s3cret@db.example/roster?sslmode=verify-full&sslrootcert=/etc/ca.pem",
         "postgres://postgres@%2Fvar%2Frun%2Fpostgresql:5432/roster",
     ] {
         assert_eq!(verdict("check-config", &config, url).await, (Some(0), String::new()), "{url}");
@@ -54,6 +58,10 @@ async fn parameters_that_are_not_honoured_are_refused_with_a_sentence() {
         ("sslmode=require&sslmode=disable", "sslmode"),
         ("load_balance_hosts=random", "load_balance_hosts"),
         ("keepalives_idle=s3cret", "keepalives_idle"),
+        ("channel_binding=require", "\"channel_binding\": it is one of libpq that roster does not honour"),
+        ("sslmodee=", "sslmodee"),
+        ("sslrootcert=/nope", "/nope cannot be read"),
+        ("sslcert=/nope&sslkey=/nope", "/nope cannot be read"),
     ] {
         for hosts in ["db.example", "one.example,two.example"] {
             let url = format!("postgres://app:s3cret@{hosts}/roster?{parameters}");

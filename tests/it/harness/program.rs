@@ -77,13 +77,19 @@ pub struct Serve {
 impl Serve {
     /// Starts the program with this database and with these settings, without waiting until it is healthy.
     pub async fn start(database_url: &str, settings: &str) -> Self {
+        Self::start_with_log(database_url, settings, "info").await
+    }
+
+    /// Starts the program as [`Self::start`] does, with this filter of log lines.
+    pub async fn start_with_log(database_url: &str, settings: &str, filter: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (_, key, stanza) = output(&["api-key", "--name", "ops", "--scopes", "operator,check,manage"]).await;
         let stanza = &stanza[stanza.find("[[api_keys]]").unwrap()..];
         let address = format!("127.0.0.1:{}", free_port());
         let config = directory.path().join("roster.toml");
         let text = format!(
-            "listen = '{address}'\ndatabase_url = '{database_url}'\n{settings}\n{stanza}\n[mail]\nkind = 'off'\n"
+            "listen = '{address}'\ndatabase_url = '{database_url}'\nlog = '{filter}'\n{settings}\n{stanza}\n[mail]\n\
+             kind = 'off'\n"
         );
         std::fs::write(&config, text).unwrap();
         let process = Self::spawn(directory.path());
@@ -97,8 +103,9 @@ impl Serve {
     fn spawn(directory: &Path) -> Child {
         let log = File::options().create(true).append(true).open(directory.join("log")).unwrap();
         let config = directory.join("roster.toml");
-        let mut serve = roster(&["serve", "--config", config.to_str().unwrap(), "--log", "info"]);
-        serve.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+        let mut serve = roster(&["serve", "--config", config.to_str().unwrap()]);
+        // The filter is in the file, which a variable precedes.
+        serve.env_remove("ROSTER_LOG").stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 
     /// Kills the process, and waits until it has ended.

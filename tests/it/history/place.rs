@@ -11,11 +11,11 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 const UP_TO_DATE: &str = "The schema is up to date.\n";
 
 async fn migrate(url: &str) -> PlaceCheck {
-    migrate_and_check(&DatastoreUrl::parse(url).unwrap(), false).await.unwrap()
+    migrate_and_check(&DatastoreUrl::parse(url).unwrap(), false).await.unwrap().place
 }
 
 async fn after_restore(url: &str) -> PlaceCheck {
-    migrate_and_check(&DatastoreUrl::parse(url).unwrap(), true).await.unwrap()
+    migrate_and_check(&DatastoreUrl::parse(url).unwrap(), true).await.unwrap().place
 }
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_copied_database_gets_a_new_epoch_once() {
     let copy = Database::new().await;
     let url = DatastoreUrl::parse(&copy.url).unwrap();
     let checks = futures_util::future::join_all((0..4).map(|_| migrate_and_check(&url, false))).await;
-    let checks: Vec<PlaceCheck> = checks.into_iter().map(Result::unwrap).collect();
+    let checks: Vec<PlaceCheck> = checks.into_iter().map(|report| report.unwrap().place).collect();
     assert_eq!(checks.iter().filter(|check| **check == PlaceCheck::Moved(2)).count(), 1, "{checks:?}");
     assert_eq!(checks.iter().filter(|check| **check == PlaceCheck::Unchanged).count(), 3, "{checks:?}");
     assert_eq!(migrate(&copy.url).await, PlaceCheck::Unchanged);

@@ -177,7 +177,7 @@ impl Site {
 
     async fn migrate(&self, after_restore: bool) -> PlaceCheck {
         let url = DatastoreUrl::parse(&self.datastore.url()).unwrap();
-        migrations::migrate_and_check(&url, after_restore).await.unwrap()
+        migrations::migrate_and_check(&url, after_restore).await.unwrap().place
     }
 
     /// Waits until the server knows this epoch.

@@ -27,7 +27,9 @@ fn the_kind_is_required() {
 
 #[test]
 fn all_mistakes_are_reported_at_once() {
-    let found = mistakes("kind = 'smtp'\ntimeout_ms = 0\nconnections = 0\nusername = 'u'\ntemplates = '/nowhere'");
+    let found = mistakes(
+        "kind = 'smtp'\ntimeout_ms = 0\nconnections = 0\nusername = 'u'\ntemplates = '/nowhere'\nca_file = '/nowhere'",
+    );
     assert_eq!(
         names(&found),
         [
@@ -37,11 +39,26 @@ fn all_mistakes_are_reported_at_once() {
             "mail.link_base_url",
             "mail.host",
             "mail.security",
+            "mail.ca_file",
             "mail.password_file",
             "mail.templates (in /nowhere)",
         ]
     );
     assert_eq!(names(&mistakes("kind = 'directory'")), ["mail.from", "mail.link_base_url", "mail.directory"]);
+}
+
+#[test]
+fn a_mistake_in_one_template_hides_none_in_another() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in [("added.txt", "{% if"), ("added.html", "{{ link }}"), ("reminder.text", "")] {
+        std::fs::write(directory.path().join(name), text).unwrap();
+    }
+    let templates = directory.path().display();
+    let found = mistakes(&format!("{SMTP}host = 'h'\nsecurity = 'tls'\ntemplates = '{templates}'"));
+    assert_eq!(found.len(), 3, "{found:?}");
+    for name in ["added.txt", "added.html", "reminder.text"] {
+        assert!(found.iter().any(|mistake| mistake.contains(name)), "{found:?}");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ mod addresses;
 mod connections;
 mod haproxy;
 mod memory;
-mod observers;
+pub mod observers;
 mod oddities;
 mod other_protocols;
 mod queues;

@@ -1,10 +1,13 @@
 //! The start and the end of streams: stream permits, deadlines, credentials, and a stopping server.
 
-use super::{Checks, question, soon};
+use super::{Checks, Watch, question, soon};
+use crate::harness::raw::{Call, send_unfinished};
 use crate::harness::server::Clients;
 use crate::harness::{Database, Server, refused};
+use crate::peers::observers::{metric, scrape};
 use roster::authn::mint::ClaimSet;
 use roster::domain::Scope;
+use roster::grpc::pb;
 use roster::server::ServerSettings;
 use std::time::{Duration, Instant};
 use tonic::codegen::tokio_stream;
@@ -67,8 +70,53 @@ async fn a_stream_outlives_the_default_deadline_and_ends_at_its_deadline() {
 }
 
 #[tokio::test]
+async fn a_stream_is_counted_when_it_ends_with_its_code_and_duration() {
+    let server = Server::start().await;
+    let clients = server.service(&[Scope::Check]);
+    let counted = async |method: &str, code: &str| {
+        let text = scrape(&server).await;
+        let labels = format!("{{service=\"roster.v1.CheckService\",method=\"{method}\"");
+        let calls = metric(&text, &format!("roster_calls_total{labels},code=\"{code}\"}}"));
+        (
+            calls.unwrap_or_default(),
+            metric(&text, &format!("roster_call_duration_seconds_sum{labels}}}")).unwrap_or_default(),
+        )
+    };
+    let until = async |method: &str, code: &str, calls: f64| {
+        soon(async { while counted(method, code).await.0 < calls {} }).await
+    };
+
+    let mut watch = Watch::open(&clients, pb::WatchMembershipsRequest::default()).await;
+    watch.until(1).await;
+    let mut checks = Checks::open(&clients).await;
+    assert_answers(&mut checks).await;
+    for method in ["WatchMemberships", "StreamChecks"] {
+        assert_eq!(counted(method, "OK").await, (0.0, 0.0), "{method} is still open");
+    }
+    // An end of the caller's side, and a caller that is gone.
+    checks.questions = None;
+    assert!(checks.next().await.unwrap().is_none());
+    until("StreamChecks", "OK", 1.0).await;
+    drop(watch);
+    until("WatchMemberships", "CANCELLED", 1.0).await;
+    // An error before the first message, one of the stream's work, and one of the task that ends it.
+    let refused = server.user("ada").checks.watch_memberships(tokio_stream::pending()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    until("WatchMemberships", "PERMISSION_DENIED", 1.0).await;
+    let invalid = pb::WatchMembershipsRequest { cursor: "x".to_owned(), ..Default::default() };
+    assert_eq!(Watch::open(&clients, invalid).await.try_next().await.unwrap_err().code(), Code::InvalidArgument);
+    until("WatchMemberships", "INVALID_ARGUMENT", 1.0).await;
+    let token = server.service_token("backend", &[Scope::Check]);
+    let call = Call::grpc("/roster.v1.CheckService/StreamChecks", &[]).bearer(&token);
+    let (_, before) = counted("StreamChecks", "DEADLINE_EXCEEDED").await;
+    send_unfinished(server.address, Call { body: Vec::new(), ..call.with("grpc-timeout", "700m") }).await;
+    until("StreamChecks", "DEADLINE_EXCEEDED", 1.0).await;
+    let (_, after) = counted("StreamChecks", "DEADLINE_EXCEEDED").await;
+    assert!(after - before >= 0.7, "{before} s, then {after} s");
+}
+
+#[tokio::test]
 async fn the_server_enforces_the_deadline_of_a_stream() {
-    use crate::harness::raw::{Call, send_unfinished};
     let server = Server::start().await;
     let token = server.service_token("backend", &[Scope::Check]);
     for path in ["StreamChecks", "WatchMemberships"] {

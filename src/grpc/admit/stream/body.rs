@@ -33,6 +33,12 @@ impl StreamEnd {
     pub async fn ended(&self) -> Status {
         self.0.wait().await.clone()
     }
+
+    /// The status that the stream ends with, once it has to end before its last message.
+    #[must_use]
+    pub fn status(&self) -> Option<&Status> {
+        self.0.get()
+    }
 }
 
 /// The messages of a stream.
