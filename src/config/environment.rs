@@ -60,14 +60,11 @@ fn sentence(name: &str, settings: &[String]) -> String {
     let table = TABLES
         .iter()
         .find(|table| rest.strip_prefix(**table).is_some_and(|end| end.is_empty() || end.starts_with('_')));
-    match table {
-        Some(table) => {
-            format!("{name}: no such setting; only the settings file can hold the table {}", table.to_lowercase())
-        }
-        None => {
-            let names = settings.iter().map(String::as_str).chain([CONFIG]);
-            format!("{name}: no such setting; the nearest is {}", nearest(name, names))
-        }
+    if let Some(table) = table {
+        format!("{name}: no such setting; only the settings file can hold the table {}", table.to_lowercase())
+    } else {
+        let names = settings.iter().map(String::as_str).chain([CONFIG]);
+        format!("{name}: no such setting; the nearest is {}", nearest(name, names))
     }
 }
 

@@ -37,57 +37,48 @@ pub(super) struct ValueMistake {
 /// The mistakes are found by trial: every value alone, in an otherwise empty table, must be one that `T` reads. So `T`
 /// may require a key, and its keys may not exclude each other.
 pub(super) fn parse<T: DeserializeOwned>(table: Table, mistakes: &mut Vec<ValueMistake>) -> Result<T, Option<String>> {
-    let table = Trial::<T>::default().without_mistakes(&mut Vec::new(), Value::Table(table), mistakes);
+    let table = without_mistakes::<T>(&mut Vec::new(), Value::Table(table), mistakes);
     let table = table.unwrap_or(Value::Table(Table::new()));
     table.try_into().map_err(|error: toml::de::Error| missing_field(error.message()).map(str::to_owned))
 }
 
-/// Tries values as parts of a `T`.
-struct Trial<T>(std::marker::PhantomData<T>);
-
-impl<T> Default for Trial<T> {
-    fn default() -> Self {
-        Self(std::marker::PhantomData)
-    }
-}
-
-impl<T: DeserializeOwned> Trial<T> {
-    /// The value without the parts that are mistakes; `None` if it is a mistake itself.
-    fn without_mistakes(&self, path: &mut Vec<Step>, value: Value, mistakes: &mut Vec<ValueMistake>) -> Option<Value> {
-        // Of a list and of a table first only the kind.
-        let bare = match &value {
-            Value::Array(_) => Value::Array(Vec::new()),
-            Value::Table(_) => Value::Table(Table::new()),
-            Value::String(_) | Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {
-                value.clone()
-            }
-        };
-        if let Err(error) = alone(path, bare).try_into::<T>()
-            && missing_field(error.message()).is_none()
-        {
-            mistakes.push(mistake(path, error.message()));
-            return None;
+/// The value without the parts that are mistakes; `None` if it is a mistake itself.
+fn without_mistakes<T: DeserializeOwned>(
+    path: &mut Vec<Step>,
+    value: Value,
+    mistakes: &mut Vec<ValueMistake>,
+) -> Option<Value> {
+    // Of a list and of a table first only the kind.
+    let bare = match &value {
+        Value::Array(_) => Value::Array(Vec::new()),
+        Value::Table(_) => Value::Table(Table::new()),
+        Value::String(_) | Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {
+            value.clone()
         }
-        let mut part = |step: Step, value: Value| {
-            path.push(step);
-            let part = self.without_mistakes(path, value, mistakes);
-            path.pop();
-            part
-        };
-        Some(match value {
-            Value::Array(values) => {
-                let values = values.into_iter().enumerate();
-                Value::Array(values.filter_map(|(index, value)| part(Step::Index(index), value)).collect())
-            }
-            Value::Table(table) => {
-                let values = table.into_iter();
-                Value::Table(
-                    values.filter_map(|(key, value)| Some((key.clone(), part(Step::Key(key), value)?))).collect(),
-                )
-            }
-            single => single,
-        })
+    };
+    if let Err(error) = alone(path, bare).try_into::<T>()
+        && missing_field(error.message()).is_none()
+    {
+        mistakes.push(mistake(path, error.message()));
+        return None;
     }
+    let mut part = |step: Step, value: Value| {
+        path.push(step);
+        let part = without_mistakes::<T>(path, value, mistakes);
+        path.pop();
+        part
+    };
+    Some(match value {
+        Value::Array(values) => {
+            let values = values.into_iter().enumerate();
+            Value::Array(values.filter_map(|(index, value)| part(Step::Index(index), value)).collect())
+        }
+        Value::Table(table) => {
+            let values = table.into_iter();
+            Value::Table(values.filter_map(|(key, value)| Some((key.clone(), part(Step::Key(key), value)?))).collect())
+        }
+        single => single,
+    })
 }
 
 /// A document that holds only this value, at this place.

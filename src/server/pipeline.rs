@@ -248,7 +248,7 @@ impl ServerState {
             let (metrics, span) = (self.metrics.clone(), name.span.clone());
             let end = response.extensions().get::<StreamEnd>().cloned();
             let record = StreamRecord { metrics, method, start, span, end, code: None };
-            response = response.map(|body| RecordedBody::new(body, record));
+            response = response.map(|body| RecordedBody::with_record(body, record));
         } else {
             // A success has its code in the trailers, which come later.
             let code = code.unwrap_or(Code::Ok);

@@ -33,7 +33,7 @@ pub(super) struct StreamRecord {
 
 impl RecordedBody {
     /// The same body, with a record at its end.
-    pub(super) fn new(body: Body, record: StreamRecord) -> Body {
+    pub(super) fn with_record(body: Body, record: StreamRecord) -> Body {
         Body::new(Self { body, record })
     }
 }

@@ -65,7 +65,7 @@ impl EventValues {
     fn push(&mut self, field: &Field, value: impl Into<Value>) {
         // A line of the crate `log` has its own target in a field, and its place in the source in others.
         match field.name().strip_prefix("log.") {
-            Some("target") => self.target = value.into().as_str().unwrap_or_default().to_owned(),
+            Some("target") => value.into().as_str().unwrap_or_default().clone_into(&mut self.target),
             Some(_) => {}
             None => self.fields.push((field.name(), value.into())),
         }

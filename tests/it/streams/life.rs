@@ -83,7 +83,7 @@ async fn a_stream_is_counted_when_it_ends_with_its_code_and_duration() {
         )
     };
     let until = async |method: &str, code: &str, calls: f64| {
-        soon(async { while counted(method, code).await.0 < calls {} }).await
+        soon(async { while counted(method, code).await.0 < calls {} }).await;
     };
 
     let mut watch = Watch::open(&clients, pb::WatchMembershipsRequest::default()).await;
