@@ -10,6 +10,7 @@ use super::connection_state::ConnectionState;
 use super::pipeline::{HeldByCall, Pipeline, REQUEST_ID, RequestName, Response, panicked};
 use super::preflight::AdmittedCall;
 use super::shares::CallClass;
+use crate::grpc::admit::CallTimes;
 use crate::grpc::{AdmittedCheck, CHECK, status};
 use futures_util::FutureExt;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -67,14 +68,15 @@ pub(super) async fn await_answer(
         Err(refusal) => return fail(&pipeline, start, || status::refused(&refusal)),
     };
     let answer = AssertUnwindSafe(pipeline.api.check(&check)).catch_unwind();
-    match timeout_at(deadline, answer).await {
+    let times = CallTimes::new(start, deadline);
+    match timeout_at(times.last_answer(CHECK), answer).await {
         Ok(Ok(Ok(frame))) => {
             pipeline.state.metrics.answered_check(start.elapsed());
             Response { response: response(frame).map(body), held: HeldByCall::default() }
         }
         Ok(Ok(Err(error))) => fail(&pipeline, start, || error.into()),
         Ok(Err(_)) => fail(&pipeline, start, panicked),
-        Err(_) => fail(&pipeline, start, status::deadline_exceeded),
+        Err(_) => fail(&pipeline, start, || times.unanswered(CHECK)),
     }
 }
 

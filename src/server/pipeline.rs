@@ -14,7 +14,7 @@ use crate::authn::{Caller, PeerShare, StreamCredential};
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
 use crate::grpc::admit::stream::StreamContext;
-use crate::grpc::admit::{Api, Deadline};
+use crate::grpc::admit::{Api, CallTimes};
 use crate::grpc::status;
 use crate::random;
 use crate::server::limits;
@@ -23,6 +23,7 @@ use futures_util::FutureExt;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::Full;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::body::Body;
@@ -92,7 +93,7 @@ impl Pipeline {
     }
 
     async fn dispatch(
-        mut self,
+        self,
         connection: &ConnectionState,
         request: http::Request<RequestBody>,
         call: AdmittedCall,
@@ -100,6 +101,8 @@ impl Pipeline {
         held: &mut HeldByCall,
     ) -> Result<PipelineResponse, Box<Status>> {
         let AdmittedCall { method, deadline, caller } = call;
+        let times = CallTimes::new(start, deadline);
+        let commit = times.commit.clone();
         let peer = &connection.peer;
         let rest = async {
             let overloaded = |reason: &'static str, class: CallClass| {
@@ -132,7 +135,7 @@ impl Pipeline {
             // The handler. It starts with the other half of authorization: the role in the organization that the message
             // names.
             request.extensions_mut().insert(caller);
-            request.extensions_mut().insert(Deadline(deadline));
+            request.extensions_mut().insert(times.clone());
             if method.streaming.any() {
                 // A stream returns its place when it ends, whether or not its caller has read everything.
                 let context = self.state.stream_context(connection, request.headers(), place, start)?;
@@ -141,11 +144,29 @@ impl Pipeline {
                 request.extensions_mut().insert(place.clone());
                 held.place = Some(place);
             }
-            let Ok(response) = self.routes.call(request).await;
-            Ok(response)
+            answer(self.routes, request, method, &times).await
         };
-        timeout_at(deadline, rest).await.unwrap_or_else(|_| Err(Box::new(status::deadline_exceeded())))
+        let late = |_| if commit.forbid() { status::deadline_exceeded() } else { status::commit_unknown() };
+        timeout_at(deadline, rest).await.unwrap_or_else(|elapsed| Err(Box::new(late(elapsed))))
     }
+}
+
+/// Calls the handler. A handler waits for nothing but the datastore: if it has not answered in time and has committed
+/// nothing, the datastore is silent.
+async fn answer(
+    mut routes: Routes,
+    request: http::Request<Body>,
+    method: &Method,
+    times: &CallTimes,
+) -> Result<PipelineResponse, Box<Status>> {
+    let mut response = pin!(routes.call(request));
+    let Ok(response) = match timeout_at(times.last_answer(method), &mut response).await {
+        Ok(response) => response,
+        Err(_) if times.commit.forbid() => return Err(Box::new(times.unanswered(method))),
+        // A write is committed at this moment: the deadline bounds it.
+        Err(_) => response.await,
+    };
+    Ok(response)
 }
 
 /// Reads the message of a unary call. A stream of messages is read by its handler.
