@@ -8,7 +8,7 @@ use super::connection_state::ConnectionState;
 use super::message;
 use super::preflight::{AdmittedCall, PreflightRejection, requested_timeout};
 use super::request_body::RequestBody;
-use super::shares::{CallClass, Charge, RequestCharge};
+use super::shares::{CallClass, Charge, ConnectionStream, RequestCharge};
 use super::state::{PipelineResponse, ServerState};
 use crate::authn::{Caller, PeerShare, StreamCredential};
 use crate::authz::rules::{self, Method};
@@ -46,6 +46,8 @@ pub(super) struct Response {
 #[derive(Default)]
 pub(super) struct HeldByCall {
     place: Option<CallPermit>,
+    /// For a stream, which returns its place when it ends: a peer that does not read keeps it on the connection.
+    stream: Option<ConnectionStream>,
     response: Charge,
 }
 
@@ -110,6 +112,10 @@ impl Pipeline {
                 refuse(&Refusal::Overloaded)
             };
             let class = CallClass::of(method, caller.as_ref().map_or(&Caller::Anonymous, |cached| cached.caller()));
+            held.stream = connection.shares.stream(class).map_err(|most| {
+                self.state.metrics.call_refused("connection_streams", class.as_str());
+                Box::new(status::connection_full(most))
+            })?;
             let bytes = connection.shares.request(size(request.headers()));
             let mut bytes = bytes.map_err(|_| overloaded("request_bytes", class))?;
             let caller = if let Some(cached) = caller {

@@ -14,5 +14,6 @@ mod sizes;
 mod slow_bodies;
 mod standard;
 mod stop;
+mod stream_share;
 mod streams;
 mod unread;

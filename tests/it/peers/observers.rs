@@ -41,7 +41,7 @@ async fn lock(database: &Database, statement: &'static str) -> PgConnection {
 }
 
 /// The text of the metrics.
-async fn scrape(server: &Server) -> String {
+pub(super) async fn scrape(server: &Server) -> String {
     let mut stream = TcpStream::connect(server.metrics).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: roster\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut text = String::new();
@@ -49,7 +49,8 @@ async fn scrape(server: &Server) -> String {
     text
 }
 
-fn metric(text: &str, name: &str) -> Option<f64> {
+/// The value of a metric without labels.
+pub(super) fn metric(text: &str, name: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
