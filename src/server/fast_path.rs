@@ -69,14 +69,14 @@ pub(super) async fn await_answer(
     };
     let answer = AssertUnwindSafe(pipeline.api.check(&check)).catch_unwind();
     let times = CallTimes::new(start, deadline);
-    match timeout_at(times.last_answer(CHECK), answer).await {
+    match timeout_at(times.last_answer(CHECK, start), answer).await {
         Ok(Ok(Ok(frame))) => {
             pipeline.state.metrics.answered_check(start.elapsed());
             Response { response: response(frame).map(body), held: HeldByCall::default() }
         }
         Ok(Ok(Err(error))) => fail(&pipeline, start, || error.into()),
         Ok(Err(_)) => fail(&pipeline, start, panicked),
-        Err(_) => fail(&pipeline, start, || times.unanswered(CHECK)),
+        Err(_) => fail(&pipeline, start, || times.unanswered(CHECK, start)),
     }
 }
 

@@ -165,10 +165,11 @@ async fn answer(
     method: &Method,
     times: &CallTimes,
 ) -> Result<PipelineResponse, Box<Status>> {
+    let begin = Instant::now();
     let mut response = pin!(routes.call(request));
-    let Ok(response) = match timeout_at(times.last_answer(method), &mut response).await {
+    let Ok(response) = match timeout_at(times.last_answer(method, begin), &mut response).await {
         Ok(response) => response,
-        Err(_) if times.commit.forbid() => return Err(Box::new(times.unanswered(method))),
+        Err(_) if times.commit.forbid() => return Err(Box::new(times.unanswered(method, begin))),
         // A write is committed at this moment: the deadline bounds it.
         Err(_) => response.await,
     };

@@ -25,24 +25,19 @@ impl CallTimes {
         Self { start, deadline, commit: CommitState::default() }
     }
 
-    /// The time for which a call of this method waits for the datastore, from its start: nine tenths of its time, and for a
-    /// check [`limits::CHECK_WAIT`] at most.
-    fn datastore_wait(&self, method: &Method) -> Duration {
-        let most = if method.service == CHECK.service { limits::CHECK_WAIT } else { Duration::MAX };
-        self.tenths(9).min(most)
+    /// The moment until which a call of this method waits for the datastore, if it waits from `begin` on: nine tenths of
+    /// its time, and for a check [`limits::CHECK_WAIT`] at most.
+    #[must_use]
+    pub fn last_answer(&self, method: &Method, begin: Instant) -> Instant {
+        let last = self.start + self.tenths(9);
+        if method.service == CHECK.service { last.min(begin + limits::CHECK_WAIT) } else { last }
     }
 
-    /// The end of that time.
+    /// The status of such a call that has no answer by then, and has committed nothing.
     #[must_use]
-    pub fn last_answer(&self, method: &Method) -> Instant {
-        self.start + self.datastore_wait(method)
-    }
-
-    /// The status of a call of this method that has no answer by then, and has committed nothing.
-    #[must_use]
-    pub fn unanswered(&self, method: &Method) -> Status {
+    pub fn unanswered(&self, method: &Method, begin: Instant) -> Status {
         if Instant::now() < self.deadline {
-            status::datastore_silent(self.datastore_wait(method))
+            status::datastore_silent(self.last_answer(method, begin).saturating_duration_since(begin))
         } else {
             status::deadline_exceeded()
         }

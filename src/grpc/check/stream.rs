@@ -131,14 +131,14 @@ async fn answer_batch(
 ) -> Vec<pb::StreamChecksResponse> {
     let now = Instant::now();
     let times = CallTimes::new(now, until.unwrap_or(now + limits::DEADLINE));
-    let end = times.last_answer(CHECK);
+    let end = times.last_answer(CHECK, now);
     let answer = |check| async {
         match check {
             QueuedCheck::Answered(answer) => answer,
             QueuedCheck::Question(check, freshness) => match timeout_at(end, roster.check(&check, &freshness)).await {
                 Ok(Ok((answer, token))) => response(&answer, &token),
                 Ok(Err(error)) => error_response(&Status::from(error)),
-                Err(_) => error_response(&times.unanswered(CHECK)),
+                Err(_) => error_response(&times.unanswered(CHECK, now)),
             },
         }
     };
