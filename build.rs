@@ -20,8 +20,11 @@ pub mod shapes;
 /// messages for error details.
 const ROOTS: [(&str, &str); 2] = [("proto", "roster/v1"), ("third_party/googleapis", "google/rpc")];
 
+/// The folder of the proto of health, which is no part of roster's API.
+const HEALTH_ROOT: &str = "src/grpc/standard";
+
 fn main() -> Result<(), Box<dyn Error>> {
-    for (root, _) in ROOTS {
+    for root in ROOTS.map(|(root, _)| root).into_iter().chain([HEALTH_ROOT]) {
         println!("cargo::rerun-if-changed={root}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is set by cargo")?);
@@ -64,8 +67,8 @@ impl Tables {
 }
 
 /// Writes every file that `src/` includes: `roster.v1.rs`, the messages and clients, which a build without the server
-/// includes too; `servers.rs` with the files that it includes; a file for each server of health and reflection;
-/// `methods.rs`; `reasons.rs`; and `descriptors.bin` for reflection.
+/// includes too; `servers.rs` with the files that it includes; a file for each server of health and reflection, and the
+/// messages of health; `methods.rs`; `reasons.rs`; and `descriptors.bin` and `health.bin` for reflection.
 fn generate(compiler: &protox::Compiler, tables: &Tables, out: &Path) -> Result<(), Box<dyn Error>> {
     prost_build::Config::new()
         .out_dir(out)
@@ -80,6 +83,7 @@ fn generate(compiler: &protox::Compiler, tables: &Tables, out: &Path) -> Result<
     fs::write(out.join("shapes.rs"), shapes::code(&compiler.descriptor_pool(), requests)?)?;
     fs::write(out.join("reasons.rs"), reasons::code(&tables.reasons)?)?;
 
+    generate_health(out)?;
     for service in standard_servers() {
         manual::Builder::new().build_client(false).out_dir(out).compile(&[service]);
     }
@@ -92,16 +96,25 @@ fn generate(compiler: &protox::Compiler, tables: &Tables, out: &Path) -> Result<
     Ok(fs::write(out.join("servers.rs"), servers)?)
 }
 
-/// The servers of health and reflection, one file each. Their messages are those of the crates of tonic; the servers of
-/// these crates cannot have another codec.
+/// Writes the messages of health and their descriptors.
+fn generate_health(out: &Path) -> Result<(), Box<dyn Error>> {
+    let mut compiler = protox::Compiler::new([HEALTH_ROOT])?;
+    compiler.include_source_info(true).open_file("health.proto")?;
+    fs::write(out.join("health.bin"), compiler.encode_file_descriptor_set())?;
+    Ok(prost_build::Config::new().out_dir(out).btree_map(["."]).compile_fds(compiler.file_descriptor_set())?)
+}
+
+/// The servers of health and reflection, one file each. The messages of reflection are those of the crate of tonic; its
+/// servers cannot have another codec.
 fn standard_servers() -> [manual::Service; 3] {
-    let method = |name, route, input, output| {
+    let method = |name: &str, route: &str, input: &str, output: &str| {
         let method = manual::Method::builder().name(name).route_name(route).input_type(input).output_type(output);
         method.codec_path("crate::grpc::standard::StandardCodec")
     };
-    let health = |name, route| {
-        let (input, output) = ("tonic_health::pb::HealthCheckRequest", "tonic_health::pb::HealthCheckResponse");
-        method(name, route, input, output)
+    const MESSAGES: &str = "crate::grpc::standard::messages";
+    let health = |name: &str, route: &str, kind: &str| {
+        let (input, output) = (format!("{MESSAGES}::Health{kind}Request"), format!("{MESSAGES}::Health{kind}Response"));
+        method(name, route, &input, &output)
     };
     let reflection = |package| {
         let input = "tonic_reflection::pb::v1::ServerReflectionRequest";
@@ -110,9 +123,13 @@ fn standard_servers() -> [manual::Service; 3] {
         let info = info.client_streaming().server_streaming().build();
         manual::Service::builder().name("ServerReflection").package(package).method(info).build()
     };
-    let (check, watch) = (health("check", "Check").build(), health("watch", "Watch").server_streaming().build());
-    let health =
-        manual::Service::builder().name("Health").package("grpc.health.v1").method(check).method(watch).build();
+    let health = manual::Service::builder()
+        .name("Health")
+        .package("grpc.health.v1")
+        .method(health("check", "Check", "Check").build())
+        .method(health("list", "List", "List").build())
+        .method(health("watch", "Watch", "Check").server_streaming().build())
+        .build();
     [health, reflection("grpc.reflection.v1"), reflection("grpc.reflection.v1alpha")]
 }
 

@@ -9,8 +9,9 @@ include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
 /// The methods of the standard services, health and reflection, ordered by path. They are public: they report whether
 /// roster runs and what its protos define.
-pub static STANDARD_METHODS: [Method; 4] = [
+pub static STANDARD_METHODS: [Method; 5] = [
     standard("/grpc.health.v1.Health/Check", "grpc.health.v1.Health", "Check", StreamSides::NONE),
+    standard("/grpc.health.v1.Health/List", "grpc.health.v1.Health", "List", StreamSides::NONE),
     standard("/grpc.health.v1.Health/Watch", "grpc.health.v1.Health", "Watch", StreamSides::SERVER),
     standard(
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",

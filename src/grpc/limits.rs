@@ -17,6 +17,9 @@ pub const PAGE_BYTES: usize = 3 * 1024 * 1024;
 pub const VIOLATIONS: usize = 20;
 /// The time that a request without a deadline may take.
 pub const DEADLINE: Duration = Duration::from_secs(5);
+/// The time that a check waits for the datastore, whatever its deadline: the user of the caller waits for it, and many times
+/// what the datastore takes.
+pub const CHECK_WAIT: Duration = Duration::from_secs(2);
 /// The size of a message, in bytes.
 pub const MESSAGE_BYTES: usize = 256 * 1024;
 /// The size of a message that carries a list of messages, in bytes.

@@ -1,5 +1,9 @@
 //! Maps refusals and faults to the gRPC status that the caller receives. Every error carries an `ErrorInfo`. A fault in
 //! roster itself carries only an incident id, which finds the cause in the log.
+//!
+//! A delay before the next attempt stands in the status twice: as `RetryInfo` for programs, and as
+//! `grpc-retry-pushback-ms` (gRFC A6) for client libraries, which wait by themselves if their service config has a retry
+//! policy for the code.
 
 use super::pb::ErrorReason;
 use super::reason::{self, Reason};
@@ -9,7 +13,7 @@ use crate::service::ServiceError;
 use crate::service::error::StoreError;
 use prost::Message;
 use std::time::Duration;
-use tonic::metadata::AsciiMetadataValue;
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -18,6 +22,8 @@ pub const DOMAIN: &str = "roster";
 /// The delay before a caller repeats an `UNAVAILABLE` call: longer than a Postgres restart under load was seen to fail
 /// calls.
 const RETRY: Duration = Duration::from_millis(200);
+/// The trailer with the delay before the next attempt, in milliseconds.
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The name of a reason on the wire: without the prefix that protobuf requires.
 #[must_use]
@@ -38,14 +44,58 @@ fn code_and_details(reason: Reason) -> (Code, ErrorDetails) {
 
 fn status(reason: Reason, message: impl Into<String>) -> Status {
     let (code, details) = code_and_details(reason);
-    Status::with_error_details(code, message, details)
+    of_details(code, message, details)
 }
 
-/// `DEADLINE_EXCEEDED`: the time for the call ran out.
+/// A status with these details. All statuses are made here, so that the trailer agrees with the `RetryInfo`.
+fn of_details(code: Code, message: impl Into<String>, details: ErrorDetails) -> Status {
+    let mut metadata = MetadataMap::new();
+    if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
+        // Signed, with 32 bits: 24 days at most.
+        let milliseconds = i32::try_from(delay.as_millis()).unwrap_or(i32::MAX);
+        metadata.insert(RETRY_PUSHBACK, milliseconds.into());
+    }
+    Status::with_error_details_and_metadata(code, message, details, metadata)
+}
+
+/// `DEADLINE_EXCEEDED`: the time for a call ran out that has committed nothing.
 #[must_use]
 pub fn deadline_exceeded() -> Status {
-    let message = "time ran out; whether a write happened is not known: repeat it with the same request_id";
+    status(reason::deadline_exceeded(), "time ran out; nothing was changed: repeat it, with a longer deadline")
+}
+
+/// `DEADLINE_EXCEEDED`: the time for a write ran out while it was committed.
+#[must_use]
+pub fn commit_unknown() -> Status {
+    let message = "time ran out while the write was committed; whether it happened is not known: repeat it with the \
+                   same request_id";
     status(reason::deadline_exceeded(), message)
+}
+
+/// `DATASTORE_UNAVAILABLE`: a call has waited for the datastore for this long, and nothing was committed.
+#[must_use]
+pub fn datastore_silent(waited: Duration) -> Status {
+    let waited = waited.as_millis();
+    let message = format!("the datastore did not answer within {waited} ms; nothing was changed: repeat");
+    status(reason::datastore_unavailable(), message)
+}
+
+/// `OVERLOADED`: the connection has as many streams of this kind as it may have.
+#[must_use]
+pub fn connection_full(most: usize) -> Status {
+    let message = format!(
+        "the connection has {most} of these streams, as many as it may have: open another connection, or end a stream"
+    );
+    status(reason::of_refusal(&Refusal::Overloaded), message)
+}
+
+/// `INVALID_REQUEST`: the caller has ended its side of a stream before the first message.
+#[must_use]
+pub fn no_first_message() -> Status {
+    let (code, mut details) = code_and_details(reason::of_refusal(&Refusal::InvalidRequest(Vec::new())));
+    let message = "the stream was ended before its first message: send one, which may be empty";
+    details.add_bad_request_violation("", message);
+    of_details(code, message, details)
 }
 
 /// `DEADLINE_EXCEEDED`: the message of the call, or a message of a stream, arrived too slowly.
@@ -157,7 +207,13 @@ impl From<ServiceError> for Status {
             }
             ServiceError::Store(StoreError::Timeout(_)) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "the datastore took too long");
-                deadline_exceeded()
+                let message = "the datastore took too long; nothing was changed: repeat it, with a longer deadline";
+                status(reason::deadline_exceeded(), message)
+            }
+            ServiceError::Store(StoreError::Silent) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the datastore does not answer");
+                let message = "the datastore did not answer in time; nothing was changed: repeat";
+                status(reason::datastore_unavailable(), message)
             }
             ServiceError::Store(StoreError::CommitUnknown(_)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the outcome of a commit is unknown");
@@ -188,7 +244,7 @@ pub fn refused(refusal: &Refusal) -> Status {
         details.add_quota_failure_violation(limit.as_str(), format!("at most {most}"));
         details.set_retry_info(Some(Duration::from_secs(*retry_seconds)));
     }
-    Status::with_error_details(code, refusal.to_string(), details)
+    of_details(code, refusal.to_string(), details)
 }
 
 /// The `google.rpc.Status` of a refusal of one item of a batch, with the details that the error alone would carry.
@@ -208,4 +264,103 @@ pub fn of_item<T>(item: &Result<T, Refusal>) -> tonic_types::pb::Status {
 pub fn beside(status: &Status) -> tonic_types::pb::Status {
     // The details of a tonic status are an encoded google.rpc.Status.
     tonic_types::pb::Status::decode(status.details()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Permission, Quota, Role, Scope, UserId, ValueKind};
+    use std::collections::BTreeSet;
+
+    /// Every refusal, with the different delays that it can have.
+    fn refusals() -> Vec<Refusal> {
+        let user_id = || UserId::parse("ada").unwrap();
+        let text = || "x".to_owned();
+        let quota = |retry_seconds| Refusal::QuotaExceeded { limit: Quota::ALL[0], most: 3, retry_seconds };
+        vec![
+            Refusal::CredentialMissing,
+            Refusal::CredentialInvalid,
+            Refusal::CredentialExpired,
+            Refusal::PermissionDenied { permission: Permission::MembersAdd },
+            Refusal::RoleLacksPermission { permission: Permission::MembersAdd, role: Role::parse("member").unwrap() },
+            Refusal::CallerNotAllowed { caller: text(), advice: text() },
+            Refusal::ScopeMissing { scopes: vec![Scope::Check] },
+            Refusal::OnBehalfOfNotAllowed,
+            Refusal::RoleAboveCaller { role: Role::parse("owner").unwrap() },
+            Refusal::CallerInactive,
+            Refusal::OperatorRequired,
+            Refusal::field("name", "too long"),
+            Refusal::OrganizationNotFound,
+            Refusal::MemberNotFound,
+            Refusal::UserNotFound,
+            Refusal::AlreadyMember,
+            Refusal::SlugTaken { slug: text() },
+            Refusal::RequestIdReused,
+            Refusal::OwnershipRequired { organizations: vec![text()], count: 1 },
+            Refusal::OrganizationInactive,
+            Refusal::OrganizationPending,
+            Refusal::OrganizationDeleted,
+            Refusal::TargetNotMember,
+            Refusal::UserInactive { user_id: user_id() },
+            Refusal::UserDeleted { user_id: user_id() },
+            Refusal::EmailAmbiguous,
+            Refusal::InvitationNotFound,
+            Refusal::NotYourInvitation,
+            Refusal::InvitationPending { invitation_id: text() },
+            Refusal::InvitationNotPending { state: text() },
+            Refusal::InviterNotAllowed,
+            Refusal::MailOff,
+            quota(0),
+            quota(1),
+            quota(86_400),
+            quota(u64::MAX),
+            Refusal::CursorExpired,
+            Refusal::SlowReader,
+            Refusal::Overloaded,
+            Refusal::ValueUnknown { value: ValueKind::Role },
+            Refusal::EtagMismatch,
+            Refusal::Conflict,
+            Refusal::BatchAborted,
+        ]
+    }
+
+    /// A status of every reason.
+    fn samples() -> Vec<Status> {
+        let store =
+            [StoreError::Silent, StoreError::Behind, StoreError::Timeout(None), StoreError::Unreadable("x".to_owned())];
+        let others = [
+            deadline_exceeded(),
+            commit_unknown(),
+            datastore_silent(RETRY),
+            connection_full(1),
+            no_first_message(),
+            message_too_slow(),
+            server_stopping(),
+            too_large(1),
+            too_complex(1, 1),
+            malformed(),
+            unknown_method(),
+        ];
+        let store = store.map(|error| Status::from(ServiceError::Store(error)));
+        refusals().iter().map(refused).chain(store).chain(others).collect()
+    }
+
+    #[test]
+    fn the_delay_for_client_libraries_is_that_of_the_retry_info() {
+        let mut reasons = BTreeSet::new();
+        for status in samples() {
+            let reason = status.get_details_error_info().unwrap().reason;
+            let delay = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
+            // As the transport sends it.
+            let headers = status.clone().into_http::<tonic::body::Body>().headers().clone();
+            let pushback = headers.get(RETRY_PUSHBACK).map(|value| value.to_str().unwrap().parse::<i32>().unwrap());
+            let expected = delay.map(|delay| i32::try_from(delay.as_millis()).unwrap_or(i32::MAX));
+            assert_eq!(pushback, expected, "{reason}: {status:?}");
+            assert_eq!(delay.is_some(), status.code() == Code::Unavailable || reason == "QUOTA_EXCEEDED", "{reason}");
+            reasons.insert(reason);
+        }
+        // Every reason of the list, INTERNAL included.
+        let all = (1..200).filter_map(|number| ErrorReason::try_from(number).ok());
+        assert_eq!(reasons, all.map(|reason| reason_name(reason).to_owned()).collect());
+    }
 }

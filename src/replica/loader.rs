@@ -31,7 +31,7 @@ pub(super) async fn load(shared: Arc<ReplicaState>, buckets: RangeInclusive<i16>
         let outcome = read(&shared, &mut connection, &buckets).await;
         connection.finish(outcome)
     });
-    let result = outcome.await.unwrap_or(Err(StoreError::Timeout(None)));
+    let result = outcome.await.unwrap_or(Err(StoreError::Silent));
     BucketLoad { buckets, result }
 }
 

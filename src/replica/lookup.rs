@@ -98,7 +98,7 @@ impl ReplicaState {
         let stale = self.settings.serve_stale.is_some() && *freshness == Freshness::Recent;
         let outcome = if stale {
             let query = timeout(limits::STALE_PATIENCE, query);
-            query.await.unwrap_or(Err(StoreError::Timeout(None)))
+            query.await.unwrap_or(Err(StoreError::Silent))
         } else {
             query.await
         };
@@ -135,7 +135,7 @@ impl ReplicaState {
             Ok(requirement.is_void(read) || (is_covered && requirement.is_of(read)))
         };
         let comparison = timeout(limits::HISTORY_TIMEOUT, comparison).await;
-        let is_covered = connection.finish(comparison.unwrap_or(Err(StoreError::Timeout(None))))?;
+        let is_covered = connection.finish(comparison.unwrap_or(Err(StoreError::Silent)))?;
         if is_covered { Ok(()) } else { Err(StoreError::Behind) }
     }
 

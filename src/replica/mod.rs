@@ -190,9 +190,15 @@ impl Replica {
         }
         let mut connection = self.0.pool.acquire_read().await?;
         let outcome = timeout(limits::POLL_TIMEOUT, datastore::datastore(&mut connection)).await;
-        let datastore = connection.finish(outcome.unwrap_or(Err(StoreError::Timeout(None))))?;
+        let datastore = connection.finish(outcome.unwrap_or(Err(StoreError::Silent)))?;
         let mut known = self.0.datastore.write().unwrap_or_else(PoisonError::into_inner);
         Ok(*known.get_or_insert(datastore))
+    }
+
+    /// Returns whether the datastore has answered the follower within the maximum staleness.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.0.age().is_some_and(|age| age <= self.0.settings.max_staleness)
     }
 
     /// The identity of the datastore, if it is known yet.

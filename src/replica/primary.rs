@@ -76,7 +76,7 @@ impl Primary {
     pub(super) async fn query(&self, questions: Vec<StandingKey>) -> StandingResult {
         let (reply, answers) = oneshot::channel();
         self.0.enqueue(PendingLookup { questions, reply, runtime: Handle::current() });
-        answers.await.unwrap_or(Err(StoreError::Timeout(None)))
+        answers.await.unwrap_or(Err(StoreError::Silent))
     }
 }
 
@@ -224,7 +224,7 @@ async fn ask(pool: &Pool, questions: &[&StandingKey]) -> StandingResult {
         Ok(outcome) => connection.finish(outcome.map(|standings| PrimaryAnswers { standings, session_begin })),
         Err(_) => {
             connection.close();
-            Err(StoreError::Timeout(None))
+            Err(StoreError::Silent)
         }
     }
 }

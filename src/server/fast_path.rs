@@ -12,6 +12,7 @@ use super::pipeline::{HeldByCall, HeldFromStart, Pipeline, REQUEST_ID, RequestNa
 use super::preflight::AdmittedCall;
 use super::request_body::RequestBody;
 use super::shares::CallClass;
+use crate::grpc::admit::CallTimes;
 use crate::grpc::{AdmittedCheck, CHECK, limits, status};
 use futures_util::FutureExt;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -119,14 +120,15 @@ impl PendingCheck {
             pipeline.api.check(&check).await.map_err(|error| Box::new(error.into()))
         };
         let answer = AssertUnwindSafe(answer).catch_unwind().instrument(name.span().clone());
-        match timeout_at(deadline, answer).await {
+        let times = CallTimes::new(start, deadline);
+        match timeout_at(times.last_answer(CHECK, start), answer).await {
             Ok(Ok(Ok(frame))) => {
                 state.metrics.answered_check(start.elapsed());
                 answered(frame, response_name)
             }
             Ok(Ok(Err(status))) => fail(&pipeline, &name, start, || status),
             Ok(Err(_)) => fail(&pipeline, &name, start, || Box::new(panicked())),
-            Err(_) => fail(&pipeline, &name, start, || Box::new(status::deadline_exceeded())),
+            Err(_) => fail(&pipeline, &name, start, || Box::new(times.unanswered(CHECK, start))),
         }
     }
 }

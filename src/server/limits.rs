@@ -8,13 +8,18 @@ pub const TIDY_EVERY: Duration = Duration::from_mins(1);
 pub const TIDY_TIMEOUT: Duration = Duration::from_mins(2);
 /// The length of a caller's `x-request-id`, in bytes. It is logged and returned.
 pub const REQUEST_ID_BYTES: usize = 64;
-/// Calls under way at once on one connection; HTTP/2 flow control holds more back at the client.
+/// Calls and streams under way at once on one connection. The client knows the number, and holds further ones back without
+/// an answer. So streams, which may last for days, take a part of it: [`STREAM_CALLS_PER_CONNECTION`].
 pub const STREAMS_PER_CONNECTION: u32 = 256;
+/// Streams of roster's methods under way at once on one connection: half, so that calls are never held back behind them. A
+/// further one is refused at once.
+pub const STREAM_CALLS_PER_CONNECTION: usize = 128;
 /// Bytes that a caller may send on one HTTP/2 stream before the server reads them: the default of HTTP/2.
 pub const STREAM_WINDOW: u32 = 64 * 1024 - 1;
-/// Bytes that a caller may send on one connection before the server reads them: the windows of 64 streams. The server
-/// reads the message of a call at once, so this much waits only in streams of questions.
-pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Bytes that a caller may send on one connection before the server reads them: the windows of all its streams, 8.5 MiB,
+/// whose questions can wait for the caller to read, and 4 MiB for the messages of calls, which the server reads at once. So
+/// streams keep no message of a call back.
+pub const CONNECTION_WINDOW: u32 = (128 + 8) * (STREAM_WINDOW + 1) + 4 * 1024 * 1024;
 /// The sum, in bytes, of what small frames (under 256 bytes) lack on one connection. The HTTP/2 library closes the
 /// connection when more pile up. The questions of a `StreamChecks` call are such frames when they are sent one by one and
 /// wait for the datastore.
@@ -65,8 +70,8 @@ pub const CHECKS_PER_WORKER: usize = 256;
 pub const ANONYMOUS_PART: usize = 8;
 /// Calls of health and reflection under way at once. They do not wait for anything.
 pub const STANDARD_CALLS: usize = 64;
-/// Streams of health and reflection open at once on one connection: a client library opens one health watch on each. In
-/// all, there may be as many of them as connections.
+/// Streams of health and reflection under way at once on one connection: a client library opens one health watch on each.
+/// In all, there may be as many of them as connections.
 pub const STANDARD_STREAMS_PER_CONNECTION: usize = 8;
 /// The number of peer addresses that can together hold every place: one holds at most half.
 pub const PEERS_FOR_ALL_PLACES: usize = 2;

@@ -9,14 +9,14 @@ use super::connection_state::ConnectionState;
 use super::message;
 use super::preflight::{AdmittedCall, requested_timeout};
 use super::request_body::RequestBody;
-use super::shares::{CallClass, Charge, ConnectionShares, Place, RequestCharge};
+use super::shares::{CallClass, Charge, ConnectionShares, ConnectionStream, Place, RequestCharge};
 use super::state::{PipelineResponse, ServerState};
 use super::stream_record::{RecordedBody, StreamRecord, log_answer};
 use crate::authn::{Caller, StreamCredential};
 use crate::authz::rules::{self, Method};
 use crate::domain::Refusal;
 use crate::grpc::admit::stream::{StreamContext, StreamEnd};
-use crate::grpc::admit::{Api, Deadline};
+use crate::grpc::admit::{Api, CallTimes};
 use crate::grpc::status;
 use crate::random;
 use crate::server::limits;
@@ -25,6 +25,7 @@ use futures_util::FutureExt;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::Full;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::body::Body;
@@ -46,6 +47,7 @@ pub(super) struct Response {
 /// What a call holds from its start: taken without waiting, so that a call that cannot have it costs nothing else.
 pub(super) struct HeldFromStart {
     pub(super) bytes: RequestCharge,
+    stream: Option<ConnectionStream>,
     /// The place of a stream of health or reflection. Other calls take theirs when their message has been read.
     place: Option<Place>,
 }
@@ -54,6 +56,8 @@ pub(super) struct HeldFromStart {
 #[derive(Default)]
 pub(super) struct HeldByCall {
     place: Option<CallPermit>,
+    /// For a stream, which returns its place when it ends: a peer that does not read keeps it on the connection.
+    stream: Option<ConnectionStream>,
     response: Charge,
 }
 
@@ -82,11 +86,15 @@ impl Pipeline {
         call: &AdmittedCall,
     ) -> Result<HeldFromStart, Box<Status>> {
         let class = CallClass::of(call.method, call.caller.as_deref().unwrap_or(&Caller::Anonymous));
+        let stream = connection.shares.stream(class).map_err(|most| {
+            self.state.metrics.call_refused("connection_streams", class.as_str());
+            Box::new(status::connection_full(most))
+        })?;
         let bytes = connection.shares.request(size(headers));
         let bytes = bytes.map_err(|_| self.state.overloaded("request_bytes", class))?;
         let place = (class == CallClass::StandardStream).then(|| connection.shares.place(class)).transpose();
         let place = place.map_err(|_| self.state.overloaded("places", class))?;
-        Ok(HeldFromStart { bytes, place })
+        Ok(HeldFromStart { bytes, stream, place })
     }
 
     /// Responds to a request that passed the preflight.
@@ -111,14 +119,17 @@ impl Pipeline {
     }
 
     async fn dispatch(
-        mut self,
+        self,
         connection: &ConnectionState,
         request: http::Request<RequestBody>,
         AdmittedCall { method, deadline, caller }: AdmittedCall,
-        HeldFromStart { mut bytes, place }: HeldFromStart,
+        HeldFromStart { mut bytes, stream, place }: HeldFromStart,
         start: Instant,
         held: &mut HeldByCall,
     ) -> Result<PipelineResponse, Box<Status>> {
+        let times = CallTimes::new(start, deadline);
+        let commit = times.commit.clone();
+        held.stream = stream;
         let rest = async {
             let caller = match caller {
                 Some(caller) => caller,
@@ -142,7 +153,7 @@ impl Pipeline {
             // The handler. It starts with the other half of authorization: the role in the organization that the message
             // names.
             request.extensions_mut().insert(caller);
-            request.extensions_mut().insert(Deadline(deadline));
+            request.extensions_mut().insert(times.clone());
             if method.streaming.any() {
                 // A stream returns its place when it ends, whether or not its caller has read everything.
                 let context = self.state.stream_context(connection, request.headers(), place, start)?;
@@ -151,10 +162,10 @@ impl Pipeline {
                 request.extensions_mut().insert(place.clone());
                 held.place = Some(place);
             }
-            let Ok(response) = self.routes.call(request).await;
-            Ok(response)
+            answer(self.routes, request, method, &times).await
         };
-        timeout_at(deadline, rest).await.unwrap_or_else(|_| Err(Box::new(status::deadline_exceeded())))
+        let late = |_| if commit.forbid() { status::deadline_exceeded() } else { status::commit_unknown() };
+        timeout_at(deadline, rest).await.unwrap_or_else(|elapsed| Err(Box::new(late(elapsed))))
     }
 
     /// Identifies a caller whose token is not cached, and applies the method gate.
@@ -169,6 +180,25 @@ impl Pipeline {
         rules::method_gate(&method.rule, &caller).map_err(|refusal| refuse(&refusal))?;
         Ok(caller)
     }
+}
+
+/// Calls the handler. A handler waits for nothing but the datastore: if it has not answered in time and has committed
+/// nothing, the datastore is silent.
+async fn answer(
+    mut routes: Routes,
+    request: http::Request<Body>,
+    method: &Method,
+    times: &CallTimes,
+) -> Result<PipelineResponse, Box<Status>> {
+    let begin = Instant::now();
+    let mut response = pin!(routes.call(request));
+    let Ok(response) = match timeout_at(times.last_answer(method, begin), &mut response).await {
+        Ok(response) => response,
+        Err(_) if times.commit.forbid() => return Err(Box::new(times.unanswered(method, begin))),
+        // A write is committed at this moment: the deadline bounds it.
+        Err(_) => response.await,
+    };
+    Ok(response)
 }
 
 /// Reads the message of a unary call. A stream of messages is read by its handler.

@@ -204,29 +204,51 @@ pub(super) struct ConnectionShares {
     server: ServerShares,
     /// `None` for the address of a trusted proxy.
     peer: Option<Arc<PeerShares>>,
+    /// Streams of roster's methods.
+    streams: Arc<AtomicUsize>,
     /// Streams of health and reflection.
     standard_streams: Arc<AtomicUsize>,
     bytes: ByteBudgets,
 }
 
+/// A stream in the part of its connection that streams may take, until it is dropped.
+#[derive(Debug)]
+pub(super) struct ConnectionStream(Arc<AtomicUsize>);
+
+impl Drop for ConnectionStream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl ConnectionShares {
     pub(super) fn new(settings: &ServerSettings, server: ServerShares, peer: Option<Arc<PeerShares>>) -> Self {
-        Self { server, peer, standard_streams: Arc::default(), bytes: ByteBudgets::new(settings, Level::Connection) }
+        let bytes = ByteBudgets::new(settings, Level::Connection);
+        Self { server, peer, streams: Arc::default(), standard_streams: Arc::default(), bytes }
+    }
+
+    /// Counts a call of this class, if it is a stream, among the streams of the connection.
+    ///
+    /// # Errors
+    /// The limit, if the connection has as many of these streams as it may have.
+    pub(super) fn stream(&self, class: CallClass) -> Result<Option<ConnectionStream>, usize> {
+        let (streams, most) = match class {
+            CallClass::Stream => (&self.streams, limits::STREAM_CALLS_PER_CONNECTION),
+            CallClass::StandardStream => (&self.standard_streams, limits::STANDARD_STREAMS_PER_CONNECTION),
+            CallClass::Check | CallClass::Read | CallClass::Write | CallClass::Anonymous | CallClass::Standard => {
+                return Ok(None);
+            }
+        };
+        if take_one(streams, most) { Ok(Some(ConnectionStream(streams.clone()))) } else { Err(most) }
     }
 
     /// Takes a place for a call.
     ///
     /// # Errors
-    /// [`Refusal::Overloaded`] if the pool has none, or if the peer address or the connection has its share.
+    /// [`Refusal::Overloaded`] if the pool has none, or if the peer address has its share.
     pub(super) fn place(&self, class: CallClass) -> Result<Place, Refusal> {
         let pool = self.server.pool(class);
-        let mut place = Place { class, pool: None, peer: None, connection: None };
-        if class == CallClass::StandardStream {
-            if !take_one(&self.standard_streams, limits::STANDARD_STREAMS_PER_CONNECTION) {
-                return Err(Refusal::Overloaded);
-            }
-            place.connection = Some(self.standard_streams.clone());
-        }
+        let mut place = Place { class, pool: None, peer: None };
         if let Some(peer) = &self.peer {
             if !take_one(&peer.taken[class as usize], pool.share) {
                 return Err(Refusal::Overloaded);
@@ -274,7 +296,6 @@ pub(super) struct Place {
     class: CallClass,
     pool: Option<Arc<PlacePool>>,
     peer: Option<Arc<PeerShares>>,
-    connection: Option<Arc<AtomicUsize>>,
 }
 
 impl Drop for Place {
@@ -284,9 +305,6 @@ impl Drop for Place {
         }
         if let Some(peer) = &self.peer {
             peer.taken[self.class as usize].fetch_sub(1, Ordering::Relaxed);
-        }
-        if let Some(connection) = &self.connection {
-            connection.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

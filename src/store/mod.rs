@@ -60,9 +60,12 @@ pub enum StoreError {
     /// changed.
     #[error("the datastore has no schema or an outdated one: run `roster migrate`")]
     Unmigrated(#[source] Arc<sqlx::Error>),
-    /// A statement or a lock took longer than the request allows. Nothing was changed.
+    /// A statement, a lock or a queue took longer than the request allows. Nothing was changed.
     #[error("the datastore took too long")]
     Timeout(#[source] Option<Arc<sqlx::Error>>),
+    /// Postgres has not answered within a limit of roster. Nothing was changed.
+    #[error("the datastore did not answer in time")]
+    Silent,
     /// A conflict with another transaction (serialization failure or deadlock). The transaction can be run again.
     #[error("the transaction conflicted with another one")]
     Contention(#[source] Arc<sqlx::Error>),
@@ -116,7 +119,12 @@ impl StoreError {
     pub fn is_outage(&self) -> bool {
         matches!(
             self,
-            Self::Unavailable(_) | Self::NotConnected(_) | Self::Unusable(_) | Self::Timeout(_) | Self::Behind
+            Self::Unavailable(_)
+                | Self::NotConnected(_)
+                | Self::Unusable(_)
+                | Self::Timeout(_)
+                | Self::Silent
+                | Self::Behind
         )
     }
 }
@@ -152,7 +160,7 @@ impl From<Invalid> for StoreError {
 /// Waits for Postgres, for at most this time. A connection whose statement did not end must not be finished as `Ok`.
 ///
 /// # Errors
-/// [`StoreError::Timeout`], or the error of the statements.
+/// [`StoreError::Silent`], or the error of the statements.
 pub async fn in_time<T, E>(
     limit: Duration,
     statements: impl Future<Output = Result<T, E>> + Send,
@@ -160,5 +168,5 @@ pub async fn in_time<T, E>(
 where
     StoreError: From<E>,
 {
-    Ok(timeout(limit, statements).await.map_err(|_| StoreError::Timeout(None))??)
+    Ok(timeout(limit, statements).await.map_err(|_| StoreError::Silent)??)
 }

@@ -277,7 +277,7 @@ impl Pool {
     /// # Errors
     /// If no host of the datastore is a primary that answers.
     pub async fn listen(&self, channel: &str) -> Result<PgListener, StoreError> {
-        let mut outcome = Err(StoreError::Timeout(None));
+        let mut outcome = Err(StoreError::Silent);
         for host in self.0.url.hosts() {
             let listener = async {
                 let one = PgPoolOptions::new().max_connections(1).acquire_timeout(limits::CONNECT);
@@ -288,7 +288,7 @@ impl Pool {
                 listener.listen(channel).await?;
                 Ok(listener)
             };
-            outcome = timeout(limits::CONNECT, listener).await.unwrap_or(Err(StoreError::Timeout(None)));
+            outcome = timeout(limits::CONNECT, listener).await.unwrap_or(Err(StoreError::Silent));
             if outcome.is_ok() {
                 break;
             }
@@ -326,7 +326,7 @@ impl Pool {
 /// # Errors
 /// If Postgres does not answer in time, or is no longer a primary that can write.
 pub async fn check_listener(listener: &mut PgListener) -> Result<(), StoreError> {
-    timeout(limits::SESSION_CHECK, session::check(listener)).await.unwrap_or(Err(StoreError::Timeout(None)))
+    timeout(limits::SESSION_CHECK, session::check(listener)).await.unwrap_or(Err(StoreError::Silent))
 }
 
 /// A borrowed connection, returned to the pool by [`PooledConnection::finish`] or by dropping it.

@@ -74,7 +74,7 @@ const FACTS: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_re
 /// # Errors
 /// The error of the last host, if no host is a primary that answers.
 pub(super) async fn open(url: &DatastoreUrl, purpose: SessionUse) -> Result<PgConnection, StoreError> {
-    let mut outcome = Err(StoreError::Timeout(None));
+    let mut outcome = Err(StoreError::Silent);
     for host in url.hosts() {
         let session = async {
             let mut connection = connect(host).await?;

@@ -5,6 +5,7 @@ use crate::harness::raw::{self, Answer, Call};
 use crate::harness::{Database, Server, organization};
 use http::Method;
 use prost::Message;
+use roster::authz::rules::{METHODS, STANDARD_METHODS};
 use roster::domain::Scope;
 use roster::grpc::pb;
 use roster::server::ServerSettings;
@@ -274,6 +275,23 @@ async fn health_and_reflection_are_public_and_verify_no_credential() {
         let bad = Call::grpc(path, &[]).bearer("x.y.z");
         let answer = raw::send(server.address, bad).await;
         assert_eq!((answer.http_status, &answer.reason), (200, &None), "{path}");
+    }
+}
+
+/// A read changes nothing, and a write whose message has not arrived has not begun.
+#[tokio::test]
+async fn a_call_that_times_out_before_a_commit_reports_that_nothing_was_changed() {
+    let server = Server::start().await;
+    let token = server.service_token("root", &[Scope::Operator]);
+    let calls = METHODS.iter().chain(&STANDARD_METHODS).filter(|method| !method.streaming.client).map(|method| {
+        let call = Call { body: vec![0, 0, 0, 0, 9, 1], ..Call::grpc(method.path, &[]) };
+        let call = call.bearer(&token).with("grpc-timeout", "300m");
+        async move { (method, raw::send_unfinished(server.address, call).await) }
+    });
+    for (method, answer) in futures_util::future::join_all(calls).await {
+        let status = answer.status().unwrap_or_else(|| panic!("{}: {answer:?}", method.path));
+        assert_eq!(answer.reason.as_deref(), Some("DEADLINE_EXCEEDED"), "{}: {status:?}", method.path);
+        assert!(status.message().contains("nothing was changed"), "{}: {status:?}", method.path);
     }
 }
 

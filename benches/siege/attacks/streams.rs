@@ -5,13 +5,13 @@ use super::{Tally, Target, framed};
 use roster::grpc::pb;
 use std::sync::Arc;
 
-/// Four connections of 256 streams with one service key, each with a thousand questions.
+/// Eight connections with all the streams that one may have, with one service key. Each stream has a thousand questions.
 pub(super) fn checks(target: &Target, tally: &Arc<Tally>) {
     let (organization, user_id) = target.membership.clone();
     let question = framed(&pb::StreamChecksRequest { organization, user_id, ..Default::default() });
     let path = "/roster.v1.CheckService/StreamChecks";
     let calls = Calls::new(path, &target.check_key, question.repeat(1000));
-    Calls { ends: false, window: 0, refills: false, ..calls }.start(target, tally);
+    Calls { connections: 8, streams: 128, ends: false, window: 0, refills: false, ..calls }.start(target, tally);
 }
 
 /// One connection whose exports wait for its windows, and which asks again when they are ended.

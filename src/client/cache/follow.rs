@@ -252,3 +252,22 @@ impl PingHistory {
         u64::try_from(ping).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+    use tonic::Code;
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    #[test]
+    fn a_watch_that_was_read_too_slowly_goes_on_from_its_cursor() {
+        let end = |code, reason: &str| {
+            let details = ErrorDetails::with_error_info(reason, "roster", HashMap::<String, String>::new());
+            FollowEnd::from(Status::with_error_details(code, "", details))
+        };
+        let slow = end(Code::Aborted, "SLOW_READER");
+        assert!(!slow.needs_export && slow.error.reason() == Some(ErrorReason::SlowReader));
+        assert!(end(Code::OutOfRange, "CURSOR_EXPIRED").needs_export);
+    }
+}

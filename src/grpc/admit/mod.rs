@@ -12,6 +12,7 @@
 //! let result = self.roster().invite(call.access, meta, input).await?;
 //! ```
 
+mod deadline;
 pub mod sealed;
 pub mod shape;
 pub mod stream;
@@ -25,18 +26,15 @@ use crate::authz::decide::{self, Access, Requirement};
 use crate::authz::rules::{self, AllowedCallers};
 use crate::domain::{OrganizationRef, Refusal};
 use crate::grpc::limits;
-use crate::service::write::{Meta, WriteResult};
+use crate::service::write::{CommitState, Meta, WriteResult};
 use crate::service::{AnswerSource, CallPermit, Freshness, Roster, ServiceError};
+pub use deadline::CallTimes;
 use sealed::Sealed;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
-
-/// The moment at which the caller stops waiting: a request extension, set by the pipeline from `grpc-timeout`.
-#[derive(Debug, Clone, Copy)]
-pub struct Deadline(pub Instant);
 
 /// The gRPC services: they admit each call and pass it on to [`Roster`].
 #[derive(Debug, Clone)]
@@ -47,7 +45,9 @@ pub struct Api {
 /// What the pipeline knows about a call. Where the pipeline is missing, the caller is anonymous.
 struct CallContext {
     caller: Caller,
+    /// The moment at which the statements of a write end.
     deadline: Instant,
+    commit: CommitState,
     permit: Option<CallPermit>,
 }
 
@@ -55,10 +55,10 @@ impl CallContext {
     fn of<M>(request: &Request<M>) -> Self {
         let caller = request.extensions().get::<Arc<Caller>>();
         let caller = caller.map_or(Caller::Anonymous, |caller| Caller::clone(caller));
-        let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
-        let deadline = deadline.unwrap_or_else(|| Instant::now() + limits::DEADLINE);
+        let times = request.extensions().get::<CallTimes>().cloned();
+        let times = times.unwrap_or_else(|| CallTimes::new(Instant::now(), Instant::now() + limits::DEADLINE));
         let permit = request.extensions().get::<CallPermit>().cloned();
-        Self { caller, deadline, permit }
+        Self { caller, deadline: times.statements_end(), commit: times.commit, permit }
     }
 }
 
@@ -313,6 +313,7 @@ impl<M: WriteRequest> WriteMessage<M> {
             fingerprint: fingerprint(message),
             validate_only: message.validate_only(),
             deadline: context.deadline,
+            commit: context.commit.clone(),
             permit: context.permit.clone(),
         };
         Ok((input, meta))

@@ -137,6 +137,11 @@ impl StreamPermit {
         }
     }
 
+    /// The deadline of the caller, if the request has one.
+    pub(in crate::grpc) fn until(&self) -> Option<Instant> {
+        self.context.until
+    }
+
     /// The caller and the connection, for the turns of exports.
     pub(in crate::grpc) fn export_origin(&self) -> ExportOrigin {
         ExportOrigin { caller: self.caller.clone(), connection: self.context.budget.number() }

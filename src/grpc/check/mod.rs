@@ -94,7 +94,8 @@ impl CheckService for Api {
         request: Request<Streaming<Sealed<pb::StreamChecksRequest>>>,
     ) -> Result<Response<Self::StreamChecksStream>, Status> {
         let (requests, permit) = self.admit_streams(request).await?;
-        Ok(permit.poll(CheckStream::new(self.roster().clone(), requests)))
+        let checks = CheckStream::new(self.roster().clone(), requests, permit.until());
+        Ok(permit.poll(checks))
     }
 
     type WatchMembershipsStream = PushStream<pb::WatchMembershipsResponse>;

@@ -6,10 +6,10 @@
 //! behind it, and goes to the datastore as one batch; questions that arrive while the batch is under way become the next
 //! one. The number of unanswered questions is bounded: HTTP/2 flow control holds the rest back at the caller.
 
-use crate::grpc::admit::read;
 use crate::grpc::admit::stream::{MessageSource, RequestStream};
+use crate::grpc::admit::{CallTimes, read};
 use crate::grpc::decode::check as decode;
-use crate::grpc::{convert, limits, pb, status};
+use crate::grpc::{CHECK, convert, limits, pb, status};
 use crate::service::checks::{Check, CheckAnswer};
 use crate::service::consistency_token::ConsistencyToken;
 use crate::service::{Freshness, Roster};
@@ -18,6 +18,7 @@ use pb::stream_checks_response::Outcome;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::codegen::tokio_stream::Stream;
 
@@ -25,6 +26,8 @@ use tonic::codegen::tokio_stream::Stream;
 pub struct CheckStream {
     roster: Roster,
     requests: RequestStream<pb::StreamChecksRequest>,
+    /// The deadline of the caller, if the request has one.
+    until: Option<Instant>,
     /// Questions that were read and cannot be answered yet, in order.
     queue: Vec<QueuedCheck>,
     /// The batch under way, and its number of questions.
@@ -46,9 +49,13 @@ enum QueuedCheck {
 type BatchFuture = Pin<Box<dyn Future<Output = Vec<pb::StreamChecksResponse>> + Send>>;
 
 impl CheckStream {
-    pub(super) fn new(roster: Roster, requests: RequestStream<pb::StreamChecksRequest>) -> Self {
+    pub(super) fn new(
+        roster: Roster,
+        requests: RequestStream<pb::StreamChecksRequest>,
+        until: Option<Instant>,
+    ) -> Self {
         let answers = Vec::new().into_iter();
-        Self { roster, requests, queue: Vec::new(), batch: None, answers, end: None }
+        Self { roster, requests, until, queue: Vec::new(), batch: None, answers, end: None }
     }
 
     /// Answers a question from the replica where that is possible.
@@ -111,19 +118,27 @@ impl Stream for CheckStream {
             }
             let queue = std::mem::take(&mut self.queue);
             let count = queue.len();
-            self.batch = Some((Box::pin(answer_batch(self.roster.clone(), queue)), count));
+            self.batch = Some((Box::pin(answer_batch(self.roster.clone(), queue, self.until)), count));
         }
     }
 }
 
-/// Answers the queue at once: the questions for the datastore go there together.
-async fn answer_batch(roster: Roster, queue: Vec<QueuedCheck>) -> Vec<pb::StreamChecksResponse> {
+/// Answers the queue at once: the questions for the datastore go there together. They wait as single checks do.
+async fn answer_batch(
+    roster: Roster,
+    queue: Vec<QueuedCheck>,
+    until: Option<Instant>,
+) -> Vec<pb::StreamChecksResponse> {
+    let now = Instant::now();
+    let times = CallTimes::new(now, until.unwrap_or(now + limits::DEADLINE));
+    let end = times.last_answer(CHECK, now);
     let answer = |check| async {
         match check {
             QueuedCheck::Answered(answer) => answer,
-            QueuedCheck::Question(check, freshness) => match roster.check(&check, &freshness).await {
-                Ok((answer, token)) => response(&answer, &token),
-                Err(error) => error_response(&Status::from(error)),
+            QueuedCheck::Question(check, freshness) => match timeout_at(end, roster.check(&check, &freshness)).await {
+                Ok(Ok((answer, token))) => response(&answer, &token),
+                Ok(Err(error)) => error_response(&Status::from(error)),
+                Err(_) => error_response(&times.unanswered(CHECK, now)),
             },
         }
     };

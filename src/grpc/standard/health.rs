@@ -2,6 +2,8 @@
 //!
 //! All services of roster and the server itself (the empty name) have the same status: each of them needs Postgres.
 
+use super::messages::health_check_response::ServingStatus;
+use super::messages::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
 use super::servers::health::health_server;
 use crate::authz::rules;
 use crate::grpc::admit::stream::StreamContext;
@@ -13,8 +15,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status, async_trait};
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 /// What a server reports about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +90,13 @@ impl health_server::Health for Health {
             return Err(Status::not_found("no service of this name is served here"));
         }
         Ok(Response::new(response(self.0.borrow().of(true))))
+    }
+
+    async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
+        let status = response(self.0.borrow().of(true));
+        let services = rules::METHODS.iter().map(|method| method.service).chain([""]);
+        let statuses = services.map(|service| (service.to_owned(), status)).collect();
+        Ok(Response::new(HealthListResponse { statuses }))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
@@ -174,6 +181,22 @@ mod tests {
     async fn status(watch: &mut WatchStream) -> Option<Result<ServingStatus, Code>> {
         let item = watch.next().await?;
         Some(item.map(|response| response.status()).map_err(|status| status.code()))
+    }
+
+    #[tokio::test]
+    async fn a_list_has_the_server_and_every_service_with_the_present_status() {
+        let health = Health::new();
+        for (state, expected) in [
+            (HealthState::NotServing, ServingStatus::NotServing),
+            (HealthState::Serving, ServingStatus::Serving),
+            (HealthState::Stopping, ServingStatus::NotServing),
+        ] {
+            health.report(state);
+            let list = health.list(Request::new(HealthListRequest {})).await.unwrap().into_inner().statuses;
+            assert!(list.len() > 2 && list.keys().all(|service| is_known(service)) && list.contains_key(""));
+            assert!(rules::METHODS.iter().all(|method| list.contains_key(method.service)));
+            assert!(list.values().all(|answer| answer.status() == expected), "{list:?}");
+        }
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ impl Reflection {
     pub fn new() -> Result<Self, DescriptorError> {
         let index = DescriptorIndex::read(&[
             FILE_DESCRIPTOR_SET,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            super::messages::FILE_DESCRIPTOR_SET,
             v1::FILE_DESCRIPTOR_SET,
             v1alpha::FILE_DESCRIPTOR_SET,
         ])?;

@@ -21,7 +21,7 @@ pub(in crate::grpc) async fn watch(
     sender: StreamSender<pb::WatchMembershipsResponse>,
 ) -> Result<(), Status> {
     let first = timeout(limits::DEADLINE, requests.next()).await.map_err(|_| status::deadline_exceeded())??;
-    let first = first.ok_or_else(status::malformed)?;
+    let first = first.ok_or_else(status::no_first_message)?;
     let input = read(|fields| decode::watch(&first, fields))?;
     let organization = WatchScope::find(&roster, input.organization.as_ref()).await?;
     let scope = WatchScope { organization, user: input.user, kind: input.kind };

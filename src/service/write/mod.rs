@@ -6,6 +6,7 @@
 //! locked rows; make the changes and their events; append to the change log, last; commit. The transaction runs in a
 //! separate task, so a caller who hangs up leaves no transaction open. Postgres ends a statement that outlives the deadline.
 
+mod commit_state;
 pub(super) mod preconditions;
 pub(super) mod queue;
 pub(super) mod unit_of_work;
@@ -21,12 +22,14 @@ use crate::service::limits;
 use crate::store::events::Cause;
 use crate::store::requests::{self, RequestKey, StoredAnswer};
 use crate::store::{StoreError, memberships, transaction, users};
+pub use commit_state::CommitState;
 use queue::QueueKey;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 use std::future::Future;
+use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 use unit_of_work::UnitOfWork;
@@ -43,8 +46,10 @@ pub struct Meta {
     pub fingerprint: [u8; 32],
     /// Whether the write is only validated: everything is checked, nothing is changed.
     pub validate_only: bool,
-    /// The moment at which the caller stops waiting.
+    /// The moment at which the statements of the write end: before the caller stops waiting, so that the answer arrives.
     pub deadline: Instant,
+    /// Whether the call has begun to commit.
+    pub commit: CommitState,
     /// The call's place among the calls under way. The write keeps it until it has ended, even if its caller hangs up.
     pub permit: Option<CallPermit>,
 }
@@ -53,7 +58,15 @@ impl Meta {
     /// The meta of a write that roster makes itself.
     #[must_use]
     pub fn own(deadline: Instant) -> Self {
-        Self { reason: None, request_id: None, fingerprint: [0; 32], validate_only: false, deadline, permit: None }
+        Self {
+            reason: None,
+            request_id: None,
+            fingerprint: [0; 32],
+            validate_only: false,
+            deadline,
+            commit: CommitState::default(),
+            permit: None,
+        }
     }
 
     fn key(&self, caller: &Caller) -> Option<RequestKey> {
@@ -69,6 +82,21 @@ impl Meta {
 
     fn in_time(&self) -> Result<(), StoreError> {
         if Instant::now() < self.deadline { Ok(()) } else { Err(StoreError::Timeout(None)) }
+    }
+
+    /// Begins the commit, unless the deadline has passed or the call was answered.
+    fn begin_commit(&self) -> Result<(), StoreError> {
+        self.in_time()?;
+        if self.commit.begin() { Ok(()) } else { Err(StoreError::Silent) }
+    }
+
+    /// The error of a transaction that Postgres does not answer any more.
+    fn unanswered(&self) -> StoreError {
+        if self.commit.has_begun() {
+            StoreError::CommitUnknown(Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+        } else {
+            StoreError::Silent
+        }
     }
 
     fn cause(&self, caller: Option<&Caller>) -> Cause {
@@ -201,7 +229,15 @@ impl Roster {
     ) -> Result<WriteResult<C::Answer>, ServiceError> {
         let roster = self.clone();
         // Boxed, because the future is large and would be moved several times before it runs.
-        let run = Box::pin(async move { roster.attempts(caller, meta, change).await });
+        let run = Box::pin(async move {
+            match roster.attempts(caller, meta, change).await {
+                // A write that has waited for others, while Postgres answered none of them.
+                Err(ServiceError::Store(StoreError::Timeout(None))) if !roster.replica.is_answered() => {
+                    Err(StoreError::Silent.into())
+                }
+                outcome => outcome,
+            }
+        });
         let task = self.writes.spawn_on(run.in_current_span(), self.pool.runtime());
         task.await.unwrap_or_else(|join| {
             tracing::error!(error = &join as &dyn std::error::Error, "a write panicked");
@@ -277,7 +313,7 @@ impl Roster {
         let Ok(outcome) = timeout_at(meta.deadline + limits::WRITE_GRACE, transaction).await else {
             // Postgres does not answer: whatever is open on the connection ends with it.
             connection.close();
-            return Err(StoreError::Timeout(None).into());
+            return Err(meta.unanswered().into());
         };
         // A refused write has been rolled back, and its connection is clean.
         let outcome = match outcome {
@@ -308,7 +344,8 @@ async fn transaction<C: Change>(
     let mut tx = transaction::begin_write(connection, meta.deadline.saturating_duration_since(Instant::now())).await?;
     let outcome = steps(&mut tx, token, caller, meta, change).await;
     // Postgres bounds each statement, not their sum: a write that is past its deadline by now is not committed.
-    match outcome.and_then(|written| meta.in_time().map(|()| written).map_err(ServiceError::from)) {
+    let may_end = if meta.validate_only { Meta::in_time } else { Meta::begin_commit };
+    match outcome.and_then(|written| may_end(meta).map(|()| written).map_err(ServiceError::from)) {
         Ok(mut written) if meta.validate_only => {
             transaction::check_constraints(&mut tx).await?;
             tx.rollback().await?;

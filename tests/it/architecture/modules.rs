@@ -68,7 +68,6 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tonic", &["grpc", "server", "client"]),
     ("tonic_types", &["grpc", "client"]),
     ("tonic_prost", &["grpc"]),
-    ("tonic_health", &["grpc"]),
     ("tonic_reflection", &["grpc"]),
     ("hyper", &["server"]),
     ("hyper_util", &["server"]),

@@ -5,13 +5,14 @@ mod network;
 mod pooler;
 mod read_only;
 mod rigs;
+mod silent;
 mod standby;
 mod url;
 
 use crate::harness::samples::{self, SampleCaller, Target, Write};
 use crate::harness::{IssuedInvitation, Server, reason};
 use roster::authn::mint::ClaimSet;
-use roster::authz::rules::METHODS;
+use roster::authz::rules::{METHODS, Method};
 use roster::domain::Scope;
 use roster::grpc::pb;
 use roster::grpc::pb::consistency::Requirement;
@@ -57,9 +58,8 @@ fn check(organization: &str, user: &str, requirement: Option<Requirement>) -> pb
     pb::CheckMembershipRequest { consistency, ..crate::harness::is_member(organization, user) }
 }
 
-/// Calls every method of roster with a valid request, and asserts that each is refused because the datastore is
-/// unavailable. Each call ends in time, the streams too.
-async fn assert_every_method_is_unavailable(server: &Server, organization: &str) {
+/// A valid request of every method of roster, with the bearer token of its caller.
+fn sample_calls(server: &Server, organization: &str) -> Vec<(&'static Method, String, Vec<u8>)> {
     let with_address = |id: &str| {
         let email = Some(format!("{id}@example.com"));
         server.mint(&ClaimSet { email, email_verified: Some(true), ..Server::claims(id) })
@@ -73,7 +73,7 @@ async fn assert_every_method_is_unavailable(server: &Server, organization: &str)
         delivery: pb::InvitationDelivery::Token,
         ..Target::default()
     };
-    let calls = METHODS.iter().map(|method| {
+    let call = |method| {
         let (caller, message) = samples::sample(method, &target, &Write::fresh()).unwrap();
         let token = match caller {
             SampleCaller::Owner => server.mint(&Server::claims("ada")),
@@ -81,10 +81,17 @@ async fn assert_every_method_is_unavailable(server: &Server, organization: &str)
             SampleCaller::Operator => server.service_token("root", &[Scope::Operator]),
             SampleCaller::Invitee => with_address("ivy"),
         };
-        async move {
-            let call = samples::call(server.channel(), &token, method.path, message);
-            (method.path, timeout(CALL_TIMEOUT, call).await)
-        }
+        (method, token, message)
+    };
+    METHODS.iter().map(call).collect()
+}
+
+/// Calls every method of roster with a valid request, and asserts that each is refused because the datastore is
+/// unavailable. Each call ends in time, the streams too.
+async fn assert_every_method_is_unavailable(server: &Server, organization: &str) {
+    let calls = sample_calls(server, organization).into_iter().map(async |(method, token, message)| {
+        let call = samples::call(server.channel(), &token, method.path, message);
+        (method.path, timeout(CALL_TIMEOUT, call).await)
     });
     for (path, answer) in futures_util::future::join_all(calls).await {
         let answer = answer.unwrap_or_else(|_| panic!("{path} did not end"));

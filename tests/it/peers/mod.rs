@@ -15,6 +15,7 @@ mod sizes;
 mod slow_bodies;
 mod standard;
 mod stop;
+mod stream_share;
 mod streams;
 mod timeouts;
 mod unread;

@@ -61,7 +61,8 @@ impl Session {
         *request.headers_mut() = call.headers.clone();
         let mut ready = soon(self.send.clone().ready()).await.unwrap();
         let (response, mut body) = ready.send_request(request, false).unwrap();
-        body.send_data(call.body.clone().into(), whole).unwrap();
+        // The server may have refused the call by its headers before.
+        let _ = body.send_data(call.body.clone().into(), whole);
         StartedCall { response, body }
     }
 }

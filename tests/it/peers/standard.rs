@@ -5,8 +5,9 @@ use crate::harness::{Database, Server};
 use prost::Message;
 use prost_reflect::DescriptorPool;
 use prost_types::FileDescriptorProto;
+use roster::authz::rules::METHODS;
 use roster::server::ServerSettings;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -26,7 +27,8 @@ use tonic_reflection::pb::{v1, v1alpha};
 const SOON: Duration = Duration::from_secs(10);
 /// The drain time of a server that stops. Longer than [`SOON`]: a stop that takes it has waited for a stream.
 const DRAIN: Duration = Duration::from_secs(40);
-const HEALTH: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+const HEALTH: [&str; 3] =
+    ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List"];
 const REFLECTION: [&str; 2] = [
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
@@ -100,6 +102,31 @@ async fn a_stop_does_not_wait_for_health_watches_or_reflection_streams() {
         assert_stopping(next(&mut watch).await);
     }
     assert_stopping(reflection.next().await);
+}
+
+/// `grpc.health.v1.HealthListResponse`, which the crate of tonic lacks.
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthList {
+    #[prost(btree_map = "string, message", tag = "1")]
+    statuses: BTreeMap<String, HealthCheckResponse>,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_list_of_health_agrees_with_each_check() {
+    let server = Server::start().await;
+    let answer = raw::send_whole(server.address, Call::grpc(HEALTH[2], &[])).await;
+    assert_eq!(answer.grpc_status, Some(0), "{answer:?}");
+    let list = HealthList::decode(answer.message()).unwrap().statuses;
+    let services: BTreeSet<&str> = METHODS.iter().map(|method| method.service).chain([""]).collect();
+    assert_eq!(list.keys().map(String::as_str).collect::<BTreeSet<_>>(), services);
+    let mut health = HealthClient::new(server.channel());
+    for (service, status) in list {
+        assert_eq!(health.check(HealthCheckRequest { service }).await.unwrap().into_inner(), status);
+    }
+    // Reflection shows the method, so that a tool can call it.
+    let mut reflection = Reflection::open(&server).await;
+    let file = &reflection.files(symbol("grpc.health.v1.Health.List")).await[0];
+    assert!(file.message_type.iter().any(|message| message.name() == "HealthListResponse"));
 }
 
 /// A message of 4 KiB is read, and a larger one is refused before it arrives: a frame that declares its length is

@@ -171,7 +171,7 @@ async fn an_unread_stream_of_checks_is_ended_and_frees_its_place() {
         assert!(open_other(&server).await.is_err(), "the place is taken");
         until_free(&server).await;
         let (_, status) = stream.read_rest().await;
-        assert_eq!(refused::<()>(Err(status)), (Code::ResourceExhausted, "SLOW_READER".to_owned()), "{window}");
+        assert_eq!(refused::<()>(Err(status)), (Code::Aborted, "SLOW_READER".to_owned()), "{window}");
     }
 }
 
@@ -314,7 +314,7 @@ async fn every_cause_ends_a_stream_that_no_transport_polls() {
         assert_eq!(call.end().await, (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".to_owned()), "{method}");
 
         let call = UnpolledCall::open(&server, method, &token, Duration::from_millis(100), None).await;
-        assert_eq!(call.end().await, (Code::ResourceExhausted, "SLOW_READER".to_owned()), "{method}");
+        assert_eq!(call.end().await, (Code::Aborted, "SLOW_READER".to_owned()), "{method}");
     }
     let expired = METHODS.map(async |method| {
         let call = UnpolledCall::open(&server, method, &expiring_token(&server, "backend", 2), PATIENT, None).await;
@@ -397,7 +397,7 @@ async fn an_unread_export_or_watch_holds_few_bytes() {
         until_free(&server).await;
         server.database.assert_no_open_transactions().await;
         let (size, status) = unread.read_rest().await;
-        assert_eq!(refused::<()>(Err(status)), (Code::ResourceExhausted, "SLOW_READER".to_owned()), "{method}");
+        assert_eq!(refused::<()>(Err(status)), (Code::Aborted, "SLOW_READER".to_owned()), "{method}");
         assert!(size < 256 * 1024, "{method}: {size} bytes waited");
     }
 }

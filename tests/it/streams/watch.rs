@@ -333,7 +333,9 @@ async fn later_requests_can_only_ping() {
     drop(sender);
     let requests = tonic::codegen::tokio_stream::wrappers::ReceiverStream::new(requests);
     let answer = clients.checks.clone().watch_memberships(requests).await.unwrap().into_inner().message().await;
-    assert_refused(answer, Code::InvalidArgument, "MALFORMED_MESSAGE");
+    let status = answer.unwrap_err();
+    assert!(status.message().contains("first message"), "{status:?}");
+    assert_refused::<()>(Err(status), Code::InvalidArgument, "INVALID_REQUEST");
 }
 
 async fn run(database: &Database, statement: &'static str) {
