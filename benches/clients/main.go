@@ -1,8 +1,8 @@
 // Command clients is a load generator of the figure `clients`: it asks CheckMembership through grpc-go, as backends do,
-// and checks every answer. benches/figures builds it, starts it on a core of its own and measures the server meanwhile.
+// and checks every answer. benches/figures builds it, starts it on the core without the server and measures the server.
 //
-// It has the interface of the bench's own generator. The parameters are JSON in ROSTER_BENCH_LOAD. It prints `warm` when
-// the measurement starts, and the results as JSON at the end. A failed call and a wrong answer end it.
+// It has the interface of the Rust generator. The parameters are JSON in ROSTER_BENCH_LOAD. It prints `warm` when the
+// measurement starts, and the results as JSON at the end. A failed call and a wrong answer end it.
 package main
 
 import (

@@ -61,7 +61,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects. Every call of the connection has these headers, and this one with a value of its own. `number` is the
+    /// Connects. Every call of the connection has these headers, and this one with another value. `number` is the
     /// number of the connection.
     pub(crate) fn open(address: &str, headers: &[(&str, &str)], call_header: CallHeader, number: u32) -> Self {
         let socket = TcpStream::connect(address).unwrap();
