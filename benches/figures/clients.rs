@@ -75,7 +75,7 @@ fn of_shape(
             format_figures(&check),
             format!("echo: {}; without headers {:.2} µs CPU", format_figures(&echo), bare.cpu),
             Some(echo.cpu / check.cpu),
-            *target,
+            target,
         )
     });
     rows.collect()
