@@ -14,6 +14,9 @@ pub const CACHE_STALENESS: Duration = Duration::from_secs(1);
 pub const CACHE_PING: Duration = Duration::from_millis(250);
 /// Unanswered pings that the client remembers: those of a minute. Older ones could no longer renew the lease.
 pub const CACHE_PINGS: usize = 256;
+/// Changes of one write that the client collects before it applies them together; for a larger write it exports again. They
+/// take about 100 MB, and the largest writes have some thousands.
+pub const CACHE_WRITE_CHANGES: usize = 200_000;
 /// Silence after which the client treats a watch as dead. The server sends a checkpoint every second.
 pub const CACHE_SILENCE: Duration = Duration::from_secs(3);
 /// Silence after which the client treats an export as dead: the server may spend `EXPORT_BUCKET` on one bucket.

@@ -12,6 +12,7 @@ use crate::domain::{Invitation, InvitationState, MailState, Recipient, Role};
 use crate::service::AnswerSource;
 use crate::service::checks::CheckAnswer;
 use crate::service::invitations::InvitationPreview;
+use prost::{Message, length_delimiter_len};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
@@ -33,6 +34,12 @@ impl Viewer {
     fn sees(&self, user: &UserId) -> bool {
         self.reads_members || self.user.as_ref() == Some(user)
     }
+}
+
+/// The bytes that an item of a list takes in its message, in a field with a number below 16.
+pub(super) fn field_bytes(item: &impl Message) -> usize {
+    let bytes = item.encoded_len();
+    1 + length_delimiter_len(bytes) + bytes
 }
 
 /// A timestamp, to the nanosecond.

@@ -10,8 +10,14 @@ pub const EVENT_TYPES: usize = 20;
 pub const PAGE_SIZE_DEFAULT: u32 = 50;
 /// Items on a page at most; a request for more gets this many (AIP-158).
 pub const PAGE_SIZE_MAX: u32 = 1_000;
-/// The encoded size of a page, in bytes. A page ends early rather than exceed it: most clients receive at most 4 MiB.
+/// The encoded size of the largest message that the server sends, a page of a list or a message of a watch, in bytes: most
+/// clients receive at most 4 MiB. A page ends early rather than exceed it.
 pub const PAGE_BYTES: usize = 3 * 1024 * 1024;
+/// The encoded size of the items in such a message, in bytes. The rest is for its page token or cursor, which has at most
+/// half of it.
+pub const ITEMS_BYTES: usize = PAGE_BYTES - 16 * 1024;
+/// Maximum length of a page token, in characters. The protos state it.
+pub const PAGE_TOKEN_CHARACTERS: usize = 2 * 1024;
 /// Violations in one error. More than 150 no longer fit the HTTP/2 header list of common clients; a reader needs no more
 /// than twenty.
 pub const VIOLATIONS: usize = 20;
@@ -48,7 +54,8 @@ pub const CHUNK_BYTES: usize = 64 * 1024;
 pub const EXPORT_STALL: Duration = Duration::from_secs(2);
 /// Questions of one `StreamChecks` call that are read before their answers are taken.
 pub const QUESTIONS_IN_FLIGHT: usize = 1024;
-/// Rows that a watch converts before it compares its message with [`CHUNK_BYTES`].
+/// Rows of the change log whose events a watch finds at once. Beside the values in them, which have their own limit, events
+/// have at most 3 kB: an id, a reason, names.
 pub const WATCH_ROWS: usize = 64;
 /// The size of a request message of health and reflection, in bytes. The longest name in the protos has under 100.
 pub const STANDARD_MESSAGE_BYTES: usize = 4 * 1024;

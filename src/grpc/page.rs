@@ -3,6 +3,7 @@
 //! A page token is opaque: a version byte, a hash of the request that it belongs to, and the key of the last row of the
 //! page; base64url. It grants nothing: it only says where to continue.
 
+use super::convert::field_bytes;
 use super::decode::{FieldReader, InvalidFields};
 use crate::domain::Invalid;
 use crate::grpc::limits;
@@ -16,6 +17,8 @@ const VERSION: u8 = 1;
 const HASH_BYTES: usize = 8;
 /// A page token before base64url, in bytes: a name of 200 characters of four bytes each, an id and the header fit.
 const TOKEN_BYTES: usize = 1024;
+// The protos state the length of a page token, in characters: callers store it.
+const _: () = assert!((TOKEN_BYTES * 4).div_ceil(3) <= limits::PAGE_TOKEN_CHARACTERS);
 
 /// The page that a list request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,8 +86,8 @@ impl Page {
         let mut messages = Vec::with_capacity(rows.len().min(self.size));
         for row in rows.iter().take(self.size) {
             let message = convert(row);
-            bytes += message.encoded_len();
-            if bytes > limits::PAGE_BYTES && !messages.is_empty() {
+            bytes += field_bytes(&message);
+            if bytes > limits::ITEMS_BYTES && !messages.is_empty() {
                 break;
             }
             messages.push(message);

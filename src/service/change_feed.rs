@@ -26,12 +26,12 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 pub use crate::store::log::tail::{LogChange, LogRow};
 
-/// Whole transactions of one bucket, in the order of its change log.
+/// Rows of one bucket, in the order of its change log.
 #[derive(Debug, Clone)]
 pub enum FeedRows {
-    /// From the broadcast: the rows of the commits from this index on.
+    /// From the broadcast: the rows of the commits from this index on. They end with a transaction.
     Broadcast(Arc<Commits>, usize),
-    /// From the change log.
+    /// From the change log. They may end inside a transaction, which then goes on with the next rows.
     Replay(Vec<LogRow>),
 }
 
@@ -210,7 +210,8 @@ impl ChangeFeed {
         Ok(())
     }
 
-    /// Whether rows must be read from the change log before the feed continues with the broadcast.
+    /// Whether rows must be read from the change log before the feed continues with the broadcast. True as long as the rows
+    /// that were delivered end inside a transaction.
     #[must_use]
     pub fn is_behind(&self) -> bool {
         self.heads_unknown || !self.targets.is_empty()
@@ -236,37 +237,31 @@ impl ChangeFeed {
         let rows = self.read(bucket, at).await?;
         let last = rows.last().map_or(at, |row| FeedPosition::of(&row.at));
         self.positions.insert(bucket, last);
-        if last.position >= target {
+        let end = rows.last().map_or(target, |row| target.max(row.commit_position));
+        if last.position >= end {
             self.targets.remove(&bucket);
+        } else {
+            self.targets.insert(bucket, end);
         }
         Ok(Some(FeedRows::Replay(rows)))
     }
 
-    /// Reads whole transactions after a position, at least one. The row at the position must have its mark.
+    /// Reads the rows after a position, at least one. The row at the position must have its mark.
     async fn read(&self, bucket: i16, at: FeedPosition) -> Result<Vec<LogRow>, ServiceError> {
-        let mut limit = limits::REPLAY_ROWS;
-        loop {
-            let mut connection = self.pool.acquire_read().await?;
-            let page = replay::from(&mut connection, bucket, at.position, limit.saturating_add(1));
-            let outcome = in_time(limits::LOG_READ, page).await;
-            let page = connection.finish(outcome)?;
-            let mut rows = page.rows;
-            let is_first = rows.first().is_some_and(|row| row.at.position == at.position);
-            let known = if is_first { Some(rows.remove(0).at.mark()) } else { None };
-            // Position 0 has no row.
-            let is_same = known.map_or(at.position == 0 || at.mark.is_none(), |mark| at.matches(mark));
-            let next = rows.first().map(|row| row.at.position);
-            if page.datastore != self.datastore || !is_same || next != Some(at.position + 1) {
-                return Err(Refusal::CursorExpired.into());
-            }
-            let last_of_transaction = rows.iter().rposition(|row| row.at.position == row.commit_position);
-            if let Some(last) = last_of_transaction {
-                rows.truncate(last + 1);
-                return Ok(rows);
-            }
-            // The first transaction has more rows than the limit.
-            limit = limit.saturating_mul(4);
+        let mut connection = self.pool.acquire_read().await?;
+        let page = replay::from(&mut connection, bucket, at.position, limits::REPLAY_ROWS + 1);
+        let outcome = in_time(limits::LOG_READ, page).await;
+        let page = connection.finish(outcome)?;
+        let mut rows = page.rows;
+        let is_first = rows.first().is_some_and(|row| row.at.position == at.position);
+        let known = if is_first { Some(rows.remove(0).at.mark()) } else { None };
+        // Position 0 has no row.
+        let is_same = known.map_or(at.position == 0 || at.mark.is_none(), |mark| at.matches(mark));
+        let next = rows.first().map(|row| row.at.position);
+        if page.datastore != self.datastore || !is_same || next != Some(at.position + 1) {
+            return Err(Refusal::CursorExpired.into());
         }
+        Ok(rows)
     }
 
     /// Waits for the next rows of the broadcast; `None` if the change log must be read first. Safe to cancel: no rows
@@ -348,7 +343,8 @@ impl ChangeFeed {
         }
     }
 
-    /// The cursor from which to resume after the rows that were delivered.
+    /// The cursor from which to resume after the rows that were delivered. It is for callers only if these rows end with a
+    /// transaction.
     ///
     /// # Errors
     /// `CURSOR_EXPIRED` if the datastore lost writes: then the feed cannot be resumed.

@@ -24,8 +24,9 @@ impl Roster {
         Ok(connection.finish(outcome)?)
     }
 
-    /// Reads the events of these changes, in the order of the changes, and the number of changes that were looked up: fewer
-    /// than all if the events are large. If types are given, only events of these types.
+    /// Reads the events of these changes, in the order of the changes and each with the index of its change, and the number
+    /// of changes that were looked up: fewer than all if the events are large. If types are given, only events of these
+    /// types.
     ///
     /// # Errors
     /// If the datastore does not answer.
@@ -33,7 +34,7 @@ impl Roster {
         &self,
         changes: &[&LogChange],
         types: Option<&[EventType]>,
-    ) -> Result<(Vec<EventRecord>, usize), ServiceError> {
+    ) -> Result<(Vec<(usize, EventRecord)>, usize), ServiceError> {
         let keys: Vec<events::EventKey> = changes
             .iter()
             .map(|change| match change {

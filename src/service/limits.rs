@@ -72,5 +72,6 @@ pub const EXPORT_HEARTBEAT: Duration = Duration::from_secs(5);
 pub const EXPORT_BUCKET: Duration = Duration::from_secs(20);
 /// Maximum time for reading a page of the change log, or the ends of its buckets: no deadline of a call limits a watch.
 pub const LOG_READ: Duration = Duration::from_secs(5);
-/// Rows of the change log that a watch reads at once when it resumes from an older cursor.
+/// Rows of the change log that a watch reads at once when it resumes from an older cursor: at most a megabyte. A larger
+/// transaction is read in several steps.
 pub const REPLAY_ROWS: i64 = 1_000;

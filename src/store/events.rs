@@ -240,8 +240,9 @@ pub enum EventKey {
     Unknown,
 }
 
-/// Finds events by their keys and returns them in the order of the keys, with the number of keys that were looked up: all
-/// of them, unless the events are too large to be read at once. With `types`, only events of these types.
+/// Finds events by their keys and returns them in the order of the keys, each with the index of its key, and the number of
+/// keys that were looked up: all of them, unless the events are too large to be read at once. With `types`, only events of
+/// these types.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -249,7 +250,7 @@ pub async fn find(
     connection: &mut PgConnection,
     keys: &[EventKey],
     types: Option<&[EventType]>,
-) -> Result<(Vec<EventRecord>, usize), StoreError> {
+) -> Result<(Vec<(usize, EventRecord)>, usize), StoreError> {
     let types = type_names(types);
     let mut rows = find_of_organizations(connection, keys, types.as_deref()).await?;
     let last = rows.last().filter(|last| last.has_next == Some(true)).and_then(|last| last.number);
@@ -258,7 +259,8 @@ pub async fn find(
     let keys = keys.get(..end).unwrap_or(keys);
     rows.extend(find_of_users(connection, keys, types.as_deref()).await?);
     rows.sort_by_key(|row| row.number);
-    Ok((rows.into_iter().map(EventRecord::from).collect(), keys.len()))
+    let index = |row: &EventRow| row.number.and_then(|number| usize::try_from(number).ok());
+    Ok((rows.into_iter().filter_map(|row| Some((index(&row)?, row.into()))).collect(), keys.len()))
 }
 
 /// Keys as the columns of a statement: number, bucket, id, revision.

@@ -47,8 +47,8 @@ pub const PAGE_STORED_BYTES: i64 = 4 * 1024 * 1024;
 /// Size of the large columns of a page as text, in bytes: more than a page of 3 MiB on the wire has, but for numbers with
 /// hundreds of digits.
 pub const PAGE_TEXT_BYTES: i64 = 4 * 1024 * 1024;
-/// Size of the events that are found at once by their keys, as text, in bytes. A message of a watch gets at most this much
-/// beyond its usual size, and a list of small numbers takes four times its text there.
+/// Size of the values in the events that are found at once by their keys, as text, in bytes: what a watch holds beyond its
+/// message. A list of small numbers takes four times its text in the message.
 pub const EVENTS_TEXT_BYTES: i64 = 512 * 1024;
 /// Time in which a deleted organization can be restored.
 pub const PURGE_AFTER: Duration = Duration::from_hours(30 * 24);

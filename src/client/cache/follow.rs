@@ -28,10 +28,10 @@ struct FollowState {
 }
 
 /// The end of a stream.
-struct FollowEnd {
+pub(super) struct FollowEnd {
     error: Error,
     /// Whether the watch cannot continue from the cursor: a new export is needed.
-    needs_export: bool,
+    pub(super) needs_export: bool,
     /// Whether the stream had renewed the lease: then the next attempt starts with the shortest pause again.
     was_current: bool,
 }
@@ -154,6 +154,8 @@ impl CacheFollower<'_> {
     /// Applies the changes after the cursor, until the stream ends.
     async fn watch(&self, state: &mut FollowState) -> Result<Infallible, FollowEnd> {
         let (mut pings, requests) = PingHistory::new();
+        // Dropped with the stream: the cursor is from before the write.
+        let mut parts = WriteParts::default();
         let first = pb::WatchMembershipsRequest {
             cursor: state.cursor.clone(),
             kind: self.kind(),
@@ -177,7 +179,7 @@ impl CacheFollower<'_> {
                 }
             };
             let outcome = match message {
-                Ok(Some(message)) => self.apply(state, &mut pings, message),
+                Ok(Some(message)) => self.apply(state, &mut pings, &mut parts, message),
                 Ok(None) => Err(Status::unavailable("the watch has ended").into()),
                 Err(status) => Err(status.into()),
             };
@@ -194,9 +196,11 @@ impl CacheFollower<'_> {
         &self,
         state: &mut FollowState,
         pings: &mut PingHistory,
+        parts: &mut WriteParts,
         message: pb::WatchMembershipsResponse,
     ) -> Result<bool, FollowEnd> {
-        let outcome = state.replica.apply(&message.changes, &mut state.recent).map_err(|error| match error {
+        let Some(changes) = parts.join(message.changes, message.continued)? else { return Ok(false) };
+        let outcome = state.replica.apply(&changes, &mut state.recent).map_err(|error| match error {
             ApplyError::Gap => {
                 self.shared.counters.gaps.increment();
                 FollowEnd::stale_replica("a change is missing")
@@ -216,6 +220,29 @@ impl CacheFollower<'_> {
             return Err(FollowEnd::stale_replica("the replica holds too much memory of purged organizations"));
         }
         Ok(true)
+    }
+}
+
+/// The changes of a write that goes on in the next message.
+#[derive(Default)]
+pub(super) struct WriteParts(Vec<pb::MembershipsChange>);
+
+impl WriteParts {
+    /// Adds the changes of a message. Returns what to apply together, `None` while the write goes on.
+    pub(super) fn join(
+        &mut self,
+        changes: Vec<pb::MembershipsChange>,
+        continued: bool,
+    ) -> Result<Option<Vec<pb::MembershipsChange>>, FollowEnd> {
+        if self.0.is_empty() {
+            self.0 = changes;
+        } else {
+            self.0.extend(changes);
+        }
+        if continued && self.0.len() > limits::CACHE_WRITE_CHANGES {
+            return Err(FollowEnd::stale_replica("a write is too large to be applied at once"));
+        }
+        Ok((!continued).then(|| std::mem::take(&mut self.0)))
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::super::CheckReason;
 use super::apply::{ApplyError, ApplyOutcome, ExportLoader, RecentChanges};
-use super::follow::PingHistory;
+use super::follow::{PingHistory, WriteParts};
 use super::replica::ClientReplica;
 use super::{Check, to_answer};
+use crate::client::limits;
 use crate::domain::Kind;
 use crate::pb::{self, memberships_change::Change as ChangeMessage};
 
@@ -78,6 +79,34 @@ fn repeated_changes_are_skipped() {
         assert_eq!(answer(&replica, "slug-7b0c3a1e", "ada"), (CheckReason::Allowed, 4));
     }
     assert_eq!(replica.memberships(), 1);
+}
+
+#[test]
+fn the_parts_of_a_write_are_applied_together() {
+    let (replica, mut recent) = empty();
+    let mut parts = WriteParts::default();
+    let mut receive = |changes: Vec<pb::MembershipsChange>, continued| {
+        let changes = parts.join(changes, continued).ok().unwrap();
+        changes.map(|changes| replica.apply(&changes, &mut recent).unwrap().changes)
+    };
+    assert_eq!(receive(vec![created(ACME, 1)], false), Some(1));
+    assert_eq!(receive(vec![member(ACME, "alan", "member", 2)], true), None);
+    assert_eq!(receive(vec![member(ACME, "eve", "member", 3)], true), None);
+    assert_eq!(answer(&replica, ACME, "alan"), (CheckReason::NotAMember, 1));
+    assert_eq!(receive(vec![member(ACME, "joan", "member", 4), created(OTHER, 1)], false), Some(4));
+    assert_eq!(answer(&replica, ACME, "joan"), (CheckReason::Allowed, 4));
+    // The next write starts without them.
+    assert_eq!(receive(vec![member(ACME, "eve", "", 5)], false), Some(1));
+    assert_eq!(receive(Vec::new(), false), Some(0));
+}
+
+#[test]
+fn a_write_beyond_the_limit_leads_to_a_new_export() {
+    let mut parts = WriteParts::default();
+    let changes = |count| vec![pb::MembershipsChange::default(); count];
+    assert!(parts.join(changes(limits::CACHE_WRITE_CHANGES), true).is_ok_and(|all| all.is_none()));
+    let end = parts.join(changes(1), true).err();
+    assert!(end.is_some_and(|end| end.needs_export));
 }
 
 #[test]

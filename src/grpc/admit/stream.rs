@@ -11,6 +11,7 @@ mod budget;
 mod shares;
 
 pub use body::{MessageSource, MessageStream, StreamEnd};
+pub(in crate::grpc) use budget::BudgetCharge;
 pub use budget::StreamBudget;
 pub use shares::StreamShares;
 
@@ -25,7 +26,6 @@ use crate::grpc::{limits, status};
 use crate::service::export_queue::ExportOrigin;
 use crate::service::{CallPermit, Roster, ServiceError};
 use body::SentMessages;
-use budget::BudgetCharge;
 use prost::Message;
 use shares::StreamShare;
 use std::future::{Future, pending};
@@ -195,10 +195,34 @@ impl<T: Message> StreamSender<T> {
     /// The status that the stream ends with, if the caller has hung up, or if too many bytes of large messages wait to be
     /// sent to other callers.
     pub(in crate::grpc) async fn send(&self, message: T) -> Result<(), Status> {
-        let place = self.messages.reserve().await.map_err(|_| Status::cancelled("the caller is gone"))?;
-        let charge = timeout(self.slow_reader, self.budget.charge(message.encoded_len())).await;
-        place.send((message, charge.map_err(|_| status::refused(&Refusal::Overloaded))?));
+        let place = self.place().await?;
+        let charge = self.charge(message.encoded_len()).await?;
+        place.send((message, charge));
         Ok(())
+    }
+
+    /// Sends a message that was charged before it was made.
+    ///
+    /// # Errors
+    /// The status that the stream ends with, if the caller has hung up.
+    pub(in crate::grpc) async fn send_charged(&self, mut charge: BudgetCharge, message: T) -> Result<(), Status> {
+        charge.shrink(message.encoded_len());
+        self.place().await?.send((message, charge));
+        Ok(())
+    }
+
+    /// Charges a message of at most this many bytes, before it is made. Waits while too many bytes of large messages wait
+    /// to be sent. A stream charges one message at a time, so streams do not wait for each other in a circle.
+    ///
+    /// # Errors
+    /// The status that the stream ends with, if too many bytes of large messages wait to be sent to other callers.
+    pub(in crate::grpc) async fn charge(&self, bytes: usize) -> Result<BudgetCharge, Status> {
+        let charge = timeout(self.slow_reader, self.budget.charge(bytes)).await;
+        charge.map_err(|_| status::refused(&Refusal::Overloaded))
+    }
+
+    async fn place(&self) -> Result<mpsc::Permit<'_, (T, BudgetCharge)>, Status> {
+        self.messages.reserve().await.map_err(|_| Status::cancelled("the caller is gone"))
     }
 }
 

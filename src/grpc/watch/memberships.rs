@@ -1,7 +1,8 @@
 //! `WatchMemberships`: the change log as membership changes.
 
+use super::packing::MessageItems;
 use super::pings::WatchPings;
-use super::{WatchScope, WatchView};
+use super::{WatchCheckpoint, WatchScope, WatchView};
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::grpc::admit::read;
 use crate::grpc::admit::stream::{RequestStream, StreamSender};
@@ -10,7 +11,6 @@ use crate::grpc::{convert, limits, pb, status};
 use crate::service::Roster;
 use crate::service::change_feed::{LogChange, LogRow};
 use pb::memberships_change::Change as ChangeMessage;
-use prost::Message;
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -27,39 +27,32 @@ pub(in crate::grpc) async fn watch(
     let scope = WatchScope { organization, user: input.user, kind: input.kind };
     let feed = roster.follow(input.cursor.as_ref(), scope.buckets().into_iter()).await?;
     let pings = WatchPings::new(roster, first.ping, requests);
-    super::run(feed, pings, MembershipView { scope, changes: Vec::new(), bytes: 0 }, sender).await
+    super::run(feed, pings, MembershipView { scope }, sender).await
 }
 
-/// The next message of a membership watch.
+/// The changes of memberships in rows of the change log.
 struct MembershipView {
     scope: WatchScope,
-    changes: Vec<pb::MembershipsChange>,
-    bytes: usize,
 }
 
 impl WatchView for MembershipView {
+    type Item = pb::MembershipsChange;
     type Message = pb::WatchMembershipsResponse;
 
-    async fn add(&mut self, rows: &[LogRow]) -> Result<usize, Status> {
-        for row in rows {
-            if let Some(change) = self.convert(&row.change) {
-                let change_time = Some(convert::timestamp(row.at.write_time));
-                let change = pb::MembershipsChange { change_time, ..change };
-                self.bytes += change.encoded_len() + 2;
-                self.changes.push(change);
-            }
-        }
-        Ok(rows.len())
+    async fn items(&self, rows: &[LogRow]) -> Result<(Vec<(usize, pb::MembershipsChange)>, usize), Status> {
+        let item = |(number, row): (usize, &LogRow)| {
+            let change_time = Some(convert::timestamp(row.at.write_time));
+            Some((number, pb::MembershipsChange { change_time, ..self.convert(&row.change)? }))
+        };
+        Ok((rows.iter().enumerate().filter_map(item).collect(), rows.len()))
     }
 
-    fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    fn message(&mut self, checkpoint: Option<(String, i64)>) -> pb::WatchMembershipsResponse {
-        self.bytes = 0;
+    fn message(
+        MessageItems { items, continued }: MessageItems<pb::MembershipsChange>,
+        checkpoint: WatchCheckpoint,
+    ) -> Self::Message {
         let checkpoint = checkpoint.map(|(cursor, ping)| pb::Checkpoint { cursor, ping });
-        pb::WatchMembershipsResponse { changes: std::mem::take(&mut self.changes), checkpoint }
+        pb::WatchMembershipsResponse { changes: items, checkpoint, continued }
     }
 }
 

@@ -1,38 +1,43 @@
 //! Watches: the parts that membership watches and event watches share.
 //!
 //! A watch sends the change log in messages of bounded size, and at least once a second a checkpoint: the cursor from which
-//! a later watch continues. A message has whole transactions, unless the events of one are too large for it.
+//! a later watch continues. A message has whole writes; a write is the rows of one transaction in one bucket. A write that
+//! is too large for one message is sent in parts ([`packing`]), and no checkpoint is between them.
 
 pub(super) mod events;
 pub(super) mod memberships;
+mod packing;
 mod pings;
 
-use super::admit::stream::StreamSender;
+use super::admit::stream::{BudgetCharge, StreamSender};
 use super::status;
 use crate::domain::{Kind, OrganizationId, OrganizationRef, Refusal, UserId};
 use crate::grpc::limits;
 use crate::service::Roster;
 use crate::service::change_feed::{ChangeFeed, LogChange, LogRow};
+use packing::{MessageItems, MessagePacker};
 use pings::WatchPings;
 use std::future::Future;
 use std::ops::Range;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
+/// A checkpoint: a cursor, and the ping that it answers (0 for none). `None` for a message without one.
+type WatchCheckpoint = Option<(String, i64)>;
+
 /// Builds the messages of a watch from rows of the change log.
 trait WatchView: Send {
+    /// The type of the items in a message.
+    type Item: prost::Message;
     /// The message type of the stream.
     type Message: prost::Message;
 
-    /// Adds rows, whole transactions, to the next message. Returns how many rows it took: fewer than all, and at least one,
-    /// if what they stand for is large.
-    fn add(&mut self, rows: &[LogRow]) -> impl Future<Output = Result<usize, Status>> + Send;
+    /// The items of rows, in order and each with the index of its row, and the number of rows that they stand for: fewer
+    /// than all, and at least one, if the items are large.
+    fn items(&self, rows: &[LogRow]) -> impl Future<Output = Result<(Vec<(usize, Self::Item)>, usize), Status>> + Send;
 
-    /// The size of the next message, in bytes.
-    fn bytes(&self) -> usize;
-
-    /// Takes the next message, with a checkpoint or without: a cursor, and the ping that it answers (0 for none).
-    fn message(&mut self, checkpoint: Option<(String, i64)>) -> Self::Message;
+    /// The message with these items.
+    fn message(items: MessageItems<Self::Item>, checkpoint: WatchCheckpoint) -> Self::Message;
 }
 
 /// The part of the change log that a watch covers.
@@ -89,7 +94,15 @@ async fn run<V: WatchView>(
     view: V,
     sender: StreamSender<V::Message>,
 ) -> Result<(), Status> {
-    let mut writer = WatchWriter { view, sender, due: Instant::now(), answered: 0 };
+    let mut writer = WatchWriter {
+        view,
+        sender,
+        packer: MessagePacker::new(),
+        charge: None,
+        is_inside: false,
+        due: Instant::now(),
+        answered: 0,
+    };
     // The first checkpoint says where the watch starts, so that a stream that breaks off at once can be resumed. A watch
     // that starts behind the feed first has to learn whether the log still reaches back to its cursor.
     if !feed.is_behind() {
@@ -108,7 +121,7 @@ async fn run<V: WatchView>(
                 let mut next = rows?;
                 while let Some(rows) = next {
                     writer.write(&rows).await?;
-                    next = if writer.is_full() { None } else { feed.try_next()? };
+                    next = if writer.is_due() { None } else { feed.try_next()? };
                 }
                 writer.send(&feed).await?;
             }
@@ -129,6 +142,12 @@ async fn run<V: WatchView>(
 struct WatchWriter<V: WatchView> {
     view: V,
     sender: StreamSender<V::Message>,
+    /// The next message.
+    packer: MessagePacker<V::Item>,
+    /// The charge of the next message, if it is larger than usual.
+    charge: Option<BudgetCharge>,
+    /// Whether the rows so far end inside a write.
+    is_inside: bool,
     /// The time of the next checkpoint.
     due: Instant,
     /// The ping that the next checkpoint answers; 0 for none.
@@ -136,45 +155,77 @@ struct WatchWriter<V: WatchView> {
 }
 
 impl<V: WatchView> WatchWriter<V> {
-    /// Adds whole transactions to the next message, and sends it early if it gets too large.
+    /// Adds rows to the next message, and sends it early if it gets too large.
     async fn write(&mut self, rows: &[LogRow]) -> Result<(), Status> {
         let mut rest = rows;
         while !rest.is_empty() {
-            // A piece ends with a transaction.
-            let end = rest
-                .iter()
-                .enumerate()
-                .find(|(index, row)| *index + 1 >= limits::WATCH_ROWS && row.at.position == row.commit_position);
-            let (mut piece, others) = rest.split_at(end.map_or(rest.len(), |(index, _)| index + 1));
-            while !piece.is_empty() {
-                if self.is_full() {
-                    self.sender.send(self.view.message(None)).await?;
+            let piece = rest.get(..limits::WATCH_ROWS).unwrap_or(rest);
+            let (items, taken) = self.view.items(piece).await?;
+            let (piece, others) = rest.split_at(taken);
+            let mut items = items.into_iter().peekable();
+            for (index, row) in piece.iter().enumerate() {
+                while let Some((_, item)) = items.next_if(|(number, _)| *number == index) {
+                    self.add(item).await?;
                 }
-                let taken = self.view.add(piece).await?;
-                piece = piece.get(taken..).unwrap_or_default();
+                self.is_inside = row.at.position != row.commit_position;
+                if !self.is_inside
+                    && let Some(message) = self.packer.end_write()
+                {
+                    self.send_items(message, None).await?;
+                }
             }
             rest = others;
         }
         Ok(())
     }
 
-    fn is_full(&self) -> bool {
-        self.view.bytes() >= limits::CHUNK_BYTES
+    /// Adds an item to the next message. A message that gets larger than usual is charged while it is made: what all
+    /// streams hold of such messages is bounded.
+    async fn add(&mut self, item: V::Item) -> Result<(), Status> {
+        if let Some(message) = self.packer.push(item) {
+            self.send_items(message, None).await?;
+        }
+        if self.charge.is_none() && self.packer.bytes() > limits::CHUNK_BYTES {
+            self.charge = Some(self.sender.charge(limits::PAGE_BYTES).await?);
+        }
+        Ok(())
     }
 
-    /// Sends the next message, if it has content, with a checkpoint if one is due or a ping can be answered.
+    async fn send_items(&mut self, items: MessageItems<V::Item>, checkpoint: WatchCheckpoint) -> Result<(), Status> {
+        let message = V::message(items, checkpoint);
+        match self.charge.take() {
+            Some(charge) => self.sender.send_charged(charge, message).await,
+            None => self.sender.send(message).await,
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.due <= Instant::now()
+    }
+
+    /// Sends the next message, if it has content, with a checkpoint if one is due or a ping can be answered. Waits for the
+    /// rest of a write that has begun.
     async fn send(&mut self, feed: &ChangeFeed) -> Result<(), Status> {
-        if self.due <= Instant::now() || (self.answered != 0 && !feed.is_behind()) {
+        if self.is_inside {
+            return Ok(());
+        }
+        if self.is_due() || (self.answered != 0 && !feed.is_behind()) {
             return self.checkpoint(feed).await;
         }
-        if self.view.bytes() > 0 { self.sender.send(self.view.message(None)).await } else { Ok(()) }
+        if self.packer.bytes() == 0 {
+            return Ok(());
+        }
+        let items = self.packer.take();
+        self.send_items(items, None).await
     }
 
-    /// Sends the next message with a checkpoint. A ping is not answered before the log is read to its end.
+    /// Sends the next message with a checkpoint, between two writes. A ping is not answered before the log is read to its
+    /// end.
     async fn checkpoint(&mut self, feed: &ChangeFeed) -> Result<(), Status> {
         let cursor = feed.cursor()?.encode();
         self.due = Instant::now() + limits::CHECKPOINT;
         let ping = if feed.is_behind() { 0 } else { std::mem::take(&mut self.answered) };
-        self.sender.send(self.view.message(Some((cursor, ping)))).await
+        let items = self.packer.take();
+        self.send_items(items, Some((cursor, ping))).await
     }
 }

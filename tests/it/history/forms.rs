@@ -2,8 +2,11 @@
 
 use super::{Answer, FROM_MEMORY, FROM_PRIMARY, RawEntry, RawToken, assert_behind, caught_up, check, export, watch};
 use crate::harness::server::Clients;
-use crate::harness::{Database, Server, assert_refused};
+use crate::harness::{Database, Server, assert_refused, dynamic};
+use prost_reflect::FieldDescriptor;
+use roster::grpc::pb;
 use roster::replica::consistency_token::{ConsistencyToken, TokenForm};
+use roster::replica::limits;
 use roster::service::ReplicaSettings;
 use tonic::Code;
 
@@ -130,4 +133,73 @@ async fn a_server_can_issue_the_form_of_the_last_release() {
     assert_eq!(check(&other.operator(), &acme, "grace", &token).await.unwrap(), expected);
     // This process's own writes are remembered without their marks too.
     assert!(operator.is_member(&acme, "grace").await);
+}
+
+/// A token of each kind: of a write, a batch of checks in every bucket, an export and a watch.
+async fn issued(server: &Server, user: &str) -> Vec<String> {
+    let acme = server.user("ada").create(user).await;
+    let mut operator = server.operator();
+    let write = operator.add(&acme, user, "member").await;
+    caught_up(server).await;
+    let item = |bucket: u8| pb::CheckItem {
+        organization: format!("{bucket:02x}000000-0000-4000-8000-000000000000"),
+        user_id: user.to_owned(),
+        question: None,
+    };
+    let items = (0..=u8::MAX).map(item).collect();
+    let request = pb::BatchCheckMembershipRequest { items, consistency: None };
+    let batch = operator.checks.batch_check_membership(request).await.unwrap().into_inner().consistency_token;
+    let cursor = export(&operator).await;
+    let checkpoint = watch(&operator, &cursor).await.unwrap().checkpoint.unwrap().cursor;
+    let events = operator.events.watch_events(pb::WatchEventsRequest::default()).await.unwrap();
+    let events = events.into_inner().message().await.unwrap().unwrap().cursor;
+    vec![write, batch, cursor, checkpoint, events]
+}
+
+#[tokio::test]
+async fn tokens_and_cursors_have_the_stated_length_in_every_epoch_and_form() {
+    for (form, longest) in [(TokenForm::Positions, 3_858), (TokenForm::Marks, 5_394)] {
+        let settings = ReplicaSettings { token_form: form, ..ReplicaSettings::default() };
+        let server = Server::with_replica_over(Database::new().await, settings).await;
+        for epoch in 0..5 {
+            let tokens = issued(&server, &format!("user-{epoch}")).await;
+            let lengths: Vec<usize> = tokens.iter().map(String::len).collect();
+            assert!(lengths[0] < 64 && lengths[2..] == [longest; 3], "{lengths:?}");
+            assert!(lengths.iter().all(|length| *length <= limits::TOKEN_CHARACTERS), "{lengths:?}");
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+            assert!(tokens.iter().all(|token| token.bytes().all(is_plain)));
+            // Another history, with a larger number.
+            let raise = "UPDATE datastore SET epoch = epoch * 50 + 1";
+            sqlx::query(raise).execute(&server.database.pool).await.unwrap();
+            caught_up(&server).await;
+        }
+    }
+}
+
+#[test]
+fn the_protos_state_the_length_of_every_token() {
+    let number = |length: usize| format!("{} {:03}", length / 1_000, length % 1_000);
+    let mut fields = 0;
+    let comment = |field: &FieldDescriptor| dynamic::comment(&field.parent_file(), field.path());
+    for method in dynamic::methods() {
+        // A checkpoint and the result of a check have tokens of their own.
+        let parts = method.output().fields().filter_map(|field| field.kind().as_message().cloned()).collect::<Vec<_>>();
+        for message in parts.into_iter().chain([method.output()]) {
+            for field in message.fields() {
+                let length = match field.name() {
+                    "consistency_token" | "cursor" => limits::TOKEN_CHARACTERS,
+                    "next_page_token" => roster::grpc::limits::PAGE_TOKEN_CHARACTERS,
+                    _ => continue,
+                };
+                let text = comment(&field);
+                assert!(
+                    text.contains(&format!("t most {} characters", number(length))),
+                    "{}: {text}",
+                    field.full_name()
+                );
+                fields += 1;
+            }
+        }
+    }
+    assert!(fields >= 36, "{fields}");
 }

@@ -4,6 +4,7 @@ mod addresses;
 mod connections;
 mod haproxy;
 mod memory;
+mod messages;
 pub mod observers;
 mod oddities;
 mod other_protocols;

@@ -3,6 +3,7 @@
 mod checks;
 mod events;
 mod export;
+mod large;
 mod life;
 mod memberships;
 mod slow;
@@ -83,7 +84,8 @@ impl Watch {
         soon(self.responses.message()).await
     }
 
-    async fn next(&mut self) -> pb::WatchMembershipsResponse {
+    /// The next message.
+    pub async fn next(&mut self) -> pb::WatchMembershipsResponse {
         self.try_next().await.unwrap().expect("the watch ended")
     }
 

@@ -3,7 +3,7 @@
 //! Every stream has its room for messages of ordinary size: [`STREAM_MESSAGES`](limits::STREAM_MESSAGES) that wait
 //! and one that is being sent, each of [`CHUNK_BYTES`](limits::CHUNK_BYTES). The number of streams bounds these, and no
 //! stream waits for another one to send them. A message can be larger, because a transaction is sent whole: what it has
-//! beyond `CHUNK_BYTES` is charged to the budget. So a peer that does not read can delay the large messages of others, for
+//! beyond `CHUNK_BYTES` is charged to the budget, from when it is made. So a peer that does not read can delay the large messages of others, for
 //! at most the time for slow readers, and nothing else.
 
 use crate::grpc::limits;
@@ -69,15 +69,26 @@ impl StreamBudget {
         }
         // The own connection first: a stream that waits for its own connection holds nothing of the server's part.
         let connection = self.connection.charge(bytes).await;
-        BudgetCharge { _connection: connection, _server: self.server.charge(bytes).await }
+        BudgetCharge { connection, server: self.server.charge(bytes).await }
     }
 }
 
 /// The charge of one message, returned when it is dropped.
 #[derive(Debug, Default)]
-pub(super) struct BudgetCharge {
-    _connection: Option<OwnedSemaphorePermit>,
-    _server: Option<OwnedSemaphorePermit>,
+pub(in crate::grpc) struct BudgetCharge {
+    connection: Option<OwnedSemaphorePermit>,
+    server: Option<OwnedSemaphorePermit>,
+}
+
+impl BudgetCharge {
+    /// Returns what a message of this many bytes does not need.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        let needed = bytes.saturating_sub(limits::CHUNK_BYTES);
+        for permit in [&mut self.connection, &mut self.server].into_iter().flatten() {
+            // Dropped: the permits are returned.
+            let _ = permit.split(permit.num_permits().saturating_sub(needed));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -110,6 +121,18 @@ mod tests {
         assert!(other.is_some() && charge(&second, 1).is_none(), "the server's part is used up");
         drop(held);
         assert!(charge(&second, 50).is_some() && charge(&first, 100).is_some());
+    }
+
+    #[test]
+    fn a_message_that_turns_out_smaller_returns_the_rest() {
+        let budget = StreamBudget::server(1_000).connection(100);
+        let mut held = charge(&budget, 100).unwrap();
+        held.shrink(CHUNK + 30);
+        assert!(charge(&budget, 71).is_none() && charge(&budget, 70).is_some());
+        held.shrink(CHUNK + 90);
+        assert!(charge(&budget, 71).is_none());
+        held.shrink(1);
+        assert!(charge(&budget, 100).is_some());
     }
 
     #[test]
