@@ -25,6 +25,9 @@ use tonic::Status;
 /// A checkpoint: a cursor, and the ping that it answers (0 for none). `None` for a message without one.
 type WatchCheckpoint = Option<(String, i64)>;
 
+/// Items, each with the index of its row, and the number of rows that they stand for.
+type RowItems<T> = (Vec<(usize, T)>, usize);
+
 /// Builds the messages of a watch from rows of the change log.
 trait WatchView: Send {
     /// The type of the items in a message.
@@ -34,7 +37,7 @@ trait WatchView: Send {
 
     /// The items of rows, in order and each with the index of its row, and the number of rows that they stand for: fewer
     /// than all, and at least one, if the items are large.
-    fn items(&self, rows: &[LogRow]) -> impl Future<Output = Result<(Vec<(usize, Self::Item)>, usize), Status>> + Send;
+    fn items(&self, rows: &[LogRow]) -> impl Future<Output = Result<RowItems<Self::Item>, Status>> + Send;
 
     /// The message with these items.
     fn message(items: MessageItems<Self::Item>, checkpoint: WatchCheckpoint) -> Self::Message;
