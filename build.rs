@@ -107,11 +107,12 @@ fn generate_health(out: &Path) -> Result<(), Box<dyn Error>> {
 /// The servers of health and reflection, one file each. The messages of reflection are those of the crate of tonic; its
 /// servers cannot have another codec.
 fn standard_servers() -> [manual::Service; 3] {
+    const MESSAGES: &str = "crate::grpc::standard::messages";
+
     let method = |name: &str, route: &str, input: &str, output: &str| {
         let method = manual::Method::builder().name(name).route_name(route).input_type(input).output_type(output);
         method.codec_path("crate::grpc::standard::StandardCodec")
     };
-    const MESSAGES: &str = "crate::grpc::standard::messages";
     let health = |name: &str, route: &str, kind: &str| {
         let (input, output) = (format!("{MESSAGES}::Health{kind}Request"), format!("{MESSAGES}::Health{kind}Response"));
         method(name, route, &input, &output)

@@ -22,8 +22,9 @@ thread_local! {
 }
 
 /// Returns the layer that notes causes. It takes only the events of the library that can have one.
+#[must_use]
 pub fn layer<S: Subscriber + for<'s> LookupSpan<'s>>() -> impl Layer<S> {
-    let events = filter_fn(|metadata| metadata.is_event());
+    let events = filter_fn(|metadata| !metadata.is_span());
     CauseLayer.with_filter(Targets::new().with_target(TARGET, Level::DEBUG).and(events))
 }
 

@@ -26,7 +26,7 @@ const CRATES: [&str; 16] = [
     "tower",
 ];
 /// The modules of this crate, which are the second part of its targets.
-const MODULES: [&str; 20] = [
+const MODULES: [&str; 22] = [
     "authn",
     "authz",
     "cli",
@@ -35,6 +35,7 @@ const MODULES: [&str; 20] = [
     "config",
     "domain",
     "grpc",
+    "leaky_bucket",
     "lifecycle",
     "limited_log",
     "mail",
@@ -43,6 +44,7 @@ const MODULES: [&str; 20] = [
     "random",
     "replica",
     "replica_tables",
+    "reset_causes",
     "server",
     "service",
     "store",

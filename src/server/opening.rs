@@ -144,6 +144,6 @@ fn serialize(response: &http::Response<hyper::body::Bytes>) -> Vec<u8> {
     for (name, value) in response.headers() {
         bytes.extend([name.as_str(), ": ", value.to_str().unwrap_or_default(), "\r\n"]);
     }
-    bytes.push_str(&format!("content-length: {}\r\nconnection: close\r\n\r\n", response.body().len()));
-    [bytes.as_bytes(), response.body()].concat()
+    let end = format!("content-length: {}\r\nconnection: close\r\n\r\n", response.body().len());
+    [bytes.as_bytes(), end.as_bytes(), response.body()].concat()
 }

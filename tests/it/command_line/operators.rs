@@ -89,8 +89,15 @@ async fn an_address_may_be_a_host_name_and_a_failure_names_its_setting() {
     }
 }
 
+/// Lets the programs that this process starts have the default action of SIGHUP, also if the tests run under nohup: they
+/// inherit an ignored signal, but no handler.
+fn handle_hangup() {
+    drop(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap());
+}
+
 #[tokio::test]
 async fn a_hangup_stops_dev_with_its_postgres() {
+    handle_hangup();
     let directory = DataDirectory::new();
     let dev = Dev::start(&directory.0).await;
     let postmaster = directory.postmaster().unwrap();
@@ -121,6 +128,7 @@ async fn a_dev_under_nohup_goes_on_after_a_hangup() {
 
 #[tokio::test]
 async fn a_hangup_does_not_end_serve() {
+    handle_hangup();
     let serve = Serve::start(&Database::new().await.url, "").await;
     serve.until(ServingStatus::Serving).await;
     serve.signal(Signal::SIGHUP);

@@ -139,7 +139,7 @@ async fn a_peer_of_another_protocol_is_closed_in_time() {
         }
     };
     let mut flooding = TcpStream::connect(server.address).await.unwrap();
-    let flood = async { while flooding.write_all(&[b'A'; 64 * 1024]).await.is_ok() {} };
+    let flood = async { while flooding.write_all(&[b'A'; 8 * 1024]).await.is_ok() {} };
     let both = tokio::time::timeout(limits::OTHER_PROTOCOL * 2, async { tokio::join!(drip, flood) }).await;
     assert!(both.is_ok(), "a connection was open after {:?}", start.elapsed());
 }
