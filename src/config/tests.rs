@@ -194,7 +194,7 @@ fn every_value_of_a_table_is_checked_alone() {
         issuers = [5, 'x']
         [[api_keys]]
         name = ['s3cret']
-        scopes = ['check', 'chek', 5]
+        scopes = ['check', 'inspect', 5]
         sha256 = 7
         [[api_keys]]
         name = { s3cret = 1 }
@@ -256,7 +256,7 @@ fn every_key_of_an_issuer_is_checked_alone() {
         file = 'key.pem'
         [[issuers.keys]]
         algorithm = 'RS256'
-        fiel = 'key.pem'
+        files = 'key.pem'
         [[issuers.keys]]
         algorithm = 'ES256'
         file = 'key.pem'
@@ -269,7 +269,7 @@ fn every_key_of_an_issuer_is_checked_alone() {
         names,
         [
             "issuers[0].keys[0].algorithm",
-            "issuers[0].keys[2].fiel",
+            "issuers[0].keys[2].files",
             "issuers[0].keys[0].file",
             "issuers[0].keys[1].algorithm",
             "issuers[0].keys[2].file",

@@ -26,10 +26,10 @@ impl CallTimes {
     }
 
     /// The moment until which a call of this method waits for the datastore, if it waits from `begin` on: nine tenths of
-    /// its time, and for a check [`limits::CHECK_WAIT`] at most.
+    /// its time, at least one tenth after `begin`, and for a check [`limits::CHECK_WAIT`] at most.
     #[must_use]
     pub fn last_answer(&self, method: &Method, begin: Instant) -> Instant {
-        let last = self.start + self.tenths(9);
+        let last = (self.start + self.tenths(9)).max(begin + self.tenths(1));
         if method.service == CHECK.service { last.min(begin + limits::CHECK_WAIT) } else { last }
     }
 

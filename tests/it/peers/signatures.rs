@@ -206,7 +206,8 @@ async fn a_full_line_of_one_address_refuses_with_a_delay_and_delays_no_other_add
         assert!(status.code() != Code::Unavailable || delay.is_some(), "no RetryInfo: {status:?}");
         *outcomes.entry(outcome(&status)).or_default() += 1;
     }
-    let expected = ["OK", "OVERLOADED", "DEADLINE_EXCEEDED"];
+    // The handlers of the last calls of the line have little time left for the datastore.
+    let expected = ["OK", "OVERLOADED", "DEADLINE_EXCEEDED", "DATASTORE_UNAVAILABLE"];
     assert!(outcomes.keys().all(|outcome| expected.contains(&outcome.as_str())), "{outcomes:?}");
     assert!(outcomes.contains_key("OK") && outcomes.contains_key("OVERLOADED"), "{outcomes:?}");
 }
