@@ -2,6 +2,7 @@
 //!
 //! No other module draws random numbers; a lint forbids it.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
@@ -13,14 +14,15 @@ pub fn uuid() -> Uuid {
     Uuid::new_v4()
 }
 
-/// An id for something that stands in the log, such as a request: unique, and not secret. It costs no call of the operating
-/// system.
+/// An id for something that stands in the log, such as a request. It costs no call of the operating system: it is a keyed
+/// hash of a counter, so that ids do not reveal how many there are.
 #[must_use]
 pub fn log_id() -> Uuid {
-    static PROCESS: LazyLock<Uuid> = LazyLock::new(uuid);
+    static KEYS: LazyLock<[RandomState; 2]> = LazyLock::new(Default::default);
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let (high, low) = PROCESS.as_u64_pair();
-    Uuid::from_u64_pair(high, low.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)))
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let [high, low] = KEYS.each_ref().map(|key| key.hash_one(number));
+    Uuid::from_u64_pair(high, low)
 }
 
 /// 64 random bits. Not for secrets: some of them are fixed by the form of a UUID.

@@ -1,6 +1,6 @@
 //! The causes for which the HTTP/2 library resets a request before the server sees it.
 //!
-//! The library tells the cause in an event at DEBUG and nowhere else. [`layer`] keeps the latest cause of each thread, and
+//! The library reports the cause in an event at DEBUG and nowhere else. [`layer`] keeps the latest cause of each thread, and
 //! the connection, which runs the library on the same thread, takes it.
 
 use std::cell::Cell;

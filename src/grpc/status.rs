@@ -156,7 +156,7 @@ pub fn unserved_protocol(sentence: &str) -> Status {
 }
 
 /// `METHOD_UNKNOWN`: the request is compressed. `encoding` is a short text: the value of its `grpc-encoding`; `None` if
-/// only the flag of a message says so. The metadata lists what the server accepts.
+/// only the flag of a message marks it. The metadata lists what the server accepts.
 #[must_use]
 pub fn compressed(encoding: Option<&str>) -> Status {
     let encoding = encoding.map(|encoding| format!(" with `{encoding}`")).unwrap_or_default();

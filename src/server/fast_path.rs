@@ -107,7 +107,8 @@ pub(super) struct PendingCheck {
 impl PendingCheck {
     pub(super) fn new(check: AdmittedCheck, headers: &HeaderMap, call: &AdmittedCall, start: Instant) -> Self {
         let name = RequestName::of(headers, CHECK.path);
-        Self { check, name, response_name: response_name(headers), deadline: call.deadline, start }
+        let response_name = headers.contains_key(REQUEST_ID).then(|| name.id().clone());
+        Self { check, name, response_name, deadline: call.deadline, start }
     }
 
     /// Waits for the answer, at most until the deadline.
@@ -120,15 +121,16 @@ impl PendingCheck {
             pipeline.api.check(&check).await.map_err(|error| Box::new(error.into()))
         };
         let answer = AssertUnwindSafe(answer).catch_unwind().instrument(name.span().clone());
-        let times = CallTimes::new(start, deadline);
-        match timeout_at(times.last_answer(CHECK, start), answer).await {
+        // The message may have come long after the headers.
+        let (times, begin) = (CallTimes::new(start, deadline), Instant::now());
+        match timeout_at(times.last_answer(CHECK, begin), answer).await {
             Ok(Ok(Ok(frame))) => {
                 state.metrics.answered_check(start.elapsed());
                 answered(frame, response_name)
             }
             Ok(Ok(Err(status))) => fail(&pipeline, &name, start, || status),
             Ok(Err(_)) => fail(&pipeline, &name, start, || Box::new(panicked())),
-            Err(_) => fail(&pipeline, &name, start, || Box::new(times.unanswered(CHECK, start))),
+            Err(_) => fail(&pipeline, &name, start, || Box::new(times.unanswered(CHECK, begin))),
         }
     }
 }

@@ -40,9 +40,10 @@ pub const SLOWEST_READER: usize = 64 * 1024;
 /// Bytes that one connection may send before the other connections of its worker, and its own calls, get their turn. The
 /// bytes of a turn are the only ones that no budget has counted yet.
 pub const TURN_BYTES: usize = 16 * 1024;
-/// The first turn of a connection, and the one after a pause for wasted calls; each further turn is twice as long. So many
-/// connections that begin at once with calls to refuse cost about ten of them each before they have to wait.
-pub const FIRST_TURN_BYTES: usize = 2 * 1024;
+/// The first turn of a connection, and the one after a pause for wasted calls. Each turn that was used up is followed by one
+/// of twice the length. It holds at most some thirty calls to refuse, so connections that begin together cost that much
+/// each before they have to wait.
+pub const FIRST_TURN_BYTES: usize = 512;
 /// Calls in a row that the callers of one peer address may cancel, or that are refused before they are read. Four full
 /// connections whose callers time out together.
 pub const WASTED_CALLS_BURST: u32 = 1024;

@@ -20,8 +20,9 @@ pub(super) const COMPRESSED: u8 = 1;
 /// is incomplete, or not the last, is returned as it came, and the decoder refuses it.
 ///
 /// # Errors
-/// `METHOD_UNKNOWN` if the message is compressed; `MESSAGE_TOO_LARGE`; `OVERLOADED` if the requests of the connection, the peer address or the server hold too many
-/// bytes; `DEADLINE_EXCEEDED` if the message arrives too slowly; `MALFORMED_MESSAGE` if the body breaks off.
+/// `METHOD_UNKNOWN` if the message is compressed; `MESSAGE_TOO_LARGE`; `OVERLOADED` if the requests of the connection, the
+/// peer address or the server hold too many bytes; `DEADLINE_EXCEEDED` if the message arrives too slowly;
+/// `MALFORMED_MESSAGE` if the body breaks off.
 pub(super) async fn read(
     body: &mut RequestBody,
     most: usize,

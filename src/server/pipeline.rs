@@ -14,6 +14,7 @@ use super::state::{PipelineResponse, ServerState};
 use super::stream_record::{RecordedBody, StreamRecord, log_answer};
 use crate::authn::{Caller, StreamCredential};
 use crate::authz::rules::{self, Method};
+use crate::clock;
 use crate::domain::Refusal;
 use crate::grpc::admit::stream::{StreamContext, StreamEnd};
 use crate::grpc::admit::{Api, CallTimes};
@@ -22,7 +23,7 @@ use crate::random;
 use crate::server::limits;
 use crate::service::CallPermit;
 use futures_util::FutureExt;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{ALLOW, HeaderMap, HeaderName, HeaderValue};
 use http_body_util::Full;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -176,7 +177,10 @@ impl Pipeline {
         method: &Method,
     ) -> Result<Arc<Caller>, Box<Status>> {
         let caller = self.state.authenticator.authenticate(headers, &connection.peer.authn).await;
-        let caller = caller.map_err(|refusal| refuse(&refusal))?;
+        let caller = caller.map_err(|refusal| {
+            connection.wasted.count(clock::uptime());
+            refuse(&refusal)
+        })?;
         rules::method_gate(&method.rule, &caller).map_err(|refusal| refuse(&refusal))?;
         Ok(caller)
     }
@@ -253,6 +257,10 @@ impl RequestName {
         Self { id, span }
     }
 
+    pub(super) fn id(&self) -> &HeaderValue {
+        &self.id
+    }
+
     pub(super) fn span(&self) -> &Span {
         &self.span
     }
@@ -272,7 +280,9 @@ impl ServerState {
             let response = outcome().map(|response| complete(response, message_limit(method)));
             response.unwrap_or_else(|status| status.into_http())
         });
-        let code = grpc_code(response.headers());
+        // The answer to another protocol has no status of gRPC. Only such an answer names the methods of HTTP.
+        let other_protocol = response.headers().contains_key(ALLOW).then_some(Code::Unimplemented);
+        let code = grpc_code(response.headers()).or(other_protocol);
         if code.is_none() && method.is_some_and(|method| method.streaming.server) {
             // Its code comes in the trailers, perhaps after days.
             let (metrics, span) = (self.metrics.clone(), name.span.clone());

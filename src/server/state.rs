@@ -20,7 +20,7 @@ pub(super) type PipelineResponse = http::Response<Body>;
 pub(super) struct ServerState {
     pub(super) authenticator: Authenticator,
     pub(super) peers: Arc<Peers>,
-    /// Connections that were closed at once, by reason.
+    /// Connections that were closed at once, by reason, and resets by the HTTP/2 library.
     pub(super) closed_log: LimitedLog<&'static str>,
     pub(super) settings: ServerSettings,
     /// The open streams of each caller.
@@ -56,7 +56,8 @@ impl ServerState {
     /// Logs that the HTTP/2 library reset a request of this peer.
     pub(super) fn log_reset(&self, peer: impl fmt::Display, cause: &str) {
         if let Some(suppressed) = self.closed_log.admit("reset", clock::uptime()) {
-            let cause: String = cause.chars().take(limits::RESET_CAUSE).collect();
+            // Without the query of a path, in which clients of other protocols send secrets.
+            let cause: String = cause.split('?').next().unwrap_or_default().chars().take(limits::RESET_CAUSE).collect();
             tracing::info!(%peer, %cause, suppressed, "reset a request with malformed headers: see docs/languages.md");
         }
     }

@@ -4,38 +4,37 @@
 
 use crate::leaky_bucket::LeakyBucket;
 use crate::server::limits;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// The wasted calls of a connection. Those of all connections of a limited peer address count together, but a connection
-/// without wasted calls does not wait for the others.
+/// The wasted calls of a connection. Those of all connections of a limited peer address share a budget. A connection that
+/// has wasted no call lately does not wait for it.
 pub(super) struct WastedCalls {
-    own: LeakyBucket,
-    /// That of the peer address; `None` for a trusted proxy.
-    peer: Option<Arc<LeakyBucket>>,
+    budget: Arc<LeakyBucket>,
+    /// The uptime of the latest one.
+    latest: Mutex<Option<Duration>>,
 }
 
 impl WastedCalls {
+    /// The wasted calls of a connection from an address with this budget; `None` for a trusted proxy, whose connections
+    /// have a budget each.
     pub(super) fn new(peer: Option<Arc<LeakyBucket>>) -> Self {
-        Self { own: budget(), peer }
+        Self { budget: peer.unwrap_or_else(|| Arc::new(budget())), latest: Mutex::default() }
     }
 
     /// Counts a wasted call, at this uptime.
     pub(super) fn count(&self, now: Duration) {
-        self.budgets().for_each(|budget| budget.charge(now));
+        self.budget.charge(now);
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
     /// Returns the time for which the connection must not be read, at this uptime.
     pub(super) fn pause(&self, now: Duration) -> Duration {
-        if self.own.is_full(now) {
+        let latest = *self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if latest.is_none_or(|latest| now.saturating_sub(latest) >= limits::WASTED_CALLS_PAUSE) {
             return Duration::ZERO;
         }
-        let pause = self.budgets().map(|budget| budget.time_to_charge(now)).max().unwrap_or_default();
-        pause.min(limits::WASTED_CALLS_PAUSE)
-    }
-
-    fn budgets(&self) -> impl Iterator<Item = &LeakyBucket> {
-        std::iter::once(&self.own).chain(self.peer.as_deref())
+        self.budget.time_to_charge(now).min(limits::WASTED_CALLS_PAUSE)
     }
 }
 
@@ -56,14 +55,16 @@ mod tests {
         (0..limits::WASTED_CALLS_BURST).for_each(|_| flood.count(now));
         assert_eq!(flood.pause(now), limits::WASTED_CALL_REFILL);
         assert_eq!((honest.pause(now), other.pause(now)), (Duration::ZERO, Duration::ZERO));
-        // One wasted call makes a connection wait with its address, until that call has refilled.
         other.count(now);
         assert_eq!(other.pause(now), limits::WASTED_CALL_REFILL * 2);
-        assert_eq!(other.pause(now + limits::WASTED_CALL_REFILL), Duration::ZERO);
+        // Many connections of one address wait together, however seldom each is read.
         (0..1_000_000).for_each(|_| flood.count(now));
-        assert_eq!((flood.pause(now), honest.pause(now)), (limits::WASTED_CALLS_PAUSE, Duration::ZERO));
-        let proxied = WastedCalls::new(None);
-        proxied.count(now);
-        assert_eq!(proxied.pause(now), Duration::ZERO);
+        assert_eq!((flood.pause(now), other.pause(now)), (limits::WASTED_CALLS_PAUSE, limits::WASTED_CALLS_PAUSE));
+        assert_eq!(other.pause(now + limits::WASTED_CALLS_PAUSE), Duration::ZERO);
+        assert_eq!(honest.pause(now), Duration::ZERO);
+        let [proxied, neighbour] = [(); 2].map(|()| WastedCalls::new(None));
+        (0..limits::WASTED_CALLS_BURST).for_each(|_| proxied.count(now));
+        neighbour.count(now);
+        assert_eq!((proxied.pause(now), neighbour.pause(now)), (limits::WASTED_CALL_REFILL, Duration::ZERO));
     }
 }

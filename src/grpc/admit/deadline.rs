@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
 
-/// The times of a call: a request extension, set by the pipeline from `grpc-timeout`. All of them lie before the moment at
-/// which the caller stops waiting, so that the answer with the cause arrives.
+/// The times of a call: a request extension, set by the pipeline from `grpc-timeout`. They lie before the moment at which
+/// the caller stops waiting, so that the answer with the cause arrives, except for a handler that begins in the last tenth:
+/// the pipeline ends it at the deadline.
 #[derive(Debug, Clone)]
 pub struct CallTimes {
     start: Instant,

@@ -92,7 +92,10 @@ fn refuse(
         // This fails only if the peer has reset the stream.
         let _ = respond.send_response(response.map(drop), true);
     } else {
-        spawn(connection, respond::send(respond, Response { response, held: HeldByCall::default() }));
+        let response = Response { response, held: HeldByCall::default() };
+        spawn(connection, async {
+            let _ = respond::send(respond, response).await;
+        });
     }
 }
 
@@ -112,13 +115,16 @@ async fn until_reset(
     response: impl Future<Output = Response>,
 ) {
     let mut response = Box::pin(response);
-    let response = std::future::poll_fn(|context| match response.poll_unpin(context) {
-        Poll::Ready(response) => Poll::Ready(Some(response)),
-        Poll::Pending => respond.poll_reset(context).map(|_| None),
+    let response = std::future::poll_fn(|context| match respond.poll_reset(context) {
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => response.poll_unpin(context).map(Some),
     });
-    match response.await {
+    let is_sent = match response.await {
         Some(response) => respond::send(respond, response).await,
-        None => connection.wasted.count(clock::uptime()),
+        None => false,
+    };
+    if !is_sent {
+        connection.wasted.count(clock::uptime());
     }
 }
 
@@ -130,11 +136,16 @@ fn answer(
     name: Option<HeaderValue>,
 ) {
     let (head, frame) = fast_path::response(frame, name).into_parts();
-    // This fails only if the peer has reset the stream, and so does everything below.
-    let Ok(mut stream) = respond.send_response(http::Response::from_parts(head, ()), false) else { return };
+    let Ok(mut stream) = respond.send_response(http::Response::from_parts(head, ()), false) else {
+        // The peer has cancelled the call behind its message.
+        return connection.wasted.count(clock::uptime());
+    };
     stream.reserve_capacity(frame.len());
     if stream.capacity() < frame.len() {
-        return spawn(connection, respond::send_rest(stream, fast_path::body(frame), HeldByCall::default(), None));
+        let rest = respond::send_rest(stream, fast_path::body(frame), HeldByCall::default(), None);
+        return spawn(connection, async {
+            let _ = rest.await;
+        });
     }
     let _ = stream.send_data(ResponseBytes::new(frame), false);
     let _ = stream.send_trailers(fast_path::trailers());

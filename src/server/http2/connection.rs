@@ -73,7 +73,7 @@ struct ServedConnection<T> {
     arrived: Vec<ArrivedCall>,
     keep_alive: KeepAlive,
     closing: ClosePhase,
-    /// The bytes of the next turn.
+    /// The bytes of the current turn.
     turn: usize,
     /// The end of a pause, in which the connection is not read.
     pause: Option<Pin<Box<Sleep>>>,
@@ -96,6 +96,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
             self.http2.abrupt_shutdown(Reason::NO_ERROR);
             // One attempt to send what is left, GOAWAY included.
             let _ = self.http2.poll_closed(context);
+            // The next connection of this thread has nothing to do with a cause from here.
+            drop(reset_causes::take());
             return Poll::Ready(Ok(()));
         }
         if self.keep_alive.poll(context).is_ready() {
@@ -126,19 +128,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
 
     /// Decides how much may be read until the next poll. A connection with many wasted calls is read more slowly.
     fn begin_turn(&mut self, context: &mut Context<'_>) {
+        let longer = limits::TURN_BYTES.min(self.turn * 2);
+        let mut turn = if self.activity.is_turn_over() { longer } else { self.turn };
         loop {
             if let Some(pause) = &mut self.pause {
                 if pause.as_mut().poll(context).is_pending() {
                     return self.activity.pause();
                 }
                 self.pause = None;
-                self.turn = limits::FIRST_TURN_BYTES;
+                turn = limits::FIRST_TURN_BYTES;
             }
             let pause = self.connection.wasted.pause(clock::uptime());
             if pause.is_zero() {
-                self.activity.begin_turn(self.turn);
-                self.turn = limits::TURN_BYTES.min(self.turn * 2);
-                return;
+                self.turn = turn;
+                return self.activity.begin_turn(turn);
             }
             self.pause = Some(Box::pin(sleep(pause)));
         }

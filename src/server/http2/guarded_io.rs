@@ -40,6 +40,11 @@ impl SocketActivity {
         self.paused.store(false, Ordering::Relaxed);
     }
 
+    /// Returns whether everything was read that this turn allows.
+    pub(super) fn is_turn_over(&self) -> bool {
+        self.turn.load(Ordering::Relaxed) == 0
+    }
+
     /// Lets nothing be read until the next turn.
     pub(super) fn pause(&self) {
         self.turn.store(0, Ordering::Relaxed);

@@ -26,25 +26,24 @@ enum SendError {
     Reset(Reason),
 }
 
-/// Sends a response. What the call holds is returned when the last byte is handed to the socket.
-pub(super) async fn send(mut respond: SendResponse<ResponseBytes>, response: Response) {
+/// Sends a response. What the call holds is returned when the last byte is handed to the socket. Returns false if the peer
+/// has cancelled the call.
+pub(super) async fn send(mut respond: SendResponse<ResponseBytes>, response: Response) -> bool {
     let Response { response, held } = response;
     let (mut head, body) = response.into_parts();
     let end = head.extensions.remove::<StreamEnd>();
     let head = http::Response::from_parts(head, ());
-    let Ok(stream) = respond.send_response(head, body.is_end_stream()) else { return };
-    if !body.is_end_stream() {
-        send_rest(stream, body, held, end).await;
-    }
+    let Ok(stream) = respond.send_response(head, body.is_end_stream()) else { return false };
+    body.is_end_stream() || send_rest(stream, body, held, end).await
 }
 
-/// Sends the body of a response. A stream of messages ends early when `end` says so.
+/// Sends the body of a response. `end` can end a stream of messages early. Returns false if the peer has cancelled the call.
 pub(super) async fn send_rest(
     mut stream: SendStream<ResponseBytes>,
     body: Body,
     held: HeldByCall,
     end: Option<StreamEnd>,
-) {
+) -> bool {
     let (held, sent) = TrackedHold::new(held);
     let outcome = Sender { stream: &mut stream, end }.send_body(body, Arc::new(held)).await;
     let outcome = match outcome {
@@ -55,6 +54,7 @@ pub(super) async fn send_rest(
     if let Err(SendError::Reset(reason)) = outcome {
         stream.send_reset(reason);
     }
+    !matches!(outcome, Err(SendError::Gone))
 }
 
 /// What a call holds, with a note of when it is returned.

@@ -3,7 +3,8 @@
 
 use crate::harness::http2::{self, END_HEADERS, END_STREAM, HEADERS, PREFACE, RST_STREAM, RawConnection};
 use crate::harness::program::Serve;
-use crate::harness::{Database, Server};
+use crate::harness::{Database, Server, raw};
+use crate::peers::observers;
 use roster::server::limits;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -214,4 +215,22 @@ async fn the_log_names_the_cause_of_a_reset_by_the_library() {
     }
     logged(&serve, &["INFO", "reset a request with malformed headers", "peer=127.0.0.1"]).await;
     assert!(!serve.log().contains("h2::"), "{}", serve.log());
+}
+
+#[tokio::test]
+async fn requests_of_other_protocols_count_as_unimplemented() {
+    const SERVICE: &str = "roster.v1.CheckService";
+    let server = Server::start().await;
+    // A unary method, a stream of the server, and a path that nothing serves.
+    let methods = [(SERVICE, "CheckMembership"), (SERVICE, "ExportMemberships"), ("other", "other")];
+    for (service, method) in methods {
+        let path = format!("/{service}/{method}");
+        let call = raw::Call::grpc(&path, &[]).instead("content-type", "application/json");
+        assert_eq!(server.send(call).await.http_status, 415, "{path}");
+    }
+    let text = observers::scrape(&server).await;
+    for (service, method) in methods {
+        let labels = format!("{{service=\"{service}\",method=\"{method}\",code=\"UNIMPLEMENTED\"}}");
+        assert_eq!(observers::metric(&text, &format!("roster_calls_total{labels}")), Some(1.0), "{labels}");
+    }
 }

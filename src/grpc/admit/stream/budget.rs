@@ -2,9 +2,9 @@
 //!
 //! Every stream has its room for messages of ordinary size: [`STREAM_MESSAGES`](limits::STREAM_MESSAGES) that wait
 //! and one that is being sent, each of [`CHUNK_BYTES`](limits::CHUNK_BYTES). The number of streams bounds these, and no
-//! stream waits for another one to send them. A message can be larger, because a transaction is sent whole: what it has
-//! beyond `CHUNK_BYTES` is charged to the budget, from when it is made. So a peer that does not read can delay the large messages of others, for
-//! at most the time for slow readers, and nothing else.
+//! stream waits for another one to send them. A message can be larger, because a write is sent whole up to 3 MiB: what it
+//! has beyond `CHUNK_BYTES` is charged to the budget from when it is made. So a peer that does not read can delay the large
+//! messages of others, for at most the time for slow readers, and nothing else.
 
 use crate::grpc::limits;
 use std::sync::Arc;
