@@ -6,8 +6,8 @@ use crate::harness::raw::{self, Answer, Call};
 use crate::harness::{API_KEY, Server, is_member};
 use prost::Message;
 use roster::domain::Scope;
-use roster::grpc::pb;
 use roster::grpc::pb::check_service_client::CheckServiceClient;
+use roster::grpc::{limits, pb};
 use std::time::Duration;
 use tonic::Code;
 
@@ -223,6 +223,18 @@ async fn a_body_in_pieces_is_awaited() {
         assert_eq!(answer.grpc_status, Some(0), "{answer:?}");
         assert!(result(&answer).allowed && is_fast(&answer));
     }
+}
+
+/// A check waits for Postgres for two seconds at most, from when its message is there.
+#[tokio::test]
+async fn a_check_whose_message_comes_late_has_the_whole_time_for_postgres() {
+    let server = Server::start().await;
+    let acme = server.user("ada").create("Acme").await;
+    let token = server.service_token("backend", &[Scope::Check]);
+    until_fast(&server, &check(&acme, "ada", &token)).await;
+    let late = fully_consistent(&acme, "ada", &token).with("grpc-timeout", "20S");
+    let answer = raw::send_late(server.address, late, limits::CHECK_WAIT + Duration::from_millis(100)).await;
+    assert_eq!((answer.grpc_status, result(&answer).source()), (Some(0), pb::CheckSource::Primary), "{answer:?}");
 }
 
 #[tokio::test]

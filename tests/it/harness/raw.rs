@@ -109,10 +109,16 @@ pub async fn send_in_pieces(address: SocketAddr, call: Call, cuts: &[usize]) -> 
     within_patience(exchange(address, call, Body::InPieces(cuts), false)).await
 }
 
+/// Sends a request whose body follows this time after its headers, and waits for the whole answer.
+pub async fn send_late(address: SocketAddr, call: Call, pause: Duration) -> Answer {
+    within_patience(exchange(address, call, Body::After(pause), false)).await
+}
+
 /// The way in which a request body is sent.
 #[derive(Clone, Copy)]
 enum Body<'a> {
     Whole,
+    After(Duration),
     Unfinished,
     InPieces(&'a [usize]),
 }
@@ -158,6 +164,10 @@ async fn exchange(address: SocketAddr, call: Call, sent: Body<'_>, first: bool) 
     let (response, mut sending) = client.ready().await.unwrap().send_request(request, no_body).unwrap();
     if !no_body {
         let mut body = Bytes::from(call.body);
+        if let Body::After(pause) = sent {
+            flush(&mut ping).await;
+            tokio::time::sleep(pause).await;
+        }
         if let Body::InPieces(cuts) = sent {
             flush(&mut ping).await;
             let mut before = 0;
