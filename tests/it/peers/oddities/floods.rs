@@ -22,7 +22,7 @@ fn streams(make: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
 
 #[tokio::test]
 async fn calls_that_are_reset_in_large_numbers_are_read_slowly() {
-    const CALLS: u32 = 5000;
+    const CALLS: u32 = 2000;
     // Behind the calls that may be wasted in a row. A part of a flood may be answered before its reset arrives.
     const LEAST: Duration = limits::WASTED_CALL_REFILL.saturating_mul((CALLS - limits::WASTED_CALLS_BURST) / 2);
 
