@@ -6,7 +6,7 @@ use super::welcome::welcome;
 use crate::authn::Authenticator;
 use crate::clock::Clock;
 use crate::config::listen_address::ListenAddress;
-use crate::config::{Environment, LISTEN, Mistakes};
+use crate::config::{Environment, LISTEN, Mistakes, unknown_variables_of};
 use crate::lifecycle::{self, Hangup};
 use crate::mail::Mailer;
 use crate::postgres::{Binaries, Cluster, Options, Stop};
@@ -38,7 +38,7 @@ pub(super) struct DevFlags {
 
 pub(super) fn run(flags: &DevFlags) -> Result<(), CliError> {
     super::start_log()?;
-    super::log_warnings(&Environment::of_process().unknown_variables());
+    super::log_warnings(&unknown_variables_of(&Environment::of_process()));
     let directory = DataDirectory::find(flags.data_dir.as_ref())?;
     let lock = directory.lock()?;
     super::run_to_end(async {

@@ -1,7 +1,6 @@
 //! The environment variables that may be settings.
 
 use super::nearest::nearest;
-use super::table;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
@@ -44,14 +43,13 @@ impl Environment {
     }
 
     /// One sentence for each variable that is no setting. A variable with the name of a setting and one of another use
-    /// ([`is_other_use`]) are left out.
+    /// ([`is_other_use`]) are left out. `settings` are the variables of all settings.
     #[must_use]
-    pub fn unknown_variables(&self) -> Vec<String> {
-        let settings = table::variables();
+    pub(super) fn unknown_variables(&self, settings: &[String]) -> Vec<String> {
         let unknown = self.0.keys().filter(|name| {
             !settings.contains(name) && *name != CONFIG && !is_other_use(name.strip_prefix(PREFIX).unwrap_or(name))
         });
-        unknown.map(|name| sentence(name, &settings)).collect()
+        unknown.map(|name| sentence(name, settings)).collect()
     }
 }
 
@@ -87,9 +85,10 @@ pub(super) fn is_other_use(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::table;
 
     fn unknown(names: &[&str]) -> Vec<String> {
-        Environment::new(names.iter().map(|name| (*name, "x"))).unknown_variables()
+        Environment::new(names.iter().map(|name| (*name, "x"))).unknown_variables(&table::variables())
     }
 
     #[test]
@@ -119,7 +118,10 @@ mod tests {
             "ROSTERS",
         ];
         assert_eq!(unknown(&others), Vec::<String>::new());
-        assert_eq!(Environment::new([("ROSTER_LISTN", "")]).unknown_variables(), Vec::<String>::new());
+        assert_eq!(
+            Environment::new([("ROSTER_LISTN", "")]).unknown_variables(&table::variables()),
+            Vec::<String>::new()
+        );
     }
 
     #[test]

@@ -154,6 +154,12 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// One sentence for each variable that is no setting.
+#[must_use]
+pub fn unknown_variables_of(environment: &Environment) -> Vec<String> {
+    environment.unknown_variables(&table::variables())
+}
+
 impl Settings {
     /// Reads and checks every setting, including the key files and templates that the settings name.
     ///
@@ -177,7 +183,7 @@ impl Settings {
         if values.metrics_listen.as_ref() == Some(&values.listen) && values.listen.port() != 0 {
             reader.add_sentence(SAME_ADDRESS);
         }
-        let (mistakes, warnings) = reader.finish(unknown_variables);
+        let (mistakes, warnings) = reader.finish(unknown_variables, unknown_variables_of(environment));
         match (database, authenticator, mailer) {
             (Some(database), Some(authenticator), Ok(mailer)) if mistakes.is_empty() => Ok(Self {
                 listen: values.listen,
@@ -231,7 +237,7 @@ pub fn read_datastore(
 ) -> Result<(DatastoreUrl, Vec<String>), Mistakes> {
     let mut reader = SettingsReader::new(flags.config.as_ref(), environment);
     let database = DatastoreValues::read(&mut reader, &flags.settings).database_url;
-    let (mistakes, warnings) = reader.finish_part();
+    let (mistakes, warnings) = reader.finish_part(unknown_variables_of(environment));
     database.filter(|_| mistakes.is_empty()).map(|database| (database, warnings)).ok_or(Mistakes(mistakes))
 }
 

@@ -191,9 +191,13 @@ impl<'a> SettingsReader<'a> {
     }
 
     /// All mistakes, and the warnings. Call it after every setting has been read: the keys of the file that remain are
-    /// unknown settings, which are mistakes. An unknown variable is a warning or a mistake, and a mistake if there are
-    /// others, because it may be their cause.
-    pub(super) fn finish(mut self, unknown_variables: UnknownVariables) -> (Vec<String>, Vec<String>) {
+    /// unknown settings, which are mistakes. An unknown variable (`unknown` has a sentence for each) is a warning or a
+    /// mistake, and a mistake if there are others, because it may be their cause.
+    pub(super) fn finish(
+        mut self,
+        unknown_variables: UnknownVariables,
+        unknown: Vec<String>,
+    ) -> (Vec<String>, Vec<String>) {
         if let (Some(path), Some(file)) = (&self.path, &self.file) {
             let sentence = |key: &String| {
                 let sentence = file_table::no_such_key(key, &self.names);
@@ -201,7 +205,6 @@ impl<'a> SettingsReader<'a> {
             };
             self.mistakes.extend(file.keys().map(sentence));
         }
-        let unknown = self.environment.unknown_variables();
         if self.mistakes.is_empty() && unknown_variables == UnknownVariables::Warn {
             self.warnings.extend(unknown);
         } else {
@@ -212,9 +215,9 @@ impl<'a> SettingsReader<'a> {
 
     /// The mistakes so far, and the warnings, for a command that reads some settings only. The other keys of the file
     /// are not looked at.
-    pub(super) fn finish_part(mut self) -> (Vec<String>, Vec<String>) {
+    pub(super) fn finish_part(mut self, unknown: Vec<String>) -> (Vec<String>, Vec<String>) {
         self.file = None;
-        self.finish(UnknownVariables::Warn)
+        self.finish(UnknownVariables::Warn, unknown)
     }
 
     fn find(&mut self, name: &'static str, flag: Option<&String>) -> Option<RawSetting> {

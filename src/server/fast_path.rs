@@ -12,10 +12,11 @@ use super::pipeline::{HeldByCall, HeldFromStart, Pipeline, REQUEST_ID, RequestNa
 use super::preflight::AdmittedCall;
 use super::request_body::RequestBody;
 use super::shares::CallClass;
+use super::stream_record::GRPC_STATUS;
 use crate::grpc::admit::CallTimes;
 use crate::grpc::{AdmittedCheck, CHECK, limits, status};
 use futures_util::FutureExt;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,8 +25,6 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 use tracing::Instrument;
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The outcome of the fast path.
 pub(super) enum FastPathOutcome {

@@ -44,6 +44,9 @@ pub const TURN_BYTES: usize = 16 * 1024;
 /// of twice the length. It holds at most some thirty calls to refuse, so connections that begin together cost that much
 /// each before they have to wait.
 pub const FIRST_TURN_BYTES: usize = 512;
+/// The turn after a pause that has paid for all wasted calls of the address: some twenty calls of ordinary size, whose pause
+/// is longer than the millisecond in which timers count.
+pub const PAID_TURN_BYTES: usize = 4 * 1024;
 /// Calls in a row that the callers of one peer address may cancel, or that are refused before they are read. Four full
 /// connections whose callers time out together.
 pub const WASTED_CALLS_BURST: u32 = 1024;

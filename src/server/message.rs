@@ -1,6 +1,6 @@
 //! The message of a unary call: it is read as a whole before the call takes its place among the calls under way.
 
-use super::request_body::RequestBody;
+use super::request_body::{COMPRESSED, PREFIX_BYTES, RequestBody};
 use super::shares::{ConnectionShares, RequestCharge};
 use crate::grpc::status;
 use crate::server::limits;
@@ -10,11 +10,6 @@ use prost::bytes::BytesMut;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
-
-/// The prefix of a gRPC message: a byte for compression, four for the length.
-const PREFIX_BYTES: usize = 5;
-/// The first byte of the prefix of a compressed message.
-pub(super) const COMPRESSED: u8 = 1;
 
 /// Reads the body of a unary call to its end: one message of at most `most` bytes, in its frame. A body whose frame
 /// is incomplete, or not the last, is returned as it came, and the decoder refuses it.

@@ -11,7 +11,7 @@ use super::preflight::{AdmittedCall, requested_timeout};
 use super::request_body::RequestBody;
 use super::shares::{CallClass, Charge, ConnectionShares, ConnectionStream, Place, RequestCharge};
 use super::state::{PipelineResponse, ServerState};
-use super::stream_record::{RecordedBody, StreamRecord, log_answer};
+use super::stream_record::{RecordedBody, StreamRecord, grpc_code, log_answer};
 use crate::authn::{Caller, StreamCredential};
 use crate::authz::rules::{self, Method};
 use crate::clock;
@@ -36,7 +36,6 @@ use tower::Service;
 use tracing::{Instrument, Span};
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
 /// A response, with what its call holds until it is sent.
@@ -343,10 +342,6 @@ pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let id = headers.get(REQUEST_ID).filter(plain).cloned();
     id.or_else(|| HeaderValue::try_from(random::log_id().to_string()).ok())
         .unwrap_or(HeaderValue::from_static("unnamed"))
-}
-
-pub(super) fn grpc_code(headers: &HeaderMap) -> Option<Code> {
-    headers.get(GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
 /// The largest message that a method takes, in bytes.

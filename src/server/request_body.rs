@@ -1,6 +1,5 @@
 //! The body of a request.
 
-use super::message::COMPRESSED;
 use crate::grpc::status;
 use crate::server::limits;
 use h2::RecvStream;
@@ -99,7 +98,10 @@ impl Body for RequestBody {
     }
 }
 
-const PREFIX_BYTES: usize = 5;
+/// The prefix of a gRPC message: a byte for compression, four for the length.
+pub(super) const PREFIX_BYTES: usize = 5;
+/// The first byte of the prefix of a compressed message.
+pub(super) const COMPRESSED: u8 = 1;
 
 /// Limits each message of a stream.
 struct MessageLimits {

@@ -1,9 +1,9 @@
 //! The record of a stream: its line in the log and its place in the metrics, made when the stream has ended.
 
 use super::metrics::{Metrics, code_name};
-use super::pipeline::grpc_code;
 use crate::authz::rules::Method;
 use crate::grpc::admit::stream::StreamEnd;
+use http::{HeaderMap, HeaderName};
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +12,8 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tracing::Span;
+
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The body of a stream's response. When it ends or is dropped, the stream is counted with its code and its duration.
 pub(super) struct RecordedBody {
@@ -79,4 +81,9 @@ impl HttpBody for RecordedBody {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// The `grpc-status` in the headers or the trailers of a response.
+pub(super) fn grpc_code(headers: &HeaderMap) -> Option<Code> {
+    headers.get(GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }

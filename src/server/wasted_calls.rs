@@ -36,6 +36,11 @@ impl WastedCalls {
         }
         self.budget.time_to_charge(now).min(limits::WASTED_CALLS_PAUSE)
     }
+
+    /// Returns whether the budget allows a further wasted call, at this uptime.
+    pub(super) fn is_paid(&self, now: Duration) -> bool {
+        self.budget.time_to_charge(now).is_zero()
+    }
 }
 
 /// The budget of wasted calls of a connection or a peer address.
@@ -60,6 +65,8 @@ mod tests {
         // Many connections of one address wait together, however seldom each is read.
         (0..1_000_000).for_each(|_| flood.count(now));
         assert_eq!((flood.pause(now), other.pause(now)), (limits::WASTED_CALLS_PAUSE, limits::WASTED_CALLS_PAUSE));
+        // The end of such a pause has not paid for the address.
+        assert!(!flood.is_paid(now + limits::WASTED_CALLS_PAUSE));
         assert_eq!(other.pause(now + limits::WASTED_CALLS_PAUSE), Duration::ZERO);
         assert_eq!(honest.pause(now), Duration::ZERO);
         let [proxied, neighbour] = [(); 2].map(|()| WastedCalls::new(None));

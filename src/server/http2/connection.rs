@@ -137,6 +137,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
                 }
                 self.pause = None;
                 turn = limits::FIRST_TURN_BYTES;
+                if self.connection.wasted.is_paid(clock::uptime()) {
+                    turn = limits::PAID_TURN_BYTES;
+                }
             }
             let pause = self.connection.wasted.pause(clock::uptime());
             if pause.is_zero() {

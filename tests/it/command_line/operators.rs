@@ -4,6 +4,7 @@ use super::{DataDirectory, Dev};
 use crate::harness::Database;
 use crate::harness::program::{PATIENCE, Serve, channel, free_port, output, roster, until};
 use crate::harness::server::Clients;
+use crate::replica;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use roster::grpc::pb;
@@ -132,12 +133,7 @@ async fn a_hangup_does_not_end_serve() {
     let serve = Serve::start(&Database::new().await.url, "").await;
     serve.until(ServingStatus::Serving).await;
     serve.signal(Signal::SIGHUP);
-    let logged = async {
-        while !serve.log().contains("SIGHUP has no effect") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, logged).await.expect("the signal is not logged");
+    replica::until("the signal is logged", async || serve.log().contains("SIGHUP has no effect")).await;
     serve.clients.clone().users.get_caller(pb::GetCallerRequest {}).await.unwrap();
 }
 

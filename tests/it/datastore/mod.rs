@@ -9,13 +9,16 @@ mod silent;
 mod standby;
 mod url;
 
+use crate::harness::proxy::Proxy;
 use crate::harness::samples::{self, SampleCaller, Target, Write};
-use crate::harness::{IssuedInvitation, Server, reason};
+use crate::harness::{Database, IssuedInvitation, Server, reason};
 use roster::authn::mint::ClaimSet;
 use roster::authz::rules::{METHODS, Method};
 use roster::domain::Scope;
 use roster::grpc::pb;
 use roster::grpc::pb::consistency::Requirement;
+use roster::server::ServerSettings;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tonic::{Code, Status};
@@ -131,5 +134,25 @@ async fn assert_all_succeed(server: &Server, organization: &str) {
     });
     for answer in futures_util::future::join_all(calls).await {
         answer.unwrap();
+    }
+}
+
+/// A server behind a proxy in front of its database, with an organization.
+struct Scene {
+    /// The database without the proxy.
+    direct: Database,
+    proxy: Proxy,
+    server: Arc<Server>,
+    organization: String,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let direct = Database::new().await;
+        let (proxy, database) = Proxy::before(&direct).await;
+        let server = Server::over(database, ServerSettings::default()).await;
+        server.roster.replica().loaded().await;
+        let organization = server.user("ada").create("Acme").await;
+        Self { direct, proxy, server: Arc::new(server), organization }
     }
 }

@@ -1,7 +1,7 @@
 //! A network that swallows packets: the connections that are open at one moment stay open and nothing passes, and new
 //! ones work. Every call ends by its deadline, and after five seconds no call fails.
 
-use super::{CALL_TIMEOUT, FULLY_CONSISTENT, RECOVERY, assert_recovers, check, named, unavailable};
+use super::{CALL_TIMEOUT, FULLY_CONSISTENT, RECOVERY, Scene, assert_recovers, check, named, unavailable};
 use crate::harness::proxy::Proxy;
 use crate::harness::raw::{self, Answer, Call};
 use crate::harness::{Database, Server, add, is_member};
@@ -32,25 +32,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The time in which every call must succeed, after [`RECOVERY`].
 const CALM: Duration = Duration::from_secs(10);
 
-/// A server behind a proxy in front of its database, with an organization.
-struct Scene {
-    /// The database without the proxy.
-    direct: Database,
-    proxy: Proxy,
-    server: Arc<Server>,
-    organization: String,
-}
-
 impl Scene {
-    async fn new() -> Self {
-        let direct = Database::new().await;
-        let (proxy, database) = Proxy::before(&direct).await;
-        let server = Server::over(database, ServerSettings::default()).await;
-        server.roster.replica().loaded().await;
-        let organization = server.user("ada").create("Acme").await;
-        Self { direct, proxy, server: Arc::new(server), organization }
-    }
-
     /// Starts callers of every kind.
     async fn traffic(&self) -> Traffic {
         let traffic = Traffic { stop: CancellationToken::new(), calls: Arc::default(), callers: JoinSet::new() };

@@ -1,41 +1,20 @@
 //! A Postgres that hangs: connections stay open and nothing passes. Every call ends before its caller gives up, and the
 //! answer names the cause.
 
-use super::{FULLY_CONSISTENT, assert_every_method_is_unavailable, check, sample_calls};
-use crate::harness::proxy::Proxy;
+use super::{FULLY_CONSISTENT, Scene, assert_every_method_is_unavailable, check, sample_calls};
 use crate::harness::raw::{self, Answer, Call};
-use crate::harness::{Database, Server};
 use crate::replica::until;
 use prost::Message;
 use roster::authz::rules::Method;
 use roster::domain::Scope;
 use roster::grpc::pb;
 use roster::grpc::pb::stream_checks_response::Outcome;
-use roster::server::ServerSettings;
 use sqlx::AssertSqlSafe;
 use std::time::Duration;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-/// A server behind a proxy in front of its database, with an organization.
-struct Scene {
-    /// The database without the proxy.
-    direct: Database,
-    proxy: Proxy,
-    server: Server,
-    organization: String,
-}
-
 impl Scene {
-    async fn new() -> Self {
-        let direct = Database::new().await;
-        let (proxy, database) = Proxy::before(&direct).await;
-        let server = Server::over(database, ServerSettings::default()).await;
-        server.roster.replica().loaded().await;
-        let organization = server.user("ada").create("Acme").await;
-        Self { direct, proxy, server, organization }
-    }
-
     /// Lets nothing pass any more, and waits until memory is too old to answer.
     async fn hang(&self) {
         self.proxy.swallow_all();

@@ -167,6 +167,29 @@ async fn outcome(connection: RawConnection, bytes: Vec<u8>, right: &[Outcome]) -
     }
 }
 
+/// Sends bytes and a PING. Returns whether the PING is answered in time, and the connection has not ended before. What the
+/// streams receive does not matter.
+async fn stays_alive(connection: RawConnection, bytes: Vec<u8>) -> bool {
+    let RawConnection { mut reading, mut writing } = connection;
+    let sending = tokio::spawn(async move {
+        let _ = writing.write_all(&bytes).await;
+        let _ = writing.write_all(&http2::frame(PING, 0, 0, MARK)).await;
+        writing
+    });
+    let mut observed = Observation::default();
+    let observe = async {
+        while !observed.alive
+            && observed.goaway.is_none()
+            && let Some(frame) = reading.next().await
+        {
+            observed.note(&frame);
+        }
+    };
+    let in_time = tokio::time::timeout(BOUND, observe).await.is_ok();
+    drop(sending);
+    in_time && observed.alive && observed.goaway.is_none()
+}
+
 /// What a connection has received so far.
 #[derive(Debug, Default)]
 struct Observation {
