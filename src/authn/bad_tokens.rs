@@ -147,7 +147,7 @@ fn forged_tokens(key: &SigningKey) -> Result<Vec<(String, CredentialError)>, Box
             let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
             header.kid = kid;
             let claims: serde_json::Value = serde_json::from_str(&json(&good_claims()))?;
-            let secret = jsonwebtoken::EncodingKey::from_secret(&secret);
+            let secret = jsonwebtoken::EncodingKey::from_secret(&secret)?;
             tokens.push((jsonwebtoken::encode(&header, &claims, &secret)?, error));
         }
     }

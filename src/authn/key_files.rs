@@ -2,7 +2,7 @@
 
 use super::limits;
 use super::settings::{Algorithm, PemKey};
-use jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER;
+use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER;
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -61,8 +61,45 @@ fn rsa_bits(key: &DecodingKey) -> usize {
 }
 
 fn is_ed25519(key: &DecodingKey) -> bool {
-    let bytes = key.try_get_as_bytes().ok().and_then(|bytes| <&[u8; 32]>::try_from(bytes).ok());
-    bytes.and_then(|bytes| ed25519_dalek::VerifyingKey::from_bytes(bytes).ok()).is_some_and(|key| !key.is_weak())
+    let bytes = key.try_get_as_bytes().ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    bytes.is_some_and(|mut bytes| {
+        // The highest bit is the sign of x, which does not affect the order of a point.
+        bytes[31] &= 0x7f;
+        !SMALL_ORDER_POINTS.contains(&bytes)
+    })
+}
+
+/// The y coordinates of the points of Ed25519 whose order is at most 8, in every encoding: a signature for such a key
+/// needs no private key. The numbers are 0, 1, p - 1, p, p + 1 and the two roots of order 8 (Taming the many EdDSAs,
+/// Chalkias et al. 2020, table 1).
+const SMALL_ORDER_POINTS: [[u8; 32]; 7] = [
+    [0; 32],
+    small_number(1),
+    near_prime(0xec),
+    near_prime(0xed),
+    near_prime(0xee),
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+        0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+        0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+    ],
+];
+
+const fn small_number(number: u8) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[0] = number;
+    bytes
+}
+
+/// A number near p = 2^255 - 19, whose lowest byte is 0xed.
+const fn near_prime(lowest: u8) -> [u8; 32] {
+    let mut bytes = [0xff; 32];
+    bytes[0] = lowest;
+    bytes[31] = 0x7f;
+    bytes
 }
 
 /// Reads a key file of at most [`limits::KEY_FILE_BYTES`].
@@ -84,7 +121,9 @@ pub(super) fn load_secret(path: &Path) -> Result<VerificationKey, String> {
     if bytes.starts_with(b"-----BEGIN") {
         return Err("contains a PEM key, not a shared secret; configure a public key in `keys`".to_owned());
     }
-    VerificationKey::new(None, Algorithm::Hs256, DecodingKey::from_secret(bytes.trim_ascii_end()))
+    let secret =
+        DecodingKey::from_secret(bytes.trim_ascii_end()).map_err(|_| "cannot be used as a secret".to_owned())?;
+    VerificationKey::new(None, Algorithm::Hs256, secret)
 }
 
 /// Reads public keys, each from its PEM file.

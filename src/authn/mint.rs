@@ -3,19 +3,21 @@
 
 use super::secret::Secret;
 use crate::random;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ed25519_dalek::Signer;
-use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey};
+use pem::{EncodeConfig, LineEnding, Pem};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+/// How the ids of these keys begin. A server that is not for development refuses a key set that holds such a key.
+pub const KEY_ID_PREFIX: &str = "roster-dev-";
+
 /// An Ed25519 key that signs tokens.
-pub struct SigningKey(ed25519_dalek::SigningKey);
+pub struct SigningKey(Ed25519KeyPair);
 
 /// The claims of a token. Times are in seconds since 1970.
 #[derive(Clone, Default, Serialize)]
@@ -48,7 +50,7 @@ impl SigningKey {
     /// Generates a key.
     #[must_use]
     pub fn generate() -> Self {
-        Self(ed25519_dalek::SigningKey::from_bytes(&random::secret()))
+        Self(Ed25519KeyPair::from_seed_unchecked(&random::secret()).expect("a seed has 32 bytes"))
     }
 
     /// Writes the key as PKCS#8 PEM to a new file that only its owner can read.
@@ -56,7 +58,8 @@ impl SigningKey {
     /// # Errors
     /// If the file exists already or cannot be written.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        let pem = self.0.to_pkcs8_pem(LineEnding::LF).map_err(io::Error::other)?;
+        let key = self.0.to_pkcs8v1().map_err(io::Error::other)?;
+        let pem = to_pem("PRIVATE KEY", key.as_ref());
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(pem.as_bytes())?;
         file.sync_all()
@@ -67,10 +70,10 @@ impl SigningKey {
     /// # Errors
     /// If the file cannot be read or does not contain such a key.
     pub fn load(path: &Path) -> io::Result<Self> {
-        let pem = std::fs::read_to_string(path)?;
-        ed25519_dalek::SigningKey::from_pkcs8_pem(&pem)
-            .map(Self)
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not an Ed25519 key in PKCS#8 PEM"))
+        let key = pem::parse(std::fs::read(path)?).ok().filter(|pem| pem.tag() == "PRIVATE KEY");
+        // Keys of earlier releases have no public key beside the private one, which `from_pkcs8` requires.
+        let key = key.and_then(|pem| Ed25519KeyPair::from_pkcs8_maybe_unchecked(pem.contents()).ok());
+        key.map(Self).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an Ed25519 key in PKCS#8 PEM"))
     }
 
     /// Returns a JWKS with the public key, for the setting `jwks_file` of a server that accepts the tokens.
@@ -93,27 +96,32 @@ impl SigningKey {
     /// Signs a header and claims without changing them.
     pub(super) fn sign(&self, header: &str, claims: &str) -> String {
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-        let signature = self.0.sign(message.as_bytes()).to_bytes();
+        let signature = self.0.sign(message.as_bytes());
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// Returns the key id: the thumbprint of RFC 7638.
+    /// Returns the key id: [`KEY_ID_PREFIX`] and the thumbprint of RFC 7638.
     pub(super) fn id(&self) -> String {
         let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, self.public());
-        URL_SAFE_NO_PAD.encode(Sha256::digest(members))
+        format!("{KEY_ID_PREFIX}{}", URL_SAFE_NO_PAD.encode(Sha256::digest(members)))
     }
 
     /// Returns the public key as the `x` of a JWK.
     fn public(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0.verifying_key().as_bytes())
+        URL_SAFE_NO_PAD.encode(self.0.public_key())
     }
 
     /// Returns the public key in PEM.
     #[cfg(test)]
     pub(super) fn public_pem(&self) -> String {
-        use ed25519_dalek::pkcs8::EncodePublicKey;
-        self.0.verifying_key().to_public_key_pem(LineEnding::LF).unwrap_or_default()
+        use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+        let key: PublicKeyX509Der<'_> = self.0.public_key().as_der().expect("the public key of a key pair is valid");
+        to_pem("PUBLIC KEY", key.as_ref())
     }
+}
+
+fn to_pem(tag: &str, der: &[u8]) -> String {
+    pem::encode_config(&Pem::new(tag, der), EncodeConfig::new().set_line_ending(LineEnding::LF))
 }
 
 #[cfg(test)]

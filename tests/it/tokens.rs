@@ -3,11 +3,10 @@
 use crate::harness::log::Log;
 use crate::harness::raw::{self, Answer, Call};
 use crate::harness::{Database, Server, add, organization};
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ed25519_dalek::Signer;
-use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePublicKey};
 use prost::Message;
 use roster::authn::api_keys::{self, GeneratedApiKey};
 use roster::authn::mint::{ClaimSet, SigningKey};
@@ -50,7 +49,7 @@ fn bearer(token: &str) -> Headers {
 
 /// The server's issuer with its real key. It signs anything.
 struct Forger {
-    key: ed25519_dalek::SigningKey,
+    key: Ed25519KeyPair,
     id: String,
 }
 
@@ -60,8 +59,8 @@ impl Forger {
         let path = directory.path().join("key.pem");
         key.save(&path).unwrap();
         let id = key.public_jwks()["keys"][0]["kid"].as_str().unwrap().to_owned();
-        let pem = std::fs::read_to_string(path).unwrap();
-        Self { key: ed25519_dalek::SigningKey::from_pkcs8_pem(&pem).unwrap(), id }
+        let pem = pem::parse(std::fs::read(path).unwrap()).unwrap();
+        Self { key: Ed25519KeyPair::from_pkcs8_maybe_unchecked(pem.contents()).unwrap(), id }
     }
 
     fn header(&self) -> Value {
@@ -79,7 +78,7 @@ impl Forger {
 
     fn sign(&self, header: &Value, claims: &Value) -> String {
         let message = unsigned(header, claims);
-        format!("{message}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes()).to_bytes()))
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes())))
     }
 
     fn good(&self) -> String {
@@ -103,7 +102,7 @@ impl Forger {
     fn hs256(&self, secret: &[u8]) -> Headers {
         let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
         header.kid = Some(self.id.clone());
-        let secret = jsonwebtoken::EncodingKey::from_secret(secret);
+        let secret = jsonwebtoken::EncodingKey::from_secret(secret).unwrap();
         bearer(&jsonwebtoken::encode(&header, &Self::claims(), &secret).unwrap())
     }
 }
@@ -122,8 +121,12 @@ fn bad_credentials(forger: &Forger) -> Vec<(&'static str, Headers, &'static str)
     let other_claims =
         URL_SAFE_NO_PAD.encode(Forger::claims().to_string().replace(SUBJECT, "another-subject-entirely"));
     let stranger = Forger { id: forger.id.clone(), ..Forger::new(&SigningKey::generate()) };
-    let public = forger.key.verifying_key();
-    let pem = public.to_public_key_pem(LineEnding::LF).unwrap();
+    let public = forger.key.public_key();
+    let der: PublicKeyX509Der<'_> = public.as_der().unwrap();
+    let pem = pem::encode_config(
+        &pem::Pem::new("PUBLIC KEY", der.as_ref()),
+        pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
+    );
     let none = json!({ "alg": "none" });
     vec![
         ("no aud", forger.with_claims(json!({ "aud": null })), INVALID),
@@ -144,7 +147,7 @@ fn bad_credentials(forger: &Forger) -> Vec<(&'static str, Headers, &'static str)
         ("a scope not granted", forger.with_claims(json!({ "scope": "roster:operator" })), INVALID),
         ("alg none, no signature", bearer(&format!("{}.", unsigned(&none, &Forger::claims()))), INVALID),
         ("alg none, signed", forger.with_header(&none), INVALID),
-        ("HS256 with the public key", forger.hs256(public.as_bytes()), INVALID),
+        ("HS256 with the public key", forger.hs256(public.as_ref()), INVALID),
         ("HS256 with the public key's PEM", forger.hs256(pem.as_bytes()), INVALID),
         ("ES256 with an Ed25519 key", forger.with_header(&json!({ "alg": "ES256", "kid": forger.id })), INVALID),
         ("another kid", forger.with_header(&json!({ "alg": "EdDSA", "kid": "another" })), INVALID),

@@ -215,7 +215,7 @@ async fn hs256_tokens_and_api_keys_identify_callers() -> Outcome {
     let clock = Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
     let auth = Authenticator::new(&toml::from_str(&settings)?, clock).map_err(|mistakes| mistakes.join("; "))?;
     for (secret, good) in [(secret, true), ("another secret of at least 32 bytes", false)] {
-        let secret = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+        let secret = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes())?;
         let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims("ada"), &secret)?;
         assert_eq!(auth.authenticate(&headers(&format!("Bearer {token}"), &[])?, &peer()).await.is_ok(), good);
     }

@@ -48,7 +48,7 @@ async fn server(api_key: &api_keys::GeneratedApiKey) -> Server {
 fn token(subject: &str, secret: &[u8], kid: &str) -> String {
     let claims = ClaimSet { iss: FAST_ISSUER.to_owned(), ..Server::claims(subject) };
     let header = Header { kid: Some(kid.to_owned()), ..Header::default() };
-    jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret)).unwrap()
+    jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret).unwrap()).unwrap()
 }
 
 fn bearer(token: &str) -> HeaderMap {
