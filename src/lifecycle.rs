@@ -1,15 +1,17 @@
 //! Stop signals of the process.
 
+use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// What a hangup (SIGHUP) does: the terminal was closed, or an operator wants the settings to be read again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Hangup {
     /// It stops the process, unless the process was started with the signal ignored, as by `nohup`.
     Stop,
-    /// It has no effect.
-    Ignore,
+    /// It is passed on to a reader of the settings. Several at once count as one.
+    Notify(Arc<Notify>),
 }
 
 /// A cancellation token that the first SIGTERM or SIGINT (Ctrl-C) cancels, and with [`Hangup::Stop`] SIGHUP. A second
@@ -45,12 +47,12 @@ pub fn stop_signal(hangup: Hangup) -> std::io::Result<CancellationToken> {
 async fn handle_hangups(hangups: Option<Signal>, hangup: Hangup, stop: CancellationToken) {
     let Some(mut hangups) = hangups else { return };
     while hangups.recv().await.is_some() {
-        match hangup {
+        match &hangup {
             Hangup::Stop => {
                 tracing::info!("stopping after a hangup");
                 stop.cancel();
             }
-            Hangup::Ignore => tracing::info!("SIGHUP has no effect: restart the server to change its settings"),
+            Hangup::Notify(reader) => reader.notify_one(),
         }
     }
 }

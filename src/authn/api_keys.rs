@@ -4,6 +4,7 @@
 //! and the duration of the digest lookup reveals nothing useful to an attacker.
 
 use super::caller::{Caller, OperatorCaller, ServiceCaller};
+use super::retired::Retired;
 use super::secret::Secret;
 use super::settings::ApiKeySettings;
 use crate::domain::{Scope, UserId};
@@ -35,8 +36,15 @@ pub fn generate() -> GeneratedApiKey {
     GeneratedApiKey { secret: Secret::new(text), sha256 }
 }
 
-/// The configured keys: the caller of each, by the SHA-256 of the key.
-pub(super) struct ApiKeys(HashMap<[u8; 32], Arc<Caller>>);
+/// The configured keys, by the SHA-256 of the key.
+pub(super) struct ApiKeys(HashMap<[u8; 32], Arc<AcceptedApiKey>>);
+
+/// An API key, for as long as the settings name it.
+pub(super) struct AcceptedApiKey {
+    pub(super) caller: Arc<Caller>,
+    pub(super) settings: ApiKeySettings,
+    pub(super) retired: Retired,
+}
 
 impl ApiKeys {
     /// Reads the configured keys, and adds every error in the settings to `mistakes`.
@@ -55,16 +63,42 @@ impl ApiKeys {
                 None => reject("sha256", "the SHA-256 of the key is needed, as 64 hexadecimal digits"),
                 Some(Entry::Occupied(_)) => reject("sha256", "another entry has the same key"),
                 Some(Entry::Vacant(entry)) => {
-                    entry.insert(Arc::new(caller_with_scopes(key.name.clone(), None, key.scopes.clone())));
+                    let caller = Arc::new(caller_with_scopes(key.name.clone(), None, key.scopes.clone()));
+                    entry.insert(Arc::new(AcceptedApiKey {
+                        caller,
+                        settings: key.clone(),
+                        retired: Retired::default(),
+                    }));
                 }
             }
         }
         Self(keys)
     }
 
-    /// Returns the caller that a key identifies.
-    pub(super) fn find(&self, text: &str) -> Option<Arc<Caller>> {
+    /// Returns the key with this text.
+    pub(super) fn find(&self, text: &str) -> Option<Arc<AcceptedApiKey>> {
         self.0.get::<[u8; 32]>(&Sha256::digest(text).into()).cloned()
+    }
+
+    /// Returns these keys without those that `next` lacks and with those that it adds; then the added and the removed
+    /// ones, in the order of their names.
+    pub(super) fn replaced_by(&self, next: &Self) -> (Self, Vec<Arc<AcceptedApiKey>>, Vec<Arc<AcceptedApiKey>>) {
+        let (mut keys, mut added) = (HashMap::new(), Vec::new());
+        for (digest, key) in &next.0 {
+            let old = self.0.get(digest).filter(|old| old.settings == key.settings);
+            if old.is_none() {
+                added.push(key.clone());
+            }
+            keys.insert(*digest, old.unwrap_or(key).clone());
+        }
+        let is_kept = |(digest, old): &(&[u8; 32], &Arc<AcceptedApiKey>)| {
+            keys.get(*digest).is_some_and(|key| Arc::ptr_eq(key, old))
+        };
+        let mut removed: Vec<_> = self.0.iter().filter(|entry| !is_kept(entry)).map(|(_, key)| key.clone()).collect();
+        for list in [&mut added, &mut removed] {
+            list.sort_by(|one, other| one.settings.name.cmp(&other.settings.name));
+        }
+        (Self(keys), added, removed)
     }
 }
 
@@ -111,14 +145,14 @@ mod tests {
         let keys = ApiKeys::new(&settings, &mut mistakes);
         assert_eq!(mistakes, Vec::<String>::new());
 
-        let scopes = |key: &GeneratedApiKey| match keys.find(key.secret.expose()).as_deref() {
+        let scopes = |key: &GeneratedApiKey| match keys.find(key.secret.expose()).as_deref().map(|key| &*key.caller) {
             Some(Caller::Service(service)) if service.name == "billing" => service.scopes.to_vec(),
             _ => Vec::new(),
         };
         assert_eq!(scopes(&old), [Scope::Check]);
         assert_eq!(scopes(&new), [Scope::Check, Scope::Manage]);
         assert!(
-            matches!(keys.find(root.secret.expose()).as_deref(), Some(Caller::Operator(operator)) if operator.name == "root")
+            matches!(keys.find(root.secret.expose()).as_deref().map(|key| &*key.caller), Some(Caller::Operator(operator)) if operator.name == "root")
         );
         assert!(keys.find(generate().secret.expose()).is_none());
         assert!(keys.find(&old.sha256).is_none());

@@ -1,6 +1,7 @@
 //! Authenticates a request: from its headers to its caller.
 
-use super::api_keys::{self, ApiKeys};
+use super::accepted::{AcceptedCredentials, AcceptedIssuer, CredentialChanges};
+use super::api_keys::{self, AcceptedApiKey, ApiKeys};
 use super::caller::Caller;
 use super::credential_error::CredentialError;
 use super::headers::{apply_on_behalf_of, authorization_header, bearer};
@@ -17,15 +18,14 @@ use crate::limited_log::{LimitedLog, excerpt};
 use http::{HeaderMap, HeaderValue};
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 const NO_CALLERS: &str = "no issuer and no api key is configured: configure one, or no caller can authenticate";
 
 /// Identifies the caller of a request. The server has one. Clones are cheap and share the same state.
 #[derive(Clone)]
 pub struct Authenticator {
-    issuers: Arc<[Issuer]>,
-    api_keys: Arc<ApiKeys>,
+    accepted: Arc<RwLock<Arc<AcceptedCredentials>>>,
     anonymous: Arc<Caller>,
     /// Verified tokens by their SHA-256, a hash without known collisions: no attacker can create a token that matches
     /// the entry of another.
@@ -62,10 +62,12 @@ impl Authenticator {
         let api_keys = ApiKeys::new(&settings.api_keys, &mut mistakes);
         if mistakes.is_empty() {
             let cache = Arc::new(Cache::new(limits::CACHED_TOKENS));
-            let (issuers, api_keys) = (issuers.into(), Arc::new(api_keys));
+            let issuers = issuers.into_iter().zip(settings.issuers.iter().cloned());
+            let issuers = issuers.map(|(issuer, settings)| Arc::new(AcceptedIssuer::new(issuer, settings))).collect();
+            let accepted = Arc::new(RwLock::new(Arc::new(AcceptedCredentials { issuers, api_keys })));
             let anonymous = Arc::new(Caller::Anonymous);
             let (verifier, refusal_log) = (Arc::default(), Arc::default());
-            Ok(Self { issuers, api_keys, anonymous, cache, verifier, refusal_log, clock })
+            Ok(Self { accepted, anonymous, cache, verifier, refusal_log, clock })
         } else {
             Err(mistakes)
         }
@@ -100,6 +102,25 @@ impl Authenticator {
         peer: &PeerShare,
     ) -> Result<Option<Arc<Caller>>, Refusal> {
         self.find_known(headers, recent).map_err(|error| self.refuse(error.into(), peer))
+    }
+
+    /// Accepts what `next` accepts from now on, and nothing else. Issuers and keys that are the same in both keep their
+    /// state: fetched keys, and cached tokens.
+    pub fn adopt(&self, next: &Self) -> CredentialChanges {
+        let next = next.accepted();
+        let mut accepted = self.accepted.write().unwrap_or_else(PoisonError::into_inner);
+        let (credentials, changes) = accepted.replaced_by(&next);
+        *accepted = Arc::new(credentials);
+        changes
+    }
+
+    fn accepted(&self) -> Arc<AcceptedCredentials> {
+        Arc::clone(&self.accepted.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the API key with this text.
+    fn find_api_key(&self, text: &str) -> Result<Arc<AcceptedApiKey>, CredentialError> {
+        self.accepted().api_keys.find(text).ok_or(CredentialError::UnknownApiKey)
     }
 
     /// Returns the number of verified tokens in the cache.
@@ -152,7 +173,7 @@ impl Authenticator {
     ) -> Result<Option<Arc<Caller>>, CredentialError> {
         let text = bearer(value)?;
         let known = if text.starts_with(api_keys::PREFIX) {
-            Some(KnownCredential::ApiKey(self.api_keys.find(text).ok_or(CredentialError::UnknownApiKey)?))
+            Some(KnownCredential::ApiKey(self.find_api_key(text)?))
         } else {
             self.cache.get::<[u8; 32]>(&Sha256::digest(text).into()).map(KnownCredential::Token)
         };
@@ -166,11 +187,11 @@ impl Authenticator {
     /// Returns the caller of a known credential. A token has to be still valid.
     fn caller_of(&self, known: &KnownCredential) -> Option<Arc<Caller>> {
         let entry = match known {
-            KnownCredential::ApiKey(caller) => return Some(caller.clone()),
+            KnownCredential::ApiKey(key) => return (!key.retired.is_set()).then(|| key.caller.clone()),
             KnownCredential::Token(entry) => entry,
         };
         let now = self.clock.unix_seconds();
-        let keys = self.issuers[entry.issuer].keys.current_if_fresh(now)?;
+        let keys = entry.issuer.keys.current_if_fresh(now)?;
         entry.is_valid(now, keys.generation).then(|| entry.verified.caller.clone())
     }
 
@@ -178,9 +199,7 @@ impl Authenticator {
     pub(super) async fn identify(&self, headers: &HeaderMap, peer: &PeerShare) -> Result<Arc<Caller>, Rejection> {
         let caller = match authorization_header(headers)?.map(bearer).transpose()? {
             None => self.anonymous.clone(),
-            Some(text) if text.starts_with(api_keys::PREFIX) => {
-                self.api_keys.find(text).ok_or(CredentialError::UnknownApiKey)?
-            }
+            Some(text) if text.starts_with(api_keys::PREFIX) => self.find_api_key(text)?.caller.clone(),
             Some(text) => self.authenticate_token(text, peer).await?,
         };
         Ok(apply_on_behalf_of(caller, headers)?)
@@ -214,7 +233,7 @@ impl Authenticator {
     /// Returns the caller of a valid token in the cache, and removes one that is no longer valid.
     async fn find_cached(&self, digest: &[u8; 32], now: i64) -> Option<Arc<Caller>> {
         let entry = self.cache.get(digest)?;
-        let generation = self.issuers[entry.issuer].keys.current(now).await.generation;
+        let generation = entry.issuer.keys.current(now).await.generation;
         if entry.is_valid(now, generation) {
             return Some(entry.verified.caller.clone());
         }
@@ -230,8 +249,9 @@ impl Authenticator {
         now: i64,
         peer: &PeerShare,
     ) -> Result<Arc<Caller>, CredentialError> {
-        let (index, issuer) = (self.issuers.iter().enumerate())
-            .find(|(_, issuer)| issuer.name == token.issuer())
+        let accepted = self.accepted();
+        let issuer = (accepted.issuers.iter())
+            .find(|issuer| issuer.name == token.issuer())
             .ok_or(CredentialError::UnknownIssuer)?;
         let TokenCandidate { token: verified, signature } = issuer.check(token, now).await?;
         let places = self.verifier.enter(peer).await?;
@@ -245,7 +265,7 @@ impl Authenticator {
             return Err(CredentialError::Expired);
         }
         let caller = verified.caller.clone();
-        self.cache.insert(*digest, Arc::new(CacheEntry { verified, issuer: index }));
+        self.cache.insert(*digest, Arc::new(CacheEntry { verified, issuer: issuer.clone() }));
         Ok(caller)
     }
 }

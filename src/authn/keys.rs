@@ -99,6 +99,12 @@ impl Keys {
         Ok(Self { current: RwLock::new(Arc::new(KeySet { keys, source, generation: 0 })), file })
     }
 
+    /// Whether these keys were read from the same bytes as the others.
+    pub(super) fn have_same_source(&self, other: &Self) -> bool {
+        let (keys, others) = (self.load(), other.load());
+        !keys.source.is_empty() && keys.source == others.source
+    }
+
     /// Returns the current keys, after a reload if their file is older than [`limits::JWKS_MAX_AGE_SECONDS`].
     pub(super) async fn current(&self, now: i64) -> Arc<KeySet> {
         if let Some(file) = &self.file

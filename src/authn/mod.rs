@@ -6,6 +6,7 @@
 //! credential has one `credential_error` reason. The log contains the reason; the caller receives only a general refusal,
 //! so that it cannot probe the checks. [`mint`] creates tokens for `roster dev`, `roster token` and the tests.
 
+mod accepted;
 pub mod api_keys;
 pub mod authenticator;
 pub mod caller;
@@ -17,6 +18,7 @@ mod keys;
 pub mod limits;
 pub mod mint;
 mod peer_share;
+mod retired;
 pub mod secret;
 pub mod settings;
 mod stream_credential;
@@ -28,6 +30,7 @@ mod bad_tokens;
 #[cfg(test)]
 mod testing;
 
+pub use accepted::CredentialChanges;
 pub use authenticator::Authenticator;
 pub use caller::{Actor, Caller, CallerKey, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
 pub use peer_share::PeerShare;

@@ -14,11 +14,24 @@ pub struct AuthSettings {
     pub api_keys: Vec<ApiKeySettings>,
 }
 
+impl AuthSettings {
+    /// The files that the settings name.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let of_issuer = |issuer: &IssuerSettings| {
+            let keys = issuer.keys.iter().map(|key| &key.file);
+            let files = keys.chain(&issuer.jwks_file).chain(&issuer.hs256_secret_file);
+            files.cloned().collect::<Vec<_>>()
+        };
+        self.issuers.iter().flat_map(of_issuer).collect()
+    }
+}
+
 /// One identity provider. Its keys come from exactly one of `jwks_file`, `keys` and `hs256_secret_file`.
 ///
 /// Every field has a default, so that one missing key hides no other mistake. The authenticator requires what is
 /// needed.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IssuerSettings {
     /// The `iss` of its tokens, compared byte for byte.
@@ -40,7 +53,7 @@ pub struct IssuerSettings {
 }
 
 /// One public key.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PemKey {
     /// The only algorithm that the key verifies. Required.
@@ -52,7 +65,7 @@ pub struct PemKey {
 }
 
 /// The API key of a service. `roster api-key` generates one.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiKeySettings {
     /// The service's name, for the audit trail.

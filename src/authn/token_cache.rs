@@ -1,6 +1,7 @@
 //! Entries of the cache of verified tokens, and the recent credentials of a connection.
 
-use super::caller::Caller;
+use super::accepted::AcceptedIssuer;
+use super::api_keys::AcceptedApiKey;
 use super::jwt::VerifiedToken;
 use super::limits;
 use http::HeaderValue;
@@ -9,14 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A verified token in the cache. Rejections are never cached.
 pub(super) struct CacheEntry {
     pub(super) verified: VerifiedToken,
-    /// The index of the issuer in the list of the authenticator.
-    pub(super) issuer: usize,
+    pub(super) issuer: Arc<AcceptedIssuer>,
 }
 
 impl CacheEntry {
     /// Returns whether the token is still valid, with keys of this generation.
     pub(super) fn is_valid(&self, now: i64, generation: u64) -> bool {
-        now < self.verified.expires_at && generation == self.verified.generation
+        now < self.verified.expires_at && generation == self.verified.generation && !self.issuer.is_retired()
     }
 }
 
@@ -25,8 +25,8 @@ impl CacheEntry {
 pub(super) enum KnownCredential {
     /// A verified token. It has to be still valid.
     Token(Arc<CacheEntry>),
-    /// A configured API key. It is valid as long as the process runs.
-    ApiKey(Arc<Caller>),
+    /// A configured API key. It is valid until a reload of the settings removes it.
+    ApiKey(Arc<AcceptedApiKey>),
 }
 
 /// The credentials that a connection sent recently.

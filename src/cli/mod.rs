@@ -6,6 +6,7 @@ mod data_directory;
 mod dev;
 mod error;
 mod migrate;
+mod reload;
 mod serve;
 mod token;
 mod welcome;
@@ -71,7 +72,8 @@ pub fn run() -> Result<(), CliError> {
 /// Sets up logging for a sub-command without settings of the log: as text, with the filter in `ROSTER_LOG`.
 fn start_log() -> Result<(), CliError> {
     let log = LogSettings::of_variable(&Environment::of_process())?;
-    Ok(telemetry::start(&log)?)
+    telemetry::start(&log)?;
+    Ok(())
 }
 
 /// Logs the warnings about the settings.

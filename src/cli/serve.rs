@@ -1,20 +1,26 @@
 //! `roster serve`: runs the server until a signal stops it.
 
 use super::CliError;
+use super::reload::{Reloader, SettingsSource};
 use crate::clock::Clock;
-use crate::config::{Environment, Flags, Settings, UnknownVariables};
+use crate::config::{Environment, Flags};
 use crate::lifecycle::{self, Hangup};
 use crate::server::{self, ServerParts};
 use crate::service::Roster;
 use crate::store::pool::Pool;
 use crate::telemetry;
+use std::sync::Arc;
+use tokio::sync::Notify;
 
 pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
-    let settings = Settings::read(flags, &Environment::of_process(), Clock::system(), UnknownVariables::Warn)?;
-    telemetry::start(&settings.log)?;
+    let source = SettingsSource { flags: flags.clone(), environment: Environment::of_process() };
+    let settings = source.read()?;
+    let log = telemetry::start(&settings.log)?;
     super::log_warnings(&settings.warnings);
     super::run_to_end(async {
-        let stop = lifecycle::stop_signal(Hangup::Ignore).map_err(CliError::Runtime)?;
+        let hangup = Arc::new(Notify::new());
+        let stop = lifecycle::stop_signal(Hangup::Notify(hangup.clone())).map_err(CliError::Runtime)?;
+        let reloader = Reloader::new(source, &settings, log);
         let listener = super::listen(&settings.listen, "--listen").await?;
         if let Ok(address) = listener.local_addr() {
             tracing::info!(%address, "listening");
@@ -35,6 +41,9 @@ pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
             mailer: settings.mailer,
             metrics,
         };
-        server::serve(parts, stop).await.map_err(|error| CliError::Serve(error.into()))
+        tokio::select! {
+            served = server::serve(parts, stop) => served.map_err(|error| CliError::Serve(error.into())),
+            never = reloader.run(hangup) => match never {},
+        }
     })
 }

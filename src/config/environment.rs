@@ -15,6 +15,7 @@ const OTHER_USES: [&str; 3] = ["TEST_", "BENCH_", "POSTGRES_"];
 const TABLES: [&str; 4] = ["ISSUERS", "API_KEYS", "MAIL", "INVITATIONS"];
 
 /// The variables of a process whose names begin with `ROSTER_`. An empty variable counts as absent.
+#[derive(Clone)]
 pub struct Environment(BTreeMap<String, VariableText>);
 
 /// The text of a variable; `None` if it is not Unicode.

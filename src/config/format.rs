@@ -6,8 +6,12 @@ use crate::server::TrustedProxies;
 use crate::store::datastore_url::{self, DatastoreUrl};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+
+/// The name of the value of a setting that is a path.
+const FILE: &str = "FILE";
 
 /// Reads a value. The error lists what may be written instead, where the format knows it better than its range.
 type Parse<T> = Box<dyn Fn(&str) -> Result<T, Vec<String>>>;
@@ -33,11 +37,24 @@ pub(super) struct SettingRow {
     /// The default in words; `None` for a setting that must be given.
     pub(super) default: Option<String>,
     pub(super) help: &'static str,
+    /// Whether a reload takes over a changed value.
+    pub(super) is_reloaded: bool,
+    /// Whether it is a path, which in the settings file is relative to the file's directory.
+    pub(super) is_path: bool,
 }
 
 impl SettingRow {
     pub(super) fn unnamed(value_name: &'static str, range: String, default: Option<String>) -> Self {
-        Self { name: "", former: None, value_name, range, default, help: "" }
+        Self {
+            name: "",
+            former: None,
+            value_name,
+            range,
+            default,
+            help: "",
+            is_reloaded: false,
+            is_path: value_name == FILE,
+        }
     }
 
     pub(super) fn flag(name: &str) -> String {
@@ -91,6 +108,12 @@ impl<T: 'static> Format<T> {
 }
 
 impl<T> Setting<T> {
+    /// A setting of which a reload takes over a changed value.
+    pub(super) fn reloaded(mut self) -> Self {
+        self.row.is_reloaded = true;
+        self
+    }
+
     pub(super) fn named(mut self, name: &'static str, former: Option<&'static str>, help: &'static str) -> Self {
         self.row = SettingRow { name, former, help: help.trim_start(), ..self.row };
         self
@@ -105,6 +128,16 @@ pub(super) fn database_url() -> Format<DatastoreUrl> {
         parse: Box::new(|text| DatastoreUrl::parse(text).map_err(|invalid| invalid.0)),
         // A URL may hold a password.
         print: Box::new(|_| String::new()),
+    }
+}
+
+/// The path of a file.
+pub(super) fn path() -> Format<PathBuf> {
+    Format {
+        value_name: FILE,
+        range: "the path of a file".to_owned(),
+        parse: Box::new(|text| Ok(PathBuf::from(text))),
+        print: Box::new(|path| path.display().to_string()),
     }
 }
 

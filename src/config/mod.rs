@@ -25,11 +25,12 @@ use crate::mail::Mailer;
 use crate::mail::settings::MailSettings;
 use crate::server::ServerSettings;
 use crate::service::{InvitationSettings, ReplicaSettings};
-use crate::store::datastore_url::DatastoreUrl;
+use crate::store::datastore_url::{DatastoreUrl, read_password};
 use listen_address::ListenAddress;
+pub use reader::FixedSettings;
 use reader::{InvalidSetting, SettingsReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use table::{DatastoreSettingFlags, DatastoreValues, ServerSettingFlags, ServerValues};
 
@@ -41,10 +42,12 @@ const LOG: &str = "info";
 const PROXY_WITHOUT_TRUST: &str = "proxy_protocol needs trusted_proxies: name the addresses of the proxies that send the \
                                    header, because a peer that may send one chooses its own address";
 
+const TWO_PASSWORDS: &str = "database_password_file and a password in database_url are given: remove one of them";
+
 const SAME_ADDRESS: &str = "metrics_listen has the address and port of listen: give it another port";
 
 /// All settings, as flags. It implements no `Debug`: the flags may hold a password.
-#[derive(Default, clap::Args)]
+#[derive(Clone, Default, clap::Args)]
 #[command(
     after_help = "Each setting can also be given as a variable, as ROSTER_LISTEN, or in the settings file, as listen. \
                   A flag takes precedence over the variable, and the variable over the file.\n\
@@ -59,7 +62,7 @@ pub struct Flags {
 }
 
 /// The settings that `roster migrate` needs, as flags.
-#[derive(Default, clap::Args)]
+#[derive(Clone, Default, clap::Args)]
 pub struct DatastoreFlags {
     /// The settings file, in TOML; the variable is `ROSTER_CONFIG`
     #[arg(long, value_name = "FILE")]
@@ -94,6 +97,10 @@ pub struct Settings {
     pub replica: ReplicaSettings,
     /// Deprecated settings that are in use, one sentence each, for the log.
     pub warnings: Vec<String>,
+    /// The files that a reload reads again: the settings file, and those that settings name which a reload takes over.
+    pub files: Vec<PathBuf>,
+    /// The names of the settings that take effect at a restart only, each with a hash of its value.
+    pub fixed: FixedSettings,
 }
 
 /// Which log lines are written, and their format.
@@ -172,9 +179,10 @@ impl Settings {
         unknown_variables: UnknownVariables,
     ) -> Result<Self, Mistakes> {
         let mut reader = SettingsReader::new(flags.datastore.config.as_ref(), environment);
-        let database = DatastoreValues::read(&mut reader, &flags.datastore.settings).database_url;
+        let database = database(&mut reader, &flags.datastore.settings);
         let values = ServerValues::read(&mut reader, &flags.server);
-        let authenticator = authenticator(&mut reader, clock.clone());
+        let mut files: Vec<PathBuf> = reader.file().map(Path::to_owned).into_iter().collect();
+        let authenticator = authenticator(&mut reader, clock.clone(), &mut files);
         let mailer = mailer(&mut reader, clock);
         let invitations = invitations(&mut reader, matches!(mailer, Ok(Some(_))));
         if values.proxy_protocol && values.trusted_proxies.is_empty() {
@@ -183,6 +191,7 @@ impl Settings {
         if values.metrics_listen.as_ref() == Some(&values.listen) && values.listen.port() != 0 {
             reader.add_sentence(SAME_ADDRESS);
         }
+        let fixed = reader.fixed();
         let (mistakes, warnings) = reader.finish(unknown_variables, unknown_variables_of(environment));
         match (database, authenticator, mailer) {
             (Some(database), Some(authenticator), Ok(mailer)) if mistakes.is_empty() => Ok(Self {
@@ -220,6 +229,8 @@ impl Settings {
                     token_form: values.token_form,
                 },
                 warnings,
+                files,
+                fixed,
             }),
             _ => Err(Mistakes(mistakes)),
         }
@@ -236,12 +247,25 @@ pub fn read_datastore(
     environment: &Environment,
 ) -> Result<(DatastoreUrl, Vec<String>), Mistakes> {
     let mut reader = SettingsReader::new(flags.config.as_ref(), environment);
-    let database = DatastoreValues::read(&mut reader, &flags.settings).database_url;
+    let database = database(&mut reader, &flags.settings);
     let (mistakes, warnings) = reader.finish_part(unknown_variables_of(environment));
     database.filter(|_| mistakes.is_empty()).map(|database| (database, warnings)).ok_or(Mistakes(mistakes))
 }
 
-fn authenticator(reader: &mut SettingsReader, clock: Clock) -> Option<Authenticator> {
+/// How to connect to the database; `None` after a mistake.
+fn database(reader: &mut SettingsReader, flags: &DatastoreSettingFlags) -> Option<DatastoreUrl> {
+    let DatastoreValues { database_url, database_password_file } = DatastoreValues::read(reader, flags);
+    let Some(file) = database_password_file else { return database_url };
+    if database_url.as_ref().is_some_and(DatastoreUrl::has_password) {
+        reader.add_sentence(TWO_PASSWORDS);
+    }
+    if let Err(error) = read_password(&file) {
+        reader.add_sentence(&format!("database_password_file: {error}"));
+    }
+    database_url.map(|url| url.with_password_file(file))
+}
+
+fn authenticator(reader: &mut SettingsReader, clock: Clock, files: &mut Vec<PathBuf>) -> Option<Authenticator> {
     let (issuers, api_keys) = (reader.tables("issuers"), reader.tables("api_keys"));
     let readable = issuers.is_some() && api_keys.is_some();
     let settings = AuthSettings { issuers: issuers.unwrap_or_default(), api_keys: api_keys.unwrap_or_default() };
@@ -249,7 +273,9 @@ fn authenticator(reader: &mut SettingsReader, clock: Clock) -> Option<Authentica
         // "No credentials are configured" would only repeat the mistake in the tables.
         return None;
     }
-    let authenticator = Authenticator::new(&reader.resolve(settings), clock);
+    let settings = reader.resolve(settings);
+    files.extend(settings.files());
+    let authenticator = Authenticator::new(&settings, clock);
     authenticator.map_err(|mistakes| reader.add(mistakes)).ok().filter(|_| readable)
 }
 

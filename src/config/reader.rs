@@ -6,6 +6,8 @@ use super::file_table::{self, ValueMistake};
 use super::format::{Setting, SettingRow};
 use crate::authn::AuthSettings;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -16,6 +18,16 @@ struct RawSetting {
     text: Option<String>,
     /// The flag, the variable or the file that holds it, for messages.
     origin: String,
+    is_from_file: bool,
+}
+
+/// The names of settings with a hash of the value of each, which may be a secret.
+pub type FixedSettings = BTreeMap<&'static str, u64>;
+
+fn fingerprint<T: Hash + ?Sized>(value: &T) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A table of the file is invalid; the reader holds the mistakes.
@@ -32,6 +44,8 @@ pub(super) struct SettingsReader<'a> {
     /// The keys in tables of the file whose value is a mistake, as `api_keys[0].scopes`.
     invalid: Vec<String>,
     warnings: Vec<String>,
+    /// A fingerprint of each setting that is given and that a reload does not take over.
+    fixed: FixedSettings,
 }
 
 impl<'a> SettingsReader<'a> {
@@ -47,13 +61,26 @@ impl<'a> SettingsReader<'a> {
                 None
             }
         };
-        Self { environment, path, file, names: Vec::new(), mistakes, invalid: Vec::new(), warnings: Vec::new() }
+        Self {
+            environment,
+            path,
+            file,
+            names: Vec::new(),
+            mistakes,
+            invalid: Vec::new(),
+            warnings: Vec::new(),
+            fixed: FixedSettings::new(),
+        }
     }
 
     /// The value of a setting, or its default. A value that is out of range, a required setting that is absent and a
     /// setting under both its names are mistakes; the default then stands in for the value.
     pub(super) fn setting<T>(&mut self, setting: Setting<T>, flag: Option<&String>, former_flag: Option<&String>) -> T {
-        let Setting { row: SettingRow { name, former, range, default: default_text, .. }, parse, default } = setting;
+        let Setting {
+            row: SettingRow { name, former, range, default: default_text, is_reloaded, is_path, .. },
+            parse,
+            default,
+        } = setting;
         self.names.push(name);
         let mut used_name = name;
         let mut raw = self.find(name, flag);
@@ -71,7 +98,7 @@ impl<'a> SettingsReader<'a> {
                 .push(format!("{former} (from {}) is deprecated and will be removed in 1.0: use {name}", old.origin));
             (used_name, raw) = (former, Some(old));
         }
-        let Some(raw) = raw else {
+        let Some(mut raw) = raw else {
             // A file that cannot be read may hold it.
             if default_text.is_none() && self.file.is_some() {
                 let (flag, variable) = (SettingRow::flag(name), SettingRow::variable(name));
@@ -80,6 +107,12 @@ impl<'a> SettingsReader<'a> {
             }
             return default;
         };
+        if is_path && raw.is_from_file {
+            raw.text = raw.text.map(|path| self.directory().join(path).to_string_lossy().into_owned());
+        }
+        if !is_reloaded {
+            self.fixed.insert(name, fingerprint(&raw.text));
+        }
         raw.text.ok_or_else(Vec::new).and_then(|text| parse(&text)).unwrap_or_else(|mut instead| {
             if instead.is_empty() {
                 instead.push(range);
@@ -114,6 +147,7 @@ impl<'a> SettingsReader<'a> {
     pub(super) fn table<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<T>, InvalidSetting> {
         self.names.push(name);
         let Some(value) = self.file.as_mut().ok_or(InvalidSetting)?.remove(name) else { return Ok(None) };
+        self.fixed.insert(name, fingerprint(&value.to_string()));
         self.parse(name, value).map(Some).ok_or(InvalidSetting)
     }
 
@@ -220,15 +254,25 @@ impl<'a> SettingsReader<'a> {
         self.finish(UnknownVariables::Warn, unknown)
     }
 
+    /// A fingerprint of each setting that is given and that a reload does not take over.
+    pub(super) fn fixed(&self) -> FixedSettings {
+        self.fixed.clone()
+    }
+
+    /// The settings file; `None` if there is none.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     fn find(&mut self, name: &'static str, flag: Option<&String>) -> Option<RawSetting> {
         // Removed in any case: the keys that remain are unknown settings.
         let in_file = self.file.as_mut().and_then(|table| table.remove(name));
         if let Some(text) = flag {
-            return Some(RawSetting { text: Some(text.clone()), origin: SettingRow::flag(name) });
+            return Some(RawSetting { text: Some(text.clone()), origin: SettingRow::flag(name), is_from_file: false });
         }
         let variable = SettingRow::variable(name);
         if let Some(text) = self.environment.find(&variable) {
-            return Some(RawSetting { text: text.clone(), origin: variable });
+            return Some(RawSetting { text: text.clone(), origin: variable, is_from_file: false });
         }
         let text = match in_file? {
             Value::String(text) => Some(text),
@@ -236,7 +280,7 @@ impl<'a> SettingsReader<'a> {
             Value::Boolean(value) => Some(value.to_string()),
             Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
         };
-        Some(RawSetting { text, origin: self.file_origin() })
+        Some(RawSetting { text, origin: self.file_origin(), is_from_file: true })
     }
 }
 

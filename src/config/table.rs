@@ -5,7 +5,7 @@
 //! whose value is not used.
 
 use super::format::{
-    Setting, SettingRow, address, database_url, filter, hours, mebibytes, milliseconds, networks, number, one_of,
+    Setting, SettingRow, address, database_url, filter, hours, mebibytes, milliseconds, networks, number, one_of, path,
 };
 use super::listen_address::ListenAddress;
 use super::reader::SettingsReader;
@@ -19,6 +19,7 @@ use crate::store::datastore_url::DatastoreUrl;
 use crate::store::limits::STATEMENT;
 use std::fmt::Write;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Connections to Postgres by default. More than a few for each of its cores only wait for each other.
@@ -30,7 +31,7 @@ macro_rules! settings {
         $($(#[doc = $help:literal])+ $name:ident: $type:ty = $setting:expr $(, formerly $former:ident)?;)+
     }) => {
         $(#[$attribute])*
-        #[derive(Default, clap::Args)]
+        #[derive(Clone, Default, clap::Args)]
         pub(super) struct $flags {$(
             #[arg(long, value_name = $values::$name().row.value_name, help = $values::$name().row.help())]
             $name: Option<String>,
@@ -74,6 +75,8 @@ settings! {
         /// flags: give a password in the environment or in the file. Several hosts, as `first:5432,second:5432`, are the
         /// primary and its standbys: roster uses the one that is the primary
         database_url: Option<DatastoreUrl> = database_url().required();
+        /// A file with the password for `database_url`, which then holds none. It is read again for every new connection
+        database_password_file: Option<PathBuf> = path().optional("the password in `database_url`, or none");
     }
 }
 
@@ -140,7 +143,7 @@ settings! {
         log_format: LogFormat =
             one_of("FORMAT", [("text", LogFormat::Text), ("json", LogFormat::Json)]).or(LogFormat::Text);
         /// Which log lines are written: a level or `target=level,…`
-        log: String = filter().or(LogSettings::default().filter);
+        log: String = filter().or(LogSettings::default().filter).reloaded();
         /// Whether clients may read the protos by server reflection
         reflection: bool = one_of("BOOL", [("true", true), ("false", false)]).or(server().reflection);
     }
@@ -167,7 +170,9 @@ pub(super) fn variables() -> Vec<String> {
 /// Every setting that is a flag, a variable and a key of the file, as a Markdown table for the documents.
 #[must_use]
 pub fn markdown() -> String {
-    let mut table = "| setting | flag | variable | default | range | meaning |\n|---|---|---|---|---|---|\n".to_owned();
+    let mut table =
+        "| setting | flag | variable | default | range | takes effect | meaning |\n|---|---|---|---|---|---|---|\n"
+            .to_owned();
     for row in DatastoreValues::rows().into_iter().chain(ServerValues::rows()) {
         let former = row.former.map(|former| format!(" (formerly `{former}`)")).unwrap_or_default();
         let cells = [
@@ -176,6 +181,7 @@ pub fn markdown() -> String {
             format!("`{}`", SettingRow::variable(row.name)),
             row.default.unwrap_or_else(|| "required".to_owned()),
             row.range,
+            if row.is_reloaded { "at a reload" } else { "at the start" }.to_owned(),
             format!("{}{former}", row.help),
         ];
         // Writing to a string cannot fail.

@@ -51,7 +51,7 @@ fn mistakes(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Vec<Strin
 fn a_database_credentials_and_mail_are_enough() -> Outcome {
     let settings = read(&["--database-url", "postgres:///roster"], &[], KEY).map_err(|mistakes| mistakes.join("\n"))?;
     assert_eq!(settings.listen, LISTEN.into());
-    assert_eq!(settings.database.hosts()[0].get_database(), Some("roster"));
+    assert_eq!(settings.database.hosts().unwrap()[0].get_database(), Some("roster"));
     assert_eq!(settings.database_connections, table::DATABASE_CONNECTIONS);
     assert_eq!(settings.log.format, LogFormat::Text);
     assert_eq!(settings.server.max_deadline, crate::store::limits::STATEMENT);
@@ -98,7 +98,7 @@ fn flags_override_variables_and_variables_override_the_file() -> Outcome {
     )
     .map_err(|mistakes| mistakes.join("\n"))?;
     assert_eq!(settings.server.drain, Duration::from_millis(3));
-    assert_eq!(settings.database.hosts()[0].get_database(), Some("variable"));
+    assert_eq!(settings.database.hosts().unwrap()[0].get_database(), Some("variable"));
     assert_eq!(settings.change_log_retention, Duration::from_hours(2));
     let serve_stale = Some(Duration::from_secs(5));
     assert_eq!(settings.replica, ReplicaSettings { memory_bytes: 0, serve_stale, ..ReplicaSettings::default() });
@@ -184,7 +184,7 @@ fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
         ]
     );
     assert!(found[12].contains("; there are issuer, audience, jwks_file, keys, "), "{}", found[12]);
-    assert!(found[25].contains("; there are database_url, listen, "), "{}", found[25]);
+    assert!(found[25].contains("; there are database_url, database_password_file, listen, "), "{}", found[25]);
 }
 
 #[test]
@@ -480,11 +480,11 @@ fn the_documents_and_the_help_describe_each_setting() {
         let row = format!("| `{name}` | `--{flag}` | `ROSTER_{variable}` | ");
         let row = table.lines().find_map(|line| line.strip_prefix(&row)).unwrap_or_default();
         let cells: Vec<&str> = row.trim_end_matches(" |").split(" | ").collect();
-        assert!(cells.len() == 3 && cells.iter().all(|cell| !cell.is_empty()), "{name}: {table}");
+        assert!(cells.len() == 4 && cells.iter().all(|cell| !cell.is_empty()), "{name}: {table}");
         assert!(help.contains(&format!("--{flag} <")), "{name}: {help}");
     }
     let memory = "| `replica_memory_mib` | `--replica-memory-mib` | `ROSTER_REPLICA_MEMORY_MIB` | 1024 | \
-                  a whole number from 0 to 1048576 | Memory of the replica; Postgres answers for memberships that do not \
+                  a whole number from 0 to 1048576 | at the start | Memory of the replica; Postgres answers for memberships that do not \
                   fit. 0: no replica (formerly `index_memory_mib`) |";
     assert!(table.lines().any(|line| line == memory), "{table}");
     assert!(!help.contains("index-memory-mib"), "{help}");

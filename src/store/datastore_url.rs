@@ -1,6 +1,10 @@
 //! The URL of the datastore: where the primary is, and how to connect to it.
 
+use super::limits;
 use sqlx::postgres::PgConnectOptions;
+use std::fmt::Display;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use url::form_urlencoded;
 
@@ -98,7 +102,11 @@ pub struct InvalidUrl(pub Vec<String>);
 /// Several hosts, as `postgres://user@first:5432,second:5432/database`, are the same datastore: one is its primary, the
 /// others are its standbys. roster uses the host that is the primary.
 #[derive(Clone)]
-pub struct DatastoreUrl(Vec<PgConnectOptions>);
+pub struct DatastoreUrl {
+    hosts: Vec<PgConnectOptions>,
+    has_password: bool,
+    password_file: Option<PathBuf>,
+}
 
 impl DatastoreUrl {
     /// Parses a `postgres://` or `postgresql://` URL, and looks into the files that it names.
@@ -133,13 +141,55 @@ impl DatastoreUrl {
                 Err(_) => mistakes.push(FORM.to_owned()),
             }
         }
-        if mistakes.is_empty() { Ok(Self(options)) } else { Err(InvalidUrl(mistakes)) }
+        let has_password = user.contains(':') || query.split('&').any(|pair| pair.starts_with("password="));
+        if mistakes.is_empty() {
+            Ok(Self { hosts: options, has_password, password_file: None })
+        } else {
+            Err(InvalidUrl(mistakes))
+        }
+    }
+
+    /// Whether the URL itself holds a password.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        self.has_password
+    }
+
+    /// Takes the password from this file, which is read for every connection: a changed password needs no restart. White
+    /// space at the end of the file does not count.
+    #[must_use]
+    pub fn with_password_file(self, file: PathBuf) -> Self {
+        Self { password_file: Some(file), ..self }
     }
 
     /// How to connect to each host, in the order of the URL. There is at least one.
-    #[must_use]
-    pub fn hosts(&self) -> &[PgConnectOptions] {
-        &self.0
+    ///
+    /// # Errors
+    /// If the password file cannot be read.
+    pub fn hosts(&self) -> io::Result<Vec<PgConnectOptions>> {
+        let Some(file) = &self.password_file else { return Ok(self.hosts.clone()) };
+        let password = read_password(file)?;
+        Ok(self.hosts.iter().map(|host| host.clone().password(&password)).collect())
+    }
+}
+
+/// Reads a password file of at most [`limits::PASSWORD_FILE_BYTES`].
+///
+/// # Errors
+/// If it cannot be read, is larger, or holds no text.
+pub fn read_password(file: &Path) -> io::Result<String> {
+    let named =
+        |error: &dyn Display| io::Error::other(format!("the password file {} cannot be used: {error}", file.display()));
+    let mut text = String::new();
+    let opened = std::fs::File::open(file).map_err(|error| named(&error))?;
+    opened.take(limits::PASSWORD_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| named(&error))?;
+    let password = text.trim_ascii_end();
+    if u64::try_from(text.len()).is_ok_and(|bytes| bytes > limits::PASSWORD_FILE_BYTES) {
+        Err(named(&"it is larger than 4 KiB"))
+    } else if password.is_empty() {
+        Err(named(&"it is empty"))
+    } else {
+        Ok(password.to_owned())
     }
 }
 
@@ -220,7 +270,7 @@ mod tests {
 
     fn hosts(url: &str) -> Vec<(String, u16)> {
         let url = DatastoreUrl::parse(url).unwrap_or_else(|invalid| panic!("{url}: {invalid}"));
-        url.hosts().iter().map(|host| (host.get_host().to_owned(), host.get_port())).collect()
+        url.hosts().unwrap().iter().map(|host| (host.get_host().to_owned(), host.get_port())).collect()
     }
 
     #[test]
@@ -232,7 +282,7 @@ mod tests {
             [one("a", 1), one("[::1]", 2), one("c", 5432)]
         );
         let url = DatastoreUrl::parse("postgres://u%40x:p@a,b/db?target_session_attrs=read-write&sslmode=disable");
-        for host in url.ok().unwrap().hosts() {
+        for host in url.ok().unwrap().hosts().unwrap() {
             assert_eq!((host.get_username(), host.get_database()), ("u@x", Some("db")));
         }
         assert_eq!(hosts("postgres:///db?host=a&port=7"), [one("a", 7)]);

@@ -66,3 +66,5 @@ pub const FOLD_NAMES: usize = 100;
 pub const FOLD_LOCK_WAIT: Duration = Duration::from_secs(1);
 /// Valid tokens of one invitation; a further token ends the oldest.
 pub const INVITATION_TOKENS: i64 = 5;
+/// Maximum size of the file with the password, in bytes. Tokens that stand in for a password take about 2 KiB.
+pub const PASSWORD_FILE_BYTES: u64 = 4 * 1024;

@@ -278,10 +278,10 @@ impl Pool {
     /// If no host of the datastore is a primary that answers.
     pub async fn listen(&self, channel: &str) -> Result<PgListener, StoreError> {
         let mut outcome = Err(StoreError::Silent);
-        for host in self.0.url.hosts() {
+        for host in session::hosts(&self.0.url)? {
             let listener = async {
                 let one = PgPoolOptions::new().max_connections(1).acquire_timeout(limits::CONNECT);
-                let one = one.connect_lazy_with(host.clone());
+                let one = one.connect_lazy_with(host);
                 let mut listener = PgListener::connect_with(&one).await.map_err(session::not_connected)?;
                 listener.eager_reconnect(false);
                 session::check(&mut listener).await?;

@@ -75,9 +75,9 @@ const FACTS: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_re
 /// The error of the last host, if no host is a primary that answers.
 pub(super) async fn open(url: &DatastoreUrl, purpose: SessionUse) -> Result<PgConnection, StoreError> {
     let mut outcome = Err(StoreError::Silent);
-    for host in url.hosts() {
+    for host in hosts(url)? {
         let session = async {
-            let mut connection = connect(host).await?;
+            let mut connection = connect(&host).await?;
             connection.execute(purpose.settings()).await.map_err(not_connected)?;
             check(&mut connection).await?;
             Ok(connection)
@@ -88,6 +88,11 @@ pub(super) async fn open(url: &DatastoreUrl, purpose: SessionUse) -> Result<PgCo
         }
     }
     outcome
+}
+
+/// How to connect to each host of the URL, with the password as it is now.
+pub(super) fn hosts(url: &DatastoreUrl) -> Result<Vec<PgConnectOptions>, StoreError> {
+    url.hosts().map_err(|error| not_connected(error.into()))
 }
 
 async fn connect(host: &PgConnectOptions) -> Result<PgConnection, StoreError> {

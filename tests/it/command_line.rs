@@ -1,6 +1,7 @@
 //! Tests of the sub-commands, run as processes.
 
 mod operators;
+mod reload;
 
 use crate::harness::program::{PATIENCE, channel, clients, free_port, output, roster, send, until};
 use crate::harness::server::Clients;

@@ -1,11 +1,13 @@
 use super::*;
-use crate::authn::api_keys::generate;
+use crate::authn::api_keys::{GeneratedApiKey, generate};
 use crate::authn::caller::{Actor, Profile};
 use crate::authn::credential_error::ON_BEHALF_OF;
-use crate::authn::mint::ClaimSet;
+use crate::authn::mint::{ClaimSet, SigningKey};
+use crate::authn::settings::ApiKeySettings;
 use crate::authn::testing::{AuthFixture, NOW, Outcome, claims, headers, issuer, peer};
 use crate::domain::{ActorKind, DisplayName, EmailAddress, Scope, UserId};
 use http::header::AUTHORIZATION;
+use std::path::Path;
 
 /// Authenticates with a token of these claims and with other headers.
 async fn authenticate(
@@ -274,4 +276,78 @@ fn every_mistake_in_the_settings_is_reported_at_once() {
         let settings = format!("[[issuers]]\nissuer = 'a'\naudience = 'b'\n{unknown}");
         assert!(toml::from_str::<AuthSettings>(&settings).is_err(), "{unknown}");
     }
+}
+
+/// The settings of two issuers, whose prefixes and JWKS files have their names, and of these API keys.
+fn settings_of(directory: &Path, issuers: &[(&str, &SigningKey)], api_keys: &[ApiKeySettings]) -> AuthSettings {
+    let issuer = |(name, key): &(&str, &SigningKey)| {
+        let file = directory.join(name);
+        std::fs::write(&file, key.public_jwks().to_string()).map(|()| IssuerSettings {
+            user_id_prefix: format!("{name}:"),
+            ..issuer(&format!("https://{name}.example"), file, &[])
+        })
+    };
+    AuthSettings { issuers: issuers.iter().flat_map(issuer).collect(), api_keys: api_keys.to_vec() }
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_did_not_change_and_refuses_what_is_gone() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (one, two, three) = (SigningKey::generate(), SigningKey::generate(), SigningKey::generate());
+    let (billing, search) = (generate(), generate());
+    let entry = |name: &str, key: &GeneratedApiKey, scopes: &[Scope]| ApiKeySettings {
+        name: name.to_owned(),
+        scopes: scopes.to_vec(),
+        sha256: key.sha256.clone(),
+    };
+    let clock = || Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
+    let read = |issuers: &[(&str, &SigningKey)], api_keys: &[ApiKeySettings]| {
+        let settings = settings_of(directory.path(), issuers, api_keys);
+        Authenticator::new(&settings, clock()).map_err(|mistakes| mistakes.join("; "))
+    };
+    let token = |name: &str, key: &SigningKey| -> Result<_, Box<dyn std::error::Error>> {
+        let claims = ClaimSet { iss: format!("https://{name}.example"), ..claims("ada") };
+        Ok(headers(&format!("Bearer {}", key.mint(&claims)?.expose()), &[])?)
+    };
+    let api_key = |key: &GeneratedApiKey| headers(&format!("Bearer {}", key.secret.expose()), &[]);
+
+    let auth = read(&[("one", &one), ("two", &two)], &[entry("billing", &billing, &[Scope::Check])])?;
+    let (of_one, of_two, of_billing) = (token("one", &one)?, token("two", &two)?, api_key(&billing)?);
+    let recent = RecentCredentials::default();
+    for request in [&of_one, &of_two, &of_billing] {
+        auth.authenticate(request, &peer()).await?;
+        assert!(auth.recognize(request, &recent, &peer())?.is_some());
+    }
+    assert_eq!(auth.computed_signatures(), 2);
+
+    // Nothing changed.
+    let same = read(&[("one", &one), ("two", &two)], &[entry("billing", &billing, &[Scope::Check])])?;
+    assert!(auth.adopt(&same).is_empty());
+    assert!(auth.recognize(&of_one, &recent, &peer())?.is_some());
+
+    // The second issuer has another key, a third one is new, and the API key has other scopes.
+    let keys = [entry("billing", &billing, &[Scope::Manage]), entry("search", &search, &[Scope::Check])];
+    let changes = auth.adopt(&read(&[("one", &one), ("two", &three), ("three", &three)], &keys)?);
+    assert_eq!(changes.added_issuers, ["https://two.example", "https://three.example"]);
+    assert_eq!(changes.removed_issuers, ["https://two.example"]);
+    assert_eq!(changes.added_api_keys, ["billing", "search"]);
+    assert_eq!(changes.removed_api_keys, ["billing"]);
+    // In the memory of the connection too.
+    assert!(auth.recognize(&of_one, &recent, &peer())?.is_some());
+    assert!(auth.recognize(&of_two, &recent, &peer())?.is_none());
+    assert_eq!(auth.authenticate(&of_two, &peer()).await.err(), Some(Refusal::CredentialInvalid));
+    assert_eq!(auth.computed_signatures(), 2);
+    for name in ["two", "three"] {
+        auth.authenticate(&token(name, &three)?, &peer()).await?;
+    }
+    let caller = auth.recognize(&of_billing, &recent, &peer())?.ok_or("not recognized")?;
+    assert!(matches!(&*caller, Caller::Service(service) if *service.scopes == [Scope::Manage]));
+
+    // Clones of the authenticator, as in open streams, have the new state too.
+    let clone = auth.clone();
+    auth.adopt(&read(&[("three", &three)], &[entry("search", &search, &[Scope::Check])])?);
+    for request in [&of_one, &of_billing] {
+        assert_eq!(clone.authenticate(request, &peer()).await.err(), Some(Refusal::CredentialInvalid));
+    }
+    Ok(())
 }

@@ -4,7 +4,6 @@ use super::{DataDirectory, Dev};
 use crate::harness::Database;
 use crate::harness::program::{PATIENCE, Serve, channel, free_port, output, roster, until};
 use crate::harness::server::Clients;
-use crate::replica;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use roster::grpc::pb;
@@ -92,7 +91,7 @@ async fn an_address_may_be_a_host_name_and_a_failure_names_its_setting() {
 
 /// Lets the programs that this process starts have the default action of SIGHUP, also if the tests run under nohup: they
 /// inherit an ignored signal, but no handler.
-fn handle_hangup() {
+pub(super) fn handle_hangup() {
     drop(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap());
 }
 
@@ -125,16 +124,6 @@ async fn a_dev_under_nohup_goes_on_after_a_hangup() {
     kill(Pid::from_raw(id.try_into().unwrap()), Signal::SIGHUP).unwrap();
     dev.clients("ADA").users.get_caller(pb::GetCallerRequest {}).await.unwrap();
     assert_eq!(dev.signal(Signal::SIGTERM).await, Some(0));
-}
-
-#[tokio::test]
-async fn a_hangup_does_not_end_serve() {
-    handle_hangup();
-    let serve = Serve::start(&Database::new().await.url, "").await;
-    serve.until(ServingStatus::Serving).await;
-    serve.signal(Signal::SIGHUP);
-    replica::until("the signal is logged", async || serve.log().contains("SIGHUP has no effect")).await;
-    serve.clients.clone().users.get_caller(pb::GetCallerRequest {}).await.unwrap();
 }
 
 /// The applied migrations, as an older release finds them after these statements.

@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -123,6 +123,19 @@ impl Serve {
             }
         };
         assert!(tokio::time::timeout(PATIENCE, answers).await.is_ok(), "the program did not start: {}", self.log());
+    }
+
+    /// The settings file, and beside it other files that it may name.
+    pub fn settings_file(&self) -> PathBuf {
+        self.directory.path().join("roster.toml")
+    }
+
+    /// Changes the text of the settings file, as an operator does: a new file takes the place of the old one.
+    pub fn change_settings(&self, change: impl FnOnce(String) -> String) {
+        let text = std::fs::read_to_string(self.settings_file()).unwrap();
+        let next = self.directory.path().join("next.toml");
+        std::fs::write(&next, change(text)).unwrap();
+        std::fs::rename(next, self.settings_file()).unwrap();
     }
 
     /// Sends a signal to the process.

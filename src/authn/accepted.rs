@@ -1,0 +1,95 @@
+//! The credentials that are accepted now. A reload of the settings replaces them while the server runs.
+
+use super::api_keys::{AcceptedApiKey, ApiKeys};
+use super::jwt::Issuer;
+use super::retired::Retired;
+use super::settings::IssuerSettings;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// The issuers and API keys of one state of the settings.
+pub(super) struct AcceptedCredentials {
+    pub(super) issuers: Vec<Arc<AcceptedIssuer>>,
+    pub(super) api_keys: ApiKeys,
+}
+
+/// An issuer, for as long as the settings name it.
+pub(super) struct AcceptedIssuer {
+    issuer: Issuer,
+    settings: IssuerSettings,
+    retired: Retired,
+}
+
+/// What a reload changed: the names of issuers, and of services with API keys. An entry that changed is in both lists.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CredentialChanges {
+    /// Issuers that are new, or have other settings or keys than before.
+    pub added_issuers: Vec<String>,
+    /// Issuers that are no longer accepted, or not with their former settings or keys.
+    pub removed_issuers: Vec<String>,
+    /// The names of new API keys.
+    pub added_api_keys: Vec<String>,
+    /// The names of API keys that are no longer accepted.
+    pub removed_api_keys: Vec<String>,
+}
+
+impl CredentialChanges {
+    /// Whether nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Deref for AcceptedIssuer {
+    type Target = Issuer;
+    fn deref(&self) -> &Issuer {
+        &self.issuer
+    }
+}
+
+impl AcceptedIssuer {
+    pub(super) fn new(issuer: Issuer, settings: IssuerSettings) -> Self {
+        Self { issuer, settings, retired: Retired::default() }
+    }
+
+    /// Whether its tokens are no longer accepted.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.is_set()
+    }
+
+    fn equals(&self, other: &Self) -> bool {
+        self.settings == other.settings && self.keys.have_same_source(&other.keys)
+    }
+}
+
+impl AcceptedCredentials {
+    /// Returns these credentials without what `next` lacks and with what it adds. What did not change stays the same
+    /// object, so that its cached credentials stay valid, and its fetched keys in use. What is dropped is retired.
+    pub(super) fn replaced_by(&self, next: &Self) -> (Self, CredentialChanges) {
+        let mut changes = CredentialChanges::default();
+        let kept = |issuer: &Arc<AcceptedIssuer>| self.issuers.iter().find(|old| old.equals(issuer));
+        let mut issuers = Vec::with_capacity(next.issuers.len());
+        for issuer in &next.issuers {
+            let old = kept(issuer);
+            if old.is_none() {
+                changes.added_issuers.push(issuer.name.clone());
+            }
+            issuers.push(old.unwrap_or(issuer).clone());
+        }
+        for old in &self.issuers {
+            if !issuers.iter().any(|issuer| Arc::ptr_eq(issuer, old)) {
+                old.retired.set();
+                changes.removed_issuers.push(old.name.clone());
+            }
+        }
+        let name = |key: &AcceptedApiKey| key.settings.name.clone();
+        let (api_keys, added, removed) = self.api_keys.replaced_by(&next.api_keys);
+        for key in &removed {
+            key.retired.set();
+        }
+        changes.added_api_keys = added.iter().map(|key| name(key)).collect();
+        changes.removed_api_keys = removed.iter().map(|key| name(key)).collect();
+        (Self { issuers, api_keys }, changes)
+    }
+}

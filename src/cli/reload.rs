@@ -1,0 +1,155 @@
+//! Reads the settings of `roster serve` again while the server runs: at a SIGHUP, and when a file changes.
+//!
+//! A state of the settings with a mistake changes nothing. Settings that only take effect at the start are named in the
+//! log when they change.
+
+use crate::authn::Authenticator;
+use crate::clock::Clock;
+use crate::config::{Environment, FixedSettings, Flags, Mistakes, Settings, UnknownVariables};
+use crate::telemetry::LogFilter;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+/// Time between two looks at the files. A look takes a system call for each file.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Where the settings come from.
+#[derive(Clone)]
+pub(super) struct SettingsSource {
+    pub(super) flags: Flags,
+    pub(super) environment: Environment,
+}
+
+impl SettingsSource {
+    pub(super) fn read(&self) -> Result<Settings, Mistakes> {
+        Settings::read(&self.flags, &self.environment, Clock::system(), UnknownVariables::Warn)
+    }
+}
+
+/// What a reload takes over.
+pub(super) struct Reloader {
+    source: SettingsSource,
+    authenticator: Authenticator,
+    log: LogFilter,
+    log_filter: String,
+    fixed: FixedSettings,
+    files: FileStates,
+}
+
+impl Reloader {
+    /// For these settings, which were just read from the source.
+    pub(super) fn new(source: SettingsSource, settings: &Settings, log: LogFilter) -> Self {
+        Self {
+            source,
+            authenticator: settings.authenticator.clone(),
+            log,
+            log_filter: settings.log.filter.clone(),
+            fixed: settings.fixed.clone(),
+            files: FileStates::of(&settings.files),
+        }
+    }
+
+    /// Reloads until this future is dropped.
+    pub(super) async fn run(mut self, hangup: Arc<Notify>) -> Infallible {
+        loop {
+            let is_hangup = timeout(INTERVAL, hangup.notified()).await.is_ok();
+            if is_hangup {
+                tracing::info!("reading the settings again after SIGHUP");
+            }
+            let (source, known) = (self.source.clone(), self.files.clone());
+            // On another thread: a file system may not answer.
+            let read = spawn_blocking(move || {
+                // Before the files are read: a change while they are read is found at the next look.
+                let files = known.now();
+                (is_hangup || files != known).then(|| (source.read(), files))
+            });
+            // A panic in a parser leaves the settings as they are.
+            let Ok(Some((settings, files))) = read.await else { continue };
+            self.files = files;
+            match settings {
+                Ok(settings) => self.take_over(settings, is_hangup),
+                Err(Mistakes(mistakes)) => {
+                    let mistakes = mistakes.join("; ");
+                    tracing::error!(mistakes, "cannot reload the settings: the former ones stay in effect");
+                }
+            }
+        }
+    }
+
+    fn take_over(&mut self, settings: Settings, is_hangup: bool) {
+        self.files.follow(&settings.files);
+        let changes = self.authenticator.adopt(&settings.authenticator);
+        let mut is_changed = !changes.is_empty();
+        if !(changes.added_issuers.is_empty() && changes.removed_issuers.is_empty()) {
+            let (added, removed) = (changes.added_issuers, changes.removed_issuers);
+            tracing::info!(?added, ?removed, "reloaded the issuers");
+        }
+        if !(changes.added_api_keys.is_empty() && changes.removed_api_keys.is_empty()) {
+            let (added, removed) = (changes.added_api_keys, changes.removed_api_keys);
+            tracing::info!(?added, ?removed, "reloaded the API keys");
+        }
+        if settings.log.filter != self.log_filter {
+            self.log_filter = settings.log.filter;
+            self.log.set(&self.log_filter);
+            tracing::info!(filter = self.log_filter, "reloaded the log filter");
+            is_changed = true;
+        }
+        let restart = changed_names(&self.fixed, &settings.fixed);
+        if !restart.is_empty() {
+            tracing::warn!(settings = ?restart, "changed settings take effect at a restart only");
+            self.fixed = settings.fixed;
+            is_changed = true;
+        }
+        if is_hangup && !is_changed {
+            tracing::info!("the settings have not changed");
+        }
+    }
+}
+
+/// The names of the settings that differ.
+fn changed_names(before: &FixedSettings, after: &FixedSettings) -> Vec<&'static str> {
+    let mut names: Vec<&'static str> = before.keys().chain(after.keys()).copied().collect();
+    names.sort_unstable();
+    names.dedup();
+    names.retain(|name| before.get(name) != after.get(name));
+    names
+}
+
+/// The files that are watched, each with its state. Links are followed: Kubernetes changes mounted files by a link.
+#[derive(Clone, PartialEq, Eq)]
+struct FileStates(BTreeMap<PathBuf, Option<FileState>>);
+
+/// What differs after a change: device, file, size and time of the last change in seconds and nanoseconds.
+type FileState = [i128; 5];
+
+impl FileStates {
+    fn of(files: &[PathBuf]) -> Self {
+        Self(files.iter().map(|file| (file.clone(), state(file))).collect())
+    }
+
+    /// The present states of these files.
+    fn now(&self) -> Self {
+        Self(self.0.keys().map(|file| (file.clone(), state(file))).collect())
+    }
+
+    /// Watches these files from now on, and no others.
+    fn follow(&mut self, files: &[PathBuf]) {
+        let known = std::mem::take(&mut self.0);
+        let state_of = |file: &PathBuf| known.get(file).copied().unwrap_or_else(|| state(file));
+        self.0 = files.iter().map(|file| (file.clone(), state_of(file))).collect();
+    }
+}
+
+/// `None` if the file cannot be looked at.
+fn state(file: &PathBuf) -> Option<FileState> {
+    let data = fs::metadata(file).ok()?;
+    Some([data.dev().into(), data.ino().into(), data.size().into(), data.mtime().into(), data.mtime_nsec().into()])
+}
