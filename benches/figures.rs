@@ -12,6 +12,8 @@
 //! CPU time of the server for each call in comparison with the echo on hyper, which gets the same headers and returns
 //! `x-request-id`.
 //!
+//! `tls` compares checks over TLS with the echo over TLS, and counts new connections.
+//!
 //! `ROSTER_BENCH_MEMBERSHIPS` sets the number of memberships, `ROSTER_BENCH_SECONDS` the duration of one measurement,
 //! `ROSTER_BENCH_ROUNDS` the number of rounds.
 //!
@@ -40,6 +42,8 @@ mod pages;
 mod primary;
 #[path = "figures/scale.rs"]
 mod scale;
+#[path = "figures/tls.rs"]
+mod tls;
 #[path = "figures/tool/mod.rs"]
 mod tool;
 #[path = "figures/writes.rs"]
@@ -59,6 +63,7 @@ fn main() {
         "echo-tonic" => runtime.block_on(tool::echo::serve_by_tonic()),
         "echo-hyper" => runtime.block_on(tool::echo::serve_by_hyper()),
         "load" => tool::load::run(),
+        "handshakes" => tool::handshakes::run(),
         _ => runtime.block_on(bench()),
     }
 }
@@ -84,6 +89,9 @@ async fn bench() {
         }
         if is_selected("credentials") {
             rows.extend(credentials::rows(&stage, &server));
+        }
+        if is_selected("tls") {
+            rows.extend(tls::rows(&stage, &server).await);
         }
         if let Some(program) = grpc_go {
             rows.extend(clients::rows(&program, &stage, &server));

@@ -70,7 +70,7 @@ fn is_ed25519(key: &DecodingKey) -> bool {
 }
 
 /// The y coordinates of the points of Ed25519 whose order is at most 8, in every encoding: a signature for such a key
-/// needs no private key. The numbers are 0, 1, p - 1, p, p + 1 and the two roots of order 8 (Taming the many EdDSAs,
+/// needs no private key. The numbers are 0, 1, p - 1, p, p + 1 and the two roots of order 8 (Taming the many `EdDSAs`,
 /// Chalkias et al. 2020, table 1).
 const SMALL_ORDER_POINTS: [[u8; 32]; 7] = [
     [0; 32],

@@ -49,6 +49,7 @@ pub struct ClaimSet {
 impl SigningKey {
     /// Generates a key.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "every seed of this length is a key")]
     pub fn generate() -> Self {
         Self(Ed25519KeyPair::from_seed_unchecked(&random::secret()).expect("a seed has 32 bytes"))
     }

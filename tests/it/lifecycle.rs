@@ -14,7 +14,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 /// The time limit for everything that must happen soon.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// A server with this drain time, and an organization.
 async fn server(drain: Duration) -> (Server, String) {
@@ -126,7 +126,7 @@ async fn a_stop_waits_for_a_blocked_call_no_longer_than_the_drain_time() {
     let begin = Instant::now();
     server.stop().await;
     let took = begin.elapsed();
-    assert!(took >= drain && took < drain + Duration::from_secs(3), "{took:?}");
+    assert!(took >= drain && took < drain + SOON / 2, "{took:?}");
     // Its caller soon gets an error: the end of the connection, not an answer of the server.
     let ended = tokio::time::timeout(SOON / 5, call).await.expect("the caller still waits");
     assert!(ended.unwrap().is_err());

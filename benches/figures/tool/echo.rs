@@ -2,10 +2,16 @@
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use roster::grpc::pb::{CheckMembershipRequest, CheckMembershipResponse, CheckReason, CheckResult, CheckSource};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::{Grpc, NamedService, UnaryService};
@@ -65,9 +71,13 @@ pub(crate) async fn serve_by_tonic() {
         .unwrap();
 }
 
-/// Serves directly on hyper on a free port, and prints the address. Like roster, it returns the `x-request-id` of a request
-/// that has one.
+/// The variable that names the files with the certificate and the key of the echo with TLS, in PEM, separated by a colon.
+pub(crate) const FILES: &str = "ROSTER_BENCH_TLS";
+
+/// Serves directly on hyper on a free port, with TLS if [`FILES`] is set, and prints the address. Like roster, it returns the
+/// `x-request-id` of a request that has one.
 pub(crate) async fn serve_by_hyper() {
+    let tls = std::env::var(FILES).ok().map(|files| acceptor(&files));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     super::print_line(&listener.local_addr().unwrap().to_string());
     loop {
@@ -82,12 +92,29 @@ pub(crate) async fn serve_by_hyper() {
             }
             Ok::<_, Infallible>(response)
         });
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new());
+        let tls = tls.clone();
+        // The generator closes the connection at its end.
         tokio::spawn(async move {
-            let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .serve_connection(TokioIo::new(stream), service);
-            // The generator closes the connection at its end.
-            let _ = served.await;
+            match tls {
+                None => drop(builder.serve_connection(TokioIo::new(stream), service).await),
+                Some(tls) => {
+                    let stream = tls.accept(stream).await.unwrap();
+                    drop(builder.serve_connection(TokioIo::new(stream), service).await);
+                }
+            }
         });
     }
+}
+
+fn acceptor(files: &str) -> TlsAcceptor {
+    let (certificate, key) = files.split_once(':').unwrap();
+    let chain = CertificateDer::pem_file_iter(certificate).unwrap().collect::<Result<_, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_file(key).unwrap();
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let mut config = builder.with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
 }

@@ -5,6 +5,7 @@
 
 use super::call_header::CallHeader;
 use super::questions::{self, Kind, Questions};
+use super::socket::{self, Socket};
 use super::table::Size;
 use super::wire::Connection;
 use super::{float, print_line};
@@ -37,6 +38,10 @@ pub(crate) struct Load {
     /// Calls a second in an open loop; 0 for a closed loop.
     pub(crate) rate: f64,
     pub(crate) seconds: u32,
+    /// The certificate of the server, for connections with TLS.
+    pub(crate) certificate: Option<Vec<u8>>,
+    /// Whether further connections resume the session of an earlier one.
+    pub(crate) resumes: bool,
 }
 
 /// The results of a generator. Latencies are in microseconds.
@@ -49,9 +54,14 @@ pub(crate) struct Measurement {
     pub(crate) most: f64,
 }
 
+/// The parameters of this process.
+pub(crate) fn parameters() -> Load {
+    serde_json::from_str(&std::env::var(super::server::LOAD).unwrap()).unwrap()
+}
+
 /// Runs the generator: prints `warm` when the measurement starts, and its results at the end.
 pub(crate) fn run() {
-    let load: Load = serde_json::from_str(&std::env::var(super::server::LOAD).unwrap()).unwrap();
+    let load = parameters();
     let mut questions = Questions::new(load.kind.clone(), load.table);
     let authorization = format!("Bearer {}", load.token);
     let mut headers = vec![
@@ -63,7 +73,11 @@ pub(crate) fn run() {
     if !load.token.is_empty() {
         headers.push(("authorization", &authorization));
     }
-    let connect = |number| Connection::open(&load.address, &headers, load.call_header.clone(), number);
+    let tls = load.certificate.as_deref().map(socket::client);
+    let connect = |number| {
+        let socket = Socket::open(&load.address, tls.as_ref());
+        Connection::open(socket, &headers, load.call_header.clone(), number)
+    };
     let mut connections: Vec<_> = (0..u32::try_from(load.connections).unwrap()).map(connect).collect();
     let mut run = |connections: &mut _, time| {
         if matches!(load.kind, Kind::Stream) {

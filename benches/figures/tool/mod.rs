@@ -2,11 +2,13 @@
 
 pub(crate) mod call_header;
 pub(crate) mod echo;
+pub(crate) mod handshakes;
 pub(crate) mod hpack;
 pub(crate) mod load;
 pub(crate) mod questions;
 pub(crate) mod report;
 pub(crate) mod server;
+pub(crate) mod socket;
 pub(crate) mod stage;
 pub(crate) mod table;
 pub(crate) mod wire;

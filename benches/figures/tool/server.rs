@@ -86,6 +86,11 @@ pub(crate) fn measure_on(server: &Process, load: &Load, cores: &str) -> Figures 
     measure_by(server, Process::again("load", cores, &[(LOAD, &parameters(load))]))
 }
 
+/// Measures a server to which a generator opens connections.
+pub(crate) fn measure_handshakes(server: &Process, load: &Load) -> Figures {
+    measure_by(server, Process::again("handshakes", LOAD_CORE, &[(LOAD, &parameters(load))]))
+}
+
 /// Measures a server under load by another generator, which runs on the other core.
 pub(crate) fn measure_with(generator: &Path, server: &Process, load: &Load) -> Figures {
     measure_by(server, Process::start(generator, &[], LOAD_CORE, &[(LOAD, &parameters(load))]))

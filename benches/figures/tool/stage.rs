@@ -112,11 +112,17 @@ impl Stage {
 
     /// Starts the program `roster` on these cores, with default settings otherwise.
     pub(crate) fn start_on(&self, cores: &str) -> Server {
+        self.start_with(cores, &[])
+    }
+
+    /// Starts the program `roster` on these cores, with these flags.
+    pub(crate) fn start_with(&self, cores: &str, flags: &[&str]) -> Server {
         let address = free_address();
         let config = self.directory.path().join("roster.toml");
         let metrics_address = free_address();
         let config = config.to_str().unwrap();
         let arguments = ["serve", "--config", config, "--listen", &address, "--metrics-listen", &metrics_address];
+        let arguments = [&arguments, flags].concat();
         let started = Instant::now();
         let process =
             Process::start(Path::new(env!("CARGO_BIN_EXE_roster")), &arguments, cores, &[("ROSTER_LOG", "warn")]);
@@ -140,6 +146,8 @@ impl Stage {
             streams: STREAMS,
             rate: 0.0,
             seconds: seconds(),
+            certificate: None,
+            resumes: false,
         }
     }
 
@@ -162,8 +170,13 @@ impl Stage {
 
 /// Starts an echo server in one of its roles.
 pub(crate) fn echo(role: &str) -> Server {
+    echo_with(role, &[])
+}
+
+/// Starts an echo server in one of its roles, with these variables.
+pub(crate) fn echo_with(role: &str, variables: &[(&str, &str)]) -> Server {
     let started = Instant::now();
-    let mut process = Process::again(role, SERVER_CORE, &[]);
+    let mut process = Process::again(role, SERVER_CORE, variables);
     let address = process.line();
     Server { process, address, metrics_address: String::new(), started }
 }

@@ -1,15 +1,15 @@
-//! One connection of the generator: a minimal HTTP/2 client over a plain socket, so that a call costs the generator less than
+//! One connection of the generator: a minimal HTTP/2 client over a socket, so that a call costs the generator less than
 //! it costs any server. The frames of one iteration leave in one write. The status of every answer is checked.
 
 use super::call_header::CallHeader;
 use super::hpack::Decoder;
+use super::socket::Socket;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::time::Instant;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The largest frame that every peer must accept.
 const FRAME: usize = 16_384;
 /// The largest window, and the number of bytes after which it is refilled.
@@ -42,7 +42,7 @@ pub(crate) struct Answer<'a> {
 }
 
 pub(crate) struct Connection {
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Socket,
     head: Vec<u8>,
     call_header: CallHeader,
     /// The number of the next call. Calls of all connections have different numbers.
@@ -61,12 +61,9 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects. Every call of the connection has these headers, and this one with another value. `number` is the
+    /// Begins HTTP/2. Every call of the connection has these headers, and this one with another value. `number` is the
     /// number of the connection.
-    pub(crate) fn open(address: &str, headers: &[(&str, &str)], call_header: CallHeader, number: u32) -> Self {
-        let socket = TcpStream::connect(address).unwrap();
-        socket.set_nodelay(true).unwrap();
-        socket.set_nonblocking(true).unwrap();
+    pub(crate) fn open(socket: Socket, headers: &[(&str, &str)], call_header: CallHeader, number: u32) -> Self {
         let mut out = PREFACE.to_vec();
         // SETTINGS: no push, the largest windows for streams; and the same for the connection.
         frame(&mut out, 4, 0, 0, &[0, 2, 0, 0, 0, 0, 0, 4, 0x7f, 0xff, 0xff, 0xff]);
@@ -95,7 +92,7 @@ impl Connection {
 
     /// Whether bytes wait for the socket.
     pub(crate) fn has_unsent(&self) -> bool {
-        !self.out.is_empty()
+        !self.out.is_empty() || self.socket.has_unsent()
     }
 
     /// Starts a call with this message; with `more`, other messages follow on the same stream.
@@ -154,6 +151,10 @@ impl Connection {
             }
         }
         self.out.drain(..sent);
+        match self.socket.flush() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("the connection broke: {error}"),
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Reads the available bytes, and reports every answer with progress. False if no bytes were available.
