@@ -5,7 +5,7 @@ use super::caller::Caller;
 use super::credential_error::CredentialError;
 use super::headers::{apply_on_behalf_of, authorization_header, bearer};
 use super::jwt::{Issuer, TokenCandidate, UnverifiedToken};
-use super::keys::Keys;
+use super::keys::{KeySettings, KeyStatistics, Keys};
 use super::limits;
 use super::peer_share::PeerShare;
 use super::settings::{AuthSettings, IssuerSettings};
@@ -58,7 +58,7 @@ impl Authenticator {
             return Err(vec![NO_CALLERS.to_owned()]);
         }
         let mut mistakes = Vec::new();
-        let issuers = read_issuers(&settings.issuers, &clock, &mut mistakes);
+        let issuers = read_issuers(settings, &clock, &mut mistakes);
         let api_keys = ApiKeys::new(&settings.api_keys, &mut mistakes);
         if mistakes.is_empty() {
             let cache = Arc::new(Cache::new(limits::CACHED_TOKENS));
@@ -83,7 +83,8 @@ impl Authenticator {
     ///   `act-as`,
     /// - [`Refusal::InvalidRequest`] if `roster-on-behalf-of` occurs twice or is not a valid user id,
     /// - [`Refusal::Overloaded`] for a token that is not in the cache, if the peer had too many tokens refused, or if too
-    ///   many tokens wait for their verification.
+    ///   many tokens wait for their verification,
+    /// - [`Refusal::KeysUnavailable`] if the keys of the token's issuer could not be fetched.
     pub async fn authenticate(&self, headers: &HeaderMap, peer: &PeerShare) -> Result<Arc<Caller>, Refusal> {
         self.identify(headers, peer).await.map_err(|rejection| self.refuse(rejection, peer))
     }
@@ -100,6 +101,30 @@ impl Authenticator {
         peer: &PeerShare,
     ) -> Result<Option<Arc<Caller>>, Refusal> {
         self.find_known(headers, recent).map_err(|error| self.refuse(error.into(), peer))
+    }
+
+    /// Fetches the keys of issuers that come by URL, whenever it is due, until the future is dropped.
+    ///
+    /// Without it, the tokens of these issuers are refused with [`Refusal::KeysUnavailable`].
+    pub async fn refresh_keys(&self) {
+        futures_util::future::join_all(self.issuers.iter().map(|issuer| issuer.keys.refresh(&self.clock))).await;
+    }
+
+    /// The state of the keys that come by URL, of each issuer that has such.
+    #[must_use]
+    pub fn key_statistics(&self) -> Vec<KeyStatistics> {
+        let now = self.clock.unix_seconds();
+        self.issuers.iter().filter_map(|issuer| issuer.keys.statistics(now)).collect()
+    }
+
+    /// One sentence for each key of a file that is not used. Each begins with the name of its setting.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let issuers = self.issuers.iter().enumerate();
+        let named = |(index, issuer): (usize, &Issuer)| {
+            issuer.keys.warnings().into_iter().map(move |sentence| format!("issuers[{index}].{sentence}"))
+        };
+        issuers.flat_map(named).collect()
     }
 
     /// Returns the number of verified tokens in the cache.
@@ -214,8 +239,9 @@ impl Authenticator {
     /// Returns the caller of a valid token in the cache, and removes one that is no longer valid.
     async fn find_cached(&self, digest: &[u8; 32], now: i64) -> Option<Arc<Caller>> {
         let entry = self.cache.get(digest)?;
-        let generation = self.issuers[entry.issuer].keys.current(now).await.generation;
-        if entry.is_valid(now, generation) {
+        // Without keys, the verification of the token says so.
+        let keys = self.issuers[entry.issuer].keys.current(now).await?;
+        if entry.is_valid(now, keys.generation) {
             return Some(entry.verified.caller.clone());
         }
         self.cache.remove(digest);
@@ -250,7 +276,8 @@ impl Authenticator {
     }
 }
 
-fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<String>) -> Vec<Issuer> {
+fn read_issuers(auth: &AuthSettings, clock: &Clock, mistakes: &mut Vec<String>) -> Vec<Issuer> {
+    let settings: &[IssuerSettings] = &auth.issuers;
     let mut issuers: Vec<Issuer> = Vec::with_capacity(settings.len());
     for (index, setting) in settings.iter().enumerate() {
         let mut reject = |sentence: &str| mistakes.push(format!("issuers[{index}].{sentence}"));
@@ -266,13 +293,18 @@ fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<S
         if settings[..index].iter().any(|earlier| earlier.user_id_prefix == setting.user_id_prefix) {
             reject("user_id_prefix: another entry has the same, so that one issuer could name the other's users");
         }
-        match Keys::new(setting, clock) {
+        // An absent issuer is a mistake above; no keys can be found for it.
+        if setting.issuer.is_empty() && !setting.has_keys() {
+            continue;
+        }
+        let keys = KeySettings::new(setting, auth.development_keys).and_then(|settings| Keys::new(settings, clock));
+        match keys {
             Ok(keys) => issuers.push(Issuer {
                 name: setting.issuer.clone(),
                 audience: setting.audience.clone(),
                 scopes: setting.scopes.clone(),
                 user_id_prefix: setting.user_id_prefix.clone(),
-                keys,
+                keys: Arc::new(keys),
             }),
             Err(sentences) => sentences.iter().for_each(|sentence| reject(sentence)),
         }

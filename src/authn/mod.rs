@@ -12,7 +12,6 @@ pub mod caller;
 mod credential_error;
 mod headers;
 mod jwt;
-mod key_files;
 mod keys;
 pub mod limits;
 pub mod mint;
@@ -30,6 +29,7 @@ mod testing;
 
 pub use authenticator::Authenticator;
 pub use caller::{Actor, Caller, CallerKey, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
+pub use keys::KeyStatistics;
 pub use peer_share::PeerShare;
 pub use secret::Secret;
 pub use settings::AuthSettings;
