@@ -46,7 +46,7 @@ pub const UNKNOWN_KEY_SECONDS: u64 = 60;
 /// provider over night stops no caller; a key that was withdrawn in that time may still be accepted until then.
 pub const KEYS_LAST_SECONDS: u64 = 24 * 60 * 60;
 /// Time limit of a fetch: discovery and key set, connections, redirects and all bytes included.
-pub const KEY_FETCH: Duration = Duration::from_secs(10);
+pub const KEY_FETCH: Duration = Duration::from_secs(5);
 /// Redirects that a request to an identity provider follows. All of them lead to the same scheme, host and port.
 pub const KEY_REDIRECTS: usize = 3;
 /// Time that a call waits for the first keys of an issuer, or for the key with the id of its token. Shorter than the

@@ -155,6 +155,8 @@ async fn a_valid_cached_token_is_recognized() -> Outcome {
     assert!(matches!(recognize(&HeaderMap::new())?.as_deref(), Some(Caller::Anonymous)));
     assert!(recognize(&headers(&format!("{token}x"), &[])?)?.is_none());
     fixture.advance(69);
+    // The key file is due for a reload.
+    fixture.auth.authenticate(&once, &peer()).await?;
     assert!(recognize(&once)?.is_some());
     fixture.advance(1);
     assert!(recognize(&once)?.is_none());
@@ -267,9 +269,20 @@ fn every_mistake_in_the_settings_is_reported_at_once() {
             "issuers[2].issuer",
             "issuers[2].audience",
             "issuers[2].user_id_prefix",
-            "issuers[2].jwks_file"
+            "issuers[2].issuer"
         ]
     );
+    for (source, expected) in [
+        ("jwks_url = 'http://id.example/keys'", "issuers[0].jwks_url: an https:// URL "),
+        ("jwks_url = 'https://id.example'\nca_file = 'absent.pem'", "issuers[0].ca_file: absent.pem cannot be read"),
+        ("ca_file = 'Cargo.toml'", "issuers[0].ca_file: Cargo.toml holds no certificate"),
+        ("jwks_file = 'absent.json'\nca_file = 'Cargo.toml'", "issuers[0].ca_file: it is for keys that come by URL"),
+        ("jwks_url = 'https://id.example'\nhs256_secret_file = 'a'", "issuers[0].jwks_file: at most one of "),
+    ] {
+        let settings = format!("[[issuers]]\nissuer = 'https://id.example'\naudience = 'b'\n{source}");
+        let mistakes = Authenticator::new(&toml::from_str(&settings).unwrap(), Clock::system()).err().unwrap_or_default();
+        assert!(mistakes.len() == 1 && mistakes[0].starts_with(expected), "{source}: {mistakes:?}");
+    }
     for unknown in ["audiences = ['x']", "scopes = ['admin']", "keys = [{ algorithm = 'HS256', file = 'x' }]"] {
         let settings = format!("[[issuers]]\nissuer = 'a'\naudience = 'b'\n{unknown}");
         assert!(toml::from_str::<AuthSettings>(&settings).is_err(), "{unknown}");
