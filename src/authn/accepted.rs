@@ -59,7 +59,7 @@ impl AcceptedIssuer {
     }
 
     fn equals(&self, other: &Self) -> bool {
-        self.settings == other.settings && self.keys.have_same_source(&other.keys)
+        self.settings == other.settings && self.keys.can_replace(&other.keys)
     }
 }
 

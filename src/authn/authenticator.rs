@@ -6,7 +6,7 @@ use super::caller::Caller;
 use super::credential_error::CredentialError;
 use super::headers::{apply_on_behalf_of, authorization_header, bearer};
 use super::jwt::{Issuer, TokenCandidate, UnverifiedToken};
-use super::keys::Keys;
+use super::keys::{KeySettings, KeyStatistics, Keys};
 use super::limits;
 use super::peer_share::PeerShare;
 use super::settings::{AuthSettings, IssuerSettings};
@@ -18,14 +18,16 @@ use crate::limited_log::{LimitedLog, excerpt};
 use http::{HeaderMap, HeaderValue};
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 
 const NO_CALLERS: &str = "no issuer and no api key is configured: configure one, or no caller can authenticate";
 
 /// Identifies the caller of a request. The server has one. Clones are cheap and share the same state.
 #[derive(Clone)]
 pub struct Authenticator {
-    accepted: Arc<RwLock<Arc<AcceptedCredentials>>>,
+    accepted: Arc<watch::Sender<Arc<AcceptedCredentials>>>,
     anonymous: Arc<Caller>,
     /// Verified tokens by their SHA-256, a hash without known collisions: no attacker can create a token that matches
     /// the entry of another.
@@ -58,13 +60,13 @@ impl Authenticator {
             return Err(vec![NO_CALLERS.to_owned()]);
         }
         let mut mistakes = Vec::new();
-        let issuers = read_issuers(&settings.issuers, &clock, &mut mistakes);
+        let issuers = read_issuers(settings, &clock, &mut mistakes);
         let api_keys = ApiKeys::new(&settings.api_keys, &mut mistakes);
         if mistakes.is_empty() {
             let cache = Arc::new(Cache::new(limits::CACHED_TOKENS));
             let issuers = issuers.into_iter().zip(settings.issuers.iter().cloned());
             let issuers = issuers.map(|(issuer, settings)| Arc::new(AcceptedIssuer::new(issuer, settings))).collect();
-            let accepted = Arc::new(RwLock::new(Arc::new(AcceptedCredentials { issuers, api_keys })));
+            let accepted = Arc::new(watch::Sender::new(Arc::new(AcceptedCredentials { issuers, api_keys })));
             let anonymous = Arc::new(Caller::Anonymous);
             let (verifier, refusal_log) = (Arc::default(), Arc::default());
             Ok(Self { accepted, anonymous, cache, verifier, refusal_log, clock })
@@ -85,7 +87,8 @@ impl Authenticator {
     ///   `act-as`,
     /// - [`Refusal::InvalidRequest`] if `roster-on-behalf-of` occurs twice or is not a valid user id,
     /// - [`Refusal::Overloaded`] for a token that is not in the cache, if the peer had too many tokens refused, or if too
-    ///   many tokens wait for their verification.
+    ///   many tokens wait for their verification,
+    /// - [`Refusal::KeysUnavailable`] if the keys of the token's issuer could not be fetched.
     pub async fn authenticate(&self, headers: &HeaderMap, peer: &PeerShare) -> Result<Arc<Caller>, Refusal> {
         self.identify(headers, peer).await.map_err(|rejection| self.refuse(rejection, peer))
     }
@@ -108,19 +111,69 @@ impl Authenticator {
     /// state: fetched keys, and cached tokens.
     pub fn adopt(&self, next: &Self) -> CredentialChanges {
         let next = next.accepted();
-        let mut accepted = self.accepted.write().unwrap_or_else(PoisonError::into_inner);
-        let (credentials, changes) = accepted.replaced_by(&next);
-        *accepted = Arc::new(credentials);
+        let mut changes = CredentialChanges::default();
+        self.accepted.send_modify(|accepted| {
+            let (credentials, differences) = accepted.replaced_by(&next);
+            *accepted = Arc::new(credentials);
+            changes = differences;
+        });
         changes
     }
 
     fn accepted(&self) -> Arc<AcceptedCredentials> {
-        Arc::clone(&self.accepted.read().unwrap_or_else(PoisonError::into_inner))
+        self.accepted.borrow().clone()
     }
 
     /// Returns the API key with this text.
     fn find_api_key(&self, text: &str) -> Result<Arc<AcceptedApiKey>, CredentialError> {
         self.accepted().api_keys.find(text).ok_or(CredentialError::UnknownApiKey)
+    }
+
+    /// Fetches the keys of issuers that come by URL, whenever it is due, until the future is dropped.
+    ///
+    /// Without it, the tokens of these issuers are refused with [`Refusal::KeysUnavailable`].
+    pub async fn refresh_keys(&self) {
+        let mut accepted = self.accepted.subscribe();
+        let mut tasks = JoinSet::new();
+        let mut refreshed: Vec<(Arc<AcceptedIssuer>, AbortHandle)> = Vec::new();
+        loop {
+            let issuers = accepted.borrow_and_update().issuers.clone();
+            refreshed.retain(|(issuer, task)| {
+                let is_kept = issuers.iter().any(|other| Arc::ptr_eq(other, issuer));
+                if !is_kept {
+                    task.abort();
+                }
+                is_kept
+            });
+            for issuer in issuers {
+                if !refreshed.iter().any(|(other, _)| Arc::ptr_eq(other, &issuer)) {
+                    let (of_task, clock) = (issuer.clone(), self.clock.clone());
+                    refreshed.push((issuer, tasks.spawn(async move { of_task.keys.refresh(&clock).await })));
+                }
+            }
+            // It fails only without a sender, and this authenticator holds one.
+            if accepted.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The state of the keys that come by URL, of each issuer that has such.
+    #[must_use]
+    pub fn key_statistics(&self) -> Vec<KeyStatistics> {
+        let now = self.clock.unix_seconds();
+        self.accepted().issuers.iter().filter_map(|issuer| issuer.keys.statistics(now)).collect()
+    }
+
+    /// One sentence for each key of a file that is not used. Each begins with the name of its setting.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let accepted = self.accepted();
+        let issuers = accepted.issuers.iter().enumerate();
+        let named = |(index, issuer): (usize, &Arc<AcceptedIssuer>)| {
+            issuer.keys.warnings().into_iter().map(move |sentence| format!("issuers[{index}].{sentence}"))
+        };
+        issuers.flat_map(named).collect()
     }
 
     /// Returns the number of verified tokens in the cache.
@@ -233,8 +286,9 @@ impl Authenticator {
     /// Returns the caller of a valid token in the cache, and removes one that is no longer valid.
     async fn find_cached(&self, digest: &[u8; 32], now: i64) -> Option<Arc<Caller>> {
         let entry = self.cache.get(digest)?;
-        let generation = entry.issuer.keys.current(now).await.generation;
-        if entry.is_valid(now, generation) {
+        // Without keys, the verification of the token says so.
+        let keys = entry.issuer.keys.current(now).await?;
+        if entry.is_valid(now, keys.generation) {
             return Some(entry.verified.caller.clone());
         }
         self.cache.remove(digest);
@@ -270,7 +324,8 @@ impl Authenticator {
     }
 }
 
-fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<String>) -> Vec<Issuer> {
+fn read_issuers(auth: &AuthSettings, clock: &Clock, mistakes: &mut Vec<String>) -> Vec<Issuer> {
+    let settings: &[IssuerSettings] = &auth.issuers;
     let mut issuers: Vec<Issuer> = Vec::with_capacity(settings.len());
     for (index, setting) in settings.iter().enumerate() {
         let mut reject = |sentence: &str| mistakes.push(format!("issuers[{index}].{sentence}"));
@@ -286,13 +341,18 @@ fn read_issuers(settings: &[IssuerSettings], clock: &Clock, mistakes: &mut Vec<S
         if settings[..index].iter().any(|earlier| earlier.user_id_prefix == setting.user_id_prefix) {
             reject("user_id_prefix: another entry has the same, so that one issuer could name the other's users");
         }
-        match Keys::new(setting, clock) {
+        // An absent issuer is a mistake above; no keys can be found for it.
+        if setting.issuer.is_empty() && !setting.has_keys() {
+            continue;
+        }
+        let keys = KeySettings::new(setting, auth.development_keys).and_then(|settings| Keys::new(settings, clock));
+        match keys {
             Ok(keys) => issuers.push(Issuer {
                 name: setting.issuer.clone(),
                 audience: setting.audience.clone(),
                 scopes: setting.scopes.clone(),
                 user_id_prefix: setting.user_id_prefix.clone(),
-                keys,
+                keys: Arc::new(keys),
             }),
             Err(sentences) => sentences.iter().for_each(|sentence| reject(sentence)),
         }

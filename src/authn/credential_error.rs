@@ -24,7 +24,7 @@ pub(super) enum CredentialError {
     InvalidHeader,
     #[error("the token requires an extension (crit)")]
     CriticalExtension,
-    #[error("the token's alg is not RS256, ES256, EdDSA or HS256")]
+    #[error("the token's alg is none of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA and HS256")]
     UnsupportedAlgorithm,
     #[error("a required claim (iss, aud, sub, exp) is missing, or a claim has the wrong type or occurs twice")]
     InvalidClaims,
@@ -32,6 +32,8 @@ pub(super) enum CredentialError {
     UnknownIssuer,
     #[error("the issuer has no key with this id and algorithm, or several keys match a token without a key id")]
     UnknownKey,
+    #[error("the keys of the issuer could not be fetched from its identity provider")]
+    KeysUnavailable,
     #[error("the token's alg differs from the algorithm of its key")]
     AlgorithmMismatch,
     #[error("the signature is invalid")]
@@ -65,9 +67,9 @@ pub(super) enum CredentialError {
 }
 
 impl CredentialError {
-    /// Returns whether the token was refused after a look at it, which counts against the budget of its peer.
+    /// Returns whether the token was refused for what it is, which counts against the budget of its peer.
     pub(super) fn is_charged(self) -> bool {
-        !matches!(self, Self::TooManyRefusals | Self::VerificationsBusy)
+        !matches!(self, Self::TooManyRefusals | Self::VerificationsBusy | Self::KeysUnavailable)
     }
 
     /// The refusal that the caller receives. It hides the reason, except for an expired token: the expiry is checked
@@ -95,6 +97,7 @@ impl CredentialError {
             | Self::ScopeNotGranted
             | Self::VerificationPanic => Refusal::CredentialInvalid,
             Self::TooManyRefusals | Self::VerificationsBusy => Refusal::Overloaded,
+            Self::KeysUnavailable => Refusal::KeysUnavailable,
             Self::Expired => Refusal::CredentialExpired,
             Self::OnBehalfOfWithoutCredential => Refusal::CredentialMissing,
             Self::OnBehalfOfNotAllowed => Refusal::OnBehalfOfNotAllowed,

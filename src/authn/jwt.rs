@@ -1,8 +1,7 @@
 //! Verification of bearer tokens (JWT).
 //!
-//! The library verifies only the signature. Its checks of `aud` and `iss` accept a token that lacks the claim or has it
-//! in another type, and it reads the time from the machine. This module therefore defines the accepted header and
-//! claims itself, in two types that reject everything else.
+//! This module defines the accepted header and claims itself, in two types that reject everything else: the checks of
+//! `aud` and `iss` in libraries accept a token that lacks the claim or has it in another type.
 
 use super::api_keys;
 use super::caller::{Caller, Profile, UserCaller, UserClaims};
@@ -28,7 +27,8 @@ pub(super) struct Issuer {
     pub(super) scopes: Vec<Scope>,
     /// The prefix that turns a `sub` into a user id.
     pub(super) user_id_prefix: String,
-    pub(super) keys: Keys,
+    /// Shared with the settings of the next reload, if they name the same source.
+    pub(super) keys: Arc<Keys>,
 }
 
 /// A parsed token. Nothing in it is verified.
@@ -175,7 +175,7 @@ impl Issuer {
         }
         let algorithm = Algorithm::parse(&header.alg).ok_or(CredentialError::UnsupportedAlgorithm)?;
         let id = header.kid.as_deref();
-        let keys = self.keys.current_for_token(id, algorithm, now).await;
+        let keys = self.keys.current_for_token(id, algorithm, now).await?;
         keys.find(id, algorithm)?;
         if !claims.aud.as_slice().contains(&self.audience) {
             return Err(CredentialError::WrongAudience);

@@ -1,13 +1,15 @@
 //! Limits of authentication, each with its unit and its reason.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Maximum size of a credential, in bytes. HTTP/2 servers accept header lists of 16 KiB; half of that is more than any
 /// identity provider needs.
 pub const CREDENTIAL_BYTES: usize = 8 * 1024;
 /// Maximum difference between the clocks of an issuer and of this machine, in seconds. It extends the validity of each
-/// token by the same time.
-pub const LEEWAY_SECONDS: i64 = 30;
+/// token by the same time. A minute: machines without NTP drift by some seconds a day, and most libraries of providers
+/// and backends accept a minute or more.
+pub const LEEWAY_SECONDS: i64 = 60;
 /// Maximum number of verified tokens in the cache. An entry takes a few hundred bytes; the cache evicts the least used
 /// entries first.
 pub const CACHED_TOKENS: usize = 10_000;
@@ -21,10 +23,42 @@ pub const JWKS_RELOAD_SECONDS: u64 = 10;
 /// Age at which a JWKS file is reloaded even if no token has an unknown key id, in seconds. A key that was removed from
 /// the file stops working within this time.
 pub const JWKS_MAX_AGE_SECONDS: u64 = 60;
-/// Maximum size of a key file, in bytes. The largest published JWKS are a tenth of this.
-pub const KEY_FILE_BYTES: u64 = 256 * 1024;
-/// Size of an RSA modulus, in bits. RFC 7518 §3.3 requires at least 2048; the library verifies at most 4096.
-pub const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
+/// Maximum size of a key file and of a document of an identity provider, in bytes. The largest published JWKS are a tenth
+/// of this.
+pub const KEY_FILE_BYTES: usize = 256 * 1024;
+/// Maximum number of keys of a set that are used. Providers publish fewer than ten; a token compares its key id with each,
+/// and a log line names them all.
+pub const KEYS_PER_SET: usize = 128;
+/// Log lines about keys of one set that cannot be used.
+pub const SKIPPED_KEYS_LOGGED: usize = 16;
+/// Time between two fetches of the keys of an issuer, in seconds, within which `max-age` of the answer chooses. The upper
+/// bound is the time after which a key that the provider has withdrawn is no longer accepted. The lower one bounds the
+/// requests to a provider that forbids caching.
+pub const KEY_REFRESH_SECONDS: RangeInclusive<u64> = 60..=3600;
+/// Time between two fetches after an answer without `max-age`, in seconds.
+pub const KEY_REFRESH_DEFAULT_SECONDS: u64 = 600;
+/// Time before the next fetch after one that failed, in seconds. It doubles with each failure in a row.
+pub const KEY_RETRY_SECONDS: RangeInclusive<u64> = 1..=30;
+/// Minimum time between two fetches that unknown key ids cause, in seconds. Any client can invent key ids, so the rate
+/// needs a bound. A provider that rotates its keys usually publishes the next key days before it signs with it.
+pub const UNKNOWN_KEY_SECONDS: u64 = 60;
+/// Age at which keys are no longer used if the provider did not answer since, in seconds. A day, so that an outage of a
+/// provider over night stops no caller; a key that was withdrawn in that time may still be accepted until then.
+pub const KEYS_LAST_SECONDS: u64 = 24 * 60 * 60;
+/// Time limit of a fetch: discovery and key set, connections, redirects and all bytes included.
+pub const KEY_FETCH: Duration = Duration::from_secs(5);
+/// Redirects that a request to an identity provider follows. All of them lead to the same scheme, host and port.
+pub const KEY_REDIRECTS: usize = 3;
+/// Time that a call waits for the first keys of an issuer, or for the key with the id of its token. Shorter than the
+/// default deadline of a call, so that the caller receives the reason.
+pub const KEY_WAIT: Duration = Duration::from_secs(2);
+/// Calls that wait for the keys of one issuer at once. Each of them holds a place among the calls of the server.
+pub const KEY_WAITERS: usize = 128;
+/// Time between two looks at the clock while no fetch is due. The machine may have been suspended since the last one.
+pub const KEY_TICK: Duration = Duration::from_secs(1);
+/// Size of an RSA modulus, in bits. RFC 7518 §3.3 requires at least 2048. No provider uses more than 4096, and the time of
+/// a verification grows with the square of the size.
+pub const RSA_BITS: RangeInclusive<usize> = 2048..=4096;
 /// Minimum size of an HS256 secret, in bytes (RFC 7518 §3.2).
 pub const HS256_SECRET_MIN_BYTES: usize = 32;
 /// Verifications of signatures at once for one peer address. Two, so that one that waits for a thread does not hold up the

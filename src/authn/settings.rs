@@ -12,6 +12,10 @@ pub struct AuthSettings {
     pub issuers: Vec<IssuerSettings>,
     /// The API keys of services. Several keys may have the same name, for rotation.
     pub api_keys: Vec<ApiKeySettings>,
+    /// Whether keys whose id begins with [`KEY_ID_PREFIX`](super::mint::KEY_ID_PREFIX) are accepted. Only `roster dev` and
+    /// the tests set it: such a key lies unprotected on the machine of a developer.
+    #[serde(skip)]
+    pub development_keys: bool,
 }
 
 impl AuthSettings {
@@ -21,13 +25,14 @@ impl AuthSettings {
         let of_issuer = |issuer: &IssuerSettings| {
             let keys = issuer.keys.iter().map(|key| &key.file);
             let files = keys.chain(&issuer.jwks_file).chain(&issuer.hs256_secret_file);
-            files.cloned().collect::<Vec<_>>()
+            files.chain(&issuer.ca_file).cloned().collect::<Vec<_>>()
         };
         self.issuers.iter().flat_map(of_issuer).collect()
     }
 }
 
-/// One identity provider. Its keys come from exactly one of `jwks_file`, `keys` and `hs256_secret_file`.
+/// One identity provider. Its keys come from one of `jwks_url`, `jwks_file`, `keys` and `hs256_secret_file`, and without any
+/// of them from the discovery document of `issuer`.
 ///
 /// Every field has a default, so that one missing key hides no other mistake. The authenticator requires what is
 /// needed.
@@ -38,7 +43,11 @@ pub struct IssuerSettings {
     pub issuer: String,
     /// The required audience: `aud` equals it or contains it.
     pub audience: String,
-    /// A JWKS file with RSA, P-256 or Ed25519 keys. The server reloads it when it changes.
+    /// The URL of its key set. The server fetches it in the background.
+    pub jwks_url: Option<String>,
+    /// A PEM file with the certificates that the URL of its keys needs, in place of those of the platform.
+    pub ca_file: Option<PathBuf>,
+    /// A JWKS file with RSA, P-256, P-384 or Ed25519 keys. The server reloads it when it changes.
     pub jwks_file: Option<PathBuf>,
     /// Public keys, each in a PEM file. The server reads them at startup only.
     pub keys: Vec<PemKey>,
@@ -50,6 +59,14 @@ pub struct IssuerSettings {
     /// The prefix that turns a `sub` of this issuer into a user id; empty by default. Each issuer needs a different
     /// prefix: an issuer chooses its subjects freely, so it could otherwise name the users of another issuer.
     pub user_id_prefix: String,
+}
+
+impl IssuerSettings {
+    /// Returns whether a source of keys is given, beside the issuer itself.
+    pub(super) fn has_keys(&self) -> bool {
+        let is_file = self.jwks_file.is_some() || self.hs256_secret_file.is_some();
+        is_file || self.jwks_url.is_some() || !self.keys.is_empty()
+    }
 }
 
 /// One public key.
@@ -76,15 +93,33 @@ pub struct ApiKeySettings {
     pub sha256: String,
 }
 
-/// A signature algorithm. A key has one algorithm; a token that names another is rejected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// A signature algorithm. A token that names another one than those of its key is rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub enum Algorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
     #[serde(rename = "RS256")]
     Rs256,
+    /// RSASSA-PKCS1-v1_5 with SHA-384.
+    #[serde(rename = "RS384")]
+    Rs384,
+    /// RSASSA-PKCS1-v1_5 with SHA-512.
+    #[serde(rename = "RS512")]
+    Rs512,
+    /// RSASSA-PSS with SHA-256.
+    #[serde(rename = "PS256")]
+    Ps256,
+    /// RSASSA-PSS with SHA-384.
+    #[serde(rename = "PS384")]
+    Ps384,
+    /// RSASSA-PSS with SHA-512.
+    #[serde(rename = "PS512")]
+    Ps512,
     /// ECDSA on P-256 with SHA-256.
     #[serde(rename = "ES256")]
     Es256,
+    /// ECDSA on P-384 with SHA-384.
+    #[serde(rename = "ES384")]
+    Es384,
     /// `EdDSA` with the curve Ed25519 (RFC 8037).
     #[serde(rename = "EdDSA")]
     EdDsa,
@@ -94,12 +129,19 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Parses the `alg` of a token; `None` if roster does not support it.
+    /// Parses the `alg` of a token or of a key; `None` if roster does not support it.
     pub(super) fn parse(name: &str) -> Option<Self> {
         match name {
             "RS256" => Some(Self::Rs256),
+            "RS384" => Some(Self::Rs384),
+            "RS512" => Some(Self::Rs512),
+            "PS256" => Some(Self::Ps256),
+            "PS384" => Some(Self::Ps384),
+            "PS512" => Some(Self::Ps512),
             "ES256" => Some(Self::Es256),
-            "EdDSA" => Some(Self::EdDsa),
+            "ES384" => Some(Self::Es384),
+            // The second name is the one of RFC 9864, which replaces the first.
+            "EdDSA" | "Ed25519" => Some(Self::EdDsa),
             "HS256" => Some(Self::Hs256),
             _ => None,
         }

@@ -40,6 +40,7 @@ impl AuthFixture {
         std::fs::write(directory.path().join("jwks.json"), key.public_jwks().to_string())?;
         let settings = AuthSettings {
             issuers: vec![issuer(ISSUER, directory.path().join("jwks.json"), scopes)],
+            development_keys: true,
             ..AuthSettings::default()
         };
         let seconds = Arc::clone(&now);
@@ -70,10 +71,8 @@ pub(super) fn issuer(name: &str, jwks_file: PathBuf, scopes: &[Scope]) -> Issuer
         issuer: name.to_owned(),
         audience: "roster".to_owned(),
         jwks_file: Some(jwks_file),
-        keys: Vec::new(),
-        hs256_secret_file: None,
         scopes: scopes.to_vec(),
-        user_id_prefix: String::new(),
+        ..IssuerSettings::default()
     }
 }
 

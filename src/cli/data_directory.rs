@@ -120,12 +120,10 @@ impl DataDirectory {
             issuer: ISSUER.to_owned(),
             audience: AUDIENCE.to_owned(),
             jwks_file: Some(path),
-            keys: Vec::new(),
-            hs256_secret_file: None,
             scopes: Scope::ALL.to_vec(),
-            user_id_prefix: String::new(),
+            ..IssuerSettings::default()
         };
-        Ok(AuthSettings { issuers: vec![issuer], api_keys: Vec::new() })
+        Ok(AuthSettings { issuers: vec![issuer], development_keys: true, ..AuthSettings::default() })
     }
 
     fn signing_key_path(&self) -> PathBuf {

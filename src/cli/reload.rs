@@ -40,6 +40,7 @@ pub(super) struct Reloader {
     authenticator: Authenticator,
     log: LogFilter,
     log_filter: String,
+    warnings: Vec<String>,
     fixed: FixedSettings,
     files: FileStates,
 }
@@ -52,6 +53,7 @@ impl Reloader {
             authenticator: settings.authenticator.clone(),
             log,
             log_filter: settings.log.filter.clone(),
+            warnings: settings.warnings.clone(),
             fixed: settings.fixed.clone(),
             files: FileStates::of(&settings.files),
         }
@@ -86,6 +88,9 @@ impl Reloader {
 
     fn take_over(&mut self, settings: Settings, is_hangup: bool) {
         self.files.follow(&settings.files);
+        let warnings = std::mem::replace(&mut self.warnings, settings.warnings);
+        let new: Vec<String> = self.warnings.iter().filter(|warning| !warnings.contains(warning)).cloned().collect();
+        super::log_warnings(&new);
         let changes = self.authenticator.adopt(&settings.authenticator);
         let mut is_changed = !changes.is_empty();
         if !(changes.added_issuers.is_empty() && changes.removed_issuers.is_empty()) {

@@ -192,7 +192,8 @@ impl Settings {
             reader.add_sentence(SAME_ADDRESS);
         }
         let fixed = reader.fixed();
-        let (mistakes, warnings) = reader.finish(unknown_variables, unknown_variables_of(environment));
+        let (mistakes, mut warnings) = reader.finish(unknown_variables, unknown_variables_of(environment));
+        warnings.extend(authenticator.iter().flat_map(Authenticator::warnings));
         match (database, authenticator, mailer) {
             (Some(database), Some(authenticator), Ok(mailer)) if mistakes.is_empty() => Ok(Self {
                 listen: values.listen,
@@ -268,7 +269,11 @@ fn database(reader: &mut SettingsReader, flags: &DatastoreSettingFlags) -> Optio
 fn authenticator(reader: &mut SettingsReader, clock: Clock, files: &mut Vec<PathBuf>) -> Option<Authenticator> {
     let (issuers, api_keys) = (reader.tables("issuers"), reader.tables("api_keys"));
     let readable = issuers.is_some() && api_keys.is_some();
-    let settings = AuthSettings { issuers: issuers.unwrap_or_default(), api_keys: api_keys.unwrap_or_default() };
+    let settings = AuthSettings {
+        issuers: issuers.unwrap_or_default(),
+        api_keys: api_keys.unwrap_or_default(),
+        ..AuthSettings::default()
+    };
     if !readable && settings.issuers.is_empty() && settings.api_keys.is_empty() {
         // "No credentials are configured" would only repeat the mistake in the tables.
         return None;

@@ -195,7 +195,8 @@ impl<'a> SettingsReader<'a> {
         let directory = self.directory();
         for issuer in &mut settings.issuers {
             let keys = issuer.keys.iter_mut().map(|key| &mut key.file);
-            for file in keys.chain(&mut issuer.jwks_file).chain(&mut issuer.hs256_secret_file) {
+            let files = keys.chain(&mut issuer.jwks_file).chain(&mut issuer.hs256_secret_file);
+            for file in files.chain(&mut issuer.ca_file) {
                 // An empty path is absent, and would become the directory.
                 if !file.as_os_str().is_empty() {
                     *file = directory.join(&*file);

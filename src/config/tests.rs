@@ -124,6 +124,8 @@ const MISTAKES: &str = "
     [[issuers]]
     issuer = 'https://id.example'
     audience = 'roster'
+    jwks_url = 'https://id.example/keys'
+    jwks_file = 'jwks.json'
     [[issuers]]
     isuer = 'https://id.example'
     [[api_keys]]
@@ -166,12 +168,11 @@ fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
             "log (from --log): write a level (error, warn, info, debug, trace) in place of \"inf\"",
             "reflection (from FILE): write true or false",
             "issuers[1].isuer (from FILE): no such setting; the nearest is issuer",
-            "issuers[0].jwks_file: exactly one of jwks_file, keys and hs256_secret_file is needed (in FILE)",
+            "issuers[0].jwks_file: at most one of jwks_url, jwks_file, keys and hs256_secret_file is possible (in FILE)",
             "issuers[1].issuer: the iss of its tokens is needed (in FILE)",
             "issuers[1].audience: the aud of tokens for this server is needed (in FILE)",
             "issuers[1].user_id_prefix: another entry has the same, so that one issuer could name the other's users \
              (in FILE)",
-            "issuers[1].jwks_file: exactly one of jwks_file, keys and hs256_secret_file is needed (in FILE)",
             "api_keys[0].scopes: a key without a scope can do nothing: name at least one (in FILE)",
             "api_keys[0].sha256: the SHA-256 of the key is needed, as 64 hexadecimal digits (in FILE)",
             "mail.from: write an address, as roster@example.com or Example <roster@example.com> (in FILE)",
@@ -183,8 +184,8 @@ fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
             "ROSTER_LISTN: no such setting; the nearest is ROSTER_LISTEN",
         ]
     );
-    assert!(found[12].contains("; there are issuer, audience, jwks_file, keys, "), "{}", found[12]);
-    assert!(found[25].contains("; there are database_url, database_password_file, listen, "), "{}", found[25]);
+    assert!(found[12].contains("; there are issuer, audience, jwks_url, "), "{}", found[12]);
+    assert!(found[24].contains("; there are database_url, database_password_file, listen, "), "{}", found[24]);
 }
 
 #[test]
@@ -367,9 +368,18 @@ fn key_files_are_relative_to_the_settings_file() -> Outcome {
     let found = read_in(directory.path(), &[], &[], file).err().unwrap_or_default();
     assert!(found.iter().all(|mistake| mistake.starts_with("issuers[0].jwks_file: ")), "{found:?}");
     assert_eq!(found.len(), 1);
-    let jwks = crate::authn::mint::SigningKey::generate().public_jwks().to_string();
-    std::fs::write(directory.path().join("jwks.json"), jwks)?;
-    assert!(read_in(directory.path(), &[], &[], file).is_ok());
+    let key = include_str!("../../tests/keys/es256.jwks.json");
+    std::fs::write(directory.path().join("jwks.json"), key)?;
+    assert!(read_in(directory.path(), &[], &[], file).is_ok_and(|settings| settings.warnings.is_empty()));
+    // A key that cannot be used is a warning, and one of `roster dev` a mistake.
+    let with = |other: &str| key.replacen('[', &format!("[{other},"), 1);
+    std::fs::write(directory.path().join("jwks.json"), with(r#"{"kty":"RSA","use":"enc","kid":"e","n":"","e":""}"#))?;
+    let warnings = read_in(directory.path(), &[], &[], file).map(|settings| settings.warnings).unwrap_or_default();
+    assert_eq!(warnings, ["issuers[0].jwks_file: key 0 (kid e) is not used: not for signatures (use or key_ops)"]);
+    let development = crate::authn::mint::SigningKey::generate().public_jwks()["keys"][0].to_string();
+    std::fs::write(directory.path().join("jwks.json"), with(&development))?;
+    let found = read_in(directory.path(), &[], &[], file).err().unwrap_or_default();
+    assert!(found.len() == 1 && found[0].contains("a key of `roster dev` and `roster token`"), "{found:?}");
     Ok(())
 }
 

@@ -183,6 +183,9 @@ pub enum Refusal {
     /// As many calls of this kind are in progress as the server accepts.
     #[error("the server has as many of these calls in progress as it accepts: repeat")]
     Overloaded,
+    /// The keys of the token's issuer could not be fetched.
+    #[error("the server cannot get the keys of the token's issuer from its identity provider at present: repeat")]
+    KeysUnavailable,
 
     /// The request depends on a stored value that this server does not know, because a newer one wrote it.
     #[error("a newer server stored a value that this server does not know ({value}): repeat, or upgrade this server")]

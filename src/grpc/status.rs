@@ -317,6 +317,7 @@ mod tests {
             Refusal::CursorExpired,
             Refusal::SlowReader,
             Refusal::Overloaded,
+            Refusal::KeysUnavailable,
             Refusal::ValueUnknown { value: ValueKind::Role },
             Refusal::EtagMismatch,
             Refusal::Conflict,

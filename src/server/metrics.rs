@@ -3,6 +3,7 @@
 //! Each server has its own registry, and the process has none, so that two servers in one test count separately.
 
 use super::shares::{CallClass, ServerShares};
+use crate::authn::{Authenticator, KeyStatistics};
 use crate::authz::rules::Method;
 use crate::grpc::CHECK;
 use crate::server::limits;
@@ -16,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -80,7 +82,7 @@ pub struct Metrics {
 impl Metrics {
     /// Metrics that start at zero. `shares` are the pools of the server.
     #[must_use]
-    pub(super) fn new(roster: Roster, shares: ServerShares) -> Self {
+    pub(super) fn new(roster: Roster, shares: ServerShares, authenticator: Authenticator) -> Self {
         let mut registry = Registry::with_prefix("roster");
         let calls = Family::<Call, Counter>::default();
         registry.register(
@@ -112,6 +114,7 @@ impl Metrics {
             mail_age.clone(),
         );
         registry.register_collector(Box::new(ReplicaCollector(roster.clone())));
+        registry.register_collector(Box::new(KeyCollector(authenticator)));
         let backlog_time = Mutex::default();
         Self {
             registry,
@@ -213,6 +216,33 @@ impl Collector for ReplicaCollector {
         }
         let age = ConstGauge::new(statistics.age.map_or(-1.0, |age| age.as_secs_f64()));
         encode_twice(&mut encoder, "age_seconds", "Staleness of the replica; -1 if it may not answer", &age)
+    }
+}
+
+/// Exports the state of the keys that come from identity providers, which is read at each scrape.
+struct KeyCollector(Authenticator);
+
+impl std::fmt::Debug for KeyCollector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeyCollector")
+    }
+}
+
+impl Collector for KeyCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let statistics = self.0.key_statistics();
+        let help = "Time since the keys of an issuer were fetched, by issuer; -1 before the first time";
+        let mut ages = encoder.encode_descriptor("issuer_keys_age_seconds", help, None, MetricType::Gauge)?;
+        for KeyStatistics { issuer, age, .. } in &statistics {
+            let age = age.map_or(-1, |age| i64::try_from(age).unwrap_or(i64::MAX));
+            ConstGauge::new(age).encode(ages.encode_family(&[("issuer", issuer.as_str())])?)?;
+        }
+        let help = "Fetches of the keys of an issuer that failed, by issuer";
+        let mut failures = encoder.encode_descriptor("issuer_keys_failed_fetches", help, None, MetricType::Counter)?;
+        for KeyStatistics { issuer, failed_fetches, .. } in &statistics {
+            ConstCounter::new(*failed_fetches).encode(failures.encode_family(&[("issuer", issuer.as_str())])?)?;
+        }
+        Ok(())
     }
 }
 
@@ -356,7 +386,12 @@ mod tests {
 
     fn metrics() -> Result<Metrics, crate::store::datastore_url::InvalidUrl> {
         let roster = Roster::new(Pool::new(DatastoreUrl::parse("postgres:///absent")?, 1), Clock::system());
-        Ok(Metrics::new(roster, ServerShares::new(&ServerSettings::default())))
+        let key = r#"[[api_keys]]
+            name = "a"
+            scopes = ["check"]
+            sha256 = "0000000000000000000000000000000000000000000000000000000000000000""#;
+        let authenticator = Authenticator::new(&toml::from_str(key).unwrap(), Clock::system()).ok().unwrap();
+        Ok(Metrics::new(roster, ServerShares::new(&ServerSettings::default()), authenticator))
     }
 
     #[tokio::test]

@@ -54,7 +54,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 pub use trusted_proxies::TrustedProxies;
-use upkeep::{send_mail, tidy, watch_health};
+use upkeep::{refresh_keys, send_mail, tidy, watch_health};
 use workers::{ConnectionService, Workers};
 
 /// The settings of a server.
@@ -189,7 +189,8 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
 
     let (drain, workers, most) = (settings.drain, settings.workers, settings.max_connections);
     let shares = ServerShares::new(&settings);
-    let metrics = Arc::new(Metrics::new(roster.clone(), shares.clone()));
+    let metrics = Arc::new(Metrics::new(roster.clone(), shares.clone(), authenticator.clone()));
+    let keys = tokio::spawn(refresh_keys(authenticator.clone()));
     let stopping = CancellationToken::new();
     let connections = Connections::new(stopping.clone());
     let peers = Arc::new(Peers::new(&settings));
@@ -237,6 +238,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     if tokio::time::timeout(drain, ended).await.is_err() {
         tracing::warn!("stopping: some calls did not end in time, closing their connections");
     }
+    keys.abort();
     follower.abort();
     tidy.abort();
     mail.abort();

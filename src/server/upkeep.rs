@@ -1,5 +1,6 @@
 //! Background tasks of a server: health, mail and housekeeping.
 
+use crate::authn::Authenticator;
 use crate::grpc::standard::{Health, HealthState};
 use crate::mail::Mailer;
 use crate::server::limits;
@@ -79,6 +80,12 @@ pub(super) async fn send_mail(mailer: Option<Mailer>, roster: Roster, stop: Canc
     let claim = || roster.claim_letter();
     let settle = |id, sent| roster.settle_letter(id, sent);
     crate::mail::worker::run(&mailer, claim, settle, roster.mail_due(), &stop).await;
+}
+
+/// Fetches the keys of identity providers, as long as the future is not dropped. Calls are served until the connections
+/// have ended, and their tokens are verified until then.
+pub(super) async fn refresh_keys(authenticator: Authenticator) {
+    authenticator.refresh_keys().await;
 }
 
 /// Runs housekeeping at intervals until the server stops.

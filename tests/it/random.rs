@@ -26,7 +26,8 @@ const REQUESTS: u64 = 1500;
 const CALLERS_AT_ONCE: u64 = 4;
 
 /// Reasons that no request can cause: an answer with one of them is a failure of the server.
-const NEVER: [&str; 5] = ["INTERNAL", "DATASTORE_UNAVAILABLE", "VALUE_UNKNOWN", "OVERLOADED", "DEADLINE_EXCEEDED"];
+const NEVER: [&str; 6] =
+    ["INTERNAL", "DATASTORE_UNAVAILABLE", "VALUE_UNKNOWN", "OVERLOADED", "KEYS_UNAVAILABLE", "DEADLINE_EXCEEDED"];
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())

@@ -140,7 +140,7 @@ fn bad_credentials(forger: &Forger) -> Vec<(&'static str, Headers, &'static str)
         ("a text for exp", forger.with_claims(json!({ "exp": "9999999999" })), INVALID),
         ("a list for the claims", bearer(&forger.sign(&forger.header(), &json!([SUBJECT]))), INVALID),
         ("another issuer", forger.with_claims(json!({ "iss": "https://issuer.test/" })), INVALID),
-        ("expired", forger.with_claims(json!({ "exp": now - 31 })), "CREDENTIAL_EXPIRED"),
+        ("expired", forger.with_claims(json!({ "exp": now - 61 })), "CREDENTIAL_EXPIRED"),
         ("not yet valid", forger.with_claims(json!({ "nbf": now + 120 })), INVALID),
         ("issued tomorrow", forger.with_claims(json!({ "iat": now + 86_400 })), INVALID),
         ("an unknown scope", forger.with_claims(json!({ "scope": "roster:everything" })), INVALID),

@@ -117,7 +117,7 @@ async fn a_cached_token_expires_like_any_other() -> Outcome {
     let fixture = AuthFixture::new(&[])?;
     let claims = ClaimSet { exp: NOW + 10, ..claims("ada") };
     let mut user_claims = Vec::new();
-    for seconds in [0, 39] {
+    for seconds in [0, 69] {
         fixture.advance(seconds);
         let Caller::User(user) = &*authenticate(&fixture, &claims, &[]).await? else {
             return Err("not a user".into());
@@ -156,7 +156,9 @@ async fn a_valid_cached_token_is_recognized() -> Outcome {
     }
     assert!(matches!(recognize(&HeaderMap::new())?.as_deref(), Some(Caller::Anonymous)));
     assert!(recognize(&headers(&format!("{token}x"), &[])?)?.is_none());
-    fixture.advance(39);
+    fixture.advance(69);
+    // The key file is due for a reload.
+    fixture.auth.authenticate(&once, &peer()).await?;
     assert!(recognize(&once)?.is_some());
     fixture.advance(1);
     assert!(recognize(&once)?.is_none());
@@ -238,8 +240,8 @@ async fn user_id_prefixes_separate_the_users_of_issuers() -> Outcome {
     };
     let issuers = vec![prefixed("https://one.example", ""), prefixed("https://two.example", "two|")];
     let clock = Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
-    let auth =
-        Authenticator::new(&AuthSettings { issuers, api_keys: Vec::new() }, clock).map_err(|all| all.join(" "))?;
+    let auth = Authenticator::new(&AuthSettings { issuers, development_keys: true, ..AuthSettings::default() }, clock)
+        .map_err(|all| all.join(" "))?;
     for (name, id) in [("https://one.example", "ada"), ("https://two.example", "two|ada")] {
         let token = key.mint(&ClaimSet { iss: name.to_owned(), ..claims("ada") })?;
         let caller = auth.authenticate(&headers(&format!("Bearer {}", token.expose()), &[])?, &peer()).await?;
@@ -257,7 +259,7 @@ fn every_mistake_in_the_settings_is_reported_at_once() {
     let two_sources = IssuerSettings { hs256_secret_file: Some(absent()), ..issuer("b", absent(), &[]) };
     let no_source = IssuerSettings { jwks_file: None, audience: String::new(), ..issuer("b", absent(), &[]) };
     let issuers = vec![issuer("", absent(), &[]), two_sources, no_source];
-    let mistakes = mistakes(&AuthSettings { issuers, api_keys: Vec::new() });
+    let mistakes = mistakes(&AuthSettings { issuers, ..AuthSettings::default() });
     let settings: Vec<_> = mistakes.iter().filter_map(|mistake| mistake.split([':', ' ']).next()).collect();
     assert_eq!(
         settings,
@@ -269,9 +271,21 @@ fn every_mistake_in_the_settings_is_reported_at_once() {
             "issuers[2].issuer",
             "issuers[2].audience",
             "issuers[2].user_id_prefix",
-            "issuers[2].jwks_file"
+            "issuers[2].issuer"
         ]
     );
+    for (source, expected) in [
+        ("jwks_url = 'http://id.example/keys'", "issuers[0].jwks_url: an https:// URL "),
+        ("jwks_url = 'https://id.example'\nca_file = 'absent.pem'", "issuers[0].ca_file: absent.pem cannot be read"),
+        ("ca_file = 'Cargo.toml'", "issuers[0].ca_file: Cargo.toml holds no certificate"),
+        ("jwks_file = 'absent.json'\nca_file = 'Cargo.toml'", "issuers[0].ca_file: it is for keys that come by URL"),
+        ("jwks_url = 'https://id.example'\nhs256_secret_file = 'a'", "issuers[0].jwks_file: at most one of "),
+    ] {
+        let settings = format!("[[issuers]]\nissuer = 'https://id.example'\naudience = 'b'\n{source}");
+        let mistakes =
+            Authenticator::new(&toml::from_str(&settings).unwrap(), Clock::system()).err().unwrap_or_default();
+        assert!(mistakes.len() == 1 && mistakes[0].starts_with(expected), "{source}: {mistakes:?}");
+    }
     for unknown in ["audiences = ['x']", "scopes = ['admin']", "keys = [{ algorithm = 'HS256', file = 'x' }]"] {
         let settings = format!("[[issuers]]\nissuer = 'a'\naudience = 'b'\n{unknown}");
         assert!(toml::from_str::<AuthSettings>(&settings).is_err(), "{unknown}");
@@ -287,7 +301,11 @@ fn settings_of(directory: &Path, issuers: &[(&str, &SigningKey)], api_keys: &[Ap
             ..issuer(&format!("https://{name}.example"), file, &[])
         })
     };
-    AuthSettings { issuers: issuers.iter().flat_map(issuer).collect(), api_keys: api_keys.to_vec() }
+    AuthSettings {
+        issuers: issuers.iter().flat_map(issuer).collect(),
+        api_keys: api_keys.to_vec(),
+        development_keys: true,
+    }
 }
 
 #[tokio::test]

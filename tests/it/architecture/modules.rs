@@ -72,6 +72,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hyper", &["server"]),
     ("hyper_util", &["server"]),
     ("jsonwebtoken", &["authn"]),
+    ("reqwest", &["authn"]),
     ("lettre", &["mail"]),
     ("minijinja", &["mail"]),
 ];

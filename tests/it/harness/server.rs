@@ -315,11 +315,11 @@ pub fn auth_settings(jwks: PathBuf) -> AuthSettings {
             issuer: ISSUER.to_owned(),
             audience: AUDIENCE.to_owned(),
             jwks_file: Some(jwks),
-            keys: Vec::new(),
-            hs256_secret_file: None,
             scopes: Scope::ALL.to_vec(),
-            user_id_prefix: String::new(),
+            ..IssuerSettings::default()
         }],
+        // The key of the harness is one of `roster dev`.
+        development_keys: true,
         api_keys: vec![ApiKeySettings {
             name: "keyed".to_owned(),
             scopes: vec![Scope::Check],
