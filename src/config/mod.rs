@@ -249,6 +249,7 @@ fn authenticator(reader: &mut SettingsReader, clock: Clock) -> Option<Authentica
         // "No credentials are configured" would only repeat the mistake in the tables.
         return None;
     }
+    reader.warn(&settings.warnings());
     let authenticator = Authenticator::new(&reader.resolve(settings), clock);
     authenticator.map_err(|mistakes| reader.add(mistakes)).ok().filter(|_| readable)
 }
