@@ -73,14 +73,14 @@ impl AcceptedCredentials {
         for issuer in &next.issuers {
             let old = kept(issuer);
             if old.is_none() {
-                changes.added_issuers.push(issuer.name.clone());
+                changes.added_issuers.push(issuer.settings.issuer.clone());
             }
             issuers.push(old.unwrap_or(issuer).clone());
         }
         for old in &self.issuers {
             if !issuers.iter().any(|issuer| Arc::ptr_eq(issuer, old)) {
                 old.retired.set();
-                changes.removed_issuers.push(old.name.clone());
+                changes.removed_issuers.push(old.settings.issuer.clone());
             }
         }
         let name = |key: &AcceptedApiKey| key.settings.name.clone();

@@ -82,6 +82,8 @@ impl Authenticator {
     ///
     /// # Errors
     /// - [`Refusal::CredentialInvalid`] or [`Refusal::CredentialExpired`] for a credential that is not accepted,
+    /// - [`Refusal::CredentialTooLarge`] for one that is longer than [`limits::CREDENTIAL_BYTES`],
+    /// - [`Refusal::ServiceWithoutScope`] for a valid token of a service without a roster scope,
     /// - [`Refusal::CredentialMissing`] for `roster-on-behalf-of` without a credential, which that header requires,
     /// - [`Refusal::OnBehalfOfNotAllowed`] for `roster-on-behalf-of` from a user, or from a service without the scope
     ///   `act-as`,
@@ -305,9 +307,11 @@ impl Authenticator {
     ) -> Result<Arc<Caller>, CredentialError> {
         let accepted = self.accepted();
         let issuer = (accepted.issuers.iter())
-            .find(|issuer| issuer.name == token.issuer())
+            .filter(|issuer| issuer.name.matches(token.issuer()))
+            // An entry for one issuer counts before one for the issuers of all tenants.
+            .min_by_key(|issuer| !issuer.name.is_one())
             .ok_or(CredentialError::UnknownIssuer)?;
-        let TokenCandidate { token: verified, signature } = issuer.check(token, now).await?;
+        let TokenCandidate { content, signature } = issuer.check(token, now).await?;
         let places = self.verifier.enter(peer).await?;
         // While this call waited, another may have verified the same token, or others may have spent the budget.
         if let Some(caller) = self.find_cached(digest, now).await {
@@ -315,9 +319,7 @@ impl Authenticator {
         }
         peer.require_budget(clock::uptime())?;
         let _places = self.verifier.verify(places, move || signature.run()).await?;
-        if now >= verified.expires_at {
-            return Err(CredentialError::Expired);
-        }
+        let verified = content.accept(now)?;
         let caller = verified.caller.clone();
         self.cache.insert(*digest, Arc::new(CacheEntry { verified, issuer: issuer.clone() }));
         Ok(caller)
@@ -335,27 +337,20 @@ fn read_issuers(auth: &AuthSettings, clock: &Clock, mistakes: &mut Vec<String>) 
         if !setting.issuer.is_empty() && settings[..index].iter().any(|earlier| earlier.issuer == setting.issuer) {
             reject("issuer: another entry has the same");
         }
-        if setting.audience.is_empty() {
-            reject("audience: the aud of tokens for this server is needed");
-        }
+        let mut sentences = Vec::new();
+        let keys = KeySettings::new(setting, auth.development_keys).and_then(|settings| Keys::new(settings, clock));
+        let (keys, of_keys) = match keys {
+            Ok(keys) => (Some(Arc::new(keys)), Vec::new()),
+            // An absent issuer is a mistake above; no keys can be found for it.
+            Err(_) if setting.issuer.is_empty() && !setting.has_keys() => (None, Vec::new()),
+            Err(sentences) => (None, sentences),
+        };
+        issuers.extend(Issuer::new(setting, keys, &mut sentences));
+        sentences.iter().for_each(|sentence| reject(sentence));
         if settings[..index].iter().any(|earlier| earlier.user_id_prefix == setting.user_id_prefix) {
             reject("user_id_prefix: another entry has the same, so that one issuer could name the other's users");
         }
-        // An absent issuer is a mistake above; no keys can be found for it.
-        if setting.issuer.is_empty() && !setting.has_keys() {
-            continue;
-        }
-        let keys = KeySettings::new(setting, auth.development_keys).and_then(|settings| Keys::new(settings, clock));
-        match keys {
-            Ok(keys) => issuers.push(Issuer {
-                name: setting.issuer.clone(),
-                audience: setting.audience.clone(),
-                scopes: setting.scopes.clone(),
-                user_id_prefix: setting.user_id_prefix.clone(),
-                keys: Arc::new(keys),
-            }),
-            Err(sentences) => sentences.iter().for_each(|sentence| reject(sentence)),
-        }
+        of_keys.iter().for_each(|sentence| reject(sentence));
     }
     issuers
 }

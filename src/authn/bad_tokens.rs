@@ -151,7 +151,7 @@ fn forged_tokens(key: &SigningKey) -> Result<Vec<(String, CredentialError)>, Box
             tokens.push((jsonwebtoken::encode(&header, &claims, &secret)?, error));
         }
     }
-    for (size, error) in [(300, CredentialError::InvalidSubject), (9000, CredentialError::TooLong)] {
+    for (size, error) in [(300, CredentialError::InvalidSubject), (25_000, CredentialError::TooLong)] {
         let mut claims = good_claims();
         claims.insert("sub", format!("\"{}\"", "s".repeat(size)));
         tokens.push((key.sign(&header, &json(&claims)), error));
@@ -203,8 +203,11 @@ fn bad_requests(key: &SigningKey) -> Result<Vec<(HeaderMap, CredentialError)>, B
 async fn invalid_tokens_are_rejected_for_their_reason_and_not_cached() -> Outcome {
     let fixture = AuthFixture::new(&[Scope::Check])?;
     for (headers, error) in bad_requests(&fixture.key)? {
-        let expected =
-            if error == CredentialError::Expired { Refusal::CredentialExpired } else { Refusal::CredentialInvalid };
+        let expected = match error {
+            CredentialError::Expired => Refusal::CredentialExpired,
+            CredentialError::TooLong => Refusal::CredentialTooLarge { limit_bytes: 24_576 },
+            _ => Refusal::CredentialInvalid,
+        };
         // The second attempt must have the same result as the first.
         for _ in 0..2 {
             assert_eq!(

@@ -26,7 +26,10 @@ pub(super) enum CredentialError {
     CriticalExtension,
     #[error("the token's alg is none of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA and HS256")]
     UnsupportedAlgorithm,
-    #[error("a required claim (iss, aud, sub, exp) is missing, or a claim has the wrong type or occurs twice")]
+    #[error(
+        "a required claim (iss, exp, the audience, the user id) is missing, or a claim has the wrong type or is \
+             repeated"
+    )]
     InvalidClaims,
     #[error("the token's issuer is not configured")]
     UnknownIssuer,
@@ -48,10 +51,12 @@ pub(super) enum CredentialError {
     IssuedInFuture,
     #[error("the token has expired")]
     Expired,
-    #[error("the token has an unknown scope with the prefix roster:")]
+    #[error("the token has an unknown scope with the prefix of roster")]
     UnknownScope,
     #[error("the token has a scope that its issuer may not grant")]
     ScopeNotGranted,
+    #[error("the token is a service's and has no roster scope: grant it one at the provider, and list it in scopes")]
+    ServiceWithoutScope,
     #[error("a fault in roster: the verification of the signature panicked")]
     VerificationPanic,
     #[error("the address had too many tokens refused: for some seconds, only tokens in the cache are accepted from it")]
@@ -72,13 +77,13 @@ impl CredentialError {
         !matches!(self, Self::TooManyRefusals | Self::VerificationsBusy | Self::KeysUnavailable)
     }
 
-    /// The refusal that the caller receives. It hides the reason, except for an expired token: the expiry is checked
-    /// last, so only a token with a valid signature reaches that check.
+    /// The refusal that the caller receives. It hides the reason, except for a token that has expired or is a service's
+    /// without a scope: these are checked last, so only a token with a valid signature reaches them. The size of a
+    /// credential says nothing about the checks.
     pub(super) fn to_refusal(self) -> Refusal {
         match self {
             Self::DuplicateHeader
             | Self::NotBearer
-            | Self::TooLong
             | Self::UnknownApiKey
             | Self::MalformedToken
             | Self::InvalidHeader
@@ -98,6 +103,8 @@ impl CredentialError {
             | Self::VerificationPanic => Refusal::CredentialInvalid,
             Self::TooManyRefusals | Self::VerificationsBusy => Refusal::Overloaded,
             Self::KeysUnavailable => Refusal::KeysUnavailable,
+            Self::TooLong => Refusal::CredentialTooLarge { limit_bytes: super::limits::CREDENTIAL_BYTES },
+            Self::ServiceWithoutScope => Refusal::ServiceWithoutScope,
             Self::Expired => Refusal::CredentialExpired,
             Self::OnBehalfOfWithoutCredential => Refusal::CredentialMissing,
             Self::OnBehalfOfNotAllowed => Refusal::OnBehalfOfNotAllowed,

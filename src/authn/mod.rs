@@ -1,7 +1,8 @@
 //! Authentication: identifies the caller of a request.
 //!
 //! [`Authenticator`] takes the credential from the request headers and returns a [`Caller`]. It verifies an API key
-//! with [`api_keys`], and a bearer token with `jwt`, using the `keys` of the token's issuer. The `verifier` computes
+//! with [`api_keys`], and a bearer token with `jwt`, using the `keys` of the token's issuer. The `token_rules` of the
+//! issuer say which `claims` hold what; `presets` know the providers. The `verifier` computes
 //! signatures on threads of their own, and [`PeerShare`] bounds what one address can make it compute. Each rejected
 //! credential has one `credential_error` reason. The log contains the reason; the caller receives only a general refusal,
 //! so that it cannot probe the checks. [`mint`] creates tokens for `roster dev`, `roster token` and the tests.
@@ -10,6 +11,7 @@ mod accepted;
 pub mod api_keys;
 pub mod authenticator;
 pub mod caller;
+mod claims;
 mod credential_error;
 mod headers;
 mod jwt;
@@ -17,15 +19,21 @@ mod keys;
 pub mod limits;
 pub mod mint;
 mod peer_share;
+mod presets;
 mod retired;
 pub mod secret;
+mod service_mark;
 pub mod settings;
 mod stream_credential;
+mod tenant;
 mod token_cache;
+mod token_rules;
 mod verifier;
 
 #[cfg(test)]
 mod bad_tokens;
+#[cfg(test)]
+mod provider_tokens;
 #[cfg(test)]
 mod testing;
 

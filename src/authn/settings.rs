@@ -1,7 +1,10 @@
 //! Settings of authentication.
 
+use super::token_rules;
 use crate::domain::Scope;
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::fmt;
 use std::path::PathBuf;
 
 /// The accepted issuers and API keys.
@@ -39,10 +42,11 @@ impl AuthSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IssuerSettings {
-    /// The `iss` of its tokens, compared byte for byte.
+    /// The `iss` of its tokens, compared byte for byte. `{tenant}` in it, as a whole segment of the path, stands for the
+    /// name of a tenant.
     pub issuer: String,
-    /// The required audience: `aud` equals it or contains it.
-    pub audience: String,
+    /// The accepted audiences: one of them equals `aud` or is in it.
+    pub audience: TextList,
     /// The URL of its key set. The server fetches it in the background.
     pub jwks_url: Option<String>,
     /// A PEM file with the certificates that the URL of its keys needs, in place of those of the platform.
@@ -59,6 +63,114 @@ pub struct IssuerSettings {
     /// The prefix that turns a `sub` of this issuer into a user id; empty by default. Each issuer needs a different
     /// prefix: an issuer chooses its subjects freely, so it could otherwise name the users of another issuer.
     pub user_id_prefix: String,
+
+    /// The provider, which says what the other settings do not: the claims, and the mark of services.
+    pub preset: Option<Preset>,
+    /// The claims that are read; each has a default, which the preset may change.
+    pub claims: ClaimSettings,
+    /// The prefix of the words in the scope claims that are scopes of roster; `roster:` by default.
+    pub scope_prefix: Option<String>,
+    /// The mark of the tokens of services: the name of a claim that they have, or `claim=value`. It is added to the marks
+    /// of the preset.
+    pub service_claim: Option<String>,
+    /// What a token without a roster scope and without a mark is. Absent, it is a user's.
+    pub callers: Option<Callers>,
+    /// The tenants that are accepted, if `issuer` contains `{tenant}`; absent, all of them are.
+    pub tenants: Option<Vec<String>>,
+}
+
+/// The claims of an issuer's tokens. Each is the name of a claim, or a path into objects, as `realm_access.roles`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClaimSettings {
+    /// The claim with the user's id, or with the name of a service; `sub` by default.
+    pub user_id: Option<String>,
+    /// The claim with the email address; `email` by default.
+    pub email: Option<String>,
+    /// The claim that says whether the address is verified: `true`, as a Boolean or a text. `email_verified` by default;
+    /// `trusted` if the provider verifies every address.
+    pub email_verified: Option<String>,
+    /// The claim with the display name; `name` by default.
+    pub name: Option<String>,
+    /// The claims with scopes: texts with blanks between the scopes, lists of texts, or objects whose members are named
+    /// after them. `scope` by default.
+    pub scopes: Option<TextList>,
+    /// The claim with the audience; `aud` by default.
+    pub audience: Option<String>,
+}
+
+/// An identity provider whose tokens roster knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preset {
+    /// Sign in with Apple.
+    Apple,
+    /// Auth0.
+    Auth0,
+    /// User pools of Amazon Cognito.
+    Cognito,
+    /// Microsoft Entra ID.
+    Entra,
+    /// Google.
+    Google,
+    /// Keycloak.
+    Keycloak,
+    /// Okta.
+    Okta,
+    /// Zitadel.
+    Zitadel,
+}
+
+/// What the tokens of an issuer identify if nothing in them says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Callers {
+    /// Users.
+    People,
+    /// Services. A token without a roster scope is refused.
+    Services,
+}
+
+/// One text, or a list of texts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TextList(pub Vec<String>);
+
+impl From<&str> for TextList {
+    fn from(text: &str) -> Self {
+        Self(vec![text.to_owned()])
+    }
+}
+
+impl<'de> Deserialize<'de> for TextList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextListVisitor;
+        impl<'de> Visitor<'de> for TextListVisitor {
+            type Value = TextList;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text in quotation marks, or a list of them")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<TextList, E> {
+                Ok(text.into())
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<TextList, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    texts.push(text);
+                }
+                Ok(TextList(texts))
+            }
+        }
+        deserializer.deserialize_any(TextListVisitor)
+    }
+}
+
+impl AuthSettings {
+    /// Returns what is accepted today and will be a mistake, one sentence each. A sentence begins with the name of its
+    /// setting.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        token_rules::warnings(&self.issuers)
+    }
 }
 
 impl IssuerSettings {

@@ -2,7 +2,7 @@
 //! tokens, and an adjustable clock.
 
 use super::mint::{ClaimSet, SigningKey};
-use super::settings::IssuerSettings;
+use super::settings::{Callers, IssuerSettings};
 use super::{AuthSettings, Authenticator, PeerShare};
 use crate::clock::Clock;
 use crate::domain::Scope;
@@ -34,15 +34,19 @@ pub(super) struct AuthFixture {
 impl AuthFixture {
     /// Creates an authenticator with one issuer, which may grant these scopes.
     pub(super) fn new(scopes: &[Scope]) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::with(vec![issuer(ISSUER, PathBuf::new(), scopes)])
+    }
+
+    /// Creates an authenticator with these issuers. They share one JWKS file.
+    pub(super) fn with(mut issuers: Vec<IssuerSettings>) -> Result<Self, Box<dyn std::error::Error>> {
         let directory = tempfile::tempdir()?;
         let key = SigningKey::generate();
         let now = Arc::new(AtomicU64::new(NOW.unsigned_abs()));
         std::fs::write(directory.path().join("jwks.json"), key.public_jwks().to_string())?;
-        let settings = AuthSettings {
-            issuers: vec![issuer(ISSUER, directory.path().join("jwks.json"), scopes)],
-            development_keys: true,
-            ..AuthSettings::default()
-        };
+        for issuer in &mut issuers {
+            issuer.jwks_file = Some(directory.path().join("jwks.json"));
+        }
+        let settings = AuthSettings { issuers, development_keys: true, ..AuthSettings::default() };
         let seconds = Arc::clone(&now);
         let clock = Clock::from_fn(move || UNIX_EPOCH + Duration::from_secs(seconds.load(Ordering::Relaxed)));
         let auth = Authenticator::new(&settings, clock).map_err(|mistakes| mistakes.join("; "))?;
@@ -69,9 +73,10 @@ pub(super) fn peer() -> PeerShare {
 pub(super) fn issuer(name: &str, jwks_file: PathBuf, scopes: &[Scope]) -> IssuerSettings {
     IssuerSettings {
         issuer: name.to_owned(),
-        audience: "roster".to_owned(),
+        audience: "roster".into(),
         jwks_file: Some(jwks_file),
         scopes: scopes.to_vec(),
+        callers: Some(Callers::People),
         ..IssuerSettings::default()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::CliError;
 use crate::authn::mint::SigningKey;
-use crate::authn::settings::{AuthSettings, IssuerSettings};
+use crate::authn::settings::{AuthSettings, Callers, IssuerSettings};
 use crate::config;
 use crate::domain::Scope;
 use crate::mail::settings::{MailKind, MailSettings};
@@ -118,9 +118,10 @@ impl DataDirectory {
         std::fs::write(&path, key.public_jwks().to_string()).map_err(file(&path))?;
         let issuer = IssuerSettings {
             issuer: ISSUER.to_owned(),
-            audience: AUDIENCE.to_owned(),
+            audience: AUDIENCE.into(),
             jwks_file: Some(path),
             scopes: Scope::ALL.to_vec(),
+            callers: Some(Callers::People),
             ..IssuerSettings::default()
         };
         Ok(AuthSettings { issuers: vec![issuer], development_keys: true, ..AuthSettings::default() })

@@ -278,6 +278,7 @@ fn authenticator(reader: &mut SettingsReader, clock: Clock, files: &mut Vec<Path
         // "No credentials are configured" would only repeat the mistake in the tables.
         return None;
     }
+    reader.warn(&settings.warnings());
     let settings = reader.resolve(settings);
     files.extend(settings.files());
     let authenticator = Authenticator::new(&settings, clock);

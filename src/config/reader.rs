@@ -220,6 +220,17 @@ impl<'a> SettingsReader<'a> {
         }
     }
 
+    /// Adds warnings about settings that only the file can hold. Each begins with the name of a setting. One about a
+    /// setting with a mistake is left out.
+    pub(super) fn warn(&mut self, sentences: &[String]) {
+        let origin = self.file_origin();
+        for sentence in sentences {
+            if !self.is_invalid(sentence.split(':').next().unwrap_or_default()) {
+                self.warnings.push(format!("{sentence} (in {origin})"));
+            }
+        }
+    }
+
     /// Adds a mistake that concerns several settings.
     pub(super) fn add_sentence(&mut self, sentence: &str) {
         self.mistakes.push(sentence.to_owned());

@@ -29,6 +29,21 @@ pub enum Refusal {
     /// The bearer token was valid and has expired.
     #[error("the token has expired: get a new one")]
     CredentialExpired,
+    /// The credential is longer than the server accepts.
+    #[error(
+        "the credential is longer than {limit_bytes} bytes: have the identity provider put fewer roles, groups or claims \
+         into the token"
+    )]
+    CredentialTooLarge {
+        /// The length of the longest credential that the server accepts, in bytes.
+        limit_bytes: usize,
+    },
+    /// The token is valid and identifies a service, which has no roster scope.
+    #[error(
+        "the token identifies a service and has no roster scope: grant it one at the identity provider, as roster:check, \
+         and list it in the setting `scopes` of the issuer; or use an API key"
+    )]
+    ServiceWithoutScope,
     /// The caller is not a member, or the organization does not exist: one refusal for both.
     #[error("permission denied, or no such organization")]
     PermissionDenied {

@@ -281,6 +281,8 @@ mod tests {
             Refusal::CredentialMissing,
             Refusal::CredentialInvalid,
             Refusal::CredentialExpired,
+            Refusal::CredentialTooLarge { limit_bytes: 1 },
+            Refusal::ServiceWithoutScope,
             Refusal::PermissionDenied { permission: Permission::MembersAdd },
             Refusal::RoleLacksPermission { permission: Permission::MembersAdd, role: Role::parse("member").unwrap() },
             Refusal::CallerNotAllowed { caller: text(), advice: text() },

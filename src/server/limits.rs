@@ -24,8 +24,10 @@ pub const CONNECTION_WINDOW: u32 = (128 + 8) * (STREAM_WINDOW + 1) + 4 * 1024 * 
 /// connection when more pile up. The questions of a `StreamChecks` call are such frames when they are sent one by one and
 /// wait for the datastore.
 pub const SMALL_FRAMES: usize = 8 * 1024 * 1024;
-/// The size of all headers of a request together, in bytes. A bearer token may take 8 KiB of it.
-pub const HEADER_LIST_BYTES: u32 = 16 * 1024;
+/// The size of all headers of a request together, in bytes, with 32 bytes for each header. A credential may take 24 KiB of
+/// it. The rest is for other headers, and for a credential that is too large: up to here roster refuses it with a reason,
+/// and beyond it the HTTP/2 library refuses the call.
+pub const HEADER_LIST_BYTES: u32 = 40 * 1024;
 /// The time after which the server pings a silent peer, and the time that the peer has to answer.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// The longest pause of a peer from the first byte of a connection to its SETTINGS, inside a frame, a header block or a
@@ -93,9 +95,10 @@ pub const CALL_BYTES: usize = 8 * 1024;
 pub const DECODED_PART: usize = 8;
 /// The default of the bytes of responses that wait to be sent: 85 of the largest pages.
 pub const RESPONSE_BYTES: usize = 256 * 1024 * 1024;
-/// The memory of one connection, in bytes: one turn of bytes, a frame and a header block that are incomplete, the tables of
-/// header compression with recent credentials, and for each of its 256 streams an entry and an answer of 2 KiB together.
-pub const CONNECTION_BYTES: usize = TURN_BYTES + 128 * 1024 + 256 * 2 * 1024;
+/// The memory of one connection, in bytes: one turn of bytes, a frame and a header block that are incomplete (six frames of
+/// 16 KiB, and the [`HEADER_LIST_BYTES`] that are decoded), the tables of header compression with recent credentials, and
+/// for each of its 256 streams an entry and an answer of 2 KiB together.
+pub const CONNECTION_BYTES: usize = TURN_BYTES + 160 * 1024 + 256 * 2 * 1024;
 /// How many times what is counted for requests they can take.
 pub const DECODED_EXCESS: usize = 16;
 /// How many times what is counted for responses they can take, while a page is made of its rows.

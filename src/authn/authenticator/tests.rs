@@ -257,7 +257,7 @@ fn every_mistake_in_the_settings_is_reported_at_once() {
 
     let absent = || std::path::PathBuf::from("absent.json");
     let two_sources = IssuerSettings { hs256_secret_file: Some(absent()), ..issuer("b", absent(), &[]) };
-    let no_source = IssuerSettings { jwks_file: None, audience: String::new(), ..issuer("b", absent(), &[]) };
+    let no_source = IssuerSettings { jwks_file: None, audience: "".into(), ..issuer("b", absent(), &[]) };
     let issuers = vec![issuer("", absent(), &[]), two_sources, no_source];
     let mistakes = mistakes(&AuthSettings { issuers, ..AuthSettings::default() });
     let settings: Vec<_> = mistakes.iter().filter_map(|mistake| mistake.split([':', ' ']).next()).collect();

@@ -4,7 +4,7 @@ use super::Database;
 use roster::authn::api_keys::{self, GeneratedApiKey};
 use roster::authn::authenticator::Authenticator;
 use roster::authn::mint::{ClaimSet, SigningKey};
-use roster::authn::settings::{ApiKeySettings, AuthSettings, IssuerSettings};
+use roster::authn::settings::{ApiKeySettings, AuthSettings, Callers, IssuerSettings};
 use roster::clock::Clock;
 use roster::domain::Scope;
 use roster::grpc::pb::check_service_client::CheckServiceClient;
@@ -313,9 +313,10 @@ pub fn auth_settings(jwks: PathBuf) -> AuthSettings {
     AuthSettings {
         issuers: vec![IssuerSettings {
             issuer: ISSUER.to_owned(),
-            audience: AUDIENCE.to_owned(),
+            audience: AUDIENCE.into(),
             jwks_file: Some(jwks),
             scopes: Scope::ALL.to_vec(),
+            callers: Some(Callers::People),
             ..IssuerSettings::default()
         }],
         // The key of the harness is one of `roster dev`.

@@ -1,0 +1,150 @@
+//! Names of issuers: one issuer, or the issuers of all tenants of a provider.
+
+use super::limits;
+
+/// What stands for the name of a tenant in a setting.
+pub(super) const TENANT: &str = "{tenant}";
+
+/// Which issuers an entry of the settings accepts.
+pub(super) enum IssuerName {
+    /// The `iss` that equals this text.
+    One(String),
+    /// Each `iss` that is this text, the name of a tenant, and this text.
+    Tenants {
+        before: String,
+        after: String,
+        /// The tenants that are accepted; `None` for all.
+        allowed: Option<Vec<String>>,
+    },
+}
+
+impl IssuerName {
+    /// Reads the setting `issuer`, with the setting `tenants`.
+    ///
+    /// # Errors
+    /// What is wrong with `{tenant}` in it.
+    pub(super) fn parse(text: &str, allowed: Option<&Vec<String>>) -> Result<Self, &'static str> {
+        let Some((before, after)) = text.split_once(TENANT) else { return Ok(Self::One(text.to_owned())) };
+        // A whole segment of the path: part of a host name could be registered by another party.
+        let in_path = before.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+        if !in_path || !before.ends_with('/') || !(after.is_empty() || after.starts_with('/')) || after.contains(TENANT)
+        {
+            return Err("write {tenant} once, as a whole segment of the path, as https://id.example/{tenant}/v2.0");
+        }
+        Ok(Self::Tenants { before: before.to_owned(), after: after.to_owned(), allowed: allowed.cloned() })
+    }
+
+    /// Returns whether this is the name of one issuer, which has precedence over patterns.
+    pub(super) fn is_one(&self) -> bool {
+        matches!(self, Self::One(_))
+    }
+
+    /// Returns whether tokens with this `iss` are accepted.
+    pub(super) fn matches(&self, issuer: &str) -> bool {
+        match self {
+            Self::One(name) => name == issuer,
+            Self::Tenants { allowed, .. } => self.tenant(issuer).is_some_and(|tenant| {
+                is_tenant(tenant) && allowed.as_ref().is_none_or(|allowed| allowed.iter().any(|name| name == tenant))
+            }),
+        }
+    }
+
+    /// Returns the prefix of the user ids of this issuer, which matches.
+    pub(super) fn user_id_prefix(&self, setting: &str, issuer: &str) -> String {
+        self.tenant(issuer).map_or_else(|| setting.to_owned(), |tenant| setting.replacen(TENANT, tenant, 1))
+    }
+
+    fn tenant<'i>(&self, issuer: &'i str) -> Option<&'i str> {
+        match self {
+            Self::One(_) => None,
+            Self::Tenants { before, after, .. } => issuer.strip_prefix(before)?.strip_suffix(after),
+        }
+    }
+}
+
+/// Returns whether this may be the name of a tenant: ASCII letters, digits, hyphens and underscores.
+pub(super) fn is_tenant(name: &str) -> bool {
+    (1..=limits::TENANT_BYTES).contains(&name.len()) && name.bytes().all(is_tenant_byte)
+}
+
+/// Returns whether user ids with this prefix name the tenant without ambiguity: behind `{tenant}` stands a character that
+/// no tenant contains. Otherwise the user `b-c` of the tenant `a` and the user `c` of the tenant `a-b` could be one.
+pub(super) fn separates_tenants(prefix: &str) -> bool {
+    prefix.split_once(TENANT).is_some_and(|(_, after)| {
+        !after.contains(TENANT) && after.bytes().next().is_some_and(|next| !is_tenant_byte(next))
+    })
+}
+
+fn is_tenant_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATTERN: &str = "https://login.example/{tenant}/v2.0";
+
+    #[test]
+    fn a_pattern_matches_exactly_one_segment() {
+        let any = IssuerName::parse(PATTERN, None).unwrap();
+        let long = format!("https://login.example/{}/v2.0", "a".repeat(limits::TENANT_BYTES));
+        for (issuer, prefix) in [
+            ("https://login.example/contoso/v2.0", Some("x:contoso:")),
+            (
+                "https://login.example/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0",
+                Some("x:9188040d-6c67-4c5b-b112-36a304b66dad:"),
+            ),
+            ("https://login.example/eu-west-1_AbC/v2.0", Some("x:eu-west-1_AbC:")),
+            ("https://login.example/{tenant}/v2.0", None),
+            ("https://login.example//v2.0", None),
+            ("https://login.example/a/b/v2.0", None),
+            ("https://login.example/../v2.0", None),
+            ("https://login.example/a:b/v2.0", None),
+            ("https://login.example/a b/v2.0", None),
+            ("https://login.example/a%2fb/v2.0", None),
+            ("https://login.example/ä/v2.0", None),
+            ("https://login.example/a/v2.0/", None),
+            ("https://login.example/a/V2.0", None),
+            ("https://login.example.evil.example/a/v2.0", None),
+            ("https://evil.example/https://login.example/a/v2.0", None),
+            ("https://login.example/v2.0", None),
+        ] {
+            let found = any.matches(issuer).then(|| any.user_id_prefix("x:{tenant}:", issuer));
+            assert_eq!(found.as_deref(), prefix, "{issuer}");
+        }
+        assert!(any.matches(&long) && !any.matches(&long.replace("/a", "/aa")));
+
+        let two = IssuerName::parse(PATTERN, Some(&vec!["contoso".to_owned(), "fabrikam".to_owned()])).unwrap();
+        assert!(two.matches("https://login.example/fabrikam/v2.0"));
+        assert!(!two.matches("https://login.example/Fabrikam/v2.0"));
+        assert!(!two.matches("https://login.example/initech/v2.0"));
+    }
+
+    #[test]
+    fn a_tenant_is_a_whole_segment_of_the_path() {
+        for wrong in [
+            "https://{tenant}.login.example/v2.0",
+            "https://{tenant}/v2.0",
+            "{tenant}",
+            "/{tenant}",
+            "https://login.example/x{tenant}/v2.0",
+            "https://login.example/{tenant}x",
+            "https://login.example/{tenant}/{tenant}",
+            "https://login.example/?t={tenant}",
+        ] {
+            assert!(IssuerName::parse(wrong, None).is_err(), "{wrong}");
+        }
+        for (prefix, separates) in [
+            ("x:{tenant}:", true),
+            ("{tenant}/", true),
+            ("{tenant}", false),
+            ("x-{tenant}-", false),
+            ("{tenant}_", false),
+            ("{tenant}:{tenant}:", false),
+            ("x:", false),
+        ] {
+            assert_eq!(separates_tenants(prefix), separates, "{prefix}");
+        }
+    }
+}
