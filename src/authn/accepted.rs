@@ -1,16 +1,18 @@
 //! The credentials that are accepted now. A reload of the settings replaces them while the server runs.
 
 use super::api_keys::{AcceptedApiKey, ApiKeys};
+use super::client_certificates::ClientCertificates;
 use super::jwt::Issuer;
 use super::retired::Retired;
 use super::settings::IssuerSettings;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// The issuers and API keys of one state of the settings.
+/// The issuers, API keys and client certificates of one state of the settings.
 pub(super) struct AcceptedCredentials {
     pub(super) issuers: Vec<Arc<AcceptedIssuer>>,
     pub(super) api_keys: ApiKeys,
+    pub(super) client_certificates: Arc<ClientCertificates>,
 }
 
 /// An issuer, for as long as the settings name it.
@@ -20,7 +22,8 @@ pub(super) struct AcceptedIssuer {
     retired: Retired,
 }
 
-/// What a reload changed: the names of issuers, and of services with API keys. An entry that changed is in both lists.
+/// What a reload changed: issuers, and the names of services with API keys or client certificates. An entry that changed is
+/// in both lists of its kind.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CredentialChanges {
     /// Issuers that are new, or have other settings or keys than before.
@@ -31,6 +34,10 @@ pub struct CredentialChanges {
     pub added_api_keys: Vec<String>,
     /// The names of API keys that are no longer accepted.
     pub removed_api_keys: Vec<String>,
+    /// The names of new client certificates.
+    pub added_client_certificates: Vec<String>,
+    /// The names of client certificates that are no longer accepted.
+    pub removed_client_certificates: Vec<String>,
 }
 
 impl CredentialChanges {
@@ -90,6 +97,10 @@ impl AcceptedCredentials {
         }
         changes.added_api_keys = added.iter().map(|key| name(key)).collect();
         changes.removed_api_keys = removed.iter().map(|key| name(key)).collect();
-        (Self { issuers, api_keys }, changes)
+        let (before, after) = (&self.client_certificates, &next.client_certificates);
+        changes.added_client_certificates = after.names_without(before);
+        changes.removed_client_certificates = before.names_without(after);
+        let client_certificates = if before.is_same(after) { before.clone() } else { after.clone() };
+        (Self { issuers, api_keys, client_certificates }, changes)
     }
 }

@@ -3,6 +3,7 @@
 use super::accepted::{AcceptedCredentials, AcceptedIssuer, CredentialChanges};
 use super::api_keys::{self, AcceptedApiKey, ApiKeys};
 use super::caller::Caller;
+use super::client_certificates::{ClientCertificate, ClientCertificates};
 use super::credential_error::CredentialError;
 use super::headers::{apply_on_behalf_of, authorization_header, bearer};
 use super::jwt::{Issuer, TokenCandidate, UnverifiedToken};
@@ -22,7 +23,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-const NO_CALLERS: &str = "no issuer and no api key is configured: configure one, or no caller can authenticate";
+const NO_CALLERS: &str = "no issuer, no api key and no client certificate is configured: configure one, or no caller can \
+                          authenticate";
 
 /// Identifies the caller of a request. The server has one. Clones are cheap and share the same state.
 #[derive(Clone)]
@@ -56,17 +58,19 @@ impl Authenticator {
     /// # Errors
     /// Every error in the settings, as one sentence each. A sentence begins with the name of its setting.
     pub fn new(settings: &AuthSettings, clock: Clock) -> Result<Self, Vec<String>> {
-        if settings.issuers.is_empty() && settings.api_keys.is_empty() {
+        if settings.is_empty() {
             return Err(vec![NO_CALLERS.to_owned()]);
         }
         let mut mistakes = Vec::new();
         let issuers = read_issuers(settings, &clock, &mut mistakes);
         let api_keys = ApiKeys::new(&settings.api_keys, &mut mistakes);
+        let client_certificates = Arc::new(ClientCertificates::new(&settings.client_certificates, &mut mistakes));
         if mistakes.is_empty() {
             let cache = Arc::new(Cache::new(limits::CACHED_TOKENS));
             let issuers = issuers.into_iter().zip(settings.issuers.iter().cloned());
             let issuers = issuers.map(|(issuer, settings)| Arc::new(AcceptedIssuer::new(issuer, settings))).collect();
-            let accepted = Arc::new(watch::Sender::new(Arc::new(AcceptedCredentials { issuers, api_keys })));
+            let accepted = AcceptedCredentials { issuers, api_keys, client_certificates };
+            let accepted = Arc::new(watch::Sender::new(Arc::new(accepted)));
             let anonymous = Arc::new(Caller::Anonymous);
             let (verifier, refusal_log) = (Arc::default(), Arc::default());
             Ok(Self { accepted, anonymous, cache, verifier, refusal_log, clock })
@@ -75,7 +79,8 @@ impl Authenticator {
         }
     }
 
-    /// Identifies the caller of a request from this peer. An invalid credential is rejected and never treated as absent.
+    /// Identifies the caller of a request from this peer by its headers. An invalid credential is rejected and never
+    /// treated as absent. A client certificate is not looked at: [`Self::recognize`] does that.
     ///
     /// A signature is computed on another thread, in turn with those of other peers. Rejections are logged at a limited
     /// rate.
@@ -96,10 +101,12 @@ impl Authenticator {
     }
 
     /// Identifies the caller of a request as [`Self::authenticate`] does, but without waiting. `None` if that is
-    /// impossible, because the request has a token that is not in the cache.
+    /// impossible, because the request has a token that is not in the cache. The client certificate of the connection
+    /// identifies the caller of a request without a credential in its headers.
     ///
     /// # Errors
-    /// Those of [`Self::authenticate`] that do not concern a token.
+    /// Those of [`Self::authenticate`] that do not concern a token, and [`Refusal::CredentialExpired`] if the client
+    /// certificate that would identify the caller has expired.
     pub fn recognize(
         &self,
         headers: &HeaderMap,
@@ -178,6 +185,12 @@ impl Authenticator {
         issuers.flat_map(named).collect()
     }
 
+    /// Returns whether any client certificate is a credential.
+    #[must_use]
+    pub fn accepts_client_certificates(&self) -> bool {
+        !self.accepted().client_certificates.is_empty()
+    }
+
     /// Returns the number of verified tokens in the cache.
     #[must_use]
     pub fn cached_tokens(&self) -> usize {
@@ -211,13 +224,27 @@ impl Authenticator {
         recent: &RecentCredentials,
     ) -> Result<Option<Arc<Caller>>, CredentialError> {
         let caller = match authorization_header(headers)? {
-            None => Some(self.anonymous.clone()),
+            None => Some(self.caller_of_certificate(recent.certificate())?),
             Some(value) => match recent.find(value).and_then(|known| self.caller_of(&known)) {
                 Some(caller) => Some(caller),
                 None => self.find_credential(value, recent)?,
             },
         };
         caller.map(|caller| apply_on_behalf_of(caller, headers)).transpose()
+    }
+
+    /// Returns the caller of a request without a credential in its headers: the service of the connection's client
+    /// certificate, or an anonymous caller if no certificate of this name is configured.
+    fn caller_of_certificate(
+        &self,
+        certificate: Option<&Arc<ClientCertificate>>,
+    ) -> Result<Arc<Caller>, CredentialError> {
+        let Some(certificate) = certificate else { return Ok(self.anonymous.clone()) };
+        match certificate.caller(&self.accepted().client_certificates) {
+            Some(_) if certificate.is_expired(self.clock.unix_seconds()) => Err(CredentialError::CertificateExpired),
+            Some(caller) => Ok(caller),
+            None => Ok(self.anonymous.clone()),
+        }
     }
 
     /// Returns the caller of an API key, or of a token in the cache.

@@ -51,6 +51,8 @@ pub(super) enum CredentialError {
     IssuedInFuture,
     #[error("the token has expired")]
     Expired,
+    #[error("the client certificate of the connection has expired")]
+    CertificateExpired,
     #[error("the token has an unknown scope with the prefix of roster")]
     UnknownScope,
     #[error("the token has a scope that its issuer may not grant")]
@@ -79,7 +81,7 @@ impl CredentialError {
 
     /// The refusal that the caller receives. It hides the reason, except for a token that has expired or is a service's
     /// without a scope: these are checked last, so only a token with a valid signature reaches them. The size of a
-    /// credential says nothing about the checks.
+    /// credential says nothing about the checks. A client certificate was verified before, too.
     pub(super) fn to_refusal(self) -> Refusal {
         match self {
             Self::DuplicateHeader
@@ -105,7 +107,7 @@ impl CredentialError {
             Self::KeysUnavailable => Refusal::KeysUnavailable,
             Self::TooLong => Refusal::CredentialTooLarge { limit_bytes: super::limits::CREDENTIAL_BYTES },
             Self::ServiceWithoutScope => Refusal::ServiceWithoutScope,
-            Self::Expired => Refusal::CredentialExpired,
+            Self::Expired | Self::CertificateExpired => Refusal::CredentialExpired,
             Self::OnBehalfOfWithoutCredential => Refusal::CredentialMissing,
             Self::OnBehalfOfNotAllowed => Refusal::OnBehalfOfNotAllowed,
             Self::InvalidOnBehalfOf => {

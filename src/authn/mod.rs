@@ -1,8 +1,9 @@
 //! Authentication: identifies the caller of a request.
 //!
 //! [`Authenticator`] takes the credential from the request headers and returns a [`Caller`]. It verifies an API key
-//! with [`api_keys`], and a bearer token with `jwt`, using the `keys` of the token's issuer. The `token_rules` of the
-//! issuer say which `claims` hold what; `presets` know the providers. The `verifier` computes
+//! with [`api_keys`], a client certificate with [`client_certificates`], and a bearer token with `jwt`, using the `keys` of
+//! the token's issuer. The `token_rules` of the issuer say which `claims` hold what; `presets` know the providers. The
+//! `verifier` computes
 //! signatures on threads of their own, and [`PeerShare`] bounds what one address can make it compute. Each rejected
 //! credential has one `credential_error` reason. The log contains the reason; the caller receives only a general refusal,
 //! so that it cannot probe the checks. [`mint`] creates tokens for `roster dev`, `roster token` and the tests.
@@ -12,6 +13,7 @@ pub mod api_keys;
 pub mod authenticator;
 pub mod caller;
 mod claims;
+pub mod client_certificates;
 mod credential_error;
 mod headers;
 mod jwt;
@@ -40,6 +42,7 @@ mod testing;
 pub use accepted::CredentialChanges;
 pub use authenticator::Authenticator;
 pub use caller::{Actor, Caller, CallerKey, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
+pub use client_certificates::{CertificateName, ClientCertificate};
 pub use keys::KeyStatistics;
 pub use peer_share::PeerShare;
 pub use secret::Secret;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use std::fmt;
 use std::path::PathBuf;
 
-/// The accepted issuers and API keys.
+/// The accepted issuers, API keys and client certificates.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthSettings {
@@ -15,6 +15,8 @@ pub struct AuthSettings {
     pub issuers: Vec<IssuerSettings>,
     /// The API keys of services. Several keys may have the same name, for rotation.
     pub api_keys: Vec<ApiKeySettings>,
+    /// The client certificates of services. Several may have the same name.
+    pub client_certificates: Vec<ClientCertificateSettings>,
     /// Whether keys whose id begins with [`KEY_ID_PREFIX`](super::mint::KEY_ID_PREFIX) are accepted. Only `roster dev` and
     /// the tests set it: such a key lies unprotected on the machine of a developer.
     #[serde(skip)]
@@ -22,6 +24,12 @@ pub struct AuthSettings {
 }
 
 impl AuthSettings {
+    /// Whether no caller can have a credential.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.issuers.is_empty() && self.api_keys.is_empty() && self.client_certificates.is_empty()
+    }
+
     /// The files that the settings name.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
@@ -203,6 +211,19 @@ pub struct ApiKeySettings {
     pub scopes: Vec<Scope>,
     /// The SHA-256 of the whole key, in hexadecimal.
     pub sha256: String,
+}
+
+/// The client certificate of a service. The server verifies it in the TLS handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientCertificateSettings {
+    /// The service's name, for the audit trail.
+    pub name: String,
+    /// A DNS name or a URI in the subject alternative name of the certificate. DNS names are compared without case, URIs
+    /// byte for byte.
+    pub san: String,
+    /// The scopes of the service.
+    pub scopes: Vec<Scope>,
 }
 
 /// A signature algorithm. A token that names another one than those of its key is rejected.

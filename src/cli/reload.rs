@@ -6,6 +6,7 @@
 use crate::authn::Authenticator;
 use crate::clock::Clock;
 use crate::config::{Environment, FixedSettings, Flags, Mistakes, Settings, UnknownVariables};
+use crate::server::tls::ServerTls;
 use crate::telemetry::LogFilter;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -38,6 +39,7 @@ impl SettingsSource {
 pub(super) struct Reloader {
     source: SettingsSource,
     authenticator: Authenticator,
+    tls: Option<ServerTls>,
     log: LogFilter,
     log_filter: String,
     warnings: Vec<String>,
@@ -51,6 +53,7 @@ impl Reloader {
         Self {
             source,
             authenticator: settings.authenticator.clone(),
+            tls: settings.server.tls.clone(),
             log,
             log_filter: settings.log.filter.clone(),
             warnings: settings.warnings.clone(),
@@ -101,6 +104,11 @@ impl Reloader {
             let (added, removed) = (changes.added_api_keys, changes.removed_api_keys);
             tracing::info!(?added, ?removed, "reloaded the API keys");
         }
+        if !(changes.added_client_certificates.is_empty() && changes.removed_client_certificates.is_empty()) {
+            let (added, removed) = (changes.added_client_certificates, changes.removed_client_certificates);
+            tracing::info!(?added, ?removed, "reloaded the client certificates of services");
+        }
+        is_changed |= self.take_over_tls(settings.server.tls.as_ref());
         if settings.log.filter != self.log_filter {
             self.log_filter = settings.log.filter;
             self.log.set(&self.log_filter);
@@ -115,6 +123,21 @@ impl Reloader {
         }
         if is_hangup && !is_changed {
             tracing::info!("the settings have not changed");
+        }
+    }
+
+    /// Takes over the certificate of the server. Returns whether something changed.
+    fn take_over_tls(&self, next: Option<&ServerTls>) -> bool {
+        match (&self.tls, next) {
+            (Some(tls), Some(next)) if tls.adopt(next) => {
+                tracing::info!(expires_at = tls.expires_at(), "reloaded the certificate of the server");
+                true
+            }
+            (Some(_), Some(_)) | (None, None) => false,
+            (Some(_), None) | (None, Some(_)) => {
+                tracing::warn!("TLS is switched on or off at a restart only");
+                true
+            }
         }
     }
 }

@@ -131,16 +131,6 @@ pub(super) fn database_url() -> Format<DatastoreUrl> {
     }
 }
 
-/// The path of a file.
-pub(super) fn path() -> Format<PathBuf> {
-    Format {
-        value_name: FILE,
-        range: "the path of a file".to_owned(),
-        parse: Box::new(|text| Ok(PathBuf::from(text))),
-        print: Box::new(|path| path.display().to_string()),
-    }
-}
-
 /// An address to listen on.
 pub(super) fn address() -> Format<ListenAddress> {
     Format {
@@ -148,6 +138,16 @@ pub(super) fn address() -> Format<ListenAddress> {
         range: listen_address::FORM.to_owned(),
         parse: Box::new(|text| text.parse().map_err(|_| Vec::new())),
         print: Box::new(ListenAddress::to_string),
+    }
+}
+
+/// A file. A relative path in the settings file starts at the directory of that file.
+pub(super) fn file() -> Format<PathBuf> {
+    Format {
+        value_name: FILE,
+        range: "the path of a file".to_owned(),
+        parse: Box::new(|text| if text.is_empty() { Err(Vec::new()) } else { Ok(text.into()) }),
+        print: Box::new(|path| path.display().to_string()),
     }
 }
 

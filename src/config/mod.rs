@@ -15,6 +15,7 @@ mod reader;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use environment::Environment;
 pub use table::markdown;
@@ -24,6 +25,7 @@ use crate::clock::Clock;
 use crate::mail::Mailer;
 use crate::mail::settings::MailSettings;
 use crate::server::ServerSettings;
+use crate::server::tls::ServerTls;
 use crate::service::{InvitationSettings, ReplicaSettings};
 use crate::store::datastore_url::{DatastoreUrl, read_password};
 use listen_address::ListenAddress;
@@ -44,6 +46,8 @@ const PROXY_WITHOUT_TRUST: &str = "proxy_protocol needs trusted_proxies: name th
 
 const TWO_PASSWORDS: &str = "database_password_file and a password in database_url are given: remove one of them";
 
+const METRICS_SOCKET: &str = "metrics_listen takes no unix socket: write an address and a port";
+
 const SAME_ADDRESS: &str = "metrics_listen has the address and port of listen: give it another port";
 
 /// All settings, as flags. It implements no `Debug`: the flags may hold a password.
@@ -51,7 +55,7 @@ const SAME_ADDRESS: &str = "metrics_listen has the address and port of listen: g
 #[command(
     after_help = "Each setting can also be given as a variable, as ROSTER_LISTEN, or in the settings file, as listen. \
                   A flag takes precedence over the variable, and the variable over the file.\n\
-                  Only the file can hold the credentials that are accepted ([[issuers]] and [[api_keys]]), \
+                  Only the file can hold the credentials that are accepted ([[issuers]], [[api_keys]] and [[client_certificates]]), \
                   how mail is sent ([mail]) and the limits of invitations ([invitations])."
 )]
 pub struct Flags {
@@ -183,10 +187,16 @@ impl Settings {
         let values = ServerValues::read(&mut reader, &flags.server);
         let mut files: Vec<PathBuf> = reader.file().map(Path::to_owned).into_iter().collect();
         let authenticator = authenticator(&mut reader, clock.clone(), &mut files);
-        let mailer = mailer(&mut reader, clock);
+        let mailer = mailer(&mut reader, clock.clone());
         let invitations = invitations(&mut reader, matches!(mailer, Ok(Some(_))));
-        if values.proxy_protocol && values.trusted_proxies.is_empty() {
+        let certificates = authenticator.as_ref().is_some_and(Authenticator::accepts_client_certificates);
+        let tls = tls::read(&mut reader, &values, certificates, clock);
+        files.extend(tls.iter().flat_map(ServerTls::files));
+        if values.proxy_protocol && values.trusted_proxies.is_empty() && values.listen.unix_socket().is_none() {
             reader.add_sentence(PROXY_WITHOUT_TRUST);
+        }
+        if values.metrics_listen.as_ref().is_some_and(|listen| listen.unix_socket().is_some()) {
+            reader.add_sentence(METRICS_SOCKET);
         }
         if values.metrics_listen.as_ref() == Some(&values.listen) && values.listen.port() != 0 {
             reader.add_sentence(SAME_ADDRESS);
@@ -214,6 +224,7 @@ impl Settings {
                     max_connections_per_address: values.max_connections_per_address,
                     proxy_protocol: values.proxy_protocol,
                     trusted_proxies: values.trusted_proxies,
+                    tls,
                     workers: values.workers,
                     drain: values.drain_ms,
                     reflection: values.reflection,
@@ -268,13 +279,15 @@ fn database(reader: &mut SettingsReader, flags: &DatastoreSettingFlags) -> Optio
 
 fn authenticator(reader: &mut SettingsReader, clock: Clock, files: &mut Vec<PathBuf>) -> Option<Authenticator> {
     let (issuers, api_keys) = (reader.tables("issuers"), reader.tables("api_keys"));
-    let readable = issuers.is_some() && api_keys.is_some();
+    let client_certificates = reader.tables("client_certificates");
+    let readable = issuers.is_some() && api_keys.is_some() && client_certificates.is_some();
     let settings = AuthSettings {
         issuers: issuers.unwrap_or_default(),
         api_keys: api_keys.unwrap_or_default(),
+        client_certificates: client_certificates.unwrap_or_default(),
         ..AuthSettings::default()
     };
-    if !readable && settings.issuers.is_empty() && settings.api_keys.is_empty() {
+    if !readable && settings.is_empty() {
         // "No credentials are configured" would only repeat the mistake in the tables.
         return None;
     }

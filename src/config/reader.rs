@@ -236,6 +236,11 @@ impl<'a> SettingsReader<'a> {
         self.mistakes.push(sentence.to_owned());
     }
 
+    /// Adds a warning that concerns several settings.
+    pub(super) fn warn_sentence(&mut self, sentence: String) {
+        self.warnings.push(sentence);
+    }
+
     /// All mistakes, and the warnings. Call it after every setting has been read: the keys of the file that remain are
     /// unknown settings, which are mistakes. An unknown variable (`unknown` has a sentence for each) is a warning or a
     /// mistake, and a mistake if there are others, because it may be their cause.

@@ -4,7 +4,8 @@ use super::peers::PeerKey;
 use crate::server::limits;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,8 @@ pub(super) struct ConnectionUsage {
     stopping: CancellationToken,
     /// Cancelled when the connection has to make room for another one.
     evicted: CancellationToken,
+    /// When the client certificate expires, if there is one.
+    expiry: OnceLock<Instant>,
 }
 
 /// Why a connection has to end.
@@ -28,6 +31,8 @@ pub(super) enum ConnectionEnd {
     Evicted,
     /// The server stops: the peer gets time to end its calls.
     Stopping,
+    /// The client certificate expires: the peer gets time to end its calls, and connects again with its next certificate.
+    Expired,
 }
 
 /// An open call. The connection counts as used until it is dropped.
@@ -48,6 +53,7 @@ impl ConnectionUsage {
             start_of_server,
             stopping,
             evicted: CancellationToken::new(),
+            expiry: OnceLock::new(),
         };
         usage.used();
         usage
@@ -68,12 +74,29 @@ impl ConnectionUsage {
         self.open_calls.load(Ordering::Relaxed)
     }
 
+    /// Lets the connection end when this time has passed, because its client certificate expires then.
+    pub(super) fn expire_after(&self, time: Duration) {
+        // The end of a time that is too long to be counted never comes.
+        if let Some(expiry) = Instant::now().checked_add(time) {
+            // A connection has one handshake.
+            let _ = self.expiry.set(expiry);
+        }
+    }
+
+    async fn expired(&self) {
+        match self.expiry.get() {
+            Some(expiry) => tokio::time::sleep_until(*expiry).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Resolves when the connection has to end.
     pub(super) async fn ended(self: Arc<Self>) -> ConnectionEnd {
         tokio::select! {
             biased;
             () = self.evicted.cancelled() => ConnectionEnd::Evicted,
             () = self.stopping.cancelled() => ConnectionEnd::Stopping,
+            () = self.expired() => ConnectionEnd::Expired,
         }
     }
 

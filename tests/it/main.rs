@@ -37,6 +37,7 @@ mod scale;
 mod search;
 mod sql_rules;
 mod streams;
+mod tls;
 mod tokens;
 mod upkeep;
 mod users;

@@ -305,6 +305,7 @@ fn settings_of(directory: &Path, issuers: &[(&str, &SigningKey)], api_keys: &[Ap
         issuers: issuers.iter().flat_map(issuer).collect(),
         api_keys: api_keys.to_vec(),
         development_keys: true,
+        ..AuthSettings::default()
     }
 }
 
