@@ -89,6 +89,14 @@ pub struct ServerSettings {
     pub trusted_proxies: TrustedProxies,
     /// The number of threads that serve connections.
     pub workers: usize,
+    /// The age at which a connection ends, up to a tenth earlier or later; `None` for no maximum. New calls then come over
+    /// other connections; the calls under way go on.
+    pub max_connection_age: Option<Duration>,
+    /// The time between the age of a connection and the end of its streams, with `SERVER_STOPPING`. Half a second later the
+    /// connection is closed, with the calls that are still under way.
+    pub connection_age_grace: Duration,
+    /// The time between `NOT_SERVING` and the end of the listener at a stop. New connections and calls are served in it.
+    pub lame_duck: Duration,
     /// The time that a stop waits for calls under way.
     pub drain: Duration,
     /// Whether server reflection is served. It shows the protos to every caller, anonymous ones included.
@@ -112,6 +120,9 @@ impl Default for ServerSettings {
             trusted_proxies: TrustedProxies::default(),
             // One for each core that this process may use; one where the number is unknown.
             workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            max_connection_age: Some(limits::CONNECTION_AGE),
+            connection_age_grace: limits::CONNECTION_AGE_GRACE,
+            lame_duck: Duration::ZERO,
             drain: Duration::from_secs(10),
             reflection: true,
         }
@@ -168,7 +179,7 @@ pub struct ServerParts {
 /// Serves until `stop` is cancelled, then waits for calls under way to end, for a bounded time.
 ///
 /// Health reports `NOT_SERVING` until the schema is present and Postgres answers, while Postgres does not answer, and from
-/// the first step of a stop.
+/// the first step of a stop. The listener closes after the lame-duck time.
 ///
 /// Worker threads serve the connections; writes and upkeep run in the runtime that calls this function.
 ///
@@ -187,11 +198,12 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let api = Api::new(roster.clone());
     add_services(&mut routes, &api);
 
-    let (drain, workers, most) = (settings.drain, settings.workers, settings.max_connections);
+    let (lame_duck, drain) = (settings.lame_duck, settings.drain);
+    let (workers, most) = (settings.workers, settings.max_connections);
     let shares = ServerShares::new(&settings);
     let metrics = Arc::new(Metrics::new(roster.clone(), shares.clone()));
     let stopping = CancellationToken::new();
-    let connections = Connections::new(stopping.clone());
+    let connections = Connections::new(stopping.clone(), settings.max_connection_age);
     let peers = Arc::new(Peers::new(&settings));
     // Half, so that one caller locks no other one out.
     let share = settings.max_streams_per_caller.unwrap_or((settings.max_streams / 2).max(1));
@@ -213,19 +225,28 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let _cut = cut.clone().drop_guard();
     let workers = Workers::start(workers, &service, &cut).map_err(ServerError::Workers)?;
 
-    let upkeep = CancellationToken::new();
-    let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
+    let (watching, upkeep) = (CancellationToken::new(), CancellationToken::new());
+    let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), watching.clone()));
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
     let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
     let follower = tokio::spawn(roster.replica().follow(upkeep.clone()));
     let metrics_server = tokio::spawn(metrics::serve(metrics_listener, metrics));
+    let lame_duck_ended = async {
+        stop.cancelled().await;
+        watching.cancel();
+        // The health watcher ends first, so that it does not overwrite the status set here.
+        let _ = watch.await;
+        health.report(HealthState::NotServing);
+        if !lame_duck.is_zero() {
+            tracing::info!(lame_duck_ms = lame_duck.as_millis(), "not serving: new connections are still accepted");
+            tokio::time::sleep(lame_duck).await;
+        }
+    };
     tokio::select! {
         () = accept(&listener, &service, &workers, most) => {}
-        () = stop.cancelled() => {}
+        () = lame_duck_ended => {}
     }
     upkeep.cancel();
-    // The health watcher ends first, so that it does not overwrite the status set here.
-    let _ = watch.await;
     health.report(HealthState::Stopping);
     tracing::info!("stopping: no new connections, waiting for calls under way");
     drop(listener);

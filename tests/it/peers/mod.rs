@@ -1,6 +1,7 @@
 //! What one peer can take from the others, over real sockets.
 
 mod addresses;
+mod age;
 mod connections;
 mod haproxy;
 mod memory;

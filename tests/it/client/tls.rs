@@ -1,0 +1,292 @@
+//! The way of the client to the server: TLS and its errors, and which credential goes where in plain text.
+
+use super::soon;
+use crate::harness::Server;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use roster::client::{CacheSettings, Check, Client, ClientSettings, Consistency, Error, MembershipCache, TokenSource};
+use roster::domain::Scope;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tonic::transport::Endpoint;
+
+/// A certificate and its key, in PEM.
+struct Pem {
+    certificate: String,
+    key: String,
+}
+
+/// A CA.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let pem = parameters.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(parameters, key), pem }
+    }
+
+    /// A certificate for these names that is valid in these years.
+    fn issue(&self, names: &[&str], [from, to]: [i32; 2]) -> Pem {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut parameters = CertificateParams::new(names).unwrap();
+        (parameters.not_before, parameters.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        let key = KeyPair::generate().unwrap();
+        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
+        Pem { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+}
+
+const VALID: [i32; 2] = [2020, 2090];
+
+/// Passes every connection on to a server, without TLS.
+fn pass_on<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut socket: S, server: SocketAddr) {
+    tokio::spawn(async move {
+        let mut connection = TcpStream::connect(server).await.unwrap();
+        let _ = copy_bidirectional(&mut socket, &mut connection).await;
+    });
+}
+
+/// Ends TLS in front of a server. Clients need a certificate of `clients`, if that is given.
+async fn terminate(server: SocketAddr, pem: &Pem, clients: Option<&Authority>) -> SocketAddr {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+    let builder = match clients {
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+            builder.with_client_cert_verifier(
+                WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap(),
+            )
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let chain = vec![CertificateDer::from_pem_slice(pem.certificate.as_bytes()).unwrap()];
+    let mut config =
+        builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).unwrap()).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                if let Ok(socket) = acceptor.accept(socket).await {
+                    pass_on(socket, server);
+                }
+            });
+        }
+    });
+    address
+}
+
+fn token(server: &Server) -> TokenSource {
+    TokenSource::fixed(&server.service_token("backend", &[Scope::Check])).unwrap()
+}
+
+/// The outcome of the first check of a client.
+async fn first_check(settings: ClientSettings) -> Result<bool, Error> {
+    let client = soon(Client::connect(settings)).await?;
+    let check = Check::member("acme", "ada").unwrap();
+    Ok(soon(client.check(&check, &Consistency::Recent)).await?.is_allowed())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_and_the_cache_go_over_tls() {
+    let server = Server::start().await;
+    server.user("ada").create("Acme").await;
+    let (authority, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let pem = authority.issue(&["localhost", "127.0.0.1"], VALID);
+    let own = clients.issue(&["billing.example.com"], VALID);
+    for required in [None, Some(&clients)] {
+        let address = terminate(server.address, &pem, required).await;
+        for host in ["localhost", "127.0.0.1"] {
+            let settings = ClientSettings::new(format!("https://{host}:{}", address.port())).unwrap();
+            let settings = settings.with_ca(&authority.pem).unwrap().with_token(token(&server));
+            let settings = settings.with_client_certificate(&own.certificate, &own.key).unwrap();
+            assert!(!format!("{settings:?}").contains(&format!("{:?}", own.key.as_bytes()[30])), "{settings:?}");
+            assert!(first_check(settings.clone()).await.unwrap());
+            let cache = MembershipCache::start(&Client::lazy(settings), CacheSettings::default());
+            soon(cache.caught_up()).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_failure_of_tls_is_a_sentence_that_says_what_to_do() {
+    let server = Server::start().await;
+    let (authority, other) = (Authority::new("servers"), Authority::new("others"));
+    let good = authority.issue(&["localhost"], VALID);
+    let own = other.issue(&["billing.example.com"], VALID);
+    let certificates = [
+        (
+            authority.issue(&["roster.example.com"], VALID),
+            "use a name in the address that the server's certificate has",
+        ),
+        (authority.issue(&["localhost"], [2020, 2021]), "renew the server's certificate"),
+        (authority.issue(&["localhost"], [2089, 2090]), "compare the clock of this machine"),
+        (other.issue(&["localhost"], VALID), "signed by a CA that is not trusted: name the CA by with_ca"),
+    ];
+    let settings = |address: SocketAddr| {
+        let settings = ClientSettings::new(format!("https://localhost:{}", address.port())).unwrap();
+        settings.with_token(token(&server))
+    };
+    let mut failures = Vec::new();
+    for (pem, advice) in &certificates {
+        let address = terminate(server.address, pem, None).await;
+        failures.push((settings(address).with_ca(&authority.pem).unwrap(), *advice));
+    }
+    // The platform does not trust the CA either.
+    let address = terminate(server.address, &good, None).await;
+    failures.push((settings(address), "name the CA by with_ca"));
+    let trusting = |address| settings(address).with_ca(&authority.pem).unwrap();
+    let demanding = terminate(server.address, &good, Some(&authority)).await;
+    failures.push((trusting(demanding), "the server demands a client certificate: give it by with_client_certificate"));
+    let unknown = trusting(demanding).with_client_certificate(&own.certificate, &own.key).unwrap();
+    failures.push((unknown, "the server refused the handshake, perhaps the client certificate"));
+    failures.push((trusting(server.address), "the server does not speak TLS on this port"));
+    let endpoint = Endpoint::from_shared(format!("https://localhost:{}", address.port())).unwrap();
+    failures.push((ClientSettings::of(endpoint), "give the endpoint a ClientTlsConfig, or use ClientSettings::new"));
+    for (settings, advice) in failures {
+        let error = first_check(settings).await.unwrap_err();
+        println!("{error}");
+        assert!(error.is_unavailable() && error.to_string().contains(advice), "{advice}: {error:?}");
+    }
+}
+
+/// What a peer sends to a listener that answers nothing.
+async fn received(listener: &TcpListener) -> Vec<u8> {
+    let (mut socket, _) = soon(listener.accept()).await.unwrap();
+    let mut bytes = Vec::new();
+    // The peer waits for an answer first.
+    let _ = tokio::time::timeout(Duration::from_millis(500), socket.read_to_end(&mut bytes)).await;
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn https_sends_nothing_readable_to_a_listener_without_tls() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let secret = TokenSource::fixed("roster_very-secret").unwrap();
+    let endpoint = Endpoint::from_shared(address.clone()).unwrap();
+    for settings in [ClientSettings::new(&address).unwrap(), ClientSettings::of(endpoint)] {
+        let client = Client::lazy(settings.with_token(secret.clone()));
+        let check = Check::member("acme", "ada").unwrap();
+        let (bytes, answer) = tokio::join!(received(&listener), client.check(&check, &Consistency::Recent));
+        assert!(answer.is_err(), "{answer:?}");
+        // A TLS handshake record, or nothing.
+        assert!(bytes.is_empty() || bytes.starts_with(&[0x16, 3]), "{bytes:?}");
+        assert!(!bytes.windows(11).any(|part| part == b"very-secret"), "{bytes:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_in_plain_text_leaves_this_machine_only_if_that_is_allowed() {
+    let server = Server::start().await;
+    server.user("ada").create("Acme").await;
+    // A name, to the client: the system looks up what it stands for, and finds this machine.
+    let named = format!("http://127.1:{}", server.address.port());
+    let of = |address: &str| ClientSettings::of(Endpoint::from_shared(address.to_owned()).unwrap());
+    for settings in [ClientSettings::new(&named).unwrap(), of(&named)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = format!("http://127.1:{}", listener.local_addr().unwrap().port());
+        let refused = [ClientSettings::new(&silent).unwrap(), of(&silent)];
+        for refused in refused.map(|settings| settings.with_token(token(&server))) {
+            let error = Client::connect(refused.clone()).await.unwrap_err();
+            assert!(matches!(error, Error::InvalidSettings(_)), "{error:?}");
+            assert!(error.to_string().contains("call allow_plaintext_credentials"), "{error}");
+            let client = Client::lazy(refused);
+            let check = Check::member("acme", "ada").unwrap();
+            let error = client.check(&check, &Consistency::Recent).await.unwrap_err();
+            assert!(matches!(error, Error::InvalidSettings(_)), "{error:?}");
+            assert!(client.request(()).await.is_err());
+            let mut health = tonic_health::pb::health_client::HealthClient::new(client.channel());
+            let error = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap_err();
+            assert!(error.message().contains("allow_plaintext_credentials"), "{error:?}");
+            let cache = MembershipCache::start(&client, CacheSettings::default());
+            assert!(matches!(cache.check(&check).await, Err(Error::InvalidSettings(_))));
+        }
+        let connected = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
+        assert!(connected.is_err(), "a connection was opened");
+        // Without a credential there is nothing to protect, and the server refuses the call.
+        let error = first_check(settings.clone()).await.unwrap_err();
+        assert!(matches!(&error, Error::Refused(failure) if failure.code == tonic::Code::Unauthenticated), "{error:?}");
+        assert!(first_check(settings.with_token(token(&server)).allow_plaintext_credentials()).await.unwrap());
+    }
+    for local in ["127.0.0.1", "localhost"] {
+        let settings = of(&format!("http://{local}:{}", server.address.port())).with_token(token(&server));
+        assert!(first_check(settings).await.unwrap(), "{local}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unix_socket_is_local() {
+    let server = Server::start().await;
+    server.user("ada").create("Acme").await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("roster.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let address = server.address;
+    tokio::spawn(async move {
+        loop {
+            pass_on(listener.accept().await.unwrap().0, address);
+        }
+    });
+    for prefix in ["unix:", "unix://"] {
+        let settings = ClientSettings::new(format!("{prefix}{}", path.display())).unwrap().with_token(token(&server));
+        let cache = MembershipCache::start(&Client::lazy(settings.clone()), CacheSettings::default());
+        assert!(first_check(settings).await.unwrap());
+        soon(cache.caught_up()).await;
+    }
+}
+
+#[tokio::test]
+async fn settings_that_allow_no_connection_say_why() {
+    let authority = Authority::new("servers");
+    let own = authority.issue(&["billing.example.com"], VALID);
+    let stranger = authority.issue(&["billing.example.com"], VALID);
+    let https = || ClientSettings::new("https://localhost:1").unwrap();
+    let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let mistakes = [
+        (ClientSettings::new("roster.internal:50051"), "address: begin it with https://, http:// or unix:"),
+        (ClientSettings::new("ftp://roster.internal"), "address: begin it with https://, http:// or unix:"),
+        (ClientSettings::new("https://a b"), "address: "),
+        (https().with_ca(""), "CA: no certificate in PEM"),
+        (https().with_ca(&own.key), "CA: no certificate in PEM"),
+        (https().with_ca(damaged), "CA: "),
+        (https().with_client_certificate("", &own.key), "client certificate: no certificate in PEM"),
+        (https().with_client_certificate(&own.certificate, &own.certificate), "no private key in PEM"),
+        (
+            ClientSettings::new("http://localhost").unwrap().with_ca(&authority.pem),
+            "with_ca needs an address that begins with https://",
+        ),
+    ];
+    for (settings, sentence) in mistakes {
+        let error = settings.unwrap_err();
+        assert!(matches!(error, Error::InvalidSettings(_)), "{error:?}");
+        assert!(
+            error.to_string().starts_with(sentence) || error.to_string().ends_with(sentence),
+            "{sentence}: {error}"
+        );
+    }
+    let settings = https().with_ca(&authority.pem).unwrap();
+    let settings = settings.with_client_certificate(&own.certificate, &stranger.key).unwrap();
+    let error = Client::connect(settings).await.unwrap_err();
+    assert!(matches!(&error, Error::InvalidSettings(sentence) if sentence.starts_with("TLS: ")), "{error:?}");
+}
