@@ -156,6 +156,7 @@ const ADVICE: &[(&str, &str)] = &[
     ("certificate not valid yet", "compare the clock of this machine with the certificate"),
     ("CertificateRequired", "the server demands a client certificate: give it by with_client_certificate"),
     ("received fatal alert", "the server refused the handshake, perhaps the client certificate: see its log"),
+    ("connection closed", "if that happens each time, see the log of the server, perhaps about the client certificate"),
     ("InvalidContentType", "the server does not speak TLS on this port: write http:// if the way is local"),
     ("HTTPS without TLS", "give the endpoint a ClientTlsConfig, or use ClientSettings::new"),
 ];

@@ -225,26 +225,14 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let _cut = cut.clone().drop_guard();
     let workers = Workers::start(workers, &service, &cut).map_err(ServerError::Workers)?;
 
-    let (watching, upkeep) = (CancellationToken::new(), CancellationToken::new());
-    let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), watching.clone()));
+    let upkeep = CancellationToken::new();
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
     let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
     let follower = tokio::spawn(roster.replica().follow(upkeep.clone()));
     let metrics_server = tokio::spawn(metrics::serve(metrics_listener, metrics));
-    let lame_duck_ended = async {
-        stop.cancelled().await;
-        watching.cancel();
-        // The health watcher ends first, so that it does not overwrite the status set here.
-        let _ = watch.await;
-        health.report(HealthState::NotServing);
-        if !lame_duck.is_zero() {
-            tracing::info!(lame_duck_ms = lame_duck.as_millis(), "not serving: new connections are still accepted");
-            tokio::time::sleep(lame_duck).await;
-        }
-    };
     tokio::select! {
         () = accept(&listener, &service, &workers, most) => {}
-        () = lame_duck_ended => {}
+        () = report_health(&health, &roster, &stop, lame_duck) => {}
     }
     upkeep.cancel();
     health.report(HealthState::Stopping);
@@ -263,6 +251,21 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     mail.abort();
     metrics_server.abort();
     Ok(())
+}
+
+/// Reports the health until the stop, and `NOT_SERVING` for the lame-duck time after it.
+async fn report_health(health: &Health, roster: &Roster, stop: &CancellationToken, lame_duck: Duration) {
+    let watching = CancellationToken::new();
+    let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), watching.clone()));
+    stop.cancelled().await;
+    watching.cancel();
+    // The watcher ends first, so that it does not overwrite the status set here.
+    let _ = watch.await;
+    health.report(HealthState::NotServing);
+    if !lame_duck.is_zero() {
+        tracing::info!(lame_duck_ms = lame_duck.as_millis(), "not serving: new connections are still accepted");
+        tokio::time::sleep(lame_duck).await;
+    }
 }
 
 /// Adds roster's own services. Their heavy calls run in the runtime of this function's caller.

@@ -3,7 +3,7 @@
 mod addresses;
 mod age;
 mod connections;
-mod haproxy;
+pub mod haproxy;
 mod memory;
 mod messages;
 pub mod observers;
