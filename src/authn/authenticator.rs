@@ -2,6 +2,7 @@
 
 use super::api_keys::{self, ApiKeys};
 use super::caller::Caller;
+use super::client_certificates::{ClientCertificate, ClientCertificates};
 use super::credential_error::CredentialError;
 use super::headers::{apply_on_behalf_of, authorization_header, bearer};
 use super::jwt::{Issuer, TokenCandidate, UnverifiedToken};
@@ -19,13 +20,15 @@ use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-const NO_CALLERS: &str = "no issuer and no api key is configured: configure one, or no caller can authenticate";
+const NO_CALLERS: &str = "no issuer, no api key and no client certificate is configured: configure one, or no caller can \
+                          authenticate";
 
 /// Identifies the caller of a request. The server has one. Clones are cheap and share the same state.
 #[derive(Clone)]
 pub struct Authenticator {
     issuers: Arc<[Issuer]>,
     api_keys: Arc<ApiKeys>,
+    client_certificates: Arc<ClientCertificates>,
     anonymous: Arc<Caller>,
     /// Verified tokens by their SHA-256, a hash without known collisions: no attacker can create a token that matches
     /// the entry of another.
@@ -54,24 +57,27 @@ impl Authenticator {
     /// # Errors
     /// Every error in the settings, as one sentence each. A sentence begins with the name of its setting.
     pub fn new(settings: &AuthSettings, clock: Clock) -> Result<Self, Vec<String>> {
-        if settings.issuers.is_empty() && settings.api_keys.is_empty() {
+        let AuthSettings { issuers, api_keys, client_certificates } = settings;
+        if issuers.is_empty() && api_keys.is_empty() && client_certificates.is_empty() {
             return Err(vec![NO_CALLERS.to_owned()]);
         }
         let mut mistakes = Vec::new();
-        let issuers = read_issuers(&settings.issuers, &clock, &mut mistakes);
-        let api_keys = ApiKeys::new(&settings.api_keys, &mut mistakes);
+        let issuers = read_issuers(issuers, &clock, &mut mistakes);
+        let api_keys = ApiKeys::new(api_keys, &mut mistakes);
+        let client_certificates = Arc::new(ClientCertificates::new(client_certificates, &mut mistakes));
         if mistakes.is_empty() {
             let cache = Arc::new(Cache::new(limits::CACHED_TOKENS));
             let (issuers, api_keys) = (issuers.into(), Arc::new(api_keys));
             let anonymous = Arc::new(Caller::Anonymous);
             let (verifier, refusal_log) = (Arc::default(), Arc::default());
-            Ok(Self { issuers, api_keys, anonymous, cache, verifier, refusal_log, clock })
+            Ok(Self { issuers, api_keys, client_certificates, anonymous, cache, verifier, refusal_log, clock })
         } else {
             Err(mistakes)
         }
     }
 
-    /// Identifies the caller of a request from this peer. An invalid credential is rejected and never treated as absent.
+    /// Identifies the caller of a request from this peer by its headers. An invalid credential is rejected and never
+    /// treated as absent. A client certificate is not looked at: [`Self::recognize`] does that.
     ///
     /// A signature is computed on another thread, in turn with those of other peers. Rejections are logged at a limited
     /// rate.
@@ -89,10 +95,12 @@ impl Authenticator {
     }
 
     /// Identifies the caller of a request as [`Self::authenticate`] does, but without waiting. `None` if that is
-    /// impossible, because the request has a token that is not in the cache.
+    /// impossible, because the request has a token that is not in the cache. The client certificate of the connection
+    /// identifies the caller of a request without a credential in its headers.
     ///
     /// # Errors
-    /// Those of [`Self::authenticate`] that do not concern a token.
+    /// Those of [`Self::authenticate`] that do not concern a token, and [`Refusal::CredentialExpired`] if the client
+    /// certificate that would identify the caller has expired.
     pub fn recognize(
         &self,
         headers: &HeaderMap,
@@ -100,6 +108,12 @@ impl Authenticator {
         peer: &PeerShare,
     ) -> Result<Option<Arc<Caller>>, Refusal> {
         self.find_known(headers, recent).map_err(|error| self.refuse(error.into(), peer))
+    }
+
+    /// Returns whether any client certificate is a credential.
+    #[must_use]
+    pub fn accepts_client_certificates(&self) -> bool {
+        !self.client_certificates.is_empty()
     }
 
     /// Returns the number of verified tokens in the cache.
@@ -135,13 +149,27 @@ impl Authenticator {
         recent: &RecentCredentials,
     ) -> Result<Option<Arc<Caller>>, CredentialError> {
         let caller = match authorization_header(headers)? {
-            None => Some(self.anonymous.clone()),
+            None => Some(self.caller_of_certificate(recent.certificate())?),
             Some(value) => match recent.find(value).and_then(|known| self.caller_of(&known)) {
                 Some(caller) => Some(caller),
                 None => self.find_credential(value, recent)?,
             },
         };
         caller.map(|caller| apply_on_behalf_of(caller, headers)).transpose()
+    }
+
+    /// Returns the caller of a request without a credential in its headers: the service of the connection's client
+    /// certificate, or an anonymous caller if no certificate of this name is configured.
+    fn caller_of_certificate(
+        &self,
+        certificate: Option<&Arc<ClientCertificate>>,
+    ) -> Result<Arc<Caller>, CredentialError> {
+        let Some(certificate) = certificate else { return Ok(self.anonymous.clone()) };
+        match certificate.caller(&self.client_certificates) {
+            Some(_) if certificate.is_expired(self.clock.unix_seconds()) => Err(CredentialError::CertificateExpired),
+            Some(caller) => Ok(caller),
+            None => Ok(self.anonymous.clone()),
+        }
     }
 
     /// Returns the caller of an API key, or of a token in the cache.

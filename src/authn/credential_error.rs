@@ -46,6 +46,8 @@ pub(super) enum CredentialError {
     IssuedInFuture,
     #[error("the token has expired")]
     Expired,
+    #[error("the client certificate of the connection has expired")]
+    CertificateExpired,
     #[error("the token has an unknown scope with the prefix roster:")]
     UnknownScope,
     #[error("the token has a scope that its issuer may not grant")]
@@ -71,7 +73,7 @@ impl CredentialError {
     }
 
     /// The refusal that the caller receives. It hides the reason, except for an expired token: the expiry is checked
-    /// last, so only a token with a valid signature reaches that check.
+    /// last, so only a token with a valid signature reaches that check. A client certificate was verified before, too.
     pub(super) fn to_refusal(self) -> Refusal {
         match self {
             Self::DuplicateHeader
@@ -95,7 +97,7 @@ impl CredentialError {
             | Self::ScopeNotGranted
             | Self::VerificationPanic => Refusal::CredentialInvalid,
             Self::TooManyRefusals | Self::VerificationsBusy => Refusal::Overloaded,
-            Self::Expired => Refusal::CredentialExpired,
+            Self::Expired | Self::CertificateExpired => Refusal::CredentialExpired,
             Self::OnBehalfOfWithoutCredential => Refusal::CredentialMissing,
             Self::OnBehalfOfNotAllowed => Refusal::OnBehalfOfNotAllowed,
             Self::InvalidOnBehalfOf => {

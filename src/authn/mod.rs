@@ -1,7 +1,7 @@
 //! Authentication: identifies the caller of a request.
 //!
 //! [`Authenticator`] takes the credential from the request headers and returns a [`Caller`]. It verifies an API key
-//! with [`api_keys`], and a bearer token with `jwt`, using the `keys` of the token's issuer. The `verifier` computes
+//! with [`api_keys`], a client certificate with [`client_certificates`], and a bearer token with `jwt`, using the `keys` of the token's issuer. The `verifier` computes
 //! signatures on threads of their own, and [`PeerShare`] bounds what one address can make it compute. Each rejected
 //! credential has one `credential_error` reason. The log contains the reason; the caller receives only a general refusal,
 //! so that it cannot probe the checks. [`mint`] creates tokens for `roster dev`, `roster token` and the tests.
@@ -9,6 +9,7 @@
 pub mod api_keys;
 pub mod authenticator;
 pub mod caller;
+pub mod client_certificates;
 mod credential_error;
 mod headers;
 mod jwt;
@@ -30,6 +31,7 @@ mod testing;
 
 pub use authenticator::Authenticator;
 pub use caller::{Actor, Caller, CallerKey, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
+pub use client_certificates::{CertificateName, ClientCertificate};
 pub use peer_share::PeerShare;
 pub use secret::Secret;
 pub use settings::AuthSettings;

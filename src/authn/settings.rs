@@ -4,7 +4,7 @@ use crate::domain::Scope;
 use serde::Deserialize;
 use std::path::PathBuf;
 
-/// The accepted issuers and API keys.
+/// The accepted issuers, API keys and client certificates.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthSettings {
@@ -12,6 +12,8 @@ pub struct AuthSettings {
     pub issuers: Vec<IssuerSettings>,
     /// The API keys of services. Several keys may have the same name, for rotation.
     pub api_keys: Vec<ApiKeySettings>,
+    /// The client certificates of services. Several may have the same name.
+    pub client_certificates: Vec<ClientCertificateSettings>,
 }
 
 /// One identity provider. Its keys come from exactly one of `jwks_file`, `keys` and `hs256_secret_file`.
@@ -61,6 +63,19 @@ pub struct ApiKeySettings {
     pub scopes: Vec<Scope>,
     /// The SHA-256 of the whole key, in hexadecimal.
     pub sha256: String,
+}
+
+/// The client certificate of a service. The server verifies it in the TLS handshake.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientCertificateSettings {
+    /// The service's name, for the audit trail.
+    pub name: String,
+    /// A DNS name or a URI in the subject alternative name of the certificate. DNS names are compared without case, URIs
+    /// byte for byte.
+    pub san: String,
+    /// The scopes of the service.
+    pub scopes: Vec<Scope>,
 }
 
 /// A signature algorithm. A key has one algorithm; a token that names another is rejected.

@@ -1,7 +1,7 @@
 //! The credential of a streaming call, verified again while the stream is open.
 
 use super::credential_error::ON_BEHALF_OF;
-use super::{Authenticator, Caller, PeerShare};
+use super::{Authenticator, Caller, ClientCertificate, PeerShare, RecentCredentials};
 use crate::domain::Refusal;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
@@ -13,27 +13,40 @@ use std::sync::Arc;
 pub struct StreamCredential {
     authenticator: Authenticator,
     headers: HeaderMap,
+    /// Those of this stream alone: its header values are the same memory at each verification.
+    recent: Arc<RecentCredentials>,
     peer: Arc<PeerShare>,
 }
 
 impl StreamCredential {
-    /// Copies the credential headers (`authorization` and `roster-on-behalf-of`) and no other header.
+    /// Copies the credential headers (`authorization` and `roster-on-behalf-of`) and no other header. `certificate` is the
+    /// client certificate of the connection.
     #[must_use]
-    pub fn new(authenticator: Authenticator, headers: &HeaderMap, peer: Arc<PeerShare>) -> Self {
+    pub fn new(
+        authenticator: Authenticator,
+        headers: &HeaderMap,
+        certificate: Option<Arc<ClientCertificate>>,
+        peer: Arc<PeerShare>,
+    ) -> Self {
         let mut credential = HeaderMap::new();
         for name in [AUTHORIZATION, HeaderName::from_static(ON_BEHALF_OF)] {
             for value in headers.get_all(&name) {
                 credential.append(name.clone(), value.clone());
             }
         }
-        Self { authenticator, headers: credential, peer }
+        let recent = Arc::new(RecentCredentials::with_certificate(certificate));
+        Self { authenticator, headers: credential, recent, peer }
     }
 
-    /// Authenticates the caller again, because a token can expire and a key can be removed while the stream is open.
+    /// Authenticates the caller again, because a token or a certificate can expire and a key can be removed while the
+    /// stream is open.
     ///
     /// # Errors
-    /// Those of [`Authenticator::authenticate`].
+    /// Those of [`Authenticator::recognize`] and [`Authenticator::authenticate`].
     pub async fn verify(&self) -> Result<Arc<Caller>, Refusal> {
-        self.authenticator.authenticate(&self.headers, &self.peer).await
+        match self.authenticator.recognize(&self.headers, &self.recent, &self.peer)? {
+            Some(caller) => Ok(caller),
+            None => self.authenticator.authenticate(&self.headers, &self.peer).await,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Entries of the cache of verified tokens, and the recent credentials of a connection.
 
 use super::caller::Caller;
+use super::client_certificates::ClientCertificate;
 use super::jwt::VerifiedToken;
 use super::limits;
 use http::HeaderValue;
@@ -29,14 +30,17 @@ pub(super) enum KnownCredential {
     ApiKey(Arc<Caller>),
 }
 
-/// The credentials that a connection sent recently.
+/// The credentials that a connection sent recently, and the client certificate of its TLS handshake.
 ///
 /// The next call on a connection usually sends the same credential as an earlier one. Its header value is then not only
 /// equal: it is the same memory, in the HPACK table of the connection. A comparison of the two addresses avoids hashing the
 /// credential. The bytes are never compared, because the duration of that comparison would reveal to another caller on a
 /// shared connection how much of a guess is correct.
 #[derive(Default)]
-pub struct RecentCredentials(Mutex<Ring>);
+pub struct RecentCredentials {
+    ring: Mutex<Ring>,
+    certificate: Option<Arc<ClientCertificate>>,
+}
 
 #[derive(Default)]
 struct Ring {
@@ -46,9 +50,21 @@ struct Ring {
 }
 
 impl RecentCredentials {
+    /// No credentials yet, on a connection with this client certificate.
+    #[must_use]
+    pub fn with_certificate(certificate: Option<Arc<ClientCertificate>>) -> Self {
+        Self { ring: Mutex::default(), certificate }
+    }
+
+    /// Returns the client certificate of the connection; `None` if the client has sent none.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
+        self.certificate.as_ref()
+    }
+
     /// Returns what is known about a credential, if the connection sent the same header value recently.
     pub(super) fn find(&self, value: &HeaderValue) -> Option<KnownCredential> {
-        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.entries.iter().find(|(stored, _)| is_same(stored, value)).map(|(_, known)| known.clone())
     }
 
@@ -58,7 +74,7 @@ impl RecentCredentials {
         if value.len() > limits::HPACK_TABLE_BYTES {
             return;
         }
-        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = (value.clone(), known.clone());
         if let Some(same) = ring.entries.iter_mut().find(|(stored, _)| is_same(stored, value)) {
             *same = entry;

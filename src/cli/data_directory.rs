@@ -125,7 +125,7 @@ impl DataDirectory {
             scopes: Scope::ALL.to_vec(),
             user_id_prefix: String::new(),
         };
-        Ok(AuthSettings { issuers: vec![issuer], api_keys: Vec::new() })
+        Ok(AuthSettings { issuers: vec![issuer], ..AuthSettings::default() })
     }
 
     fn signing_key_path(&self) -> PathBuf {

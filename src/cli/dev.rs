@@ -61,7 +61,7 @@ async fn prepare(
     lock: &DirectoryLock,
 ) -> Result<(Cluster, ServerParts), CliError> {
     // Steps that can fail without waiting come first.
-    let listener = super::listen(&flags.listen, "--listen").await?;
+    let listener = super::listen_on_port(&flags.listen, "--listen").await?;
     let binaries = Binaries::find(flags.postgres_bin.as_deref())?;
     let key = directory.make_signing_key(lock)?;
     let authenticator = Authenticator::new(&directory.trust(&key)?, Clock::system()).map_err(Mistakes)?;
@@ -83,7 +83,14 @@ async fn prepare(
     let roster = Roster::new(pool, Clock::system()).with_invitations(settings);
     Ok((
         cluster,
-        ServerParts { listener, settings: ServerSettings::default(), roster, authenticator, mailer, metrics: None },
+        ServerParts {
+            listener: listener.into(),
+            settings: ServerSettings::default(),
+            roster,
+            authenticator,
+            mailer,
+            metrics: None,
+        },
     ))
 }
 

@@ -3,6 +3,7 @@
 use crate::config::Mistakes;
 use crate::config::listen_address::ListenAddress;
 use crate::postgres;
+use crate::server::listener::UnixSocketError;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -59,6 +60,9 @@ pub enum CliError {
         /// The error of the resolver.
         source: io::Error,
     },
+    /// The unix socket to listen on cannot be made.
+    #[error(transparent)]
+    UnixSocket(#[from] UnixSocketError),
     /// A file cannot be read or written.
     #[error("cannot use {}", path.display())]
     File {
@@ -101,6 +105,7 @@ impl CliError {
             | Self::InUse { .. }
             | Self::Listen { .. }
             | Self::UnknownHost { .. }
+            | Self::UnixSocket(_)
             | Self::File { .. }
             | Self::Postgres(_)
             | Self::Migrate(_)

@@ -14,6 +14,7 @@ pub use error::CliError;
 
 use crate::config::listen_address::ListenAddress;
 use crate::config::{Environment, Flags, LISTEN, LogSettings};
+use crate::server::listener::{Listener, UnixSocket};
 use crate::telemetry;
 use clap::Parser;
 use std::future::Future;
@@ -108,8 +109,17 @@ fn run_to_end(work: impl Future<Output = Result<(), CliError>>) -> Result<(), Cl
     outcome
 }
 
-/// Listens on the first of the addresses that this machine has. `flag` chooses the address, for messages.
-async fn listen(address: &ListenAddress, flag: &'static str) -> Result<TcpListener, CliError> {
+/// Listens on a unix socket, or on the first of the addresses that this machine has. `flag` chooses the address, for
+/// messages.
+async fn listen(address: &ListenAddress, flag: &'static str) -> Result<Listener, CliError> {
+    match address.unix_socket() {
+        Some(path) => Ok(Listener::Unix(UnixSocket::bind(path)?)),
+        None => listen_on_port(address, flag).await.map(Listener::Tcp),
+    }
+}
+
+/// Listens on the first of the addresses that this machine has.
+async fn listen_on_port(address: &ListenAddress, flag: &'static str) -> Result<TcpListener, CliError> {
     let found = match address.host_name() {
         Some(name) => look_up(name, address.port()).await.map_err(|source| CliError::UnknownHost {
             name: name.to_owned(),

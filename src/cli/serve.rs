@@ -16,11 +16,11 @@ pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
     super::run_to_end(async {
         let stop = lifecycle::stop_signal(Hangup::Ignore).map_err(CliError::Runtime)?;
         let listener = super::listen(&settings.listen, "--listen").await?;
-        if let Ok(address) = listener.local_addr() {
+        if let Ok(address) = listener.address() {
             tracing::info!(%address, "listening");
         }
         let metrics = match &settings.metrics_listen {
-            Some(address) => Some(super::listen(address, "--metrics-listen").await?),
+            Some(address) => Some(super::listen_on_port(address, "--metrics-listen").await?),
             None => None,
         };
         let pool = Pool::new(settings.database, settings.database_connections);

@@ -6,8 +6,12 @@ use crate::server::TrustedProxies;
 use crate::store::datastore_url::{self, DatastoreUrl};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+
+/// The name of a value that is the path of a file.
+pub(super) const FILE: &str = "FILE";
 
 /// Reads a value. The error lists what may be written instead, where the format knows it better than its range.
 type Parse<T> = Box<dyn Fn(&str) -> Result<T, Vec<String>>>;
@@ -115,6 +119,16 @@ pub(super) fn address() -> Format<ListenAddress> {
         range: listen_address::FORM.to_owned(),
         parse: Box::new(|text| text.parse().map_err(|_| Vec::new())),
         print: Box::new(ListenAddress::to_string),
+    }
+}
+
+/// A file. A relative path in the settings file starts at the directory of that file.
+pub(super) fn file() -> Format<PathBuf> {
+    Format {
+        value_name: FILE,
+        range: "the path of a file".to_owned(),
+        parse: Box::new(|text| if text.is_empty() { Err(Vec::new()) } else { Ok(text.into()) }),
+        print: Box::new(|path| path.display().to_string()),
     }
 }
 

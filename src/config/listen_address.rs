@@ -2,13 +2,17 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The forms of an address, for messages and documents.
 pub const FORM: &str = "an address or a host name, and a port, as 127.0.0.1:50051, localhost:50051, [::1]:50051, or \
-                        :50051 for every address of the machine";
+                        :50051 for every address of the machine, or unix: with the absolute path of a unix socket";
 
-/// An address and a port of this machine. A host name stands for the first of its addresses, IPv4 before IPv6.
+/// The longest path of a unix socket, in bytes. The operating systems set it: 108 on Linux and 104 on others, with a 0.
+const SOCKET_PATH_BYTES: usize = 103;
+
+/// An address and a port of this machine, or a unix socket. A host name stands for the first of its addresses, IPv4 before IPv6.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenAddress {
     host: ListenHost,
@@ -21,10 +25,11 @@ enum ListenHost {
     Every,
     Ip(IpAddr),
     Name(String),
+    UnixSocket(PathBuf),
 }
 
 impl ListenAddress {
-    /// The port; 0 for one that the system chooses.
+    /// The port; 0 for one that the system chooses, and for a unix socket.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
@@ -35,7 +40,30 @@ impl ListenAddress {
     pub fn host_name(&self) -> Option<&str> {
         match &self.host {
             ListenHost::Name(name) => Some(name),
-            ListenHost::Every | ListenHost::Ip(_) => None,
+            ListenHost::Every | ListenHost::Ip(_) | ListenHost::UnixSocket(_) => None,
+        }
+    }
+
+    /// The path of the unix socket; `None` if the address is another one.
+    #[must_use]
+    pub fn unix_socket(&self) -> Option<&Path> {
+        match &self.host {
+            ListenHost::UnixSocket(path) => Some(path),
+            ListenHost::Every | ListenHost::Ip(_) | ListenHost::Name(_) => None,
+        }
+    }
+
+    /// Returns whether only this machine reaches the address, as far as the text says it.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match &self.host {
+            ListenHost::Every => false,
+            ListenHost::Ip(address) => address.to_canonical().is_loopback(),
+            ListenHost::Name(name) => {
+                let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+                name == "localhost" || name.ends_with(".localhost")
+            }
+            ListenHost::UnixSocket(_) => true,
         }
     }
 
@@ -48,6 +76,7 @@ impl ListenAddress {
                 .map(|address| SocketAddr::new(address, self.port))
                 .to_vec(),
             ListenHost::Ip(address) => vec![SocketAddr::new(*address, self.port)],
+            ListenHost::UnixSocket(_) => Vec::new(),
             ListenHost::Name(_) => {
                 let mut found = found;
                 found.sort_by_key(SocketAddr::is_ipv6);
@@ -69,6 +98,7 @@ impl fmt::Display for ListenAddress {
             ListenHost::Every => write!(f, ":{}", self.port),
             ListenHost::Ip(address) => SocketAddr::new(*address, self.port).fmt(f),
             ListenHost::Name(name) => write!(f, "{name}:{}", self.port),
+            ListenHost::UnixSocket(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -84,6 +114,17 @@ impl FromStr for ListenAddress {
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(address.into());
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            // `unix:///path` is the form of URLs in gRPC.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            let is_socket = path.starts_with('/') && !path.ends_with('/') && !path.contains('\0');
+            let host = ListenHost::UnixSocket(path.into());
+            return if is_socket && path.len() <= SOCKET_PATH_BYTES {
+                Ok(Self { host, port: 0 })
+            } else {
+                Err(InvalidAddress)
+            };
         }
         let (host, port) = text.rsplit_once(':').ok_or(InvalidAddress)?;
         // `from_str` also accepts a sign.
@@ -154,6 +195,12 @@ mod tests {
             "a..b:1",
             "a b:1",
             "*:50051",
+            "unix:",
+            "unix:/",
+            "unix:roster.sock",
+            "unix://roster.sock",
+            "unix:/run/roster/",
+            &format!("unix:/{}", "a".repeat(SOCKET_PATH_BYTES)),
         ] {
             assert_eq!(text.parse::<ListenAddress>(), Err(InvalidAddress), "{text:?}");
         }

@@ -15,6 +15,7 @@ mod reader;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use environment::Environment;
 pub use table::markdown;
@@ -41,6 +42,8 @@ const LOG: &str = "info";
 const PROXY_WITHOUT_TRUST: &str = "proxy_protocol needs trusted_proxies: name the addresses of the proxies that send the \
                                    header, because a peer that may send one chooses its own address";
 
+const METRICS_SOCKET: &str = "metrics_listen takes no unix socket: write an address and a port";
+
 const SAME_ADDRESS: &str = "metrics_listen has the address and port of listen: give it another port";
 
 /// All settings, as flags. It implements no `Debug`: the flags may hold a password.
@@ -48,7 +51,7 @@ const SAME_ADDRESS: &str = "metrics_listen has the address and port of listen: g
 #[command(
     after_help = "Each setting can also be given as a variable, as ROSTER_LISTEN, or in the settings file, as listen. \
                   A flag takes precedence over the variable, and the variable over the file.\n\
-                  Only the file can hold the credentials that are accepted ([[issuers]] and [[api_keys]]), \
+                  Only the file can hold the credentials that are accepted ([[issuers]], [[api_keys]] and [[client_certificates]]), \
                   how mail is sent ([mail]) and the limits of invitations ([invitations])."
 )]
 pub struct Flags {
@@ -175,10 +178,15 @@ impl Settings {
         let database = DatastoreValues::read(&mut reader, &flags.datastore.settings).database_url;
         let values = ServerValues::read(&mut reader, &flags.server);
         let authenticator = authenticator(&mut reader, clock.clone());
-        let mailer = mailer(&mut reader, clock);
+        let mailer = mailer(&mut reader, clock.clone());
         let invitations = invitations(&mut reader, matches!(mailer, Ok(Some(_))));
-        if values.proxy_protocol && values.trusted_proxies.is_empty() {
+        let certificates = authenticator.as_ref().is_some_and(Authenticator::accepts_client_certificates);
+        let tls = tls::read(&mut reader, &values, certificates, clock);
+        if values.proxy_protocol && values.trusted_proxies.is_empty() && values.listen.unix_socket().is_none() {
             reader.add_sentence(PROXY_WITHOUT_TRUST);
+        }
+        if values.metrics_listen.as_ref().is_some_and(|listen| listen.unix_socket().is_some()) {
+            reader.add_sentence(METRICS_SOCKET);
         }
         if values.metrics_listen.as_ref() == Some(&values.listen) && values.listen.port() != 0 {
             reader.add_sentence(SAME_ADDRESS);
@@ -204,6 +212,7 @@ impl Settings {
                     max_connections_per_address: values.max_connections_per_address,
                     proxy_protocol: values.proxy_protocol,
                     trusted_proxies: values.trusted_proxies,
+                    tls,
                     workers: values.workers,
                     max_connection_age: values.max_connection_age_ms,
                     connection_age_grace: values.max_connection_age_grace_ms,
@@ -246,9 +255,15 @@ pub fn read_datastore(
 
 fn authenticator(reader: &mut SettingsReader, clock: Clock) -> Option<Authenticator> {
     let (issuers, api_keys) = (reader.tables("issuers"), reader.tables("api_keys"));
-    let readable = issuers.is_some() && api_keys.is_some();
-    let settings = AuthSettings { issuers: issuers.unwrap_or_default(), api_keys: api_keys.unwrap_or_default() };
-    if !readable && settings.issuers.is_empty() && settings.api_keys.is_empty() {
+    let client_certificates = reader.tables("client_certificates");
+    let readable = issuers.is_some() && api_keys.is_some() && client_certificates.is_some();
+    let settings = AuthSettings {
+        issuers: issuers.unwrap_or_default(),
+        api_keys: api_keys.unwrap_or_default(),
+        client_certificates: client_certificates.unwrap_or_default(),
+    };
+    let AuthSettings { issuers, api_keys, client_certificates } = &settings;
+    if !readable && issuers.is_empty() && api_keys.is_empty() && client_certificates.is_empty() {
         // "No credentials are configured" would only repeat the mistake in the tables.
         return None;
     }

@@ -3,7 +3,7 @@
 use super::UnknownVariables;
 use super::environment::{self, Environment};
 use super::file_table::{self, ValueMistake};
-use super::format::{Setting, SettingRow};
+use super::format::{FILE, Setting, SettingRow};
 use crate::authn::AuthSettings;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ struct RawSetting {
     text: Option<String>,
     /// The flag, the variable or the file that holds it, for messages.
     origin: String,
+    /// Whether the settings file holds it.
+    is_in_file: bool,
 }
 
 /// A table of the file is invalid; the reader holds the mistakes.
@@ -53,7 +55,8 @@ impl<'a> SettingsReader<'a> {
     /// The value of a setting, or its default. A value that is out of range, a required setting that is absent and a
     /// setting under both its names are mistakes; the default then stands in for the value.
     pub(super) fn setting<T>(&mut self, setting: Setting<T>, flag: Option<&String>, former_flag: Option<&String>) -> T {
-        let Setting { row: SettingRow { name, former, range, default: default_text, .. }, parse, default } = setting;
+        let SettingRow { name, former, range, default: default_text, value_name, .. } = setting.row;
+        let (parse, default) = (setting.parse, setting.default);
         self.names.push(name);
         let mut used_name = name;
         let mut raw = self.find(name, flag);
@@ -80,7 +83,14 @@ impl<'a> SettingsReader<'a> {
             }
             return default;
         };
-        raw.text.ok_or_else(Vec::new).and_then(|text| parse(&text)).unwrap_or_else(|mut instead| {
+        let text = match raw.text {
+            Some(path) if raw.is_in_file && value_name == FILE && !path.is_empty() => {
+                // A path that is not Unicode cannot be in the file; the directory may be one.
+                Some(self.directory().join(path).to_string_lossy().into_owned())
+            }
+            other => other,
+        };
+        text.ok_or_else(Vec::new).and_then(|text| parse(&text)).unwrap_or_else(|mut instead| {
             if instead.is_empty() {
                 instead.push(range);
             }
@@ -190,6 +200,11 @@ impl<'a> SettingsReader<'a> {
         self.mistakes.push(sentence.to_owned());
     }
 
+    /// Adds a warning.
+    pub(super) fn warn(&mut self, sentence: String) {
+        self.warnings.push(sentence);
+    }
+
     /// All mistakes, and the warnings. Call it after every setting has been read: the keys of the file that remain are
     /// unknown settings, which are mistakes. An unknown variable (`unknown` has a sentence for each) is a warning or a
     /// mistake, and a mistake if there are others, because it may be their cause.
@@ -224,11 +239,11 @@ impl<'a> SettingsReader<'a> {
         // Removed in any case: the keys that remain are unknown settings.
         let in_file = self.file.as_mut().and_then(|table| table.remove(name));
         if let Some(text) = flag {
-            return Some(RawSetting { text: Some(text.clone()), origin: SettingRow::flag(name) });
+            return Some(RawSetting { text: Some(text.clone()), origin: SettingRow::flag(name), is_in_file: false });
         }
         let variable = SettingRow::variable(name);
         if let Some(text) = self.environment.find(&variable) {
-            return Some(RawSetting { text: text.clone(), origin: variable });
+            return Some(RawSetting { text: text.clone(), origin: variable, is_in_file: false });
         }
         let text = match in_file? {
             Value::String(text) => Some(text),
@@ -236,7 +251,7 @@ impl<'a> SettingsReader<'a> {
             Value::Boolean(value) => Some(value.to_string()),
             Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
         };
-        Some(RawSetting { text, origin: self.file_origin() })
+        Some(RawSetting { text, origin: self.file_origin(), is_in_file: true })
     }
 }
 

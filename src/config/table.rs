@@ -5,13 +5,14 @@
 //! whose value is not used.
 
 use super::format::{
-    Setting, SettingRow, address, database_url, filter, hours, mebibytes, milliseconds, milliseconds_or_none, networks,
-    number, one_of,
+    Setting, SettingRow, address, database_url, file, filter, hours, mebibytes, milliseconds, milliseconds_or_none,
+    networks, number, one_of,
 };
 use super::listen_address::ListenAddress;
 use super::reader::SettingsReader;
 use super::{LISTEN, LogFormat, LogSettings};
 use crate::replica::limits::{MAX_STALENESS_MS, SERVE_STALE_MS};
+use crate::server::tls::ClientCertificates;
 use crate::server::{ServerSettings, TrustedProxies};
 use crate::service::ReplicaSettings;
 use crate::service::consistency_token::TokenForm;
@@ -20,6 +21,7 @@ use crate::store::datastore_url::DatastoreUrl;
 use crate::store::limits::STATEMENT;
 use std::fmt::Write;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The longest age of a connection, and the longest time for its streams to end.
@@ -83,8 +85,22 @@ settings! {
 settings! {
     /// The settings of the server, as flags.
     ServerSettingFlags => ServerValues {
-        /// Address and port to listen on
+        /// Address and port to listen on, or a unix socket
         listen: ListenAddress = address().or(LISTEN.into());
+        /// PEM file of the certificate of the server, followed by its intermediate certificates. It switches TLS on, and needs
+        /// `tls_key_file`
+        tls_certificate_file: Option<PathBuf> = file().optional("no TLS");
+        /// PEM file of the private key of the certificate: PKCS#8, SEC1 or PKCS#1, without a password
+        tls_key_file: Option<PathBuf> = file().optional("no TLS");
+        /// PEM file with the authorities of client certificates
+        tls_client_ca_file: Option<PathBuf> = file().optional("no client certificates");
+        /// Whether each client needs a certificate of these authorities
+        tls_client_certificates: Option<ClientCertificates> =
+            one_of("MODE", [("optional", ClientCertificates::Optional), ("required", ClientCertificates::Required)])
+                .optional("`optional`");
+        /// Whether the operator knows that `listen` has no TLS, because a proxy or a service mesh encrypts: there is no
+        /// warning then
+        plaintext: bool = one_of("BOOL", [("true", true), ("false", false)]).or(false);
         /// Address and port of the HTTP endpoint for metrics, which asks for no credentials
         metrics_listen: Option<ListenAddress> = address().optional("no endpoint");
         /// Maximum number of connections to Postgres; the replica, health and metrics open up to 10 more
@@ -120,7 +136,7 @@ settings! {
         /// applies to them
         trusted_proxies: TrustedProxies = networks().or_described(TrustedProxies::default(), "none");
         /// Whether each connection of a trusted proxy begins with a PROXY header (version 1 or 2), whose address then counts
-        /// for the limits. It needs `trusted_proxies`
+        /// for the limits. It needs `trusted_proxies`, or a unix socket to listen on, whose peers are all proxies then
         proxy_protocol: bool = one_of("BOOL", [("true", true), ("false", false)]).or(server().proxy_protocol);
         /// Number of threads that serve connections
         workers: usize = number("NUMBER", 1..=1_024).or_described(server().workers, "one for each core");

@@ -331,7 +331,8 @@ fn a_database_credentials_and_mail_are_required() {
         mistakes(&[], &[], ""),
         [
             "database_url is needed: give --database-url, ROSTER_DATABASE_URL, or database_url in the settings file",
-            "no issuer and no api key is configured: configure one, or no caller can authenticate (in FILE)",
+            "no issuer, no api key and no client certificate is configured: configure one, or no caller can \
+             authenticate (in FILE)",
             "mail.kind is needed: off, directory or smtp, in a table [mail] (in FILE)",
         ]
     );

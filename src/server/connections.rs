@@ -6,7 +6,7 @@ use crate::server::limits;
 use std::collections::HashMap;
 use std::future::pending;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,8 @@ pub(super) struct ConnectionUsage {
     evicted: CancellationToken,
     /// The time at which the connection reaches its maximum age; `None` if it has none.
     aged_at: Option<Instant>,
+    /// When the client certificate expires, if there is one.
+    expiry: OnceLock<Instant>,
 }
 
 /// Why a connection has to end.
@@ -37,6 +39,8 @@ pub(super) enum ConnectionEnd {
     Aged,
     /// The server stops: the peer gets time to end its calls.
     Stopping,
+    /// The client certificate expires: the peer gets time to end its calls, and connects again with its next certificate.
+    Expired,
 }
 
 /// An open call. The connection counts as used until it is dropped.
@@ -59,6 +63,7 @@ impl ConnectionUsage {
             stopping,
             evicted: CancellationToken::new(),
             aged_at: max_age.and_then(|age| Instant::now().checked_add(with_jitter(age, random::bits()))),
+            expiry: OnceLock::new(),
         };
         usage.used();
         usage
@@ -79,18 +84,21 @@ impl ConnectionUsage {
         self.open_calls.load(Ordering::Relaxed)
     }
 
+    /// Lets the connection end when this time has passed, because its client certificate expires then.
+    pub(super) fn expire_after(&self, time: Duration) {
+        // The end of a time that is too long to be counted never comes.
+        if let Some(expiry) = Instant::now().checked_add(time) {
+            // A connection has one handshake.
+            let _ = self.expiry.set(expiry);
+        }
+    }
+
     /// Resolves when the connection has to end.
     pub(super) async fn ended(self: Arc<Self>) -> ConnectionEnd {
-        let aged = async {
-            match self.aged_at {
-                Some(time) => sleep_until(time).await,
-                None => pending().await,
-            }
-        };
         tokio::select! {
             biased;
             end = self.clone().ended_early() => end,
-            () = aged => ConnectionEnd::Aged,
+            () = until(self.aged_at) => ConnectionEnd::Aged,
         }
     }
 
@@ -100,6 +108,7 @@ impl ConnectionUsage {
             biased;
             () = self.evicted.cancelled() => ConnectionEnd::Evicted,
             () = self.stopping.cancelled() => ConnectionEnd::Stopping,
+            () = until(self.expiry.get().copied()) => ConnectionEnd::Expired,
         }
     }
 
@@ -110,6 +119,13 @@ impl ConnectionUsage {
 
     fn is_evicted(&self) -> bool {
         self.evicted.is_cancelled()
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
     }
 }
 

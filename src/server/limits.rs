@@ -106,6 +106,34 @@ pub const RESPONSE_BYTES: usize = 256 * 1024 * 1024;
 /// The memory of one connection, in bytes: one turn of bytes, a frame and a header block that are incomplete, the tables of
 /// header compression with recent credentials, and for each of its 256 streams an entry and an answer of 2 KiB together.
 pub const CONNECTION_BYTES: usize = TURN_BYTES + 128 * 1024 + 256 * 2 * 1024;
+/// What TLS adds to it, in bytes: records that were received and not read, at most one that is incomplete (18 KiB) and the
+/// content of one read, or a handshake message of 64 KiB that is incomplete; [`TLS_SEND_BUFFER`] with a record beyond it; the
+/// session with the certificates of the client.
+pub const TLS_BYTES: usize = 128 * 1024;
+/// Bytes that TLS holds for a peer that does not read: one full record.
+pub const TLS_SEND_BUFFER: usize = 16 * 1024;
+/// Tickets that a client gets to resume its session. It opens one connection at a time.
+pub const TLS_TICKETS: usize = 1;
+/// Steps of handshakes of one address that are computed or wait for a thread of the server, as for tokens. Further ones wait
+/// in turn.
+pub const PEER_HANDSHAKES: usize = 2;
+/// Handshakes in a row of one address: half of the connections that it may have by default, which come back together when a
+/// server restarts. They take 0.1 to 0.5 s of a core.
+pub const HANDSHAKE_BURST: u32 = 512;
+/// The time in which one address may make one more handshake: 500 a second, a tenth to a half of a core. More wait.
+pub const HANDSHAKE_REFILL: Duration = Duration::from_millis(2);
+/// The time before the expiry of a client certificate at which its connection is announced to end: several round trips.
+pub const EXPIRY_LEAD: Duration = Duration::from_secs(5);
+/// How many times its content a peer may send in TLS records. The smallest frame of HTTP/2, of 9 bytes, in a record of its
+/// own takes four times its content.
+pub const TLS_OVERHEAD: u64 = 16;
+/// What a peer may send beyond that, in bytes: the records of a read whose content was not counted yet.
+pub const TLS_OVERHEAD_BYTES: u64 = 256 * 1024;
+/// The time before the expiry of a certificate in which a warning is logged once a day. Certificates of ACME authorities are
+/// renewed a month before.
+pub const EXPIRY_WARNING: Duration = Duration::from_hours(14 * 24);
+/// The time between two looks at the expiry of the certificate.
+pub const EXPIRY_EVERY: Duration = Duration::from_hours(24);
 /// How many times what is counted for requests they can take.
 pub const DECODED_EXCESS: usize = 16;
 /// How many times what is counted for responses they can take, while a page is made of its rows.

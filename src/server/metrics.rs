@@ -3,6 +3,7 @@
 //! Each server has its own registry, and the process has none, so that two servers in one test count separately.
 
 use super::shares::{CallClass, ServerShares};
+use super::tls::ServerTls;
 use crate::authz::rules::Method;
 use crate::grpc::CHECK;
 use crate::server::limits;
@@ -78,9 +79,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics that start at zero. `shares` are the pools of the server.
+    /// Metrics that start at zero. `shares` are the pools of the server, `tls` its certificate.
     #[must_use]
-    pub(super) fn new(roster: Roster, shares: ServerShares) -> Self {
+    pub(super) fn new(roster: Roster, shares: ServerShares, tls: Option<ServerTls>) -> Self {
         let mut registry = Registry::with_prefix("roster");
         let calls = Family::<Call, Counter>::default();
         registry.register(
@@ -112,6 +113,9 @@ impl Metrics {
             mail_age.clone(),
         );
         registry.register_collector(Box::new(ReplicaCollector(roster.clone())));
+        if let Some(tls) = tls {
+            registry.register_collector(Box::new(CertificateCollector(tls)));
+        }
         let backlog_time = Mutex::default();
         Self {
             registry,
@@ -194,6 +198,19 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+/// Exports the expiry of the certificate in use.
+#[derive(Debug)]
+struct CertificateCollector(ServerTls);
+
+impl Collector for CertificateCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let expiry = ConstGauge::new(self.0.expires_at());
+        let help = "When the TLS certificate of the server expires, in seconds since 1970";
+        let name = "tls_certificate_expiry_timestamp_seconds";
+        expiry.encode(encoder.encode_descriptor(name, help, None, expiry.metric_type())?)
     }
 }
 
@@ -356,7 +373,7 @@ mod tests {
 
     fn metrics() -> Result<Metrics, crate::store::datastore_url::InvalidUrl> {
         let roster = Roster::new(Pool::new(DatastoreUrl::parse("postgres:///absent")?, 1), Clock::system());
-        Ok(Metrics::new(roster, ServerShares::new(&ServerSettings::default())))
+        Ok(Metrics::new(roster, ServerShares::new(&ServerSettings::default()), None))
     }
 
     #[tokio::test]

@@ -9,10 +9,13 @@ mod connections;
 mod fast_path;
 mod http2;
 pub mod limits;
+pub mod listener;
 mod message;
 pub mod metrics;
 mod opening;
 mod other_protocols;
+mod peer_socket;
+mod peer_stream;
 mod peers;
 mod pipeline;
 mod preflight;
@@ -21,6 +24,7 @@ mod request_body;
 mod shares;
 mod state;
 mod stream_record;
+pub mod tls;
 mod trusted_proxies;
 mod upkeep;
 mod wasted_calls;
@@ -40,6 +44,7 @@ use crate::limited_log::LimitedLog;
 use crate::mail::Mailer;
 use crate::service::Roster;
 use connections::Connections;
+use listener::Listener;
 use metrics::Metrics;
 use peers::Peers;
 use pipeline::Pipeline;
@@ -48,6 +53,7 @@ use state::ServerState;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
+use tls::{ServerTls, watch_expiry};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -87,6 +93,8 @@ pub struct ServerSettings {
     pub proxy_protocol: bool,
     /// The addresses of proxies, which stand for many peers.
     pub trusted_proxies: TrustedProxies,
+    /// TLS of the listener; `None` for plaintext.
+    pub tls: Option<ServerTls>,
     /// The number of threads that serve connections.
     pub workers: usize,
     /// The age at which a connection ends, up to a tenth earlier or later; `None` for no maximum. New calls then come over
@@ -118,6 +126,7 @@ impl Default for ServerSettings {
             max_connections_per_address: None,
             proxy_protocol: false,
             trusted_proxies: TrustedProxies::default(),
+            tls: None,
             // One for each core that this process may use; one where the number is unknown.
             workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             max_connection_age: Some(limits::CONNECTION_AGE),
@@ -141,7 +150,8 @@ impl ServerSettings {
     #[must_use]
     pub fn peer_memory(&self) -> usize {
         let connections = self.max_connections + limits::ENDING_CONNECTIONS;
-        connections * limits::CONNECTION_BYTES
+        let tls = if self.tls.is_some() { limits::TLS_BYTES } else { 0 };
+        connections * (limits::CONNECTION_BYTES + tls)
             + self.request_memory * limits::DECODED_EXCESS
             + self.response_memory * limits::RESPONSE_EXCESS
             + self.max_streams * limits::STREAM_MEMORY
@@ -163,7 +173,7 @@ pub enum ServerError {
 /// Everything that a server needs to start.
 pub struct ServerParts {
     /// The listener of the gRPC services.
-    pub listener: TcpListener,
+    pub listener: Listener,
     /// The settings of the server.
     pub settings: ServerSettings,
     /// The service that the handlers call.
@@ -201,10 +211,11 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let (lame_duck, drain) = (settings.lame_duck, settings.drain);
     let (workers, most) = (settings.workers, settings.max_connections);
     let shares = ServerShares::new(&settings);
-    let metrics = Arc::new(Metrics::new(roster.clone(), shares.clone()));
+    let metrics = Arc::new(Metrics::new(roster.clone(), shares.clone(), settings.tls.clone()));
     let stopping = CancellationToken::new();
     let connections = Connections::new(stopping.clone(), settings.max_connection_age);
     let peers = Arc::new(Peers::new(&settings));
+    let tls = settings.tls.clone();
     // Half, so that one caller locks no other one out.
     let share = settings.max_streams_per_caller.unwrap_or((settings.max_streams / 2).max(1));
     let state = ServerState {
@@ -227,6 +238,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
 
     let upkeep = CancellationToken::new();
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
+    let expiry = tokio::spawn(watch_expiry(tls, upkeep.clone()));
     let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
     let follower = tokio::spawn(roster.replica().follow(upkeep.clone()));
     let metrics_server = tokio::spawn(metrics::serve(metrics_listener, metrics));
@@ -248,6 +260,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     }
     follower.abort();
     tidy.abort();
+    expiry.abort();
     mail.abort();
     metrics_server.abort();
     Ok(())
@@ -287,17 +300,17 @@ fn add_services(routes: &mut RoutesBuilder, api: &Api) {
 struct ServerFull;
 
 /// Accepts connections. Above `most` open connections, a further one is closed at once.
-async fn accept(listener: &TcpListener, service: &ConnectionService, workers: &Workers, most: usize) {
+async fn accept(listener: &Listener, service: &ConnectionService, workers: &Workers, most: usize) {
     let ConnectionService { pipeline, connections, .. } = service;
     // Those that were evicted have a moment to end.
     let places = Arc::new(Semaphore::new(most + limits::ENDING_CONNECTIONS));
     loop {
-        let accepted = listener.accept().await.and_then(|(stream, address)| {
+        let accepted = listener.accept().await.and_then(|(socket, address)| {
             pipeline.state.count_evicted(connections.make_room(None, most));
             match places.clone().try_acquire_owned() {
-                Ok(place) if connections.count() < most => workers.serve(stream, address.ip(), place),
+                Ok(place) if connections.count() < most => workers.serve(socket, address, place),
                 Ok(_) | Err(_) => {
-                    pipeline.state.refuse_connection(address.ip(), "limit", &ServerFull);
+                    pipeline.state.refuse_connection(address, "limit", &ServerFull);
                     Ok(())
                 }
             }

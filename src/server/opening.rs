@@ -2,10 +2,11 @@
 //! in HTTP/1.1, which tools of other protocols show or name as no answer of theirs, and the connection ends.
 
 use super::limits;
-use super::other_protocols::{self, RequestHead};
+use super::other_protocols::{self, RequestHead, Transport};
+use super::peer_socket::PeerSocket;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// The connection preface of a client of HTTP/2 (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -20,8 +21,13 @@ const HEAD_END: &[u8] = b"\r\n\r\n";
 /// The protocol with which a connection begins, if it is not HTTP/2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WrongProtocol {
-    #[error("the peer speaks TLS, and this port does not: switch TLS off in the client, or end it in a proxy")]
+    #[error(
+        "the peer speaks TLS, and this port does not: set tls_certificate_file and tls_key_file, end TLS in a proxy, or \
+         switch it off in the client"
+    )]
     Tls,
+    #[error("the peer does not speak TLS, and this port does: switch TLS on in the client, for health probes as well")]
+    NoTls,
     #[error("the peer speaks HTTP/1, and this port HTTP/2 only: use a client of gRPC, for health probes as well")]
     Http1,
     #[error("the peer sent a PROXY header that is not expected: set proxy_protocol, and the proxy in trusted_proxies")]
@@ -35,6 +41,7 @@ impl WrongProtocol {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Tls => "tls",
+            Self::NoTls => "no_tls",
             Self::Http1 => "http1",
             Self::ProxyHeader => "unexpected_proxy_header",
             Self::Unknown => "not_http2",
@@ -46,20 +53,61 @@ impl WrongProtocol {
 /// peer of another protocol gets an answer; the connection cannot be used then.
 ///
 /// # Errors
-/// If the peer is gone, or does not send its preface within [`limits::PEER_PAUSE`].
+/// If the peer is gone, or does not send its preface until the deadline.
 pub(super) async fn read<T: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut T,
+    is_tls: bool,
+    deadline: Instant,
 ) -> io::Result<Result<&'static [u8], WrongProtocol>> {
     let mut start = [0; PREFACE.len()];
-    let length = timeout(limits::PEER_PAUSE, read_start(socket, &mut start)).await??;
+    let length = timeout_at(deadline, read_start(socket, &mut start)).await??;
     if PREFACE.starts_with(&start[..length]) {
         return Ok(Ok(&PREFACE[..length]));
     }
     let protocol = protocol(&start[..length]);
     // An error means that the peer is gone: it is of no interest that it did not read the answer.
     // In a box, because the connections of HTTP/2 need no room for it.
-    let _ = timeout(limits::OTHER_PROTOCOL, Box::pin(respond(socket, protocol, &start[..length]))).await;
+    let transport = if is_tls { Transport::Tls } else { Transport::Plaintext };
+    let answer = respond(socket, protocol, transport, &start[..length]);
+    let _ = timeout(limits::OTHER_PROTOCOL, Box::pin(answer)).await;
     Ok(Err(protocol))
+}
+
+/// Looks at the first byte of a connection on a port with TLS. `None` if it may be that of a handshake. A peer that does not
+/// speak TLS gets an answer in its protocol; the connection cannot be used then.
+///
+/// # Errors
+/// If the peer is gone, or sends nothing until the deadline.
+pub(super) async fn begins_with_tls(socket: &mut PeerSocket, deadline: Instant) -> io::Result<Option<WrongProtocol>> {
+    let first = timeout_at(deadline, socket.peek()).await??;
+    if first.is_none_or(|byte| byte == TLS[0]) {
+        return Ok(None);
+    }
+    let mut start = [0; PREFACE.len()];
+    let length = timeout_at(deadline, read_start(socket, &mut start)).await??;
+    let start = &start[..length];
+    let is_http2 = start == PREFACE;
+    let protocol = protocol(start);
+    let answer = async {
+        if is_http2 {
+            socket.write_all(&go_away()).await?;
+            drain(socket).await
+        } else {
+            respond(socket, protocol, Transport::WithoutTls, start).await
+        }
+    };
+    let _ = timeout(limits::OTHER_PROTOCOL, Box::pin(answer)).await;
+    Ok(Some(if protocol == WrongProtocol::ProxyHeader { protocol } else { WrongProtocol::NoTls }))
+}
+
+/// SETTINGS, and a GOAWAY with a sentence that clients show: the connection is not secure enough (RFC 9113 §6.8, §7).
+fn go_away() -> Vec<u8> {
+    const INADEQUATE_SECURITY: u32 = 0xc;
+    let sentence = other_protocols::WITHOUT_TLS.as_bytes();
+    let length = u32::try_from(8 + sentence.len()).unwrap_or(0).to_be_bytes();
+    // No request was looked at: the last stream is 0.
+    let go_away = [&length[1..], &[7, 0, 0, 0, 0, 0], &[0; 4], &INADEQUATE_SECURITY.to_be_bytes(), sentence].concat();
+    [&[0, 0, 0, 4, 0, 0, 0, 0, 0], &go_away[..]].concat()
 }
 
 /// Reads until the bytes differ from the preface, or are the whole of it. Returns their number.
@@ -94,6 +142,7 @@ fn protocol(start: &[u8]) -> WrongProtocol {
 async fn respond<T: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut T,
     protocol: WrongProtocol,
+    transport: Transport,
     start: &[u8],
 ) -> io::Result<()> {
     let mut bytes = start.to_vec();
@@ -101,7 +150,12 @@ async fn respond<T: AsyncRead + AsyncWrite + Unpin>(
         // A head that is too long, or does not end in time, is answered as far as it is known.
         let _ = timeout(limits::OTHER_PROTOCOL / 2, read_head(socket, &mut bytes)).await;
     }
-    socket.write_all(&serialize(&other_protocols::answer(&request_head(&bytes)))).await?;
+    socket.write_all(&serialize(&other_protocols::answer(&request_head(&bytes, transport)))).await?;
+    drain(socket).await
+}
+
+/// Ends the stream to the peer, and reads what the peer still sends.
+async fn drain<T: AsyncRead + AsyncWrite + Unpin>(socket: &mut T) -> io::Result<()> {
     socket.shutdown().await?;
     let mut unread = (&mut *socket).take(limits::OTHER_PROTOCOL_BYTES);
     tokio::io::copy(&mut unread, &mut tokio::io::sink()).await?;
@@ -122,7 +176,7 @@ async fn read_head<R: AsyncRead + Unpin>(socket: &mut R, bytes: &mut Vec<u8>) ->
 }
 
 /// What the head of a request of HTTP/1 says. What is missing is empty.
-fn request_head(bytes: &[u8]) -> RequestHead<'_> {
+fn request_head(bytes: &[u8], transport: Transport) -> RequestHead<'_> {
     let mut lines = bytes.split(|byte| *byte == b'\n').map(|line| std::str::from_utf8(line).unwrap_or_default().trim());
     let mut words = lines.next().unwrap_or_default().split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -134,6 +188,7 @@ fn request_head(bytes: &[u8]) -> RequestHead<'_> {
         content_type: content_type.last().unwrap_or_default(),
         query: target.split_once('?').map_or("", |(_, query)| query),
         is_http2: false,
+        transport,
     }
 }
 

@@ -19,7 +19,20 @@ pub(super) struct RequestHead<'r> {
     /// What follows the `?` of the path; empty if nothing does.
     pub(super) query: &'r str,
     pub(super) is_http2: bool,
+    pub(super) transport: Transport,
 }
+
+/// How a request arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    Plaintext,
+    Tls,
+    /// In plaintext, on a port with TLS.
+    WithoutTls,
+}
+
+/// The answer to a peer that does not speak TLS on a port with TLS.
+pub(super) const WITHOUT_TLS: &str = "roster serves gRPC over TLS here: connect with TLS, as https://";
 
 /// The way in which the clients of a protocol read an error.
 #[derive(Clone, Copy)]
@@ -56,6 +69,7 @@ pub(super) fn answer(request: &RequestHead<'_>) -> Response<Bytes> {
     *response.status_mut() = match form {
         // The clients read the error in a successful response only.
         ErrorForm::Status | ErrorForm::JsonFrame => StatusCode::OK,
+        ErrorForm::Json | ErrorForm::Text if request.transport == Transport::WithoutTls => StatusCode::BAD_REQUEST,
         ErrorForm::Json | ErrorForm::Text if !request.is_http2 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         ErrorForm::Json | ErrorForm::Text if request.method != "POST" => StatusCode::METHOD_NOT_ALLOWED,
         ErrorForm::Json | ErrorForm::Text => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -70,7 +84,8 @@ pub(super) fn answer(request: &RequestHead<'_>) -> Response<Bytes> {
 /// The answer to a request over HTTP/2.
 pub(super) fn response<B>(request: &http::Request<B>, content_type: &str) -> PipelineResponse {
     let query = request.uri().query().unwrap_or_default();
-    let head = RequestHead { method: request.method().as_str(), content_type, query, is_http2: true };
+    let method = request.method().as_str();
+    let head = RequestHead { method, content_type, query, is_http2: true, transport: Transport::Plaintext };
     answer(&head).map(|body| Body::new(Full::new(body)))
 }
 
@@ -84,15 +99,21 @@ fn form_and_sentence(request: &RequestHead<'_>, content_type: &str) -> (ErrorFor
     const CODEC: &str = "roster serves gRPC with messages of protobuf: send the content-type application/grpc";
     const HTTP_1: &str = "roster serves gRPC over HTTP/2 without TLS here, not HTTP/1: use a client of gRPC, for health \
                           probes as well";
+    const HTTP_1_TLS: &str =
+        "roster serves gRPC over HTTP/2, not HTTP/1: use a client of gRPC, for health probes as well";
     const OTHER: &str = "roster serves gRPC over HTTP/2: a call is a POST with the content-type application/grpc";
 
     let is_connect_get = request.query.split('&').any(|pair| pair == "connect=v1");
+    if request.transport == Transport::WithoutTls {
+        return (ErrorForm::Text, WITHOUT_TLS);
+    }
     match content_type {
         _ if content_type.starts_with("application/grpc-web") => (ErrorForm::Status, WEB),
         _ if content_type.starts_with("application/connect+") => (ErrorForm::JsonFrame, CONNECT),
         "application/proto" => (ErrorForm::Json, CONNECT),
         "application/json" => (ErrorForm::Json, JSON),
         _ if is_connect_get => (ErrorForm::Json, CONNECT),
+        _ if !request.is_http2 && request.transport == Transport::Tls => (ErrorForm::Text, HTTP_1_TLS),
         _ if !request.is_http2 => (ErrorForm::Text, HTTP_1),
         _ if request.method == "POST" && is_other_grpc(content_type) => (ErrorForm::Status, CODEC),
         _ => (ErrorForm::Text, OTHER),

@@ -7,6 +7,7 @@
 use super::ServerSettings;
 use super::limits;
 use super::shares::PeerShares;
+use super::tls::HandshakeShare;
 use super::wasted_calls;
 use crate::authn::PeerShare;
 use crate::clock;
@@ -18,6 +19,31 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// The address of the other side of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PeerAddress {
+    /// The address of a TCP socket, or the one in a PROXY header.
+    Ip(IpAddr),
+    /// A process of this machine, on a unix socket. The permissions of the socket file say which may connect, so the limits
+    /// for each address do not apply.
+    Unix,
+}
+
+impl From<IpAddr> for PeerAddress {
+    fn from(address: IpAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix => PeerKey::Unix.fmt(f),
+        }
+    }
+}
+
 /// The part of an address that counts as one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum PeerKey {
@@ -25,6 +51,17 @@ pub(super) enum PeerKey {
     V4(Ipv4Addr),
     /// The first 64 bits of an IPv6 address.
     V6(u64),
+    /// Every process on a unix socket.
+    Unix,
+}
+
+impl From<PeerAddress> for PeerKey {
+    fn from(address: PeerAddress) -> Self {
+        match address {
+            PeerAddress::Ip(address) => address.into(),
+            PeerAddress::Unix => Self::Unix,
+        }
+    }
 }
 
 impl From<IpAddr> for PeerKey {
@@ -43,6 +80,7 @@ impl fmt::Display for PeerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::V4(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix socket"),
             Self::V6(bits) => write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(*bits) << 64)),
         }
     }
@@ -56,6 +94,7 @@ pub(super) struct Peer {
     pub(super) authn: Arc<PeerShare>,
     pub(super) shares: Arc<PeerShares>,
     pub(super) wasted_calls: Arc<LeakyBucket>,
+    pub(super) handshakes: HandshakeShare,
     /// The number of open connections. It changes under the lock of the table only.
     connections: AtomicUsize,
     /// Whether the queue of retained peers contains this one. It changes under the lock of the table only.
@@ -68,7 +107,16 @@ impl Peer {
         let authn = Arc::new(if limited { PeerShare::limited(name) } else { PeerShare::unlimited(name) });
         let shares = Arc::new(PeerShares::new(settings));
         let (connections, retained) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Self { key, limited, authn, shares, wasted_calls: Arc::new(wasted_calls::budget()), connections, retained }
+        Self {
+            key,
+            limited,
+            authn,
+            shares,
+            wasted_calls: Arc::new(wasted_calls::budget()),
+            handshakes: HandshakeShare::default(),
+            connections,
+            retained,
+        }
     }
 
     /// Returns the number of open connections.
@@ -108,21 +156,24 @@ impl Peers {
         Self { settings: settings.clone(), table: Mutex::default() }
     }
 
-    /// Returns whether an address is one of a trusted proxy.
-    pub(super) fn is_trusted(&self, address: IpAddr) -> bool {
-        self.settings.trusted_proxies.contains(address)
+    /// Returns whether an address is one of a trusted proxy. Each process on a unix socket is one.
+    pub(super) fn is_trusted(&self, address: PeerAddress) -> bool {
+        match address {
+            PeerAddress::Ip(address) => self.settings.trusted_proxies.contains(address),
+            PeerAddress::Unix => true,
+        }
     }
 
     /// Counts a connection of this address.
     ///
     /// # Errors
     /// If the address has as many connections as one address may have.
-    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<PeerConnection, AddressFull> {
-        self.admit_at(address, clock::uptime())
+    pub(super) fn admit(self: &Arc<Self>, address: impl Into<PeerAddress>) -> Result<PeerConnection, AddressFull> {
+        self.admit_at(address.into(), clock::uptime())
     }
 
-    fn admit_at(self: &Arc<Self>, address: IpAddr, now: Duration) -> Result<PeerConnection, AddressFull> {
-        let (key, limited) = (PeerKey::from(address), !self.settings.trusted_proxies.contains(address));
+    fn admit_at(self: &Arc<Self>, address: PeerAddress, now: Duration) -> Result<PeerConnection, AddressFull> {
+        let (key, limited) = (PeerKey::from(address), !self.is_trusted(address));
         let mut table = self.lock();
         table.sweep(now);
         let peer =
@@ -152,7 +203,7 @@ impl PeerTable {
         if peer.retained.load(Ordering::Relaxed) {
             return;
         }
-        if peer.authn.is_unused(now) && peer.wasted_calls.is_full(now) {
+        if peer.authn.is_unused(now) && peer.wasted_calls.is_full(now) && peer.handshakes.is_unused(now) {
             self.remove(peer);
             return;
         }
@@ -283,7 +334,7 @@ mod tests {
     #[test]
     fn a_new_connection_does_not_bring_a_new_budget() {
         let peers = peers("", 2);
-        let connect = |now| peers.admit_at(address("192.0.2.7"), now).unwrap();
+        let connect = |now| peers.admit_at(address("192.0.2.7").into(), now).unwrap();
         let release = |connection: PeerConnection, now| {
             let peer = connection.peer.clone();
             // As in `drop`, at another time.
@@ -304,13 +355,13 @@ mod tests {
         // A connection that is open when the time has come keeps it.
         let connection = connect(START);
         let later = START + limits::PEER_RETENTION;
-        drop(peers.admit_at(address("192.0.2.8"), later));
+        drop(peers.admit_at(address("192.0.2.8").into(), later));
         assert!(Arc::ptr_eq(&connect(later).peer, &first));
         first.authn.charge(later);
         release(connection, later);
         release(connect(later), later);
         let end = later + 2 * limits::PEER_RETENTION;
-        drop(peers.admit_at(address("192.0.2.8"), end));
+        drop(peers.admit_at(address("192.0.2.8").into(), end));
         let table = peers.lock();
         assert!(table.peers.len() <= 1 && table.retained.is_empty(), "{} peers", table.peers.len());
     }

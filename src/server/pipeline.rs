@@ -308,7 +308,12 @@ impl ServerState {
     ) -> Result<StreamContext, Box<Status>> {
         Ok(StreamContext {
             permit,
-            credential: StreamCredential::new(self.authenticator.clone(), headers, connection.peer.authn.clone()),
+            credential: StreamCredential::new(
+                self.authenticator.clone(),
+                headers,
+                connection.recent_credentials.certificate().cloned(),
+                connection.peer.authn.clone(),
+            ),
             until: requested_timeout(headers)?.and_then(|timeout| start.checked_add(timeout)),
             shares: self.stream_shares.clone(),
             budget: connection.stream_budget.clone(),

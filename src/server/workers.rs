@@ -6,24 +6,25 @@
 //! runtime that started the server.
 
 use super::connection_state::ConnectionState;
-use super::connections::Connections;
+use super::connections::{ConnectionUsage, Connections};
 use super::http2;
 use super::opening;
-use super::peers::PeerConnection;
+use super::peer_socket::{AcceptedSocket, PeerSocket};
+use super::peer_stream::{PeerStream, RewoundStream};
+use super::peers::{Peer, PeerAddress, PeerConnection};
 use super::pipeline::Pipeline;
 use super::proxy_protocol::read_header;
 use super::shares::{ConnectionShares, ServerShares};
 use super::state::ServerState;
+use super::tls::{self, ServerTls};
 use super::wasted_calls::WastedCalls;
-use crate::authn::RecentCredentials;
+use crate::authn::{ClientCertificate, RecentCredentials};
 use crate::server::limits;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::dispatcher::{self, Dispatch};
@@ -41,9 +42,9 @@ struct Worker {
 
 /// A connection on its way to its worker. It is not registered with a runtime yet.
 struct AcceptedConnection {
-    stream: std::net::TcpStream,
+    socket: AcceptedSocket,
     /// The address of its socket.
-    address: IpAddr,
+    address: PeerAddress,
     place: ConnectionPermit,
 }
 
@@ -69,15 +70,19 @@ impl Workers {
     }
 
     /// Gives a connection to the worker with the fewest connections.
-    pub(super) fn serve(&self, stream: TcpStream, address: IpAddr, permit: OwnedSemaphorePermit) -> io::Result<()> {
-        let stream = stream.into_std()?;
+    pub(super) fn serve(
+        &self,
+        socket: AcceptedSocket,
+        address: PeerAddress,
+        permit: OwnedSemaphorePermit,
+    ) -> io::Result<()> {
         let Some(worker) = self.0.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) else {
             return Ok(());
         };
         worker.open.fetch_add(1, Ordering::Relaxed);
         let place = ConnectionPermit { open: worker.open.clone(), _permit: permit };
         let gone = |_| io::Error::other("the thread that serves connections has ended");
-        worker.connections.send(AcceptedConnection { stream, address, place }).map_err(gone)
+        worker.connections.send(AcceptedConnection { socket, address, place }).map_err(gone)
     }
 
     /// Accepts no further calls, and waits until the calls under way and all connections have ended.
@@ -122,12 +127,9 @@ impl ConnectionService {
     }
 
     /// Serves a connection until it ends.
-    async fn serve(self, mut stream: TcpStream, address: IpAddr) {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(error = &error as &dyn std::error::Error, "TCP_NODELAY could not be set on a connection");
-        }
+    async fn serve(self, mut socket: PeerSocket, address: PeerAddress) {
         let state = self.pipeline.state.clone();
-        let Some(counted) = admit(&mut stream, address, &state).await else { return };
+        let Some(counted) = admit(&mut socket, address, &state).await else { return };
         let peer = counted.peer().clone();
         let key = peer.limited.then_some(peer.key);
         if key.is_some() {
@@ -135,45 +137,108 @@ impl ConnectionService {
             state.count_evicted(evicted);
         }
         let registered = self.connections.register(key);
-        let connection = Arc::new(ConnectionState {
-            recent_credentials: RecentCredentials::default(),
-            shares: ConnectionShares::new(&state.settings, self.shares, peer.limited.then(|| peer.shares.clone())),
-            wasted: WastedCalls::new(peer.limited.then(|| peer.wasted_calls.clone())),
-            peer,
-            stream_budget: state.stream_budget.connection(limits::CONNECTION_STREAM_BYTES),
-            usage: registered.usage.clone(),
-        });
         state.metrics.connection_opened();
-        if let Some(preface) = begin(&mut stream, &connection, &state).await {
-            // The HTTP/2 library reads the preface as well.
-            let (reading, writing) = stream.into_split();
-            let socket = tokio::io::join(preface.chain(reading), writing);
-            if let Err(error) = http2::serve(socket, self.pipeline, connection).await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended with an error");
-            }
+        if let Some(opened) = open(socket, &peer, &registered.usage, &state).await {
+            self.serve_http2(opened, peer, registered.usage.clone()).await;
         }
         state.metrics.connection_ended();
         drop((registered, counted));
     }
+
+    async fn serve_http2(self, opened: OpenedConnection, peer: Arc<Peer>, usage: Arc<ConnectionUsage>) {
+        let state = self.pipeline.state.clone();
+        let connection = Arc::new(ConnectionState {
+            recent_credentials: RecentCredentials::with_certificate(opened.certificate.map(Arc::new)),
+            shares: ConnectionShares::new(&state.settings, self.shares, peer.limited.then(|| peer.shares.clone())),
+            wasted: WastedCalls::new(peer.limited.then(|| peer.wasted_calls.clone())),
+            peer,
+            stream_budget: state.stream_budget.connection(limits::CONNECTION_STREAM_BYTES),
+            usage,
+        });
+        // The HTTP/2 library reads the preface as well.
+        let stream = RewoundStream::new(opened.preface, opened.stream);
+        if let Err(error) = http2::serve(stream, self.pipeline, connection).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended with an error");
+        }
+    }
 }
 
-/// Reads the first bytes of a connection, and returns them if they are those of HTTP/2. `None` if the connection has to be
-/// closed.
-async fn begin(stream: &mut TcpStream, connection: &ConnectionState, state: &ServerState) -> Option<&'static [u8]> {
-    let opening = tokio::select! {
+/// A connection whose first bytes are those of HTTP/2.
+struct OpenedConnection {
+    stream: PeerStream,
+    /// What was read of the preface.
+    preface: &'static [u8],
+    certificate: Option<ClientCertificate>,
+}
+
+/// Begins a connection: TLS if the server has it, and the first bytes of HTTP/2. `None` if the connection has to be closed.
+async fn open(
+    socket: PeerSocket,
+    peer: &Peer,
+    usage: &Arc<ConnectionUsage>,
+    state: &ServerState,
+) -> Option<OpenedConnection> {
+    // The time of the peer until its SETTINGS: one for all steps.
+    let deadline = Instant::now() + limits::PEER_PAUSE;
+    let opening = async {
+        let (mut stream, certificate) = match &state.settings.tls {
+            Some(tls) => begin_tls(tls, socket, peer, usage, state, deadline).await?,
+            None => (PeerStream::Plain(socket), None),
+        };
+        let is_tls = stream.is_tls();
+        match opening::read(&mut stream, is_tls, deadline).await {
+            Ok(Ok(preface)) => Some(OpenedConnection { stream, preface, certificate }),
+            Ok(Err(protocol)) => {
+                state.refuse_connection(peer.key, protocol.name(), &protocol);
+                None
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before it began");
+                None
+            }
+        }
+    };
+    tokio::select! {
         biased;
         // Nothing was promised to this peer.
-        _ = connection.usage.clone().ended() => return None,
-        opening = opening::read(stream) => opening,
-    };
-    match opening {
-        Ok(Ok(preface)) => Some(preface),
-        Ok(Err(protocol)) => {
-            state.refuse_connection(connection.peer.key, protocol.name(), &protocol);
-            None
+        _ = usage.clone().ended() => None,
+        opened = opening => opened,
+    }
+}
+
+/// Does the TLS handshake of a connection. `None` if the connection has to be closed.
+async fn begin_tls(
+    tls: &ServerTls,
+    mut socket: PeerSocket,
+    peer: &Peer,
+    usage: &ConnectionUsage,
+    state: &ServerState,
+    deadline: Instant,
+) -> Option<(PeerStream, Option<ClientCertificate>)> {
+    match opening::begins_with_tls(&mut socket, deadline).await {
+        Ok(None) => {}
+        Ok(Some(protocol)) => {
+            state.refuse_connection(peer.key, protocol.name(), &protocol);
+            return None;
         }
         Err(error) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before it began");
+            return None;
+        }
+    }
+    let share = peer.limited.then_some(&peer.handshakes);
+    match tls::accept(tls, socket, share, deadline).await {
+        Ok((stream, certificate)) => {
+            if let Some(certificate) = &certificate {
+                usage.expire_after(tls.time_of_connection(certificate));
+            }
+            Some((PeerStream::Tls(stream), certificate))
+        }
+        Err(error) => {
+            match error.name() {
+                Some(reason) => state.refuse_connection(peer.key, reason, &error),
+                None => tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before it began"),
+            }
             None
         }
     }
@@ -182,15 +247,15 @@ async fn begin(stream: &mut TcpStream, connection: &ConnectionState, state: &Ser
 /// Serves connections until the channel closes; then waits for them to end.
 async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, service: &ConnectionService) {
     let open = TaskTracker::new();
-    while let Some(AcceptedConnection { stream, address, place }) = accepted.recv().await {
-        let stream = match TcpStream::from_std(stream) {
-            Ok(stream) => stream,
+    while let Some(AcceptedConnection { socket, address, place }) = accepted.recv().await {
+        let socket = match PeerSocket::register(socket) {
+            Ok(socket) => socket,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be registered");
                 continue;
             }
         };
-        let connection = service.clone().serve(stream, address);
+        let connection = service.clone().serve(socket, address);
         open.spawn(async move {
             connection.await;
             drop(place);
@@ -200,18 +265,18 @@ async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, servic
     open.wait().await;
 }
 
-/// Counts a connection for its peer: the address of the socket, or the one in the PROXY header of a trusted proxy. `None` if
+/// Counts a connection for its peer: the address of the socket (`own`), or the one in the PROXY header of a trusted proxy. `None` if
 /// the connection has to be closed.
-async fn admit(stream: &mut TcpStream, socket: IpAddr, state: &ServerState) -> Option<PeerConnection> {
-    let mut address = socket;
-    if state.settings.proxy_protocol && state.peers.is_trusted(socket) {
-        let header = tokio::time::timeout(limits::PROXY_HEADER, read_header(stream));
+async fn admit(socket: &mut PeerSocket, own: PeerAddress, state: &ServerState) -> Option<PeerConnection> {
+    let mut address = own;
+    if state.settings.proxy_protocol && state.peers.is_trusted(own) {
+        let header = tokio::time::timeout(limits::PROXY_HEADER, read_header(socket));
         // Nothing was promised to this peer: a stop does not wait for its header.
         let header = state.stopping.run_until_cancelled(header).await?;
         match header.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
-            Ok(client) => address = client.unwrap_or(socket),
+            Ok(client) => address = client.map_or(own, PeerAddress::from),
             Err(error) => {
-                state.refuse_connection(socket, "proxy_header", &error);
+                state.refuse_connection(own, "proxy_header", &error);
                 return None;
             }
         }

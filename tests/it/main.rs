@@ -38,6 +38,7 @@ mod scale;
 mod search;
 mod sql_rules;
 mod streams;
+mod tls;
 mod tokens;
 mod upkeep;
 mod users;

@@ -237,7 +237,7 @@ async fn user_id_prefixes_separate_the_users_of_issuers() -> Outcome {
     let issuers = vec![prefixed("https://one.example", ""), prefixed("https://two.example", "two|")];
     let clock = Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
     let auth =
-        Authenticator::new(&AuthSettings { issuers, api_keys: Vec::new() }, clock).map_err(|all| all.join(" "))?;
+        Authenticator::new(&AuthSettings { issuers, ..AuthSettings::default() }, clock).map_err(|all| all.join(" "))?;
     for (name, id) in [("https://one.example", "ada"), ("https://two.example", "two|ada")] {
         let token = key.mint(&ClaimSet { iss: name.to_owned(), ..claims("ada") })?;
         let caller = auth.authenticate(&headers(&format!("Bearer {}", token.expose()), &[])?, &peer()).await?;
@@ -255,7 +255,7 @@ fn every_mistake_in_the_settings_is_reported_at_once() {
     let two_sources = IssuerSettings { hs256_secret_file: Some(absent()), ..issuer("b", absent(), &[]) };
     let no_source = IssuerSettings { jwks_file: None, audience: String::new(), ..issuer("b", absent(), &[]) };
     let issuers = vec![issuer("", absent(), &[]), two_sources, no_source];
-    let mistakes = mistakes(&AuthSettings { issuers, api_keys: Vec::new() });
+    let mistakes = mistakes(&AuthSettings { issuers, ..AuthSettings::default() });
     let settings: Vec<_> = mistakes.iter().filter_map(|mistake| mistake.split([':', ' ']).next()).collect();
     assert_eq!(
         settings,

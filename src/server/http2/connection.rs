@@ -186,12 +186,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
                     self.http2.graceful_shutdown();
                     self.closing = match end {
                         ConnectionEnd::Aged => self.aged(),
-                        ConnectionEnd::Evicted | ConnectionEnd::Stopping => ClosePhase::announced(),
+                        ConnectionEnd::Evicted | ConnectionEnd::Stopping | ConnectionEnd::Expired => ClosePhase::announced(),
                     };
                 }
                 ClosePhase::Aged(ended, grace) => match ended.as_mut().poll(context) {
                     Poll::Ready(ConnectionEnd::Evicted) => return Poll::Ready(()),
-                    Poll::Ready(ConnectionEnd::Aged | ConnectionEnd::Stopping) => {
+                    Poll::Ready(ConnectionEnd::Aged | ConnectionEnd::Stopping | ConnectionEnd::Expired) => {
                         self.closing = ClosePhase::announced();
                     }
                     Poll::Pending => {

@@ -17,6 +17,7 @@ pub mod server;
 pub mod smtp;
 pub mod snapshot;
 pub mod standby;
+pub mod tls;
 
 pub use postgres::Database;
 pub use server::{API_KEY, Server};

@@ -162,7 +162,7 @@ impl Server {
             configure(Roster::new(Pool::new(DatastoreUrl::parse(&database.url).unwrap(), 16), Clock::system()));
         let stop = CancellationToken::new();
         let parts = ServerParts {
-            listener,
+            listener: listener.into(),
             settings,
             roster: roster.clone(),
             authenticator: authenticator.clone(),
@@ -211,6 +211,11 @@ impl Server {
         if let Some(running) = self.running.take() {
             running.await.unwrap();
         }
+    }
+
+    /// Replaces the connection that the clients share.
+    pub fn use_channel(&mut self, channel: Channel) {
+        self.channel = channel;
     }
 
     /// The connection that the clients share.
@@ -325,6 +330,7 @@ pub fn auth_settings(jwks: PathBuf) -> AuthSettings {
             scopes: vec![Scope::Check],
             sha256: API_KEY.sha256.clone(),
         }],
+        ..AuthSettings::default()
     }
 }
 

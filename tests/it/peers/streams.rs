@@ -263,7 +263,7 @@ impl UnpolledCall {
         let caller = server.authenticator.authenticate(&headers, &peer).await.unwrap();
         let context = StreamContext {
             permit: CallPermit::new(places.clone().try_acquire_owned().unwrap()),
-            credential: StreamCredential::new(server.authenticator.clone(), &headers, peer),
+            credential: StreamCredential::new(server.authenticator.clone(), &headers, None, peer),
             until: until.map(|until| tokio::time::Instant::now() + until),
             shares: StreamShares::new(1),
             budget: StreamBudget::server(1024),

@@ -1,0 +1,3 @@
+//! TLS on the listener, client certificates as credentials, and unix sockets.
+
+mod calls;
