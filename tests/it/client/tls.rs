@@ -2,23 +2,21 @@
 
 use super::soon;
 use crate::harness::Server;
-use crate::harness::authority::{Authority, Pem, VALID};
+use crate::harness::tls::{Authority, NAME, Request};
+use rcgen::CertificateParams;
 use roster::client::{CacheSettings, Check, Client, ClientSettings, Consistency, Error, MembershipCache, TokenSource};
+use roster::clock::Clock;
 use roster::domain::Scope;
+use roster::server::ServerSettings;
+use roster::server::tls::{ClientCertificates, ServerTls};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
+use time::Duration as Hours;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tonic::transport::Endpoint;
 
-/// Passes every connection on to a server, without TLS.
+/// Passes every connection on to a server.
 fn pass_on<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut socket: S, server: SocketAddr) {
     tokio::spawn(async move {
         let mut connection = TcpStream::connect(server).await.unwrap();
@@ -26,39 +24,21 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut socket: S, se
     });
 }
 
-/// Ends TLS in front of a server. Clients need a certificate of `clients`, if that is given.
-async fn terminate(server: SocketAddr, pem: &Pem, clients: Option<&Authority>) -> SocketAddr {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
-    let builder = match clients {
-        Some(authority) => {
-            let mut roots = RootCertStore::empty();
-            roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
-            builder.with_client_cert_verifier(
-                WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap(),
-            )
-        }
-        None => builder.with_no_client_auth(),
-    };
-    let chain = vec![CertificateDer::from_pem_slice(pem.certificate.as_bytes()).unwrap()];
-    let mut config =
-        builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).unwrap()).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (socket, _) = listener.accept().await.unwrap();
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                if let Ok(socket) = acceptor.accept(socket).await {
-                    pass_on(socket, server);
-                }
-            });
-        }
-    });
-    address
+/// A certificate for this machine.
+fn of_this_machine(names: &[&str]) -> Request {
+    let names: Vec<String> = names.iter().chain(&[NAME]).map(|name| (*name).to_owned()).collect();
+    Request(CertificateParams::new(names).unwrap()).valid(-Hours::HOUR, Hours::HOUR)
+}
+
+/// A server with TLS, an organization, and the certificate that it uses at first.
+async fn server(authority: &Authority, clients: Option<ClientCertificates>) -> (Server, ServerTls) {
+    let identity = authority.sign(&of_this_machine(&["localhost", "127.0.0.1"]));
+    let tls = ServerTls::new(authority.write(&identity, clients), Clock::system()).unwrap();
+    let own = authority.named_client(&["ada.example.com"]);
+    let settings = ServerSettings { tls: Some(tls.clone()), ..ServerSettings::default() };
+    let server = Server::with_tls_and(settings, own, |_| {}).await;
+    server.user("ada").create("Acme").await;
+    (server, tls)
 }
 
 fn token(server: &Server) -> TokenSource {
@@ -74,18 +54,15 @@ async fn first_check(settings: ClientSettings) -> Result<bool, Error> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_and_the_cache_go_over_tls() {
-    let server = Server::start().await;
-    server.user("ada").create("Acme").await;
-    let (authority, clients) = (Authority::new("servers"), Authority::new("clients"));
-    let pem = authority.issue(&["localhost", "127.0.0.1"], VALID);
-    let own = clients.issue(&["billing.example.com"], VALID);
-    for required in [None, Some(&clients)] {
-        let address = terminate(server.address, &pem, required).await;
+    let authority = Authority::new();
+    let own = authority.sign(&Request::named(&["billing.example.com"]));
+    for clients in [None, Some(ClientCertificates::Required)] {
+        let (server, _) = server(&authority, clients).await;
         for host in ["localhost", "127.0.0.1"] {
-            let settings = ClientSettings::new(format!("https://{host}:{}", address.port())).unwrap();
-            let settings = settings.with_ca(&authority.pem).unwrap().with_token(token(&server));
+            let settings = ClientSettings::new(format!("https://{host}:{}", server.address.port())).unwrap();
+            let settings = settings.with_ca(authority.pem()).unwrap().with_token(token(&server));
             let settings = settings.with_client_certificate(&own.certificate, &own.key).unwrap();
-            assert!(!format!("{settings:?}").contains(&format!("{:?}", own.key.as_bytes()[30])), "{settings:?}");
+            assert_eq!(format!("{settings:?}").matches("TlsSettings { .. }").count(), 1, "{settings:?}");
             assert!(first_check(settings.clone()).await.unwrap());
             let cache = MembershipCache::start(&Client::lazy(settings), CacheSettings::default());
             soon(cache.caught_up()).await;
@@ -95,45 +72,51 @@ async fn checks_and_the_cache_go_over_tls() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_failure_of_tls_is_a_sentence_that_says_what_to_do() {
-    let server = Server::start().await;
-    let (authority, other) = (Authority::new("servers"), Authority::new("others"));
-    let good = authority.issue(&["localhost"], VALID);
-    let own = other.issue(&["billing.example.com"], VALID);
-    let certificates = [
-        (
-            authority.issue(&["roster.example.com"], VALID),
-            "use a name in the address that the server's certificate has",
-        ),
-        (authority.issue(&["localhost"], [2020, 2021]), "renew the server's certificate"),
-        (authority.issue(&["localhost"], [2089, 2090]), "compare the clock of this machine"),
-        (other.issue(&["localhost"], VALID), "signed by a CA that is not trusted: name the CA by with_ca"),
-    ];
-    let settings = |address: SocketAddr| {
-        let settings = ClientSettings::new(format!("https://localhost:{}", address.port())).unwrap();
-        settings.with_token(token(&server))
+    let (authority, other) = (Authority::new(), Authority::named("another authority"));
+    let (server, tls) = server(&authority, None).await;
+    let settings = |server: &Server| {
+        let settings = ClientSettings::new(format!("https://localhost:{}", server.address.port())).unwrap();
+        settings.with_token(token(server))
     };
-    let mut failures = Vec::new();
-    for (pem, advice) in &certificates {
-        let address = terminate(server.address, pem, None).await;
-        failures.push((settings(address).with_ca(&authority.pem).unwrap(), *advice));
-    }
-    // The platform does not trust the CA either.
-    let address = terminate(server.address, &good, None).await;
-    failures.push((settings(address), "name the CA by with_ca"));
-    let trusting = |address| settings(address).with_ca(&authority.pem).unwrap();
-    let demanding = terminate(server.address, &good, Some(&authority)).await;
-    // The alert of the server may come behind the end of the connection.
-    failures.push((trusting(demanding), "client certificate"));
-    let unknown = trusting(demanding).with_client_certificate(&own.certificate, &own.key).unwrap();
-    failures.push((unknown, "client certificate"));
-    failures.push((trusting(server.address), "the server does not speak TLS on this port"));
-    let endpoint = Endpoint::from_shared(format!("https://localhost:{}", address.port())).unwrap();
-    failures.push((ClientSettings::of(endpoint), "give the endpoint a ClientTlsConfig, or use ClientSettings::new"));
-    for (settings, advice) in failures {
+    let trusting = |server: &Server| settings(server).with_ca(authority.pem()).unwrap();
+    let fails = async |settings: ClientSettings, advice: &str| {
         let error = first_check(settings).await.unwrap_err();
         println!("{error}");
         assert!(error.is_unavailable() && error.to_string().contains(advice), "{advice}: {error:?}");
+    };
+    // The platform does not trust the authority.
+    fails(settings(&server), "name the CA by with_ca").await;
+    let endpoint = Endpoint::from_shared(format!("https://localhost:{}", server.address.port())).unwrap();
+    fails(ClientSettings::of(endpoint), "give the endpoint a ClientTlsConfig, or use ClientSettings::new").await;
+    let localhost = || of_this_machine(&["localhost"]);
+    let certificates = [
+        (authority.sign(&of_this_machine(&[])), "use a name in the address that the server's certificate has"),
+        (authority.sign(&localhost().valid(-2 * Hours::HOUR, -Hours::HOUR)), "renew the server's certificate"),
+        (authority.sign(&localhost().valid(Hours::HOUR, 2 * Hours::HOUR)), "compare the clock of this machine"),
+        (other.sign(&localhost()), "signed by a CA that is not trusted: name the CA by with_ca"),
+    ];
+    for (identity, advice) in certificates {
+        authority.write(&identity, None);
+        tls.reload().unwrap();
+        fails(trusting(&server), advice).await;
     }
+    let demanding = server_that_demands(&authority).await;
+    // The alert of the server may come behind the end of the connection.
+    fails(trusting(&demanding), "client certificate").await;
+    let own = other.sign(&Request::named(&["billing.example.com"]));
+    let unknown = trusting(&demanding).with_client_certificate(&own.certificate, &own.key).unwrap();
+    fails(unknown, "client certificate").await;
+    let plain = Server::start().await;
+    fails(trusting(&plain), "the server does not speak TLS on this port").await;
+    // The other way round: the server answers in a form that only people read.
+    let settings = ClientSettings::new(format!("http://localhost:{}", server.address.port())).unwrap();
+    let error = first_check(settings).await.unwrap_err();
+    println!("{error}");
+    assert!(error.is_unavailable(), "{error:?}");
+}
+
+async fn server_that_demands(authority: &Authority) -> Server {
+    server(authority, Some(ClientCertificates::Required)).await.0
 }
 
 /// What a peer sends to a listener that answers nothing.
@@ -224,9 +207,9 @@ async fn a_unix_socket_is_local() {
 
 #[tokio::test]
 async fn settings_that_allow_no_connection_say_why() {
-    let authority = Authority::new("servers");
-    let own = authority.issue(&["billing.example.com"], VALID);
-    let stranger = authority.issue(&["billing.example.com"], VALID);
+    let authority = Authority::new();
+    let own = authority.sign(&Request::named(&["billing.example.com"]));
+    let stranger = authority.sign(&Request::named(&["billing.example.com"]));
     let https = || ClientSettings::new("https://localhost:1").unwrap();
     let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let mistakes = [
@@ -239,7 +222,7 @@ async fn settings_that_allow_no_connection_say_why() {
         (https().with_client_certificate("", &own.key), "client certificate: no certificate in PEM"),
         (https().with_client_certificate(&own.certificate, &own.certificate), "no private key in PEM"),
         (
-            ClientSettings::new("http://localhost").unwrap().with_ca(&authority.pem),
+            ClientSettings::new("http://localhost").unwrap().with_ca(authority.pem()),
             "with_ca needs an address that begins with https://",
         ),
     ];
@@ -251,7 +234,7 @@ async fn settings_that_allow_no_connection_say_why() {
             "{sentence}: {error}"
         );
     }
-    let settings = https().with_ca(&authority.pem).unwrap();
+    let settings = https().with_ca(authority.pem()).unwrap();
     let settings = settings.with_client_certificate(&own.certificate, &stranger.key).unwrap();
     let error = Client::connect(settings).await.unwrap_err();
     assert!(matches!(&error, Error::InvalidSettings(sentence) if sentence.starts_with("TLS: ")), "{error:?}");

@@ -1,6 +1,5 @@
 //! The test harness: one real Postgres for all tests, a database for each test, servers, clients and sample requests.
 
-pub mod authority;
 pub mod bulk;
 pub mod cluster;
 pub mod dump;

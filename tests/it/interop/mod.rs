@@ -1,6 +1,7 @@
 //! Clients of other languages, with the programs that `interop/run.sh` builds: the tests here are run by it.
 
 mod rolling;
+mod tls;
 
 use crate::harness::program::PATIENCE;
 use std::collections::BTreeMap;
