@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests of roster behind haproxy, which sends the addresses of its clients by the PROXY protocol.
+# Runs the tests of roster behind haproxy, and those with clients of other languages, which interop/run.sh has built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source interop/debian.sh
@@ -7,4 +7,5 @@ export SQLX_OFFLINE=true
 
 program=$(debian_program haproxy usr/sbin/haproxy haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1)
 "$program" -v | sed -n 1p
-ROSTER_HAPROXY=$program cargo test --locked --quiet --test it peers::haproxy -- --ignored
+export ROSTER_HAPROXY=$program ROSTER_INTEROP=$PWD/target/interop
+cargo test --locked --quiet --test it -- --ignored peers::haproxy interop::

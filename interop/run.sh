@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs programs that are not part of roster against `roster dev`: a client of grpc-go, a client of grpc-python, the
 # programs of docs/languages.md, and the commands of README.md and docs/*.md with grpcurl. Each program gets a new server
-# with an empty database. At the end it runs the tests behind PgBouncer and behind haproxy. Everything that the script
+# with an empty database. At the end it runs the tests behind PgBouncer and behind haproxy, and those of clients over TLS. Everything that the script
 # installs or generates is in target/interop. It prints one line for each program, and fails on the first program that
 # fails.
 set -euo pipefail
@@ -164,7 +164,8 @@ mkdir -p "$generated/go" "$generated/python"
     proto/roster/v1/*.proto
 # interop/go/go.mod replaces the reserved module path of the protos with this module.
 printf 'module roster.example/gen\n\ngo 1.26\n' >"$generated/go/go.mod"
-(cd interop/go && go build -mod=readonly -o "$installed/bin/interop-go" .)
+(cd interop/go && go build -mod=readonly -o "$installed/bin/interop-go" . && \
+    go build -mod=readonly -o "$installed/bin/probe" ./probe)
 
 # The examples of docs/languages.md, in a folder beside the protos, as the page describes it.
 rm -rf "$languages"
@@ -179,6 +180,9 @@ mkdir "$languages/python/gen"
 (cd "$languages/node" && npm install --silent --no-audit --no-fund)
 (cd "$languages/java" && mvn --quiet --batch-mode -Dstyle.color=never compile \
     org.apache.maven.plugins:maven-dependency-plugin:3.8.1:build-classpath -Dmdep.outputFile=classpath)
+# The clients of the tests in tests/it/interop.
+cp interop/node/probe.js "$languages/node"
+(cd "$languages/java" && javac -d target/classes -cp "target/classes:$(cat classpath)" "$root/interop/java/Probe.java")
 [[ ! -e $languages/go/gen/google && ! -e $languages/java/target/classes/com/google ]] ||
     stop "interop: the code of the protos contains a second copy of google/rpc"
 

@@ -3,6 +3,7 @@
 use crate::domain::Violation;
 use crate::pb::ErrorReason;
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -32,7 +33,10 @@ pub enum Error {
     /// The [`super::TokenSource`] returned an error or an invalid token.
     #[error("no credential to send to roster")]
     Credential(#[source] BoxError),
-    /// The answer, or the server's address, could not be parsed.
+    /// The settings of the client allow no connection. The sentence says what to change.
+    #[error("{0}")]
+    InvalidSettings(String),
+    /// The answer could not be parsed.
     #[error("roster's answer was not understood: {0}")]
     Unreadable(String),
 }
@@ -82,7 +86,7 @@ impl Error {
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Refused(failure) | Self::Unavailable(failure) => Some(failure),
-            Self::TimedOut | Self::Credential(_) | Self::Unreadable(_) => None,
+            Self::TimedOut | Self::Credential(_) | Self::InvalidSettings(_) | Self::Unreadable(_) => None,
         }
     }
 
@@ -123,17 +127,61 @@ impl From<Status> for Error {
         match status.code() {
             // Either tonic's own status, after the deadline that it sent has passed, or roster's.
             Code::DeadlineExceeded => return Self::TimedOut,
-            Code::Cancelled if !from_roster => return Self::TimedOut,
+            Code::Cancelled if !from_roster && !is_of_connection(&status) => return Self::TimedOut,
             _ => {}
         }
         let failure = Box::new(failure(&status, &details));
         match status.code() {
             Code::Unavailable => Self::Unavailable(failure),
             // From a broken connection or from a proxy in between.
-            Code::Unknown | Code::Internal | Code::DataLoss if !from_roster => Self::Unavailable(failure),
+            Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss if !from_roster => {
+                Self::Unavailable(failure)
+            }
             _ => Self::Refused(failure),
         }
     }
+}
+
+/// Whether a status says that the connection could not be opened, or that it ended under the call.
+pub(super) fn is_of_connection(status: &Status) -> bool {
+    // tonic's own timeout has a source too.
+    status.source().is_some() && status.message() != "Timeout expired"
+}
+
+/// What to do about a failure of a connection: a part of its message, and the advice.
+const ADVICE: &[(&str, &str)] = &[
+    ("UnknownIssuer", "the server's certificate is signed by a CA that is not trusted: name the CA by with_ca"),
+    ("not valid for name", "use a name in the address that the server's certificate has"),
+    ("certificate expired", "renew the server's certificate"),
+    ("certificate not valid yet", "compare the clock of this machine with the certificate"),
+    ("CertificateRequired", "the server demands a client certificate: give it by with_client_certificate"),
+    ("received fatal alert", "the server refused the handshake, perhaps the client certificate: see its log"),
+    ("connection closed", "if that happens each time, see the log of the server, perhaps about the client certificate"),
+    ("InvalidContentType", "the server does not speak TLS on this port: write http:// if the way is local"),
+    ("HTTPS without TLS", "give the endpoint a ClientTlsConfig, or use ClientSettings::new"),
+];
+
+/// The message of a connection that failed, with its causes and the advice.
+fn connection_message(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut message = causes(error);
+    if let Some((_, advice)) = ADVICE.iter().find(|(part, _)| message.contains(part)) {
+        message = format!("{message}: {advice}");
+    }
+    message
+}
+
+/// An error and its causes, without repetitions.
+pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn failure(status: &Status, details: &ErrorDetails) -> Failure {
@@ -146,7 +194,10 @@ fn failure(status: &Status, details: &ErrorDetails) -> Failure {
     Failure {
         code: status.code(),
         reason,
-        message: status.message().to_owned(),
+        message: match status.source() {
+            Some(transport) => connection_message(transport),
+            None => status.message().to_owned(),
+        },
         metadata: info.map(|info| info.metadata.clone()).unwrap_or_default(),
         violations: violations.collect(),
         retry_after: details.retry_info().and_then(|retry| retry.retry_delay),

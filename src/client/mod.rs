@@ -15,7 +15,10 @@ mod error;
 mod guard;
 pub mod limits;
 mod question;
+mod route;
 mod settings;
+#[cfg(feature = "client-tls")]
+mod tls;
 
 pub use crate::domain::check::{Check, CheckReason, Question};
 pub use cache::{CacheSettings, MembershipCache, Statistics};
@@ -27,6 +30,7 @@ use crate::domain::Role;
 use crate::pb;
 use crate::pb::check_service_client::CheckServiceClient;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -88,22 +92,33 @@ impl Answer {
 pub struct Client {
     channel: Channel,
     settings: ClientSettings,
+    /// Why the settings allow no connection.
+    refusal: Option<Arc<str>>,
 }
 
 impl Client {
     /// Connects to the server.
     ///
     /// # Errors
-    /// If no server accepts the connection.
+    /// If no server accepts the connection. [`Error::InvalidSettings`] if the settings allow none: the credential would
+    /// cross a network in plain text, or the address needs TLS and this build has none.
     pub async fn connect(settings: ClientSettings) -> Result<Self, Error> {
-        let channel = settings.endpoint.connect().await.map_err(|error| Status::from_error(Box::new(error)))?;
-        Ok(Self { channel, settings })
+        let connected = settings.endpoint()?.connect().await;
+        let channel = connected.map_err(|error| Status::from_error(Box::new(error)))?;
+        Ok(Self { channel, settings, refusal: None })
     }
 
-    /// A client that connects on its first call. Must be called within a tokio runtime.
+    /// A client that connects on its first call. Must be called within a tokio runtime. If the settings allow no
+    /// connection, every call fails with [`Error::InvalidSettings`].
     #[must_use]
     pub fn lazy(settings: ClientSettings) -> Self {
-        Self { channel: settings.endpoint.connect_lazy(), settings }
+        match settings.endpoint() {
+            Ok(endpoint) => Self { channel: endpoint.connect_lazy(), settings, refusal: None },
+            Err(error) => {
+                let sentence = error.to_string();
+                Self { channel: route::refusing(&sentence), settings, refusal: Some(sentence.into()) }
+            }
+        }
     }
 
     /// A client with the same settings and a separate connection.
@@ -120,7 +135,7 @@ impl Client {
     /// A request with this message, the credential and the timeout.
     ///
     /// # Errors
-    /// [`Error::Credential`] if the token source fails.
+    /// [`Error::Credential`] if the token source fails, [`Error::InvalidSettings`] if the settings allow no connection.
     pub async fn request<M>(&self, message: M) -> Result<Request<M>, Error> {
         let mut request = self.stream_request(message).await?;
         request.set_timeout(self.settings.timeout);
@@ -129,6 +144,9 @@ impl Client {
 
     /// A request with the credential and without a timeout.
     async fn stream_request<M>(&self, message: M) -> Result<Request<M>, Error> {
+        if let Some(sentence) = &self.refusal {
+            return Err(Error::InvalidSettings(sentence.to_string()));
+        }
         let mut request = Request::new(message);
         if let Some(credential) = &self.settings.credential {
             request.metadata_mut().insert("authorization", credential.header().await?);
@@ -145,6 +163,21 @@ impl Client {
         tokio::time::timeout(self.settings.timeout, call).await.unwrap_or(Err(Error::TimedOut))
     }
 
+    /// Makes a call that only reads. If its connection ends under it, makes it once more: tonic does not repeat a call that
+    /// the server has not begun, as other libraries do when a connection reaches its maximum age.
+    async fn repeat<M: Clone, T>(
+        &self,
+        message: M,
+        call: impl AsyncFn(CheckServiceClient<Channel>, Request<M>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Error> {
+        let first = call(self.checks(), self.request(message.clone()).await?).await;
+        let answer = match first {
+            Err(status) if error::is_of_connection(&status) => call(self.checks(), self.request(message).await?).await,
+            first => first,
+        };
+        Ok(answer?.into_inner())
+    }
+
     /// Checks one user in one organization.
     ///
     /// # Errors
@@ -157,8 +190,8 @@ impl Client {
                 question: question::of_check(check.question),
                 consistency: question::consistency(consistency),
             };
-            let request = self.request(message).await?;
-            Ok(self.checks().check_membership(request).await.map(Response::into_inner)?.result)
+            let answer = self.repeat(message, async |mut checks, request| checks.check_membership(request).await);
+            Ok(answer.await?.result)
         });
         question::answer(result.await?.ok_or_else(|| Error::Unreadable("an answer without a result".to_owned()))?)
     }
@@ -181,8 +214,7 @@ impl Client {
         let response = self.with_deadline(async {
             let items = checks.iter().map(question::item).collect();
             let message = pb::BatchCheckMembershipRequest { items, consistency: question::consistency(consistency) };
-            let request = self.request(message).await?;
-            Ok(self.checks().batch_check_membership(request).await.map(Response::into_inner)?)
+            self.repeat(message, async |mut checks, request| checks.batch_check_membership(request).await).await
         });
         let pb::BatchCheckMembershipResponse { results, consistency_token } = response.await?;
         if results.len() != checks.len() {

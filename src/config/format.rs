@@ -189,6 +189,12 @@ pub(super) fn milliseconds(range: RangeInclusive<u64>) -> Format<Duration> {
     number("MILLISECONDS", range).map(Duration::from_millis, |time| time.as_millis().to_string())
 }
 
+/// A time in milliseconds; 0 stands for none.
+pub(super) fn milliseconds_or_none(range: RangeInclusive<u64>) -> Format<Option<Duration>> {
+    let print = |time: &Option<Duration>| time.unwrap_or_default().as_millis().to_string();
+    milliseconds(range).map(|time| Some(time).filter(|time| !time.is_zero()), print)
+}
+
 /// A time in hours.
 pub(super) fn hours(range: RangeInclusive<u64>) -> Format<Duration> {
     number("HOURS", range).map(Duration::from_hours, |time| (time.as_secs() / 3600).to_string())

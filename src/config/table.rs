@@ -5,7 +5,8 @@
 //! whose value is not used.
 
 use super::format::{
-    Setting, SettingRow, address, database_url, file, filter, hours, mebibytes, milliseconds, networks, number, one_of,
+    Setting, SettingRow, address, database_url, file, filter, hours, mebibytes, milliseconds, milliseconds_or_none,
+    networks, number, one_of,
 };
 use super::listen_address::ListenAddress;
 use super::reader::SettingsReader;
@@ -23,6 +24,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The longest age of a connection, and the longest time for its streams to end.
+const DAY: Duration = Duration::from_hours(24);
 /// Connections to Postgres by default. More than a few for each of its cores only wait for each other.
 pub(super) const DATABASE_CONNECTIONS: u32 = 16;
 
@@ -139,6 +142,15 @@ settings! {
         proxy_protocol: bool = one_of("BOOL", [("true", true), ("false", false)]).or(server().proxy_protocol);
         /// Number of threads that serve connections
         workers: usize = number("NUMBER", 1..=1_024).or_described(server().workers, "one for each core");
+        /// Age at which a connection ends, up to a tenth earlier or later, so that new servers get their part of the calls.
+        /// Calls under way go on, and the next ones come over another connection. 0: no maximum
+        max_connection_age_ms: Option<Duration> = milliseconds_or_none(zero_to(DAY)).or(server().max_connection_age);
+        /// Time between the age of a connection and the end of its streams with `SERVER_STOPPING`; calls that are still under
+        /// way half a second later are lost
+        max_connection_age_grace_ms: Duration = milliseconds(up_to(DAY)).or(server().connection_age_grace);
+        /// Time between `NOT_SERVING` and the closed listener when the server stops: longer than a proxy takes to notice.
+        /// New connections and calls are served in it
+        lame_duck_ms: Duration = milliseconds(zero_to(Duration::from_mins(10))).or(server().lame_duck);
         /// Time for open calls to end when the server stops
         drain_ms: Duration = milliseconds(up_to(Duration::from_mins(10))).or(server().drain);
         /// How long the change log is kept, and so how long a follower of changes may be away
@@ -173,7 +185,16 @@ fn replica() -> ReplicaSettings {
 }
 
 fn up_to(longest: Duration) -> RangeInclusive<u64> {
-    1..=u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
+    1..=longest_ms(longest)
+}
+
+/// As [`up_to`], and 0 too.
+fn zero_to(longest: Duration) -> RangeInclusive<u64> {
+    0..=longest_ms(longest)
+}
+
+fn longest_ms(longest: Duration) -> u64 {
+    u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The variable of every setting, under its present name and its former one.

@@ -105,10 +105,12 @@ pub fn message_too_slow() -> Status {
     status(reason::deadline_exceeded(), message)
 }
 
-/// `SERVER_STOPPING`: the server stops and ends its streams.
+/// `SERVER_STOPPING`: the server ends the streams of a connection, because it stops or because of the connection's age.
 #[must_use]
 pub fn server_stopping() -> Status {
-    status(reason::server_stopping(), "the server is about to stop: go on elsewhere, from your cursor")
+    let message =
+        "the server ends this connection, to stop or because of its age: go on over another one, from your cursor";
+    status(reason::server_stopping(), message)
 }
 
 /// The status of a message that could not be read from a stream. tonic's own errors carry no details: they get the

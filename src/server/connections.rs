@@ -1,12 +1,14 @@
 //! The open connections: their number, and which of them to close when there are too many.
 
 use super::peers::PeerKey;
+use crate::random;
 use crate::server::limits;
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// How a connection is used.
@@ -18,8 +20,12 @@ pub(super) struct ConnectionUsage {
     start_of_server: Instant,
     /// Cancelled when the server stops.
     stopping: CancellationToken,
+    /// Cancelled when the streams of the connection have to end: with the server, or after the age of the connection.
+    streams_end: CancellationToken,
     /// Cancelled when the connection has to make room for another one.
     evicted: CancellationToken,
+    /// The time at which the connection reaches its maximum age; `None` if it has none.
+    aged_at: Option<Instant>,
     /// When the client certificate expires, if there is one.
     expiry: OnceLock<Instant>,
 }
@@ -29,6 +35,8 @@ pub(super) struct ConnectionUsage {
 pub(super) enum ConnectionEnd {
     /// It was idle, and another one needs its place: it ends at once.
     Evicted,
+    /// It has reached its maximum age: the peer gets time to end its calls, and opens another one.
+    Aged,
     /// The server stops: the peer gets time to end its calls.
     Stopping,
     /// The client certificate expires: the peer gets time to end its calls, and connects again with its next certificate.
@@ -46,13 +54,15 @@ impl Drop for OpenCall {
 }
 
 impl ConnectionUsage {
-    fn new(start_of_server: Instant, stopping: CancellationToken) -> Self {
+    fn new(start_of_server: Instant, stopping: CancellationToken, max_age: Option<Duration>) -> Self {
         let usage = Self {
             last_call: AtomicU64::new(0),
             open_calls: AtomicUsize::new(0),
             start_of_server,
+            streams_end: stopping.child_token(),
             stopping,
             evicted: CancellationToken::new(),
+            aged_at: max_age.and_then(|age| Instant::now().checked_add(with_jitter(age, random::bits()))),
             expiry: OnceLock::new(),
         };
         usage.used();
@@ -83,26 +93,49 @@ impl ConnectionUsage {
         }
     }
 
-    async fn expired(&self) {
-        match self.expiry.get() {
-            Some(expiry) => tokio::time::sleep_until(*expiry).await,
-            None => std::future::pending().await,
-        }
-    }
-
     /// Resolves when the connection has to end.
     pub(super) async fn ended(self: Arc<Self>) -> ConnectionEnd {
         tokio::select! {
             biased;
+            end = self.clone().ended_early() => end,
+            () = until(self.aged_at) => ConnectionEnd::Aged,
+        }
+    }
+
+    /// Resolves when the connection has to end for another reason than its age.
+    pub(super) async fn ended_early(self: Arc<Self>) -> ConnectionEnd {
+        tokio::select! {
+            biased;
             () = self.evicted.cancelled() => ConnectionEnd::Evicted,
             () = self.stopping.cancelled() => ConnectionEnd::Stopping,
-            () = self.expired() => ConnectionEnd::Expired,
+            () = until(self.expiry.get().copied()) => ConnectionEnd::Expired,
         }
+    }
+
+    /// Cancelled when the streams of the connection have to end.
+    pub(super) fn streams_end(&self) -> &CancellationToken {
+        &self.streams_end
     }
 
     fn is_evicted(&self) -> bool {
         self.evicted.is_cancelled()
     }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+/// The maximum age of one connection: this age, up to a tenth less or more, so that connections that began together do not
+/// end together. `random` decides.
+fn with_jitter(age: Duration, random: u64) -> Duration {
+    let steps = limits::AGE_JITTER_STEPS;
+    let shortest = age.saturating_sub(age / limits::AGE_JITTER_PART);
+    let step = age / limits::AGE_JITTER_PART * 2 / steps;
+    shortest.saturating_add(step * u32::try_from(random % u64::from(steps + 1)).unwrap_or(steps))
 }
 
 /// The open connections of a server.
@@ -111,6 +144,7 @@ pub(super) struct Connections {
     open: Mutex<OpenConnections>,
     start: Instant,
     stopping: CancellationToken,
+    max_age: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -138,14 +172,14 @@ impl Drop for RegisteredConnection {
 }
 
 impl Connections {
-    /// No connections. All that are registered end when `stopping` is cancelled.
-    pub(super) fn new(stopping: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { open: Mutex::default(), start: Instant::now(), stopping })
+    /// No connections. All that are registered end when `stopping` is cancelled, and at this age.
+    pub(super) fn new(stopping: CancellationToken, max_age: Option<Duration>) -> Arc<Self> {
+        Arc::new(Self { open: Mutex::default(), start: Instant::now(), stopping, max_age })
     }
 
     /// Registers a connection of this peer; `None` for a trusted proxy.
     pub(super) fn register(self: &Arc<Self>, peer: Option<PeerKey>) -> RegisteredConnection {
-        let usage = Arc::new(ConnectionUsage::new(self.start, self.stopping.clone()));
+        let usage = Arc::new(ConnectionUsage::new(self.start, self.stopping.clone(), self.max_age));
         let mut open = self.lock();
         let id = open.next_id;
         open.next_id += 1;
@@ -213,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_connections_longest_without_a_call_are_closed_first() {
-        let connections = Connections::new(CancellationToken::new());
+        let connections = Connections::new(CancellationToken::new(), None);
         let open: Vec<_> = (0..10).map(|_| connections.register(Some(peer(1)))).collect();
         // The oldest has an open call, and the second has had one since.
         let call = open[0].usage.open_call();
@@ -231,9 +265,25 @@ mod tests {
         assert_eq!(connections.count(), 0);
     }
 
+    #[test]
+    fn the_age_varies_by_a_tenth_in_both_directions() {
+        let age = Duration::from_secs(600);
+        let ages = [0, u64::from(limits::AGE_JITTER_STEPS) / 2, u64::from(limits::AGE_JITTER_STEPS)];
+        assert_eq!(ages.map(|random| with_jitter(age, random).as_secs()), [540, 600, 660]);
+        let drawn: Vec<Duration> = (0..1000).map(|_| with_jitter(age, random::bits())).collect();
+        assert!(drawn.iter().all(|drawn| (540..=660).contains(&drawn.as_secs())), "{drawn:?}");
+        // They are spread over the whole range.
+        for tenth in 0..10 {
+            let tenth = 540 + 12 * tenth..540 + 12 * (tenth + 1);
+            assert!(drawn.iter().filter(|drawn| tenth.contains(&drawn.as_secs())).count() > 50, "{tenth:?}");
+        }
+        // No age is so long that it overflows.
+        assert!(with_jitter(Duration::MAX, u64::MAX) >= Duration::MAX / 2);
+    }
+
     #[tokio::test]
     async fn a_connection_with_an_open_call_is_never_closed() {
-        let connections = Connections::new(CancellationToken::new());
+        let connections = Connections::new(CancellationToken::new(), None);
         let open: Vec<_> = (0..4).map(|_| connections.register(Some(peer(1)))).collect();
         let calls: Vec<_> = open.iter().map(|open| open.usage.open_call()).collect();
         assert_eq!(connections.make_room(None, 2), 0);

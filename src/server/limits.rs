@@ -64,6 +64,16 @@ pub const SEND_BUFFER: usize = 16 * 1024;
 /// The time between the announcement that a connection ends and its end, if it has no open call: a round trip, in which
 /// calls that the peer has just sent arrive.
 pub const GOAWAY_TIME: Duration = Duration::from_millis(500);
+/// The default maximum age of a connection. A server that was added to others gets its part of the calls within this time,
+/// a client certificate that was withdrawn is used no longer, and 4096 connections are opened again at the pace of seven a
+/// second.
+pub const CONNECTION_AGE: Duration = Duration::from_mins(10);
+/// The part of its maximum age by which the age of a connection varies at most, one in this number.
+pub const AGE_JITTER_PART: u32 = 10;
+/// The number of different ages: with the default age one in each 30 ms.
+pub const AGE_JITTER_STEPS: u32 = 4096;
+/// The default time between the age of a connection and the end of its streams: the longest deadline of a call.
+pub const CONNECTION_AGE_GRACE: Duration = crate::store::limits::STATEMENT;
 /// The tenths of the open connections, of all or of a peer address, above which idle connections are closed.
 pub const FULL_TENTHS: usize = 9;
 /// The part of the limit that is closed beyond that, one in this number.

@@ -97,6 +97,14 @@ pub struct ServerSettings {
     pub tls: Option<ServerTls>,
     /// The number of threads that serve connections.
     pub workers: usize,
+    /// The age at which a connection ends, up to a tenth earlier or later; `None` for no maximum. New calls then come over
+    /// other connections; the calls under way go on.
+    pub max_connection_age: Option<Duration>,
+    /// The time between the age of a connection and the end of its streams, with `SERVER_STOPPING`. Half a second later the
+    /// connection is closed, with the calls that are still under way.
+    pub connection_age_grace: Duration,
+    /// The time between `NOT_SERVING` and the end of the listener at a stop. New connections and calls are served in it.
+    pub lame_duck: Duration,
     /// The time that a stop waits for calls under way.
     pub drain: Duration,
     /// Whether server reflection is served. It shows the protos to every caller, anonymous ones included.
@@ -121,6 +129,9 @@ impl Default for ServerSettings {
             tls: None,
             // One for each core that this process may use; one where the number is unknown.
             workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            max_connection_age: Some(limits::CONNECTION_AGE),
+            connection_age_grace: limits::CONNECTION_AGE_GRACE,
+            lame_duck: Duration::ZERO,
             drain: Duration::from_secs(10),
             reflection: true,
         }
@@ -178,7 +189,7 @@ pub struct ServerParts {
 /// Serves until `stop` is cancelled, then waits for calls under way to end, for a bounded time.
 ///
 /// Health reports `NOT_SERVING` until the schema is present and Postgres answers, while Postgres does not answer, and from
-/// the first step of a stop.
+/// the first step of a stop. The listener closes after the lame-duck time.
 ///
 /// Worker threads serve the connections; writes and upkeep run in the runtime that calls this function.
 ///
@@ -197,13 +208,14 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let api = Api::new(roster.clone());
     add_services(&mut routes, &api);
 
-    let (drain, workers, most) = (settings.drain, settings.workers, settings.max_connections);
+    let (lame_duck, drain) = (settings.lame_duck, settings.drain);
+    let (workers, most) = (settings.workers, settings.max_connections);
     let shares = ServerShares::new(&settings);
     let metrics = Metrics::new(roster.clone(), shares.clone(), authenticator.clone(), settings.tls.clone());
     let metrics = Arc::new(metrics);
     let keys = tokio::spawn(refresh_keys(authenticator.clone()));
     let stopping = CancellationToken::new();
-    let connections = Connections::new(stopping.clone());
+    let connections = Connections::new(stopping.clone(), settings.max_connection_age);
     let peers = Arc::new(Peers::new(&settings));
     let tls = settings.tls.clone();
     // Half, so that one caller locks no other one out.
@@ -227,7 +239,6 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let workers = Workers::start(workers, &service, &cut).map_err(ServerError::Workers)?;
 
     let upkeep = CancellationToken::new();
-    let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
     let expiry = tokio::spawn(watch_expiry(tls, upkeep.clone()));
     let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
@@ -235,11 +246,9 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let metrics_server = tokio::spawn(metrics::serve(metrics_listener, metrics));
     tokio::select! {
         () = accept(&listener, &service, &workers, most) => {}
-        () = stop.cancelled() => {}
+        () = report_health(&health, &roster, &stop, lame_duck) => {}
     }
     upkeep.cancel();
-    // The health watcher ends first, so that it does not overwrite the status set here.
-    let _ = watch.await;
     health.report(HealthState::Stopping);
     tracing::info!("stopping: no new connections, waiting for calls under way");
     drop(listener);
@@ -258,6 +267,21 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     mail.abort();
     metrics_server.abort();
     Ok(())
+}
+
+/// Reports the health until the stop, and `NOT_SERVING` for the lame-duck time after it.
+async fn report_health(health: &Health, roster: &Roster, stop: &CancellationToken, lame_duck: Duration) {
+    let watching = CancellationToken::new();
+    let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), watching.clone()));
+    stop.cancelled().await;
+    watching.cancel();
+    // The watcher ends first, so that it does not overwrite the status set here.
+    let _ = watch.await;
+    health.report(HealthState::NotServing);
+    if !lame_duck.is_zero() {
+        tracing::info!(lame_duck_ms = lame_duck.as_millis(), "not serving: new connections are still accepted");
+        tokio::time::sleep(lame_duck).await;
+    }
 }
 
 /// Adds roster's own services. Their heavy calls run in the runtime of this function's caller.

@@ -318,7 +318,7 @@ impl ServerState {
             shares: self.stream_shares.clone(),
             budget: connection.stream_budget.clone(),
             slow_reader: self.settings.slow_reader,
-            stopping: self.stopping.clone(),
+            stopping: connection.usage.streams_end().clone(),
         })
     }
 

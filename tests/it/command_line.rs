@@ -3,7 +3,7 @@
 mod operators;
 mod reload;
 
-use crate::harness::program::{PATIENCE, channel, clients, free_port, output, roster, send, until};
+use crate::harness::program::{PATIENCE, Serve, channel, clients, free_port, output, roster, send, until};
 use crate::harness::server::Clients;
 use crate::harness::{Database, organization};
 use nix::sys::signal::{Signal, kill};
@@ -202,6 +202,17 @@ async fn serve_accepts_the_printed_api_key_and_is_healthy_after_the_migration() 
     let mut server = server;
     send(&server, Signal::SIGTERM);
     assert_eq!(tokio::time::timeout(PATIENCE, server.wait()).await.unwrap().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_lame_duck_time_at_once() {
+    let database = Database::new().await;
+    let mut serve = Serve::start(&database.url, "lame_duck_ms = 600000").await;
+    serve.until(ServingStatus::Serving).await;
+    serve.signal(Signal::SIGTERM);
+    serve.until(ServingStatus::NotServing).await;
+    serve.signal(Signal::SIGTERM);
+    assert_eq!(serve.exit_code().await, Some(1), "{}", serve.log());
 }
 
 #[tokio::test]

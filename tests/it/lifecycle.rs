@@ -1,6 +1,7 @@
 //! A stop: health reports it first, running calls end, no new call begins, and the drain time limits it.
 
-use crate::harness::{Database, Server, add};
+use crate::harness::server::Clients;
+use crate::harness::{Database, Server, add, assert_refused, is_member};
 use roster::domain::Scope;
 use roster::grpc::pb;
 use roster::server::ServerSettings;
@@ -38,24 +39,24 @@ async fn next(watch: &mut Streaming<HealthCheckResponse>) -> Result<Option<Servi
 }
 
 /// A row lock on every organization, held by another connection and released with it.
-struct RowLock(PgConnection);
+pub struct RowLock(PgConnection);
 
 impl RowLock {
-    async fn new(database: &Database) -> Self {
+    pub async fn new(database: &Database) -> Self {
         let mut connection = PgConnection::connect(&database.url).await.unwrap();
         sqlx::query("BEGIN").execute(&mut connection).await.unwrap();
         sqlx::query("SELECT FROM organizations FOR NO KEY UPDATE").execute(&mut connection).await.unwrap();
         Self(connection)
     }
 
-    async fn release(mut self) {
+    pub async fn release(mut self) {
         sqlx::query("ROLLBACK").execute(&mut self.0).await.unwrap();
         self.0.close().await.unwrap();
     }
 }
 
 /// Starts a call that adds a user, and returns once it waits for the organization's lock.
-async fn start_blocked_call(
+pub async fn start_blocked_call(
     server: &Server,
     organization: &str,
 ) -> tokio::task::JoinHandle<Result<pb::AddMemberResponse, Status>> {
@@ -103,6 +104,43 @@ async fn health_reports_the_stop_first_and_running_calls_are_answered() {
     assert_eq!(server.database.count(added).await, 1);
     server.database.assert_invariants().await;
     server.database.assert_no_open_transactions().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lame_duck_says_not_serving_and_still_serves() {
+    let lame_duck = Duration::from_secs(2);
+    let settings = ServerSettings { lame_duck, ..ServerSettings::default() };
+    let mut server = Server::over(Database::new().await, settings).await;
+    let organization = server.user("ada").create("Acme").await;
+    let mut watch = watch(&server).await;
+    let begin = Instant::now();
+    server.begin_stop();
+    assert_eq!(next(&mut watch).await.unwrap(), Some(ServingStatus::NotServing));
+
+    // New connections are accepted, and reads, writes and streams on them are served.
+    let channel = server.connect().await;
+    let mut health = HealthClient::new(channel.clone());
+    let answer = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(answer.status(), ServingStatus::NotServing);
+    let mut clients = Clients::new(&channel, server.credential(&[Scope::Manage, Scope::Check]));
+    let token = clients.add(&organization, "grace", "member").await;
+    let mut check = is_member(&organization, "grace");
+    check.consistency = Some(pb::Consistency {
+        requirement: Some(pb::consistency::Requirement::AtLeastAsFresh(token)),
+        ..pb::Consistency::default()
+    });
+    let answer = clients.checks.check_membership(check).await.unwrap().into_inner();
+    // The replica follows the log until the listener closes.
+    assert!(answer.result.unwrap().allowed);
+    assert!(begin.elapsed() < lame_duck, "the machine was too slow for this test: {:?}", begin.elapsed());
+
+    // Then the stop goes on: the watch ends, and no connection is accepted.
+    let end = next(&mut watch).await.unwrap_err();
+    assert!(begin.elapsed() >= lame_duck, "{:?}", begin.elapsed());
+    assert_refused::<()>(Err(end), Code::Unavailable, "SERVER_STOPPING");
+    server.stop().await;
+    assert!(TcpStream::connect(server.address).await.is_err());
+    assert!(begin.elapsed() < lame_duck + SOON / 2, "{:?}", begin.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

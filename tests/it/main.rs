@@ -21,6 +21,7 @@ mod faults;
 mod harness;
 mod history;
 mod input;
+mod interop;
 mod invitations;
 mod lifecycle;
 mod mail;

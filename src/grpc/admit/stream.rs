@@ -53,7 +53,7 @@ pub struct StreamContext {
     pub budget: StreamBudget,
     /// How long to wait for a caller who does not read.
     pub slow_reader: Duration,
-    /// Cancelled when the server stops.
+    /// Cancelled when the server stops, and when the connection ends because of its age.
     pub stopping: CancellationToken,
 }
 

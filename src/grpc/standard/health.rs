@@ -13,6 +13,7 @@ use futures_util::stream::unfold;
 use std::pin::Pin;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
@@ -108,6 +109,7 @@ impl health_server::Health for Health {
             known: is_known(&request.get_ref().service),
             sent: None,
             until: context.and_then(|context| context.until),
+            stopping: context.map(|context| context.stopping.clone()).unwrap_or_default(),
             ended: false,
             _permit: context.map(|context| context.permit.clone()),
         };
@@ -124,6 +126,8 @@ struct HealthWatch {
     sent: Option<ServingStatus>,
     /// The deadline of the caller, if the request has one.
     until: Option<Instant>,
+    /// Cancelled when the server stops, and when the connection ends because of its age.
+    stopping: CancellationToken,
     /// Whether the last item of the stream was sent.
     ended: bool,
     _permit: Option<CallPermit>,
@@ -150,18 +154,22 @@ async fn next(mut watch: HealthWatch) -> Option<(Result<HealthCheckResponse, Sta
     }
 }
 
-/// Waits for a change of the state. Returns the status to end with, if the deadline comes first.
+/// Waits for a change of the state. Returns the status to end with, if the deadline or the end of the connection comes
+/// first.
 async fn changed(watch: &mut HealthWatch) -> Option<Status> {
-    let changed = watch.state.changed();
-    let changed = match watch.until {
-        Some(until) => timeout_at(until, changed).await.map_err(|_| status::deadline_exceeded()),
-        None => Ok(changed.await),
+    // Every server that runs holds the other end.
+    let changed = async { watch.state.changed().await.err().map(|_| status::server_stopping()) };
+    let changed = async {
+        tokio::select! {
+            // A stop changes the state first: the watch reports it before it ends.
+            biased;
+            end = changed => end,
+            () = watch.stopping.cancelled() => Some(status::server_stopping()),
+        }
     };
-    match changed {
-        Ok(Ok(())) => None,
-        // Every server that runs holds the other end.
-        Ok(Err(_)) => Some(status::server_stopping()),
-        Err(status) => Some(status),
+    match watch.until {
+        Some(until) => timeout_at(until, changed).await.unwrap_or_else(|_| Some(status::deadline_exceeded())),
+        None => changed.await,
     }
 }
 

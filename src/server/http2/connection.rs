@@ -86,6 +86,11 @@ type EndFuture = Pin<Box<dyn Future<Output = ConnectionEnd> + Send>>;
 enum ClosePhase {
     /// Resolves when the connection has to end.
     Open(EndFuture),
+    /// The peer knows that the connection has reached its maximum age. It ends with its last call. The first future
+    /// resolves when it has to end before; at the end of the second one its streams end.
+    Aged(EndFuture, Pin<Box<Sleep>>),
+    /// Its streams have ended. At the end of this time it is closed.
+    StreamsEnded(Pin<Box<Sleep>>),
     /// The peer knows that the connection ends. At the end of this time it is closed if no call is open.
     Announced(Pin<Box<Sleep>>),
 }
@@ -161,6 +166,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
         }
     }
 
+    fn aged(&self) -> ClosePhase {
+        let state = &self.pipeline.state;
+        state.metrics.connection_closed("age");
+        let ended = self.connection.usage.clone().ended_early();
+        ClosePhase::Aged(Box::pin(ended), Box::pin(sleep(state.settings.connection_age_grace)))
+    }
+
     /// Ready when the connection has to be closed now.
     fn poll_closing(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -170,9 +182,27 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
                     if end == ConnectionEnd::Evicted || !self.activity.has_begun() {
                         return Poll::Ready(());
                     }
+                    // The library announces the last call after a round trip, and ends the connection with it.
                     self.http2.graceful_shutdown();
-                    self.closing = ClosePhase::Announced(Box::pin(sleep(limits::GOAWAY_TIME)));
+                    self.closing = match end {
+                        ConnectionEnd::Aged => self.aged(),
+                        ConnectionEnd::Evicted | ConnectionEnd::Stopping | ConnectionEnd::Expired => {
+                            ClosePhase::announced()
+                        }
+                    };
                 }
+                ClosePhase::Aged(ended, grace) => match ended.as_mut().poll(context) {
+                    Poll::Ready(ConnectionEnd::Evicted) => return Poll::Ready(()),
+                    Poll::Ready(ConnectionEnd::Aged | ConnectionEnd::Stopping | ConnectionEnd::Expired) => {
+                        self.closing = ClosePhase::announced();
+                    }
+                    Poll::Pending => {
+                        ready!(grace.as_mut().poll(context));
+                        self.connection.usage.streams_end().cancel();
+                        self.closing = ClosePhase::StreamsEnded(Box::pin(sleep(limits::GOAWAY_TIME)));
+                    }
+                },
+                ClosePhase::StreamsEnded(end) => return end.as_mut().poll(context),
                 ClosePhase::Announced(end) => {
                     ready!(end.as_mut().poll(context));
                     if self.connection.usage.open_calls() == 0 {
@@ -182,6 +212,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
                 }
             }
         }
+    }
+}
+
+impl ClosePhase {
+    fn announced() -> Self {
+        Self::Announced(Box::pin(sleep(limits::GOAWAY_TIME)))
     }
 }
 

@@ -86,6 +86,12 @@ impl ServerTls {
         is_other
     }
 
+    /// The settings that are in effect.
+    #[must_use]
+    pub fn settings(&self) -> TlsSettings {
+        self.loaded().settings.clone()
+    }
+
     /// The files that were read.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {

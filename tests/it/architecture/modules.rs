@@ -70,7 +70,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tonic_prost", &["grpc"]),
     ("tonic_reflection", &["grpc"]),
     ("hyper", &["server"]),
-    ("hyper_util", &["server"]),
+    ("hyper_util", &["server", "client"]),
     ("jsonwebtoken", &["authn"]),
     ("reqwest", &["authn"]),
     ("lettre", &["mail"]),

@@ -4,6 +4,7 @@ mod cache;
 mod checks;
 mod faults;
 mod guard;
+mod tls;
 
 use crate::harness::Server;
 use crate::harness::proxy::Proxy;

@@ -143,6 +143,11 @@ impl Serve {
         send(&self.process, signal);
     }
 
+    /// Waits until the process has ended. Returns its exit code.
+    pub async fn exit_code(&mut self) -> Option<i32> {
+        tokio::time::timeout(PATIENCE, self.process.wait()).await.expect("the program runs on").unwrap().code()
+    }
+
     /// The resident memory of the process, in bytes.
     pub fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id().unwrap())).unwrap();

@@ -66,8 +66,12 @@ impl Request {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("an authority of a test")
+    }
+
+    pub fn named(name: &str) -> Self {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "an authority of a test");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -191,4 +195,10 @@ pub fn replace(path: &Path, text: &str) {
     let next = path.with_extension("next");
     std::fs::write(&next, text).unwrap();
     std::fs::rename(next, path).unwrap();
+}
+
+/// Reads the files again, as the program does when they change. The former ones stay in use after a mistake.
+pub fn reload(tls: &ServerTls) -> Result<(), Vec<String>> {
+    tls.adopt(&ServerTls::new(tls.settings(), Clock::system())?);
+    Ok(())
 }

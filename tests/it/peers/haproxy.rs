@@ -10,22 +10,28 @@ use std::process::Stdio;
 use tokio::process::{Child, Command};
 use tonic_health::pb::health_check_response::ServingStatus;
 
-/// A running haproxy in front of a server. It connects to the server from 127.0.0.5.
-struct Haproxy {
-    address: SocketAddr,
+/// A running haproxy.
+pub struct Haproxy {
+    pub address: SocketAddr,
     _process: Child,
     _directory: tempfile::TempDir,
 }
 
 impl Haproxy {
+    /// Starts haproxy in front of a server. It connects to the server from 127.0.0.5.
     async fn start(server: &str, send: &str) -> Self {
+        Self::start_with(&format!("  server roster {server} source 127.0.0.5 {send}\n")).await
+    }
+
+    /// Starts haproxy with these lines in its only backend.
+    pub async fn start_with(backend: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let settings = format!(
             "global\n  maxconn 200\n\
              defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
              frontend clients\n  bind {address}\n  default_backend servers\n\
-             backend servers\n  server roster {server} source 127.0.0.5 {send}\n"
+             backend servers\n{backend}"
         );
         let path = directory.path().join("haproxy.cfg");
         std::fs::write(&path, settings).unwrap();

@@ -1,8 +1,9 @@
 //! What one peer can take from the others, over real sockets.
 
 mod addresses;
+mod age;
 mod connections;
-mod haproxy;
+pub mod haproxy;
 mod memory;
 mod messages;
 pub mod observers;

@@ -7,6 +7,7 @@ use roster::grpc::pb;
 use roster::server::ServerSettings;
 use sqlx::{Connection, PgConnection};
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -42,7 +43,12 @@ async fn lock(database: &Database, statement: &'static str) -> PgConnection {
 
 /// The text of the metrics.
 pub async fn scrape(server: &Server) -> String {
-    let mut stream = TcpStream::connect(server.metrics).await.unwrap();
+    scrape_at(server.metrics).await
+}
+
+/// The metrics at this address.
+pub async fn scrape_at(metrics: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(metrics).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: roster\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut text = String::new();
     timeout(SOON, stream.read_to_string(&mut text)).await.expect("the connection stays open").unwrap();

@@ -57,17 +57,43 @@ impl Session {
 
     /// Starts a call with this body, which may be a part of a message. The request ends if `whole`.
     pub async fn start(&self, call: &Call, whole: bool) -> StartedCall {
+        self.try_start(call, whole).await.expect("the server has announced the end of the connection")
+    }
+
+    /// Starts a call as [`Self::start`] does. `None` if the server has announced the end of the connection, or ended it.
+    pub async fn try_start(&self, call: &Call, whole: bool) -> Option<StartedCall> {
         let mut request = Request::post(format!("http://roster.test{}", call.path)).body(()).unwrap();
         *request.headers_mut() = call.headers.clone();
-        let mut ready = soon(self.send.clone().ready()).await.unwrap();
-        let (response, mut body) = ready.send_request(request, false).unwrap();
+        let mut ready = soon(self.send.clone().ready()).await.ok()?;
+        let (response, mut body) = ready.send_request(request, false).ok()?;
         // The server may have refused the call by its headers before.
         let _ = body.send_data(call.body.clone().into(), whole);
-        StartedCall { response, body }
+        Some(StartedCall { response, body })
+    }
+
+    /// Waits until the connection has ended.
+    pub async fn ended(&mut self) {
+        let _ = soon(&mut self.driver).await.unwrap();
     }
 }
 
 impl StartedCall {
+    /// Waits for the head of the response. `None` if the server has announced that it ended the connection before it saw
+    /// the call.
+    pub async fn head_if_begun(self) -> Option<(HeaderMap, RecvStream)> {
+        match soon(self.response).await {
+            Ok(response) => {
+                let (head, incoming) = response.into_parts();
+                Some((head.headers, incoming))
+            }
+            Err(error) => {
+                assert!(error.is_go_away() && error.is_remote(), "{error:?}");
+                assert_eq!(error.reason(), Some(h2::Reason::NO_ERROR), "{error:?}");
+                None
+            }
+        }
+    }
+
     /// Waits for the head of the response.
     pub async fn head(self) -> (HeaderMap, RecvStream) {
         let (head, incoming) = soon(self.response).await.unwrap().into_parts();

@@ -80,7 +80,7 @@ impl Watch {
         self.requests.as_ref().unwrap().send(request).await.unwrap();
     }
 
-    async fn try_next(&mut self) -> Result<Option<pb::WatchMembershipsResponse>, Status> {
+    pub async fn try_next(&mut self) -> Result<Option<pb::WatchMembershipsResponse>, Status> {
         soon(self.responses.message()).await
     }
 
