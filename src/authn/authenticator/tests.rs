@@ -238,8 +238,8 @@ async fn user_id_prefixes_separate_the_users_of_issuers() -> Outcome {
     };
     let issuers = vec![prefixed("https://one.example", ""), prefixed("https://two.example", "two|")];
     let clock = Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
-    let auth =
-        Authenticator::new(&AuthSettings { issuers, development_keys: true, ..AuthSettings::default() }, clock).map_err(|all| all.join(" "))?;
+    let auth = Authenticator::new(&AuthSettings { issuers, development_keys: true, ..AuthSettings::default() }, clock)
+        .map_err(|all| all.join(" "))?;
     for (name, id) in [("https://one.example", "ada"), ("https://two.example", "two|ada")] {
         let token = key.mint(&ClaimSet { iss: name.to_owned(), ..claims("ada") })?;
         let caller = auth.authenticate(&headers(&format!("Bearer {}", token.expose()), &[])?, &peer()).await?;
@@ -280,7 +280,8 @@ fn every_mistake_in_the_settings_is_reported_at_once() {
         ("jwks_url = 'https://id.example'\nhs256_secret_file = 'a'", "issuers[0].jwks_file: at most one of "),
     ] {
         let settings = format!("[[issuers]]\nissuer = 'https://id.example'\naudience = 'b'\n{source}");
-        let mistakes = Authenticator::new(&toml::from_str(&settings).unwrap(), Clock::system()).err().unwrap_or_default();
+        let mistakes =
+            Authenticator::new(&toml::from_str(&settings).unwrap(), Clock::system()).err().unwrap_or_default();
         assert!(mistakes.len() == 1 && mistakes[0].starts_with(expected), "{source}: {mistakes:?}");
     }
     for unknown in ["audiences = ['x']", "scopes = ['admin']", "keys = [{ algorithm = 'HS256', file = 'x' }]"] {

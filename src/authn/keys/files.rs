@@ -62,7 +62,8 @@ pub(super) fn load_pems(settings: &[PemKey], development_keys: bool) -> Result<V
             continue;
         }
         if !development_keys && setting.kid.as_deref().is_some_and(is_development) {
-            mistakes.push(format!("keys[{index}].kid: {}: remove the key, or start `roster dev`", SkipReason::Development));
+            mistakes
+                .push(format!("keys[{index}].kid: {}: remove the key, or start `roster dev`", SkipReason::Development));
         }
         match load_pem(setting) {
             Ok(key) => keys.extend(key),
@@ -179,7 +180,8 @@ mod tests {
             assert!(load_jwks(&jwks, false).is_err_and(|error| error.contains("a key of `roster dev`")));
             assert!(load_jwks(&jwks, true).is_ok());
         }
-        let pem = |kid: &str| PemKey { algorithm: Some(Algorithm::EdDsa), kid: Some(kid.to_owned()), file: public.clone() };
+        let pem =
+            |kid: &str| PemKey { algorithm: Some(Algorithm::EdDsa), kid: Some(kid.to_owned()), file: public.clone() };
         let mistakes = load_pems(&[pem("good"), pem(&key.id())], false).err().unwrap_or_default();
         assert_eq!(mistakes.len(), 1, "{mistakes:?}");
         assert!(mistakes[0].starts_with("keys[1].kid: a key of `roster dev`"), "{mistakes:?}");

@@ -130,9 +130,8 @@ impl JwkSet {
         if !development_keys && key.id.as_deref().is_some_and(is_development) {
             return Err(SkipReason::Development);
         }
-        let is_repetition = |other: &VerificationKey| {
-            other.id == key.id && key.algorithms().any(|algorithm| other.accepts(algorithm))
-        };
+        let is_repetition =
+            |other: &VerificationKey| other.id == key.id && key.algorithms().any(|algorithm| other.accepts(algorithm));
         if key.id.is_some() && self.keys.iter().any(is_repetition) {
             return Err(SkipReason::Repeated);
         }
@@ -141,7 +140,8 @@ impl JwkSet {
 
     /// Returns whether the set has the same keys, and skips the same, as another one.
     pub(super) fn is_same(&self, keys: &[VerificationKey], skipped: &[SkippedKey]) -> bool {
-        self.skipped == skipped && self.keys.iter().map(VerificationKey::identity).eq(keys.iter().map(VerificationKey::identity))
+        self.skipped == skipped
+            && self.keys.iter().map(VerificationKey::identity).eq(keys.iter().map(VerificationKey::identity))
     }
 }
 
@@ -329,14 +329,8 @@ mod tests {
         }
     }
 
-    const RSA: [Algorithm; 6] = [
-        Algorithm::Rs256,
-        Algorithm::Rs384,
-        Algorithm::Rs512,
-        Algorithm::Ps256,
-        Algorithm::Ps384,
-        Algorithm::Ps512,
-    ];
+    const RSA: [Algorithm; 6] =
+        [Algorithm::Rs256, Algorithm::Rs384, Algorithm::Rs512, Algorithm::Ps256, Algorithm::Ps384, Algorithm::Ps512];
 
     #[test]
     fn of_keys_with_one_id_the_first_of_each_algorithm_is_used() {

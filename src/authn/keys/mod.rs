@@ -140,8 +140,7 @@ impl Keys {
         // Before the look at the keys: a fetch that ends in between is noticed.
         let ended = self.provider().map(Provider::watch);
         let keys = self.current(now).await;
-        let lacks_key =
-            |keys: &Arc<KeySet>| matches!(keys.find(id, algorithm), Err(CredentialError::UnknownKey));
+        let lacks_key = |keys: &Arc<KeySet>| matches!(keys.find(id, algorithm), Err(CredentialError::UnknownKey));
         if !keys.as_ref().is_none_or(lacks_key) {
             return keys.ok_or(CredentialError::KeysUnavailable);
         }

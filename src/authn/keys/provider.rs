@@ -181,7 +181,11 @@ impl Provider {
         schedule.failures = schedule.failures.saturating_add(1);
         if schedule.cause.as_ref() != Some(&cause) {
             let issuer = &keys.settings.issuer;
-            tracing::warn!(issuer, cause, "cannot fetch the keys of the issuer, trying again: keys that came before stay in use");
+            tracing::warn!(
+                issuer,
+                cause,
+                "cannot fetch the keys of the issuer, trying again: keys that came before stay in use"
+            );
             schedule.cause = Some(cause);
         }
     }

@@ -64,7 +64,9 @@ impl KeySettings {
             (None, None) if !keys.is_empty() => KeySource::PemFiles(keys.clone()),
             (None, None) => {
                 let document = match jwks_url {
-                    Some(url) => ProviderDocument::KeySet(secure_url(url).map_err(|why| vec![format!("jwks_url: {why}")])?),
+                    Some(url) => {
+                        ProviderDocument::KeySet(secure_url(url).map_err(|why| vec![format!("jwks_url: {why}")])?)
+                    }
                     None => ProviderDocument::Discovery(discovery(issuer).map_err(|why| vec![why])?),
                 };
                 KeySource::Provider(ProviderSettings { document, ca_file: ca_file.clone() })
@@ -156,7 +158,9 @@ mod tests {
             let Ok(ProviderDocument::Discovery(url)) = document(issuer, None) else { panic!("{issuer}") };
             assert_eq!(url.as_str(), expected);
         }
-        for issuer in ["id.example", "roster-dev", "http://id.example", "https://id.example?a=b", "mailto:a@b", "https://"] {
+        for issuer in
+            ["id.example", "roster-dev", "http://id.example", "https://id.example?a=b", "mailto:a@b", "https://"]
+        {
             let mistake = document(issuer, None).err().unwrap_or_default();
             assert!(mistake.starts_with("issuer: without jwks_url, "), "{issuer}: {mistake}");
         }
@@ -164,7 +168,9 @@ mod tests {
 
     #[test]
     fn a_key_set_is_fetched_over_https_or_from_this_machine() {
-        for url in ["https://id.example/jwks?tenant=a", "http://127.0.0.1/jwks", "http://[::1]:80/", "http://LOCALHOST/"] {
+        for url in
+            ["https://id.example/jwks?tenant=a", "http://127.0.0.1/jwks", "http://[::1]:80/", "http://LOCALHOST/"]
+        {
             assert!(matches!(document("a", Some(url)), Ok(ProviderDocument::KeySet(_))), "{url}");
         }
         for url in [

@@ -12,14 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 /// The algorithms of an RSA key whose set does not name one.
-const RSA_ALGORITHMS: [Algorithm; 6] = [
-    Algorithm::Rs256,
-    Algorithm::Rs384,
-    Algorithm::Rs512,
-    Algorithm::Ps256,
-    Algorithm::Ps384,
-    Algorithm::Ps512,
-];
+const RSA_ALGORITHMS: [Algorithm; 6] =
+    [Algorithm::Rs256, Algorithm::Rs384, Algorithm::Rs512, Algorithm::Ps256, Algorithm::Ps384, Algorithm::Ps512];
 /// The public exponents of RSA that the library uses, all of them odd.
 const RSA_EXPONENTS: std::ops::Range<u64> = 3..1 << 33;
 
