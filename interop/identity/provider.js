@@ -25,6 +25,7 @@ const provider = new Provider(issuer, {
       grant_types: ['client_credentials'],
       redirect_uris: [],
       response_types: [],
+      id_token_signed_response_alg: keys[0].alg,
     },
   ],
   jwks: { keys },

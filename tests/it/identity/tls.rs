@@ -4,7 +4,7 @@ use super::issuer_keys::IssuerKey;
 use super::provider::Provider;
 use super::{Rig, by_discovery};
 use crate::replica::until;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use roster::authn::settings::IssuerSettings;
 use roster::domain::Refusal;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ impl PrivateCa {
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let directory = tempfile::tempdir().unwrap();
+        // A name of its own. Of two with one name, the wrong one would be tried.
+        ca.distinguished_name.push(DnType::CommonName, directory.path().display().to_string());
         std::fs::write(directory.path().join("ca.pem"), ca.self_signed(&key).unwrap().pem()).unwrap();
         Self { directory, issuer: Issuer::new(ca, key) }
     }
