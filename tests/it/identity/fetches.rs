@@ -66,7 +66,7 @@ async fn the_url_of_a_key_set_needs_no_discovery() {
 }
 
 #[tokio::test]
-async fn a_rotated_key_is_fetched_once_for_all_callers_who_need_it() {
+async fn a_rotated_key_is_fetched_once_for_all_callers_that_need_it() {
     let (old, new) = (IssuerKey::ed25519(), IssuerKey::ed25519());
     let provider = Provider::start(&[&old]).await;
     let rig = Rig::with_keys(&provider).await;
@@ -213,7 +213,7 @@ async fn keys_that_cannot_be_used_are_skipped_and_named_once() {
     assert_eq!(refusal, Some(Refusal::CredentialInvalid));
     // The same set again causes no lines.
     let fetched = provider.requests(KEYS);
-    rig.advance(limits::KEY_REFRESH_SECONDS.start() + 0);
+    rig.advance(*limits::KEY_REFRESH_SECONDS.start());
     until("the keys are fetched again", async || provider.requests(KEYS) > fetched).await;
     until("the fetch has ended", async || rig.statistics().age == Some(0)).await;
 

@@ -7,6 +7,7 @@ mod hostile;
 mod issuer_keys;
 mod oidc_provider;
 mod provider;
+mod proxy;
 mod server;
 mod tls;
 

@@ -35,6 +35,8 @@ impl OidcProvider {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
+        // It warns of its version of Node.js and of its storage. To see more, run it alone.
+        command.stderr(Stdio::null());
         command.env("PORT", port.to_string()).env("SKEW", skew.to_string());
         let mut process = command.env("KEYS", serde_json::to_string(keys).unwrap()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();

@@ -16,13 +16,13 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 /// A CA that the operator of a provider has made.
-struct PrivateCa {
+pub struct PrivateCa {
     directory: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl PrivateCa {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut ca = CertificateParams::new(Vec::new()).unwrap();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -33,12 +33,12 @@ impl PrivateCa {
         Self { directory, issuer: Issuer::new(ca, key) }
     }
 
-    fn file(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
     /// A server with a certificate for this name that has expired or not.
-    fn server(&self, name: &str, is_expired: bool) -> TlsAcceptor {
+    pub fn server(&self, name: &str, is_expired: bool) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let mut leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
         if is_expired {
