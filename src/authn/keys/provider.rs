@@ -10,6 +10,8 @@ use super::settings::ProviderSettings;
 use crate::authn::credential_error::CredentialError;
 use crate::authn::limits;
 use crate::clock::Clock;
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -140,7 +142,9 @@ impl Provider {
                 }
                 continue;
             };
-            match fetch(&keys.settings, &self.settings).await {
+            // A panic must not end the fetches of the other issuers, which run in the same task.
+            let outcome = AssertUnwindSafe(fetch(&keys.settings, &self.settings)).catch_unwind().await;
+            match outcome.unwrap_or(Err(FetchError::Panic)) {
                 Ok(fetched) => self.succeed(keys, fetched, begun_at),
                 Err(error) => self.fail(keys, &error),
             }
@@ -157,6 +161,8 @@ impl Provider {
         schedule.is_fetching = true;
         schedule.is_requested = false;
         schedule.begun_at = now;
+        // A fetch that is cancelled is followed by another one at once.
+        schedule.pause = 0;
         Some(Fetch(self))
     }
 
@@ -174,7 +180,7 @@ impl Provider {
 
     fn fail(&self, keys: &Keys, error: &FetchError) {
         self.failed_fetches.fetch_add(1, Ordering::Relaxed);
-        let cause = error.to_string();
+        let cause: String = error.to_string().chars().take(limits::KEY_CAUSE_CHARS).collect();
         let mut schedule = self.schedule();
         let (first, most) = (*limits::KEY_RETRY_SECONDS.start(), *limits::KEY_RETRY_SECONDS.end());
         schedule.pause = first.saturating_mul(1 << schedule.failures.min(16)).min(most);
@@ -252,7 +258,6 @@ mod tests {
             assert!(provider.begin(NOW).is_some());
             provider.succeed(&keys, fetched(max_age), NOW);
             assert_eq!(pause(provider, NOW), expected, "{max_age:?}");
-            provider.schedule().pause = 0;
         }
         assert_eq!(keys.load().unwrap().generation, 0, "the same keys again are no change");
     }
@@ -261,12 +266,13 @@ mod tests {
     fn one_fetch_runs_at_a_time_and_one_that_is_cancelled_is_followed_by_another() {
         let keys = keys();
         let provider = keys.provider().unwrap();
-        let running = provider.begin(NOW).unwrap();
-        assert!(provider.begin(NOW).is_none() && provider.begin(NOW + 1_000_000).is_none());
-        let ended = provider.watch();
-        drop(running);
-        assert!(ended.has_changed().unwrap());
-        assert!(provider.begin(NOW).is_some());
+        for _ in 0..3 {
+            let running = provider.begin(NOW).unwrap();
+            assert!(provider.begin(NOW).is_none() && provider.begin(NOW + 1_000_000).is_none());
+            let ended = provider.watch();
+            drop(running);
+            assert!(ended.has_changed().unwrap());
+        }
     }
 
     #[test]
@@ -280,6 +286,7 @@ mod tests {
         assert!(provider.expects_fetch(true, NOW));
         let running = provider.begin(NOW).unwrap();
         assert!(provider.expects_fetch(true, NOW));
+        provider.succeed(&keys, fetched(None), NOW);
         drop(running);
         for seconds in [0, 1, 59] {
             assert!(!provider.expects_fetch(true, NOW + seconds));
