@@ -71,7 +71,10 @@ impl Stage {
         let (user, organization, large) = add_attacker(&url).await;
         let key = SigningKey::generate();
         let jwks = directory.path().join("jwks.json");
-        std::fs::write(&jwks, key.public_jwks().to_string()).unwrap();
+        // Without its id, which marks a key of `roster dev`: `roster serve` refuses such a key.
+        let mut set = key.public_jwks();
+        set["keys"][0].as_object_mut().unwrap().remove("kid");
+        std::fs::write(&jwks, set.to_string()).unwrap();
         let mut settings = format!(
             "database_url = '{url}'\n[mail]\nkind = 'off'\n[[issuers]]\nissuer = '{ISSUER}'\n\
              audience = '{AUDIENCE}'\njwks_file = '{}'\nscopes = ['check', 'manage']\n",

@@ -56,6 +56,9 @@ pub const KEY_REDIRECTS: usize = 3;
 pub const KEY_WAIT: Duration = Duration::from_secs(2);
 /// Calls that wait for the keys of one issuer at once. Each of them holds a place among the calls of the server.
 pub const KEY_WAITERS: usize = 128;
+/// Characters of the cause of a failed fetch in the log. A certificate that is not valid for the provider may name thousands
+/// of hosts.
+pub const KEY_CAUSE_CHARS: usize = 400;
 /// Time between two looks at the clock while no fetch is due. The machine may have been suspended since the last one.
 pub const KEY_TICK: Duration = Duration::from_secs(1);
 /// Size of an RSA modulus, in bits. RFC 7518 §3.3 requires at least 2048. No provider uses more than 4096, and the time of

@@ -20,6 +20,7 @@ mod fast_path;
 mod faults;
 mod harness;
 mod history;
+mod identity;
 mod input;
 mod interop;
 mod invitations;

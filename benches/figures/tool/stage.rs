@@ -72,7 +72,10 @@ impl Stage {
         table::fill(&url, size).await;
         let key = SigningKey::generate();
         let jwks = directory.path().join("jwks.json");
-        std::fs::write(&jwks, key.public_jwks().to_string()).unwrap();
+        // Without its id, which marks a key of `roster dev`: `roster serve` refuses such a key.
+        let mut set = key.public_jwks();
+        set["keys"][0].as_object_mut().unwrap().remove("kid");
+        std::fs::write(&jwks, set.to_string()).unwrap();
         let api_key = api_keys::generate();
         let settings = format!(
             "database_url = '{url}'\nreplica_memory_mib = 4096\n[mail]\nkind = 'off'\n[[issuers]]\nissuer = '{ISSUER}'\naudience = '{AUDIENCE}'\n\

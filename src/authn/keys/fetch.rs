@@ -26,6 +26,8 @@ pub(super) struct FetchedKeys {
 pub(super) enum FetchError {
     #[error("the provider did not answer in full within {} seconds", limits::KEY_FETCH.as_secs())]
     Timeout,
+    #[error("a fault in roster: the fetch panicked")]
+    Panic,
     #[error("ca_file: {0}")]
     Certificates(String),
     #[error("no connection can be prepared: {0}")]

@@ -10,6 +10,8 @@ use super::settings::ProviderSettings;
 use crate::authn::credential_error::CredentialError;
 use crate::authn::limits;
 use crate::clock::Clock;
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -140,7 +142,9 @@ impl Provider {
                 }
                 continue;
             };
-            match fetch(&keys.settings, &self.settings).await {
+            // A panic must not end the fetches of the other issuers, which run in the same task.
+            let outcome = AssertUnwindSafe(fetch(&keys.settings, &self.settings)).catch_unwind().await;
+            match outcome.unwrap_or(Err(FetchError::Panic)) {
                 Ok(fetched) => self.succeed(keys, fetched, begun_at),
                 Err(error) => self.fail(keys, &error),
             }
@@ -157,6 +161,8 @@ impl Provider {
         schedule.is_fetching = true;
         schedule.is_requested = false;
         schedule.begun_at = now;
+        // A fetch that is cancelled is followed by another one at once.
+        schedule.pause = 0;
         Some(Fetch(self))
     }
 
@@ -174,7 +180,7 @@ impl Provider {
 
     fn fail(&self, keys: &Keys, error: &FetchError) {
         self.failed_fetches.fetch_add(1, Ordering::Relaxed);
-        let cause = error.to_string();
+        let cause: String = error.to_string().chars().take(limits::KEY_CAUSE_CHARS).collect();
         let mut schedule = self.schedule();
         let (first, most) = (*limits::KEY_RETRY_SECONDS.start(), *limits::KEY_RETRY_SECONDS.end());
         schedule.pause = first.saturating_mul(1 << schedule.failures.min(16)).min(most);
@@ -192,5 +198,113 @@ impl Provider {
 
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::keys::KeySettings;
+    use crate::authn::keys::jwk_set::JwkSet;
+    use crate::authn::settings::IssuerSettings;
+
+    const NOW: i64 = 1_800_000_000;
+    const SET: &[u8] = include_bytes!("../../../tests/keys/es256.jwks.json");
+
+    fn keys() -> Keys {
+        let settings = IssuerSettings { issuer: "https://id.example".to_owned(), ..IssuerSettings::default() };
+        let settings = KeySettings::new(&settings, false).ok().unwrap();
+        Keys::new(settings, &Clock::system()).ok().unwrap()
+    }
+
+    fn fetched(max_age: Option<u64>) -> FetchedKeys {
+        FetchedKeys { set: JwkSet::parse(SET, false).unwrap(), max_age }
+    }
+
+    /// Returns the seconds after which the next fetch begins.
+    fn pause(provider: &Provider, from: i64) -> i64 {
+        (0..10_000).find(|seconds| provider.begin(from + seconds).is_some()).unwrap()
+    }
+
+    #[test]
+    fn failed_fetches_are_repeated_at_growing_distances() {
+        let keys = keys();
+        let provider = keys.provider().unwrap();
+        let mut now = NOW;
+        assert!(provider.begin(now).is_some());
+        for expected in [1, 2, 4, 8, 16, 30, 30, 30] {
+            provider.fail(&keys, &FetchError::Timeout);
+            assert!(!provider.expects_fetch(false, now) && !provider.expects_fetch(true, now));
+            assert_eq!(pause(provider, now), expected);
+            now += expected;
+        }
+        provider.schedule().failures = u32::MAX;
+        provider.fail(&keys, &FetchError::Timeout);
+        assert_eq!(pause(provider, now), 30);
+        // A success begins from the start.
+        provider.succeed(&keys, fetched(None), now);
+        provider.fail(&keys, &FetchError::Timeout);
+        assert_eq!(provider.schedule().pause, 1);
+        assert_eq!(provider.failed_fetches(), 10);
+    }
+
+    #[test]
+    fn the_provider_chooses_the_next_fetch_within_bounds() {
+        let keys = keys();
+        let provider = keys.provider().unwrap();
+        for (max_age, expected) in
+            [(None, 600), (Some(0), 60), (Some(61), 61), (Some(3600), 3600), (Some(3601), 3600), (Some(u64::MAX), 3600)]
+        {
+            assert!(provider.begin(NOW).is_some());
+            provider.succeed(&keys, fetched(max_age), NOW);
+            assert_eq!(pause(provider, NOW), expected, "{max_age:?}");
+        }
+        assert_eq!(keys.load().unwrap().generation, 0, "the same keys again are no change");
+    }
+
+    #[test]
+    fn one_fetch_runs_at_a_time_and_one_that_is_cancelled_is_followed_by_another() {
+        let keys = keys();
+        let provider = keys.provider().unwrap();
+        for _ in 0..3 {
+            let running = provider.begin(NOW).unwrap();
+            assert!(provider.begin(NOW).is_none() && provider.begin(NOW + 1_000_000).is_none());
+            let ended = provider.watch();
+            drop(running);
+            assert!(ended.has_changed().unwrap());
+        }
+    }
+
+    #[test]
+    fn unknown_key_ids_ask_for_one_fetch_a_minute() {
+        let keys = keys();
+        let provider = keys.provider().unwrap();
+        drop(provider.begin(NOW).unwrap());
+        provider.succeed(&keys, fetched(None), NOW);
+        assert!(provider.expects_fetch(true, NOW));
+        // Until the fetch ends, every call may wait for it.
+        assert!(provider.expects_fetch(true, NOW));
+        let running = provider.begin(NOW).unwrap();
+        assert!(provider.expects_fetch(true, NOW));
+        provider.succeed(&keys, fetched(None), NOW);
+        drop(running);
+        for seconds in [0, 1, 59] {
+            assert!(!provider.expects_fetch(true, NOW + seconds));
+            assert!(provider.begin(NOW + seconds).is_none());
+        }
+        assert!(provider.expects_fetch(true, NOW + 60));
+        assert!(provider.begin(NOW + 60).is_some());
+    }
+
+    #[test]
+    fn keys_last_for_a_day() {
+        let keys = keys();
+        let provider = keys.provider().unwrap();
+        assert!(!provider.is_usable(NOW) && keys.usable(NOW).is_none());
+        provider.succeed(&keys, fetched(None), NOW);
+        for (seconds, expected) in [(0, true), (86_399, true), (86_400, false), (-86_399, true), (-86_400, false)] {
+            assert_eq!(keys.usable(NOW + seconds).is_some(), expected, "{seconds}");
+            assert_eq!(keys.current_if_fresh(NOW + seconds).is_some(), expected, "{seconds}");
+        }
     }
 }

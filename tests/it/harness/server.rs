@@ -337,10 +337,22 @@ pub fn auth_settings(jwks: PathBuf) -> AuthSettings {
 
 /// Writes the public key to a JWKS file, and returns its path.
 pub fn write_jwks(key: &SigningKey) -> PathBuf {
+    write_key_set(&key.public_jwks())
+}
+
+/// Writes the public key to a JWKS file without its id, and returns its path. `roster serve` refuses a key with this id,
+/// and a key without one verifies every token.
+pub fn write_anonymous_jwks(key: &SigningKey) -> PathBuf {
+    let mut set = key.public_jwks();
+    set["keys"][0].as_object_mut().unwrap().remove("kid");
+    write_key_set(&set)
+}
+
+fn write_key_set(set: &serde_json::Value) -> PathBuf {
     static FILES: AtomicU64 = AtomicU64::new(0);
     let number = FILES.fetch_add(1, Ordering::Relaxed);
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("jwks-{}-{number}.json", std::process::id()));
-    std::fs::write(&path, key.public_jwks().to_string()).unwrap();
+    std::fs::write(&path, set.to_string()).unwrap();
     path
 }
 

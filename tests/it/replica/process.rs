@@ -3,7 +3,7 @@
 use super::until;
 use crate::harness::Server;
 use crate::harness::program::{channel, clients, free_port, roster, until as until_health};
-use crate::harness::server::{AUDIENCE, Clients, ISSUER, write_jwks};
+use crate::harness::server::{AUDIENCE, Clients, ISSUER, write_anonymous_jwks};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use roster::domain::Scope;
@@ -28,7 +28,7 @@ impl Process {
         let config = directory.path().join("roster.toml");
         let address = format!("127.0.0.1:{}", free_port());
         let metrics = format!("127.0.0.1:{}", free_port());
-        let jwks = write_jwks(&server.key);
+        let jwks = write_anonymous_jwks(&server.key);
         let text = format!(
             "listen = '{address}'\nmetrics_listen = '{metrics}'\ndatabase_url = '{}'\n{settings}\n[mail]\nkind = 'off'\n
              [[issuers]]\nissuer = '{ISSUER}'\naudience = '{AUDIENCE}'\njwks_file = '{}'\n
