@@ -83,19 +83,19 @@ pub struct ClaimSettings {
 pub enum Preset {
     /// Sign in with Apple.
     Apple,
-    /// Auth0.
+    /// Auth0, by Okta.
     Auth0,
     /// User pools of Amazon Cognito.
     Cognito,
     /// Microsoft Entra ID.
     Entra,
-    /// Google.
+    /// Google accounts and Workspace.
     Google,
-    /// Keycloak.
+    /// A realm of Keycloak.
     Keycloak,
-    /// Okta.
+    /// Okta Workforce Identity.
     Okta,
-    /// Zitadel.
+    /// An instance of Zitadel.
     Zitadel,
 }
 
@@ -103,7 +103,7 @@ pub enum Preset {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Callers {
-    /// Users.
+    /// Users, that is people.
     People,
     /// Services. A token without a roster scope is refused.
     Services,
