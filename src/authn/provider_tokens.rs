@@ -174,7 +174,10 @@ async fn auth0() -> Outcome {
         "claims = { email = \"https://example.com/email\", email_verified = \"https://example.com/email_verified\" }";
     assert!(PAGE.contains(claims));
     let fixture = fixture(&format!("{}{claims}\n", pasted("Auth0", 0)))?;
-    let namespaced = json!({ "https://example.com/email": "ada@x.example", "https://example.com/email_verified": true, "email": "no@x.example" });
+    let namespaced = json!({
+        "https://example.com/email": "ada@x.example", "https://example.com/email_verified": true,
+        "email": "no@x.example",
+    });
     let token = with_times(but(&person, namespaced));
     assert_eq!(outcome(&fixture, &token).await?, "user auth0|5f7c8ec7c33c6c004bbafe82 ada@x.example verified");
     Ok(())
@@ -228,15 +231,18 @@ async fn keycloak() -> Outcome {
         "jti": "onrtac:1", "iss": issuer, "aud": ["roster", "account"], "sub": sub, "typ": "Bearer", "azp": "app",
         "sid": "s", "acr": "1", "allowed-origins": ["/*"],
         "realm_access": { "roles": ["default-roles-example", "offline_access", "uma_authorization"] },
-        "resource_access": { "account": { "roles": ["manage-account", "view-profile"] }, "my.app": { "roles": ["roster:manage"] } },
+        "resource_access": {
+            "account": { "roles": ["manage-account", "view-profile"] }, "my.app": { "roles": ["roster:manage"] },
+        },
         "scope": "openid email profile", "email_verified": true, "name": "Alice A", "preferred_username": "alice",
         "given_name": "Alice", "family_name": "A", "email": "alice@example.com",
     });
     let service = but(
         &person,
         json!({
-            "sid": null, "scope": "email profile", "name": null, "email": null, "email_verified": false, "azp": "orders-job",
-            "preferred_username": "service-account-orders-job", "clientHost": "172.17.0.1", "clientAddress": "172.17.0.1",
+            "sid": null, "scope": "email profile", "name": null, "email": null, "email_verified": false,
+            "azp": "orders-job", "preferred_username": "service-account-orders-job", "clientHost": "172.17.0.1",
+            "clientAddress": "172.17.0.1",
             "client_id": "orders-job",
         }),
     );
@@ -290,7 +296,8 @@ async fn okta() -> Outcome {
         "preferred_username": "jsmith@example.com", "auth_time": NOW, "at_hash": "x",
     });
     let service = json!({
-        "ver": 1, "jti": "AT.x", "iss": issuer, "aud": "api://default", "cid": client, "scp": ["customScope"], "sub": client,
+        "ver": 1, "jti": "AT.x", "iss": issuer, "aud": "api://default", "cid": client, "sub": client,
+        "scp": ["customScope"],
     });
     check(
         "Okta",
@@ -318,8 +325,9 @@ async fn zitadel() -> Outcome {
     let (issuer, project) = ("https://example.zitadel.cloud", "69234237810729019");
     let roles = format!("urn:zitadel:iam:org:project:{project}:roles");
     let id = json!({
-        "iss": issuer, "aud": ["69234237810729234", project], "azp": "69234237810729234", "client_id": "69234237810729234",
-        "sub": "77776025198584418", "nbf": NOW, "amr": ["pwd"], "email": "road.runner@acme.example", "email_verified": true,
+        "iss": issuer, "aud": ["69234237810729234", project], "azp": "69234237810729234", "nbf": NOW,
+        "client_id": "69234237810729234", "sub": "77776025198584418", "amr": ["pwd"],
+        "email": "road.runner@acme.example", "email_verified": true,
         "name": "Road Runner", "preferred_username": "road.runner@acme.example",
     });
     let service = json!({
@@ -353,8 +361,9 @@ async fn zitadel() -> Outcome {
 #[tokio::test]
 async fn apple() -> Outcome {
     let person = json!({
-        "iss": "https://appleid.apple.com", "aud": "com.example.app", "sub": "000544.5e201aec537347aeb79d23cbc345170a.1321",
-        "nonce_supported": true, "email": "x7@privaterelay.appleid.com", "email_verified": "true", "is_private_email": "true",
+        "iss": "https://appleid.apple.com", "aud": "com.example.app", "nonce_supported": true,
+        "sub": "000544.5e201aec537347aeb79d23cbc345170a.1321", "email": "x7@privaterelay.appleid.com",
+        "email_verified": "true", "is_private_email": "true",
         "auth_time": NOW, "real_user_status": 2,
     });
     let user = "user 000544.5e201aec537347aeb79d23cbc345170a.1321";

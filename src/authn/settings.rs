@@ -24,8 +24,8 @@ pub struct AuthSettings {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IssuerSettings {
-    /// The `iss` of its tokens, compared byte for byte. `{tenant}` in it, as a whole segment of the path, stands for the
-    /// name of a tenant.
+    /// The `iss` of its tokens, compared byte for byte. `{tenant}` in it, as a whole segment of the path, stands for
+    /// the name of a tenant.
     pub issuer: String,
     /// The accepted audiences: one of them equals `aud` or is in it.
     pub audience: TextList,
@@ -48,8 +48,8 @@ pub struct IssuerSettings {
     pub claims: ClaimSettings,
     /// The prefix of the words in the scope claims that are scopes of roster; `roster:` by default.
     pub scope_prefix: Option<String>,
-    /// The mark of the tokens of services: the name of a claim that they have, or `claim=value`. It is added to the marks
-    /// of the preset.
+    /// The mark of the tokens of services: the name of a claim that they have, or `claim=value`. It is added to the
+    /// marks of the preset.
     pub service_claim: Option<String>,
     /// What a token without a roster scope and without a mark is. Absent, it is a user's.
     pub callers: Option<Callers>,
@@ -65,8 +65,8 @@ pub struct ClaimSettings {
     pub user_id: Option<String>,
     /// The claim with the email address; `email` by default.
     pub email: Option<String>,
-    /// The claim that says whether the address is verified: `true`, as a Boolean or a text. `email_verified` by default;
-    /// `trusted` if the provider verifies every address.
+    /// The claim that says whether the address is verified: `true`, as a Boolean or a text. `email_verified` by
+    /// default; `trusted` if the provider verifies every address.
     pub email_verified: Option<String>,
     /// The claim with the display name; `name` by default.
     pub name: Option<String>,

@@ -1,5 +1,5 @@
-//! Tokens of identity providers on the wire: services without a scope, and large tokens. The shapes of the tokens of each
-//! provider are in `src/authn/provider_tokens.rs`.
+//! Tokens of identity providers on the wire: services without a scope, and large tokens. The shapes of the tokens of
+//! each provider are in `src/authn/provider_tokens.rs`.
 
 use crate::harness::raw::{self, Answer, Call};
 use crate::harness::{Database, Server};

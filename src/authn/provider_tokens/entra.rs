@@ -12,7 +12,8 @@ fn person() -> Value {
         "aud": API, "iss": format!("https://login.microsoftonline.com/{TENANT}/v2.0"), "aio": "AXQAi",
         "azp": "6731de76-14a6-49ae-97bc-6eba6914391e", "azpacr": "0", "name": "Abe Lincoln", "oid": OBJECT,
         "preferred_username": "abeli@microsoft.com", "rh": "I", "scp": "access_as_user",
-        "sub": "HKZpfaHyWadeOouYlitjrI-KffTm222X5rrV3xDqfKQ", "tid": TENANT, "uti": "fqiBqXLPj0eQa82S-IYFAA", "ver": "2.0",
+        "sub": "HKZpfaHyWadeOouYlitjrI-KffTm222X5rrV3xDqfKQ", "tid": TENANT, "uti": "fqiBqXLPj0eQa82S-IYFAA",
+        "ver": "2.0",
     })
 }
 
@@ -31,50 +32,62 @@ async fn users_of_one_tenant() -> Outcome {
     let without_a_word = json!({ "xms_edov": null, "email_verified": true });
     let user = format!("user {OBJECT}");
     let verified = format!("{user} abeli@microsoft.com verified");
-    let tokens = vec![
-        (person.clone(), &*format!("{user} -")),
-        (with_address.clone(), &*verified),
-        (but(&with_address, json!({ "xms_edov": "1" })), &*verified),
-        (but(&with_address, json!({ "xms_edov": null })), &*format!("{user} abeli@microsoft.com")),
-        // A claim that Entra does not make.
-        (but(&with_address, without_a_word), &*format!("{user} abeli@microsoft.com")),
-        // What a client may do for every user is no scope of roster; an assigned role is.
-        (but(&person, json!({ "scp": "roster:manage" })), &*format!("{user} -")),
-        (but(&person, json!({ "roles": ["Task.Read", "roster:manage"] })), &*format!("service {OBJECT} manage")),
-        (but(&person, json!({ "idtyp": 7 })), "InvalidClaims"),
-        (but(&person, json!({ "oid": null })), "InvalidClaims"),
-        // An ID token.
-        (but(&person, json!({ "scp": null, "azp": null, "nonce": "12345" })), REFUSED),
-    ];
-    check("Entra", 0, tokens).await
+    check(
+        "Entra",
+        0,
+        vec![
+            (person.clone(), &format!("{user} -")),
+            (with_address.clone(), &verified),
+            (but(&with_address, json!({ "xms_edov": "1" })), &verified),
+            (but(&with_address, json!({ "xms_edov": null })), &format!("{user} abeli@microsoft.com")),
+            // A claim that Entra does not make.
+            (but(&with_address, without_a_word), &format!("{user} abeli@microsoft.com")),
+            // What a client may do for every user is no scope of roster; an assigned role is.
+            (but(&person, json!({ "scp": "roster:manage" })), &format!("{user} -")),
+            (but(&person, json!({ "roles": ["Task.Read", "roster:manage"] })), &format!("service {OBJECT} manage")),
+            (but(&person, json!({ "idtyp": 7 })), "InvalidClaims"),
+            (but(&person, json!({ "oid": null })), "InvalidClaims"),
+            // An ID token.
+            (but(&person, json!({ "scp": null, "azp": null, "nonce": "12345" })), REFUSED),
+        ],
+    )
+    .await
 }
 
 #[tokio::test]
 async fn services_of_one_tenant() -> Outcome {
     let service = service();
-    let tokens = vec![
-        (service.clone(), REFUSED),
-        (but(&service, json!({ "idtyp": null })), REFUSED),
-        (but(&service, json!({ "idtyp": null, "roles": ["Task.Read"] })), REFUSED),
-        (but(&service, json!({ "scp": "x" })), REFUSED),
-        (but(&service, json!({ "roles": ["roster:check"] })), &*format!("service {OBJECT} check")),
-        (but(&service, json!({ "roles": ["roster:operator"] })), "ScopeNotGranted"),
-    ];
-    check("Entra", 0, tokens).await
+    check(
+        "Entra",
+        0,
+        vec![
+            (service.clone(), REFUSED),
+            (but(&service, json!({ "idtyp": null })), REFUSED),
+            (but(&service, json!({ "idtyp": null, "roles": ["Task.Read"] })), REFUSED),
+            (but(&service, json!({ "scp": "x" })), REFUSED),
+            (but(&service, json!({ "roles": ["roster:check"] })), &format!("service {OBJECT} check")),
+            (but(&service, json!({ "roles": ["roster:operator"] })), "ScopeNotGranted"),
+        ],
+    )
+    .await
 }
 
 #[tokio::test]
 async fn every_tenant() -> Outcome {
     let (person, service) = (person(), service());
     let other_tenant = but(&person, json!({ "iss": "https://login.microsoftonline.com/contoso/v2.0" }));
-    let tokens = vec![
-        (person.clone(), &*format!("user entra:{TENANT}:{OBJECT} -")),
-        (other_tenant, &*format!("user entra:contoso:{OBJECT} -")),
-        (service.clone(), REFUSED),
-        // Any tenant could assign itself this role.
-        (but(&service, json!({ "roles": ["roster:operator"] })), "ScopeNotGranted"),
-    ];
-    check("Entra", 1, tokens).await?;
+    check(
+        "Entra",
+        1,
+        vec![
+            (person.clone(), &format!("user entra:{TENANT}:{OBJECT} -")),
+            (other_tenant, &format!("user entra:contoso:{OBJECT} -")),
+            (service.clone(), REFUSED),
+            // Any tenant could assign itself this role.
+            (but(&service, json!({ "roles": ["roster:operator"] })), "ScopeNotGranted"),
+        ],
+    )
+    .await?;
     let any = fixture(&pasted("Entra", 1))?;
     let (base, v1) = ("https://login.microsoftonline.com", "https://sts.windows.net/contoso/");
     for issuer in [&format!("{base}/a/b/v2.0"), &format!("{base}/contoso"), v1, "https://evil.example/contoso/v2.0"] {

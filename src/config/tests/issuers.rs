@@ -56,7 +56,8 @@ fn every_mistake_about_tokens_is_reported_with_its_field() {
             "issuers[1].scope_prefix: without a prefix",
             "issuers[1].user_id_prefix: write {tenant} in it once",
             "issuers[1].service_claim: write the name of a claim",
-            "issuers[1].callers: the preset or service_claim says which tokens are those of services: remove it (in FILE)",
+            "issuers[1].callers: the preset or service_claim says which tokens are those of services: remove it (in \
+             FILE)",
             "issuers[1].user_id_prefix: another entry has the same",
             "issuers[1].jwks_file: exactly one of jwks_file",
             "issuers[2].claims.user_id: write the name of a claim",
@@ -72,7 +73,8 @@ fn an_issuer_that_names_no_kind_of_callers_is_a_warning() -> Outcome {
     std::fs::write(directory.path().join("jwks.json"), include_str!("../../../tests/keys/es256.jwks.json"))?;
     let table = |name: &str, rest: &str| {
         format!(
-            "[[issuers]]\nissuer = '{name}'\naudience = 'roster'\njwks_file = 'jwks.json'\nuser_id_prefix = '{name}'\n{rest}"
+            "[[issuers]]\nissuer = '{name}'\naudience = 'roster'\njwks_file = 'jwks.json'\n\
+             user_id_prefix = '{name}'\n{rest}"
         )
     };
     let file = ["", "callers = 'people'\n", "preset = 'auth0'\n", "callers = 5\n"]
