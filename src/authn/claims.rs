@@ -1,7 +1,7 @@
 //! The claims of a token, as far as the settings of its issuer read them.
 //!
-//! A claim that occurs twice makes the token invalid if it is read; all other claims are skipped without being stored. So
-//! a token takes a few times its own size while it is read, whatever it contains.
+//! A claim that occurs twice makes the token invalid if it is read; all other claims are skipped without being stored.
+//! So a token takes a few times its own size while it is read, whatever it contains.
 
 use super::credential_error::CredentialError;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -135,7 +135,8 @@ impl ClaimValue {
         Some(())
     }
 
-    /// Returns whether this is `true`, as a Boolean or as a text. Some providers send Booleans as texts, and Entra as `1`.
+    /// Returns whether this is `true`, as a Boolean or as a text. Some providers send Booleans as texts, and Entra as
+    /// `1`.
     pub(super) fn is_true(&self) -> bool {
         matches!(self, Self::Bool(true)) || matches!(self.as_text(), Some("true" | "1"))
     }

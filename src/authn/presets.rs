@@ -51,8 +51,8 @@ pub(super) fn shape(preset: Option<Preset>) -> TokenShape {
     }
 }
 
-/// Returns the marks of the tokens of services. Where a provider documents what every token of a person has, its absence
-/// is a mark: a token of an unknown kind is then refused instead of becoming a user.
+/// Returns the marks of the tokens of services. Where a provider documents what every token of a person has, its
+/// absence is a mark: a token of an unknown kind is then refused instead of becoming a user.
 pub(super) fn service_marks(preset: Preset) -> Vec<ServiceMark> {
     let absent = |claim: &str| ServiceMark::Absent(claim.to_owned());
     let equals = |claim: &str, value: &str| ServiceMark::Equals(claim.to_owned(), value.to_owned());

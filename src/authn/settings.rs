@@ -50,8 +50,8 @@ impl AuthSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IssuerSettings {
-    /// The `iss` of its tokens, compared byte for byte. `{tenant}` in it, as a whole segment of the path, stands for the
-    /// name of a tenant.
+    /// The `iss` of its tokens, compared byte for byte. `{tenant}` in it, as a whole segment of the path, stands for
+    /// the name of a tenant.
     pub issuer: String,
     /// The accepted audiences: one of them equals `aud` or is in it.
     pub audience: TextList,
@@ -78,8 +78,8 @@ pub struct IssuerSettings {
     pub claims: ClaimSettings,
     /// The prefix of the words in the scope claims that are scopes of roster; `roster:` by default.
     pub scope_prefix: Option<String>,
-    /// The mark of the tokens of services: the name of a claim that they have, or `claim=value`. It is added to the marks
-    /// of the preset.
+    /// The mark of the tokens of services: the name of a claim that they have, or `claim=value`. It is added to the
+    /// marks of the preset.
     pub service_claim: Option<String>,
     /// What a token without a roster scope and without a mark is. Absent, it is a user's.
     pub callers: Option<Callers>,
@@ -95,8 +95,8 @@ pub struct ClaimSettings {
     pub user_id: Option<String>,
     /// The claim with the email address; `email` by default.
     pub email: Option<String>,
-    /// The claim that says whether the address is verified: `true`, as a Boolean or a text. `email_verified` by default;
-    /// `trusted` if the provider verifies every address.
+    /// The claim that says whether the address is verified: `true`, as a Boolean or a text. `email_verified` by
+    /// default; `trusted` if the provider verifies every address.
     pub email_verified: Option<String>,
     /// The claim with the display name; `name` by default.
     pub name: Option<String>,
@@ -113,19 +113,19 @@ pub struct ClaimSettings {
 pub enum Preset {
     /// Sign in with Apple.
     Apple,
-    /// Auth0.
+    /// Auth0, by Okta.
     Auth0,
     /// User pools of Amazon Cognito.
     Cognito,
     /// Microsoft Entra ID.
     Entra,
-    /// Google.
+    /// Google accounts and Workspace.
     Google,
-    /// Keycloak.
+    /// A realm of Keycloak.
     Keycloak,
-    /// Okta.
+    /// Okta Workforce Identity.
     Okta,
-    /// Zitadel.
+    /// An instance of Zitadel.
     Zitadel,
 }
 
@@ -133,7 +133,7 @@ pub enum Preset {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Callers {
-    /// Users.
+    /// Users, that is people.
     People,
     /// Services. A token without a roster scope is refused.
     Services,

@@ -67,8 +67,9 @@ pub(super) fn is_tenant(name: &str) -> bool {
     (1..=limits::TENANT_BYTES).contains(&name.len()) && name.bytes().all(is_tenant_byte)
 }
 
-/// Returns whether user ids with this prefix name the tenant without ambiguity: behind `{tenant}` stands a character that
-/// no tenant contains. Otherwise the user `b-c` of the tenant `a` and the user `c` of the tenant `a-b` could be one.
+/// Returns whether user ids with this prefix name the tenant without ambiguity: behind `{tenant}` stands a character
+/// that no tenant contains. Otherwise the user `b-c` of the tenant `a` and the user `c` of the tenant `a-b` could be
+/// one.
 pub(super) fn separates_tenants(prefix: &str) -> bool {
     prefix.split_once(TENANT).is_some_and(|(_, after)| {
         !after.contains(TENANT) && after.bytes().next().is_some_and(|next| !is_tenant_byte(next))

@@ -141,7 +141,8 @@ impl TokenRules {
         Ok(scopes)
     }
 
-    /// Returns the profile. Its claims do not affect the validity of the token, so one of a wrong type counts as absent.
+    /// Returns the profile. Its claims do not affect the validity of the token, so one of a wrong type counts as
+    /// absent.
     fn profile(&self, claims: &Claims) -> Profile {
         let find = |name: &str| claims.find(name).ok().flatten();
         let text = |name: &str| find(name).and_then(ClaimValue::as_text);
@@ -163,8 +164,8 @@ pub(super) fn warnings(issuers: &[IssuerSettings]) -> Vec<String> {
     silent
         .map(|(index, _)| {
             format!(
-                "issuers[{index}].callers: write \"people\" or \"services\", or name the mark of its services by preset \
-                 or service_claim; without it, a service whose token has no roster scope becomes a user; from 1.0 on \
+                "issuers[{index}].callers: write \"people\" or \"services\", or name the mark of its services by \
+                 preset or service_claim; without it, a service whose token has no roster scope becomes a user; from 1.0 on \
                  one of them is required"
             )
         })
@@ -199,7 +200,7 @@ fn check_claims(settings: &IssuerSettings, mistakes: &mut Vec<String>) {
     };
     if !reads_scopes && !settings.scopes.is_empty() {
         mistakes.push(
-            "scopes: no claim of its tokens is read for scopes: name one in claims.scopes, or give the services API keys"
+            "scopes: no claim of its tokens is read for scopes: name one in claims.scopes, or give services API keys"
                 .to_owned(),
         );
     }
@@ -303,7 +304,7 @@ mod tests {
             ("audience = ['a', '']", &["audience"]),
             ("audience = ''", &["audience"]),
             (
-                "claims = { user_id = '', email = '', email_verified = '', name = '', scopes = ['a', ''], audience = '' }",
+                "claims = { user_id = '', email = '', email_verified = '', name = '', audience = '', scopes = [''] }",
                 &[
                     "claims.user_id",
                     "claims.email",

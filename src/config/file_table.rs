@@ -118,7 +118,7 @@ pub(super) fn no_such_key(key: &str, names: &[&str]) -> String {
 fn form(expected: &str) -> String {
     match expected {
         "a boolean" => "true or false".to_owned(),
-        "a string" | "path string" => "a text in quotation marks".to_owned(),
+        "a string" | "path string" | "string only" => "a text in quotation marks".to_owned(),
         "a sequence" => "a list in square brackets".to_owned(),
         "u16" => "a whole number from 0 to 65535".to_owned(),
         "u32" => "a whole number from 0 to 4294967295".to_owned(),

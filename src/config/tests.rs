@@ -3,6 +3,8 @@ use crate::service::consistency_token::TokenForm;
 use clap::CommandFactory;
 use std::path::Path;
 
+mod issuers;
+
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 #[derive(clap::Parser)]

@@ -30,6 +30,7 @@ mod newer;
 mod peers;
 mod pipeline;
 mod pool;
+mod providers;
 mod races;
 mod random;
 mod replay;

@@ -48,13 +48,13 @@ fn bearer(token: &str) -> Headers {
 }
 
 /// The server's issuer with its real key. It signs anything.
-struct Forger {
+pub struct Forger {
     key: Ed25519KeyPair,
     id: String,
 }
 
 impl Forger {
-    fn new(key: &SigningKey) -> Self {
+    pub fn new(key: &SigningKey) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key.pem");
         key.save(&path).unwrap();
@@ -63,12 +63,12 @@ impl Forger {
         Self { key: Ed25519KeyPair::from_pkcs8_maybe_unchecked(pem.contents()).unwrap(), id }
     }
 
-    fn header(&self) -> Value {
+    pub fn header(&self) -> Value {
         json!({ "alg": "EdDSA", "kid": self.id })
     }
 
     /// Valid claims for this header.
-    fn claims() -> Value {
+    pub fn claims() -> Value {
         let now = Server::claims("").iat;
         json!({
             "iss": "https://issuer.test", "aud": "roster", "sub": SUBJECT, "exp": now + 600, "iat": now,
@@ -76,7 +76,7 @@ impl Forger {
         })
     }
 
-    fn sign(&self, header: &Value, claims: &Value) -> String {
+    pub fn sign(&self, header: &Value, claims: &Value) -> String {
         let message = unsigned(header, claims);
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes())))
     }
@@ -157,7 +157,7 @@ fn bad_credentials(forger: &Forger) -> Vec<(&'static str, Headers, &'static str)
         ("no signature", bearer(&format!("{message}.")), INVALID),
         ("two tokens in one header", bearer(&format!("{good}, Bearer {good}")), INVALID),
         ("two headers", [bearer(&good), bearer(&good)].concat(), INVALID),
-        ("9 KiB", forger.with_claims(json!({ "padding": "x".repeat(9 * 1024 * 3 / 4) })), INVALID),
+        ("25 KiB", forger.with_claims(json!({ "padding": "x".repeat(25 * 1024 * 3 / 4) })), "CREDENTIAL_TOO_LARGE"),
         ("another scheme", vec![("authorization", format!("Basic {good}"))], INVALID),
         ("no scheme", vec![("authorization", good.clone())], INVALID),
         ("nothing", vec![("authorization", "Bearer ".to_owned())], INVALID),

@@ -14,7 +14,7 @@ mod tls;
 use crate::replica::until;
 use issuer_keys::IssuerKey;
 use provider::Provider;
-use roster::authn::settings::{AuthSettings, IssuerSettings};
+use roster::authn::settings::{AuthSettings, Callers, IssuerSettings};
 use roster::authn::{Authenticator, Caller, KeyStatistics, PeerShare, RecentCredentials};
 use roster::clock::Clock;
 use roster::domain::Refusal;
@@ -111,7 +111,12 @@ impl Rig {
 
 /// An issuer that is known by its name only.
 fn by_discovery(provider: &Provider) -> IssuerSettings {
-    IssuerSettings { issuer: provider.issuer(), audience: AUDIENCE.to_owned(), ..IssuerSettings::default() }
+    IssuerSettings {
+        issuer: provider.issuer(),
+        audience: AUDIENCE.into(),
+        callers: Some(Callers::People),
+        ..IssuerSettings::default()
+    }
 }
 
 fn bearer(token: &str) -> http::HeaderMap {
