@@ -203,7 +203,6 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let stopping = CancellationToken::new();
     let connections = Connections::new(stopping.clone());
     let peers = Arc::new(Peers::new(&settings));
-    let tls = settings.tls.clone();
     // Half, so that one caller locks no other one out.
     let share = settings.max_streams_per_caller.unwrap_or((settings.max_streams / 2).max(1));
     let state = ServerState {
@@ -227,7 +226,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let upkeep = CancellationToken::new();
     let watch = tokio::spawn(watch_health(health.clone(), roster.clone(), upkeep.clone()));
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
-    let expiry = tokio::spawn(watch_expiry(tls, upkeep.clone()));
+    tokio::spawn(watch_expiry(service.pipeline.state.settings.tls.clone(), upkeep.clone()));
     let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
     let follower = tokio::spawn(roster.replica().follow(upkeep.clone()));
     let metrics_server = tokio::spawn(metrics::serve(metrics_listener, metrics));
@@ -251,7 +250,6 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     }
     follower.abort();
     tidy.abort();
-    expiry.abort();
     mail.abort();
     metrics_server.abort();
     Ok(())

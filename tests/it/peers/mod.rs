@@ -1,7 +1,7 @@
 //! What one peer can take from the others, over real sockets.
 
 mod addresses;
-mod connections;
+pub mod connections;
 mod haproxy;
 mod memory;
 mod messages;
@@ -9,7 +9,7 @@ pub mod observers;
 mod oddities;
 mod other_protocols;
 mod queues;
-mod rigs;
+pub mod rigs;
 mod signatures;
 mod silent;
 mod sizes;
