@@ -42,8 +42,6 @@ const LOG: &str = "info";
 const PROXY_WITHOUT_TRUST: &str = "proxy_protocol needs trusted_proxies: name the addresses of the proxies that send the \
                                    header, because a peer that may send one chooses its own address";
 
-const METRICS_SOCKET: &str = "metrics_listen takes no unix socket: write an address and a port";
-
 const SAME_ADDRESS: &str = "metrics_listen has the address and port of listen: give it another port";
 
 /// All settings, as flags. It implements no `Debug`: the flags may hold a password.
@@ -184,9 +182,6 @@ impl Settings {
         let tls = tls::read(&mut reader, &values, certificates, clock);
         if values.proxy_protocol && values.trusted_proxies.is_empty() && values.listen.unix_socket().is_none() {
             reader.add_sentence(PROXY_WITHOUT_TRUST);
-        }
-        if values.metrics_listen.as_ref().is_some_and(|listen| listen.unix_socket().is_some()) {
-            reader.add_sentence(METRICS_SOCKET);
         }
         if values.metrics_listen.as_ref() == Some(&values.listen) && values.listen.port() != 0 {
             reader.add_sentence(SAME_ADDRESS);

@@ -5,7 +5,8 @@
 //! whose value is not used.
 
 use super::format::{
-    Setting, SettingRow, address, database_url, file, filter, hours, mebibytes, milliseconds, networks, number, one_of,
+    Setting, SettingRow, address, address_or_socket, database_url, file, filter, hours, mebibytes, milliseconds,
+    networks, number, one_of,
 };
 use super::listen_address::ListenAddress;
 use super::reader::SettingsReader;
@@ -83,7 +84,7 @@ settings! {
     /// The settings of the server, as flags.
     ServerSettingFlags => ServerValues {
         /// Address and port to listen on, or a unix socket
-        listen: ListenAddress = address().or(LISTEN.into());
+        listen: ListenAddress = address_or_socket().or(LISTEN.into());
         /// PEM file of the certificate of the server, followed by its intermediate certificates. It switches TLS on, and needs
         /// `tls_key_file`
         tls_certificate_file: Option<PathBuf> = file().optional("no TLS");

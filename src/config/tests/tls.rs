@@ -101,14 +101,13 @@ fn client_certificates_are_optional_by_default() -> Outcome {
 fn an_old_certificate_and_plaintext_on_the_network_are_warnings() -> Outcome {
     let directory = tempfile::tempdir()?;
     // The clock of these tests stands at the start of 1970.
-    for (name, days) in [("new", 14), ("old", 13), ("expired", -1)] {
+    for (name, days) in [("new", 14), ("old", 13)] {
         write(directory.path(), name, days)?;
     }
     let tls = |name: &str| format!("tls_certificate_file = '{name}.pem'\ntls_key_file = '{name}.key'");
     for (settings, expected) in [
         (tls("new"), None),
         (tls("old"), Some("expires in 13 days")),
-        (tls("expired"), Some("has expired")),
         (String::new(), None),
         ("listen = 'localhost:1'".to_owned(), None),
         ("listen = '[::1]:1'".to_owned(), None),
@@ -133,5 +132,8 @@ fn a_unix_socket_is_for_calls_only_and_trusts_its_peers() {
     let socket = "listen = 'unix:/run/roster.sock'\nproxy_protocol = true";
     assert!(read(&[], &[], &file(socket)).is_ok());
     let mistakes = read(&[], &[], &file("metrics_listen = 'unix:/run/roster.sock'")).err().unwrap_or_default();
-    assert_eq!(mistakes, ["metrics_listen takes no unix socket: write an address and a port"]);
+    assert!(
+        mistakes.len() == 1 && mistakes[0].starts_with("metrics_listen (from FILE): write an address"),
+        "{mistakes:?}"
+    );
 }
