@@ -1,9 +1,11 @@
 //! The first bytes of a connection. A connection of HTTP/2 begins with a preface; anything else gets one readable answer
 //! in HTTP/1.1, which tools of other protocols show or name as no answer of theirs, and the connection ends.
 
+use super::http2;
 use super::limits;
 use super::other_protocols::{self, RequestHead, RequestTransport};
 use super::peer_socket::PeerSocket;
+use super::peer_stream::RewoundStream;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -90,24 +92,14 @@ pub(super) async fn begins_with_tls(socket: &mut PeerSocket, deadline: Instant) 
     let protocol = protocol(start);
     let answer = async {
         if is_http2 {
-            socket.write_all(&go_away()).await?;
-            drain(socket).await
+            let stream = RewoundStream::new(PREFACE, socket);
+            http2::refuse_calls(stream).await.map_err(io::Error::other)
         } else {
             respond(socket, protocol, RequestTransport::WithoutTls, start).await
         }
     };
     let _ = timeout(limits::OTHER_PROTOCOL, Box::pin(answer)).await;
     Ok(Some(if protocol == WrongProtocol::ProxyHeader { protocol } else { WrongProtocol::NoTls }))
-}
-
-/// SETTINGS, and a GOAWAY with a sentence that clients show: the connection is not secure enough (RFC 9113 §6.8, §7).
-fn go_away() -> Vec<u8> {
-    const INADEQUATE_SECURITY: u32 = 0xc;
-    let sentence = other_protocols::WITHOUT_TLS.as_bytes();
-    let length = u32::try_from(8 + sentence.len()).unwrap_or(0).to_be_bytes();
-    // No request was looked at: the last stream is 0.
-    let go_away = [&length[1..], &[7, 0, 0, 0, 0, 0], &[0; 4], &INADEQUATE_SECURITY.to_be_bytes(), sentence].concat();
-    [&[0, 0, 0, 4, 0, 0, 0, 0, 0], &go_away[..]].concat()
 }
 
 /// Reads until the bytes differ from the preface, or are the whole of it. Returns their number.
@@ -151,11 +143,6 @@ async fn respond<T: AsyncRead + AsyncWrite + Unpin>(
         let _ = timeout(limits::OTHER_PROTOCOL / 2, read_head(socket, &mut bytes)).await;
     }
     socket.write_all(&serialize(&other_protocols::answer(&request_head(&bytes, transport)))).await?;
-    drain(socket).await
-}
-
-/// Ends the stream to the peer, and reads what the peer still sends.
-async fn drain<T: AsyncRead + AsyncWrite + Unpin>(socket: &mut T) -> io::Result<()> {
     socket.shutdown().await?;
     let mut unread = (&mut *socket).take(limits::OTHER_PROTOCOL_BYTES);
     tokio::io::copy(&mut unread, &mut tokio::io::sink()).await?;

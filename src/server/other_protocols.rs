@@ -32,7 +32,7 @@ pub(super) enum RequestTransport {
 }
 
 /// The answer to a peer that does not speak TLS on a port with TLS.
-pub(super) const WITHOUT_TLS: &str = "roster serves gRPC over TLS here: connect with TLS, as https://";
+const WITHOUT_TLS: &str = "roster serves gRPC over TLS here: connect with TLS, as https://";
 
 /// The way in which the clients of a protocol read an error.
 #[derive(Clone, Copy)]
@@ -107,7 +107,7 @@ fn form_and_sentence(request: &RequestHead<'_>, content_type: &str) -> (ErrorFor
 
     let is_connect_get = request.query.split('&').any(|pair| pair == "connect=v1");
     if request.transport == RequestTransport::WithoutTls {
-        return (ErrorForm::Text, WITHOUT_TLS);
+        return (if request.is_http2 { ErrorForm::Status } else { ErrorForm::Text }, WITHOUT_TLS);
     }
     match content_type {
         _ if content_type.starts_with("application/grpc-web") => (ErrorForm::Status, WEB),

@@ -1,16 +1,20 @@
 //! Peers that do not speak TLS on a port with TLS.
 
-use crate::harness::Server;
-use crate::harness::http2::{self, GOAWAY, RawConnection};
+use crate::harness::server::Clients;
 use crate::harness::tls::{self, Authority, NAME};
+use crate::harness::{Server, is_member};
 use crate::peers::connections::socket;
 use crate::peers::observers::{metric, scrape};
-use crate::peers::rigs::OPENING;
 use crate::replica::until;
 use crate::tls::open_watch;
+use roster::domain::Scope;
 use roster::server::{ServerSettings, TrustedProxies};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic::Code;
+use tonic::transport::Endpoint;
+
+const SENTENCE: &str = "roster serves gRPC over TLS here: connect with TLS, as https://";
 
 async fn exchange(server: &Server, bytes: &[u8]) -> Vec<u8> {
     let mut socket = TcpStream::connect(server.address).await.unwrap();
@@ -29,17 +33,13 @@ async fn a_peer_without_tls_reads_that_this_port_has_tls() {
     {
         let answer = String::from_utf8(exchange(&server, request).await).unwrap();
         assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
-        assert!(answer.ends_with("roster serves gRPC over TLS here: connect with TLS, as https://\n"), "{answer}");
+        assert!(answer.ends_with(&format!("{SENTENCE}\n")), "{answer}");
     }
-    let mut plain = RawConnection::from(TcpStream::connect(server.address).await.unwrap());
-    plain.writing.write_all(OPENING).await.unwrap();
-    let mut frames = Vec::new();
-    while let Some(frame) = plain.reading.next().await {
-        frames.push(frame);
-    }
-    let last = frames.last().unwrap();
-    assert_eq!((last.kind, last.code(), frames[0].kind), (GOAWAY, 0xc, http2::SETTINGS));
-    assert_eq!(&last.payload[8..], b"roster serves gRPC over TLS here: connect with TLS, as https://");
+    // A call is answered once, and not repeated over new connections until its deadline.
+    let channel = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
+    let mut clients = Clients::new(&channel, server.credential(&[Scope::Check]));
+    let refusal = clients.checks.check_membership(is_member("acme", "ada")).await.unwrap_err();
+    assert_eq!((refusal.code(), refusal.message()), (Code::Unimplemented, SENTENCE));
     until("the peers are counted", async || {
         metric(&scrape(&server).await, "roster_connections_closed_total{reason=\"no_tls\"}") == Some(3.0)
     })
