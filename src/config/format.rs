@@ -131,12 +131,22 @@ pub(super) fn database_url() -> Format<DatastoreUrl> {
     }
 }
 
+/// An address to listen on, or a unix socket.
+pub(super) fn address_or_socket() -> Format<ListenAddress> {
+    Format {
+        range: format!("{}, or unix: with the absolute path of a unix socket", listen_address::FORM),
+        parse: Box::new(|text| text.parse().map_err(|_| Vec::new())),
+        ..address()
+    }
+}
+
 /// An address to listen on.
 pub(super) fn address() -> Format<ListenAddress> {
+    let has_port = |address: &ListenAddress| address.unix_socket().is_none();
     Format {
         value_name: "ADDRESS",
         range: listen_address::FORM.to_owned(),
-        parse: Box::new(|text| text.parse().map_err(|_| Vec::new())),
+        parse: Box::new(move |text| text.parse().ok().filter(has_port).ok_or_else(Vec::new)),
         print: Box::new(ListenAddress::to_string),
     }
 }

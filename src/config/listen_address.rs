@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 /// The forms of an address, for messages and documents.
 pub const FORM: &str = "an address or a host name, and a port, as 127.0.0.1:50051, localhost:50051, [::1]:50051, or \
-                        :50051 for every address of the machine, or unix: with the absolute path of a unix socket";
+                        :50051 for every address of the machine";
 
 /// The longest path of a unix socket, in bytes. The operating systems set it: 108 on Linux and 104 on others, with a 0.
 const SOCKET_PATH_BYTES: usize = 103;

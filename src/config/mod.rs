@@ -46,8 +46,6 @@ const PROXY_WITHOUT_TRUST: &str = "proxy_protocol needs trusted_proxies: name th
 
 const TWO_PASSWORDS: &str = "database_password_file and a password in database_url are given: remove one of them";
 
-const METRICS_SOCKET: &str = "metrics_listen takes no unix socket: write an address and a port";
-
 const SAME_ADDRESS: &str = "metrics_listen has the address and port of listen: give it another port";
 
 /// All settings, as flags. It implements no `Debug`: the flags may hold a password.
@@ -192,15 +190,7 @@ impl Settings {
         let certificates = authenticator.as_ref().is_some_and(Authenticator::accepts_client_certificates);
         let tls = tls::read(&mut reader, &values, certificates, clock);
         files.extend(tls.iter().flat_map(ServerTls::files));
-        if values.proxy_protocol && values.trusted_proxies.is_empty() && values.listen.unix_socket().is_none() {
-            reader.add_sentence(PROXY_WITHOUT_TRUST);
-        }
-        if values.metrics_listen.as_ref().is_some_and(|listen| listen.unix_socket().is_some()) {
-            reader.add_sentence(METRICS_SOCKET);
-        }
-        if values.metrics_listen.as_ref() == Some(&values.listen) && values.listen.port() != 0 {
-            reader.add_sentence(SAME_ADDRESS);
-        }
+        check_addresses(&mut reader, &values);
         let fixed = reader.fixed();
         let (mistakes, mut warnings) = reader.finish(unknown_variables, unknown_variables_of(environment));
         warnings.extend(authenticator.iter().flat_map(Authenticator::warnings));
@@ -249,6 +239,16 @@ impl Settings {
             }),
             _ => Err(Mistakes(mistakes)),
         }
+    }
+}
+
+/// Adds the mistakes in the addresses to listen on, and in those of proxies.
+fn check_addresses(reader: &mut SettingsReader, values: &ServerValues) {
+    if values.proxy_protocol && values.trusted_proxies.is_empty() && values.listen.unix_socket().is_none() {
+        reader.add_sentence(PROXY_WITHOUT_TRUST);
+    }
+    if values.metrics_listen.as_ref() == Some(&values.listen) && values.listen.port() != 0 {
+        reader.add_sentence(SAME_ADDRESS);
     }
 }
 

@@ -5,14 +5,14 @@
 //! whose value is not used.
 
 use super::format::{
-    Setting, SettingRow, address, database_url, file, filter, hours, mebibytes, milliseconds, milliseconds_or_none,
-    networks, number, one_of,
+    Setting, SettingRow, address, address_or_socket, database_url, file, filter, hours, mebibytes, milliseconds,
+    milliseconds_or_none, networks, number, one_of,
 };
 use super::listen_address::ListenAddress;
 use super::reader::SettingsReader;
 use super::{LISTEN, LogFormat, LogSettings};
 use crate::replica::limits::{MAX_STALENESS_MS, SERVE_STALE_MS};
-use crate::server::tls::ClientCertificates;
+use crate::server::tls::ClientCertificateMode;
 use crate::server::{ServerSettings, TrustedProxies};
 use crate::service::ReplicaSettings;
 use crate::service::consistency_token::TokenForm;
@@ -88,7 +88,7 @@ settings! {
     /// The settings of the server, as flags.
     ServerSettingFlags => ServerValues {
         /// Address and port to listen on, or a unix socket
-        listen: ListenAddress = address().or(LISTEN.into());
+        listen: ListenAddress = address_or_socket().or(LISTEN.into());
         /// PEM file of the certificate of the server, followed by its intermediate certificates. It switches TLS on, and needs
         /// `tls_key_file`
         tls_certificate_file: Option<PathBuf> = file().optional("no TLS").reloaded();
@@ -97,9 +97,10 @@ settings! {
         /// PEM file with the authorities of client certificates
         tls_client_ca_file: Option<PathBuf> = file().optional("no client certificates").reloaded();
         /// Whether each client needs a certificate of these authorities
-        tls_client_certificates: Option<ClientCertificates> =
-            one_of("MODE", [("optional", ClientCertificates::Optional), ("required", ClientCertificates::Required)])
-                .optional("`optional`");
+        tls_client_certificates: Option<ClientCertificateMode> =
+            one_of("MODE", [("optional", ClientCertificateMode::Optional), ("required", ClientCertificateMode::Required)])
+                .optional("`optional`")
+                .reloaded();
         /// Whether the operator knows that `listen` has no TLS, because a proxy or a service mesh encrypts: there is no
         /// warning then
         plaintext: bool = one_of("BOOL", [("true", true), ("false", false)]).or(false);

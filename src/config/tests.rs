@@ -1,3 +1,5 @@
+mod tls;
+
 use super::*;
 use crate::service::consistency_token::TokenForm;
 use clap::CommandFactory;
@@ -159,7 +161,7 @@ fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
              effect",
             "database_url (from ROSTER_DATABASE_URL): write a URL with a value of \"sslmode\" that it can have",
             "listen (from FILE): write an address or a host name, and a port, as 127.0.0.1:50051, localhost:50051, \
-             [::1]:50051, or :50051 for every address of the machine",
+             [::1]:50051, or :50051 for every address of the machine, or unix: with the absolute path of a unix socket",
             "database_connections (from FILE): write a whole number from 1 to 1000",
             "max_deadline_ms (from FILE): write a whole number from 1 to 30000",
             "drain_ms (from ROSTER_DRAIN_MS): write a whole number from 1 to 600000",
@@ -364,6 +366,7 @@ fn key_files_are_relative_to_the_settings_file() -> Outcome {
         [[issuers]]
         issuer = 'https://id.example'
         audience = 'roster'
+        callers = 'people'
         jwks_file = 'jwks.json'
         [mail]
         kind = 'off'

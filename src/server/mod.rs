@@ -57,6 +57,7 @@ use tls::{ServerTls, watch_expiry};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 pub use trusted_proxies::TrustedProxies;
@@ -213,15 +214,13 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let shares = ServerShares::new(&settings);
     let metrics = Metrics::new(roster.clone(), shares.clone(), authenticator.clone(), settings.tls.clone());
     let metrics = Arc::new(metrics);
-    let keys = tokio::spawn(refresh_keys(authenticator.clone()));
     let stopping = CancellationToken::new();
     let connections = Connections::new(stopping.clone(), settings.max_connection_age);
     let peers = Arc::new(Peers::new(&settings));
-    let tls = settings.tls.clone();
     // Half, so that one caller locks no other one out.
     let share = settings.max_streams_per_caller.unwrap_or((settings.max_streams / 2).max(1));
     let state = ServerState {
-        authenticator,
+        authenticator: authenticator.clone(),
         peers,
         closed_log: LimitedLog::default(),
         settings,
@@ -239,11 +238,14 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let workers = Workers::start(workers, &service, &cut).map_err(ServerError::Workers)?;
 
     let upkeep = CancellationToken::new();
-    let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
-    let expiry = tokio::spawn(watch_expiry(tls, upkeep.clone()));
-    let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
-    let follower = tokio::spawn(roster.replica().follow(upkeep.clone()));
-    let metrics_server = tokio::spawn(metrics::serve(metrics_listener, metrics));
+    // They are aborted when this function returns.
+    let mut background = JoinSet::new();
+    background.spawn(refresh_keys(authenticator));
+    background.spawn(tidy(roster.clone(), upkeep.clone()));
+    background.spawn(watch_expiry(service.pipeline.state.settings.tls.clone(), upkeep.clone()));
+    background.spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
+    background.spawn(roster.replica().follow(upkeep.clone()));
+    background.spawn(metrics::serve(metrics_listener, metrics));
     tokio::select! {
         () = accept(&listener, &service, &workers, most) => {}
         () = report_health(&health, &roster, &stop, lame_duck) => {}
@@ -260,12 +262,6 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     if tokio::time::timeout(drain, ended).await.is_err() {
         tracing::warn!("stopping: some calls did not end in time, closing their connections");
     }
-    keys.abort();
-    follower.abort();
-    tidy.abort();
-    expiry.abort();
-    mail.abort();
-    metrics_server.abort();
     Ok(())
 }
 

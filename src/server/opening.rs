@@ -1,9 +1,11 @@
 //! The first bytes of a connection. A connection of HTTP/2 begins with a preface; anything else gets one readable answer
 //! in HTTP/1.1, which tools of other protocols show or name as no answer of theirs, and the connection ends.
 
+use super::http2;
 use super::limits;
-use super::other_protocols::{self, RequestHead, Transport};
+use super::other_protocols::{self, RequestHead, RequestTransport};
 use super::peer_socket::PeerSocket;
+use super::peer_stream::RewoundStream;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -67,7 +69,7 @@ pub(super) async fn read<T: AsyncRead + AsyncWrite + Unpin>(
     let protocol = protocol(&start[..length]);
     // An error means that the peer is gone: it is of no interest that it did not read the answer.
     // In a box, because the connections of HTTP/2 need no room for it.
-    let transport = if is_tls { Transport::Tls } else { Transport::Plaintext };
+    let transport = if is_tls { RequestTransport::Tls } else { RequestTransport::Plaintext };
     let answer = respond(socket, protocol, transport, &start[..length]);
     let _ = timeout(limits::OTHER_PROTOCOL, Box::pin(answer)).await;
     Ok(Err(protocol))
@@ -90,24 +92,14 @@ pub(super) async fn begins_with_tls(socket: &mut PeerSocket, deadline: Instant) 
     let protocol = protocol(start);
     let answer = async {
         if is_http2 {
-            socket.write_all(&go_away()).await?;
-            drain(socket).await
+            let stream = RewoundStream::new(PREFACE, socket);
+            http2::refuse_calls(stream).await.map_err(io::Error::other)
         } else {
-            respond(socket, protocol, Transport::WithoutTls, start).await
+            respond(socket, protocol, RequestTransport::WithoutTls, start).await
         }
     };
     let _ = timeout(limits::OTHER_PROTOCOL, Box::pin(answer)).await;
     Ok(Some(if protocol == WrongProtocol::ProxyHeader { protocol } else { WrongProtocol::NoTls }))
-}
-
-/// SETTINGS, and a GOAWAY with a sentence that clients show: the connection is not secure enough (RFC 9113 §6.8, §7).
-fn go_away() -> Vec<u8> {
-    const INADEQUATE_SECURITY: u32 = 0xc;
-    let sentence = other_protocols::WITHOUT_TLS.as_bytes();
-    let length = u32::try_from(8 + sentence.len()).unwrap_or(0).to_be_bytes();
-    // No request was looked at: the last stream is 0.
-    let go_away = [&length[1..], &[7, 0, 0, 0, 0, 0], &[0; 4], &INADEQUATE_SECURITY.to_be_bytes(), sentence].concat();
-    [&[0, 0, 0, 4, 0, 0, 0, 0, 0], &go_away[..]].concat()
 }
 
 /// Reads until the bytes differ from the preface, or are the whole of it. Returns their number.
@@ -142,7 +134,7 @@ fn protocol(start: &[u8]) -> WrongProtocol {
 async fn respond<T: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut T,
     protocol: WrongProtocol,
-    transport: Transport,
+    transport: RequestTransport,
     start: &[u8],
 ) -> io::Result<()> {
     let mut bytes = start.to_vec();
@@ -151,11 +143,6 @@ async fn respond<T: AsyncRead + AsyncWrite + Unpin>(
         let _ = timeout(limits::OTHER_PROTOCOL / 2, read_head(socket, &mut bytes)).await;
     }
     socket.write_all(&serialize(&other_protocols::answer(&request_head(&bytes, transport)))).await?;
-    drain(socket).await
-}
-
-/// Ends the stream to the peer, and reads what the peer still sends.
-async fn drain<T: AsyncRead + AsyncWrite + Unpin>(socket: &mut T) -> io::Result<()> {
     socket.shutdown().await?;
     let mut unread = (&mut *socket).take(limits::OTHER_PROTOCOL_BYTES);
     tokio::io::copy(&mut unread, &mut tokio::io::sink()).await?;
@@ -176,7 +163,7 @@ async fn read_head<R: AsyncRead + Unpin>(socket: &mut R, bytes: &mut Vec<u8>) ->
 }
 
 /// What the head of a request of HTTP/1 says. What is missing is empty.
-fn request_head(bytes: &[u8], transport: Transport) -> RequestHead<'_> {
+fn request_head(bytes: &[u8], transport: RequestTransport) -> RequestHead<'_> {
     let mut lines = bytes.split(|byte| *byte == b'\n').map(|line| std::str::from_utf8(line).unwrap_or_default().trim());
     let mut words = lines.next().unwrap_or_default().split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());

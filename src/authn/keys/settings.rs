@@ -1,6 +1,7 @@
 //! How to get the keys of one issuer, as a checked value.
 
 use crate::authn::settings::{IssuerSettings, PemKey};
+use crate::authn::tenant::TENANT;
 use std::path::PathBuf;
 use url::{Host, Url};
 
@@ -95,6 +96,9 @@ fn discovery(issuer: &str) -> Result<Url, String> {
     let mistake = |why: &str| {
         format!("issuer: without jwks_url, jwks_file, keys or hs256_secret_file, the keys come by discovery, and {why}")
     };
+    if issuer.contains(TENANT) {
+        return Err(mistake("the issuers of several tenants have no common discovery document: name the jwks_url"));
+    }
     let url = secure_url(issuer).map_err(|why| mistake(&format!("the issuer is not {why}")))?;
     if url.query().is_some() {
         return Err(mistake("an issuer with a query has no discovery document: name its jwks_url"));

@@ -9,6 +9,7 @@
 //! - [`connection`]: accepts calls, pings silent peers, and ends the connection.
 //! - [`call`]: one call; the fast path answers it at once, or it runs in a task.
 //! - [`respond`]: sends a response as the peer takes it.
+//! - [`without_tls`]: answers calls in plaintext on a port with TLS.
 
 mod call;
 mod connection;
@@ -16,5 +17,7 @@ mod frames;
 mod guarded_io;
 mod respond;
 mod response_bytes;
+mod without_tls;
 
 pub(super) use connection::serve;
+pub(super) use without_tls::refuse_calls;
