@@ -108,7 +108,9 @@ impl<'a> SettingsReader<'a> {
             return default;
         };
         if is_path && raw.is_from_file {
-            raw.text = raw.text.map(|path| self.directory().join(path).to_string_lossy().into_owned());
+            // An empty path is a mistake, and would become the directory.
+            let path = raw.text.filter(|path| !path.is_empty());
+            raw.text = path.map(|path| self.directory().join(path).to_string_lossy().into_owned());
         }
         if !is_reloaded {
             self.fixed.insert(name, fingerprint(&raw.text));

@@ -51,7 +51,6 @@ fn every_mistake_about_tokens_is_reported_with_its_field() {
             "issuers[1].claims (from FILE): write a table",
             "issuers[2].audience (from FILE): write a text in quotation marks",
             "issuers[2].tenants (from FILE): write a list in square brackets",
-            "issuers[0].jwks_file: exactly one of jwks_file",
             "issuers[1].audience: the aud of tokens for this server is needed (in FILE)",
             "issuers[1].scope_prefix: without a prefix",
             "issuers[1].user_id_prefix: write {tenant} in it once",
@@ -59,10 +58,9 @@ fn every_mistake_about_tokens_is_reported_with_its_field() {
             "issuers[1].callers: the preset or service_claim says which tokens are those of services: remove it (in \
              FILE)",
             "issuers[1].user_id_prefix: another entry has the same",
-            "issuers[1].jwks_file: exactly one of jwks_file",
+            "issuers[1].issuer: without jwks_url",
             "issuers[2].claims.user_id: write the name of a claim",
             "issuers[2].scopes: no claim of its tokens is read for scopes: name one in claims.scopes",
-            "issuers[2].jwks_file: exactly one of jwks_file",
         ]
     );
 }
