@@ -238,11 +238,9 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     if tokio::time::timeout(drain, ended).await.is_err() {
         tracing::warn!("stopping: some calls did not end in time, closing their connections");
     }
-    keys.abort();
-    follower.abort();
-    tidy.abort();
-    mail.abort();
-    metrics_server.abort();
+    for task in [keys, follower, tidy, mail, metrics_server] {
+        task.abort();
+    }
     Ok(())
 }
 

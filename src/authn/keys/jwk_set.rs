@@ -73,7 +73,7 @@ impl std::fmt::Display for SkippedKey {
 }
 
 #[derive(Deserialize)]
-struct Document {
+struct JwkList {
     keys: Vec<Value>,
 }
 
@@ -105,7 +105,7 @@ impl JwkSet {
     ///
     /// Of keys with the same id and a common algorithm, the first one is used, so that a token selects at most one key.
     pub(super) fn parse(bytes: &[u8], development_keys: bool) -> Result<Self, JwkSetError> {
-        let document: Document =
+        let document: JwkList =
             serde_json::from_slice(bytes).map_err(|error| JwkSetError::Malformed(error.line(), error.column()))?;
         let mut set = Self { keys: Vec::new(), skipped: Vec::new() };
         for (index, value) in document.keys.into_iter().enumerate() {

@@ -32,11 +32,11 @@ pub(super) struct Keys {
     pub(super) settings: KeySettings,
     /// `None` until the first keys came from the identity provider.
     current: RwLock<Option<Arc<KeySet>>>,
-    refresh: Refresh,
+    refresh: KeyRefresh,
 }
 
 /// How the keys change.
-enum Refresh {
+enum KeyRefresh {
     Never,
     File(JwksFile),
     Provider(Box<Provider>),
@@ -73,7 +73,7 @@ impl Keys {
                 if let Some(path) = &provider.ca_file {
                     fetch::certificates(path).map_err(|error| vec![format!("ca_file: {error}")])?;
                 }
-                (None, Refresh::Provider(Box::new(Provider::new(provider.clone()))))
+                (None, KeyRefresh::Provider(Box::new(Provider::new(provider.clone()))))
             }
             KeySource::JwksFile(path) => {
                 // In the past, so that the first unknown key id reloads the file without a delay.
@@ -83,15 +83,15 @@ impl Keys {
                     read_at: read_at.into(),
                     reload_lock: tokio::sync::Mutex::default(),
                 };
-                (Some(load_jwks(path, settings.development_keys).map_err(named)?), Refresh::File(file))
+                (Some(load_jwks(path, settings.development_keys).map_err(named)?), KeyRefresh::File(file))
             }
             KeySource::PemFiles(keys) => {
                 let keys = load_pems(keys, settings.development_keys)?;
-                (Some(JwkSet { keys, skipped: Vec::new() }), Refresh::Never)
+                (Some(JwkSet { keys, skipped: Vec::new() }), KeyRefresh::Never)
             }
             KeySource::SecretFile(path) => {
                 let keys = vec![load_secret(path).map_err(named)?];
-                (Some(JwkSet { keys, skipped: Vec::new() }), Refresh::Never)
+                (Some(JwkSet { keys, skipped: Vec::new() }), KeyRefresh::Never)
             }
         };
         let current = keys.map(|JwkSet { keys, skipped }| Arc::new(KeySet { keys, skipped, generation: 0 }));
@@ -108,7 +108,7 @@ impl Keys {
     /// Returns the current keys, after a reload if their file is older than [`limits::JWKS_MAX_AGE_SECONDS`]; `None` if
     /// the provider did not give any, or not for too long.
     pub(super) async fn current(&self, now: i64) -> Option<Arc<KeySet>> {
-        if let Refresh::File(file) = &self.refresh
+        if let KeyRefresh::File(file) = &self.refresh
             && file.is_older(limits::JWKS_MAX_AGE_SECONDS, now)
             // Calls during a reload use the current keys and do not wait.
             && let Ok(_guard) = file.reload_lock.try_lock()
@@ -121,8 +121,8 @@ impl Keys {
     /// Returns the current keys without waiting; `None` if there are none, or if their file is due for a reload.
     pub(super) fn current_if_fresh(&self, now: i64) -> Option<Arc<KeySet>> {
         match &self.refresh {
-            Refresh::File(file) if file.is_older(limits::JWKS_MAX_AGE_SECONDS, now) => None,
-            Refresh::Never | Refresh::File(_) | Refresh::Provider(_) => self.usable(now),
+            KeyRefresh::File(file) if file.is_older(limits::JWKS_MAX_AGE_SECONDS, now) => None,
+            KeyRefresh::Never | KeyRefresh::File(_) | KeyRefresh::Provider(_) => self.usable(now),
         }
     }
 
@@ -145,17 +145,17 @@ impl Keys {
             return keys.ok_or(CredentialError::KeysUnavailable);
         }
         match (&self.refresh, ended) {
-            (Refresh::File(file), _) => {
+            (KeyRefresh::File(file), _) => {
                 let _guard = file.reload_lock.lock().await;
                 // A call that waited for the lock usually finds the file reloaded.
                 if file.is_older(limits::JWKS_RELOAD_SECONDS, now) {
                     self.reload(file, now).await;
                 }
             }
-            (Refresh::Provider(provider), Some(ended)) if provider.expects_fetch(keys.is_some(), now) => {
+            (KeyRefresh::Provider(provider), Some(ended)) if provider.expects_fetch(keys.is_some(), now) => {
                 provider.wait(ended).await?;
             }
-            (Refresh::Never | Refresh::Provider(_), _) => {}
+            (KeyRefresh::Never | KeyRefresh::Provider(_), _) => {}
         }
         self.usable(now).ok_or(CredentialError::KeysUnavailable)
     }
@@ -179,8 +179,8 @@ impl Keys {
 
     fn provider(&self) -> Option<&Provider> {
         match &self.refresh {
-            Refresh::Provider(provider) => Some(provider),
-            Refresh::Never | Refresh::File(_) => None,
+            KeyRefresh::Provider(provider) => Some(provider),
+            KeyRefresh::Never | KeyRefresh::File(_) => None,
         }
     }
 
