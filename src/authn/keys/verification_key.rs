@@ -26,7 +26,7 @@ pub(in crate::authn) struct VerificationKey {
 
 enum KeyMaterial {
     Public(ParsedPublicKey),
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
 }
 
 /// Why a key cannot be used. It contains no part of the key.
@@ -106,7 +106,7 @@ impl VerificationKey {
     /// A shared secret, for HS256.
     pub(super) fn secret(secret: &[u8]) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-        Self { id: None, verifiers: vec![(Algorithm::Hs256, KeyMaterial::Secret(key))] }
+        Self { id: None, verifiers: vec![(Algorithm::Hs256, KeyMaterial::Secret(Box::new(key)))] }
     }
 
     /// Returns whether the key verifies signatures of this algorithm.
@@ -174,7 +174,7 @@ fn ec_curve(algorithm: Algorithm) -> Option<&'static EcdsaVerificationAlgorithm>
 }
 
 /// The y coordinates of the points of Ed25519 whose order is at most 8, in every encoding: a signature for such a key
-/// needs no private key. The numbers are 0, 1, p - 1, p, p + 1 and the two roots of order 8 (Taming the many EdDSAs,
+/// needs no private key. The numbers are 0, 1, p - 1, p, p + 1 and the two roots of order 8 ("Taming the many `EdDSAs`",
 /// Chalkias et al. 2020, table 1).
 const SMALL_ORDER_POINTS: [[u8; 32]; 7] = [
     [0; 32],
