@@ -55,7 +55,8 @@ struct Discovery {
     jwks_uri: String,
 }
 
-struct FetchedDocument {
+/// The body of an answer.
+struct ProviderAnswer {
     bytes: Vec<u8>,
     max_age: Option<u64>,
 }
@@ -73,7 +74,7 @@ async fn fetch_all(settings: &KeySettings, provider: &ProviderSettings) -> Resul
             key_set_url(&settings.issuer, url, &document.bytes)?
         }
     };
-    let FetchedDocument { bytes, max_age } = get(&url, provider.ca_file.as_deref()).await?;
+    let ProviderAnswer { bytes, max_age } = get(&url, provider.ca_file.as_deref()).await?;
     Ok(FetchedKeys { set: JwkSet::parse(&bytes, settings.development_keys)?, max_age })
 }
 
@@ -89,7 +90,7 @@ fn key_set_url(issuer: &str, discovery: &Url, document: &[u8]) -> Result<Url, Fe
     url.filter(|url| url.scheme() == "https" || discovery.scheme() == "http").ok_or(FetchError::JwksUri)
 }
 
-async fn get(url: &Url, ca_file: Option<&Path>) -> Result<FetchedDocument, FetchError> {
+async fn get(url: &Url, ca_file: Option<&Path>) -> Result<ProviderAnswer, FetchError> {
     let client = {
         let (url, ca_file) = (url.clone(), ca_file.map(Path::to_owned));
         // Reads the certificates of the platform or of the file, which takes some milliseconds.
@@ -109,7 +110,7 @@ async fn get(url: &Url, ca_file: Option<&Path>) -> Result<FetchedDocument, Fetch
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(FetchedDocument { bytes, max_age })
+    Ok(ProviderAnswer { bytes, max_age })
 }
 
 /// A client for one request. A fetch is rare, so each one reads the trusted certificates again, and no connection to the

@@ -73,7 +73,7 @@ impl std::fmt::Display for SkippedKey {
 }
 
 #[derive(Deserialize)]
-struct Document {
+struct JwkList {
     keys: Vec<Value>,
 }
 
@@ -105,7 +105,7 @@ impl JwkSet {
     ///
     /// Of keys with the same id and a common algorithm, the first one is used, so that a token selects at most one key.
     pub(super) fn parse(bytes: &[u8], development_keys: bool) -> Result<Self, JwkSetError> {
-        let document: Document =
+        let document: JwkList =
             serde_json::from_slice(bytes).map_err(|error| JwkSetError::Malformed(error.line(), error.column()))?;
         let mut set = Self { keys: Vec::new(), skipped: Vec::new() };
         for (index, value) in document.keys.into_iter().enumerate() {
@@ -236,9 +236,9 @@ mod tests {
     /// Keys that cannot be used, each with the reason.
     fn unusable() -> Vec<(Value, SkipReason)> {
         let (rsa, ec) = (published("rs256"), published("es256"));
-        let rsa_error = SkipReason::Unusable(UnusableKey::Rsa);
-        let ec_error = SkipReason::Unusable(UnusableKey::Ec);
-        let ed_error = SkipReason::Unusable(UnusableKey::Ed25519);
+        let weak_rsa = SkipReason::Unusable(UnusableKey::Rsa);
+        let off_curve = SkipReason::Unusable(UnusableKey::Ec);
+        let okp_error = SkipReason::Unusable(UnusableKey::Ed25519);
         let modulus = URL_SAFE_NO_PAD.decode(rsa["n"].as_str().unwrap()).unwrap();
         let mut even = modulus.clone();
         *even.last_mut().unwrap() &= 0xfe;
@@ -271,25 +271,25 @@ mod tests {
             (with(&ec, "alg", "ES384"), SkipReason::UnknownAlgorithm),
             (changed(&[("alg", json!("RS256"))]), SkipReason::UnknownAlgorithm),
             (with(&rsa, "alg", "ES256"), SkipReason::Unusable(UnusableKey::WrongAlgorithm)),
-            (with(&rsa, "n", "AQAB"), rsa_error),
-            (with(&rsa, "n", ""), rsa_error),
-            (with(&rsa, "n", short), rsa_error),
-            (with(&rsa, "n", padded), rsa_error),
-            (with(&rsa, "n", huge), rsa_error),
-            (with(&rsa, "n", even), rsa_error),
-            (with(&rsa, "e", "AQ"), rsa_error),
-            (with(&rsa, "e", "AA"), rsa_error),
-            (with(&rsa, "e", "BA"), rsa_error),
-            (with(&rsa, "e", ""), rsa_error),
-            (with(&rsa, "e", "AQAAAAAAAAAAAAAB"), rsa_error),
-            (swapped, ec_error),
-            (with(&ec, "x", "AQAB"), ec_error),
-            (with(&ec, "y", ""), ec_error),
-            (with(&ec, "crv", "P-384"), ec_error),
-            (changed(&[("x", json!("AQAB"))]), ed_error),
-            (json!({"kty": "OKP", "crv": "Ed25519"}), ed_error),
+            (with(&rsa, "n", "AQAB"), weak_rsa),
+            (with(&rsa, "n", ""), weak_rsa),
+            (with(&rsa, "n", short), weak_rsa),
+            (with(&rsa, "n", padded), weak_rsa),
+            (with(&rsa, "n", huge), weak_rsa),
+            (with(&rsa, "n", even), weak_rsa),
+            (with(&rsa, "e", "AQ"), weak_rsa),
+            (with(&rsa, "e", "AA"), weak_rsa),
+            (with(&rsa, "e", "BA"), weak_rsa),
+            (with(&rsa, "e", ""), weak_rsa),
+            (with(&rsa, "e", "AQAAAAAAAAAAAAAB"), weak_rsa),
+            (swapped, off_curve),
+            (with(&ec, "x", "AQAB"), off_curve),
+            (with(&ec, "y", ""), off_curve),
+            (with(&ec, "crv", "P-384"), off_curve),
+            (changed(&[("x", json!("AQAB"))]), okp_error),
+            (json!({"kty": "OKP", "crv": "Ed25519"}), okp_error),
             // The neutral element: a signature for this key needs no private key.
-            (changed(&[("x", json!("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))]), ed_error),
+            (changed(&[("x", json!("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))]), okp_error),
             (good("good"), SkipReason::Repeated),
             (good("roster-dev-1"), SkipReason::Development),
         ]

@@ -21,12 +21,12 @@ const RSA_EXPONENTS: std::ops::Range<u64> = 3..1 << 33;
 pub(in crate::authn) struct VerificationKey {
     pub(in crate::authn) id: Option<String>,
     /// At least one. The library parses a key for one algorithm.
-    verifiers: Vec<(Algorithm, Verifier)>,
+    verifiers: Vec<(Algorithm, KeyMaterial)>,
 }
 
-enum Verifier {
+enum KeyMaterial {
     Public(ParsedPublicKey),
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
 }
 
 /// Why a key cannot be used. It contains no part of the key.
@@ -63,7 +63,7 @@ impl VerificationKey {
         let verifier = |algorithm: &Algorithm| {
             let parameters = rsa_parameters(*algorithm).ok_or(UnusableKey::WrongAlgorithm)?;
             let key = RsaPublicKeyComponents { n, e }.to_parsed_public_key(parameters);
-            Ok((*algorithm, Verifier::Public(key.map_err(|_| UnusableKey::Rsa)?)))
+            Ok((*algorithm, KeyMaterial::Public(key.map_err(|_| UnusableKey::Rsa)?)))
         };
         Ok(Self { id, verifiers: algorithms.iter().map(verifier).collect::<Result<_, _>>()? })
     }
@@ -73,7 +73,7 @@ impl VerificationKey {
         let curve = ec_curve(algorithm).ok_or(UnusableKey::WrongAlgorithm)?;
         // The library checks that the point is on the curve.
         let key = ParsedPublicKey::new(curve, key).map_err(|_| UnusableKey::Ec)?;
-        Ok(Self { id, verifiers: vec![(algorithm, Verifier::Public(key))] })
+        Ok(Self { id, verifiers: vec![(algorithm, KeyMaterial::Public(key))] })
     }
 
     /// An Ed25519 key, as 32 bytes or as `SubjectPublicKeyInfo` in DER, which ends with them.
@@ -87,7 +87,7 @@ impl VerificationKey {
         if SMALL_ORDER_POINTS.contains(&point) {
             return Err(UnusableKey::Ed25519);
         }
-        Ok(Self { id, verifiers: vec![(Algorithm::EdDsa, Verifier::Public(parsed))] })
+        Ok(Self { id, verifiers: vec![(Algorithm::EdDsa, KeyMaterial::Public(parsed))] })
     }
 
     /// A key in DER (`SubjectPublicKeyInfo`), for one algorithm.
@@ -106,7 +106,7 @@ impl VerificationKey {
     /// A shared secret, for HS256.
     pub(super) fn secret(secret: &[u8]) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-        Self { id: None, verifiers: vec![(Algorithm::Hs256, Verifier::Secret(key))] }
+        Self { id: None, verifiers: vec![(Algorithm::Hs256, KeyMaterial::Secret(Box::new(key)))] }
     }
 
     /// Returns whether the key verifies signatures of this algorithm.
@@ -124,8 +124,8 @@ impl VerificationKey {
         self.verifiers.iter().any(|(own, verifier)| {
             *own == algorithm
                 && match verifier {
-                    Verifier::Public(key) => key.verify_sig(message.as_bytes(), &signature).is_ok(),
-                    Verifier::Secret(key) => hmac::verify(key, message.as_bytes(), &signature).is_ok(),
+                    KeyMaterial::Public(key) => key.verify_sig(message.as_bytes(), &signature).is_ok(),
+                    KeyMaterial::Secret(key) => hmac::verify(key, message.as_bytes(), &signature).is_ok(),
                 }
         })
     }
@@ -134,8 +134,8 @@ impl VerificationKey {
     /// secret has the signature of an empty message.
     pub(super) fn identity(&self) -> (Option<&str>, Vec<Algorithm>, Vec<u8>) {
         let bytes = match &self.verifiers[0].1 {
-            Verifier::Public(key) => key.as_ref().to_vec(),
-            Verifier::Secret(key) => hmac::sign(key, &[]).as_ref().to_vec(),
+            KeyMaterial::Public(key) => key.as_ref().to_vec(),
+            KeyMaterial::Secret(key) => hmac::sign(key, &[]).as_ref().to_vec(),
         };
         (self.id.as_deref(), self.algorithms().collect(), bytes)
     }
@@ -174,7 +174,7 @@ fn ec_curve(algorithm: Algorithm) -> Option<&'static EcdsaVerificationAlgorithm>
 }
 
 /// The y coordinates of the points of Ed25519 whose order is at most 8, in every encoding: a signature for such a key
-/// needs no private key. The numbers are 0, 1, p - 1, p, p + 1 and the two roots of order 8 (Taming the many EdDSAs,
+/// needs no private key. The numbers are 0, 1, p - 1, p, p + 1 and the two roots of order 8 ("Taming the many `EdDSAs`",
 /// Chalkias et al. 2020, table 1).
 const SMALL_ORDER_POINTS: [[u8; 32]; 7] = [
     [0; 32],

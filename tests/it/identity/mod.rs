@@ -2,6 +2,7 @@
 //! the test sets.
 
 mod away;
+mod commands;
 mod fetches;
 mod hostile;
 mod issuer_keys;

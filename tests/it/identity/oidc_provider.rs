@@ -70,7 +70,7 @@ impl OidcProvider {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        let json = answer.find("\r\n\r\n{").map(|at| &answer[at + 4..]).unwrap_or_else(|| panic!("{answer}"));
+        let json = answer.find("\r\n\r\n{").map_or_else(|| panic!("{answer}"), |at| &answer[at + 4..]);
         let json: Value = serde_json::from_str(json).unwrap();
         json["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
     }

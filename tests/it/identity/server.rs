@@ -54,11 +54,11 @@ async fn a_token_whose_issuer_has_no_keys_is_unavailable_until_they_come() {
     let server = server(&provider).await;
     let mut caller = server.with_token(&token(&provider, &key));
     let request = pb::GetCallerRequest::default();
-    let status = caller.users.get_caller(request.clone()).await.unwrap_err();
+    let status = caller.users.get_caller(request).await.unwrap_err();
     assert_eq!((status.code(), crate::harness::reason(&status)), (Code::Unavailable, "KEYS_UNAVAILABLE".to_owned()));
     assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
     // The users of another issuer do not notice.
-    server.user("ada").users.get_caller(request.clone()).await.unwrap();
+    server.user("ada").users.get_caller(request).await.unwrap();
     let issuer = provider.issuer();
     let text = metrics(&server).await;
     assert!(text.contains(&format!("roster_issuer_keys_age_seconds{{issuer=\"{issuer}\"}} -1\n")), "{text}");
@@ -67,7 +67,7 @@ async fn a_token_whose_issuer_has_no_keys_is_unavailable_until_they_come() {
     assert!(value.parse::<u64>().unwrap() > 0, "{text}");
 
     provider.come_back().await;
-    until("the token is accepted", async || caller.users.get_caller(request.clone()).await.is_ok()).await;
+    until("the token is accepted", async || caller.users.get_caller(request).await.is_ok()).await;
     let text = metrics(&server).await;
     let age = format!("roster_issuer_keys_age_seconds{{issuer=\"{issuer}\"}} ");
     let value = text.lines().find_map(|line| line.strip_prefix(&age)).unwrap_or_else(|| panic!("{text}"));
