@@ -7,10 +7,11 @@ use super::credential_error::CredentialError;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Number;
-use std::collections::BTreeMap;
 use std::fmt;
 
-type Object = BTreeMap<String, ClaimValue>;
+/// The members of an object, in the order of their names. A hostile token may have thousands of objects, so each takes as
+/// little as possible.
+pub(super) struct Object(Vec<(String, ClaimValue)>);
 
 /// The value of a claim. An object in it has each member once.
 pub(super) enum ClaimValue {
@@ -80,6 +81,19 @@ impl Claims {
     }
 }
 
+impl Object {
+    /// Returns an object with these members; `None` if two have the same name.
+    fn new(mut members: Vec<(String, ClaimValue)>) -> Option<Self> {
+        members.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        members.is_sorted_by(|(one, _), (other, _)| one < other).then_some(Self(members))
+    }
+
+    fn get(&self, name: &str) -> Option<&ClaimValue> {
+        let place = self.0.binary_search_by(|(member, _)| member.as_str().cmp(name)).ok()?;
+        Some(&self.0[place].1)
+    }
+}
+
 fn find<'a>(object: &'a Object, name: &str) -> Result<Option<&'a ClaimValue>, CredentialError> {
     if let Some(value) = object.get(name) {
         return Ok(Some(value));
@@ -121,7 +135,7 @@ impl ClaimValue {
     pub(super) fn add_words<'a>(&'a self, words: &mut Vec<&'a str>) -> Option<()> {
         match self {
             Self::Text(text) => words.extend(text.split_ascii_whitespace()),
-            Self::Object(members) => words.extend(members.keys().map(String::as_str)),
+            Self::Object(members) => words.extend(members.0.iter().map(|(name, _)| name.as_str())),
             Self::List(values) => {
                 for value in values {
                     match value {
@@ -153,19 +167,15 @@ impl<'de> Visitor<'de> for ClaimsVisitor<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
-        let mut claims = Object::new();
+        let mut claims = Vec::new();
         while let Some(key) = map.next_key_seed(ReadName(self.0))? {
             match key {
-                Some(key) => add(&mut claims, key, map.next_value()?)?,
+                Some(key) => claims.push((key, map.next_value()?)),
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(claims)
+        Object::new(claims).ok_or_else(|| A::Error::custom("repeated"))
     }
-}
-
-fn add<E: Error>(object: &mut Object, key: String, value: ClaimValue) -> Result<(), E> {
-    if object.insert(key, value).is_some() { Err(E::custom("repeated")) } else { Ok(()) }
 }
 
 /// Reads the name of a claim; `None` if the claim is not asked for.
@@ -243,11 +253,11 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ClaimValue, A::Error> {
-        let mut members = Object::new();
-        while let Some(key) = map.next_key()? {
-            add(&mut members, key, map.next_value()?)?;
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
         }
-        Ok(ClaimValue::Object(members))
+        Object::new(members).map(ClaimValue::Object).ok_or_else(|| A::Error::custom("repeated"))
     }
 }
 
@@ -307,6 +317,8 @@ mod tests {
         for (json, name) in [
             (r#"{"a":"x","a":"x"}"#, "a"),
             (r#"{"a":{"b":"x"},"a":{"c":"x"}}"#, "a.b"),
+            (r#"{"a":"x","\u0061":"x"}"#, "a"),
+            (r#"{"a":{"b":"x","\u0062":"y"}}"#, "a.b"),
             (r#"{"a":{"b":"x","b":"y"}}"#, "a.b"),
             (r#"{"a":{"b":"x","c":{"d":1,"d":2}}}"#, "a.b"),
             (r#"{"a":7}"#, "a"),

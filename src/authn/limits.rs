@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Maximum size of a credential, in bytes. Tokens of Keycloak reach 16 KiB, with the roles of many clients in them. A
-/// token of this size that is refused before its signature is looked at takes about 0.1 ms of a core.
+/// token of this size takes 20 µs to hash and 30 µs to read; one that is made to be slow takes ten times as long to read.
 pub const CREDENTIAL_BYTES: usize = 24 * 1024;
 /// Maximum length of the name of a tenant in an issuer, in bytes. The ids of Entra have 36.
 pub const TENANT_BYTES: usize = 64;
@@ -78,5 +78,6 @@ pub const WAITING: usize = 1024;
 /// Refused tokens of one peer address in a row. Many users behind one address (NAT) may have expired tokens at the same
 /// time, as after an outage.
 pub const REFUSAL_BURST: u32 = 500;
-/// Time in which an address may have one more token refused: 100 a second, which take half a percent of a core.
+/// Time in which an address may have one more token refused: 100 a second, which take half a percent of a core, and a few
+/// percent if each has the largest size and the worst claims.
 pub const REFUSAL_REFILL: Duration = Duration::from_millis(10);

@@ -53,12 +53,12 @@ impl ServerState {
         }
     }
 
-    /// Logs that the HTTP/2 library reset a request of this peer.
+    /// Logs that the HTTP/2 library refused a request of this peer.
     pub(super) fn log_reset(&self, peer: impl fmt::Display, cause: &str) {
         if let Some(suppressed) = self.closed_log.admit("reset", clock::uptime()) {
             // Without the query of a path, in which clients of other protocols send secrets.
             let cause: String = cause.split('?').next().unwrap_or_default().chars().take(limits::RESET_CAUSE).collect();
-            tracing::info!(%peer, %cause, suppressed, "reset a request with malformed headers: see docs/languages.md");
+            tracing::info!(%peer, %cause, suppressed, "refused a request for its headers: see docs/languages.md");
         }
     }
 }

@@ -184,7 +184,7 @@ async fn the_log_names_the_protocol_of_a_peer() {
 }
 
 #[tokio::test]
-async fn the_log_names_the_cause_of_a_reset_by_the_library() {
+async fn the_log_names_the_cause_of_a_refusal_by_the_library() {
     let serve = Serve::start(&Database::new().await.url, "").await;
     serve.until(ServingStatus::Serving).await;
     // A target with several addresses, and one that is the path of a socket.
@@ -213,7 +213,15 @@ async fn the_log_names_the_cause_of_a_reset_by_the_library() {
         };
         assert!(tokio::time::timeout(BOUND, wait).await.is_ok(), "no line has {cause}:\n{}", serve.log());
     }
-    logged(&serve, &["INFO", "reset a request with malformed headers", "peer=127.0.0.1"]).await;
+    let wait = async {
+        while !serve.log().contains("cause=larger than the server accepts (status 431)") {
+            let call = raw::Call::grpc("/roster.v1.UserService/GetCaller", &[]).bearer(&"x".repeat(41 * 1024));
+            assert_eq!(raw::send(serve.address, call).await.http_status, 431);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    assert!(tokio::time::timeout(BOUND, wait).await.is_ok(), "no line about large headers:\n{}", serve.log());
+    logged(&serve, &["INFO", "refused a request for its headers", "peer=127.0.0.1"]).await;
     assert!(!serve.log().contains("h2::"), "{}", serve.log());
 }
 
