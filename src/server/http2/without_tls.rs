@@ -5,7 +5,6 @@
 
 use crate::server::limits;
 use crate::server::other_protocols::{self, RequestHead, RequestTransport};
-use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Answers the calls of a connection that begins with HTTP/2, and announces its end. It sets no time limit.
@@ -29,9 +28,8 @@ pub(in crate::server) async fn refuse_calls<T: AsyncRead + AsyncWrite + Unpin>(s
     for number in 0..limits::STREAMS_PER_CONNECTION {
         let Some(call) = connection.accept().await else { break };
         let (_, mut respond) = call?;
+        // The library tells the client that it need not send its message.
         respond.send_response(http::Response::from_parts(head.clone(), ()), true)?;
-        // The client need not send its message.
-        respond.send_reset(Reason::NO_ERROR);
         if number == 0 {
             connection.graceful_shutdown();
         }
