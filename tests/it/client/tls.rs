@@ -81,7 +81,6 @@ async fn each_failure_of_tls_is_a_sentence_that_says_what_to_do() {
     let trusting = |server: &Server| settings(server).with_ca(authority.pem()).unwrap();
     let fails = async |settings: ClientSettings, advice: &str| {
         let error = first_check(settings).await.unwrap_err();
-        println!("{error}");
         assert!(error.is_unavailable() && error.to_string().contains(advice), "{advice}: {error:?}");
     };
     // The platform does not trust the authority.
@@ -111,7 +110,6 @@ async fn each_failure_of_tls_is_a_sentence_that_says_what_to_do() {
     // The other way round: the server answers in a form that only people read.
     let settings = ClientSettings::new(format!("http://localhost:{}", server.address.port())).unwrap();
     let error = first_check(settings).await.unwrap_err();
-    println!("{error}");
     assert!(error.is_unavailable(), "{error:?}");
 }
 
