@@ -12,7 +12,7 @@ use super::listen_address::ListenAddress;
 use super::reader::SettingsReader;
 use super::{LISTEN, LogFormat, LogSettings};
 use crate::replica::limits::{MAX_STALENESS_MS, SERVE_STALE_MS};
-use crate::server::tls::ClientCertificates;
+use crate::server::tls::ClientCertificateMode;
 use crate::server::{ServerSettings, TrustedProxies};
 use crate::service::ReplicaSettings;
 use crate::service::consistency_token::TokenForm;
@@ -95,8 +95,8 @@ settings! {
         /// PEM file with the authorities of client certificates
         tls_client_ca_file: Option<PathBuf> = file().optional("no client certificates");
         /// Whether each client needs a certificate of these authorities
-        tls_client_certificates: Option<ClientCertificates> =
-            one_of("MODE", [("optional", ClientCertificates::Optional), ("required", ClientCertificates::Required)])
+        tls_client_certificates: Option<ClientCertificateMode> =
+            one_of("MODE", [("optional", ClientCertificateMode::Optional), ("required", ClientCertificateMode::Required)])
                 .optional("`optional`");
         /// Whether the operator knows that `listen` has no TLS, because a proxy or a service mesh encrypts: there is no
         /// warning then

@@ -1,3 +1,5 @@
+mod tls;
+
 use super::*;
 use crate::service::consistency_token::TokenForm;
 use clap::CommandFactory;

@@ -215,7 +215,6 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     let stopping = CancellationToken::new();
     let connections = Connections::new(stopping.clone(), settings.max_connection_age);
     let peers = Arc::new(Peers::new(&settings));
-    let tls = settings.tls.clone();
     // Half, so that one caller locks no other one out.
     let share = settings.max_streams_per_caller.unwrap_or((settings.max_streams / 2).max(1));
     let state = ServerState {
@@ -238,7 +237,7 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
 
     let upkeep = CancellationToken::new();
     let tidy = tokio::spawn(tidy(roster.clone(), upkeep.clone()));
-    let expiry = tokio::spawn(watch_expiry(tls, upkeep.clone()));
+    tokio::spawn(watch_expiry(service.pipeline.state.settings.tls.clone(), upkeep.clone()));
     let mail = tokio::spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
     let follower = tokio::spawn(roster.replica().follow(upkeep.clone()));
     let metrics_server = tokio::spawn(metrics::serve(metrics_listener, metrics));
@@ -260,7 +259,6 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     }
     follower.abort();
     tidy.abort();
-    expiry.abort();
     mail.abort();
     metrics_server.abort();
     Ok(())

@@ -2,7 +2,7 @@
 //! in HTTP/1.1, which tools of other protocols show or name as no answer of theirs, and the connection ends.
 
 use super::limits;
-use super::other_protocols::{self, RequestHead, Transport};
+use super::other_protocols::{self, RequestHead, RequestTransport};
 use super::peer_socket::PeerSocket;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -67,7 +67,7 @@ pub(super) async fn read<T: AsyncRead + AsyncWrite + Unpin>(
     let protocol = protocol(&start[..length]);
     // An error means that the peer is gone: it is of no interest that it did not read the answer.
     // In a box, because the connections of HTTP/2 need no room for it.
-    let transport = if is_tls { Transport::Tls } else { Transport::Plaintext };
+    let transport = if is_tls { RequestTransport::Tls } else { RequestTransport::Plaintext };
     let answer = respond(socket, protocol, transport, &start[..length]);
     let _ = timeout(limits::OTHER_PROTOCOL, Box::pin(answer)).await;
     Ok(Err(protocol))
@@ -93,7 +93,7 @@ pub(super) async fn begins_with_tls(socket: &mut PeerSocket, deadline: Instant) 
             socket.write_all(&go_away()).await?;
             drain(socket).await
         } else {
-            respond(socket, protocol, Transport::WithoutTls, start).await
+            respond(socket, protocol, RequestTransport::WithoutTls, start).await
         }
     };
     let _ = timeout(limits::OTHER_PROTOCOL, Box::pin(answer)).await;
@@ -142,7 +142,7 @@ fn protocol(start: &[u8]) -> WrongProtocol {
 async fn respond<T: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut T,
     protocol: WrongProtocol,
-    transport: Transport,
+    transport: RequestTransport,
     start: &[u8],
 ) -> io::Result<()> {
     let mut bytes = start.to_vec();
@@ -176,7 +176,7 @@ async fn read_head<R: AsyncRead + Unpin>(socket: &mut R, bytes: &mut Vec<u8>) ->
 }
 
 /// What the head of a request of HTTP/1 says. What is missing is empty.
-fn request_head(bytes: &[u8], transport: Transport) -> RequestHead<'_> {
+fn request_head(bytes: &[u8], transport: RequestTransport) -> RequestHead<'_> {
     let mut lines = bytes.split(|byte| *byte == b'\n').map(|line| std::str::from_utf8(line).unwrap_or_default().trim());
     let mut words = lines.next().unwrap_or_default().split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());

@@ -19,12 +19,12 @@ pub(super) struct RequestHead<'r> {
     /// What follows the `?` of the path; empty if nothing does.
     pub(super) query: &'r str,
     pub(super) is_http2: bool,
-    pub(super) transport: Transport,
+    pub(super) transport: RequestTransport,
 }
 
 /// How a request arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transport {
+pub(super) enum RequestTransport {
     Plaintext,
     Tls,
     /// In plaintext, on a port with TLS.
@@ -69,7 +69,9 @@ pub(super) fn answer(request: &RequestHead<'_>) -> Response<Bytes> {
     *response.status_mut() = match form {
         // The clients read the error in a successful response only.
         ErrorForm::Status | ErrorForm::JsonFrame => StatusCode::OK,
-        ErrorForm::Json | ErrorForm::Text if request.transport == Transport::WithoutTls => StatusCode::BAD_REQUEST,
+        ErrorForm::Json | ErrorForm::Text if request.transport == RequestTransport::WithoutTls => {
+            StatusCode::BAD_REQUEST
+        }
         ErrorForm::Json | ErrorForm::Text if !request.is_http2 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         ErrorForm::Json | ErrorForm::Text if request.method != "POST" => StatusCode::METHOD_NOT_ALLOWED,
         ErrorForm::Json | ErrorForm::Text => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -85,7 +87,7 @@ pub(super) fn answer(request: &RequestHead<'_>) -> Response<Bytes> {
 pub(super) fn response<B>(request: &http::Request<B>, content_type: &str) -> PipelineResponse {
     let query = request.uri().query().unwrap_or_default();
     let method = request.method().as_str();
-    let head = RequestHead { method, content_type, query, is_http2: true, transport: Transport::Plaintext };
+    let head = RequestHead { method, content_type, query, is_http2: true, transport: RequestTransport::Plaintext };
     answer(&head).map(|body| Body::new(Full::new(body)))
 }
 
@@ -104,7 +106,7 @@ fn form_and_sentence(request: &RequestHead<'_>, content_type: &str) -> (ErrorFor
     const OTHER: &str = "roster serves gRPC over HTTP/2: a call is a POST with the content-type application/grpc";
 
     let is_connect_get = request.query.split('&').any(|pair| pair == "connect=v1");
-    if request.transport == Transport::WithoutTls {
+    if request.transport == RequestTransport::WithoutTls {
         return (ErrorForm::Text, WITHOUT_TLS);
     }
     match content_type {
@@ -113,7 +115,7 @@ fn form_and_sentence(request: &RequestHead<'_>, content_type: &str) -> (ErrorFor
         "application/proto" => (ErrorForm::Json, CONNECT),
         "application/json" => (ErrorForm::Json, JSON),
         _ if is_connect_get => (ErrorForm::Json, CONNECT),
-        _ if !request.is_http2 && request.transport == Transport::Tls => (ErrorForm::Text, HTTP_1_TLS),
+        _ if !request.is_http2 && request.transport == RequestTransport::Tls => (ErrorForm::Text, HTTP_1_TLS),
         _ if !request.is_http2 => (ErrorForm::Text, HTTP_1),
         _ if request.method == "POST" && is_other_grpc(content_type) => (ErrorForm::Status, CODEC),
         _ => (ErrorForm::Text, OTHER),

@@ -1,6 +1,6 @@
 //! The files of TLS: the certificate, its key and the authorities of client certificates.
 
-use super::{ClientCertificates, TlsSettings, certificate};
+use super::{ClientCertificateMode, TlsSettings, certificate};
 use crate::server::limits;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
@@ -116,7 +116,7 @@ fn key(file: &Path, mistakes: &mut Vec<String>) -> Option<PrivateKeyDer<'static>
 /// The verifier of client certificates of these authorities.
 fn verifier(
     file: &Path,
-    clients: ClientCertificates,
+    clients: ClientCertificateMode,
     provider: &Arc<CryptoProvider>,
     mistakes: &mut Vec<String>,
 ) -> Option<Arc<dyn ClientCertVerifier>> {
@@ -141,8 +141,8 @@ fn verifier(
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
     let builder = match clients {
-        ClientCertificates::Optional => builder.allow_unauthenticated(),
-        ClientCertificates::Required => builder,
+        ClientCertificateMode::Optional => builder.allow_unauthenticated(),
+        ClientCertificateMode::Required => builder,
     };
     builder.build().map_err(|error| reject(&error.to_string())).ok()
 }

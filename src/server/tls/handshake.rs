@@ -38,6 +38,8 @@ impl Default for Handshakes {
 pub(in crate::server) struct HandshakeShare {
     places: Arc<Semaphore>,
     budget: LeakyBucket,
+    /// Held while a handshake waits for the budget, so that the others wait in turn.
+    turn: Semaphore,
 }
 
 impl Default for HandshakeShare {
@@ -45,6 +47,7 @@ impl Default for HandshakeShare {
         Self {
             places: Arc::new(Semaphore::new(limits::PEER_HANDSHAKES)),
             budget: LeakyBucket::new(limits::HANDSHAKE_REFILL, limits::HANDSHAKE_BURST),
+            turn: Semaphore::new(1),
         }
     }
 }
@@ -169,8 +172,7 @@ impl Handshakes {
 impl HandshakeShare {
     /// Waits until the budget allows one more handshake, and takes it.
     async fn charge(&self) {
-        // One at a time: the others wait in turn.
-        let _place = self.places.acquire().await;
+        let _turn = self.turn.acquire().await;
         loop {
             let now = clock::uptime();
             let wait = self.budget.time_to_charge(now);
@@ -189,5 +191,46 @@ struct Wakeups(Notify);
 impl Wake for Wakeups {
     fn wake(self: Arc<Self>) {
         self.0.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[tokio::test]
+    async fn one_address_has_few_steps_in_the_line_of_the_server() {
+        let handshakes = Handshakes(Arc::new(Semaphore::new(1)));
+        let (busy, other) = (HandshakeShare::default(), HandshakeShare::default());
+        let held = handshakes.enter(None).await;
+        let mut steps: Vec<_> = (0..100).map(|_| Box::pin(handshakes.enter(Some(&busy)))).collect();
+        assert!(steps.iter_mut().all(|step| step.now_or_never().is_none()));
+        let mut honest = Box::pin(handshakes.enter(Some(&other)));
+        assert!((&mut honest).now_or_never().is_none());
+        drop(held);
+        // Two steps of the busy address are before this one, not a hundred.
+        let (mut before, mut steps) = (0, steps.into_iter());
+        while (&mut honest).now_or_never().is_none() {
+            drop(steps.next().unwrap().await);
+            before += 1;
+        }
+        assert_eq!(before, limits::PEER_HANDSHAKES);
+    }
+
+    #[tokio::test]
+    async fn a_spent_budget_makes_further_handshakes_wait_in_turn() {
+        let share = HandshakeShare::default();
+        let now = clock::uptime();
+        assert!(share.is_unused(now));
+        for _ in 0..limits::HANDSHAKE_BURST {
+            share.budget.charge(now);
+        }
+        assert!(!share.is_unused(now));
+        let begin = std::time::Instant::now();
+        let charged = futures_util::future::join_all((0..50).map(|_| share.charge()));
+        charged.await;
+        // One of them may have been allowed by the time since `now`.
+        assert!(begin.elapsed() >= limits::HANDSHAKE_REFILL * 40, "{:?}", begin.elapsed());
     }
 }

@@ -29,12 +29,12 @@ pub struct TlsSettings {
     /// The PEM file of the authorities of client certificates; `None` if clients send no certificates.
     pub client_ca_file: Option<PathBuf>,
     /// Whether a client needs a certificate. It has no effect without `client_ca_file`.
-    pub client_certificates: ClientCertificates,
+    pub client_certificates: ClientCertificateMode,
 }
 
 /// Whether a client needs a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ClientCertificates {
+pub enum ClientCertificateMode {
     /// A client may send one. An invalid one ends the handshake.
     #[default]
     Optional,

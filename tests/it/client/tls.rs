@@ -8,7 +8,7 @@ use roster::client::{CacheSettings, Check, Client, ClientSettings, Consistency, 
 use roster::clock::Clock;
 use roster::domain::Scope;
 use roster::server::ServerSettings;
-use roster::server::tls::{ClientCertificates, ServerTls};
+use roster::server::tls::{ClientCertificateMode, ServerTls};
 use std::net::SocketAddr;
 use std::time::Duration;
 use time::Duration as Hours;
@@ -31,7 +31,7 @@ fn of_this_machine(names: &[&str]) -> Request {
 }
 
 /// A server with TLS, an organization, and the certificate that it uses at first.
-async fn server(authority: &Authority, clients: Option<ClientCertificates>) -> (Server, ServerTls) {
+async fn server(authority: &Authority, clients: Option<ClientCertificateMode>) -> (Server, ServerTls) {
     let identity = authority.sign(&of_this_machine(&["localhost", "127.0.0.1"]));
     let tls = ServerTls::new(authority.write(&identity, clients), Clock::system()).unwrap();
     let own = authority.named_client(&["ada.example.com"]);
@@ -56,7 +56,7 @@ async fn first_check(settings: ClientSettings) -> Result<bool, Error> {
 async fn checks_and_the_cache_go_over_tls() {
     let authority = Authority::new();
     let own = authority.sign(&Request::named(&["billing.example.com"]));
-    for clients in [None, Some(ClientCertificates::Required)] {
+    for clients in [None, Some(ClientCertificateMode::Required)] {
         let (server, _) = server(&authority, clients).await;
         for host in ["localhost", "127.0.0.1"] {
             let settings = ClientSettings::new(format!("https://{host}:{}", server.address.port())).unwrap();
@@ -114,7 +114,7 @@ async fn each_failure_of_tls_is_a_sentence_that_says_what_to_do() {
 }
 
 async fn server_that_demands(authority: &Authority) -> Server {
-    server(authority, Some(ClientCertificates::Required)).await.0
+    server(authority, Some(ClientCertificateMode::Required)).await.0
 }
 
 /// What a peer sends to a listener that answers nothing.

@@ -5,7 +5,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use roster::authn::AuthSettings;
 use roster::clock::Clock;
 use roster::server::ServerSettings;
-use roster::server::tls::{ClientCertificates, ServerTls, TlsSettings};
+use roster::server::tls::{ClientCertificateMode, ServerTls, TlsSettings};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -98,7 +98,7 @@ impl Authority {
 
     /// Writes the files of a server with this certificate, with this authority for its clients, and returns the settings
     /// that name them.
-    pub fn write(&self, identity: &Identity, clients: Option<ClientCertificates>) -> TlsSettings {
+    pub fn write(&self, identity: &Identity, clients: Option<ClientCertificateMode>) -> TlsSettings {
         let write = |name: &str, text: &str| {
             let path = self.path(name);
             std::fs::write(&path, text).unwrap();
@@ -113,7 +113,7 @@ impl Authority {
     }
 
     /// TLS of a server with a new certificate for [`NAME`].
-    pub fn server_tls(&self, clients: Option<ClientCertificates>) -> ServerTls {
+    pub fn server_tls(&self, clients: Option<ClientCertificateMode>) -> ServerTls {
         let settings = self.write(&self.sign(&Request::named(&[NAME])), clients);
         ServerTls::new(settings, Clock::system()).unwrap()
     }

@@ -10,7 +10,7 @@ use rcgen::CertificateParams;
 use roster::clock::Clock;
 use roster::domain::Scope;
 use roster::server::ServerSettings;
-use roster::server::tls::{ClientCertificates, ServerTls};
+use roster::server::tls::{ClientCertificateMode, ServerTls};
 use std::process::Stdio;
 use std::time::Duration;
 use time::Duration as Hours;
@@ -23,11 +23,11 @@ struct TlsServer {
     server: Server,
     tls: ServerTls,
     authority: Authority,
-    clients: Option<ClientCertificates>,
+    clients: Option<ClientCertificateMode>,
 }
 
 impl TlsServer {
-    async fn start(clients: Option<ClientCertificates>) -> Self {
+    async fn start(clients: Option<ClientCertificateMode>) -> Self {
         let authority = Authority::new();
         std::fs::write(authority.path("ca.pem"), authority.pem()).unwrap();
         let identity = authority.sign(&localhost());
@@ -92,7 +92,7 @@ fn localhost() -> Request {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the programs of other languages: make interop runs it"]
 async fn a_certificate_is_replaced_under_load() {
-    for clients in [None, Some(ClientCertificates::Required)] {
+    for clients in [None, Some(ClientCertificateMode::Required)] {
         let tls = TlsServer::start(clients).await;
         for probe in PROBES {
             let load = probe.load(&if clients.is_some() { tls.certified() } else { tls.settings() });
@@ -171,7 +171,7 @@ async fn users_read_the_sentences_of_the_documents() {
     read("expired certificate", &tls.settings(), &mut readings).await;
     tls.replace(&other, &localhost());
     read("unknown CA", &tls.settings(), &mut readings).await;
-    let demanding = TlsServer::start(Some(ClientCertificates::Required)).await;
+    let demanding = TlsServer::start(Some(ClientCertificateMode::Required)).await;
     read("none", &demanding.certified(), &mut readings).await;
     read("no client certificate", &demanding.settings(), &mut readings).await;
     let plain = Server::start().await;

@@ -2,7 +2,7 @@
 
 mod addresses;
 mod age;
-mod connections;
+pub mod connections;
 pub mod haproxy;
 mod memory;
 mod messages;
@@ -10,7 +10,7 @@ pub mod observers;
 mod oddities;
 mod other_protocols;
 mod queues;
-mod rigs;
+pub mod rigs;
 mod signatures;
 mod silent;
 mod sizes;

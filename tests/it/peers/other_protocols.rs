@@ -161,7 +161,7 @@ async fn the_log_names_the_protocol_of_a_peer() {
     serve.until(ServingStatus::Serving).await;
     let hello: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03];
     let peers: [(&[u8], &str, &str); 4] = [
-        (hello, "tls", "the peer speaks TLS, and this port does not: switch TLS off in the client"),
+        (hello, "tls", "the peer speaks TLS, and this port does not: set tls_certificate_file"),
         (b"GET / HTTP/1.1\r\n\r\n", "http1", "the peer speaks HTTP/1, and this port HTTP/2 only"),
         (b"PROXY TCP4 192.0.2.7 10.0.0.1 1 2\r\n", "unexpected_proxy_header", "set proxy_protocol"),
         (b"SSH-2.0-OpenSSH_9.2p1\r\n", "not_http2", "the connection does not begin with HTTP/2"),
