@@ -133,6 +133,7 @@ impl From<Status> for Error {
         let failure = Box::new(failure(&status, &details));
         match status.code() {
             Code::Unavailable => Self::Unavailable(failure),
+            _ if is_of_connection(&status) => Self::Unavailable(failure),
             // From a broken connection or from a proxy in between.
             Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss if !from_roster => {
                 Self::Unavailable(failure)

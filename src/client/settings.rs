@@ -4,7 +4,7 @@ use super::Error;
 use super::error::BoxError;
 use super::route::{self, Route};
 #[cfg(feature = "client-tls")]
-use super::tls::TlsSettings;
+use super::tls::ClientTls;
 use crate::client::limits;
 use futures_util::future::BoxFuture;
 use std::fmt;
@@ -24,7 +24,7 @@ pub struct ClientSettings {
     allows_plaintext: bool,
     /// `None` if the endpoint has its own settings of TLS, or uses none.
     #[cfg(feature = "client-tls")]
-    tls: Option<TlsSettings>,
+    tls: Option<ClientTls>,
 }
 
 impl ClientSettings {
@@ -60,7 +60,7 @@ impl ClientSettings {
         }
         #[cfg(feature = "client-tls")]
         if settings.route == Route::Encrypted {
-            settings.tls = Some(TlsSettings::default());
+            settings.tls = Some(ClientTls::default());
         }
         match settings.refusal() {
             Some(sentence) => Err(Error::InvalidSettings(sentence.to_owned())),
@@ -112,7 +112,7 @@ impl ClientSettings {
     }
 
     #[cfg(feature = "client-tls")]
-    fn tls(&mut self, method: &str) -> Result<&mut TlsSettings, Error> {
+    fn tls(&mut self, method: &str) -> Result<&mut ClientTls, Error> {
         if self.route == Route::Encrypted {
             return Ok(self.tls.get_or_insert_default());
         }

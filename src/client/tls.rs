@@ -9,13 +9,13 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 /// What the client trusts, and its own certificate.
 #[derive(Clone, Default)]
-pub(super) struct TlsSettings {
+pub(super) struct ClientTls {
     /// `None` for the certificates that the platform trusts.
     ca: Option<Certificate>,
     identity: Option<Identity>,
 }
 
-impl TlsSettings {
+impl ClientTls {
     pub(super) fn set_ca(&mut self, pem: &[u8]) -> Result<(), Error> {
         certificates("CA", pem)?;
         self.ca = Some(Certificate::from_pem(pem));
@@ -60,8 +60,8 @@ fn certificates(what: &str, pem: &[u8]) -> Result<(), Error> {
     if count == 0 { Err(Error::InvalidSettings(format!("{what}: no certificate in PEM"))) } else { Ok(()) }
 }
 
-impl fmt::Debug for TlsSettings {
+impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsSettings").finish_non_exhaustive()
+        f.debug_struct("ClientTls").finish_non_exhaustive()
     }
 }

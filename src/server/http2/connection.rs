@@ -186,7 +186,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
                     self.http2.graceful_shutdown();
                     self.closing = match end {
                         ConnectionEnd::Aged => self.aged(),
-                        ConnectionEnd::Evicted | ConnectionEnd::Stopping | ConnectionEnd::Expired => ClosePhase::announced(),
+                        ConnectionEnd::Evicted | ConnectionEnd::Stopping | ConnectionEnd::Expired => {
+                            ClosePhase::announced()
+                        }
                     };
                 }
                 ClosePhase::Aged(ended, grace) => match ended.as_mut().poll(context) {

@@ -81,7 +81,8 @@ impl Load {
     /// Ends the calls. Asserts that none failed. Returns the number of calls, of streams and of events.
     async fn end(mut self) -> [u64; 3] {
         drop(self.1.stdin.take());
-        let output = tokio::time::timeout(PATIENCE, self.1.wait_with_output()).await.expect("the probe runs on").unwrap();
+        let output =
+            tokio::time::timeout(PATIENCE, self.1.wait_with_output()).await.expect("the probe runs on").unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         let counts = String::from_utf8(output.stdout).unwrap();
         println!("{:?}: {}\n{errors}", self.0, counts.trim());
