@@ -2,9 +2,14 @@ import io.grpc.ChannelCredentials;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
+import io.grpc.ManagedChannelBuilder;
 import io.grpc.Metadata;
 import io.grpc.StatusRuntimeException;
 import io.grpc.TlsChannelCredentials;
+import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
+import io.grpc.netty.shaded.io.netty.channel.epoll.EpollDomainSocketChannel;
+import io.grpc.netty.shaded.io.netty.channel.epoll.EpollEventLoopGroup;
+import io.grpc.netty.shaded.io.netty.channel.unix.DomainSocketAddress;
 import io.grpc.stub.MetadataUtils;
 import io.grpc.stub.StreamObserver;
 import io.roster.v1.*;
@@ -39,6 +44,17 @@ class Probe {
     return tls.build();
   }
 
+  static ManagedChannelBuilder<?> builder(String address) throws Exception {
+    if (!address.startsWith("unix:")) {
+      return Grpc.newChannelBuilder(address, credentials());
+    }
+    var socket = new DomainSocketAddress(address.substring("unix:".length()));
+    return NettyChannelBuilder.forAddress(socket, InsecureChannelCredentials.create())
+        .channelType(EpollDomainSocketChannel.class)
+        .eventLoopGroup(new EpollEventLoopGroup())
+        .overrideAuthority("roster");
+  }
+
   static Metadata bearer() {
     Metadata headers = new Metadata();
     String credential = System.getenv("SERVICE");
@@ -58,7 +74,7 @@ class Probe {
   }
 
   public static void main(String[] arguments) throws Exception {
-    var channel = Grpc.newChannelBuilder(System.getenv("ROSTER_ADDRESS"), credentials())
+    var channel = builder(System.getenv("ROSTER_ADDRESS"))
         .intercept(MetadataUtils.newAttachHeadersInterceptor(bearer()))
         .build();
     if (arguments[0].equals("load")) {

@@ -23,7 +23,9 @@ def connect():
     address = os.environ["ROSTER_ADDRESS"]
     ca = read("ROSTER_CA")
     if not ca:
-        return grpc.insecure_channel(address)
+        # The library would make the authority of the path, which is none.
+        options = [("grpc.default_authority", "roster")] if address.startswith("unix:") else []
+        return grpc.insecure_channel(address, options)
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, read("ROSTER_KEY"), read("ROSTER_CERTIFICATE")))
 
 

@@ -133,6 +133,7 @@ impl From<Status> for Error {
         let failure = Box::new(failure(&status, &details));
         match status.code() {
             Code::Unavailable => Self::Unavailable(failure),
+            _ if is_of_connection(&status) => Self::Unavailable(failure),
             // From a broken connection or from a proxy in between.
             Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss if !from_roster => {
                 Self::Unavailable(failure)
@@ -156,10 +157,15 @@ const ADVICE: &[(&str, &str)] = &[
     ("certificate not valid yet", "compare the clock of this machine with the certificate"),
     ("CertificateRequired", "the server demands a client certificate: give it by with_client_certificate"),
     ("received fatal alert", "the server refused the handshake, perhaps the client certificate: see its log"),
-    ("connection closed", "if that happens each time, see the log of the server, perhaps about the client certificate"),
+    ("connection closed", SEE_LOG),
+    ("broken pipe", SEE_LOG),
+    ("onnection reset", SEE_LOG),
     ("InvalidContentType", "the server does not speak TLS on this port: write http:// if the way is local"),
     ("HTTPS without TLS", "give the endpoint a ClientTlsConfig, or use ClientSettings::new"),
 ];
+
+/// The alert by which a server refuses a client certificate may be lost behind the end of the connection.
+const SEE_LOG: &str = "if that happens each time, see the log of the server, perhaps about the client certificate";
 
 /// The message of a connection that failed, with its causes and the advice.
 fn connection_message(error: &(dyn std::error::Error + 'static)) -> String {

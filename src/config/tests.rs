@@ -96,6 +96,8 @@ fn flags_override_variables_and_variables_override_the_file() -> Outcome {
             "--change-log-hours=2",
             "--replica-memory-mib=0",
             "--serve-stale-ms=5000",
+            "--max-connection-age-ms=0",
+            "--lame-duck-ms=0",
         ],
         &[("ROSTER_DRAIN_MS", "2"), ("ROSTER_DATABASE_URL", "postgres:///variable"), ("ROSTER_LOG_FORMAT", "nonsense")],
         &file,
@@ -107,6 +109,8 @@ fn flags_override_variables_and_variables_override_the_file() -> Outcome {
     let serve_stale = Some(Duration::from_secs(5));
     assert_eq!(settings.replica, ReplicaSettings { memory_bytes: 0, serve_stale, ..ReplicaSettings::default() });
     assert!(!settings.server.reflection);
+    // 0 is no maximum.
+    assert_eq!((settings.server.max_connection_age, settings.server.lame_duck), (None, Duration::ZERO));
     assert_eq!((settings.log.filter.as_str(), settings.log.format), ("debug", LogFormat::Json));
     Ok(())
 }

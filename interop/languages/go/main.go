@@ -37,7 +37,7 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 	return map[string]string{"authorization": "Bearer " + b()}, nil
 }
 
-// RequireTransportSecurity is true where TLS ends in a proxy in front of roster.
+// RequireTransportSecurity is true where the connection has TLS.
 func (b bearer) RequireTransportSecurity() bool { return false }
 
 func main() {

@@ -19,10 +19,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::FallibleAccept;
 use tokio_rustls::server::TlsStream;
-use tokio_rustls::{Accept, TlsAcceptor};
 
 /// The handshakes of a server: places for those that are computed.
 pub(in crate::server) struct Handshakes(Arc<Semaphore>);
@@ -115,7 +117,7 @@ pub(in crate::server) async fn accept(
         }
         let acceptor = TlsAcceptor::from(tls.loaded().config.clone());
         let accept = acceptor.accept_with(socket, |session| session.set_buffer_limit(Some(limits::TLS_SEND_BUFFER)));
-        finish(accept, &tls.0.handshakes, share).await
+        finish(accept.into_fallible(), &tls.0.handshakes, share).await
     };
     let mut stream = timeout_at(deadline, handshake).await.map_err(|_| HandshakeError::TimedOut)??;
     stream.get_mut().0.count_records();
@@ -127,7 +129,7 @@ pub(in crate::server) async fn accept(
 
 /// Runs each step of a handshake on a blocking thread.
 async fn finish(
-    mut accept: Accept<PeerSocket>,
+    mut accept: FallibleAccept<PeerSocket>,
     handshakes: &Handshakes,
     share: Option<&HandshakeShare>,
 ) -> io::Result<Box<TlsStream<PeerSocket>>> {
@@ -143,11 +145,27 @@ async fn finish(
         });
         let (next, outcome) = step.await.map_err(io::Error::other)?;
         match outcome {
-            Poll::Ready(stream) => return stream,
+            Poll::Ready(Ok(stream)) => return Ok(stream),
+            Poll::Ready(Err((error, socket))) => {
+                // In a box, because the connections of HTTP/2 need no room for it.
+                Box::pin(close(socket)).await;
+                return Err(error);
+            }
             Poll::Pending => accept = next,
         }
         wakeups.0.notified().await;
     }
+}
+
+/// Closes a connection behind an alert. A client that has ended its side of the handshake has sent its first call already:
+/// a close with unread bytes would reset the connection before the client has read the alert.
+async fn close(mut socket: PeerSocket) {
+    let closed = async {
+        socket.shutdown().await?;
+        tokio::io::copy(&mut socket.take(limits::OTHER_PROTOCOL_BYTES), &mut tokio::io::sink()).await
+    };
+    // An error means that the peer is gone.
+    let _ = timeout(limits::OTHER_PROTOCOL, closed).await;
 }
 
 /// The places of one step: in the server and, if its peer has limits, in the share of the peer.

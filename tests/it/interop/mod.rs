@@ -2,6 +2,7 @@
 
 mod rolling;
 mod tls;
+mod unix;
 
 use crate::harness::program::PATIENCE;
 use std::collections::BTreeMap;
