@@ -373,11 +373,15 @@ fn read_issuers(auth: &AuthSettings, clock: &Clock, mistakes: &mut Vec<String>) 
             Err(sentences) => (None, sentences),
         };
         issuers.extend(Issuer::new(setting, keys, &mut sentences));
-        sentences.iter().for_each(|sentence| reject(sentence));
+        for sentence in &sentences {
+            reject(sentence);
+        }
         if settings[..index].iter().any(|earlier| earlier.user_id_prefix == setting.user_id_prefix) {
             reject("user_id_prefix: another entry has the same, so that one issuer could name the other's users");
         }
-        of_keys.iter().for_each(|sentence| reject(sentence));
+        for sentence in &of_keys {
+            reject(sentence);
+        }
     }
     issuers
 }

@@ -54,7 +54,7 @@ pub(super) struct TokenContent {
 }
 
 impl TokenContent {
-    /// Returns the token. Its signature has to be valid: the errors tell the caller what is wrong with it.
+    /// Returns the token. Its signature has to be valid: the caller receives the reason of these errors.
     pub(super) fn accept(self, now: i64) -> Result<VerifiedToken, CredentialError> {
         let Self { caller, expires_at, generation } = self;
         if now >= expires_at {

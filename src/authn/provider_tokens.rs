@@ -18,7 +18,7 @@ fn pasted(section: &str, block: usize) -> String {
     let section = PAGE.split("\n## ").find(|text| text.starts_with(&format!("{section}\n"))).unwrap();
     let mut blocks = section.split("```toml\n[[issuers]]\n").skip(1);
     let block = blocks.nth(block).and_then(|rest| rest.split("```").next()).unwrap();
-    block.lines().filter(|line| !line.starts_with("jwks_url")).map(|line| format!("{line}\n")).collect()
+    block.split_inclusive('\n').filter(|line| !line.starts_with("jwks_url")).collect()
 }
 
 fn fixture(settings: &str) -> Result<AuthFixture, Box<dyn std::error::Error>> {

@@ -75,8 +75,8 @@ async fn a_service_without_a_scope_is_refused_and_never_becomes_a_user() {
     }
     assert_eq!(server.authenticator.cached_tokens(), 0);
     // Only the issuer's own tokens get this reason.
-    let forged = stranger.sign(&forger.header(), &service_account(&[]));
-    assert_eq!(outcome(&send(GET_CALLER, Vec::new(), &forged).await), (Code::Unauthenticated, "CREDENTIAL_INVALID"));
+    let foreign = stranger.sign(&forger.header(), &service_account(&[]));
+    assert_eq!(outcome(&send(GET_CALLER, Vec::new(), &foreign).await), (Code::Unauthenticated, "CREDENTIAL_INVALID"));
     let mut old = service_account(&[]);
     old["exp"] = (Server::claims("").iat - 60).into();
     assert_eq!(
