@@ -23,6 +23,9 @@ async fn an_answer_that_is_no_key_set_leaves_the_keys_unchanged() {
     let large = json!({"keys": [foreign.public()], "issuer": issuer, "jwks_uri": format!("{issuer}{KEYS}"),
         "padding": "x".repeat(limits::KEY_FILE_BYTES)});
     let keys_url = format!("{issuer}{KEYS}");
+    // Another service, whose documents would be accepted if a redirect led to it.
+    let elsewhere = Provider::start(&[]).await;
+    elsewhere.behave(discovery(&issuer, &keys_url));
     for (name, behaviour) in [
         ("closed", Behaviour::Close),
         ("endless", Behaviour::Endless),
@@ -40,8 +43,8 @@ async fn an_answer_that_is_no_key_set_leaves_the_keys_unchanged() {
         ("keys in plaintext", discovery(&issuer, "http://id.example/keys")),
         ("keys in a file", discovery(&issuer, "file:///etc/passwd")),
         ("keys nowhere", discovery(&issuer, "")),
-        ("redirect to another port", Behaviour::Redirect("http://127.0.0.1:1/keys".to_owned())),
-        ("redirect to another host", Behaviour::Redirect(issuer.replace("127.0.0.1", "localhost"))),
+        ("redirect to another port", Behaviour::Redirect(format!("{}/keys", elsewhere.issuer()))),
+        ("redirect to another host", Behaviour::Redirect(elsewhere.issuer().replace("127.0.0.1", "localhost"))),
         ("redirect to another scheme", Behaviour::Redirect(issuer.replace("http:", "https:"))),
         ("redirect in a circle", Behaviour::Redirect("/keys".to_owned())),
         ("many redirects", Behaviour::Hops(limits::KEY_REDIRECTS + 1)),
