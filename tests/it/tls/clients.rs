@@ -83,8 +83,8 @@ async fn the_handshake_accepts_only_valid_certificates_of_the_authority() {
         let server = server(&authority, mode).await;
         for version in VERSIONS {
             for (name, identity, expected) in &cases {
-                let served = is_served(&server, authority.client(identity.as_ref(), &[version])).await;
-                assert_eq!(served, expected[index], "{name}, {mode:?}, {version:?}");
+                let is_open = is_served(&server, authority.client(identity.as_ref(), &[version])).await;
+                assert_eq!(is_open, expected[index], "{name}, {mode:?}, {version:?}");
             }
         }
         let refused = cases.iter().filter(|(_, _, expected)| !expected[index]).count() * VERSIONS.len();
