@@ -55,7 +55,14 @@ pub struct ClientCertificate {
     names: Vec<CertificateName>,
     expires_at: i64,
     /// The caller that these settings give the certificate, so that a call does not search for every name again.
-    known: Mutex<Option<(Arc<ClientCertificates>, Option<Arc<Caller>>)>>,
+    known: Mutex<Option<CertificateCaller>>,
+}
+
+/// The caller of a certificate under these settings.
+#[derive(Debug)]
+struct CertificateCaller {
+    settings: Arc<ClientCertificates>,
+    caller: Option<Arc<Caller>>,
 }
 
 impl ClientCertificate {
@@ -80,10 +87,10 @@ impl ClientCertificate {
     pub(super) fn caller(&self, configured: &Arc<ClientCertificates>) -> Option<Arc<Caller>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
-            Some((settings, caller)) if Arc::ptr_eq(settings, configured) => caller.clone(),
+            Some(known) if Arc::ptr_eq(&known.settings, configured) => known.caller.clone(),
             _ => {
                 let caller = configured.find(&self.names);
-                *known = Some((configured.clone(), caller.clone()));
+                *known = Some(CertificateCaller { settings: configured.clone(), caller: caller.clone() });
                 caller
             }
         }
@@ -104,7 +111,7 @@ impl ClientCertificates {
         let mut names = HashMap::new();
         for (index, certificate) in settings.iter().enumerate() {
             let mut reject = |field: &str, sentence: &str| {
-                mistakes.push(format!("client_certificates[{index}].{field}: {sentence}"))
+                mistakes.push(format!("client_certificates[{index}].{field}: {sentence}"));
             };
             if UserId::parse(&certificate.name).is_err() {
                 reject("name", "a name has 1 to 255 bytes and no control characters");

@@ -53,11 +53,15 @@ pub(super) fn read(
     };
     match ServerTls::new(settings, clock) {
         Ok(tls) => {
-            tls.warning().into_iter().for_each(|warning| reader.warn_sentence(warning));
+            if let Some(warning) = tls.warning() {
+                reader.warn_sentence(warning);
+            }
             Some(tls)
         }
         Err(mistakes) => {
-            mistakes.iter().for_each(|mistake| reader.add_sentence(mistake));
+            for mistake in &mistakes {
+                reader.add_sentence(mistake);
+            }
             None
         }
     }

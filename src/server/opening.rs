@@ -81,8 +81,8 @@ pub(super) async fn read<T: AsyncRead + AsyncWrite + Unpin>(
 /// # Errors
 /// If the peer is gone, or sends nothing until the deadline.
 pub(super) async fn begins_with_tls(socket: &mut PeerSocket, deadline: Instant) -> io::Result<Option<WrongProtocol>> {
-    let first = timeout_at(deadline, socket.peek()).await??;
-    if first.is_none_or(|byte| byte == TLS[0]) {
+    let first = timeout_at(deadline, socket.peek()).await??.ok_or(io::ErrorKind::UnexpectedEof)?;
+    if first == TLS[0] {
         return Ok(None);
     }
     let mut start = [0; PREFACE.len()];

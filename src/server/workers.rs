@@ -235,10 +235,7 @@ async fn begin_tls(
             Some((PeerStream::Tls(stream), certificate))
         }
         Err(error) => {
-            match error.name() {
-                Some(reason) => state.refuse_connection(peer.key, reason, &error),
-                None => tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before it began"),
-            }
+            state.refuse_connection(peer.key, error.name(), &error);
             None
         }
     }

@@ -70,19 +70,18 @@ pub(in crate::server) enum HandshakeError {
     ClientCertificate(#[source] rustls::Error),
     #[error("the TLS handshake did not end in time")]
     TimedOut,
-    /// The peer is gone. It is no more remarkable than before the first byte of HTTP/2.
-    #[error("the connection ended within the TLS handshake")]
+    /// Some libraries send no alert when they refuse a certificate.
+    #[error("the peer ended the connection within the TLS handshake: it may not trust the certificate of this server")]
     Gone(#[source] io::Error),
 }
 
 impl HandshakeError {
-    /// The name in the metric of connections that were closed; `None` for one that is not counted.
-    pub(in crate::server) fn name(&self) -> Option<&'static str> {
+    /// The name in the metric of connections that were closed.
+    pub(in crate::server) fn name(&self) -> &'static str {
         match self {
-            Self::Failed(_) => Some("tls_handshake"),
-            Self::ClientCertificate(_) => Some("client_certificate"),
-            Self::TimedOut => Some("tls_timeout"),
-            Self::Gone(_) => None,
+            Self::Failed(_) | Self::Gone(_) => "tls_handshake",
+            Self::ClientCertificate(_) => "client_certificate",
+            Self::TimedOut => "tls_timeout",
         }
     }
 }

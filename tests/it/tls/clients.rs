@@ -14,7 +14,7 @@ use roster::domain::Scope;
 use roster::grpc::pb;
 use roster::server::ServerSettings;
 use roster::server::tls::ClientCertificateMode::{self, Optional, Required};
-use rustls::ClientConfig;
+use rustls::{ClientConfig, HandshakeKind};
 use std::sync::Arc;
 use time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,8 +83,8 @@ async fn the_handshake_accepts_only_valid_certificates_of_the_authority() {
         let server = server(&authority, mode).await;
         for version in VERSIONS {
             for (name, identity, expected) in &cases {
-                let served = is_served(&server, authority.client(identity.as_ref(), &[version])).await;
-                assert_eq!(served, expected[index], "{name}, {mode:?}, {version:?}");
+                let is_open = is_served(&server, authority.client(identity.as_ref(), &[version])).await;
+                assert_eq!(is_open, expected[index], "{name}, {mode:?}, {version:?}");
             }
         }
         let refused = cases.iter().filter(|(_, _, expected)| !expected[index]).count() * VERSIONS.len();
@@ -203,4 +203,22 @@ async fn a_connection_ends_when_its_certificate_expires() {
     // The client connects again, and is refused in the handshake.
     assert!(billing.checks.check_membership(is_member(&organization, "ada")).await.is_err());
     assert!(!is_served(&server, authority.client(Some(&short), VERSIONS)).await);
+}
+
+#[tokio::test]
+async fn each_connection_shows_its_certificate_again() {
+    let authority = Authority::new();
+    let server = server(&authority, Optional).await;
+    for version in VERSIONS {
+        let identity = authority.sign(&Request::named(&["billing.test"]));
+        let client = Arc::new(authority.client(Some(&identity), &[version]));
+        for _ in 0..3 {
+            let mut stream = tls::connect(server.address, &client).await.unwrap();
+            stream.write_all(OPENING).await.unwrap();
+            soon(stream.read_exact(&mut [0; 9])).await.unwrap();
+            // A ticket could outlive the certificate, or its authority in the settings.
+            let kind = stream.get_ref().1.handshake_kind();
+            assert_eq!(kind, Some(HandshakeKind::Full), "{version:?}");
+        }
+    }
 }

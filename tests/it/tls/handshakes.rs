@@ -76,12 +76,12 @@ async fn half_handshakes_make_room_for_others() {
     }
     for _ in 0..10 {
         // A new connection can come before those that make room for it have ended: a client then connects again.
-        let served = async || {
+        let is_answered = async || {
             let channel = channel(server.address, authority.anonymous_client());
             let mut clients = Clients::new(&channel, server.credential(&[Scope::Check]));
             clients.checks.check_membership(is_member(&organization, "ada")).await.is_ok()
         };
-        soon(async { while !served().await {} }).await;
+        soon(async { while !is_answered().await {} }).await;
     }
 }
 
