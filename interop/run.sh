@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs programs that are not part of roster against `roster dev`: a client of grpc-go, a client of grpc-python, the
 # programs of docs/languages.md, and the commands of README.md and docs/*.md with grpcurl. Each program gets a new server
-# with an empty database. At the end it runs the tests behind PgBouncer and behind haproxy, and those of clients over TLS. Everything that the script
-# installs or generates is in target/interop. It prints one line for each program, and fails on the first program that
-# fails.
+# with an empty database. At the end it runs the tests behind PgBouncer and behind haproxy, and those of clients over TLS.
+# Everything that the script installs or generates is in target/interop. It prints one line for each program, and fails on
+# the first program that fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export SQLX_OFFLINE=true
