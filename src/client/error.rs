@@ -165,7 +165,7 @@ const ADVICE: &[(&str, &str)] = &[
 ];
 
 /// The alert by which a server refuses a client certificate may be lost behind the end of the connection.
-const SEE_LOG: &str = "if that happens each time, see the log of the server, perhaps about the client certificate";
+const SEE_LOG: &str = "if that happens each time, see the log of the server: it may demand TLS or a client certificate";
 
 /// The message of a connection that failed, with its causes and the advice.
 fn connection_message(error: &(dyn std::error::Error + 'static)) -> String {

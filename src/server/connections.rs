@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn the_age_varies_by_a_tenth_in_both_directions() {
-        let age = Duration::from_secs(600);
+        let age = Duration::from_mins(10);
         let ages = [0, u64::from(limits::AGE_JITTER_STEPS) / 2, u64::from(limits::AGE_JITTER_STEPS)];
         assert_eq!(ages.map(|random| with_jitter(age, random).as_secs()), [540, 600, 660]);
         let drawn: Vec<Duration> = (0..1000).map(|_| with_jitter(age, random::bits())).collect();

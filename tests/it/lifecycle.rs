@@ -125,10 +125,8 @@ async fn a_lame_duck_says_not_serving_and_still_serves() {
     let mut clients = Clients::new(&channel, server.credential(&[Scope::Manage, Scope::Check]));
     let token = clients.add(&organization, "grace", "member").await;
     let mut check = is_member(&organization, "grace");
-    check.consistency = Some(pb::Consistency {
-        requirement: Some(pb::consistency::Requirement::AtLeastAsFresh(token)),
-        ..pb::Consistency::default()
-    });
+    check.consistency =
+        Some(pb::Consistency { requirement: Some(pb::consistency::Requirement::AtLeastAsFresh(token)) });
     let answer = clients.checks.check_membership(check).await.unwrap().into_inner();
     // The replica follows the log until the listener closes.
     assert!(answer.result.unwrap().allowed);

@@ -1,5 +1,7 @@
 //! Clients of other languages, with the programs that `interop/run.sh` builds: the tests here are run by it.
 
+#![expect(clippy::print_stdout, reason = "what the programs print is the result of a run by hand")]
+
 mod rolling;
 mod tls;
 mod unix;
