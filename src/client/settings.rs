@@ -119,7 +119,7 @@ impl ClientSettings {
         Err(Error::InvalidSettings(format!("{method} needs an address that begins with https://")))
     }
 
-    /// Sends the credential in plain text over a network: everyone on the way can read it and use it. For a network that
+    /// Sends the credential in plain text over a network: the network can read it and use it. For a network that
     /// encrypts by itself, such as a service mesh.
     #[must_use]
     pub fn allow_plaintext_credentials(mut self) -> Self {
