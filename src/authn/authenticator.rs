@@ -118,6 +118,7 @@ impl Authenticator {
 
     /// Accepts what `next` accepts from now on, and nothing else. Issuers and keys that are the same in both keep their
     /// state: fetched keys, and cached tokens.
+    #[must_use = "the changes belong into the log"]
     pub fn adopt(&self, next: &Self) -> CredentialChanges {
         let next = next.accepted();
         let mut changes = CredentialChanges::default();

@@ -51,7 +51,7 @@ pub(super) fn read(
         client_ca_file: authority.clone(),
         client_certificates: values.tls_client_certificates.unwrap_or_default(),
     };
-    match ServerTls::new(settings, clock) {
+    match ServerTls::new(&settings, clock) {
         Ok(tls) => {
             if let Some(warning) = tls.warning() {
                 reader.warn_sentence(warning);

@@ -364,7 +364,8 @@ async fn a_reload_keeps_what_did_not_change_and_refuses_what_is_gone() -> Outcom
 
     // Clones of the authenticator, as in open streams, have the new state too.
     let clone = auth.clone();
-    auth.adopt(&read(&[("three", &three)], &[entry("search", &search, &[Scope::Check])])?);
+    let changes = auth.adopt(&read(&[("three", &three)], &[entry("search", &search, &[Scope::Check])])?);
+    assert_eq!((changes.added_api_keys.len(), changes.removed_issuers.len()), (0, 2));
     for request in [&of_one, &of_billing] {
         assert_eq!(clone.authenticate(request, &peer()).await.err(), Some(Refusal::CredentialInvalid));
     }

@@ -70,8 +70,8 @@ impl ServerTls {
     /// # Errors
     /// Every mistake in the settings and in the files, as one sentence each, which begins with the name of its setting. An
     /// expired certificate is none: see [`Self::warning`].
-    pub fn new(settings: TlsSettings, clock: Clock) -> Result<Self, Vec<String>> {
-        let loaded = RwLock::new(Arc::new(files::load(&settings)?));
+    pub fn new(settings: &TlsSettings, clock: Clock) -> Result<Self, Vec<String>> {
+        let loaded = RwLock::new(Arc::new(files::load(settings)?));
         Ok(Self(Arc::new(TlsState { loaded, handshakes: Handshakes::default(), clock })))
     }
 

@@ -33,7 +33,7 @@ fn of_this_machine(names: &[&str]) -> Request {
 /// A server with TLS, an organization, and the certificate that it uses at first.
 async fn server(authority: &Authority, clients: Option<ClientCertificateMode>) -> (Server, ServerTls) {
     let identity = authority.sign(&of_this_machine(&["localhost", "127.0.0.1"]));
-    let tls = ServerTls::new(authority.write(&identity, clients), Clock::system()).unwrap();
+    let tls = ServerTls::new(&authority.write(&identity, clients), Clock::system()).unwrap();
     let own = authority.named_client(&["ada.example.com"]);
     let settings = ServerSettings { tls: Some(tls.clone()), ..ServerSettings::default() };
     let server = Server::with_tls_and(settings, own, |_| {}).await;

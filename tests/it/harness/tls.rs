@@ -48,9 +48,12 @@ impl Request {
         let mut params = CertificateParams::default();
         params.subject_alt_names = names
             .iter()
-            .map(|name| match name.contains(':') {
-                true => SanType::URI((*name).try_into().unwrap()),
-                false => SanType::DnsName((*name).try_into().unwrap()),
+            .map(|name| {
+                if name.contains(':') {
+                    SanType::URI((*name).try_into().unwrap())
+                } else {
+                    SanType::DnsName((*name).try_into().unwrap())
+                }
             })
             .collect();
         Self(params).valid(-Duration::HOUR, Duration::HOUR)
@@ -115,7 +118,7 @@ impl Authority {
     /// TLS of a server with a new certificate for [`NAME`].
     pub fn server_tls(&self, clients: Option<ClientCertificateMode>) -> ServerTls {
         let settings = self.write(&self.sign(&Request::named(&[NAME])), clients);
-        ServerTls::new(settings, Clock::system()).unwrap()
+        ServerTls::new(&settings, Clock::system()).unwrap()
     }
 
     /// A client that trusts this authority, with ALPN for HTTP/2.
@@ -199,6 +202,6 @@ pub fn replace(path: &Path, text: &str) {
 
 /// Reads the files again, as the program does when they change. The former ones stay in use after a mistake.
 pub fn reload(tls: &ServerTls) -> Result<(), Vec<String>> {
-    tls.adopt(&ServerTls::new(tls.settings(), Clock::system())?);
+    tls.adopt(&ServerTls::new(&tls.settings(), Clock::system())?);
     Ok(())
 }

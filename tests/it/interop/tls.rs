@@ -34,7 +34,7 @@ impl TlsServer {
         let own = authority.sign(&Request::named(&["billing.example.com"]));
         std::fs::write(authority.path("client.pem"), &own.certificate).unwrap();
         std::fs::write(authority.path("client.key"), &own.key).unwrap();
-        let tls = ServerTls::new(authority.write(&identity, clients), Clock::system()).unwrap();
+        let tls = ServerTls::new(&authority.write(&identity, clients), Clock::system()).unwrap();
         let settings = ServerSettings {
             tls: Some(tls.clone()),
             max_connection_age: Some(Duration::from_secs(1)),

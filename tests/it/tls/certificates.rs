@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 /// A server with this certificate.
 async fn server(authority: &Authority, identity: &Identity) -> Server {
-    let tls = ServerTls::new(authority.write(identity, None), Clock::system()).unwrap();
+    let tls = ServerTls::new(&authority.write(identity, None), Clock::system()).unwrap();
     let settings = roster::server::ServerSettings { tls: Some(tls), ..Default::default() };
     Server::launch(crate::harness::Database::new().await, settings).await
 }

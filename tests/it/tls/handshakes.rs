@@ -25,7 +25,7 @@ async fn a_handshake_that_does_not_end_is_closed_and_holds_no_place() {
     let start = Instant::now();
     let mut half = Vec::new();
     for number in 0..100 {
-        half.push(Socket::with(server.address, &HALF_A_HELLO[..1 + number % HALF_A_HELLO.len()]).await);
+        half.push(Socket::with(server.address, &HALF_A_HELLO[..=number % HALF_A_HELLO.len()]).await);
     }
     // A hello that comes byte by byte has the same time.
     let mut slow = socket("127.0.0.1", server.address).await;

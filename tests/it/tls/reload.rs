@@ -106,7 +106,7 @@ async fn the_metric_follows_and_a_removed_authority_counts_for_new_handshakes_on
         &authority.sign(&Request::named(&[NAME]).valid(-Duration::HOUR, Duration::HOUR)),
         Some(ClientCertificateMode::Required),
     );
-    let tls = ServerTls::new(settings, Clock::system()).unwrap();
+    let tls = ServerTls::new(&settings, Clock::system()).unwrap();
     let settings = ServerSettings { tls: Some(tls.clone()), ..ServerSettings::default() };
     let client = authority.named_client(&["a.test"]);
     let server = Server::with_tls_and(settings, client.clone(), |_| {}).await;
