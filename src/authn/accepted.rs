@@ -30,6 +30,8 @@ pub struct CredentialChanges {
     pub added_issuers: Vec<String>,
     /// Issuers that are no longer accepted, or not with their former settings or keys.
     pub removed_issuers: Vec<String>,
+    /// Issuers whose key files have other keys than before.
+    pub rekeyed_issuers: Vec<String>,
     /// The names of new API keys.
     pub added_api_keys: Vec<String>,
     /// The names of API keys that are no longer accepted.
@@ -65,6 +67,7 @@ impl AcceptedIssuer {
         self.retired.is_set()
     }
 
+    /// Whether `other` accepts the same tokens.
     fn equals(&self, other: &Self) -> bool {
         self.settings == other.settings && self.keys.can_replace(&other.keys)
     }
@@ -75,21 +78,7 @@ impl AcceptedCredentials {
     /// object, so that its cached credentials stay valid, and its fetched keys in use. What is dropped is retired.
     pub(super) fn replaced_by(&self, next: &Self) -> (Self, CredentialChanges) {
         let mut changes = CredentialChanges::default();
-        let kept = |issuer: &Arc<AcceptedIssuer>| self.issuers.iter().find(|old| old.equals(issuer));
-        let mut issuers = Vec::with_capacity(next.issuers.len());
-        for issuer in &next.issuers {
-            let old = kept(issuer);
-            if old.is_none() {
-                changes.added_issuers.push(issuer.settings.issuer.clone());
-            }
-            issuers.push(old.unwrap_or(issuer).clone());
-        }
-        for old in &self.issuers {
-            if !issuers.iter().any(|issuer| Arc::ptr_eq(issuer, old)) {
-                old.retired.set();
-                changes.removed_issuers.push(old.settings.issuer.clone());
-            }
-        }
+        let issuers = self.issuers_replaced_by(&next.issuers, &mut changes);
         let name = |key: &AcceptedApiKey| key.settings.name.clone();
         let (api_keys, added, removed) = self.api_keys.replaced_by(&next.api_keys);
         for key in &removed {
@@ -102,5 +91,39 @@ impl AcceptedCredentials {
         changes.removed_client_certificates = before.names_without(after);
         let client_certificates = if before.is_same(after) { before.clone() } else { after.clone() };
         (Self { issuers, api_keys, client_certificates }, changes)
+    }
+
+    fn issuers_replaced_by(
+        &self,
+        next: &[Arc<AcceptedIssuer>],
+        changes: &mut CredentialChanges,
+    ) -> Vec<Arc<AcceptedIssuer>> {
+        let mut issuers = Vec::with_capacity(next.len());
+        for issuer in next {
+            if let Some(old) = self.issuers.iter().find(|old| old.equals(issuer)) {
+                issuers.push(old.clone());
+                continue;
+            }
+            // The provider may be away: keys that came by the same settings stay in use.
+            for old in &self.issuers {
+                issuer.keys.take_over(&old.keys);
+            }
+            let name = issuer.settings.issuer.clone();
+            if self.issuers.iter().any(|old| old.settings == issuer.settings) {
+                changes.rekeyed_issuers.push(name);
+            } else {
+                changes.added_issuers.push(name);
+            }
+            issuers.push(issuer.clone());
+        }
+        for old in &self.issuers {
+            if !issuers.iter().any(|issuer| Arc::ptr_eq(issuer, old)) {
+                old.retired.set();
+                if !issuers.iter().any(|issuer| issuer.settings == old.settings) {
+                    changes.removed_issuers.push(old.settings.issuer.clone());
+                }
+            }
+        }
+        issuers
     }
 }

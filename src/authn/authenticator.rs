@@ -11,6 +11,7 @@ use super::keys::{KeySettings, KeyStatistics, Keys};
 use super::limits;
 use super::peer_share::PeerShare;
 use super::settings::{AuthSettings, IssuerSettings};
+use super::tenant::prefixes_collide;
 use super::token_cache::{CacheEntry, KnownCredential, RecentCredentials};
 use super::verifier::Verifier;
 use crate::clock::{self, Clock};
@@ -161,6 +162,8 @@ impl Authenticator {
                     refreshed.push((issuer, tasks.spawn(async move { of_task.keys.refresh(&clock).await })));
                 }
             }
+            // Those that have ended, or were aborted.
+            while tasks.try_join_next().is_some() {}
             // It fails only without a sender, and this authenticator holds one.
             if accepted.changed().await.is_err() {
                 return;
@@ -316,6 +319,10 @@ impl Authenticator {
     /// Returns the caller of a valid token in the cache, and removes one that is no longer valid.
     async fn find_cached(&self, digest: &[u8; 32], now: i64) -> Option<Arc<Caller>> {
         let entry = self.cache.get(digest)?;
+        if entry.issuer.is_retired() {
+            self.cache.remove(digest);
+            return None;
+        }
         // Without keys, the verification of the token says so.
         let keys = entry.issuer.keys.current(now).await?;
         if entry.is_valid(now, keys.generation) {
@@ -348,6 +355,10 @@ impl Authenticator {
         peer.require_budget(clock::uptime())?;
         let _places = self.verifier.verify(places, move || signature.run()).await?;
         let verified = content.accept(now)?;
+        // A reload may have removed the issuer while this call waited.
+        if issuer.is_retired() {
+            return Err(CredentialError::UnknownIssuer);
+        }
         let caller = verified.caller.clone();
         self.cache.insert(*digest, Arc::new(CacheEntry { verified, issuer: issuer.clone() }));
         Ok(caller)
@@ -377,8 +388,12 @@ fn read_issuers(auth: &AuthSettings, clock: &Clock, mistakes: &mut Vec<String>) 
         for sentence in &sentences {
             reject(sentence);
         }
-        if settings[..index].iter().any(|earlier| earlier.user_id_prefix == setting.user_id_prefix) {
-            reject("user_id_prefix: another entry has the same, so that one issuer could name the other's users");
+        let prefix = &setting.user_id_prefix;
+        if settings[..index].iter().any(|earlier| prefixes_collide(&earlier.user_id_prefix, prefix)) {
+            reject(
+                "user_id_prefix: another entry has the same, or one that {tenant} can stand for, so that one issuer could \
+                 name the other's users",
+            );
         }
         for sentence in &of_keys {
             reject(sentence);

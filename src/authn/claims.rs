@@ -150,9 +150,13 @@ impl ClaimValue {
     }
 
     /// Returns whether this is `true`, as a Boolean or as a text. Some providers send Booleans as texts, and Entra as
-    /// `1`.
+    /// `1`, in quotation marks or without.
     pub(super) fn is_true(&self) -> bool {
-        matches!(self, Self::Bool(true)) || matches!(self.as_text(), Some("true" | "1"))
+        match self {
+            Self::Bool(value) => *value,
+            Self::Number(number) => number.as_u64() == Some(1),
+            other => matches!(other.as_text(), Some("true" | "1")),
+        }
     }
 }
 

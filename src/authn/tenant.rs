@@ -76,6 +76,28 @@ pub(super) fn separates_tenants(prefix: &str) -> bool {
     })
 }
 
+/// Returns whether users of two issuers with these prefixes could have one id. Of two plain prefixes only equal ones count:
+/// the empty one is the default, and begins every other.
+pub(super) fn prefixes_collide(one: &str, other: &str) -> bool {
+    match (one.split_once(TENANT), other.split_once(TENANT)) {
+        (None, None) => one == other,
+        (Some(pattern), None) => !other.is_empty() && may_begin_alike(pattern, other),
+        (None, Some(pattern)) => !one.is_empty() && may_begin_alike(pattern, one),
+        (Some(pattern), Some(other_pattern)) => {
+            // Any name of a tenant stands for all of them.
+            may_begin_alike(pattern, &other.replacen(TENANT, "t", 1))
+                || may_begin_alike(other_pattern, &one.replacen(TENANT, "t", 1))
+        }
+    }
+}
+
+/// Returns whether the pattern, with some name of a tenant, begins with the text, or the text with it.
+fn may_begin_alike((before, after): (&str, &str), text: &str) -> bool {
+    let Some(rest) = text.strip_prefix(before) else { return before.starts_with(text) };
+    let (tenant, behind) = rest.split_at(rest.bytes().position(|byte| !is_tenant_byte(byte)).unwrap_or(rest.len()));
+    behind.is_empty() || (!tenant.is_empty() && (behind.starts_with(after) || after.starts_with(behind)))
+}
+
 fn is_tenant_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
@@ -85,6 +107,33 @@ mod tests {
     use super::*;
 
     const PATTERN: &str = "https://login.example/{tenant}/v2.0";
+
+    #[test]
+    fn a_tenant_cannot_stand_for_the_prefix_of_another_issuer() {
+        for (one, other, collide) in [
+            ("", "", true),
+            ("a|", "a|", true),
+            ("", "a|", false),
+            ("a|", "a|b|", false),
+            ("{tenant}:", "", false),
+            ("{tenant}:", "keycloak:", true),
+            ("{tenant}:", "keycloak|", false),
+            ("{tenant}:", "keycloak", true),
+            ("{tenant}:", "keycloak:x", true),
+            ("{tenant}:", ":", false),
+            ("entra:{tenant}:", "keycloak:", false),
+            ("entra:{tenant}:", "entra:", true),
+            ("entra:{tenant}:", "en", true),
+            ("entra:{tenant}:", "entra:acme:", true),
+            ("{tenant}:", "{tenant}:", true),
+            ("{tenant}:", "{tenant}|", false),
+            ("{tenant}:", "x-{tenant}:", true),
+            ("a:{tenant}:", "b:{tenant}:", false),
+        ] {
+            assert_eq!(prefixes_collide(one, other), collide, "{one} {other}");
+            assert_eq!(prefixes_collide(other, one), collide, "{other} {one}");
+        }
+    }
 
     #[test]
     fn a_pattern_matches_exactly_one_segment() {

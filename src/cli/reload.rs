@@ -43,8 +43,14 @@ pub(super) struct Reloader {
     log: LogFilter,
     log_filter: String,
     warnings: Vec<String>,
+    /// The settings in effect that a reload does not take over, and the names of those that differ now.
     fixed: FixedSettings,
+    differing: Vec<&'static str>,
     files: FileStates,
+    /// Whether the settings are read at the next look, also if no file has changed.
+    must_read: bool,
+    /// The mistakes of the last reading.
+    mistakes: Option<String>,
 }
 
 impl Reloader {
@@ -58,7 +64,11 @@ impl Reloader {
             log_filter: settings.log.filter.clone(),
             warnings: settings.warnings.clone(),
             fixed: settings.fixed.clone(),
+            differing: Vec::new(),
             files: FileStates::of(&settings.files),
+            // The states are newer than what was read.
+            must_read: true,
+            mistakes: None,
         }
     }
 
@@ -69,28 +79,37 @@ impl Reloader {
             if is_hangup {
                 tracing::info!("reading the settings again after SIGHUP");
             }
-            let (source, known) = (self.source.clone(), self.files.clone());
+            let (source, known, is_due) = (self.source.clone(), self.files.clone(), is_hangup || self.must_read);
             // On another thread: a file system may not answer.
             let read = spawn_blocking(move || {
                 // Before the files are read: a change while they are read is found at the next look.
                 let files = known.now();
-                (is_hangup || files != known).then(|| (source.read(), files))
+                (is_due || files != known).then(|| (source.read(), files))
             });
             // A panic in a parser leaves the settings as they are.
             let Ok(Some((settings, files))) = read.await else { continue };
             self.files = files;
             match settings {
                 Ok(settings) => self.take_over(settings, is_hangup),
-                Err(Mistakes(mistakes)) => {
-                    let mistakes = mistakes.join("; ");
-                    tracing::error!(mistakes, "cannot reload the settings: the former ones stay in effect");
-                }
+                Err(Mistakes(mistakes)) => self.keep(mistakes.join("; "), is_hangup),
             }
         }
     }
 
+    /// Notes that the settings cannot be read. A file that they name may arrive later than they, so they are read again at
+    /// the next look.
+    fn keep(&mut self, mistakes: String, is_hangup: bool) {
+        self.must_read = true;
+        if is_hangup || self.mistakes.as_ref() != Some(&mistakes) {
+            tracing::error!(mistakes, "cannot reload the settings: the former ones stay in effect");
+        }
+        self.mistakes = Some(mistakes);
+    }
+
     fn take_over(&mut self, settings: Settings, is_hangup: bool) {
-        self.files.follow(&settings.files);
+        self.mistakes = None;
+        // A file whose state is looked at after it was read may have changed in between.
+        self.must_read = self.files.follow(&settings.files);
         let warnings = std::mem::replace(&mut self.warnings, settings.warnings);
         let new: Vec<String> = self.warnings.iter().filter(|warning| !warnings.contains(warning)).cloned().collect();
         super::log_warnings(&new);
@@ -99,6 +118,9 @@ impl Reloader {
         if !(changes.added_issuers.is_empty() && changes.removed_issuers.is_empty()) {
             let (added, removed) = (changes.added_issuers, changes.removed_issuers);
             tracing::info!(?added, ?removed, "reloaded the issuers");
+        }
+        if !changes.rekeyed_issuers.is_empty() {
+            tracing::info!(issuers = ?changes.rekeyed_issuers, "reloaded the keys of issuers");
         }
         if !(changes.added_api_keys.is_empty() && changes.removed_api_keys.is_empty()) {
             let (added, removed) = (changes.added_api_keys, changes.removed_api_keys);
@@ -115,11 +137,13 @@ impl Reloader {
             tracing::info!(filter = self.log_filter, "reloaded the log filter");
             is_changed = true;
         }
-        let restart = changed_names(&self.fixed, &settings.fixed);
-        if !restart.is_empty() {
-            tracing::warn!(settings = ?restart, "changed settings take effect at a restart only");
-            self.fixed = settings.fixed;
+        let differing = changed_names(&self.fixed, &settings.fixed);
+        if differing != self.differing {
             is_changed = true;
+            if !differing.is_empty() {
+                tracing::warn!(settings = ?differing, "changed settings take effect at a restart only");
+            }
+            self.differing = differing;
         }
         if is_hangup && !is_changed {
             tracing::info!("the settings have not changed");
@@ -168,11 +192,12 @@ impl FileStates {
         Self(self.0.keys().map(|file| (file.clone(), state(file))).collect())
     }
 
-    /// Watches these files from now on, and no others.
-    fn follow(&mut self, files: &[PathBuf]) {
+    /// Watches these files from now on, and no others. Returns whether some of them are new.
+    fn follow(&mut self, files: &[PathBuf]) -> bool {
         let known = std::mem::take(&mut self.0);
         let state_of = |file: &PathBuf| known.get(file).copied().unwrap_or_else(|| state(file));
         self.0 = files.iter().map(|file| (file.clone(), state_of(file))).collect();
+        files.iter().any(|file| !known.contains_key(file))
     }
 }
 

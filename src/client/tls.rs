@@ -53,7 +53,8 @@ fn certificates(what: &str, pem: &[u8]) -> Result<(), Error> {
     let mut count = 0;
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let invalid = |error: &dyn fmt::Display| Error::InvalidSettings(format!("{what}: {error}"));
-        let certificate = certificate.map_err(|error| invalid(&error))?;
+        // The cause is dropped: it repeats a line, which may belong to a key in the same file.
+        let certificate = certificate.map_err(|_| invalid(&"not PEM"))?;
         rustls::server::ParsedCertificate::try_from(&certificate).map_err(|error| invalid(&error))?;
         count += 1;
     }

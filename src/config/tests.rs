@@ -179,8 +179,8 @@ fn all_mistakes_are_reported_with_their_origin_and_without_the_value() {
             "issuers[0].jwks_file: at most one of jwks_url, jwks_file, keys and hs256_secret_file is possible (in FILE)",
             "issuers[1].issuer: the iss of its tokens is needed (in FILE)",
             "issuers[1].audience: the aud of tokens for this server is needed (in FILE)",
-            "issuers[1].user_id_prefix: another entry has the same, so that one issuer could name the other's users \
-             (in FILE)",
+            "issuers[1].user_id_prefix: another entry has the same, or one that {tenant} can stand for, so that one issuer \
+             could name the other's users (in FILE)",
             "api_keys[0].scopes: a key without a scope can do nothing: name at least one (in FILE)",
             "api_keys[0].sha256: the SHA-256 of the key is needed, as 64 hexadecimal digits (in FILE)",
             "mail.from: write an address, as roster@example.com or Example <roster@example.com> (in FILE)",

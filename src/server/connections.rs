@@ -97,18 +97,18 @@ impl ConnectionUsage {
     pub(super) async fn ended(self: Arc<Self>) -> ConnectionEnd {
         tokio::select! {
             biased;
-            end = self.clone().ended_early() => end,
+            end = self.clone().ended_by_server() => end,
+            () = until(self.expiry.get().copied()) => ConnectionEnd::Expired,
             () = until(self.aged_at) => ConnectionEnd::Aged,
         }
     }
 
-    /// Resolves when the connection has to end for another reason than its age.
-    pub(super) async fn ended_early(self: Arc<Self>) -> ConnectionEnd {
+    /// Resolves when the connection has to end for another reason than its age or its client certificate.
+    pub(super) async fn ended_by_server(self: Arc<Self>) -> ConnectionEnd {
         tokio::select! {
             biased;
             () = self.evicted.cancelled() => ConnectionEnd::Evicted,
             () = self.stopping.cancelled() => ConnectionEnd::Stopping,
-            () = until(self.expiry.get().copied()) => ConnectionEnd::Expired,
         }
     }
 

@@ -4,7 +4,7 @@ use super::peer_socket::AcceptedSocket;
 use super::peers::PeerAddress;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, UnixListener};
@@ -122,7 +122,8 @@ fn lock(path: &Path) -> Result<File, UnixSocketError> {
     let failed = |source| UnixSocketError::Io { path: path.to_owned(), source };
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let lock = File::options().create(true).truncate(false).write(true).open(name).map_err(failed)?;
+    // Only this user may open it: another one could hold the lock.
+    let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(name).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(UnixSocketError::InUse(path.to_owned())),

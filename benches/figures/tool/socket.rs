@@ -2,7 +2,7 @@
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -47,6 +47,11 @@ impl Socket {
     /// Whether bytes that were written wait for the socket.
     pub(crate) fn has_unsent(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.conn.wants_write())
+    }
+
+    /// Whether the handshake of TLS resumed a session.
+    pub(crate) fn is_resumed(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.conn.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
     pub(crate) fn set_blocking(&self) {

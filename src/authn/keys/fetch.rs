@@ -75,7 +75,12 @@ async fn fetch_all(settings: &KeySettings, provider: &ProviderSettings) -> Resul
         }
     };
     let ProviderAnswer { bytes, max_age } = get(&url, provider.ca_file.as_deref()).await?;
-    Ok(FetchedKeys { set: JwkSet::parse(&bytes, settings.development_keys)?, max_age })
+    let set = match JwkSet::parse(&bytes, settings.development_keys) {
+        // The provider has withdrawn its keys, or replaced them by others that roster cannot use.
+        Err(JwkSetError::NoKey(skipped)) => JwkSet { keys: Vec::new(), skipped },
+        set => set?,
+    };
+    Ok(FetchedKeys { set, max_age })
 }
 
 /// The URL of the key set that a discovery document names.

@@ -140,9 +140,23 @@ impl JwkSet {
 
     /// Returns whether the set has the same keys, and skips the same, as another one.
     pub(super) fn is_same(&self, keys: &[VerificationKey], skipped: &[SkippedKey]) -> bool {
-        self.skipped == skipped
-            && self.keys.iter().map(VerificationKey::identity).eq(keys.iter().map(VerificationKey::identity))
+        are_same((&self.keys, &self.skipped), (keys, skipped))
     }
+}
+
+/// Returns whether two versions of a set have the same usable keys, and skip the same. The order of a document is of no
+/// importance: the servers of one provider may differ in it.
+pub(super) fn are_same(
+    (keys, skipped): (&[VerificationKey], &[SkippedKey]),
+    (others, others_skipped): (&[VerificationKey], &[SkippedKey]),
+) -> bool {
+    let sorted = |skipped: &[SkippedKey]| {
+        let mut causes: Vec<_> = skipped.iter().map(|key| (key.id.clone(), key.reason.to_string())).collect();
+        causes.sort_unstable();
+        causes
+    };
+    keys.iter().map(VerificationKey::identity).eq(others.iter().map(VerificationKey::identity))
+        && sorted(skipped) == sorted(others_skipped)
 }
 
 /// Whether this is the id of a key of `roster dev`.

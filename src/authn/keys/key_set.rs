@@ -1,6 +1,6 @@
 //! The keys of an issuer at one time.
 
-use super::jwk_set::SkippedKey;
+use super::jwk_set::{SkippedKey, are_same};
 use super::verification_key::VerificationKey;
 use crate::authn::credential_error::CredentialError;
 use crate::authn::settings::Algorithm;
@@ -52,8 +52,7 @@ impl KeySet {
 
     /// Returns whether another set has the same keys, and skips the same.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        let (keys, others) = (self.keys.iter(), other.keys.iter());
-        self.skipped == other.skipped && keys.map(VerificationKey::identity).eq(others.map(VerificationKey::identity))
+        are_same((&self.keys, &self.skipped), (&other.keys, &other.skipped))
     }
 
     /// The ids of the keys, for a log line.

@@ -108,6 +108,16 @@ impl Keys {
         }
     }
 
+    /// Takes over the keys that `former` has fetched by the same settings, with the times of its fetches.
+    pub(super) fn take_over(&self, former: &Self) {
+        if let (Some(provider), Some(others)) = (self.provider(), former.provider())
+            && self.settings == former.settings
+        {
+            *self.current.write().unwrap_or_else(PoisonError::into_inner) = former.load();
+            provider.take_over(others);
+        }
+    }
+
     /// One sentence for each key of a file that is not used. Each begins with the name of the setting.
     pub(super) fn warnings(&self) -> Vec<String> {
         let keys = self.load();

@@ -33,6 +33,7 @@ pub(super) struct Provider {
     waiters: Semaphore,
 }
 
+#[derive(Clone)]
 struct Schedule {
     is_fetching: bool,
     /// Whether a call asked for a fetch that has not begun.
@@ -81,6 +82,16 @@ impl Provider {
         }
     }
 
+    /// Continues the schedule of another one, whose keys were taken over.
+    pub(super) fn take_over(&self, former: &Self) {
+        self.fetched_at.store(former.fetched_at.load(Ordering::Acquire), Ordering::Release);
+        self.failed_fetches.store(former.failed_fetches(), Ordering::Relaxed);
+        let former = former.schedule().clone();
+        // The fetch that runs ends with the former schedule: it is done again.
+        let is_requested = former.is_requested || former.is_fetching;
+        *self.schedule() = Schedule { is_fetching: false, is_requested, ..former };
+    }
+
     /// The age of the keys in seconds; `None` before the first successful fetch. A clock that was set back makes keys as
     /// old as they are young.
     pub(super) fn age(&self, now: i64) -> Option<u64> {
@@ -114,7 +125,7 @@ impl Provider {
         if !has_keys || schedule.is_fetching || schedule.is_requested {
             return true;
         }
-        if schedule.unknown_at != NEVER && now.abs_diff(schedule.unknown_at) < limits::UNKNOWN_KEY_SECONDS {
+        if schedule.unknown_at != NEVER && !has_passed(schedule.unknown_at, limits::UNKNOWN_KEY_SECONDS, now) {
             return false;
         }
         schedule.unknown_at = now;
@@ -154,7 +165,7 @@ impl Provider {
 
     fn begin(&self, now: i64) -> Option<Fetch<'_>> {
         let mut schedule = self.schedule();
-        let is_due = schedule.is_requested || now.abs_diff(schedule.begun_at) >= schedule.pause;
+        let is_due = schedule.is_requested || has_passed(schedule.begun_at, schedule.pause, now);
         if schedule.is_fetching || !is_due {
             return None;
         }
@@ -307,4 +318,10 @@ mod tests {
             assert_eq!(keys.current_if_fresh(NOW + seconds).is_some(), expected, "{seconds}");
         }
     }
+}
+
+/// Whether this number of seconds has passed since a time. After the clock was set back behind that time, nothing is known
+/// about it, and the wait ends.
+fn has_passed(since: i64, seconds: u64, now: i64) -> bool {
+    now < since || now.abs_diff(since) >= seconds
 }

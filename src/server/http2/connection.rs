@@ -168,8 +168,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
 
     fn aged(&self) -> ClosePhase {
         let state = &self.pipeline.state;
-        state.metrics.connection_closed("age");
-        let ended = self.connection.usage.clone().ended_early();
+        let ended = self.connection.usage.clone().ended_by_server();
         ClosePhase::Aged(Box::pin(ended), Box::pin(sleep(state.settings.connection_age_grace)))
     }
 
@@ -185,10 +184,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
                     // The library announces the last call after a round trip, and ends the connection with it.
                     self.http2.graceful_shutdown();
                     self.closing = match end {
-                        ConnectionEnd::Aged => self.aged(),
-                        ConnectionEnd::Evicted | ConnectionEnd::Stopping | ConnectionEnd::Expired => {
-                            ClosePhase::announced()
+                        ConnectionEnd::Aged => {
+                            self.pipeline.state.metrics.connection_closed("age");
+                            self.aged()
                         }
+                        ConnectionEnd::Expired => self.aged(),
+                        ConnectionEnd::Evicted | ConnectionEnd::Stopping => ClosePhase::announced(),
                     };
                 }
                 ClosePhase::Aged(ended, grace) => match ended.as_mut().poll(context) {

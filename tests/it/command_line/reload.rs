@@ -104,6 +104,7 @@ async fn issuers_and_their_key_files_are_read_again() {
     let (next_secret, next) = ("another secret of at least 32 bytes", SigningKey::generate());
     std::fs::write(path("secret"), next_secret).unwrap();
     write_key(&next);
+    until_logged(&serve, "reloaded the keys of issuers issuers=[\"https://").await;
     until("the former secret is refused", async || is_invalid(&ada).await).await;
     until("the former key is refused", async || is_invalid(&with_key(&key)).await).await;
     assert_eq!(name_of(&with_secret(next_secret)).await.unwrap(), "one:ada");
@@ -128,6 +129,24 @@ async fn a_mistake_leaves_everything_as_it_is() {
 
     serve.change_settings(|text| text.replace("max_streems = 7", ""));
     until("the key is accepted", async || name_of(&caller).await.is_ok()).await;
+    assert_eq!(serve.log().matches("cannot reload the settings").count(), 1, "{}", serve.log());
+}
+
+#[tokio::test]
+async fn a_file_that_arrives_after_the_settings_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    let serve = serving("").await;
+    let issuer = format!(
+        "\n[[issuers]]\nissuer = 'https://one.example'\naudience = 'roster'\ncallers = 'people'\n\
+         hs256_secret_file = '{}'\n",
+        secret.display()
+    );
+    serve.change_settings(|text| format!("{text}{issuer}"));
+    serve.signal(Signal::SIGHUP);
+    until_logged(&serve, "cannot reload the settings: the former ones stay in effect").await;
+    std::fs::write(secret, "0123456789abcdef0123456789abcdef").unwrap();
+    until_logged(&serve, "reloaded the issuers added=[\"https://one.example\"] removed=[]").await;
     assert_eq!(serve.log().matches("cannot reload the settings").count(), 1, "{}", serve.log());
 }
 

@@ -9,7 +9,8 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use roster::authn::limits;
 use roster::authn::settings::IssuerSettings;
-use roster::domain::Refusal;
+use roster::domain::{Refusal, Scope};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -145,4 +146,30 @@ async fn a_provider_that_never_answers_holds_up_no_call_and_no_other_issuer() {
         until("the token is accepted", async || rig.ask(token).await.is_ok()).await;
         assert!(provider.requests(KEYS) >= 1);
     }
+}
+
+#[tokio::test]
+async fn other_settings_of_an_issuer_keep_its_fetched_keys() {
+    let key = IssuerKey::ed25519();
+    let mut provider = Provider::start(&[&key]).await;
+    let rig = Rig::with_keys(&provider).await;
+    let token = rig.token(&provider, &key);
+    rig.ask(&token).await.unwrap();
+    provider.go_down();
+
+    let changed = |scopes: Vec<Scope>, ca_file: Option<PathBuf>| {
+        let issuer = IssuerSettings { scopes, ca_file, ..by_discovery(&provider) };
+        Rig::new(vec![issuer]).auth.clone()
+    };
+    let changes = rig.auth.adopt(&changed(vec![Scope::Check], None));
+    assert_eq!((changes.added_issuers.len(), changes.removed_issuers.len()), (1, 1));
+    rig.ask(&token).await.unwrap();
+    assert_eq!(rig.statistics().age, Some(0));
+
+    // Keys that came by other settings are not those of the issuer.
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    std::fs::write(&ca, rcgen::generate_simple_self_signed(["id.test".to_owned()]).unwrap().cert.pem()).unwrap();
+    assert!(!rig.auth.adopt(&changed(vec![Scope::Check], Some(ca))).is_empty());
+    assert_eq!(rig.ask(&token).await.err(), Some(Refusal::KeysUnavailable));
 }

@@ -159,6 +159,19 @@ async fn a_withdrawn_key_ends_with_the_next_fetch_also_for_known_tokens() {
 }
 
 #[tokio::test]
+async fn an_emptied_key_set_withdraws_every_key() {
+    let key = IssuerKey::ed25519();
+    let provider = Provider::start(&[&key]).await;
+    let rig = Rig::with_keys(&provider).await;
+    let token = rig.token(&provider, &key);
+    rig.ask(&token).await.unwrap();
+    provider.publish(&[]);
+    rig.advance(limits::KEY_REFRESH_DEFAULT_SECONDS);
+    until("the keys are fetched again", async || !rig.recognizes(&token)).await;
+    assert_eq!(rig.ask(&token).await.err(), Some(Refusal::CredentialInvalid));
+}
+
+#[tokio::test]
 async fn no_fetch_comes_before_its_time() {
     let key = IssuerKey::ed25519();
     let provider = Provider::start(&[&key]).await;

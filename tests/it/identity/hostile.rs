@@ -36,7 +36,7 @@ async fn an_answer_that_is_no_key_set_leaves_the_keys_unchanged() {
         ("cut", with_head("content-length: 100")),
         ("large", Behaviour::Document(large.to_string())),
         ("HTML", Behaviour::Document("<html>sign in to the network</html>".to_owned())),
-        ("a key set without keys", Behaviour::Document(r#"{"keys":[]}"#.to_owned())),
+        ("keys that are no list", Behaviour::Document(r#"{"keys":{}}"#.to_owned())),
         ("another issuer", discovery("https://id.example", &keys_url)),
         ("the issuer with a slash", discovery(&format!("{issuer}/"), &keys_url)),
         ("the issuer in capitals", discovery(&issuer.to_uppercase(), &keys_url)),
