@@ -3,7 +3,7 @@
 use super::api_keys::{AcceptedApiKey, ApiKeys};
 use super::client_certificates::ClientCertificates;
 use super::jwt::Issuer;
-use super::retired::Retired;
+use super::retirement::Retirement;
 use super::settings::IssuerSettings;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(super) struct AcceptedCredentials {
 pub(super) struct AcceptedIssuer {
     issuer: Issuer,
     settings: IssuerSettings,
-    retired: Retired,
+    retired: Retirement,
 }
 
 /// What a reload changed: issuers, and the names of services with API keys or client certificates. An entry that changed is
@@ -59,7 +59,7 @@ impl Deref for AcceptedIssuer {
 
 impl AcceptedIssuer {
     pub(super) fn new(issuer: Issuer, settings: IssuerSettings) -> Self {
-        Self { issuer, settings, retired: Retired::default() }
+        Self { issuer, settings, retired: Retirement::default() }
     }
 
     /// Whether its tokens are no longer accepted.

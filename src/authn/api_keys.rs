@@ -4,7 +4,7 @@
 //! and the duration of the digest lookup reveals nothing useful to an attacker.
 
 use super::caller::{Caller, OperatorCaller, ServiceCaller};
-use super::retired::Retired;
+use super::retirement::Retirement;
 use super::secret::Secret;
 use super::settings::ApiKeySettings;
 use crate::domain::{Scope, UserId};
@@ -43,7 +43,7 @@ pub(super) struct ApiKeys(HashMap<[u8; 32], Arc<AcceptedApiKey>>);
 pub(super) struct AcceptedApiKey {
     pub(super) caller: Arc<Caller>,
     pub(super) settings: ApiKeySettings,
-    pub(super) retired: Retired,
+    pub(super) retired: Retirement,
 }
 
 impl ApiKeys {
@@ -67,7 +67,7 @@ impl ApiKeys {
                     entry.insert(Arc::new(AcceptedApiKey {
                         caller,
                         settings: key.clone(),
-                        retired: Retired::default(),
+                        retired: Retirement::default(),
                     }));
                 }
             }

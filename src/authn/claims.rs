@@ -150,13 +150,9 @@ impl ClaimValue {
     }
 
     /// Returns whether this is `true`, as a Boolean or as a text. Some providers send Booleans as texts, and Entra as
-    /// `1`, in quotation marks or without.
+    /// `1`.
     pub(super) fn is_true(&self) -> bool {
-        match self {
-            Self::Bool(value) => *value,
-            Self::Number(number) => number.as_u64() == Some(1),
-            other => matches!(other.as_text(), Some("true" | "1")),
-        }
+        matches!(self, Self::Bool(true)) || matches!(self.as_text(), Some("true" | "1"))
     }
 }
 

@@ -22,7 +22,7 @@ pub mod limits;
 pub mod mint;
 mod peer_share;
 mod presets;
-mod retired;
+mod retirement;
 pub mod secret;
 mod service_mark;
 pub mod settings;

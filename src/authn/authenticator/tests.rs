@@ -347,8 +347,9 @@ async fn a_reload_keeps_what_did_not_change_and_refuses_what_is_gone() -> Outcom
     // The second issuer has another key, a third one is new, and the API key has other scopes.
     let keys = [entry("billing", &billing, &[Scope::Manage]), entry("search", &search, &[Scope::Check])];
     let changes = auth.adopt(&read(&[("one", &one), ("two", &three), ("three", &three)], &keys)?);
-    assert_eq!(changes.added_issuers, ["https://two.example", "https://three.example"]);
-    assert_eq!(changes.removed_issuers, ["https://two.example"]);
+    assert_eq!(changes.added_issuers, ["https://three.example"]);
+    assert_eq!(changes.rekeyed_issuers, ["https://two.example"]);
+    assert_eq!(changes.removed_issuers, Vec::<String>::new());
     assert_eq!(changes.added_api_keys, ["billing", "search"]);
     assert_eq!(changes.removed_api_keys, ["billing"]);
     // In the memory of the connection too.

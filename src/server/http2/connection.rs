@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Serves a connection until it ends.
 ///
@@ -91,8 +91,9 @@ enum ClosePhase {
     Aged(EndFuture, Pin<Box<Sleep>>),
     /// Its streams have ended. At the end of this time it is closed.
     StreamsEnded(Pin<Box<Sleep>>),
-    /// The peer knows that the connection ends. At the end of this time it is closed if no call is open.
-    Announced(Pin<Box<Sleep>>),
+    /// The peer knows that the connection ends. At the end of this time it is closed if no call is open. From a moment on,
+    /// if there is one, its streams end.
+    Announced(Pin<Box<Sleep>>, Option<Instant>),
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
@@ -188,14 +189,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
                             self.pipeline.state.metrics.connection_closed("age");
                             self.aged()
                         }
-                        ConnectionEnd::Expired => self.aged(),
-                        ConnectionEnd::Evicted | ConnectionEnd::Stopping => ClosePhase::announced(),
+                        ConnectionEnd::Expired => {
+                            let grace = self.pipeline.state.settings.connection_age_grace;
+                            ClosePhase::announced(Instant::now().checked_add(grace))
+                        }
+                        ConnectionEnd::Evicted | ConnectionEnd::Stopping => ClosePhase::announced(None),
                     };
                 }
                 ClosePhase::Aged(ended, grace) => match ended.as_mut().poll(context) {
                     Poll::Ready(ConnectionEnd::Evicted) => return Poll::Ready(()),
                     Poll::Ready(ConnectionEnd::Aged | ConnectionEnd::Stopping | ConnectionEnd::Expired) => {
-                        self.closing = ClosePhase::announced();
+                        self.closing = ClosePhase::announced(None);
                     }
                     Poll::Pending => {
                         ready!(grace.as_mut().poll(context));
@@ -204,12 +208,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
                     }
                 },
                 ClosePhase::StreamsEnded(end) => return end.as_mut().poll(context),
-                ClosePhase::Announced(end) => {
+                ClosePhase::Announced(end, streams_end) => {
                     ready!(end.as_mut().poll(context));
                     if self.connection.usage.open_calls() == 0 {
                         return Poll::Ready(());
                     }
                     *end = Box::pin(sleep(limits::GOAWAY_TIME));
+                    if streams_end.is_some_and(|time| time <= Instant::now()) {
+                        self.connection.usage.streams_end().cancel();
+                        self.closing = ClosePhase::StreamsEnded(Box::pin(sleep(limits::GOAWAY_TIME)));
+                    }
                 }
             }
         }
@@ -217,8 +225,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServedConnection<T> {
 }
 
 impl ClosePhase {
-    fn announced() -> Self {
-        Self::Announced(Box::pin(sleep(limits::GOAWAY_TIME)))
+    fn announced(streams_end: Option<Instant>) -> Self {
+        Self::Announced(Box::pin(sleep(limits::GOAWAY_TIME)), streams_end)
     }
 }
 

@@ -12,7 +12,7 @@ async fn run(command: &str, directory: &Path, issuer: &str, keys: &[Value]) -> (
     std::fs::write(directory.join("jwks.json"), json!({ "keys": keys }).to_string()).unwrap();
     let path = directory.join("roster.toml");
     let text = format!(
-        "database_url = 'postgres:///absent'\n[[issuers]]\n{issuer}\naudience = 'roster'\n[mail]\nkind = 'off'\n"
+        "database_url = 'postgres:///absent'\n[[issuers]]\n{issuer}\naudience = 'roster'\ncallers = 'people'\n[mail]\nkind = 'off'\n"
     );
     std::fs::write(&path, text).unwrap();
     let (code, _, stderr) = output(&[command, "--config", path.to_str().unwrap()]).await;

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether a credential or an issuer was removed by a reload. What is cached with it is refused from then on.
 #[derive(Debug, Default)]
-pub(super) struct Retired(AtomicBool);
+pub(super) struct Retirement(AtomicBool);
 
-impl Retired {
+impl Retirement {
     pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
