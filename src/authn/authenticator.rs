@@ -323,7 +323,7 @@ impl Authenticator {
             self.cache.remove(digest);
             return None;
         }
-        // Without keys, the verification of the token says so.
+        // Without keys, the verification of the token fails with the cause.
         let keys = entry.issuer.keys.current(now).await?;
         if entry.is_valid(now, keys.generation) {
             return Some(entry.verified.caller.clone());

@@ -61,7 +61,7 @@ pub struct IssuerSettings {
     pub ca_file: Option<PathBuf>,
     /// A JWKS file with RSA, P-256, P-384 or Ed25519 keys. The server reloads it when it changes.
     pub jwks_file: Option<PathBuf>,
-    /// Public keys, each in a PEM file. The server reads them at startup only.
+    /// Public keys, each in a PEM file. The server reads them at the start and at a reload.
     pub keys: Vec<PemKey>,
     /// A file with the secret that the provider shares, at least 32 bytes. Trailing white space does not count.
     pub hs256_secret_file: Option<PathBuf>,

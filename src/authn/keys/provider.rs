@@ -153,7 +153,7 @@ impl Provider {
                 }
                 continue;
             };
-            // A panic must not end the fetches of the other issuers, which run in the same task.
+            // A panic must not end the fetches of the issuer.
             let outcome = AssertUnwindSafe(fetch(&keys.settings, &self.settings)).catch_unwind().await;
             match outcome.unwrap_or(Err(FetchError::Panic)) {
                 Ok(fetched) => self.succeed(keys, fetched, begun_at),

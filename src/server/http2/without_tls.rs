@@ -1,4 +1,4 @@
-//! HTTP/2 in plaintext on a port with TLS: each call is answered with a status that says so.
+//! HTTP/2 in plaintext on a port with TLS: the status of each call names TLS.
 //!
 //! Clients show the message of a status. After a GOAWAY or a closed connection alone, they connect again without a pause,
 //! until the deadline of the call, and show no reason.
@@ -28,7 +28,7 @@ pub(in crate::server) async fn refuse_calls<T: AsyncRead + AsyncWrite + Unpin>(s
     for number in 0..limits::STREAMS_PER_CONNECTION {
         let Some(call) = connection.accept().await else { break };
         let (_, mut respond) = call?;
-        // The library tells the client that it need not send its message.
+        // The library announces that the message need not be sent.
         respond.send_response(http::Response::from_parts(head.clone(), ()), true)?;
         if number == 0 {
             connection.graceful_shutdown();

@@ -65,7 +65,7 @@ impl fmt::Debug for ServerTls {
 }
 
 impl ServerTls {
-    /// Reads the files that the settings name. The clock tells whether the certificate has expired.
+    /// Reads the files that the settings name. By the clock, the certificate has expired or not.
     ///
     /// # Errors
     /// Every mistake in the settings and in the files, as one sentence each, which begins with the name of its setting. An

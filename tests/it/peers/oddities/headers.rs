@@ -111,14 +111,18 @@ async fn large_header_lists_are_refused() {
         Outcome::End(Some(ENHANCE_YOUR_CALM)),
     ];
     let first = frame(HEADERS, 0, 1, &[&usual[..], &literal(0, b"x-large", large.as_bytes())].concat());
-    let second = frame(CONTINUATION, END_HEADERS, 1, &literal(0, b"x-larger", large.as_bytes()));
+    let more = |flags| frame(CONTINUATION, flags, 1, &literal(0, b"x-larger", large.as_bytes()));
     // One entry of 4 KiB in the table, and 12 000 references to it: 48 MB of headers.
     let entry = literal(0x40, b"x-bomb", "x".repeat(4000).as_bytes());
     let bomb = [&usual[..], &entry, &[0x80 | FIRST_DYNAMIC; 12_000]].concat();
     // 5 000 empty headers: the list counts 32 bytes for each.
     let many = [&usual[..], &literal(0, b"a", b"").repeat(5000)[..15_000]].concat();
     let oddities = vec![
-        oddity("a list in two frames", [first, second, frame(DATA, END_STREAM, 1, &[0; 5])].concat(), too_large),
+        oddity(
+            "a list in three frames",
+            [first, more(0), more(END_HEADERS), frame(DATA, END_STREAM, 1, &[0; 5])].concat(),
+            too_large,
+        ),
         oddity("a bomb of references", with_block(&bomb), too_large),
         oddity("many empty headers", with_block(&many), too_large),
     ];
