@@ -47,6 +47,8 @@ pub(super) struct Reloader {
     fixed: FixedSettings,
     differing: Vec<&'static str>,
     files: FileStates,
+    /// Whether every file can be read again: a pipe cannot, and a read of one may never end.
+    is_repeatable: bool,
     /// Whether the settings are read at the next look, also if no file has changed.
     must_read: bool,
     /// The mistakes of the last reading.
@@ -66,6 +68,7 @@ impl Reloader {
             fixed: settings.fixed.clone(),
             differing: Vec::new(),
             files: FileStates::of(&settings.files),
+            is_repeatable: settings.files.iter().all(|file| file.is_file()),
             // The states are newer than what was read.
             must_read: true,
             mistakes: None,
@@ -76,6 +79,12 @@ impl Reloader {
     pub(super) async fn run(mut self, hangup: Arc<Notify>) -> Infallible {
         loop {
             let is_hangup = timeout(INTERVAL, hangup.notified()).await.is_ok();
+            if !self.is_repeatable {
+                if is_hangup {
+                    tracing::warn!("SIGHUP has no effect: a file of the settings is a pipe or a device");
+                }
+                continue;
+            }
             if is_hangup {
                 tracing::info!("reading the settings again after SIGHUP");
             }

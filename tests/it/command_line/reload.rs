@@ -2,7 +2,7 @@
 
 use super::operators::handle_hangup;
 use crate::harness::cluster::TestCluster;
-use crate::harness::program::{Serve, clients, output};
+use crate::harness::program::{self, PATIENCE, Serve, channel, clients, free_port, output, roster};
 use crate::harness::server::{Clients, Server};
 use crate::harness::{Database, reason};
 use crate::replica::until;
@@ -10,6 +10,8 @@ use jsonwebtoken::{EncodingKey, Header};
 use nix::sys::signal::Signal;
 use roster::authn::mint::{ClaimSet, SigningKey};
 use roster::grpc::pb;
+use std::process::Stdio;
+use tokio::io::AsyncWriteExt;
 use tonic::Status;
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -196,4 +198,28 @@ async fn the_password_of_the_database_is_read_for_every_connection() {
     cluster.end_sessions("app").await;
     until_logged(&serve, &format!("the password file {} cannot be used", file.display())).await;
     assert!(!serve.log().contains("second"), "{}", serve.log());
+}
+
+#[tokio::test]
+async fn settings_from_a_pipe_are_read_once() {
+    handle_hangup();
+    let directory = tempfile::tempdir().unwrap();
+    let (key, table) = api_key("billing").await;
+    let (address, log) = (format!("127.0.0.1:{}", free_port()), directory.path().join("log"));
+    let mut command = roster(&["serve", "--config", "/dev/stdin", "--listen", &address]);
+    command.env("ROSTER_LOG", "info").env("ROSTER_DATABASE_URL", &Database::new().await.url);
+    let mut serve = command.stdin(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let mut pipe = serve.stdin.take().unwrap();
+    pipe.write_all(format!("{table}\n[mail]\nkind = 'off'\n").as_bytes()).await.unwrap();
+    drop(pipe);
+    let channel = channel(&address);
+    program::until(&channel, ServingStatus::Serving).await;
+    program::send(&serve, Signal::SIGHUP);
+    until("the signal is logged", async || {
+        std::fs::read_to_string(&log).unwrap().contains("SIGHUP has no effect: a file of the settings is a pipe")
+    })
+    .await;
+    assert_eq!(name_of(&clients(&channel, &key)).await.unwrap(), "billing");
+    program::send(&serve, Signal::SIGTERM);
+    assert!(tokio::time::timeout(PATIENCE, serve.wait()).await.unwrap().unwrap().success());
 }
