@@ -212,6 +212,12 @@ impl Provider {
     }
 }
 
+/// Whether this number of seconds has passed since a time. After the clock was set back behind that time, nothing is known
+/// about it, and the wait ends.
+fn has_passed(since: i64, seconds: u64, now: i64) -> bool {
+    now < since || now.abs_diff(since) >= seconds
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,10 +324,4 @@ mod tests {
             assert_eq!(keys.current_if_fresh(NOW + seconds).is_some(), expected, "{seconds}");
         }
     }
-}
-
-/// Whether this number of seconds has passed since a time. After the clock was set back behind that time, nothing is known
-/// about it, and the wait ends.
-fn has_passed(since: i64, seconds: u64, now: i64) -> bool {
-    now < since || now.abs_diff(since) >= seconds
 }

@@ -157,11 +157,11 @@ async fn other_settings_of_an_issuer_keep_its_fetched_keys() {
     rig.ask(&token).await.unwrap();
     provider.go_down();
 
-    let changed = |scopes: Vec<Scope>, ca_file: Option<PathBuf>| {
+    let with = |scopes: Vec<Scope>, ca_file: Option<PathBuf>| {
         let issuer = IssuerSettings { scopes, ca_file, ..by_discovery(&provider) };
         Rig::new(vec![issuer]).auth.clone()
     };
-    let changes = rig.auth.adopt(&changed(vec![Scope::Check], None));
+    let changes = rig.auth.adopt(&with(vec![Scope::Check], None));
     assert_eq!((changes.added_issuers.len(), changes.removed_issuers.len()), (1, 1));
     rig.ask(&token).await.unwrap();
     assert_eq!(rig.statistics().age, Some(0));
@@ -170,6 +170,6 @@ async fn other_settings_of_an_issuer_keep_its_fetched_keys() {
     let directory = tempfile::tempdir().unwrap();
     let ca = directory.path().join("ca.pem");
     std::fs::write(&ca, rcgen::generate_simple_self_signed(["id.test".to_owned()]).unwrap().cert.pem()).unwrap();
-    assert!(!rig.auth.adopt(&changed(vec![Scope::Check], Some(ca))).is_empty());
+    assert!(!rig.auth.adopt(&with(vec![Scope::Check], Some(ca))).is_empty());
     assert_eq!(rig.ask(&token).await.err(), Some(Refusal::KeysUnavailable));
 }
