@@ -159,7 +159,7 @@ const ADVICE: &[(&str, &str)] = &[
     ("received fatal alert", "the server refused the handshake, perhaps the client certificate: see its log"),
     ("connection closed", SEE_LOG),
     ("broken pipe", SEE_LOG),
-    ("onnection reset", SEE_LOG),
+    ("reset", SEE_LOG),
     ("InvalidContentType", "the server does not speak TLS on this port: write http:// if the way is local"),
     ("HTTPS without TLS", "give the endpoint a ClientTlsConfig, or use ClientSettings::new"),
 ];

@@ -293,7 +293,7 @@ mod tests {
             (with(&rsa, "n", even), weak_rsa),
             (with(&rsa, "e", "AQ"), weak_rsa),
             (with(&rsa, "e", "AA"), weak_rsa),
-            (with(&rsa, "e", "BA"), weak_rsa),
+            (with(&rsa, "e", "CA"), weak_rsa),
             (with(&rsa, "e", ""), weak_rsa),
             (with(&rsa, "e", "AQAAAAAAAAAAAAAB"), weak_rsa),
             (swapped, off_curve),

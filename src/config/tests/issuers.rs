@@ -12,7 +12,7 @@ fn every_mistake_about_tokens_is_reported_with_its_field() {
         preset = 'okto'
         callers = 's3cret'
         [issuers.claims]
-        emial = 'mail'
+        e_mail = 'mail'
         name = 7
         scopes = { s3cret = 1 }
         [[issuers]]
@@ -44,7 +44,7 @@ fn every_mistake_about_tokens_is_reported_with_its_field() {
         [
             "issuers[0].audience[1] (from FILE): write a text in quotation marks",
             "issuers[0].callers (from FILE): write people or services",
-            "issuers[0].claims.emial (from FILE): no such setting",
+            "issuers[0].claims.e_mail (from FILE): no such setting",
             "issuers[0].claims.name (from FILE): write a text in quotation marks",
             "issuers[0].claims.scopes (from FILE): write a text in quotation marks",
             "issuers[0].preset (from FILE): write one of apple",
