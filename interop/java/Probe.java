@@ -149,7 +149,10 @@ class Probe {
             streams.incrementAndGet();
             first = false;
           }
-          events.addAndGet(message.getEventsCount());
+          if (message.getEventsCount() > 0) {
+            events.addAndGet(message.getEventsCount());
+            System.out.println("event");
+          }
           if (!message.getCursor().isEmpty()) {
             watch.setCursor(message.getCursor());
           }

@@ -46,7 +46,10 @@ async function watch() {
       for await (const message of events.watchEvents({ organization: "acme-inc", cursor }, bearer())) {
         if (first) counts.streams += 1;
         first = false;
-        counts.events += message.events.length;
+        if (message.events.length > 0) {
+          counts.events += message.events.length;
+          console.log("event");
+        }
         cursor = message.cursor || cursor;
       }
     } catch (error) {

@@ -55,7 +55,9 @@ def load(channel, checks):
                 for message in event_service_pb2_grpc.EventServiceStub(channel).WatchEvents(request, metadata=metadata()):
                     counts["streams"] += first
                     first = False
-                    counts["events"] += len(message.events)
+                    if message.events:
+                        counts["events"] += len(message.events)
+                        print("event", flush=True)
                     request.cursor = message.cursor or request.cursor
             except grpc.RpcError as error:
                 print("stream:", error.code(), error.details(), file=sys.stderr)

@@ -124,7 +124,10 @@ func watch(connection *grpc.ClientConn, streams, events *atomic.Int64) {
 					streams.Add(1)
 					first = false
 				}
-				events.Add(int64(len(message.GetEvents())))
+				if count := len(message.GetEvents()); count > 0 {
+					events.Add(int64(count))
+					fmt.Println("event")
+				}
 				request.Cursor = cmp.Or(message.GetCursor(), request.Cursor)
 			}
 		}

@@ -10,7 +10,10 @@ use crate::harness::program::PATIENCE;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 /// A program that makes calls with the gRPC library of a language.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,27 +75,48 @@ impl Probe {
     /// Makes calls, two hundred a second, and reads a stream until [`Load::end`].
     fn load(self, settings: &ProbeSettings) -> Load {
         let mut command = self.command("load", settings);
-        Load(self, command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap()).lines();
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let read = lines.clone();
+        let reader = tokio::spawn(async move {
+            while let Ok(Some(line)) = stdout.next_line().await {
+                read.lock().unwrap().push(line);
+            }
+        });
+        Load { probe: self, process, lines, reader }
     }
 }
 
 /// A probe that makes calls.
-struct Load(Probe, Child);
+struct Load {
+    probe: Probe,
+    process: Child,
+    /// The lines that it has written: one for each message with events, and at the end one with all counts.
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: JoinHandle<()>,
+}
 
 impl Load {
+    /// Whether its stream has received an event.
+    fn has_event(&self) -> bool {
+        self.lines.lock().unwrap().iter().any(|line| line == "event")
+    }
+
     /// Ends the calls. Asserts that none failed. Returns the number of calls, of streams and of events.
     async fn end(mut self) -> [u64; 3] {
-        drop(self.1.stdin.take());
+        drop(self.process.stdin.take());
         let output =
-            tokio::time::timeout(PATIENCE, self.1.wait_with_output()).await.expect("the probe runs on").unwrap();
+            tokio::time::timeout(PATIENCE, self.process.wait_with_output()).await.expect("the probe runs on").unwrap();
+        self.reader.await.unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
-        let counts = String::from_utf8(output.stdout).unwrap();
-        println!("{:?}: {}\n{errors}", self.0, counts.trim());
+        let counts = self.lines.lock().unwrap().last().cloned().unwrap_or_default();
+        println!("{:?}: {counts}\n{errors}", self.probe);
         let count = |name: &str| -> u64 {
             let value = counts.split_whitespace().find_map(|count| count.strip_prefix(name)?.strip_prefix('='));
             value.unwrap_or_else(|| panic!("no {name}: {counts} {errors}")).parse().unwrap()
         };
-        assert_eq!(count("failed"), 0, "{:?}: {counts} {errors}", self.0);
+        assert_eq!(count("failed"), 0, "{:?}: {counts} {errors}", self.probe);
         [count("calls"), count("streams"), count("events")]
     }
 }

@@ -110,7 +110,7 @@ async fn a_certificate_is_replaced_under_load() {
                 tls.server.service(&[Scope::Manage]).organizations.add_member(request).await.is_ok()
             })
             .await;
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            until("the stream has received the event", async || load.has_event()).await;
             let [calls, streams, events] = load.end().await;
             assert!(calls > 200 && streams >= 2 && events >= 1, "{probe:?}: {calls} {streams} {events}");
         }
