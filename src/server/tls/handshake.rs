@@ -1,6 +1,6 @@
 //! The TLS handshake of a connection.
 //!
-//! A handshake takes 0.2 ms (a key on P-256) to 1 ms (RSA of 2048 bits) of a core, a hundred times the cost of a check. A
+//! A handshake takes 0.4 ms (a key on P-256) to 1 ms (RSA of 2048 bits) of a core, a hundred times the cost of a check. A
 //! worker would answer no check in that time, so the blocking threads of its runtime compute handshakes, on half of the
 //! cores at most, and the handshakes of one address in turn. An address also has a budget. What waits for the peer holds no
 //! place: its number is bounded by the limits of connections, and a connection without a call makes room for others.
