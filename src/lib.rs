@@ -24,15 +24,16 @@
 //! [`clock`] and [`random`] are the only sources of time and randomness. [`limited_log`] bounds the log lines that a peer
 //! causes, and [`leaky_bucket`] is a budget that refills. [`reset_causes`] keeps what the HTTP/2 library reports about
 //! requests that it resets. [`postgres`] runs a private Postgres for development and for the tests. [`telemetry`] and
-//! [`lifecycle`] set up logging and shutdown signals for [`cli`].
+//! [`lifecycle`] set up logging and shutdown signals for [`cli`]. [`error_causes`] prints an error with its causes.
 //!
 //! [`client`] is the library for backends that send checks. It uses only [`domain`], [`replica_tables`], [`clock`],
-//! [`random`] and [`pb`] (the generated messages and clients). With only the feature `client`, no other module is
+//! [`random`], [`error_causes`] and [`pb`] (the generated messages and clients). With only the feature `client`, no other module is
 //! compiled.
 
 // Shared by the server and its clients.
 pub mod clock;
 pub mod domain;
+pub mod error_causes;
 pub mod pb;
 pub mod random;
 pub mod replica_tables;

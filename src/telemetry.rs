@@ -5,7 +5,6 @@ mod json;
 use crate::config::{LogFormat, LogSettings};
 use crate::reset_causes;
 use json::JsonLines;
-use std::error::Error;
 use std::io::{IsTerminal, stderr};
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
@@ -41,20 +40,4 @@ impl LogFilter {
     pub fn set(&self, filter: &str) {
         (self.0)(EnvFilter::new(filter));
     }
-}
-
-/// The text of an error and of its causes, separated by colons. A cause that the text before it already ends with is
-/// left out.
-#[must_use]
-pub fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let sentence = error.to_string();
-        if !text.ends_with(&sentence) {
-            text = format!("{text}: {sentence}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -49,3 +49,4 @@ pub use secret::Secret;
 pub use settings::AuthSettings;
 pub use stream_credential::StreamCredential;
 pub use token_cache::RecentCredentials;
+pub use token_rules::unmarked_issuers;

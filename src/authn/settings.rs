@@ -1,6 +1,5 @@
 //! Settings of authentication.
 
-use super::token_rules;
 use crate::domain::Scope;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -169,15 +168,6 @@ impl<'de> Deserialize<'de> for TextList {
             }
         }
         deserializer.deserialize_any(TextListVisitor)
-    }
-}
-
-impl AuthSettings {
-    /// Returns what is accepted today and will be a mistake, one sentence each. A sentence begins with the name of its
-    /// setting.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        token_rules::warnings(&self.issuers)
     }
 }
 

@@ -157,7 +157,8 @@ impl TokenRules {
 }
 
 /// One sentence for each issuer whose settings do not say whether its tokens are those of people or of services.
-pub(super) fn warnings(issuers: &[IssuerSettings]) -> Vec<String> {
+#[must_use]
+pub fn unmarked_issuers(issuers: &[IssuerSettings]) -> Vec<String> {
     let is_silent =
         |issuer: &IssuerSettings| issuer.preset.is_none() && issuer.service_claim.is_none() && issuer.callers.is_none();
     let silent = issuers.iter().enumerate().filter(|(_, issuer)| is_silent(issuer));
@@ -358,7 +359,7 @@ mod tests {
     fn an_issuer_that_does_not_say_what_its_callers_are_is_a_warning() {
         let issuers = ["", "preset = 'okta'", "callers = 'people'", "service_claim = 'x'", "user_id_prefix = 'x'"];
         let issuers: Vec<IssuerSettings> = issuers.iter().map(|text| toml::from_str(text).unwrap()).collect();
-        let found = warnings(&issuers);
+        let found = unmarked_issuers(&issuers);
         let names: Vec<_> = found.iter().filter_map(|warning| warning.split(':').next()).collect();
         assert_eq!(names, ["issuers[0].callers", "issuers[4].callers"]);
     }

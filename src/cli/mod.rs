@@ -15,6 +15,7 @@ pub use error::CliError;
 
 use crate::config::listen_address::ListenAddress;
 use crate::config::{Environment, Flags, LISTEN, LogSettings};
+use crate::error_causes::with_causes;
 use crate::server::listener::{Listener, UnixSocket};
 use crate::telemetry;
 use clap::Parser;
@@ -86,7 +87,7 @@ fn log_warnings(warnings: &[String]) {
 
 /// Writes an error and its causes to standard error.
 pub fn report(error: &CliError) {
-    print_message(&format!("roster: {}", telemetry::with_causes(error)));
+    print_message(&format!("roster: {}", with_causes(error)));
 }
 
 /// Writes the result of a sub-command to standard output.

@@ -124,20 +124,17 @@ impl Reloader {
         super::log_warnings(&new);
         let changes = self.authenticator.adopt(&settings.authenticator);
         let mut is_changed = !changes.is_empty();
-        if !(changes.added_issuers.is_empty() && changes.removed_issuers.is_empty()) {
-            let (added, removed) = (changes.added_issuers, changes.removed_issuers);
-            tracing::info!(?added, ?removed, "reloaded the issuers");
+        for (what, added, removed) in [
+            ("issuers", changes.added_issuers, changes.removed_issuers),
+            ("API keys", changes.added_api_keys, changes.removed_api_keys),
+            ("client certificates of services", changes.added_client_certificates, changes.removed_client_certificates),
+        ] {
+            if !(added.is_empty() && removed.is_empty()) {
+                tracing::info!(?added, ?removed, "reloaded the {what}");
+            }
         }
         if !changes.rekeyed_issuers.is_empty() {
             tracing::info!(issuers = ?changes.rekeyed_issuers, "reloaded the keys of issuers");
-        }
-        if !(changes.added_api_keys.is_empty() && changes.removed_api_keys.is_empty()) {
-            let (added, removed) = (changes.added_api_keys, changes.removed_api_keys);
-            tracing::info!(?added, ?removed, "reloaded the API keys");
-        }
-        if !(changes.added_client_certificates.is_empty() && changes.removed_client_certificates.is_empty()) {
-            let (added, removed) = (changes.added_client_certificates, changes.removed_client_certificates);
-            tracing::info!(?added, ?removed, "reloaded the client certificates of services");
         }
         is_changed |= self.take_over_tls(settings.server.tls.as_ref());
         if settings.log.filter != self.log_filter {

@@ -1,6 +1,7 @@
 //! The client's error type.
 
 use crate::domain::Violation;
+use crate::error_causes::with_causes;
 use crate::pb::ErrorReason;
 use std::collections::HashMap;
 use std::error::Error as _;
@@ -169,25 +170,11 @@ const SEE_LOG: &str = "if that happens each time, see the log of the server: it 
 
 /// The message of a connection that failed, with its causes and the advice.
 fn connection_message(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut message = causes(error);
+    let mut message = with_causes(error);
     if let Some((_, advice)) = ADVICE.iter().find(|(part, _)| message.contains(part)) {
         message = format!("{message}: {advice}");
     }
     message
-}
-
-/// An error and its causes, without repetitions.
-pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn failure(status: &Status, details: &ErrorDetails) -> Failure {

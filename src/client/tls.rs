@@ -2,6 +2,7 @@
 
 use super::Error;
 use crate::client::limits;
+use crate::error_causes::with_causes;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::fmt;
@@ -42,9 +43,7 @@ impl ClientTls {
             Some(identity) => tls.identity(identity.clone()),
             None => tls,
         };
-        endpoint
-            .tls_config(tls)
-            .map_err(|error| Error::InvalidSettings(format!("TLS: {}", super::error::causes(&error))))
+        endpoint.tls_config(tls).map_err(|error| Error::InvalidSettings(format!("TLS: {}", with_causes(&error))))
     }
 }
 

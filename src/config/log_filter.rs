@@ -28,7 +28,7 @@ const CRATES: [&str; 18] = [
     "tower",
 ];
 /// The modules of this crate, which are the second part of its targets.
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 23] = [
     "authn",
     "authz",
     "cli",
@@ -36,6 +36,7 @@ const MODULES: [&str; 22] = [
     "clock",
     "config",
     "domain",
+    "error_causes",
     "grpc",
     "leaky_bucket",
     "lifecycle",

@@ -20,7 +20,7 @@ mod tls;
 pub use environment::Environment;
 pub use table::markdown;
 
-use crate::authn::{AuthSettings, Authenticator};
+use crate::authn::{AuthSettings, Authenticator, unmarked_issuers};
 use crate::clock::Clock;
 use crate::mail::Mailer;
 use crate::mail::settings::MailSettings;
@@ -294,7 +294,7 @@ fn authenticator(reader: &mut SettingsReader, clock: Clock, files: &mut Vec<Path
         // "No credentials are configured" would only repeat the mistake in the tables.
         return None;
     }
-    reader.warn(&settings.warnings());
+    reader.warn(&unmarked_issuers(&settings.issuers));
     let settings = reader.resolve(settings);
     files.extend(settings.files());
     let authenticator = Authenticator::new(&settings, clock);

@@ -3,12 +3,21 @@
 
 use super::consistency_token::ConsistencyToken;
 use super::history::AppliedHistory;
-use super::primary::PrimaryAnswers;
 use super::user_bucket;
 use crate::domain::{BucketPosition, LogMark, Standing};
 use crate::store::datastore::Datastore;
 use crate::store::log::history::{LogEvidence, LogHistory};
 use std::collections::HashMap;
+use std::time::Duration;
+
+/// Answers of the primary, all from one state of the datastore.
+#[derive(Debug)]
+pub(super) struct PrimaryAnswers {
+    /// In the order of the questions.
+    pub(super) standings: Vec<Standing>,
+    /// The [`crate::clock::uptime`] at which the session was opened that gave the answers.
+    pub(super) session_begin: Duration,
+}
 
 /// Whether answers reach these positions, which the primary had before, and do not contradict the applied history.
 pub(super) fn is_own_history(answers: &[Standing], known: &[i64], applied: &AppliedHistory) -> bool {

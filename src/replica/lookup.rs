@@ -1,8 +1,7 @@
 //! Lookup paths: when the replica may answer, how it answers, and when the primary is queried instead.
 
 use super::consistency_token::ConsistencyToken;
-use super::evidence::TokenRequirement;
-use super::primary::PrimaryAnswers;
+use super::evidence::{PrimaryAnswers, TokenRequirement};
 use super::{CheckQuestion, Freshness, ReplicaState, StandingBatch, nanoseconds, primary, user_bucket};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId};

@@ -9,7 +9,7 @@
 //! The database that answers may be a standby that lags behind, or a restored one. So an answer must cover the writes that
 //! this process had acknowledged, and what the follower had applied, before the statement.
 
-use super::evidence;
+use super::evidence::{self, PrimaryAnswers};
 use super::history::AppliedHistory;
 use super::written::WrittenPositions;
 use crate::clock;
@@ -19,7 +19,6 @@ use crate::store::pool::Pool;
 use crate::store::{StoreError, standing};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -52,15 +51,6 @@ struct PendingLookup {
     reply: oneshot::Sender<StandingResult>,
     /// The runtime of the task that waits for the reply.
     runtime: Handle,
-}
-
-/// Answers of the primary, all from one state of the datastore.
-#[derive(Debug)]
-pub(super) struct PrimaryAnswers {
-    /// In the order of the questions.
-    pub(super) standings: Vec<Standing>,
-    /// The [`clock::uptime`] at which the session was opened that gave the answers.
-    pub(super) session_begin: Duration,
 }
 
 type StandingResult = Result<PrimaryAnswers, StoreError>;

@@ -3,6 +3,7 @@
 use super::datastore_url::DatastoreUrl;
 use super::session::{self, SessionUse, UnusableDatastore};
 use super::{StoreError, limits};
+use crate::error_causes::with_causes;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection};
 use std::collections::VecDeque;
@@ -112,7 +113,7 @@ impl DatastoreLink {
                 }
             }
             Err(error) => {
-                let cause = causes(error);
+                let cause = with_causes(error);
                 if failure.as_ref() != Some(&cause) {
                     tracing::warn!(error = error as &dyn std::error::Error, "cannot connect to the database");
                     *failure = Some(cause);
@@ -120,17 +121,6 @@ impl DatastoreLink {
             }
         }
     }
-}
-
-/// The message of an error and of its causes.
-fn causes(error: &StoreError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 impl PoolState {

@@ -1,6 +1,6 @@
 //! The JSON form of a log line.
 
-use super::with_causes;
+use crate::error_causes::with_causes;
 use serde_json::{Map, Number, Value};
 use std::error::Error;
 use std::fmt;

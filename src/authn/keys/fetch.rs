@@ -6,6 +6,7 @@
 use super::jwk_set::{JwkSet, JwkSetError};
 use super::settings::{KeySettings, ProviderDocument, ProviderSettings, is_loopback, secure_url};
 use crate::authn::limits;
+use crate::error_causes::with_causes;
 use crate::limited_log::excerpt;
 use reqwest::header::{ACCEPT, CACHE_CONTROL, HeaderMap};
 use reqwest::redirect::Policy;
@@ -102,7 +103,8 @@ async fn get(url: &Url, ca_file: Option<&Path>) -> Result<ProviderAnswer, FetchE
         tokio::task::spawn_blocking(move || client(&url, ca_file.as_deref())).await
     };
     let client = client.map_err(|error| FetchError::Client(error.to_string()))??;
-    let failed = |error: reqwest::Error| FetchError::Request { host: host(url), cause: causes(&error.without_url()) };
+    let failed =
+        |error: reqwest::Error| FetchError::Request { host: host(url), cause: with_causes(&error.without_url()) };
     let mut response = client.get(url.clone()).header(ACCEPT, "application/json").send().await.map_err(failed)?;
     if response.status() != StatusCode::OK {
         return Err(FetchError::Status { host: host(url), status: response.status() });
@@ -145,7 +147,7 @@ fn client(url: &Url, ca_file: Option<&Path>) -> Result<Client, FetchError> {
         // A proxy is elsewhere, and plaintext must not leave this machine.
         builder = builder.no_proxy();
     }
-    builder.build().map_err(|error| FetchError::Client(causes(&error)))
+    builder.build().map_err(|error| FetchError::Client(with_causes(&error)))
 }
 
 /// Reads the certificates of a PEM file, at least one.
@@ -162,12 +164,6 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
 fn host(url: &Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     excerpt(&format!("{}{port}", url.host_str().unwrap_or_default()))
-}
-
-/// An error with its causes.
-fn causes(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |error| error.source());
-    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 /// The `max-age` of `Cache-Control`; 0 if the answer must not be cached.

@@ -1,7 +1,7 @@
 //! A small SMTP server on loopback. It stores the messages that it accepts, and injects the faults that a test
 //! requests.
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use super::tls::{Authority, Request};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,9 +11,6 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 pub const USERNAME: &str = "roster";
 pub const PASSWORD: &str = "open sesame";
@@ -158,20 +155,9 @@ impl Drop for SmtpServer {
 
 /// Creates a certificate for this name, and writes the CA's certificate to the file.
 fn certificate(name: &str, ca_file: &Path) -> TlsAcceptor {
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_key = KeyPair::generate().unwrap();
-    std::fs::write(ca_file, ca.self_signed(&ca_key).unwrap().pem()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
+    let authority = Authority::new();
+    std::fs::write(ca_file, authority.pem()).unwrap();
+    authority.acceptor(&Request::named(&[name]))
 }
 
 struct Connection {

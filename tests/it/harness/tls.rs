@@ -9,7 +9,7 @@ use roster::server::tls::{ClientCertificateMode, ServerTls, TlsSettings};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,8 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tonic::transport::{Channel, Endpoint};
 
 /// The name of the server in its certificate.
@@ -119,6 +119,16 @@ impl Authority {
     pub fn server_tls(&self, clients: Option<ClientCertificateMode>) -> ServerTls {
         let settings = self.write(&self.sign(&Request::named(&[NAME])), clients);
         ServerTls::new(&settings, Clock::system()).unwrap()
+    }
+
+    /// What a listener of another protocol needs to show such a certificate.
+    pub fn acceptor(&self, request: &Request) -> TlsAcceptor {
+        let Identity { certificate, key } = self.sign(request);
+        let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
     }
 
     /// A client that trusts this authority, with ALPN for HTTP/2.

@@ -3,55 +3,35 @@
 use super::issuer_keys::IssuerKey;
 use super::provider::Provider;
 use super::{Rig, by_discovery};
+use crate::harness::tls::{Authority, Request};
 use crate::replica::until;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::CertificateParams;
 use roster::authn::settings::IssuerSettings;
 use roster::domain::Refusal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tempfile::TempDir;
+use time::Duration;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 /// A CA that the operator of a provider has made.
-pub struct PrivateCa {
-    directory: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
+pub struct PrivateCa(Authority);
 
 impl PrivateCa {
     pub fn new() -> Self {
-        let mut ca = CertificateParams::new(Vec::new()).unwrap();
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let directory = tempfile::tempdir().unwrap();
         // A name of its own. Of two with one name, the wrong one would be tried.
-        ca.distinguished_name.push(DnType::CommonName, directory.path().display().to_string());
-        std::fs::write(directory.path().join("ca.pem"), ca.self_signed(&key).unwrap().pem()).unwrap();
-        Self { directory, issuer: Issuer::new(ca, key) }
+        let authority = Authority::named(&roster::random::uuid().to_string());
+        std::fs::write(authority.path("ca.pem"), authority.pem()).unwrap();
+        Self(authority)
     }
 
     pub fn file(&self) -> PathBuf {
-        self.directory.path().join("ca.pem")
+        self.0.path("ca.pem")
     }
 
     /// A server with a certificate for this name that has expired or not.
     pub fn server(&self, name: &str, is_expired: bool) -> TlsAcceptor {
-        let key = KeyPair::generate().unwrap();
-        let mut leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        if is_expired {
-            leaf.not_after = date_time_ymd(2020, 1, 1);
-        }
-        let leaf = leaf.signed_by(&key, &self.issuer).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
-            .unwrap();
-        TlsAcceptor::from(Arc::new(config))
+        let end = if is_expired { -Duration::HOUR } else { Duration::HOUR };
+        let request = Request(CertificateParams::new(vec![name.to_owned()]).unwrap());
+        self.0.acceptor(&request.valid(-2 * Duration::HOUR, end))
     }
 }
 

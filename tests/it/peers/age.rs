@@ -6,6 +6,7 @@ use crate::harness::raw::{Call, path};
 use crate::harness::server::Clients;
 use crate::harness::{Database, Server, add, refused};
 use crate::lifecycle::{RowLock, start_blocked_call};
+use crate::replica::until;
 use crate::streams::Watch;
 use roster::client::{Answer, CacheSettings, Check, Client, ClientSettings, Consistency, MembershipCache, TokenSource};
 use roster::domain::Scope;
@@ -117,9 +118,7 @@ async fn a_stream_goes_on_for_the_grace_and_then_ends_with_a_reason() {
     let mut health = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     let serving = soon(health.message()).await.unwrap().unwrap();
     assert_eq!(serving.status(), ServingStatus::Serving);
-    while aged(&server).await < 2.0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the connections have reached their age", async || aged(&server).await >= 2.0).await;
     // A write behind the age arrives on the old connection, and calls go to a new one.
     server.service(&[Scope::Manage]).add(&organization, "grace", "member").await;
     let (mut cursor, mut seen) = (String::new(), false);
@@ -177,9 +176,7 @@ async fn a_call_is_answered_within_the_grace_and_lost_beyond_it() {
         let lock = RowLock::new(&server.database).await;
         let before = aged(&server).await;
         let call = start_blocked_call(&server, &organization).await;
-        while aged(&server).await <= before {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("the connection has reached its age", async || aged(&server).await > before).await;
         if answered {
             // Longer than an idle connection is kept after its announcement.
             tokio::time::sleep(Duration::from_millis(1200)).await;
@@ -218,9 +215,7 @@ async fn a_stop_does_not_wait_for_connections_that_have_reached_their_age() {
     let mut watch = Watch::from(&clients, "").await;
     let mut silent = Socket::with(server.address, OPENING).await;
     silent.until_accepted().await;
-    while aged(&server).await < 2.0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the connections have reached their age", async || aged(&server).await >= 2.0).await;
     let begin = Instant::now();
     soon(server.stop()).await;
     assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
