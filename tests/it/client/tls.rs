@@ -3,7 +3,6 @@
 use super::soon;
 use crate::harness::Server;
 use crate::harness::tls::{Authority, NAME, Request, reload};
-use rcgen::CertificateParams;
 use roster::client::{CacheSettings, Check, Client, ClientSettings, Consistency, Error, MembershipCache, TokenSource};
 use roster::clock::Clock;
 use roster::domain::Scope;
@@ -26,8 +25,7 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut socket: S, se
 
 /// A certificate for this machine.
 fn of_this_machine(names: &[&str]) -> Request {
-    let names: Vec<String> = names.iter().chain(&[NAME]).map(|name| (*name).to_owned()).collect();
-    Request(CertificateParams::new(names).unwrap()).valid(-Hours::HOUR, Hours::HOUR)
+    Request::named(&[names, &[NAME]].concat())
 }
 
 /// A server with TLS, an organization, and the certificate that it uses at first.

@@ -43,19 +43,15 @@ pub struct Authority {
 pub struct Request(pub CertificateParams);
 
 impl Request {
-    /// A certificate with these names: URIs have a colon, others are DNS names.
+    /// A certificate with these names: IP addresses, URIs, which have a colon, and DNS names.
     pub fn named(names: &[&str]) -> Self {
         let mut params = CertificateParams::default();
-        params.subject_alt_names = names
-            .iter()
-            .map(|name| {
-                if name.contains(':') {
-                    SanType::URI((*name).try_into().unwrap())
-                } else {
-                    SanType::DnsName((*name).try_into().unwrap())
-                }
-            })
-            .collect();
+        let name = |name: &&str| match name.parse() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) if name.contains(':') => SanType::URI((*name).try_into().unwrap()),
+            Err(_) => SanType::DnsName((*name).try_into().unwrap()),
+        };
+        params.subject_alt_names = names.iter().map(name).collect();
         Self(params).valid(-Duration::HOUR, Duration::HOUR)
     }
 

@@ -5,7 +5,6 @@ use super::provider::Provider;
 use super::{Rig, by_discovery};
 use crate::harness::tls::{Authority, Request};
 use crate::replica::until;
-use rcgen::CertificateParams;
 use roster::authn::settings::IssuerSettings;
 use roster::domain::Refusal;
 use std::path::{Path, PathBuf};
@@ -30,8 +29,7 @@ impl PrivateCa {
     /// A server with a certificate for this name that has expired or not.
     pub fn server(&self, name: &str, is_expired: bool) -> TlsAcceptor {
         let end = if is_expired { -Duration::HOUR } else { Duration::HOUR };
-        let request = Request(CertificateParams::new(vec![name.to_owned()]).unwrap());
-        self.0.acceptor(&request.valid(-2 * Duration::HOUR, end))
+        self.0.acceptor(&Request::named(&[name]).valid(-2 * Duration::HOUR, end))
     }
 }
 

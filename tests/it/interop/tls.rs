@@ -6,7 +6,6 @@ use crate::harness::tls::{Authority, NAME, Request, connect, reload};
 use crate::harness::{Server, add};
 use crate::peers::observers::{metric, scrape};
 use crate::replica::until;
-use rcgen::CertificateParams;
 use roster::clock::Clock;
 use roster::domain::Scope;
 use roster::server::ServerSettings;
@@ -80,13 +79,8 @@ impl TlsServer {
     }
 }
 
-fn named(names: &[&str]) -> Request {
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    Request(CertificateParams::new(names).unwrap()).valid(-Hours::HOUR, Hours::HOUR)
-}
-
 fn localhost() -> Request {
-    named(&["localhost", NAME])
+    Request::named(&["localhost", NAME])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,7 +159,7 @@ async fn users_read_the_sentences_of_the_documents() {
     let (other, mut readings) = (Authority::named("another authority"), Vec::new());
     let tls = TlsServer::start(None).await;
     read("none", &tls.settings(), &mut readings).await;
-    tls.replace(&tls.authority, &named(&["roster.example.com"]));
+    tls.replace(&tls.authority, &Request::named(&["roster.example.com"]));
     read("wrong name", &tls.settings(), &mut readings).await;
     tls.replace(&tls.authority, &localhost().valid(-2 * Hours::HOUR, -Hours::HOUR));
     read("expired certificate", &tls.settings(), &mut readings).await;
