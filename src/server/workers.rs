@@ -178,7 +178,7 @@ async fn open(
     usage: &Arc<ConnectionUsage>,
     state: &ServerState,
 ) -> Option<OpenedConnection> {
-    // The time of the peer until its SETTINGS: one for all steps.
+    // The time of the peer until the end of its preface: one for all steps.
     let deadline = Instant::now() + limits::PEER_PAUSE;
     let opening = async {
         let (mut stream, certificate) = match &state.settings.tls {
@@ -262,8 +262,8 @@ async fn serve(mut accepted: mpsc::UnboundedReceiver<AcceptedConnection>, servic
     open.wait().await;
 }
 
-/// Counts a connection for its peer: the address of the socket (`own`), or the one in the PROXY header of a trusted proxy. `None` if
-/// the connection has to be closed.
+/// Counts a connection for its peer: the address of the socket (`own`), or the one in the PROXY header of a trusted proxy.
+/// `None` if the connection has to be closed.
 async fn admit(socket: &mut PeerSocket, own: PeerAddress, state: &ServerState) -> Option<PeerConnection> {
     let mut address = own;
     if state.settings.proxy_protocol && state.peers.is_trusted(own) {
