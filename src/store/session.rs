@@ -138,7 +138,9 @@ pub(super) async fn check<'c>(connection: impl Executor<'c, Database = sqlx::Pos
 ///
 /// Such a pooler gives the session of an idle connection to another connection that begins a transaction. So one
 /// connection notes its session and idles, another one begins a transaction, and the first one asks for its session
-/// again. A pooler with a single session answers nothing then.
+/// again. A pooler with a single session answers nothing then. A third connection can hold the noted session at the
+/// moment when the transaction begins, and give it back before the question. So the transaction then ends, which leaves
+/// the idle connection two sessions to be answered from, and the whole is repeated.
 ///
 /// # Errors
 /// [`StoreError::Unusable`] if the session has changed, or does not answer within [`limits::POOLER_PATIENCE`]; if
@@ -151,15 +153,16 @@ async fn compare_sessions(url: &DatastoreUrl) -> Result<(), StoreError> {
     let mut idle = open(url, SessionUse::Migrations).await?;
     let noted = backend(&mut idle).await?;
     let mut other = open(url, SessionUse::Migrations).await?;
-    other.execute("BEGIN").await?;
-    for _ in 0..limits::POOLER_QUESTIONS {
-        match timeout(limits::POOLER_PATIENCE, backend(&mut idle)).await {
-            Ok(Ok(backend)) if backend == noted => {}
-            Ok(Ok(_)) | Err(_) => return Err(StoreError::Unusable(UnusableDatastore::TransactionPooling)),
-            Ok(Err(error)) => return Err(error),
+    for _ in 0..limits::POOLER_ROUNDS {
+        for boundary in ["BEGIN", "ROLLBACK"] {
+            other.execute(boundary).await?;
+            match timeout(limits::POOLER_PATIENCE, backend(&mut idle)).await {
+                Ok(Ok(backend)) if backend == noted => {}
+                Ok(Ok(_)) | Err(_) => return Err(StoreError::Unusable(UnusableDatastore::TransactionPooling)),
+                Ok(Err(error)) => return Err(error),
+            }
         }
     }
-    other.execute("ROLLBACK").await?;
     for connection in [idle, other] {
         // The check is done, and a connection that is dropped is closed too.
         let _ = timeout(limits::SESSION_CHECK, connection.close()).await;
