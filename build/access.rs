@@ -49,7 +49,7 @@ pub enum AllowedCallers {
     Public,
     /// Every user, and services with one of the scopes.
     SignedIn,
-    /// Users whose role in the organization of field 1 holds this permission, a variant of the domain's `Permission`.
+    /// Users whose role in the organization of field 1 holds this permission, a constant of the domain's `Permission`.
     Permission(String),
     /// Services with one of the scopes.
     Services,
@@ -167,13 +167,14 @@ fn scopes(rule: &DynamicMessage) -> Result<Vec<String>, String> {
         .collect()
 }
 
-/// Finds the enum variant of a word in the source of the domain, the only list of these words: a line such as
-/// `MembersAdd = "members.add",` or `Self::ActAs => "act-as",`.
+/// Finds the constant or variant of a word in the source of the domain, the only list of these words: a line such as
+/// `MEMBERS_ADD = "members.add",` or `Self::ActAs => "act-as",`.
 fn variant_of(source: &str, word: &str) -> Option<String> {
     source.lines().find_map(|line| {
         let (variant, rest) = line.trim().trim_start_matches("Self::").split_once(" =")?;
         let listed = rest.trim_start_matches('>').strip_prefix(" \"")?.strip_suffix("\",")?;
-        (listed == word && variant.chars().all(char::is_alphanumeric)).then(|| variant.to_owned())
+        (listed == word && variant.chars().all(|character| character.is_alphanumeric() || character == '_'))
+            .then(|| variant.to_owned())
     })
 }
 

@@ -73,7 +73,7 @@ impl ServiceCaller {
     /// Returns the permissions that the scopes include, in any organization.
     #[must_use]
     pub fn permissions(&self) -> PermissionSet {
-        self.scopes.iter().fold(PermissionSet::NONE, |set, scope| set.union(scope.permissions()))
+        self.scopes.iter().fold(PermissionSet::NONE, |set, scope| set.union(&scope.permissions()))
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Requirement {
 }
 
 /// The rights of a caller in one organization.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The permissions of the caller.
     pub permissions: PermissionSet,
@@ -31,7 +31,7 @@ impl Grant {
     /// # Errors
     /// [`Refusal::RoleAboveCaller`].
     pub fn reaches(&self, role: Role) -> Result<(), Refusal> {
-        if self.permissions.includes(role.permissions()) { Ok(()) } else { Err(Refusal::RoleAboveCaller { role }) }
+        if self.permissions.includes(&role.permissions()) { Ok(()) } else { Err(Refusal::RoleAboveCaller { role }) }
     }
 
     /// Checks the ceiling rule for the removal of a member with this role. A role that this program does not know is
@@ -42,7 +42,7 @@ impl Grant {
     /// [`Refusal::RoleAboveCaller`], [`Refusal::ValueUnknown`].
     pub fn reaches_removal(&self, role: &StoredValue<Role>) -> Result<(), Refusal> {
         match role {
-            StoredValue::Unknown(_) if self.permissions.includes(Role::OWNER.permissions()) => Ok(()),
+            StoredValue::Unknown(_) if self.permissions.is_everything() => Ok(()),
             role => self.reaches(role.require()?),
         }
     }
@@ -88,8 +88,8 @@ impl Access {
 
     /// Returns the rights of the caller at the time of the decision, for reads. A write decides again on locked rows.
     #[must_use]
-    pub fn grant(&self) -> Grant {
-        self.grant
+    pub fn grant(&self) -> &Grant {
+        &self.grant
     }
 }
 
@@ -112,7 +112,7 @@ pub fn decide(
         Caller::Operator(_) => {
             let organization = standing.organization.ok_or(Refusal::OrganizationNotFound)?;
             require_known_state(organization)?;
-            Ok((organization.id, Grant { permissions: PermissionSet::of(Permission::ALL), role: None }))
+            Ok((organization.id, Grant { permissions: PermissionSet::EVERYTHING, role: None }))
         }
         Caller::Service(service) => {
             super::rules::service_gate(permission, service)?;

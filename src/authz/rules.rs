@@ -186,7 +186,7 @@ mod tests {
     }
 
     const RESTRICTED: [AllowedCallers; 3] =
-        [AllowedCallers::SignedIn, AllowedCallers::Permission(Permission::MembersAdd), AllowedCallers::Services];
+        [AllowedCallers::SignedIn, AllowedCallers::Permission(Permission::MEMBERS_ADD), AllowedCallers::Services];
 
     #[test]
     fn public_methods_accept_every_caller() {
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn users_are_rejected_only_by_methods_for_services() {
         assert_eq!(gate(AllowedCallers::SignedIn, &user()), Ok(()));
-        assert_eq!(gate(AllowedCallers::Permission(Permission::OrganizationDelete), &user()), Ok(()));
+        assert_eq!(gate(AllowedCallers::Permission(Permission::ORGANIZATION_DELETE), &user()), Ok(()));
         let refusal = gate(AllowedCallers::Services, &user());
         assert!(matches!(refusal, Err(Refusal::CallerNotAllowed { caller, .. }) if caller == "user"));
     }
@@ -223,9 +223,9 @@ mod tests {
 
     #[test]
     fn services_need_a_scope_that_includes_the_permission() {
-        let read = AllowedCallers::Permission(Permission::MembersRead);
-        let add = AllowedCallers::Permission(Permission::MembersAdd);
-        let transfer = AllowedCallers::Permission(Permission::OwnershipTransfer);
+        let read = AllowedCallers::Permission(Permission::MEMBERS_READ);
+        let add = AllowedCallers::Permission(Permission::MEMBERS_ADD);
+        let transfer = AllowedCallers::Permission(Permission::OWNERSHIP_TRANSFER);
         assert_eq!(gate(read, &service(&[Scope::Check])), Ok(()));
         assert_eq!(gate(add, &service(&[Scope::Check])), missing(&[Scope::Manage, Scope::Operator]));
         assert_eq!(gate(add, &service(&[Scope::Manage])), Ok(()));
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn add_member_has_the_rule_of_its_proto() {
-        let rule = Rule { callers: AllowedCallers::Permission(Permission::MembersAdd), scopes: &[], deleted: false };
+        let rule = Rule { callers: AllowedCallers::Permission(Permission::MEMBERS_ADD), scopes: &[], deleted: false };
         let add = method("/roster.v1.OrganizationService/AddMember").unwrap();
         assert_eq!((add.rule, add.write), (rule, true));
     }

@@ -146,9 +146,9 @@ mod tests {
         assert_eq!(answer(Question::Member, &admin), CheckReason::Allowed);
         assert_eq!(answer(Question::Role(Role::MEMBER), &admin), CheckReason::Allowed);
         assert_eq!(answer(Question::Role(Role::OWNER), &admin), CheckReason::RoleTooLow);
-        assert_eq!(answer(Question::Permission(Permission::MembersAdd), &admin), CheckReason::Allowed);
+        assert_eq!(answer(Question::Permission(Permission::MEMBERS_ADD), &admin), CheckReason::Allowed);
         assert_eq!(
-            answer(Question::Permission(Permission::OwnershipTransfer), &admin),
+            answer(Question::Permission(Permission::OWNERSHIP_TRANSFER), &admin),
             CheckReason::RoleLacksPermission
         );
     }
@@ -158,7 +158,7 @@ mod tests {
         let active = standing(OrganizationState::Active, None, None);
         let role = || Some(StoredValue::read_role("auditor"));
         for question in
-            [Question::Member, Question::Role(Role::MEMBER), Question::Permission(Permission::OrganizationRead)]
+            [Question::Member, Question::Role(Role::MEMBER), Question::Permission(Permission::ORGANIZATION_READ)]
         {
             for state in [OrganizationState::Active, OrganizationState::Inactive, OrganizationState::Pending] {
                 let auditor = Standing { role: role(), ..standing(state, None, Some(UserState::Inactive)) };

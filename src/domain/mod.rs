@@ -20,6 +20,7 @@ mod named_enum;
 #[cfg(feature = "server")]
 pub(crate) mod nearest;
 pub mod permission;
+pub mod permission_set;
 pub mod quota;
 pub mod refusal;
 pub mod role;
@@ -39,7 +40,8 @@ pub use invitation::{Delivery, Invitation, InvitationId, InvitationState, Invite
 pub use model::{
     BucketPosition, DeletionWindow, LogMark, Member, Membership, Organization, OrganizationHead, Standing, User,
 };
-pub use permission::{Permission, PermissionSet};
+pub use permission::Permission;
+pub use permission_set::PermissionSet;
 pub use quota::Quota;
 pub use refusal::{Refusal, Violation};
 pub use role::Role;

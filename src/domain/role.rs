@@ -3,8 +3,8 @@
 //! Elsewhere a role is a value with a rank and a set of permissions. No other code compares role names, so that
 //! organizations can define their own roles one day.
 
-use super::permission::{Permission as P, PermissionSet};
-use super::{Invalid, Permission};
+use super::permission::Permission as P;
+use super::{Invalid, PermissionSet};
 use serde::{Deserialize, Serialize};
 
 /// One row of the role table.
@@ -13,19 +13,22 @@ struct RoleDefinition {
     permissions: PermissionSet,
 }
 
-const MEMBER: PermissionSet = PermissionSet::of(&[P::OrganizationRead, P::MembersList, P::MembershipLeave]);
-const ADMIN: PermissionSet = MEMBER.union(PermissionSet::of(&[
-    P::OrganizationUpdate,
-    P::MembersRead,
-    P::MembersAdd,
-    P::MembersUpdate,
-    P::MembersRemove,
-    P::InvitationsCreate,
-    P::InvitationsRead,
-    P::InvitationsManage,
-    P::EventsRead,
-]));
-const OWNER: PermissionSet = PermissionSet::of(Permission::ALL);
+const MEMBER: PermissionSet = PermissionSet::of(&[P::ORGANIZATION_READ, P::MEMBERS_LIST, P::MEMBERSHIP_LEAVE]);
+const ADMIN: PermissionSet = PermissionSet::of(&[
+    P::ORGANIZATION_READ,
+    P::MEMBERS_LIST,
+    P::MEMBERSHIP_LEAVE,
+    P::ORGANIZATION_UPDATE,
+    P::MEMBERS_READ,
+    P::MEMBERS_ADD,
+    P::MEMBERS_UPDATE,
+    P::MEMBERS_REMOVE,
+    P::INVITATIONS_CREATE,
+    P::INVITATIONS_READ,
+    P::INVITATIONS_MANAGE,
+    P::EVENTS_READ,
+]);
+const OWNER: PermissionSet = PermissionSet::EVERYTHING;
 
 /// In ascending order: each role includes the roles before it.
 const TABLE: [RoleDefinition; 3] = [
@@ -93,7 +96,7 @@ impl Role {
     /// The permissions of the role.
     #[must_use]
     pub fn permissions(self) -> PermissionSet {
-        TABLE[usize::from(self.0)].permissions
+        TABLE[usize::from(self.0)].permissions.clone()
     }
 }
 
@@ -117,8 +120,8 @@ mod tests {
     #[test]
     fn each_role_includes_the_lower_ones() {
         for pair in TABLE.windows(2) {
-            assert!(pair[1].permissions.includes(pair[0].permissions));
-            assert!(!pair[0].permissions.includes(pair[1].permissions));
+            assert!(pair[1].permissions.includes(&pair[0].permissions));
+            assert!(!pair[0].permissions.includes(&pair[1].permissions));
         }
         assert!(Role::OWNER > Role::ADMIN && Role::ADMIN > Role::MEMBER);
     }

@@ -1,7 +1,7 @@
 //! Scopes: the rights of a service, valid in every organization.
 
-use super::permission::{Permission as P, PermissionSet};
-use super::{Invalid, Role};
+use super::permission::Permission as P;
+use super::{Invalid, PermissionSet, Role};
 use serde::{Deserialize, Serialize};
 
 /// A right that a service's credential grants. A bearer token lists it as `roster:<name>` in its `scope` claim.
@@ -49,7 +49,7 @@ impl Scope {
     #[must_use]
     pub fn permissions(self) -> PermissionSet {
         match self {
-            Self::Check => PermissionSet::of(&[P::OrganizationRead, P::MembersList, P::MembersRead]),
+            Self::Check => PermissionSet::of(&[P::ORGANIZATION_READ, P::MEMBERS_LIST, P::MEMBERS_READ]),
             Self::Manage => Role::ADMIN.permissions(),
             Self::Operator => Role::OWNER.permissions(),
             Self::ActAs => PermissionSet::NONE,

@@ -26,8 +26,8 @@ pub(super) struct Viewer {
 
 impl Viewer {
     /// The viewer of a caller with this grant; without a grant, a viewer of the caller's own data only.
-    pub(super) fn new(caller: &Caller, grant: Option<Grant>) -> Self {
-        let reads_members = grant.is_some_and(|grant| grant.permissions.contains(Permission::MembersRead));
+    pub(super) fn new(caller: &Caller, grant: Option<&Grant>) -> Self {
+        let reads_members = grant.is_some_and(|grant| grant.permissions.contains(Permission::MEMBERS_READ));
         Self { user: caller.user().cloned(), reads_members }
     }
 

@@ -247,7 +247,7 @@ impl Create {
             makes_owner: true,
         };
         let grant = Grant { permissions: Role::ADMIN.permissions(), role: None };
-        let invitation = invite.invite(tx, organization, grant).await?.into_iter().next();
+        let invitation = invite.invite(tx, organization, &grant).await?.into_iter().next();
         Ok(invitation.transpose()?)
     }
 }

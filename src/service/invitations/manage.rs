@@ -167,7 +167,7 @@ impl OrganizationChange for InviteAll {
         grant: Grant,
     ) -> Result<Self::Answer, ServiceError> {
         check_writable(&organization)?;
-        self.invite(tx, &mut organization, grant).await
+        self.invite(tx, &mut organization, &grant).await
     }
 }
 
@@ -177,7 +177,7 @@ impl InviteAll {
         &self,
         tx: &mut UnitOfWork<'_>,
         organization: &mut Organization,
-        grant: Grant,
+        grant: &Grant,
     ) -> Result<Vec<ItemResult<IssuedInvitation>>, ServiceError> {
         let mut results: Vec<Option<ItemResult<IssuedInvitation>>> = self.inputs.iter().map(|_| None).collect();
         // In the order of the quota rows, one for each mailbox: two calls must not deadlock.
@@ -196,7 +196,7 @@ impl InviteAll {
         &self,
         tx: &mut UnitOfWork<'_>,
         organization: &mut Organization,
-        grant: Grant,
+        grant: &Grant,
         input: &Invite,
     ) -> Result<IssuedInvitation, ServiceError> {
         grant.reaches(input.role)?;

@@ -309,7 +309,7 @@ async fn check_inviter(
     let own = membership.map(|membership| membership.role.require()).transpose()?;
     let may_invite = |own: Role| {
         let permissions = own.permissions();
-        permissions.contains(Permission::InvitationsCreate) && permissions.includes(role.permissions())
+        permissions.contains(Permission::INVITATIONS_CREATE) && permissions.includes(&role.permissions())
     };
     if state == Some(UserState::Active) && own.is_some_and(may_invite) {
         Ok(())

@@ -75,7 +75,7 @@ pub(in crate::service) async fn add(
 async fn hold(
     tx: &mut UnitOfWork<'_>,
     inputs: &[AddMember],
-    grant: Grant,
+    grant: &Grant,
 ) -> Result<Vec<ItemResult<User>>, ServiceError> {
     let mut ids = Vec::with_capacity(inputs.len());
     for input in inputs {
@@ -95,7 +95,7 @@ async fn hold(
 }
 
 /// Finds the user of an input whose role the caller may give.
-async fn find_allowed(tx: &mut UnitOfWork<'_>, input: &AddMember, grant: Grant) -> Result<UserId, ServiceError> {
+async fn find_allowed(tx: &mut UnitOfWork<'_>, input: &AddMember, grant: &Grant) -> Result<UserId, ServiceError> {
     grant.reaches(input.role)?;
     find(tx, &input.person).await
 }
@@ -113,7 +113,7 @@ async fn add_one(
     tx: &mut UnitOfWork<'_>,
     mut organization: Organization,
     input: &AddMember,
-    grant: Grant,
+    grant: &Grant,
 ) -> Result<AddOutcome, ServiceError> {
     check_writable(&organization)?;
     grant.reaches(input.role)?;
@@ -131,7 +131,7 @@ impl OrganizationChange for AddMember {
         organization: Organization,
         grant: Grant,
     ) -> Result<Member, ServiceError> {
-        match add_one(tx, organization, self, grant).await? {
+        match add_one(tx, organization, self, &grant).await? {
             AddOutcome::Added(member) => Ok(member),
             AddOutcome::Present(_) => Err(Refusal::AlreadyMember.into()),
         }
@@ -149,7 +149,7 @@ impl OrganizationChange for Ensure {
         organization: Organization,
         grant: Grant,
     ) -> Result<EnsuredMember, ServiceError> {
-        Ok(match add_one(tx, organization, &self.0, grant).await? {
+        Ok(match add_one(tx, organization, &self.0, &grant).await? {
             AddOutcome::Added(member) => EnsuredMember { member, created: true },
             AddOutcome::Present(member) => EnsuredMember { member, created: false },
         })
@@ -166,7 +166,7 @@ impl OrganizationChange for BatchAddMembers {
         grant: Grant,
     ) -> Result<Self::Answer, ServiceError> {
         check_writable(&organization)?;
-        let mut users = hold(tx, &self.items, grant).await?;
+        let mut users = hold(tx, &self.items, &grant).await?;
         if self.all_or_nothing {
             abort_on_refusal(tx, organization.id, &mut users).await?;
         }

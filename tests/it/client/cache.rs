@@ -29,7 +29,7 @@ pub(super) async fn all_checks(server: &Server) -> Vec<Check> {
     let mut checks = vec![Check::member("no-such-thing", "ada").unwrap()];
     for name in &names {
         for user in &users {
-            checks.push(Check::permission(name, user, Permission::MembersAdd).unwrap());
+            checks.push(Check::permission(name, user, Permission::MEMBERS_ADD).unwrap());
             checks.push(Check::role(name, user, Role::OWNER).unwrap());
         }
     }
@@ -135,7 +135,7 @@ async fn organization_and_user_states_are_replicated() {
     let mut operator = server.operator();
     let id = owner.create("Acme").await;
     owner.add(&id, "grace", "member").await;
-    let grace = Check::permission("acme", "grace", Permission::MembersAdd).unwrap();
+    let grace = Check::permission("acme", "grace", Permission::MEMBERS_ADD).unwrap();
     let assert_reason = async |reason: CheckReason| {
         soon(cache.caught_up()).await;
         assert_eq!(from_memory(&cache, &grace).await.reason, reason);

@@ -21,7 +21,7 @@ async fn single_checks_and_batches_are_answered() {
     owner.add(&id, "grace", "admin").await;
     let client = client(&server).await;
 
-    let check = Check::permission("acme", "grace", Permission::MembersAdd).unwrap();
+    let check = Check::permission("acme", "grace", Permission::MEMBERS_ADD).unwrap();
     let answer = client.check(&check, &Consistency::Full).await.unwrap();
     assert!(answer.is_allowed() && answer.role == Some(Role::ADMIN) && answer.source == Source::Primary);
     assert!(answer.revision > 1);
@@ -31,7 +31,7 @@ async fn single_checks_and_batches_are_answered() {
     let checks = [
         Check::member(&id, "ada").unwrap(),
         Check::role(&id, "grace", Role::OWNER).unwrap(),
-        Check::permission(&id, "grace", Permission::OwnershipTransfer).unwrap(),
+        Check::permission(&id, "grace", Permission::OWNERSHIP_TRANSFER).unwrap(),
         Check::member(&id, "alan").unwrap(),
         Check::member("no-such-thing", "ada").unwrap(),
     ];

@@ -59,7 +59,7 @@ async fn only_permitted_requests_reach_the_service() {
     owner.add(&id, "alan", "member").await;
     soon(cache.caught_up()).await;
     let mut guarded = ServiceBuilder::new()
-        .layer(RequirePermission::new(&cache, Permission::MembersAdd, subject))
+        .layer(RequirePermission::new(&cache, Permission::MEMBERS_ADD, subject))
         .service(service_fn(echo));
     let mut call = async |organization: &str, user: &str| {
         guarded.ready().await.unwrap().call(request(organization, user)).await.unwrap()
@@ -131,7 +131,7 @@ async fn the_example_guards_a_service_and_equals_the_documents() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let roster = settings(&server, server.address);
-    let check = Check::permission("acme", "ada", Permission::MembersAdd).unwrap();
+    let check = Check::permission("acme", "ada", Permission::MEMBERS_ADD).unwrap();
     let log = Log::watch();
     let task = tokio::spawn(async move { example::serve(roster, check, listener).await.unwrap() });
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
