@@ -1,6 +1,6 @@
 //! The document as a file that people keep in version control, in TOML or JSON. Both have the same shape.
 
-use super::{AccessModel, ModelParts};
+use super::{AccessModel, ModelParts, limits};
 use crate::domain::Violation;
 use crate::domain::nearest::nearest;
 use serde_json::Value;
@@ -21,7 +21,8 @@ pub enum ModelFileError {
     /// The text is not of the format.
     #[error("{0}")]
     Syntax(String),
-    /// Parts of the document are wrong; each place is below the document, as `roles[3].permissions[2]`.
+    /// Parts of the document are wrong. Each place is below the document and names the items on the way, as
+    /// `roles[3].permissions[2] ("accountant", "billing.raed")`.
     #[error("{}", lines(.0))]
     Violations(Vec<Violation>),
 }
@@ -46,13 +47,21 @@ impl FileFormat {
     /// If the text is not of this format, or has an unknown key or a value of another type: all of these. Otherwise the
     /// violations of the rules of a model, all of them.
     pub fn parse(self, text: &str) -> Result<AccessModel, ModelFileError> {
+        let document: Value = self.read(text)?;
         let mut violations = Vec::new();
-        check(&mut violations, "", &self.read::<Value>(text)?, &MODEL);
-        if !violations.is_empty() {
-            return Err(ModelFileError::Violations(violations));
-        }
-        // A key that stands twice in a JSON object is an error here, and not in a `Value`.
-        AccessModel::parse(&self.read::<ModelParts>(text)?, "").map_err(ModelFileError::Violations)
+        check(&mut violations, "", &document, &MODEL);
+        let parsed = if violations.is_empty() {
+            // A key that stands twice in a JSON object is an error here, and not in a `Value`.
+            AccessModel::parse(&self.read::<ModelParts>(text)?, "")
+        } else {
+            Err(violations)
+        };
+        parsed.map_err(|mut violations| {
+            for violation in &mut violations {
+                violation.field += &names(&document, &violation.field);
+            }
+            ModelFileError::Violations(violations)
+        })
     }
 
     /// Prints a model in its canonical form, with a line break at the end. Equal models have equal texts.
@@ -148,6 +157,25 @@ fn check(violations: &mut Vec<Violation>, place: &str, value: &Value, form: &For
             violations.push(Violation { field: place.to_owned(), sentence: sentence.to_owned() });
         }
     }
+}
+
+/// The names of the list items on the way to a place, because an index alone is hard to find in a long file.
+fn names(document: &Value, place: &str) -> String {
+    let mut names = Vec::new();
+    let mut value = Some(document);
+    for step in place.split(['.', '[', ']']).filter(|step| !step.is_empty()) {
+        let Ok(index) = step.parse::<usize>() else {
+            value = value.and_then(|value| value.get(step));
+            continue;
+        };
+        value = value.and_then(|value| value.get(index));
+        let name = value.and_then(|item| item.get("name").unwrap_or(item).as_str());
+        names.extend(name.filter(|name| !name.is_empty()).map(|name| {
+            let start: String = name.chars().take(limits::PERMISSION_NAME_CHARACTERS).collect();
+            Value::String(start).to_string()
+        }));
+    }
+    if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
 }
 
 /// One line for each violation.
@@ -260,7 +288,7 @@ permissions = []
         for (format, text, part) in [
             (Json, TOML, "not valid JSON: "),
             (Json, "", "not valid JSON: "),
-            (Json, r#"{"roles": [], "roles": []}"#, "not valid JSON: duplicate field `roles` at line 1 column 22"),
+            (Json, r#"{"roles": [], "roles": []}"#, "not valid JSON: duplicate field `roles` at line 1 column 21"),
             (Json, r#"{"roles": [{"name": "a", "name": "b"}]}"#, "duplicate field `name`"),
             (Json, "{} {}", "trailing characters"),
             (Toml, JSON, "not valid TOML: "),
@@ -277,7 +305,21 @@ permissions = []
 
     #[test]
     fn a_violation_of_the_rules_has_its_place_in_the_file() {
-        let error = Toml.parse("[[roles]]\nname = 'a'\npermissions = ['members.add', 'x.y']").unwrap_err();
-        assert!(error.to_string().starts_with("roles[0].permissions[1]: the model does not declare"), "{error}");
+        let toml = "delegable = ['x.y']\n[[roles]]\nname = 'a'\npermissions = ['members.add', 'x.y', '']\n[[roles]]\n\
+                    name = \"\\u001b[31m\"\n[[roles]]\ntitle = \"\\u0007\"";
+        let error = Toml.parse(toml).unwrap_err().to_string();
+        let places: Vec<&str> = error.lines().filter_map(|line| line.split_once(": ")).map(|(place, _)| place).collect();
+        assert_eq!(
+            places,
+            [
+                r#"delegable[0] ("x.y")"#,
+                r#"roles[0].permissions[1] ("a", "x.y")"#,
+                r#"roles[0].permissions[2] ("a")"#,
+                r#"roles[1].name ("\u001b[31m")"#,
+                "roles[2].name",
+                "roles[2].title",
+            ]
+        );
+        assert!(error.contains(r#"("a", "x.y"): the model does not declare this permission: add it"#), "{error}");
     }
 }
