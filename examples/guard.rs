@@ -35,7 +35,7 @@ pub(crate) async fn serve(roster: ClientSettings, check: Check, listener: TcpLis
     // … or put a guard in front of a service.
     let (_reporter, service) = tonic_health::server::health_reporter();
     let guarded = ServiceBuilder::new()
-        .layer(RequirePermission::new(&cache, Permission::OrganizationUpdate, subject))
+        .layer(RequirePermission::new(&cache, Permission::ORGANIZATION_UPDATE, subject))
         .named_layer(service);
     // Reflection is not guarded: with it, grpcurl knows the messages of the service.
     let protos = tonic_health::pb::FILE_DESCRIPTOR_SET;
@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [organization, user] = &arguments[..] else { return Err("usage: guard ORGANIZATION USER".into()) };
-    let check = Check::permission(organization, user, Permission::MembersAdd)?;
+    let check = Check::permission(organization, user, Permission::MEMBERS_ADD)?;
     // A bearer token with the scope `check`, or an API key. `TokenSource::from_fn` supports tokens that expire.
     let token = TokenSource::fixed(&std::env::var("SERVICE")?)?;
     let roster = ClientSettings::new("http://127.0.0.1:50051")?.with_token(token);

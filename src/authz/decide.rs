@@ -3,8 +3,8 @@
 
 use crate::authn::Caller;
 use crate::domain::{
-    OrganizationHead, OrganizationId, OrganizationState, Permission, PermissionSet, Refusal, Role, Standing,
-    StoredValue, UserState, ValueKind,
+    OrganizationHead, OrganizationId, OrganizationState, Permission, PermissionSet, Refusal, Role, RoleName, Standing,
+    UserState, ValueKind,
 };
 
 /// The requirement that a method makes of its caller in the organization of the request.
@@ -22,16 +22,20 @@ pub struct Grant {
     /// The permissions of the caller.
     pub permissions: PermissionSet,
     /// The role of a member; `None` for operators and services, which are members of no organization.
-    pub role: Option<Role>,
+    pub role: Option<RoleName>,
 }
 
 impl Grant {
     /// Checks the ceiling rule: a caller cannot grant, revoke or change a role with permissions that the caller lacks.
     ///
     /// # Errors
-    /// [`Refusal::RoleAboveCaller`].
-    pub fn reaches(&self, role: Role) -> Result<(), Refusal> {
-        if self.permissions.includes(&role.permissions()) { Ok(()) } else { Err(Refusal::RoleAboveCaller { role }) }
+    /// [`Refusal::RoleAboveCaller`]; [`Refusal::ValueUnknown`] for a role that this program does not know.
+    pub fn reaches(&self, role: &Role) -> Result<(), Refusal> {
+        if self.permissions.includes(role.require()?) {
+            Ok(())
+        } else {
+            Err(Refusal::RoleAboveCaller { role: role.name.clone() })
+        }
     }
 
     /// Checks the ceiling rule for the removal of a member with this role. A role that this program does not know is
@@ -40,11 +44,8 @@ impl Grant {
     ///
     /// # Errors
     /// [`Refusal::RoleAboveCaller`], [`Refusal::ValueUnknown`].
-    pub fn reaches_removal(&self, role: &StoredValue<Role>) -> Result<(), Refusal> {
-        match role {
-            StoredValue::Unknown(_) if self.permissions.is_everything() => Ok(()),
-            role => self.reaches(role.require()?),
-        }
+    pub fn reaches_removal(&self, role: &Role) -> Result<(), Refusal> {
+        if !role.is_known() && self.permissions.is_everything() { Ok(()) } else { self.reaches(role) }
     }
 }
 
@@ -131,14 +132,14 @@ pub fn decide(
                 return Err(Refusal::PermissionDenied { permission });
             };
             require_known_state(organization)?;
-            let role = role.require()?;
+            let permissions = role.require()?;
             let deleted = organization.state == OrganizationState::Deleted;
-            let permissions = role.permissions();
+            let grant = || Grant { permissions: permissions.clone(), role: Some(role.name.clone()) };
             match (deleted, permissions.contains(permission)) {
-                (false, true) => Ok((organization.id, Grant { permissions, role: Some(role) })),
-                (true, true) if requirement.deleted => Ok((organization.id, Grant { permissions, role: Some(role) })),
+                (false, true) => Ok((organization.id, grant())),
+                (true, true) if requirement.deleted => Ok((organization.id, grant())),
                 (true, _) => Err(Refusal::PermissionDenied { permission }),
-                (false, false) => Err(Refusal::RoleLacksPermission { permission, role }),
+                (false, false) => Err(Refusal::RoleLacksPermission { permission, role: role.name.clone() }),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A tower layer that rejects requests whose user lacks a permission or a role.
 
 use super::{Answer, Check, Error, MembershipCache, Question};
-use crate::domain::{OrganizationRef, Permission, Role, UserId};
+use crate::domain::{OrganizationRef, Permission, RoleName, UserId};
 use futures_util::future::{BoxFuture, Either, Ready, ready};
 use http::request::Parts;
 use http::{Request, Response};
@@ -88,7 +88,7 @@ impl<E: Fn(&Parts) -> CallSubject> RequirePermission<E> {
     }
 
     /// A layer that requires at least this role.
-    pub fn role(cache: &MembershipCache, role: Role, extract: E) -> Self {
+    pub fn role(cache: &MembershipCache, role: RoleName, extract: E) -> Self {
         Self::requiring(cache, Question::Role(role), extract)
     }
 
@@ -113,7 +113,7 @@ impl<S, E, R: Clone> Layer<S> for RequirePermission<E, R> {
         let Self { cache, question, extract, respond } = self;
         let layer = RequirePermission {
             cache: cache.clone(),
-            question: *question,
+            question: question.clone(),
             extract: extract.clone(),
             respond: respond.clone(),
         };
@@ -168,7 +168,7 @@ where
         let RequirePermission { cache, question, extract, respond } = &self.layer;
         let reject = |rejection| Either::Right(Either::Left(ready(Ok(respond.respond(rejection)))));
         let check = match extract(&parts) {
-            Ok((organization, user)) => Check { organization, user, question: *question },
+            Ok((organization, user)) => Check { organization, user, question: question.clone() },
             Err(status) => return reject(GuardRejection::Unnamed(status)),
         };
         let request = Request::from_parts(parts, body);

@@ -26,7 +26,7 @@ pub use error::{Error, Failure};
 pub use guard::{CallSubject, Guard, GuardFuture, GuardRejection, RequirePermission};
 pub use settings::{ClientSettings, TokenSource};
 
-use crate::domain::Role;
+use crate::domain::RoleName;
 use crate::pb;
 use crate::pb::check_service_client::CheckServiceClient;
 use std::future::Future;
@@ -69,7 +69,7 @@ pub struct Answer {
     /// The reason; only [`CheckReason::Allowed`] permits the action.
     pub reason: CheckReason,
     /// The user's role; `None` for a user who is not a member.
-    pub role: Option<Role>,
+    pub role: Option<RoleName>,
     /// The revision of the organization that the answer reflects; 0 if the organization does not exist.
     pub revision: i64,
     /// The source of the answer.
@@ -187,7 +187,7 @@ impl Client {
             let message = pb::CheckMembershipRequest {
                 organization: check.organization.to_string(),
                 user_id: check.user.to_string(),
-                question: question::of_check(check.question),
+                question: question::of_check(&check.question),
                 consistency: question::consistency(consistency),
             };
             let answer = self.repeat(message, async |mut checks, request| checks.check_membership(request).await);

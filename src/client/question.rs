@@ -6,7 +6,7 @@ use crate::pb;
 use std::collections::HashMap;
 use tonic::Code;
 
-pub(super) fn of_check(question: Question) -> Option<pb::check_membership_request::Question> {
+pub(super) fn of_check(question: &Question) -> Option<pb::check_membership_request::Question> {
     use pb::check_membership_request::Question as Wire;
     match question {
         Question::Member => None,
@@ -18,7 +18,7 @@ pub(super) fn of_check(question: Question) -> Option<pb::check_membership_reques
 /// One question of a batch.
 pub(super) fn item(check: &Check) -> pb::CheckItem {
     use pb::check_item::Question as Wire;
-    let question = match check.question {
+    let question = match &check.question {
         Question::Member => None,
         Question::Role(role) => Some(Wire::Role(role.as_str().to_owned())),
         Question::Permission(permission) => Some(Wire::Permission(permission.as_str().to_owned())),
@@ -61,7 +61,7 @@ pub(super) fn answer(result: pb::CheckResult) -> Result<Answer, Error> {
         pb::CheckSource::Unspecified => return Err(newer("source", &result.source.to_string())),
     };
     let role = (!result.role.is_empty()).then(|| Role::parse(&result.role)).transpose();
-    let role = role.map_err(|_| newer("role", &result.role))?;
+    let role = role.map_err(|_| newer("role", &result.role))?.map(|role| role.name);
     Ok(Answer { reason, role, revision: result.revision, source, consistency_token: result.consistency_token })
 }
 
@@ -124,7 +124,7 @@ mod tests {
             let is_expected =
                 |error: Error| error.is_unavailable() && error.reason() == Some(pb::ErrorReason::ValueUnknown);
             assert!(error.is_some_and(is_expected), "{newer:?}");
-            let item = batch_answer(newer).map(|item| (item.reason, item.role, item.is_allowed()));
+            let item = batch_answer(newer).map(|item| (item.reason, item.role.clone(), item.is_allowed()));
             assert_eq!(item.ok(), Some((CheckReason::ValueUnknown, None, false)));
         }
         // An answer that contradicts itself is a fault.

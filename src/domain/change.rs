@@ -1,6 +1,6 @@
 //! Entries of the change log: the changes that a replica of the memberships must apply.
 
-use super::{Kind, OrganizationId, OrganizationState, Role, Slug, StoredValue, UserId};
+use super::{Kind, OrganizationId, OrganizationState, Role, Slug, UserId};
 
 /// A change in one organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub enum ChangeDetail {
         /// The user whose membership changed.
         user: UserId,
         /// The role as stored after the change; `None` if the user is no longer a member.
-        role: Option<StoredValue<Role>>,
+        role: Option<Role>,
     },
     /// The organization was created, changed or purged.
     Organization {

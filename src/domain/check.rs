@@ -1,16 +1,17 @@
 //! Checks: whether a user is a member of an organization, has a role there, or has a permission there.
 
+use super::role::built_in_permissions;
 use super::{
-    Invalid, OrganizationRef, OrganizationState, Permission, Role, Standing, StoredValue, UserId, UserState, ValueKind,
+    Invalid, OrganizationRef, OrganizationState, Permission, Role, RoleName, Standing, UserId, UserState, ValueKind,
 };
 
 /// The condition that a check tests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
     /// Is the user a member at all?
     Member,
-    /// Has the user at least this role?
-    Role(Role),
+    /// Holds the user every permission of this role? Only the owner has the role `owner`.
+    Role(RoleName),
     /// Has the user this permission?
     Permission(Permission),
 }
@@ -40,7 +41,7 @@ impl Check {
     ///
     /// # Errors
     /// If the organization is neither an id nor a slug, or the user is not a user id.
-    pub fn role(organization: &str, user: &str, role: Role) -> Result<Self, Invalid> {
+    pub fn role(organization: &str, user: &str, role: RoleName) -> Result<Self, Invalid> {
         Ok(Self { question: Question::Role(role), ..Self::member(organization, user)? })
     }
 
@@ -68,7 +69,7 @@ pub enum CheckReason {
     OrganizationPending,
     /// The user is deactivated.
     UserInactive,
-    /// The user's role is lower than the role in the question.
+    /// The user's role lacks a permission of the role in the question.
     RoleTooLow,
     /// The user's role does not include the permission in the question.
     RoleLacksPermission,
@@ -81,8 +82,8 @@ pub enum CheckReason {
 /// Reasons about the organization take precedence over reasons about the user, and both over reasons about the
 /// membership.
 #[must_use]
-pub fn answer(question: Question, standing: &Standing) -> CheckReason {
-    let role = standing.role.as_ref().map(StoredValue::require).transpose();
+pub fn answer(question: &Question, standing: &Standing) -> CheckReason {
+    let role = standing.role.as_ref().map(Role::require).transpose();
     match standing.organization.map(|organization| organization.state) {
         None | Some(OrganizationState::Deleted) => return CheckReason::OrganizationNotFound,
         Some(OrganizationState::Unknown) => return CheckReason::ValueUnknown,
@@ -97,10 +98,14 @@ pub fn answer(question: Question, standing: &Standing) -> CheckReason {
         Some(UserState::Unknown) => return CheckReason::ValueUnknown,
         None | Some(UserState::Active | UserState::Erased) => {}
     }
-    let Ok(Some(role)) = role else { return CheckReason::NotAMember };
+    let Ok(Some(permissions)) = role else { return CheckReason::NotAMember };
     match question {
-        Question::Role(required) if role < required => CheckReason::RoleTooLow,
-        Question::Permission(required) if !role.permissions().contains(required) => CheckReason::RoleLacksPermission,
+        Question::Role(required)
+            if !built_in_permissions(required).is_some_and(|required| permissions.includes(&required)) =>
+        {
+            CheckReason::RoleTooLow
+        }
+        Question::Permission(required) if !permissions.contains(*required) => CheckReason::RoleLacksPermission,
         Question::Member | Question::Role(_) | Question::Permission(_) => CheckReason::Allowed,
     }
 }
@@ -108,7 +113,7 @@ pub fn answer(question: Question, standing: &Standing) -> CheckReason {
 /// What the value is for which [`answer`] is [`CheckReason::ValueUnknown`].
 #[must_use]
 pub fn unknown_value(standing: &Standing) -> ValueKind {
-    let is_role_known = standing.role.as_ref().is_none_or(|role| role.known().is_some());
+    let is_role_known = standing.role.as_ref().is_none_or(Role::is_known);
     match standing.organization.map(|organization| organization.state) {
         Some(OrganizationState::Unknown) => ValueKind::OrganizationState,
         _ if is_role_known => ValueKind::UserState,
@@ -120,11 +125,11 @@ pub fn unknown_value(standing: &Standing) -> ValueKind {
 /// a member; both are absent (`None`, 0) if the answer is [`CheckReason::OrganizationNotFound`] or
 /// [`CheckReason::ValueUnknown`].
 #[must_use]
-pub fn role_and_revision(reason: CheckReason, standing: &Standing) -> (Option<Role>, i64) {
+pub fn role_and_revision(reason: CheckReason, standing: &Standing) -> (Option<RoleName>, i64) {
     let organization = standing
         .organization
         .filter(|_| !matches!(reason, CheckReason::OrganizationNotFound | CheckReason::ValueUnknown));
-    let role = standing.role.as_ref().and_then(StoredValue::known);
+    let role = standing.role.as_ref().filter(|role| role.is_known()).map(|role| role.name.clone());
     (organization.and(role), organization.map_or(0, |organization| organization.revision))
 }
 
@@ -136,19 +141,18 @@ mod tests {
     fn standing(state: OrganizationState, role: Option<Role>, user_state: Option<UserState>) -> Standing {
         let head = OrganizationHead { id: OrganizationId::from_uuid(uuid::Uuid::nil()), state, revision: 1 };
         let at = BucketPosition::start(0);
-        let role = role.map(StoredValue::Known);
         Standing { organization: Some(head), role, user_state, position: Some(at), user_position: at }
     }
 
     #[test]
     fn roles_include_lower_ones_and_permissions_follow_the_table() {
         let admin = standing(OrganizationState::Active, Some(Role::ADMIN), None);
-        assert_eq!(answer(Question::Member, &admin), CheckReason::Allowed);
-        assert_eq!(answer(Question::Role(Role::MEMBER), &admin), CheckReason::Allowed);
-        assert_eq!(answer(Question::Role(Role::OWNER), &admin), CheckReason::RoleTooLow);
-        assert_eq!(answer(Question::Permission(Permission::MEMBERS_ADD), &admin), CheckReason::Allowed);
+        assert_eq!(answer(&Question::Member, &admin), CheckReason::Allowed);
+        assert_eq!(answer(&Question::Role(RoleName::MEMBER), &admin), CheckReason::Allowed);
+        assert_eq!(answer(&Question::Role(RoleName::OWNER), &admin), CheckReason::RoleTooLow);
+        assert_eq!(answer(&Question::Permission(Permission::MEMBERS_ADD), &admin), CheckReason::Allowed);
         assert_eq!(
-            answer(Question::Permission(Permission::OWNERSHIP_TRANSFER), &admin),
+            answer(&Question::Permission(Permission::OWNERSHIP_TRANSFER), &admin),
             CheckReason::RoleLacksPermission
         );
     }
@@ -156,23 +160,23 @@ mod tests {
     #[test]
     fn an_unknown_value_is_no_answer() {
         let active = standing(OrganizationState::Active, None, None);
-        let role = || Some(StoredValue::read_role("auditor"));
+        let role = || Some(Role::read("auditor"));
         for question in
-            [Question::Member, Question::Role(Role::MEMBER), Question::Permission(Permission::ORGANIZATION_READ)]
+            [Question::Member, Question::Role(RoleName::MEMBER), Question::Permission(Permission::ORGANIZATION_READ)]
         {
             for state in [OrganizationState::Active, OrganizationState::Inactive, OrganizationState::Pending] {
                 let auditor = Standing { role: role(), ..standing(state, None, Some(UserState::Inactive)) };
-                assert_eq!(answer(question, &auditor), CheckReason::ValueUnknown);
+                assert_eq!(answer(&question, &auditor), CheckReason::ValueUnknown);
                 assert_eq!(unknown_value(&auditor), ValueKind::Role);
                 assert_eq!(role_and_revision(CheckReason::ValueUnknown, &auditor), (None, 0));
             }
             let deleted = Standing { role: role(), ..standing(OrganizationState::Deleted, None, None) };
-            assert_eq!(answer(question, &deleted), CheckReason::OrganizationNotFound);
+            assert_eq!(answer(&question, &deleted), CheckReason::OrganizationNotFound);
             let suspended = standing(OrganizationState::Unknown, Some(Role::OWNER), None);
-            assert_eq!(answer(question, &suspended), CheckReason::ValueUnknown);
+            assert_eq!(answer(&question, &suspended), CheckReason::ValueUnknown);
             assert_eq!(unknown_value(&suspended), ValueKind::OrganizationState);
             let locked = Standing { user_state: Some(UserState::Unknown), ..active.clone() };
-            assert_eq!(answer(question, &locked), CheckReason::ValueUnknown);
+            assert_eq!(answer(&question, &locked), CheckReason::ValueUnknown);
             assert_eq!(unknown_value(&locked), ValueKind::UserState);
         }
     }
@@ -185,10 +189,13 @@ mod tests {
             (OrganizationState::Inactive, CheckReason::OrganizationInactive),
             (OrganizationState::Pending, CheckReason::OrganizationPending),
         ] {
-            assert_eq!(answer(Question::Member, &standing(state, owner, Some(UserState::Inactive))), reason);
+            assert_eq!(answer(&Question::Member, &standing(state, owner.clone(), Some(UserState::Inactive))), reason);
         }
         let deactivated = standing(OrganizationState::Active, owner, Some(UserState::Inactive));
-        assert_eq!(answer(Question::Member, &deactivated), CheckReason::UserInactive);
-        assert_eq!(answer(Question::Member, &standing(OrganizationState::Active, None, None)), CheckReason::NotAMember);
+        assert_eq!(answer(&Question::Member, &deactivated), CheckReason::UserInactive);
+        assert_eq!(
+            answer(&Question::Member, &standing(OrganizationState::Active, None, None)),
+            CheckReason::NotAMember
+        );
     }
 }

@@ -240,7 +240,7 @@ pub struct Invitation {
     /// The recipient: an e-mail address, or another identifier.
     pub recipient: Recipient,
     /// The role of the future member: one that a membership may hold.
-    pub role: StoredValue<Role>,
+    pub role: Role,
     /// Whether accepting it makes the user the owner of a pending organization.
     pub makes_owner: bool,
     /// The attributes of the future membership.

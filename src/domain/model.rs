@@ -1,8 +1,8 @@
 //! Organizations, memberships and users, as the datastore stores them.
 
 use super::{
-    Attributes, EmailAddress, Kind, Name, OrganizationId, OrganizationState, Refusal, Role, Slug, StoredValue, UserId,
-    UserState, ValueKind,
+    Attributes, EmailAddress, Kind, Name, OrganizationId, OrganizationState, Refusal, Role, Slug, UserId, UserState,
+    ValueKind,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -63,8 +63,8 @@ impl Organization {
     /// A member's role, given the role in the membership's row. Ownership is a column of the organization and not of
     /// the membership.
     #[must_use]
-    pub fn role_of(&self, user: &UserId, stored: StoredValue<Role>) -> StoredValue<Role> {
-        if self.owner.as_ref() == Some(user) { StoredValue::Known(Role::OWNER) } else { stored }
+    pub fn role_of(&self, user: &UserId, stored: Role) -> Role {
+        if self.owner.as_ref() == Some(user) { Role::OWNER } else { stored }
     }
 }
 
@@ -76,7 +76,7 @@ pub struct Membership {
     /// The user who is the member.
     pub user: UserId,
     /// The role; [`Role::OWNER`] for the owner.
-    pub role: StoredValue<Role>,
+    pub role: Role,
     /// The deployment's own data about the membership.
     pub attributes: Attributes,
     /// The organization's revision at which the membership last changed: the etag.
@@ -148,7 +148,7 @@ pub struct Standing {
     /// The organization; `None` if it does not exist.
     pub organization: Option<OrganizationHead>,
     /// The user's role in it, [`Role::OWNER`] for the owner; `None` if the user is not a member.
-    pub role: Option<StoredValue<Role>>,
+    pub role: Option<Role>,
     /// The user's state if it is not active. `None` also for an unknown user, who counts as active. (A write reads the
     /// state under a lock and also reports active.)
     pub user_state: Option<UserState>,

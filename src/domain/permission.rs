@@ -17,7 +17,7 @@ pub struct Permission(u16);
 /// Declares roster's own permissions: one row for each, with its word.
 macro_rules! reserved_permissions {
     ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
-        #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "they number the constants of these names")]
+        #[expect(non_camel_case_types, reason = "they number the constants of these names")]
         #[repr(u16)]
         enum Number { $($name,)* }
 

@@ -5,7 +5,7 @@
 //! the metadata that this value lists. The build joins the two by these names: to add a refusal, add the variant here
 //! and the value there.
 
-use super::{Permission, Quota, Role, Scope, UserId, ValueKind};
+use super::{Permission, Quota, RoleName, Scope, UserId, ValueKind};
 use serde::{Deserialize, Serialize};
 
 /// One violation of one field of a request.
@@ -56,7 +56,7 @@ pub enum Refusal {
         /// The permission that the method requires.
         permission: Permission,
         /// The role of the caller.
-        role: Role,
+        role: RoleName,
     },
     /// This kind of caller may not make this call.
     #[error("this method is not for a caller of the kind `{caller}`: {advice}")]
@@ -79,7 +79,7 @@ pub enum Refusal {
     #[error("the role {} holds permissions that the caller does not have", role.as_str())]
     RoleAboveCaller {
         /// The role that holds more permissions than the caller.
-        role: Role,
+        role: RoleName,
     },
     /// The calling user is deactivated or deleted.
     #[error("the calling user is deactivated or deleted")]

@@ -1,20 +1,18 @@
-//! The role table: the only definition of the roles and their permissions.
+//! Roles as memberships and invitations hold them: a name, and the permissions behind it.
 //!
-//! Elsewhere a role is a value with a rank and a set of permissions. No other code compares role names, so that
-//! organizations can define their own roles one day.
+//! The permissions are resolved where a row or a slot is read. Decisions compare sets of permissions, and never names,
+//! except for `owner`. "At least this role" means: every permission that the role holds.
 
 use super::permission::Permission as P;
-use super::{Invalid, PermissionSet};
+use super::{Invalid, PermissionSet, Refusal, RoleName, ValueKind};
 use serde::{Deserialize, Serialize};
 
-/// One row of the role table.
-struct RoleDefinition {
-    name: &'static str,
-    permissions: PermissionSet,
-}
+/// The permissions of `member`, unless the access model says otherwise.
+pub const MEMBER_PERMISSIONS: PermissionSet =
+    PermissionSet::of(&[P::ORGANIZATION_READ, P::MEMBERS_LIST, P::MEMBERSHIP_LEAVE]);
 
-const MEMBER: PermissionSet = PermissionSet::of(&[P::ORGANIZATION_READ, P::MEMBERS_LIST, P::MEMBERSHIP_LEAVE]);
-const ADMIN: PermissionSet = PermissionSet::of(&[
+/// The permissions of `admin`, unless the access model says otherwise.
+pub const ADMIN_PERMISSIONS: PermissionSet = PermissionSet::of(&[
     P::ORGANIZATION_READ,
     P::MEMBERS_LIST,
     P::MEMBERSHIP_LEAVE,
@@ -28,88 +26,102 @@ const ADMIN: PermissionSet = PermissionSet::of(&[
     P::INVITATIONS_MANAGE,
     P::EVENTS_READ,
 ]);
-const OWNER: PermissionSet = PermissionSet::EVERYTHING;
 
-/// In ascending order: each role includes the roles before it.
-const TABLE: [RoleDefinition; 3] = [
-    RoleDefinition { name: "member", permissions: MEMBER },
-    RoleDefinition { name: "admin", permissions: ADMIN },
-    RoleDefinition { name: "owner", permissions: OWNER },
-];
+/// The permissions of a role that always exists, unless the access model says otherwise: it cannot for `owner`, which
+/// holds everything. `None` for every other name.
+#[must_use]
+pub fn built_in_permissions(name: &RoleName) -> Option<PermissionSet> {
+    [
+        (RoleName::MEMBER, MEMBER_PERMISSIONS),
+        (RoleName::ADMIN, ADMIN_PERMISSIONS),
+        (RoleName::OWNER, PermissionSet::EVERYTHING),
+    ]
+    .into_iter()
+    .find_map(|(built_in, permissions)| (built_in == *name).then_some(permissions))
+}
 
-/// A role. Ordered: a greater role includes every smaller one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "&'static str")]
-pub struct Role(u8);
+/// A role as a membership or an invitation holds it.
+///
+/// Its text form is the name alone, as releases up to 0.3 read and write it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "RoleName", into = "RoleName")]
+pub struct Role {
+    /// The name of the role.
+    pub name: RoleName,
+    /// The permissions that it holds; `None` if this program does not know the role: no decision is made from it.
+    pub permissions: Option<PermissionSet>,
+}
 
 impl Role {
-    /// The role of a plain member.
-    pub const MEMBER: Self = Self(0);
-    /// The role of an administrator. A former owner keeps it, and the owner's own membership stores it: the database
-    /// rejects an owner whose membership stores another role.
-    pub const ADMIN: Self = Self(1);
-    /// The role of the owner. Never stored in a membership and never granted: ownership moves by transfer only.
-    pub const OWNER: Self = Self(2);
+    /// The role of the owner.
+    pub const OWNER: Self = Self { name: RoleName::OWNER, permissions: Some(PermissionSet::EVERYTHING) };
 
-    /// Finds a role by name.
+    /// The role of an administrator, without an access model.
+    pub const ADMIN: Self = Self { name: RoleName::ADMIN, permissions: Some(ADMIN_PERMISSIONS) };
+
+    /// The role of a plain member, without an access model.
+    pub const MEMBER: Self = Self { name: RoleName::MEMBER, permissions: Some(MEMBER_PERMISSIONS) };
+
+    /// A role that this program does not know, of which not even the name was kept.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { name: RoleName::from_stored(""), permissions: None }
+    }
+
+    /// A role with the permissions that it has without an access model.
+    #[must_use]
+    pub fn built_in(name: RoleName) -> Self {
+        Self { permissions: built_in_permissions(&name), name }
+    }
+
+    /// Parses the name of a role that this program knows.
     ///
     /// # Errors
-    /// If no role has this name.
+    /// If there is no such role.
     pub fn parse(name: &str) -> Result<Self, Invalid> {
-        (0u8..)
-            .zip(&TABLE)
-            .find(|(_, definition)| definition.name == name)
-            .map(|(index, _)| Self(index))
-            .ok_or_else(|| Invalid::new("no such role: one of owner, admin, member"))
+        let role = Self::built_in(RoleName::parse(name)?);
+        if role.is_known() { Ok(role) } else { Err(Invalid::new("no such role: one of owner, admin, member")) }
     }
 
-    /// Finds a role that a membership may store.
+    /// Parses the name of a role that a membership may store.
     ///
     /// # Errors
-    /// If no role has this name, or the name is `owner`.
+    /// If there is no such role, or the name is `owner`.
     pub fn parse_assignable(name: &str) -> Result<Self, Invalid> {
-        match Self::parse(name) {
-            Ok(Self::OWNER) => Err(Invalid::new("ownership is not a role to assign: use TransferOwnership")),
-            Ok(role) => Ok(role),
-            Err(_) => Err(Invalid::new("no such role: one of admin, member")),
-        }
+        let role = Self::built_in(RoleName::parse_assignable(name)?);
+        if role.is_known() { Ok(role) } else { Err(Invalid::new("no such role: one of admin, member")) }
     }
 
-    /// The name of the role.
+    /// Reads a stored role.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
-        TABLE[usize::from(self.0)].name
+    pub fn read(name: &str) -> Self {
+        Self::built_in(RoleName::from_stored(name))
     }
 
-    /// The index in the role table: a one-byte form for the replica's tables. Valid within one process only.
+    /// Whether this program knows the role.
     #[must_use]
-    pub fn index(self) -> u8 {
-        self.0
+    pub fn is_known(&self) -> bool {
+        self.permissions.is_some()
     }
 
-    /// The role at this index of the role table.
-    #[must_use]
-    pub fn from_index(index: u8) -> Option<Self> {
-        (usize::from(index) < TABLE.len()).then_some(Self(index))
-    }
-
-    /// The permissions of the role.
-    #[must_use]
-    pub fn permissions(self) -> PermissionSet {
-        TABLE[usize::from(self.0)].permissions.clone()
+    /// The permissions of the role, for a decision that depends on them.
+    ///
+    /// # Errors
+    /// [`Refusal::ValueUnknown`] if this program does not know the role.
+    pub fn require(&self) -> Result<&PermissionSet, Refusal> {
+        self.permissions.as_ref().ok_or(Refusal::ValueUnknown { value: ValueKind::Role })
     }
 }
 
-impl From<Role> for &'static str {
+impl From<RoleName> for Role {
+    fn from(name: RoleName) -> Self {
+        Self::built_in(name)
+    }
+}
+
+impl From<Role> for RoleName {
     fn from(role: Role) -> Self {
-        role.as_str()
-    }
-}
-
-impl TryFrom<String> for Role {
-    type Error = Invalid;
-    fn try_from(name: String) -> Result<Self, Invalid> {
-        Self::parse(&name)
+        role.name
     }
 }
 
@@ -118,18 +130,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_role_includes_the_lower_ones() {
-        for pair in TABLE.windows(2) {
-            assert!(pair[1].permissions.includes(&pair[0].permissions));
-            assert!(!pair[0].permissions.includes(&pair[1].permissions));
+    fn each_built_in_role_includes_the_one_before() {
+        let sets = [MEMBER_PERMISSIONS, ADMIN_PERMISSIONS, PermissionSet::EVERYTHING];
+        for pair in sets.windows(2) {
+            assert!(pair[1].includes(&pair[0]) && !pair[0].includes(&pair[1]));
         }
-        assert!(Role::OWNER > Role::ADMIN && Role::ADMIN > Role::MEMBER);
     }
 
     #[test]
-    fn ownership_cannot_be_assigned() {
-        assert!(Role::parse("owner").is_ok());
-        assert!(Role::parse_assignable("owner").is_err());
-        assert!(Role::parse_assignable("Admin").is_err());
+    fn stored_roles_are_read_and_written_as_bare_names() {
+        for (name, is_known) in [("admin", true), ("owner", true), ("auditor", false), ("org:x", false), ("", false)] {
+            let role = Role::read(name);
+            assert_eq!((role.name.as_str(), role.is_known()), (name, is_known));
+            // Release 0.2.0 reads and writes the bare text.
+            let json = format!("{name:?}");
+            assert_eq!(serde_json::to_string(&role).ok(), Some(json.clone()));
+            assert_eq!(serde_json::from_str(&json).ok(), Some(role));
+        }
     }
 }

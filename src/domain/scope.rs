@@ -1,7 +1,8 @@
 //! Scopes: the rights of a service, valid in every organization.
 
 use super::permission::Permission as P;
-use super::{Invalid, PermissionSet, Role};
+use super::role::ADMIN_PERMISSIONS;
+use super::{Invalid, PermissionSet};
 use serde::{Deserialize, Serialize};
 
 /// A right that a service's credential grants. A bearer token lists it as `roster:<name>` in its `scope` claim.
@@ -50,8 +51,8 @@ impl Scope {
     pub fn permissions(self) -> PermissionSet {
         match self {
             Self::Check => PermissionSet::of(&[P::ORGANIZATION_READ, P::MEMBERS_LIST, P::MEMBERS_READ]),
-            Self::Manage => Role::ADMIN.permissions(),
-            Self::Operator => Role::OWNER.permissions(),
+            Self::Manage => ADMIN_PERMISSIONS,
+            Self::Operator => PermissionSet::EVERYTHING,
             Self::ActAs => PermissionSet::NONE,
         }
     }

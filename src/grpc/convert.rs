@@ -8,7 +8,7 @@ use crate::domain::event::EventRecord;
 use crate::domain::{
     Attributes, EmailAddress, Member, Organization, OrganizationState, Permission, User, UserId, UserState,
 };
-use crate::domain::{Invitation, InvitationState, MailState, Recipient, Role};
+use crate::domain::{Invitation, InvitationState, MailState, Recipient, RoleName};
 use crate::service::AnswerSource;
 use crate::service::checks::CheckAnswer;
 use crate::service::invitations::InvitationPreview;
@@ -129,7 +129,7 @@ pub(super) fn member(viewer: &Viewer, member: &Member) -> pb::Member {
     pb::Member {
         organization: membership.organization.to_string(),
         user_id: user.id.to_string(),
-        role: membership.role.as_str().to_owned(),
+        role: membership.role.name.to_string(),
         display_name,
         email,
         attributes: visible.then(|| attributes(&membership.attributes)),
@@ -170,7 +170,7 @@ pub(super) fn check_result(answer: &CheckAnswer, token: String) -> pb::CheckResu
     pb::CheckResult {
         allowed: answer.reason == CheckReason::Allowed,
         reason: reason.into(),
-        role: answer.role.map(|role| role.as_str().to_owned()).unwrap_or_default(),
+        role: answer.role.as_ref().map(ToString::to_string).unwrap_or_default(),
         revision: answer.revision,
         consistency_token: token,
         source: match answer.source {
@@ -211,7 +211,7 @@ pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
         invitation_id: invitation.id.to_string(),
         email,
         identifier,
-        role: invitation.role.as_str().to_owned(),
+        role: invitation.role.name.to_string(),
         makes_owner: invitation.makes_owner,
         attributes: Some(attributes(&invitation.attributes)),
         state: invitation_state(invitation.state).into(),
@@ -234,7 +234,7 @@ pub(super) fn received(preview: &InvitationPreview) -> pb::ReceivedInvitation {
         invitation_id: invitation.id.to_string(),
         organization_name: organization_name.clone(),
         inviter_name: inviter_name.clone().unwrap_or_default(),
-        role: if invitation.makes_owner { Role::OWNER.as_str() } else { invitation.role.as_str() }.to_owned(),
+        role: if invitation.makes_owner { &RoleName::OWNER } else { &invitation.role.name }.to_string(),
         expire_time: Some(timestamp(invitation.expire_time)),
         recipient: invitation.recipient.masked(),
     }

@@ -7,7 +7,7 @@ use super::decode::organization as decode;
 use super::pb::organization_service_server::OrganizationService;
 use super::{pb, status};
 use crate::authn::Caller;
-use crate::domain::{Member, Organization, OrganizationState, Refusal, Role, StoredValue, UserId};
+use crate::domain::{Member, Organization, OrganizationState, Refusal, Role, UserId};
 use crate::service::ItemResult;
 use crate::service::organizations::CreatedOrganization;
 use crate::service::write::WriteResult;
@@ -263,11 +263,11 @@ impl OrganizationService for Api {
             return Err(status::refused(&Refusal::CallerNotAllowed { caller: "user".to_owned(), advice }));
         }
         let rows = self.roster().list_user_organizations(&id, &filter).await?;
-        let convert = |(organization, role): &(Organization, StoredValue<Role>)| pb::UserOrganization {
+        let convert = |(organization, role): &(Organization, Role)| pb::UserOrganization {
             organization: Some(convert::organization(organization)),
-            role: role.as_str().to_owned(),
+            role: role.name.to_string(),
         };
-        let key = |(last, _): &(Organization, StoredValue<Role>)| last.id.as_uuid().as_bytes().to_vec();
+        let key = |(last, _): &(Organization, Role)| last.id.as_uuid().as_bytes().to_vec();
         let (organizations, next_page_token) = page.convert(&rows, convert, key);
         respond(pb::ListUserOrganizationsResponse { organizations, next_page_token })
     }

@@ -6,7 +6,7 @@
 #![deny(dead_code)]
 
 use super::pb::ErrorReason;
-use crate::domain::{Permission, Quota, Refusal, Role, Scope, UserId, ValueKind};
+use crate::domain::{Permission, Quota, Refusal, RoleName, Scope, UserId, ValueKind};
 use std::collections::HashMap;
 use tonic::Code;
 
@@ -61,7 +61,7 @@ impl MetadataValue for Permission {
     }
 }
 
-impl MetadataValue for Role {
+impl MetadataValue for RoleName {
     fn text(&self) -> String {
         self.as_str().to_owned()
     }

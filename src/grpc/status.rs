@@ -271,7 +271,7 @@ pub fn beside(status: &Status) -> tonic_types::pb::Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Permission, Quota, Role, Scope, UserId, ValueKind};
+    use crate::domain::{Permission, Quota, RoleName, Scope, UserId, ValueKind};
     use std::collections::BTreeSet;
 
     /// Every refusal, with the different delays that it can have.
@@ -286,11 +286,11 @@ mod tests {
             Refusal::CredentialTooLarge { limit_bytes: 1 },
             Refusal::ServiceWithoutScope,
             Refusal::PermissionDenied { permission: Permission::MEMBERS_ADD },
-            Refusal::RoleLacksPermission { permission: Permission::MEMBERS_ADD, role: Role::parse("member").unwrap() },
+            Refusal::RoleLacksPermission { permission: Permission::MEMBERS_ADD, role: RoleName::MEMBER },
             Refusal::CallerNotAllowed { caller: text(), advice: text() },
             Refusal::ScopeMissing { scopes: vec![Scope::Check] },
             Refusal::OnBehalfOfNotAllowed,
-            Refusal::RoleAboveCaller { role: Role::parse("owner").unwrap() },
+            Refusal::RoleAboveCaller { role: RoleName::OWNER },
             Refusal::CallerInactive,
             Refusal::OperatorRequired,
             Refusal::field("name", "too long"),

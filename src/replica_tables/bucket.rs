@@ -4,9 +4,7 @@ use super::fingerprint::{Fingerprint, FingerprintKey, Slot};
 use super::slugs::{self, SlugChange};
 use super::table::{self, Table};
 use crate::domain::change::{ChangeDetail, LogEntry};
-use crate::domain::{
-    BucketPosition, OrganizationHead, OrganizationId, OrganizationState, Role, Slug, StoredValue, UserId,
-};
+use crate::domain::{BucketPosition, OrganizationHead, OrganizationId, OrganizationState, Role, Slug, UserId};
 
 /// An organization in memory: one cache line.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +56,7 @@ pub struct MemberLookup {
     pub organization: Option<OrganizationHead>,
     /// The user's role, [`Role::OWNER`] for the owner; `None` if the user is not a member. A role that this program does
     /// not know has no text here.
-    pub role: Option<StoredValue<Role>>,
+    pub role: Option<Role>,
 }
 
 impl Bucket {
@@ -101,7 +99,7 @@ impl Bucket {
     }
 
     /// Adds a membership of the snapshot; its organization must have been added before.
-    pub fn put_member(&mut self, organization: OrganizationId, user: &str, role: &StoredValue<Role>) {
+    pub fn put_member(&mut self, organization: OrganizationId, user: &str, role: &Role) {
         if self.members.put(Slot::new(self.key.member(organization, user), role)).is_none() {
             self.count(organization, 1);
         }
@@ -204,7 +202,7 @@ impl Bucket {
             return None;
         }
         let is_owner = member.is_some() && record.owner == member;
-        let role = if is_owner { Some(StoredValue::Known(Role::OWNER)) } else { slot.map(|slot| slot.role()) };
+        let role = if is_owner { Some(Role::OWNER) } else { slot.map(|slot| slot.role()) };
         let head = OrganizationHead { id: organization, state: record.state, revision: record.revision };
         Some(MemberLookup { organization: Some(head), role })
     }

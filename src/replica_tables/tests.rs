@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::change::ChangeDetail;
-use crate::domain::{Kind, LogMark, OrganizationHead, OrganizationState, Role, StoredValue};
+use crate::domain::{Kind, LogMark, OrganizationHead, OrganizationState, Role};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -107,7 +107,7 @@ impl Model {
         }
         for ((organization, member), role) in &self.members {
             if id(*organization).bucket() == number {
-                bucket.put_member(id(*organization), USERS[*member], &StoredValue::read_role(role));
+                bucket.put_member(id(*organization), USERS[*member], &Role::read(role));
             }
         }
         tables.put(bucket);
@@ -147,7 +147,7 @@ impl Model {
                     Some(role) => drop(self.members.insert((number, member), role)),
                     None => drop(self.members.remove(&(number, member))),
                 }
-                (number, ChangeDetail::Membership { user: user(member), role: role.map(StoredValue::read_role) })
+                (number, ChangeDetail::Membership { user: user(member), role: role.map(Role::read) })
             }
             Step::Unknown { number } => {
                 if self.purged.contains(&number) {
@@ -183,7 +183,7 @@ impl Model {
                 assert_eq!(lookup.organization, organization.map(|(head, ..)| *head));
                 let role = if is_owner { Some("owner") } else { role }.filter(|_| organization.is_some());
                 assert_eq!(lookup.role.is_some(), role.is_some());
-                let known = lookup.role.and_then(|role| role.known());
+                let known = lookup.role.filter(Role::is_known);
                 assert_eq!(known, role.and_then(|role| Role::parse(role).ok()));
             }
         }

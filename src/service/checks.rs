@@ -3,7 +3,7 @@
 use super::consistency_token::ConsistencyToken;
 use super::{AnswerSource, Freshness, Roster, ServiceError};
 use crate::domain::check::{self, CheckReason, Question, unknown_value};
-use crate::domain::{OrganizationRef, Refusal, Role, Standing, UserId};
+use crate::domain::{OrganizationRef, Refusal, RoleName, Standing, UserId};
 use crate::replica::{CheckQuestion, StandingBatch};
 
 pub use crate::domain::check::Check;
@@ -14,7 +14,7 @@ pub struct CheckAnswer {
     /// The reason. [`CheckReason::Allowed`] is the only positive answer.
     pub reason: CheckReason,
     /// The user's role; `None` if the user is not a member.
-    pub role: Option<Role>,
+    pub role: Option<RoleName>,
     /// The organization's revision that the answer reflects; 0 if the organization does not exist.
     pub revision: i64,
     /// The replica or the primary, whichever answered.
@@ -22,7 +22,7 @@ pub struct CheckAnswer {
 }
 
 impl CheckAnswer {
-    fn new(question: Question, standing: &Standing, source: AnswerSource) -> Self {
+    fn new(question: &Question, standing: &Standing, source: AnswerSource) -> Self {
         let reason = check::answer(question, standing);
         let (role, revision) = check::role_and_revision(reason, standing);
         Self { reason, role, revision, source }
@@ -44,7 +44,7 @@ impl Roster {
         let standing = self.replica.standing_now(&check.organization, Some(&check.user), freshness)?;
         let mut token = self.replica.token(self.replica.datastore_now()?);
         token.cover_standing(&standing);
-        let answer = CheckAnswer::new(check.question, &standing, AnswerSource::Memory);
+        let answer = CheckAnswer::new(&check.question, &standing, AnswerSource::Memory);
         (answer.reason != CheckReason::ValueUnknown).then_some((answer, token))
     }
 
@@ -63,7 +63,7 @@ impl Roster {
         let mut token = self.replica.token(self.replica.datastore().await?);
         let (standing, source) = self.replica.standing(&check.organization, Some(&check.user), freshness).await?;
         token.cover_standing(&standing);
-        let answer = CheckAnswer::new(check.question, &standing, source);
+        let answer = CheckAnswer::new(&check.question, &standing, source);
         if answer.reason == CheckReason::ValueUnknown {
             return Err(Refusal::ValueUnknown { value: unknown_value(&standing) }.into());
         }
@@ -83,7 +83,7 @@ impl Roster {
     ) -> Result<(Vec<CheckAnswer>, ConsistencyToken), ServiceError> {
         let StandingBatch { standings, sources, token } = self.replica.standings(checks, freshness).await?;
         let answers = checks.iter().zip(&standings).zip(sources);
-        let answers = answers.map(|((check, standing), source)| CheckAnswer::new(check.question, standing, source));
+        let answers = answers.map(|((check, standing), source)| CheckAnswer::new(&check.question, standing, source));
         Ok((answers.collect(), token))
     }
 }

@@ -11,6 +11,7 @@ use super::{Roster, ServiceError};
 use crate::authn::Caller;
 use crate::authz::decide::{self, Access, Grant};
 use crate::domain::event::EventType;
+use crate::domain::role::ADMIN_PERMISSIONS;
 use crate::domain::{
     Attributes, EmailAddress, Inviter, Kind, Name, Organization, OrganizationId, OrganizationState, Recipient, Refusal,
     Role, Slug, UserId,
@@ -206,7 +207,7 @@ impl Change for Create {
         };
         let mut organization = tx.create(&new).await?;
         if let Some(owner) = &owner {
-            tx.add_member(&mut organization, owner, Role::ADMIN, &input.owner_attributes).await?;
+            tx.add_member(&mut organization, owner, &Role::ADMIN, &input.owner_attributes).await?;
         }
         let owner = self.invite_owner(tx, &mut organization).await?;
         Ok(CreatedOrganization { organization, owner })
@@ -246,7 +247,7 @@ impl Create {
             settings: self.settings.clone(),
             makes_owner: true,
         };
-        let grant = Grant { permissions: Role::ADMIN.permissions(), role: None };
+        let grant = Grant { permissions: ADMIN_PERMISSIONS, role: None };
         let invitation = invite.invite(tx, organization, &grant).await?.into_iter().next();
         Ok(invitation.transpose()?)
     }

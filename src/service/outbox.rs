@@ -13,7 +13,7 @@ use crate::authn::Secret;
 use crate::domain::event::EventType;
 use crate::domain::{
     DisplayName, EmailAddress, InvitationId, InvitationState, MailState, Name, Organization, OrganizationState,
-    Recipient, Role, User, UserId, UserState, ValueKind,
+    Recipient, Role, RoleName, User, UserId, UserState, ValueKind,
 };
 use crate::service::limits;
 pub use crate::store::outbox::Backlog;
@@ -54,7 +54,7 @@ pub struct Letter {
     /// The sender's verified address, if the sender is an active user with one.
     pub reply_to: Option<EmailAddress>,
     /// The role of the member, or of the future member.
-    pub role: Role,
+    pub role: RoleName,
     /// The invitation token; `None` for [`Occasion::Added`].
     pub token: Option<Secret>,
     /// The invitation's expire time; `None` for [`Occasion::Added`].
@@ -225,7 +225,7 @@ async fn compose_invitation(
             return Ok(None);
         }
     }
-    let role = invitation.role.known().ok_or(StoreError::ValueUnknown(ValueKind::Role))?;
+    require_known(&invitation.role)?;
     let (token, hash) = tokens::mint();
     invitation_tokens::add_token(connection, organization.id, id, &hash).await?;
     Ok(Some(Letter {
@@ -235,7 +235,7 @@ async fn compose_invitation(
         organization: organization.name,
         reply_to: sender.as_ref().and_then(reply_to),
         sender: sender.and_then(|sender| sender.display_name),
-        role: if invitation.makes_owner { Role::OWNER } else { role },
+        role: if invitation.makes_owner { RoleName::OWNER } else { invitation.role.name },
         token: Some(token),
         expire_time: Some(invitation.expire_time),
     }))
@@ -256,7 +256,7 @@ async fn compose_added(
     }
     let user = user.filter(|user| user.state == UserState::Active && user.email_verified);
     let (Some(membership), Some(to)) = (membership, user.and_then(|user| user.email)) else { return Ok(None) };
-    let role = membership.role.known().ok_or(StoreError::ValueUnknown(ValueKind::Role))?;
+    require_known(&membership.role)?;
     Ok(Some(Letter {
         id: mail,
         occasion: Occasion::Added,
@@ -264,10 +264,14 @@ async fn compose_added(
         organization: organization.name,
         reply_to: sender.as_ref().and_then(reply_to),
         sender: sender.and_then(|sender| sender.display_name),
-        role,
+        role: membership.role.name,
         token: None,
         expire_time: None,
     }))
+}
+
+fn require_known(role: &Role) -> Result<(), StoreError> {
+    if role.is_known() { Ok(()) } else { Err(StoreError::ValueUnknown(ValueKind::Role)) }
 }
 
 fn reply_to(sender: &User) -> Option<EmailAddress> {

@@ -2,7 +2,7 @@
 
 use super::{Roster, ServiceError};
 use crate::authz::decide::Access;
-use crate::domain::{Member, Organization, Refusal, Role, SearchText, StoredValue, UserId};
+use crate::domain::{Member, Organization, Refusal, Role, SearchText, UserId};
 use crate::service::limits;
 use crate::store::StoreError;
 use crate::store::row_page::RowPage;
@@ -45,7 +45,7 @@ impl Roster {
         &self,
         user: &UserId,
         filter: &UserOrganizationFilter,
-    ) -> Result<RowPage<(Organization, StoredValue<Role>)>, ServiceError> {
+    ) -> Result<RowPage<(Organization, Role)>, ServiceError> {
         let mut connection = self.pool.acquire_read().await?;
         let outcome = organizations::list_of_user(&mut connection, user, filter).await;
         Ok(connection.finish(outcome)?)

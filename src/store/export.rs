@@ -1,9 +1,7 @@
 //! Snapshots for exports. They stream a bucket row by row, because an export must not keep a whole bucket in memory.
 
 use super::{StoreError, in_time, limits, log, transaction};
-use crate::domain::{
-    BucketPosition, Kind, OrganizationId, OrganizationState, Role, Slug, StoredValue, UserId, UserState,
-};
+use crate::domain::{BucketPosition, Kind, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use sqlx::{PgConnection, Postgres, Transaction};
@@ -31,7 +29,7 @@ pub struct ExportRow {
     /// The organization, in the first of its rows only.
     pub head: Option<ExportHead>,
     /// A member and the role as stored; `None` for an organization without members.
-    pub member: Option<(UserId, StoredValue<Role>)>,
+    pub member: Option<(UserId, Role)>,
 }
 
 /// A read-only snapshot of the database.
@@ -93,7 +91,7 @@ impl<'c> ExportSnapshot<'c> {
                 revision: row.revision,
             });
             let member = row.user_id.zip(row.role);
-            let member = member.map(|(user, role)| (UserId::from_stored(user), StoredValue::read_role(&role)));
+            let member = member.map(|(user, role)| (UserId::from_stored(user), Role::read(&role)));
             Ok(ExportRow { head, member })
         })
         .boxed()

@@ -3,7 +3,7 @@
 use super::row_page::RowPage;
 use super::users::UserRow;
 use super::{StoreError, limits};
-use crate::domain::{Attributes, Member, Membership, Organization, OrganizationId, Role, StoredValue, User, UserId};
+use crate::domain::{Attributes, Member, Membership, Organization, OrganizationId, Role, RoleName, User, UserId};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
@@ -71,10 +71,10 @@ macro_rules! member_rows {
 
 impl MembershipRow {
     fn read(self, organization: OrganizationId) -> Membership {
-        let stored = StoredValue::read_role(&self.role);
+        let stored = Role::read(&self.role);
         Membership {
             organization,
-            role: if self.is_owner == Some(true) { StoredValue::Known(Role::OWNER) } else { stored },
+            role: if self.is_owner == Some(true) { Role::OWNER } else { stored },
             user: UserId::from_stored(self.user_id),
             attributes: self.attributes.0,
             revision: self.revision,
@@ -92,7 +92,7 @@ pub async fn insert(
     connection: &mut PgConnection,
     organization: &Organization,
     user: &UserId,
-    role: Role,
+    role: &Role,
     attributes: &Attributes,
 ) -> Result<Option<Membership>, StoreError> {
     Ok(membership_query!(
@@ -105,7 +105,7 @@ pub async fn insert(
         organization.id.bucket(),
         organization.id.as_uuid(),
         user.as_str(),
-        role.as_str(),
+        role.name.as_str(),
         attributes.to_value(),
         organization.revision,
         organization.owner.as_ref().map(UserId::as_str),
@@ -146,7 +146,7 @@ pub async fn update(
     connection: &mut PgConnection,
     organization: &Organization,
     user: &UserId,
-    role: Role,
+    role: &Role,
     attributes: &Attributes,
 ) -> Result<Membership, StoreError> {
     Ok(membership_query!(
@@ -157,7 +157,7 @@ pub async fn update(
         organization.id.bucket(),
         organization.id.as_uuid(),
         user.as_str(),
-        role.as_str(),
+        role.name.as_str(),
         attributes.to_value(),
         organization.revision,
         organization.owner.as_ref().map(UserId::as_str),
@@ -191,7 +191,7 @@ pub async fn delete(
 #[derive(Debug, Clone)]
 pub struct MemberFilter {
     /// Only members with this role.
-    pub role: Option<Role>,
+    pub role: Option<RoleName>,
     /// Only user ids greater than this one: the last of the previous page.
     pub after: Option<String>,
     /// Maximum number of members.
@@ -240,7 +240,7 @@ pub async fn list(
         organization.bucket(),
         organization.as_uuid(),
         filter.after,
-        filter.role.map(Role::as_str),
+        filter.role.as_ref().map(RoleName::as_str),
         filter.limit,
         limits::PAGE_STORED_BYTES,
         limits::PAGE_TEXT_BYTES,

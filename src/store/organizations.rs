@@ -5,7 +5,7 @@ use super::row_page::RowPage;
 use crate::domain::folding::fold;
 use crate::domain::{
     Attributes, DeletionWindow, Kind, Name, Organization, OrganizationId, OrganizationState, Role, SearchText, Slug,
-    StoredValue, UserId, ValueKind,
+    UserId, ValueKind,
 };
 use crate::store::limits;
 use sqlx::PgConnection;
@@ -388,7 +388,7 @@ pub async fn list_of_user(
     connection: &mut PgConnection,
     user: &UserId,
     filter: &UserOrganizationFilter,
-) -> Result<RowPage<(Organization, StoredValue<Role>)>, StoreError> {
+) -> Result<RowPage<(Organization, Role)>, StoreError> {
     // The plan reads the memberships in the order of their index, then the organization of each by key: the planner
     // does not know the size of the page, and without OFFSET 0 it would read and sort all of them. The bucket is the
     // first byte of the id, so the order by bucket and id is the order by id. No bucket is negative, so the first page
@@ -433,7 +433,7 @@ pub async fn list_of_user(
         rows,
         |row| row.has_next,
         |row| {
-            let stored = StoredValue::read_role(&row.role);
+            let stored = Role::read(&row.role);
             let organization = Organization::from(organization_row!(row));
             let role = organization.role_of(user, stored);
             (organization, role)

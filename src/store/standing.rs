@@ -3,8 +3,7 @@
 use super::StoreError;
 use super::log::tail::LogPosition;
 use crate::domain::{
-    OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Role, Standing, StoredValue, UserId,
-    UserState,
+    OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Role, Standing, UserId, UserState,
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -40,10 +39,10 @@ impl From<StandingRow> for Standing {
             }),
             _ => None,
         };
-        let role = row.role.map(|role| StoredValue::read_role(&role));
+        let role = row.role.map(|role| Role::read(&role));
         Self {
             organization,
-            role: if row.is_owner == Some(true) { Some(StoredValue::Known(Role::OWNER)) } else { role },
+            role: if row.is_owner == Some(true) { Some(Role::OWNER) } else { role },
             user_state: row.user_state.map(|state| UserState::read(&state)),
             position: match (row.bucket, row.position, row.write_time) {
                 (Some(bucket), Some(position), Some(write_time)) => {

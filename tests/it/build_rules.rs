@@ -5,7 +5,7 @@ use prost_reflect::{DescriptorPool, Value};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
 use roster::authz::rules::METHODS;
-use roster::domain::{Permission, Quota, Refusal, Role, Scope, UserId};
+use roster::domain::{Permission, Quota, Refusal, RoleName, Scope, UserId};
 use roster::grpc::pb::{AddMemberRequest, CheckMembershipRequest};
 use roster::grpc::request::{CallerRequest, OrganizationRequest, Request, WriteRequest};
 use roster::grpc::{FILE_DESCRIPTOR_SET, status};
@@ -345,7 +345,7 @@ fn every_status_has_the_code_and_the_metadata_of_its_reason() {
         status::refused(&Refusal::CallerNotAllowed { caller: "user".into(), advice: "wait".into() }),
         status::refused(&Refusal::ScopeMissing { scopes: vec![Scope::Check, Scope::ActAs] }),
         status::refused(&Refusal::OwnershipRequired { organizations: vec!["a".into(), "b".into()], count: 2 }),
-        status::refused(&Refusal::RoleLacksPermission { permission: Permission::MEMBERS_ADD, role: Role::MEMBER }),
+        status::refused(&Refusal::RoleLacksPermission { permission: Permission::MEMBERS_ADD, role: RoleName::MEMBER }),
         status::refused(&Refusal::UserInactive { user_id }),
         status::refused(&Refusal::QuotaExceeded { limit: Quota::Cooldown, most: 3, retry_seconds: 60 }),
     ];

@@ -9,7 +9,7 @@ mod worker;
 use crate::harness::smtp::SmtpServer;
 use roster::authn::secret::Secret;
 use roster::clock::Clock;
-use roster::domain::{DisplayName, EmailAddress, Name, Role};
+use roster::domain::{DisplayName, EmailAddress, Name, RoleName};
 use roster::mail::Mailer;
 use roster::mail::settings::{MailKind, MailSettings, Security};
 use roster::service::outbox::{Letter, Occasion};
@@ -60,7 +60,7 @@ fn letter(occasion: Occasion) -> Letter {
         organization: Name::parse("Acme").unwrap(),
         sender: Some(DisplayName::parse("Ada Lovelace").unwrap()),
         reply_to: Some(EmailAddress::parse("ada@acme.example").unwrap()),
-        role: Role::MEMBER,
+        role: RoleName::MEMBER,
         token: is_invitation.then(|| Secret::new(TOKEN.to_owned())),
         expire_time: is_invitation.then(|| OffsetDateTime::from_unix_timestamp(1_796_135_400).unwrap()),
     }

@@ -11,8 +11,7 @@ use super::replica::ClientReplica;
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{
-    BucketPosition, Kind, LogMark, OrganizationId, OrganizationRef, OrganizationState, Role, Slug, StoredValue, UserId,
-    UserState,
+    BucketPosition, Kind, LogMark, OrganizationId, OrganizationRef, OrganizationState, Role, Slug, UserId, UserState,
 };
 use crate::pb::{self, memberships_change::Change as ChangeMessage};
 use crate::replica_tables::Bucket;
@@ -65,8 +64,9 @@ fn organization_id(text: &str) -> Result<OrganizationId, Error> {
 }
 
 /// The role of a membership. Ownership is not a stored role.
-fn role(text: &str) -> StoredValue<Role> {
-    StoredValue::read(text, Role::parse_assignable)
+fn role(text: &str) -> Role {
+    let role = Role::read(text);
+    if role == Role::OWNER { Role::unknown() } else { role }
 }
 
 fn organization_state(number: i32) -> OrganizationState {

@@ -176,7 +176,7 @@ impl MembershipCache {
 }
 
 fn to_answer(check: &Check, standing: &Standing) -> Answer {
-    let reason = answer(check.question, standing);
+    let reason = answer(&check.question, standing);
     let (role, revision) = role_and_revision(reason, standing);
     Answer { reason, role, revision, source: Source::Cache, consistency_token: String::new() }
 }

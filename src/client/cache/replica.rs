@@ -3,7 +3,9 @@
 use super::super::Check;
 use crate::clock;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
-use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, OrganizationState, Standing, UserId, UserState};
+use crate::domain::{
+    BucketPosition, OrganizationId, OrganizationRef, OrganizationState, Role, Standing, UserId, UserState,
+};
 use crate::random;
 use crate::replica_tables::{Bucket, ReplicaTables};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -106,7 +108,7 @@ impl ClientReplica {
     /// The standing, if this client knows its values. The server may be newer and know more.
     fn if_known(standing: Standing) -> Option<Standing> {
         let is_state_known = standing.organization.is_none_or(|head| head.state != OrganizationState::Unknown);
-        let is_role_known = standing.role.as_ref().is_none_or(|role| role.known().is_some());
+        let is_role_known = standing.role.as_ref().is_none_or(Role::is_known);
         let is_known = is_state_known && is_role_known && standing.user_state != Some(UserState::Unknown);
         is_known.then_some(standing)
     }

@@ -79,7 +79,7 @@ impl ExportSink for ExportWriter {
             self.begin(self.last.clone());
         }
         if let (Some((user, role)), Some(last)) = (row.member, self.chunk.organizations.last_mut()) {
-            let member = pb::ExportedMember { user_id: user.to_string(), role: role.as_str().to_owned() };
+            let member = pb::ExportedMember { user_id: user.to_string(), role: role.name.into() };
             self.bytes += member.encoded_len() + 2;
             last.members.push(member);
         }

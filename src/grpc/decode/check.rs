@@ -28,7 +28,7 @@ fn question(
     let user = fields.take("user_id", UserId::parse(user_id));
     let question = match question {
         None => Ok(Question::Member),
-        Some(QuestionText::Role(role)) => fields.take("role", Role::parse(role)).map(Question::Role),
+        Some(QuestionText::Role(role)) => fields.take("role", Role::parse(role)).map(|role| Question::Role(role.name)),
         Some(QuestionText::Permission(word)) => {
             let permission = Permission::parse(word);
             fields.take("permission", permission).map(Question::Permission)

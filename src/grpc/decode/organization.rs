@@ -231,5 +231,5 @@ pub(in crate::grpc) fn list_members(
     let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
     let after = page.key(fields, |key| UserId::parse(std::str::from_utf8(key).ok()?).ok())?;
     let limit = page.limit();
-    Ok((page, MemberFilter { role: role?, after: after.map(|user| user.to_string()), limit }))
+    Ok((page, MemberFilter { role: role?.map(|role| role.name), after: after.map(|user| user.to_string()), limit }))
 }

@@ -84,7 +84,7 @@ impl MembershipView {
         match detail {
             ChangeDetail::Membership { user, role } => {
                 self.scope.user.as_ref().is_none_or(|only| user == only).then(|| {
-                    let role = role.as_ref().map(|role| role.as_str().to_owned()).unwrap_or_default();
+                    let role = role.as_ref().map(|role| role.name.to_string()).unwrap_or_default();
                     let user_id = user.to_string();
                     ChangeMessage::Membership(pb::MembershipChange { organization_id, user_id, role, revision, kind })
                 })

@@ -199,7 +199,7 @@ impl InviteAll {
         grant: &Grant,
         input: &Invite,
     ) -> Result<IssuedInvitation, ServiceError> {
-        grant.reaches(input.role)?;
+        grant.reaches(&input.role)?;
         if let Some(email) = input.recipient.email() {
             for user in users::by_verified_email(tx.connection, email).await? {
                 if memberships::get(tx.connection, organization.id, &user).await?.is_some() {
@@ -228,7 +228,7 @@ impl InviteAll {
             organization: organization.id,
             id: InvitationId::from_uuid(random::uuid()),
             recipient: input.recipient.clone(),
-            role: input.role,
+            role: input.role.clone(),
             makes_owner: self.makes_owner,
             attributes: input.attributes.clone(),
             inviter: self.inviter.clone(),
@@ -342,7 +342,7 @@ impl OrganizationChange for Remind {
     ) -> Result<IssuedInvitation, ServiceError> {
         check_writable(&organization)?;
         let invitation = pending(tx, &organization, self.id).await?;
-        grant.reaches(invitation.role.require()?)?;
+        grant.reaches(&invitation.role)?;
         check_delivery(&self.caller, &self.terms, self.settings.mail, std::iter::once(&invitation.recipient))?;
         let delivery = delivery(&self.terms, &invitation.recipient);
         if invitation.sends >= i32::try_from(self.settings.sends_per_invitation).unwrap_or(i32::MAX) {

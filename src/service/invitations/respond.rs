@@ -10,7 +10,7 @@ use crate::authn::{Actor, Caller};
 use crate::authz::decide;
 use crate::domain::{
     EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Member, Organization, OrganizationState,
-    Permission, Quota, Recipient, Refusal, Role, User, UserId, UserState, ValueKind,
+    Permission, PermissionSet, Quota, Recipient, Refusal, Role, User, UserId, UserState, ValueKind,
 };
 use crate::service::members::{AddMember, AddOutcome, Person, add};
 use crate::service::write::preconditions::unknown_state;
@@ -274,12 +274,12 @@ impl Change for Accept {
             return Ok(Member { membership, user });
         }
         check_pending(&invitation)?;
-        let role = invitation.role.require()?;
-        check_inviter(tx, &organization, &invitation.inviter, role).await?;
+        invitation.role.require()?;
+        check_inviter(tx, &organization, &invitation.inviter, &invitation.role).await?;
         settle(tx, &mut organization, &invitation, InvitationState::Accepted, Some(&self.user)).await?;
         let input = AddMember {
             person: Person::Id(self.user.clone()),
-            role,
+            role: invitation.role.clone(),
             attributes: invitation.attributes.clone(),
             notify: None,
         };
@@ -295,7 +295,7 @@ async fn check_inviter(
     tx: &mut UnitOfWork<'_>,
     organization: &Organization,
     inviter: &Inviter,
-    role: Role,
+    role: &Role,
 ) -> Result<(), ServiceError> {
     if inviter.kind.known().is_none() {
         return Err(Refusal::ValueUnknown { value: ValueKind::InviterKind }.into());
@@ -306,11 +306,9 @@ async fn check_inviter(
     if state == Some(UserState::Unknown) {
         return Err(Refusal::ValueUnknown { value: ValueKind::UserState }.into());
     }
-    let own = membership.map(|membership| membership.role.require()).transpose()?;
-    let may_invite = |own: Role| {
-        let permissions = own.permissions();
-        permissions.contains(Permission::INVITATIONS_CREATE) && permissions.includes(&role.permissions())
-    };
+    let own = membership.as_ref().map(|membership| membership.role.require()).transpose()?;
+    let required = role.require()?;
+    let may_invite = |own: &PermissionSet| own.contains(Permission::INVITATIONS_CREATE) && own.includes(required);
     if state == Some(UserState::Active) && own.is_some_and(may_invite) {
         Ok(())
     } else {

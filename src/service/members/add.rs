@@ -4,7 +4,7 @@ use super::{AddMember, BatchAddMembers, EnsuredMember, Person};
 use crate::authz::decide::Grant;
 use crate::domain::event::EventType;
 use crate::domain::{
-    EmailAddress, Member, Organization, OrganizationId, OrganizationState, Refusal, Role, StoredValue, User, UserId,
+    EmailAddress, Member, Organization, OrganizationId, OrganizationState, Refusal, Role, User, UserId,
 };
 use crate::random;
 use crate::service::write::OrganizationChange;
@@ -52,7 +52,7 @@ pub(in crate::service) async fn add(
     }
     check_user(user)?;
     let is_first = organization.state() == OrganizationState::Pending;
-    let role = if is_first { Role::ADMIN } else { input.role };
+    let role = if is_first { &Role::ADMIN } else { &input.role };
     let Some(mut membership) = tx.add_member(organization, &user.id, role, &input.attributes).await? else {
         return Err(Refusal::Conflict.into());
     };
@@ -62,7 +62,7 @@ pub(in crate::service) async fn add(
         let old = json!({ "owner": null, "state": OrganizationState::Pending.as_str() });
         let new = json!({ "owner": user.id, "state": OrganizationState::Active.as_str() });
         tx.save(organization, DeletionMark::No, EventType::OwnerChanged, old, new).await?;
-        membership.role = StoredValue::Known(Role::OWNER);
+        membership.role = Role::OWNER;
     }
     if let Some(sender) = &input.notify {
         let subject = Subject::Added(user.id.clone());
@@ -96,7 +96,7 @@ async fn hold(
 
 /// Finds the user of an input whose role the caller may give.
 async fn find_allowed(tx: &mut UnitOfWork<'_>, input: &AddMember, grant: &Grant) -> Result<UserId, ServiceError> {
-    grant.reaches(input.role)?;
+    grant.reaches(&input.role)?;
     find(tx, &input.person).await
 }
 
@@ -116,7 +116,7 @@ async fn add_one(
     grant: &Grant,
 ) -> Result<AddOutcome, ServiceError> {
     check_writable(&organization)?;
-    grant.reaches(input.role)?;
+    grant.reaches(&input.role)?;
     let users = hold(tx, std::slice::from_ref(input), grant).await?;
     let user = users.into_iter().next().ok_or(Refusal::UserNotFound)??;
     add(tx, &mut organization, input, &user).await

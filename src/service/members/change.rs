@@ -4,7 +4,9 @@ use super::add::{check_person, find};
 use super::{RemoveMember, TransferOwnership, UpdateMember};
 use crate::authz::decide::Grant;
 use crate::domain::event::EventType;
-use crate::domain::{Member, Membership, Organization, OrganizationId, OrganizationState, Refusal, Role, User, UserId};
+use crate::domain::{
+    Member, Membership, Organization, OrganizationId, OrganizationState, Refusal, Role, RoleName, User, UserId,
+};
 use crate::service::ServiceError;
 use crate::service::invitations::revoke_all;
 use crate::service::limits;
@@ -52,19 +54,18 @@ impl OrganizationChange for UpdateMember {
         if self.role.is_some() {
             check_not_owner(&organization, &self.user)?;
         }
-        let present = before.role.require()?;
-        grant.reaches(present)?;
-        if let Some(role) = self.role {
+        grant.reaches(&before.role)?;
+        if let Some(role) = &self.role {
             grant.reaches(role)?;
         }
         check_etag(self.etag.as_deref(), &before.etag())?;
-        let stored = if present == Role::OWNER { Role::ADMIN } else { present };
-        let role = self.role.unwrap_or(stored);
+        let stored = if before.role == Role::OWNER { &Role::ADMIN } else { &before.role };
+        let role = self.role.as_ref().unwrap_or(stored);
         let attributes = self.attributes.as_ref().unwrap_or(&before.attributes);
         if role == stored && *attributes == before.attributes {
             return with_user(tx, before).await;
         }
-        if role < stored && tx.user() == Some(&self.user) {
+        if !role.require()?.includes(stored.require()?) && tx.user() == Some(&self.user) {
             tx.revoke_own_access();
         }
         let after = tx.update_member(&mut organization, &before, role, attributes).await?;
@@ -162,8 +163,9 @@ impl OrganizationChange for TransferOwnership {
             check_user(user)?;
             check_person(&self.person, user)?;
         }
-        if membership.role.require()? != Role::ADMIN {
-            tx.update_member(&mut organization, &membership, Role::ADMIN, &membership.attributes).await?;
+        membership.role.require()?;
+        if membership.role.name != RoleName::ADMIN {
+            tx.update_member(&mut organization, &membership, &Role::ADMIN, &membership.attributes).await?;
         }
         // The former owner is an admin from now on, and could not repeat the request.
         tx.revoke_own_access();

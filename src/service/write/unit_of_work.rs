@@ -6,9 +6,7 @@
 use crate::authn::{Caller, UserCaller};
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::event::EventType;
-use crate::domain::{
-    Attributes, BucketPosition, Membership, Organization, OrganizationId, Role, Slug, StoredValue, User, UserId,
-};
+use crate::domain::{Attributes, BucketPosition, Membership, Organization, OrganizationId, Role, Slug, User, UserId};
 use crate::service::ServiceError;
 use crate::service::consistency_token::ConsistencyToken;
 use crate::store::events::{self, Cause, Event};
@@ -191,7 +189,7 @@ impl<'t> UnitOfWork<'t> {
         &mut self,
         organization: &mut Organization,
         user: &UserId,
-        role: Role,
+        role: &Role,
         attributes: &Attributes,
     ) -> Result<Option<Membership>, ServiceError> {
         organization.revision += 1;
@@ -209,7 +207,7 @@ impl<'t> UnitOfWork<'t> {
         &mut self,
         organization: &mut Organization,
         before: &Membership,
-        role: Role,
+        role: &Role,
         attributes: &Attributes,
     ) -> Result<Membership, ServiceError> {
         organization.revision += 1;
@@ -248,15 +246,11 @@ impl<'t> UnitOfWork<'t> {
         user: &UserId,
         old: Option<Value>,
         new: Option<Value>,
-        stored: Option<Role>,
+        stored: Option<&Role>,
     ) {
         self.revisions.insert(organization.id, organization.revision);
         let event = Event { revision: organization.revision, kind, user: Some(user.clone()), old, new };
-        self.record(
-            organization,
-            event,
-            ChangeDetail::Membership { user: user.clone(), role: stored.map(StoredValue::Known) },
-        );
+        self.record(organization, event, ChangeDetail::Membership { user: user.clone(), role: stored.cloned() });
     }
 
     /// Locks users for share until the transaction ends, so that their state cannot change while the write relies on it.

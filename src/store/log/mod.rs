@@ -87,7 +87,7 @@ fn texts(detail: &ChangeDetail) -> [Option<String>; 6] {
         ChangeDetail::Membership { user, role } => [
             Some("MEMBERSHIP".to_owned()),
             Some(user.to_string()),
-            role.as_ref().map(|role| role.as_str().to_owned()),
+            role.as_ref().map(|role| role.name.to_string()),
             None,
             None,
             None,

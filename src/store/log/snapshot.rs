@@ -2,7 +2,7 @@
 
 use super::copy::{CopyFields, CopyRows};
 use super::tail::LogPosition;
-use crate::domain::{OrganizationId, OrganizationState, Role, Slug, StoredValue, UserId, UserState};
+use crate::domain::{OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
 use crate::store::{StoreError, in_time, limits, transaction};
 use futures_util::TryStreamExt;
 use sqlx::{PgConnection, Postgres, Transaction};
@@ -81,10 +81,7 @@ impl<'c> BucketSnapshot<'c> {
     ///
     /// # Errors
     /// If Postgres does not answer, or a row is not readable.
-    pub async fn members(
-        &mut self,
-        mut each: impl FnMut(OrganizationId, &str, &StoredValue<Role>),
-    ) -> Result<(), StoreError> {
+    pub async fn members(&mut self, mut each: impl FnMut(OrganizationId, &str, &Role)) -> Result<(), StoreError> {
         let (first, last) = (self.first, self.last);
         let statement = format!(
             "COPY (SELECT organization_id, user_id, role FROM memberships WHERE bucket BETWEEN {first} AND {last})
@@ -92,7 +89,7 @@ impl<'c> BucketSnapshot<'c> {
         );
         self.copy(&statement, |row: CopyFields<'_, 3>| {
             let [organization, user, role] = row;
-            each(organization_id(organization)?, text(user)?, &StoredValue::read_role(text(role)?));
+            each(organization_id(organization)?, text(user)?, &Role::read(text(role)?));
             Ok(())
         })
         .await

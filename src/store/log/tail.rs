@@ -6,9 +6,7 @@
 use super::PURGED;
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::ORGANIZATION_BUCKETS;
-use crate::domain::{
-    BucketPosition, Kind, LogMark, OrganizationId, OrganizationState, Slug, StoredValue, UserId, UserState,
-};
+use crate::domain::{BucketPosition, Kind, LogMark, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
 use crate::store::StoreError;
 use crate::store::datastore::Datastore;
 use crate::store::session::UnusableDatastore;
@@ -199,7 +197,7 @@ impl LogQueryRow {
     fn detail(&self, user: Option<UserId>) -> ChangeDetail {
         match (self.entry.as_deref(), user, self.state.as_deref(), self.slug.as_deref()) {
             (Some("MEMBERSHIP"), Some(user), None, None) => {
-                ChangeDetail::Membership { user, role: self.role.as_deref().map(StoredValue::read_role) }
+                ChangeDetail::Membership { user, role: self.role.as_deref().map(Role::read) }
             }
             (Some("ORGANIZATION"), None, Some(state), Some(slug)) => ChangeDetail::Organization {
                 state: (state != PURGED).then(|| OrganizationState::read(state)),

@@ -4,14 +4,14 @@ use super::{cached, client, from_memory, soon};
 use crate::harness::{Server, add, remove, set_role};
 use crate::streams::writers::Writers;
 use roster::client::{Answer, CacheSettings, Check, CheckReason, Client, Consistency, MembershipCache, Source};
-use roster::domain::{Kind, Permission, Role};
+use roster::domain::{Kind, Permission, RoleName};
 use roster::grpc::pb;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// The content of an answer, without its source and token.
-fn content(answer: &Answer) -> (CheckReason, Option<Role>, i64) {
-    (answer.reason, answer.role, answer.revision)
+fn content(answer: &Answer) -> (CheckReason, Option<RoleName>, i64) {
+    (answer.reason, answer.role.clone(), answer.revision)
 }
 
 /// Checks of every user in every organization, by id and by slug.
@@ -30,7 +30,7 @@ pub(super) async fn all_checks(server: &Server) -> Vec<Check> {
     for name in &names {
         for user in &users {
             checks.push(Check::permission(name, user, Permission::MEMBERS_ADD).unwrap());
-            checks.push(Check::role(name, user, Role::OWNER).unwrap());
+            checks.push(Check::role(name, user, RoleName::OWNER).unwrap());
         }
     }
     checks

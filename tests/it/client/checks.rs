@@ -4,7 +4,7 @@ use super::{client, settings, soon};
 use crate::harness::proxy::Proxy;
 use crate::harness::{Server, add};
 use roster::client::{Check, CheckReason, Client, ClientSettings, Consistency, Error, Source, TokenSource};
-use roster::domain::{Permission, Refusal, Role, Scope};
+use roster::domain::{Permission, Refusal, RoleName, Scope};
 use roster::grpc::{pb, status};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ async fn single_checks_and_batches_are_answered() {
 
     let check = Check::permission("acme", "grace", Permission::MEMBERS_ADD).unwrap();
     let answer = client.check(&check, &Consistency::Full).await.unwrap();
-    assert!(answer.is_allowed() && answer.role == Some(Role::ADMIN) && answer.source == Source::Primary);
+    assert!(answer.is_allowed() && answer.role == Some(RoleName::ADMIN) && answer.source == Source::Primary);
     assert!(answer.revision > 1);
     let fresh = Consistency::AtLeastAsFresh(answer.consistency_token);
     assert!(client.check(&check, &fresh).await.unwrap().is_allowed());
 
     let checks = [
         Check::member(&id, "ada").unwrap(),
-        Check::role(&id, "grace", Role::OWNER).unwrap(),
+        Check::role(&id, "grace", RoleName::OWNER).unwrap(),
         Check::permission(&id, "grace", Permission::OWNERSHIP_TRANSFER).unwrap(),
         Check::member(&id, "alan").unwrap(),
         Check::member("no-such-thing", "ada").unwrap(),
@@ -45,7 +45,10 @@ async fn single_checks_and_batches_are_answered() {
         CheckReason::OrganizationNotFound,
     ];
     assert_eq!(reasons, expected);
-    assert_eq!((answers[0].role, answers[3].role, answers[4].revision), (Some(Role::OWNER), None, 0));
+    assert_eq!(
+        (answers[0].role.clone(), answers[3].role.clone(), answers[4].revision),
+        (Some(RoleName::OWNER), None, 0)
+    );
     assert!(!token.is_empty());
     assert!(client.check_batch(&[], &Consistency::Recent).await.unwrap().0.is_empty());
 }

@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode};
 use roster::client::{
     CacheSettings, CallSubject, Check, CheckReason, Client, GuardRejection, MembershipCache, RequirePermission,
 };
-use roster::domain::{OrganizationRef, Permission, Role, UserId};
+use roster::domain::{OrganizationRef, Permission, RoleName, UserId};
 use std::convert::Infallible;
 use tokio::net::TcpListener;
 use tonic::codegen::tokio_stream;
@@ -100,7 +100,7 @@ async fn the_server_answers_before_the_export_and_responses_are_customizable() {
     let client = Client::connect(settings(&server, proxy.address)).await.unwrap();
     proxy.stall_from(1);
     let cache = MembershipCache::start(&client, CacheSettings::default());
-    let layer = RequirePermission::role(&cache, Role::OWNER, subject).answering(|rejection| {
+    let layer = RequirePermission::role(&cache, RoleName::OWNER, subject).answering(|rejection| {
         let (status, body) = match rejection {
             GuardRejection::Unnamed(status) => (StatusCode::UNAUTHORIZED, status.message().to_owned()),
             GuardRejection::Denied(answer) => (StatusCode::FORBIDDEN, format!("{:?}", answer.reason)),

@@ -6,7 +6,7 @@
 use super::tables;
 use crate::harness::{Database, Server, organization};
 use roster::domain::change::{ChangeDetail, LogEntry};
-use roster::domain::{Kind, OrganizationId, OrganizationRef, Role, StoredValue, UserId};
+use roster::domain::{Kind, OrganizationId, OrganizationRef, Role, UserId};
 use roster::grpc::pb;
 use roster::postgres::{Binaries, Cluster, Options, Stop};
 use roster::server::ServerSettings;
@@ -124,7 +124,7 @@ impl Writer {
             let query = sqlx::query(AssertSqlSafe(all)).bind(organization.bucket()).bind(organization.as_uuid()).bind(user);
             query.bind(revision + 1).bind(role).execute(&mut self.connection).await.unwrap();
         }
-        let role = role.map(StoredValue::read_role);
+        let role = role.map(Role::read);
         let detail = ChangeDetail::Membership { user: UserId::parse(user).unwrap(), role };
         let kind = Kind::parse(&kind).unwrap();
         self.entries.push(LogEntry { organization, kind, revision: revision + 1, detail });
@@ -167,7 +167,7 @@ async fn a_transaction_larger_than_a_poll_is_applied_as_a_whole() {
     let template = write.entries.pop().unwrap();
     for number in 0..MANY {
         let user = UserId::parse(&format!("many-{number}")).unwrap();
-        let detail = ChangeDetail::Membership { user, role: Some(StoredValue::Known(Role::MEMBER)) };
+        let detail = ChangeDetail::Membership { user, role: Some(Role::MEMBER) };
         write.entries.push(LogEntry { revision: template.revision + number, detail, ..template.clone() });
     }
     let after = before + MANY;

@@ -1,7 +1,7 @@
 //! Compares a replica with the database tables.
 
 use crate::harness::Database;
-use roster::domain::{OrganizationId, OrganizationRef, Slug, Standing, StoredValue, UserId, UserState};
+use roster::domain::{OrganizationId, OrganizationRef, Slug, Standing, UserId, UserState};
 use roster::replica::Replica;
 use roster::service::Freshness;
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ pub async fn assert_equal(database: &Database, replica: &Replica) -> usize {
             compared += usize::from(user == "unknown");
             let stored = roles.get(&(organization.id, user.to_owned())).map(String::as_str);
             let role = stored.map(|role| if organization.owner_id.as_deref() == Some(user) { "owner" } else { role });
-            assert_eq!(standing.role.as_ref().map(StoredValue::as_str), role, "{user} in {}", organization.id);
+            assert_eq!(standing.role.as_ref().map(|role| role.name.as_str()), role, "{user} in {}", organization.id);
             let head = standing.organization.unwrap_or_else(|| panic!("{} is not in memory", organization.id));
             assert_eq!(
                 (head.state.as_str(), head.revision),
