@@ -1,7 +1,11 @@
 //! Roster's own permissions and roles, as an access model names them.
 
-use super::{DeclaredRole, WordSet};
-use crate::domain::{Permission, Role};
+use super::WordSet;
+use crate::domain::role::built_in_permissions;
+use crate::domain::{Permission, RoleName};
+
+/// The roles that always exist and may be listed.
+const LISTED: [RoleName; 2] = [RoleName::ADMIN, RoleName::MEMBER];
 
 /// Every permission of roster.
 pub(super) fn reserved() -> impl Iterator<Item = Permission> {
@@ -15,19 +19,12 @@ pub(super) fn is_reserved(word: &str) -> bool {
 
 /// What `admin` or `member` holds if the model does not list it; `None` for any other role.
 pub(super) fn words_of(role: &str) -> Option<WordSet> {
-    let role = [Role::ADMIN, Role::MEMBER].into_iter().find(|built_in| built_in.as_str() == role)?;
-    let held = reserved().filter(|permission| role.permissions().contains(*permission));
-    Some(held.map(|permission| permission.as_str().into()).collect())
+    let role = LISTED.into_iter().find(|built_in| built_in.as_str() == role)?;
+    let permissions = built_in_permissions(&role)?;
+    Some(permissions.iter().map(|permission| permission.as_str().into()).collect())
 }
 
 /// Whether the role is `admin` or `member`, which always exist.
-pub(super) fn is_built_in(role: &DeclaredRole) -> bool {
-    [ADMIN, MEMBER].contains(&role.name.as_str())
+pub(super) fn is_built_in(role: &str) -> bool {
+    LISTED.iter().any(|built_in| built_in.as_str() == role)
 }
-
-/// The name of the role of administrators.
-pub(super) const ADMIN: &str = "admin";
-/// The name of the role of plain members.
-pub(super) const MEMBER: &str = "member";
-/// The name of the role of the owner, which no model lists.
-pub(super) const OWNER: &str = "owner";

@@ -308,7 +308,8 @@ permissions = []
         let toml = "delegable = ['x.y']\n[[roles]]\nname = 'a'\npermissions = ['members.add', 'x.y', '']\n[[roles]]\n\
                     name = \"\\u001b[31m\"\n[[roles]]\ntitle = \"\\u0007\"";
         let error = Toml.parse(toml).unwrap_err().to_string();
-        let places: Vec<&str> = error.lines().filter_map(|line| line.split_once(": ")).map(|(place, _)| place).collect();
+        let places: Vec<&str> =
+            error.lines().filter_map(|line| line.split_once(": ")).map(|(place, _)| place).collect();
         assert_eq!(
             places,
             [

@@ -20,7 +20,6 @@ pub mod parts;
 pub mod patch;
 pub mod permission_name;
 pub mod plan;
-mod role_name;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -32,8 +31,7 @@ pub use permission_name::PermissionName;
 pub use plan::ModelPlan;
 pub use text::{Description, Title};
 
-use crate::domain::Kind;
-use role_name::RoleName;
+use crate::domain::{Kind, RoleName};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -79,8 +77,8 @@ pub struct DeclaredRole {
 impl AccessModel {
     /// Creates a model of valid parts, in the canonical form. The names are unique.
     fn new(mut permissions: Vec<DeclaredPermission>, mut roles: Vec<DeclaredRole>, delegable: WordSet) -> Self {
-        permissions.sort_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
-        roles.sort_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
+        permissions.sort_by(|one, other| one.name.cmp(&other.name));
+        roles.sort_by(|one, other| one.name.cmp(&other.name));
         Self { permissions, roles, delegable }
     }
 

@@ -1,7 +1,8 @@
 //! The plan of a change: what differs between two models.
 
 use super::validate::enumeration;
-use super::{AccessModel, DeclaredPermission, DeclaredRole, RoleName, WordSet, built_in};
+use super::{AccessModel, DeclaredPermission, DeclaredRole, WordSet, built_in};
+use crate::domain::RoleName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -97,7 +98,7 @@ impl RoleChange {
     /// Whether the role exists in no organization any more. `admin` and `member` always exist.
     #[must_use]
     pub fn is_removal(&self) -> bool {
-        self.after.is_none() && self.before.as_ref().is_some_and(|role| !built_in::is_built_in(role))
+        self.after.is_none() && self.before.as_ref().is_some_and(|role| !built_in::is_built_in(role.name.as_str()))
     }
 
     /// Whether the role stays and no longer exists for a kind for which it existed.
@@ -154,7 +155,7 @@ fn role_changes(before: &AccessModel, after: &AccessModel) -> Vec<RoleChange> {
 }
 
 fn warnings(after: &AccessModel, changes: &[RoleChange]) -> Vec<PlanWarning> {
-    let admin = after.words_of(built_in::ADMIN).unwrap_or_default();
+    let admin = after.words_of(RoleName::ADMIN.as_str()).unwrap_or_default();
     let above = after.roles().iter().filter_map(|role| {
         let lacks: WordSet = role.permissions.difference(&admin).cloned().collect();
         (!lacks.is_empty()).then(|| PlanWarning::RoleAboveAdmin { role: role.name.clone(), lacks })

@@ -1,10 +1,10 @@
 //! The form of a model in the datastore: the JSON of [`ModelParts`].
 
 use super::{
-    AccessModel, DeclaredPermission, DeclaredRole, Description, ModelParts, PermissionName, PermissionParts, RoleName,
-    RoleParts, Title, WordSet,
+    AccessModel, DeclaredPermission, DeclaredRole, Description, ModelParts, PermissionName, PermissionParts, RoleParts,
+    Title, WordSet,
 };
-use crate::domain::{Invalid, Kind};
+use crate::domain::{Invalid, Kind, RoleName};
 use serde::Deserialize;
 use serde_json::Value;
 

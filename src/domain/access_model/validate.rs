@@ -3,10 +3,9 @@
 use super::parts::{ModelParts, PermissionParts, RoleParts};
 use super::permission_name::{has_reserved_segment, is_label};
 use super::{
-    AccessModel, DeclaredPermission, DeclaredRole, Description, PermissionName, RoleName, Title, WordSet, built_in,
-    limits,
+    AccessModel, DeclaredPermission, DeclaredRole, Description, PermissionName, Title, WordSet, built_in, limits,
 };
-use crate::domain::{Invalid, Kind, Violation};
+use crate::domain::{Invalid, Kind, RoleName, Violation};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{Arguments, Display};
 
@@ -109,8 +108,7 @@ impl ModelReader<'_> {
             let sentence = format!("a model declares at most 1 000 permissions, and this one {count}: remove some");
             self.wrong(format_args!("permissions"), Invalid(sentence));
         }
-        let is_custom = |name: &str| ![built_in::ADMIN, built_in::MEMBER].contains(&name);
-        let count = parts.roles.iter().filter(|role| is_custom(&role.name)).count();
+        let count = parts.roles.iter().filter(|role| !built_in::is_built_in(&role.name)).count();
         if count > limits::ROLES {
             let sentence =
                 format!("a model has at most 2 000 roles beside admin and member, and this one {count}: remove some");
@@ -118,7 +116,7 @@ impl ModelReader<'_> {
         }
         let mut of_kinds: BTreeMap<&str, usize> = BTreeMap::new();
         let mut of_all = 0;
-        for role in roles.iter().filter(|role| !built_in::is_built_in(role)) {
+        for role in roles.iter().filter(|role| !built_in::is_built_in(role.name.as_str())) {
             match &role.kind {
                 Some(kind) => *of_kinds.entry(kind.as_str()).or_default() += 1,
                 None => of_all += 1,
@@ -140,14 +138,16 @@ impl ModelReader<'_> {
 
     /// Checks that `admin` includes `member`, unless one of them has another violation.
     fn check_built_in(&mut self, parts: &ModelParts, model: &AccessModel) {
-        let place = |name: &str| parts.roles.iter().position(|role| role.name == name);
-        let (admin, member) = (place(built_in::ADMIN), place(built_in::MEMBER));
+        let (admin_name, member_name) = (RoleName::ADMIN, RoleName::MEMBER);
+        let place = |name: &RoleName| parts.roles.iter().position(|role| role.name == name.as_str());
+        let (admin, member) = (place(&admin_name), place(&member_name));
         let Some(index) = admin.or(member) else { return };
         let has_violation = [admin, member].into_iter().flatten().any(|index| {
             let prefix = format!("roles[{index}].");
             self.violations.iter().any(|violation| violation.field.contains(&prefix))
         });
-        let (Some(admin), Some(member)) = (model.words_of(built_in::ADMIN), model.words_of(built_in::MEMBER)) else {
+        let (Some(admin), Some(member)) = (model.words_of(admin_name.as_str()), model.words_of(member_name.as_str()))
+        else {
             return;
         };
         let lacks: Vec<&str> = member.difference(&admin).map(|word| &**word).collect();
@@ -189,26 +189,23 @@ fn role_name(text: &str) -> Result<RoleName, Invalid> {
     if text.is_empty() {
         return Err(Invalid::new("a role has a name: write one, such as accountant"));
     }
-    if text == built_in::OWNER {
+    if text == RoleName::OWNER.as_str() {
         return Err(Invalid::new("the owner always holds every permission: remove this role"));
     }
     if text.starts_with("org:") {
         return Err(Invalid::new("names that begin with org: belong to the roles of organizations: remove the prefix"));
     }
-    if !is_label(text) || text.len() > ROLE_NAME_BYTES {
+    if !is_label(text) || text.len() > RoleName::MAX_LENGTH {
         return Err(Invalid::new("the name of a role is 1 to 64 of a-z, 0-9, _ and -, and begins with a letter"));
     }
     RoleName::parse(text)
 }
 
-/// Bytes in the name of a role.
-const ROLE_NAME_BYTES: usize = 64;
-
 fn kind(role: &RoleParts) -> Result<Option<Kind>, Invalid> {
     if role.kind.is_empty() {
         return Ok(None);
     }
-    if [built_in::ADMIN, built_in::MEMBER].contains(&role.name.as_str()) {
+    if built_in::is_built_in(&role.name) {
         return Err(Invalid::new("admin and member exist for all kinds: leave the kind out"));
     }
     Kind::parse(&role.kind).map(Some)
