@@ -1,6 +1,6 @@
 //! Entries of the change log: the changes that a replica of the memberships must apply.
 
-use super::{Kind, OrganizationId, OrganizationState, Role, Slug, UserId};
+use super::{Kind, OrganizationId, OrganizationState, Role, RoleName, Slug, UserId};
 
 /// A change in one organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,13 @@ pub enum ChangeDetail {
         owner: Option<UserId>,
         /// The slug after the change.
         slug: Slug,
+    },
+    /// A role of the organization was defined, changed or deleted.
+    Role {
+        /// The name, which begins with `org:`.
+        name: RoleName,
+        /// The words of its permissions after the change, as stored; `None` if the role is gone.
+        permissions: Option<Vec<String>>,
     },
     /// A change that this program does not know, because a newer one recorded it. The replica does not answer about
     /// the organization until its bucket is loaded again.

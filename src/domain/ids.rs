@@ -10,6 +10,9 @@ use uuid::Uuid;
 pub const ORGANIZATION_BUCKETS: i16 = 256;
 /// The number of buckets that users are spread over. It cannot change once a datastore exists.
 pub const USER_BUCKETS: i16 = 32;
+/// The bucket of the access model in the numbering of the change log and of consistency tokens: it follows the buckets of
+/// organizations and of users. A position in it is a revision of the model.
+pub const MODEL_BUCKET: i16 = ORGANIZATION_BUCKETS + USER_BUCKETS;
 
 /// An organization's id: a random (version 4) UUID.
 ///

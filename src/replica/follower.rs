@@ -114,7 +114,9 @@ impl<'a> Follower<'a> {
             if diverged && let Some(before) = shared.datastore().filter(|before| before.id == datastore.id) {
                 datastore.epoch = tail::begin_epoch(&mut connection, before.epoch).await?;
             }
-            let heads = tail::heads(&mut connection).await?;
+            let mut heads = tail::heads(&mut connection).await?;
+            // The replica does not follow the access model yet.
+            heads.truncate(BUCKETS);
             Ok::<_, StoreError>((datastore, heads, snapshot::membership_bytes(&mut connection).await?))
         };
         let (datastore, heads, bytes) = in_time(limits::POLL_TIMEOUT, queries).await?;
@@ -472,7 +474,7 @@ fn index(bucket: i16) -> usize {
 fn entries(rows: &[LogRow]) -> impl Iterator<Item = (i64, &LogEntry)> {
     rows.iter().filter_map(|row| match &row.change {
         LogChange::Organization(entry) => Some((row.at.position, entry)),
-        LogChange::User { .. } | LogChange::Unknown => None,
+        LogChange::User { .. } | LogChange::Model { .. } | LogChange::Unknown => None,
     })
 }
 
@@ -490,6 +492,6 @@ fn is_purge(row: &LogRow) -> bool {
 fn user_changes(rows: &[LogRow]) -> impl Iterator<Item = (&UserId, UserState)> {
     rows.iter().filter_map(|row| match &row.change {
         LogChange::User { user, state, .. } => Some((user, *state)),
-        LogChange::Organization(_) | LogChange::Unknown => None,
+        LogChange::Organization(_) | LogChange::Model { .. } | LogChange::Unknown => None,
     })
 }

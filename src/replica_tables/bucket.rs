@@ -160,7 +160,7 @@ impl Bucket {
                 let old = self.organizations.put(record).and_then(|before| before.slug);
                 (old != Some(slug)).then_some(SlugChange { organization: id, old, new: Some(slug) })
             }
-            ChangeDetail::Unknown => {
+            ChangeDetail::Role { .. } | ChangeDetail::Unknown => {
                 self.apply_unknown_change(id, entry.revision);
                 None
             }

@@ -40,7 +40,7 @@ impl Roster {
             .map(|change| match change {
                 LogChange::Organization(entry) => events::EventKey::Organization(entry.organization, entry.revision),
                 LogChange::User { user, revision, .. } => events::EventKey::User(user.clone(), *revision),
-                LogChange::Unknown => events::EventKey::Unknown,
+                LogChange::Model { .. } | LogChange::Unknown => events::EventKey::Unknown,
             })
             .collect();
         let mut connection = self.pool.acquire_read().await?;

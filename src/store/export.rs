@@ -1,7 +1,8 @@
 //! Snapshots for exports. They stream a bucket row by row, because an export must not keep a whole bucket in memory.
 
+use super::access_model::{self, StoredModel};
 use super::{StoreError, in_time, limits, log, transaction};
-use crate::domain::{BucketPosition, Kind, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use crate::domain::{BucketPosition, Kind, OrganizationId, OrganizationState, Role, RoleName, Slug, UserId, UserState};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use sqlx::{PgConnection, Postgres, Transaction};
@@ -30,6 +31,17 @@ pub struct ExportRow {
     pub head: Option<ExportHead>,
     /// A member and the role as stored; `None` for an organization without members.
     pub member: Option<(UserId, Role)>,
+}
+
+/// A role that an organization defines, in an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportRole {
+    /// The organization.
+    pub organization: OrganizationId,
+    /// The name, which begins with `org:`.
+    pub name: RoleName,
+    /// The words of its permissions, as stored.
+    pub permissions: Vec<String>,
 }
 
 /// A read-only snapshot of the database.
@@ -93,6 +105,38 @@ impl<'c> ExportSnapshot<'c> {
             let member = row.user_id.zip(row.role);
             let member = member.map(|(user, role)| (UserId::from_stored(user), Role::read(&role)));
             Ok(ExportRow { head, member })
+        })
+        .boxed()
+    }
+
+    /// The access model.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub async fn access_model(&mut self) -> Result<StoredModel, StoreError> {
+        in_time(limits::COPY_SILENCE, access_model::current(&mut self.0)).await
+    }
+
+    /// Streams the roles that the organizations of a bucket, or those of one kind, define. The rows of an organization are
+    /// consecutive.
+    pub fn organization_roles<'s>(
+        &'s mut self,
+        bucket: i16,
+        kind: Option<&'s Kind>,
+    ) -> BoxStream<'s, Result<ExportRole, StoreError>> {
+        let rows = sqlx::query!(
+            "SELECT r.organization_id, r.name, r.permissions
+             FROM organization_roles r JOIN organizations o ON o.bucket = r.bucket AND o.id = r.organization_id
+             WHERE r.bucket = $1 AND ($2::text IS NULL OR o.kind = $2)
+             ORDER BY r.organization_id, r.name",
+            bucket,
+            kind.map(Kind::as_str),
+        )
+        .fetch(&mut *self.0);
+        rows.map(|row| {
+            let row = row?;
+            let organization = OrganizationId::from_uuid(row.organization_id);
+            Ok(ExportRole { organization, name: RoleName::from_stored(&row.name), permissions: row.permissions })
         })
         .boxed()
     }

@@ -60,6 +60,9 @@ pub const LOG_DAYS_AHEAD: usize = 3;
 pub const LOG_LOCK_WAIT: Duration = Duration::from_secs(1);
 /// The advisory lock for creating and dropping partitions: `roster` in ASCII, and a number.
 pub const LOG_PARTITIONS_LOCK: i64 = 0x0072_6f73_7465_7201;
+/// Rows of the access model's log in one poll, with the row at the known position: a model has up to a few megabytes, and
+/// a follower is nearly always one revision behind.
+pub const MODEL_ROWS: i64 = 4;
 /// Organizations whose names are folded in one transaction: it keeps their writers waiting for a few milliseconds.
 pub const FOLD_NAMES: usize = 100;
 /// Maximum wait of that transaction for an organization, because the writers of the others wait too.

@@ -97,8 +97,11 @@ pub async fn insert(
 ) -> Result<Option<Membership>, StoreError> {
     Ok(membership_query!(
         "INSERT INTO memberships AS m
-             (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time)
-         VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp(), clock_timestamp())
+             (bucket, organization_id, user_id, role, attributes, revision, create_time, update_time,
+              organization_role, deployment_role)
+         VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp(), clock_timestamp(),
+                 CASE WHEN $4 LIKE 'org:%' THEN $4 END,
+                 CASE WHEN $4 NOT LIKE 'org:%' AND $4 NOT IN ('admin', 'member') THEN $4 END)
          ON CONFLICT DO NOTHING
          RETURNING",
         "(m.user_id = $7) AS is_owner",
@@ -150,7 +153,9 @@ pub async fn update(
     attributes: &Attributes,
 ) -> Result<Membership, StoreError> {
     Ok(membership_query!(
-        "UPDATE memberships m SET role = $4, attributes = $5, revision = $6, update_time = clock_timestamp()
+        "UPDATE memberships m SET role = $4, attributes = $5, revision = $6, update_time = clock_timestamp(),
+             organization_role = CASE WHEN $4 LIKE 'org:%' THEN $4 END,
+             deployment_role = CASE WHEN $4 NOT LIKE 'org:%' AND $4 NOT IN ('admin', 'member') THEN $4 END
          WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = $3
          RETURNING",
         "(m.user_id = $7) AS is_owner",

@@ -4,7 +4,7 @@ use super::datastore_url::DatastoreUrl;
 use super::log::partitions;
 use super::place::{self, PlaceCheck};
 use super::session::{self, SessionUse};
-use super::{StoreError, folded_names, postgres_error};
+use super::{StoreError, access_model, folded_names, postgres_error};
 use sqlx::error::DatabaseError;
 use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
 use sqlx::{Connection, PgConnection, Row};
@@ -21,7 +21,8 @@ pub struct MigrationReport {
     pub newer: Vec<i64>,
 }
 
-/// Brings the schema up to date. Concurrent processes take turns. Then raises the epoch if the database was restored: if
+/// Brings the schema up to date. Concurrent processes take turns. In a datastore that was made from nothing, roles and
+/// permissions that are not built in are enabled. Then raises the epoch if the database was restored: if
 /// it is in another place than before, or if the operator reports it (`after_restore`).
 ///
 /// A schema with every migration of this program and with those of a newer release stays as it is: servers of this
@@ -35,10 +36,13 @@ pub async fn migrate_and_check(url: &DatastoreUrl, after_restore: bool) -> Resul
     let mut connection = session::open(url, SessionUse::Migrations).await?;
     // A failure is that of the migrations too, which report it.
     let newer = newer_migrations(&mut connection).await.unwrap_or_default();
-    if newer.is_empty()
-        && let Err(error) = MIGRATIONS.run(&mut connection).await
-    {
-        return Err(describe(error, &mut connection).await);
+    if newer.is_empty() {
+        match run_migrations(&mut connection).await {
+            // No server of an earlier release has used it. If this process ends here, the operator enables them.
+            Ok(true) => _ = access_model::enable(&mut connection).await?,
+            Ok(false) => {}
+            Err(error) => return Err(describe(error, &mut connection).await),
+        }
     }
     // Housekeeping retries this. Until then the default partition takes the rows.
     if let Err(error) = partitions::make_ahead(&mut connection).await {
@@ -59,6 +63,22 @@ pub async fn migrate_and_check(url: &DatastoreUrl, after_restore: bool) -> Resul
     };
     connection.close().await.map_err(StoreError::from)?;
     Ok(MigrationReport { place: check, newer })
+}
+
+/// Runs the pending migrations. Returns whether the first one was among them: this release has made the datastore.
+async fn run_migrations(connection: &mut PgConnection) -> Result<bool, MigrateError> {
+    // The lock of the migrations, which `run` takes once more: no other process runs the first one in between.
+    connection.lock().await?;
+    let is_begun = is_begun(connection).await?;
+    MIGRATIONS.run(&mut *connection).await?;
+    connection.unlock().await?;
+    Ok(!is_begun)
+}
+
+/// Whether the database has a migration.
+async fn is_begun(connection: &mut PgConnection) -> Result<bool, MigrateError> {
+    connection.ensure_migrations_table("_sqlx_migrations").await?;
+    Ok(!connection.list_applied_migrations("_sqlx_migrations").await?.is_empty())
 }
 
 /// [`migrate_and_check`] without a reported restore.

@@ -8,6 +8,7 @@
 //! Where several statements return the columns of one table, a macro writes the column list once (`user_query!`): the
 //! macros of sqlx accept a concatenation of literals, but neither a constant nor a macro call.
 
+pub mod access_model;
 pub mod datastore;
 pub mod datastore_url;
 pub mod events;
@@ -19,6 +20,7 @@ pub mod limits;
 pub mod log;
 pub mod memberships;
 pub mod migrations;
+pub mod organization_roles;
 pub mod organizations;
 pub mod outbox;
 pub mod place;
@@ -32,6 +34,7 @@ pub mod slugs;
 mod sqlstate;
 pub mod standing;
 pub mod transaction;
+pub mod usage;
 pub mod users;
 
 use crate::domain::{Invalid, ValueKind};

@@ -45,6 +45,34 @@ const CASES: &[(&str, &str)] = &[
     ("memberships_attributes", "UPDATE memberships SET attributes = '[]'"),
     ("memberships_revision", "UPDATE memberships SET revision = 0"),
     ("memberships_organization", "UPDATE memberships SET organization_id = gen_random_uuid() WHERE user_id = 'grace'"),
+    (
+        "memberships_deployment_role",
+        "UPDATE memberships SET role = 'clerk', deployment_role = 'clerk' WHERE user_id = 'alan'",
+    ),
+    (
+        "memberships_organization_role",
+        "UPDATE memberships SET role = 'org:clerk', organization_role = 'org:clerk' WHERE user_id = 'alan'",
+    ),
+    ("access_model_pkey", "INSERT INTO access_model SELECT * FROM access_model"),
+    ("access_model_only_row", "UPDATE access_model SET only_row = false"),
+    ("access_model_revision", "UPDATE access_model SET revision = -1"),
+    ("access_model_model", "UPDATE access_model SET model = '[]'"),
+    ("access_model_revisions_pkey", "INSERT INTO access_model_revisions SELECT * FROM access_model_revisions"),
+    ("access_model_revisions_revision", "UPDATE access_model_revisions SET revision = 0"),
+    ("access_model_revisions_model", "UPDATE access_model_revisions SET model = '[]'"),
+    ("access_model_revisions_actor", "UPDATE access_model_revisions SET actor_kind = 'nobody'"),
+    ("deployment_roles_pkey", "INSERT INTO deployment_roles SELECT * FROM deployment_roles"),
+    ("deployment_roles_name", "UPDATE deployment_roles SET name = 'admin'"),
+    ("deployment_roles_kind", "UPDATE deployment_roles SET kind = '9'"),
+    ("deployment_roles_replaced_by", "UPDATE deployment_roles SET replaced_by = name"),
+    ("organization_roles_pkey", "INSERT INTO organization_roles SELECT * FROM organization_roles"),
+    ("organization_roles_name", "UPDATE organization_roles SET name = 'auditor'"),
+    ("organization_roles_title", "UPDATE organization_roles SET title = repeat('x', 201)"),
+    ("organization_roles_description", "UPDATE organization_roles SET description = repeat('x', 1001)"),
+    ("organization_roles_permissions", "UPDATE organization_roles SET permissions = ARRAY['billing.read', NULL]"),
+    ("organization_roles_replaced_by", "UPDATE organization_roles SET replaced_by = name"),
+    ("organization_roles_revision", "UPDATE organization_roles SET revision = 0"),
+    ("organization_roles_organization", "UPDATE organization_roles SET organization_id = gen_random_uuid()"),
     ("slugs_pkey", "INSERT INTO slugs SELECT * FROM slugs"),
     ("slugs_bucket", "UPDATE slugs SET bucket = (bucket + 1) % 256"),
     ("log_heads_pkey", "UPDATE log_heads SET bucket = 0"),
@@ -131,6 +159,18 @@ async fn acme() -> (Server, String) {
     operator.users.deactivate_user(off).await.unwrap();
     let on = pb::ReactivateUserRequest { user_id: user_id(), ..Default::default() };
     operator.users.reactivate_user(on).await.unwrap();
+    let roles = "INSERT INTO access_model_revisions (revision, model, actor_kind, actor_id, create_time)
+                 VALUES (1, '{}', 'operator', 'ops', now());
+                 UPDATE access_model SET revision = 1, write_time = (SELECT create_time FROM access_model_revisions);
+                 UPDATE log_heads SET model_revision = 1;
+                 INSERT INTO deployment_roles (name, kind) VALUES ('auditor', 'organization')";
+    sqlx::raw_sql(roles).execute(&server.database.pool).await.unwrap();
+    let role =
+        "INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
+                                                create_time, update_time)
+                SELECT bucket, id, 'org:editor', 'Editor', '', '{billing.read}', revision, now(), now()
+                FROM organizations WHERE id::text = $1";
+    sqlx::query(role).bind(&acme).execute(&server.database.pool).await.unwrap();
     (server, acme)
 }
 
@@ -274,8 +314,13 @@ async fn every_column_that_must_hold_a_value_refuses_null() {
 }
 
 const OPTIONAL: &[&str] = &[
+    "access_model_revisions.actor_via",
+    "access_model_revisions.reason",
+    "access_model_revisions.request_id",
     "datastore.database_oid",
     "datastore.system_identifier",
+    "deployment_roles.kind",
+    "deployment_roles.replaced_by",
     "events.actor_via",
     "events.new",
     "events.old",
@@ -286,10 +331,14 @@ const OPTIONAL: &[&str] = &[
     "invitations.mail_error",
     "invitations.mail_state",
     "log.owner_id",
+    "log.permissions",
     "log.role",
     "log.slug",
     "log.state",
     "log.user_id",
+    "memberships.deployment_role",
+    "memberships.organization_role",
+    "organization_roles.replaced_by",
     "organizations.delete_time",
     "organizations.folded_name",
     "organizations.folded_revision",

@@ -64,7 +64,12 @@ impl MembershipView {
         }
         match change {
             // Sent whatever user is watched: the change may concern any member.
-            LogChange::Organization(LogEntry { organization, revision, detail: ChangeDetail::Unknown, .. }) => {
+            LogChange::Organization(LogEntry {
+                organization,
+                revision,
+                detail: ChangeDetail::Role { .. } | ChangeDetail::Unknown,
+                ..
+            }) => {
                 let organization_id = organization.to_string();
                 Some(pb::MembershipsChange { organization_id, revision: *revision, ..Default::default() })
             }
@@ -74,7 +79,7 @@ impl MembershipView {
                 state: convert::user_state(*state).into(),
                 revision: *revision,
             }))),
-            LogChange::Unknown => None,
+            LogChange::Model { .. } | LogChange::Unknown => None,
         }
     }
 
@@ -100,7 +105,7 @@ impl MembershipView {
                     purged: state.is_none(),
                 })
             }),
-            ChangeDetail::Unknown => None,
+            ChangeDetail::Role { .. } | ChangeDetail::Unknown => None,
         }
     }
 }

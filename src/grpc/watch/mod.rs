@@ -85,7 +85,7 @@ impl WatchScope {
             LogChange::User { user, .. } => {
                 self.organization.is_none() && self.user.as_ref().is_none_or(|only| user == only)
             }
-            LogChange::Unknown => false,
+            LogChange::Model { .. } | LogChange::Unknown => false,
         }
     }
 }

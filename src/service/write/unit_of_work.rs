@@ -326,7 +326,7 @@ impl<'t> UnitOfWork<'t> {
             self.locked_users.remove(bucket);
         }
         for (bucket, entries) in &self.entries {
-            token.cover(log::append(self.connection, *bucket, entries).await?);
+            token.cover(log::append(self.connection, *bucket, entries).await?.at);
             self.locked.remove(bucket);
         }
         // For rows that were locked and not changed, the token covers the present position.

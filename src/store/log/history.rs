@@ -2,11 +2,12 @@
 //! cursor names.
 
 use super::tail::LogPosition;
-use crate::domain::ids::ORGANIZATION_BUCKETS;
+use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS};
 use crate::domain::{BucketPosition, LogMark};
 use crate::store::StoreError;
 use sqlx::PgConnection;
 use std::collections::HashMap;
+use std::ops::Range;
 use time::OffsetDateTime;
 
 /// What the log has at one position.
@@ -54,18 +55,19 @@ impl HistoryRow {
     }
 }
 
-/// Reads what the log has at these positions, with one statement for the buckets of organizations and one for those of
-/// users. Buckets 0 to 255 are of organizations, 256 to 287 of users; the marks of the positions are not read.
+/// Reads what the log has at these positions, with one statement for the buckets of organizations, one for those of users
+/// and one for the access model. Buckets 0 to 255 are of organizations, 256 to 287 of users, and 288 is of the access
+/// model; the marks of the positions are not read.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn read(connection: &mut PgConnection, positions: &[BucketPosition]) -> Result<LogHistory, StoreError> {
-    let of = |users: bool| -> (Vec<i16>, Vec<i64>) {
-        let wanted = positions.iter().filter(|at| (at.bucket >= ORGANIZATION_BUCKETS) == users);
-        wanted.map(|at| (at.bucket % ORGANIZATION_BUCKETS, at.position)).unzip()
+    let of = |buckets: Range<i16>| -> (Vec<i16>, Vec<i64>) {
+        let wanted = positions.iter().filter(|at| buckets.contains(&at.bucket));
+        wanted.map(|at| (at.bucket - buckets.start, at.position)).unzip()
     };
     let mut history = LogHistory::default();
-    let (buckets, wanted) = of(false);
+    let (buckets, wanted) = of(0..ORGANIZATION_BUCKETS);
     if !buckets.is_empty() {
         let rows = sqlx::query_as!(
             HistoryRow,
@@ -80,7 +82,7 @@ pub async fn read(connection: &mut PgConnection, positions: &[BucketPosition]) -
         );
         history.add(rows.fetch_all(&mut *connection).await?, 0);
     }
-    let (buckets, wanted) = of(true);
+    let (buckets, wanted) = of(ORGANIZATION_BUCKETS..MODEL_BUCKET);
     if !buckets.is_empty() {
         let rows = sqlx::query_as!(
             HistoryRow,
@@ -94,7 +96,20 @@ pub async fn read(connection: &mut PgConnection, positions: &[BucketPosition]) -
             &buckets,
             &wanted,
         );
-        history.add(rows.fetch_all(connection).await?, ORGANIZATION_BUCKETS);
+        history.add(rows.fetch_all(&mut *connection).await?, ORGANIZATION_BUCKETS);
+    }
+    let (buckets, wanted) = of(MODEL_BUCKET..MODEL_BUCKET + 1);
+    if !buckets.is_empty() {
+        let rows = sqlx::query_as!(
+            HistoryRow,
+            r#"SELECT 0::smallint AS "bucket!", q.position AS "position!", h.revision AS head, h.write_time AS head_time,
+                      r.create_time AS "write_time?"
+               FROM unnest($1::bigint[]) AS q (position)
+               CROSS JOIN access_model h
+               LEFT JOIN access_model_revisions r ON r.revision = q.position"#,
+            &wanted,
+        );
+        history.add(rows.fetch_all(connection).await?, MODEL_BUCKET);
     }
     Ok(history)
 }

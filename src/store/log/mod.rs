@@ -19,7 +19,18 @@ use tail::LogPosition;
 /// The state of a purged organization in the log.
 pub(super) const PURGED: &str = "PURGED";
 
-/// Appends the changes of a transaction to the log of one bucket. Returns the new end of that log.
+/// The outcome of an [`append`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppendedRows {
+    /// The new end of the bucket's log.
+    pub at: BucketPosition,
+    /// The revision of the access model while the head of the bucket is locked. A write that resolved roles by another
+    /// revision must be rolled back and repeated.
+    pub model_revision: i64,
+}
+
+/// Appends the changes of a transaction to the log of one bucket. Returns the new end of that log, and the revision of the
+/// access model by which the transaction must have been decided.
 ///
 /// Locks the head of the bucket. A transaction that appends to several buckets does so in ascending order, which
 /// prevents deadlocks.
@@ -33,11 +44,11 @@ pub async fn append(
     connection: &mut PgConnection,
     bucket: i16,
     entries: &[LogEntry],
-) -> Result<BucketPosition, StoreError> {
+) -> Result<AppendedRows, StoreError> {
     let mut organizations = Vec::with_capacity(entries.len());
     let mut revisions = Vec::with_capacity(entries.len());
     let mut kinds = Vec::with_capacity(entries.len());
-    let mut columns: [Vec<Option<String>>; 6] = Default::default();
+    let mut columns: [Vec<Option<String>>; 7] = Default::default();
     for entry in entries {
         organizations.push(entry.organization.as_uuid());
         revisions.push(entry.revision);
@@ -46,25 +57,25 @@ pub async fn append(
             column.push(text);
         }
     }
-    let [entry_types, users, roles, states, owners, slugs] = &columns;
-    let head = sqlx::query_as!(
-        LogPosition,
+    let [entry_types, users, roles, states, owners, slugs, permissions] = &columns;
+    let head = sqlx::query!(
         r#"WITH head AS (
                UPDATE log_heads
                SET position = position + cardinality($2::uuid[]),
                    write_time = greatest(clock_timestamp(), write_time + interval '1 microsecond')
-               WHERE bucket = $1 RETURNING position, write_time
+               WHERE bucket = $1 RETURNING position, write_time, model_revision
            ), written AS (
                INSERT INTO log (bucket, position, commit_position, organization_id, revision, kind, entry, user_id, role,
-                                state, owner_id, slug, write_time)
+                                state, owner_id, slug, permissions, write_time)
                SELECT $1, head.position - cardinality($2::uuid[]) + q.number, head.position, q.organization_id, q.revision,
-                      q.kind, q.entry, q.user_id, q.role, q.state, q.owner_id, q.slug, head.write_time
+                      q.kind, q.entry, q.user_id, q.role, q.state, q.owner_id, q.slug,
+                      string_to_array(q.permissions, ' '), head.write_time
                FROM head, unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                                 $9::text[], $10::text[])
+                                 $9::text[], $10::text[], $11::text[])
                     WITH ORDINALITY
-                    AS q (organization_id, revision, kind, entry, user_id, role, state, owner_id, slug, number)
+                    AS q (organization_id, revision, kind, entry, user_id, role, state, owner_id, slug, permissions, number)
            )
-           SELECT position AS "position!", write_time AS "write_time!" FROM head"#,
+           SELECT position AS "position!", write_time AS "write_time!", model_revision AS "model_revision!" FROM head"#,
         bucket,
         &organizations,
         &revisions,
@@ -75,19 +86,23 @@ pub async fn append(
         states as &[Option<String>],
         owners as &[Option<String>],
         slugs as &[Option<String>],
+        permissions as &[Option<String>],
     )
     .fetch_one(connection)
     .await?;
-    Ok(head.in_bucket(bucket))
+    let at = LogPosition { position: head.position, write_time: head.write_time };
+    Ok(AppendedRows { at: at.in_bucket(bucket), model_revision: head.model_revision })
 }
 
-/// The columns of a change: the entry, the user, the role, the state, the owner and the slug.
-fn texts(detail: &ChangeDetail) -> [Option<String>; 6] {
+/// The columns of a change: the entry, the user, the role, the state, the owner, the slug, and the permissions with spaces
+/// between them, because an array of lists has lists of one length only.
+fn texts(detail: &ChangeDetail) -> [Option<String>; 7] {
     match detail {
         ChangeDetail::Membership { user, role } => [
             Some("MEMBERSHIP".to_owned()),
             Some(user.to_string()),
             role.as_ref().map(|role| role.name.to_string()),
+            None,
             None,
             None,
             None,
@@ -99,6 +114,16 @@ fn texts(detail: &ChangeDetail) -> [Option<String>; 6] {
             Some(state.map_or(PURGED, OrganizationState::as_str).to_owned()),
             owner.as_ref().map(ToString::to_string),
             Some(slug.to_string()),
+            None,
+        ],
+        ChangeDetail::Role { name, permissions } => [
+            Some("ROLE".to_owned()),
+            None,
+            Some(name.to_string()),
+            None,
+            None,
+            None,
+            permissions.as_ref().map(|permissions| permissions.join(" ")),
         ],
         // A write of this program makes no such change; the constraints reject the row.
         ChangeDetail::Unknown => Default::default(),

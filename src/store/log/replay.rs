@@ -1,9 +1,9 @@
 //! Reading the change log of one bucket from a position on: for a change feed that resumes at a consistency token.
 
 use super::tail::{LogQueryRow, LogRow};
-use crate::domain::ids::ORGANIZATION_BUCKETS;
-use crate::store::StoreError;
+use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS};
 use crate::store::datastore::Datastore;
+use crate::store::{StoreError, limits};
 use sqlx::PgConnection;
 
 /// A page of the log of one bucket.
@@ -15,7 +15,8 @@ pub struct ReplayPage {
     pub rows: Vec<LogRow>,
 }
 
-/// Reads up to `limit` rows of a bucket from a position on. Buckets 0 to 255 are of organizations, 256 to 287 of users.
+/// Reads up to `limit` rows of a bucket from a position on. Buckets 0 to 255 are of organizations, 256 to 287 of users, and
+/// 288 is of the access model, whose pages have at most [`limits::MODEL_ROWS`] rows.
 ///
 /// # Errors
 /// If Postgres does not answer, or a row is not readable.
@@ -27,6 +28,8 @@ pub async fn from(
 ) -> Result<ReplayPage, StoreError> {
     let rows = if bucket < ORGANIZATION_BUCKETS {
         organizations(connection, bucket, position, limit).await?
+    } else if bucket == MODEL_BUCKET {
+        models(connection, position, limit.min(limits::MODEL_ROWS)).await?
     } else {
         users(connection, bucket - ORGANIZATION_BUCKETS, position, limit).await?
     };
@@ -48,7 +51,8 @@ async fn organizations(
         r#"SELECT d.id, d.epoch, h.bucket AS "bucket?", h.position AS "head?", h.write_time AS "head_time?",
                   l.position AS "position?", l.commit_position AS "commit_position?", l.write_time AS "write_time?",
                   l.organization_id AS "organization_id?", l.revision AS "revision?", l.kind AS "kind?",
-                  l.entry AS "entry?", l.user_id, l.role, l.state, l.owner_id, l.slug
+                  l.entry AS "entry?", l.user_id, l.role, l.state, l.owner_id, l.slug, l.permissions,
+                  NULL::jsonb AS model
            FROM datastore d JOIN log_heads h ON h.bucket = $1
            LEFT JOIN LATERAL (
                SELECT * FROM log WHERE log.bucket = $1 AND log.position >= $2 ORDER BY log.position LIMIT $3) l ON true
@@ -74,13 +78,33 @@ async fn users(
                   l.position AS "position?", l.position AS "commit_position?", l.write_time AS "write_time?",
                   NULL::uuid AS organization_id, l.revision AS "revision?", NULL::text AS kind, NULL::text AS entry,
                   l.user_id AS "user_id?", NULL::text AS role, l.state AS "state?", NULL::text AS owner_id,
-                  NULL::text AS slug
+                  NULL::text AS slug, NULL::text[] AS permissions, NULL::jsonb AS model
            FROM datastore d JOIN user_log_heads h ON h.user_bucket = $1
            LEFT JOIN LATERAL (
                SELECT * FROM user_log WHERE user_log.user_bucket = $1 AND user_log.position >= $2
                ORDER BY user_log.position LIMIT $3) l ON true
            ORDER BY l.position"#,
         bucket,
+        position,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+async fn models(connection: &mut PgConnection, position: i64, limit: i64) -> Result<Vec<LogQueryRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        LogQueryRow,
+        r#"SELECT d.id, d.epoch, 288::smallint AS bucket, h.revision AS "head?", h.write_time AS "head_time?",
+                  l.revision AS "position?", l.revision AS "commit_position?", l.create_time AS "write_time?",
+                  NULL::uuid AS organization_id, l.revision AS "revision?", NULL::text AS kind, NULL::text AS entry,
+                  NULL::text AS user_id, NULL::text AS role, NULL::text AS state, NULL::text AS owner_id,
+                  NULL::text AS slug, NULL::text[] AS permissions, l.model AS "model?"
+           FROM datastore d CROSS JOIN access_model h
+           LEFT JOIN LATERAL (
+               SELECT * FROM access_model_revisions r WHERE r.revision >= $1 ORDER BY r.revision LIMIT $2) l ON true
+           ORDER BY l.revision"#,
         position,
         limit,
     )

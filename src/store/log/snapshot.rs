@@ -2,7 +2,7 @@
 
 use super::copy::{CopyFields, CopyRows};
 use super::tail::LogPosition;
-use crate::domain::{OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
+use crate::domain::{OrganizationId, OrganizationState, Role, RoleName, Slug, UserId, UserState};
 use crate::store::{StoreError, in_time, limits, transaction};
 use futures_util::TryStreamExt;
 use sqlx::{PgConnection, Postgres, Transaction};
@@ -90,6 +90,30 @@ impl<'c> BucketSnapshot<'c> {
         self.copy(&statement, |row: CopyFields<'_, 3>| {
             let [organization, user, role] = row;
             each(organization_id(organization)?, text(user)?, &Role::read(text(role)?));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Reads every role that an organization of the buckets defines: the organization, the name, and the words of its
+    /// permissions, as stored.
+    ///
+    /// # Errors
+    /// If Postgres does not answer, or a row is not readable.
+    pub async fn roles(
+        &mut self,
+        mut each: impl FnMut(OrganizationId, RoleName, &mut dyn Iterator<Item = &str>),
+    ) -> Result<(), StoreError> {
+        let (first, last) = (self.first, self.last);
+        // A word has no space.
+        let statement = format!(
+            "COPY (SELECT organization_id, name, array_to_string(permissions, ' ') FROM organization_roles
+                   WHERE bucket BETWEEN {first} AND {last}) TO STDOUT (FORMAT binary)"
+        );
+        self.copy(&statement, |row: CopyFields<'_, 3>| {
+            let [organization, name, permissions] = row;
+            let name = RoleName::from_stored(text(name)?);
+            each(organization_id(organization)?, name, &mut text(permissions)?.split_terminator(' '));
             Ok(())
         })
         .await

@@ -1,15 +1,18 @@
 //! Polling the change log for rows after known positions.
 //!
 //! The buckets are numbered in one sequence, as in consistency tokens: 0 to 255 are of organizations, 256 to 287 of
-//! users.
+//! users, and 288 is of the access model.
 
 use super::PURGED;
 use crate::domain::change::{ChangeDetail, LogEntry};
-use crate::domain::ids::ORGANIZATION_BUCKETS;
-use crate::domain::{BucketPosition, Kind, LogMark, OrganizationId, OrganizationState, Role, Slug, UserId, UserState};
-use crate::store::StoreError;
+use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS};
+use crate::domain::{
+    BucketPosition, Kind, LogMark, OrganizationId, OrganizationState, Role, RoleName, Slug, UserId, UserState,
+};
 use crate::store::datastore::Datastore;
 use crate::store::session::UnusableDatastore;
+use crate::store::{StoreError, limits};
+use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -63,6 +66,13 @@ pub enum LogChange {
         /// The new state.
         state: UserState,
     },
+    /// The access model was replaced.
+    Model {
+        /// The revision of the new model: the position of the row.
+        revision: i64,
+        /// The document.
+        model: Value,
+    },
     /// A change that this program does not know, because a newer one recorded it, and that names neither an
     /// organization nor a user.
     Unknown,
@@ -71,7 +81,7 @@ pub enum LogChange {
 /// The new rows of a bucket.
 #[derive(Debug, Clone)]
 pub struct BucketDelta {
-    /// The bucket: 0 to 255 of organizations, 256 to 287 of users.
+    /// The bucket: 0 to 255 of organizations, 256 to 287 of users, 288 of the access model.
     pub bucket: i16,
     /// The end of its log.
     pub head: LogPosition,
@@ -107,11 +117,13 @@ pub(super) struct LogQueryRow {
     pub(super) state: Option<String>,
     pub(super) owner_id: Option<String>,
     pub(super) slug: Option<String>,
+    pub(super) permissions: Option<Vec<String>>,
+    pub(super) model: Option<Value>,
 }
 
 /// Reads the identity of the database, the buckets whose head differs from its known position, and up to `limit` rows
-/// of each of these buckets: with one statement and therefore from one snapshot. `known` has the positions of all
-/// buckets, in order.
+/// of each of these buckets, of the access model at most [`limits::MODEL_ROWS`]: with one statement and therefore from one
+/// snapshot. `known` has the positions of all buckets, in order. Without the last one, the poll leaves out the access model.
 ///
 /// # Errors
 /// [`StoreError::Unusable`] if the session cannot write; if Postgres does not answer, or a row is not readable.
@@ -126,11 +138,12 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
            )
            SELECT d.id AS "id!", d.epoch AS "epoch!", m.bucket, m.head, m.head_time, m.position, m.commit_position,
                   m.write_time, m.organization_id, m.revision, m.kind, m.entry, m.user_id, m.role, m.state, m.owner_id,
-                  m.slug
+                  m.slug, m.permissions, m.model
            FROM (SELECT id, epoch FROM datastore
                  WHERE NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' LIMIT 1) d LEFT JOIN (
                SELECT h.bucket, h.position AS head, h.write_time AS head_time, l.position, l.commit_position, l.write_time,
-                      l.organization_id, l.revision, l.kind, l.entry, l.user_id, l.role, l.state, l.owner_id, l.slug
+                      l.organization_id, l.revision, l.kind, l.entry, l.user_id, l.role, l.state, l.owner_id, l.slug,
+                      l.permissions, NULL::jsonb AS model
                FROM log_heads h JOIN known k ON k.bucket = h.bucket
                LEFT JOIN LATERAL (
                    SELECT * FROM log WHERE log.bucket = h.bucket AND log.position >= k.position
@@ -138,17 +151,26 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
                WHERE h.position <> k.position OR h.write_time <> k.write_time
                UNION ALL
                SELECT (256 + h.user_bucket)::smallint, h.position, h.write_time, l.position, l.position, l.write_time,
-                      NULL, l.revision, NULL, NULL, l.user_id, NULL, l.state, NULL, NULL
+                      NULL, l.revision, NULL, NULL, l.user_id, NULL, l.state, NULL, NULL, NULL, NULL
                FROM user_log_heads h JOIN known k ON k.bucket = 256 + h.user_bucket
                LEFT JOIN LATERAL (
                    SELECT * FROM user_log WHERE user_log.user_bucket = h.user_bucket AND user_log.position >= k.position
                    ORDER BY user_log.position LIMIT $3) l ON true
                WHERE h.position <> k.position OR h.write_time <> k.write_time
+               UNION ALL
+               SELECT 288::smallint, h.revision, h.write_time, l.revision, l.revision, l.create_time, NULL, l.revision, NULL,
+                      NULL, NULL, NULL, NULL, NULL, NULL, NULL, l.model
+               FROM access_model h JOIN known k ON k.bucket = 288
+               LEFT JOIN LATERAL (
+                   SELECT * FROM access_model_revisions r WHERE r.revision >= k.position
+                   ORDER BY r.revision LIMIT least($3, $4)) l ON true
+               WHERE h.revision <> k.position OR h.write_time <> k.write_time
            ) m ON true
            ORDER BY m.bucket, m.position"#,
         &positions,
         &times,
         limit,
+        limits::MODEL_ROWS,
     )
     .fetch_all(connection)
     .await?;
@@ -177,6 +199,9 @@ impl LogQueryRow {
         let user = self.user_id.clone().map(UserId::from_stored);
         let revision = self.revision.unwrap_or_default();
         let change = match (self.organization_id, user) {
+            _ if bucket == MODEL_BUCKET => {
+                LogChange::Model { revision: position, model: self.model.unwrap_or_default() }
+            }
             (_, Some(user)) if bucket >= ORGANIZATION_BUCKETS => {
                 let state = self.state.as_deref().map_or(UserState::Unknown, UserState::read);
                 LogChange::User { user, revision, state }
@@ -204,6 +229,10 @@ impl LogQueryRow {
                 owner: self.owner_id.clone().map(UserId::from_stored),
                 slug: Slug::from_stored(slug.to_owned()),
             },
+            (Some("ROLE"), None, None, None) => match self.role.as_deref().map(RoleName::from_stored) {
+                Some(name) => ChangeDetail::Role { name, permissions: self.permissions.clone() },
+                None => ChangeDetail::Unknown,
+            },
             _ => ChangeDetail::Unknown,
         }
     }
@@ -219,6 +248,7 @@ pub async fn heads(connection: &mut PgConnection) -> Result<Vec<LogPosition>, St
         r#"SELECT position AS "position!", write_time AS "write_time!" FROM (
                SELECT bucket, position, write_time FROM log_heads
                UNION ALL SELECT 256 + user_bucket, position, write_time FROM user_log_heads
+               UNION ALL SELECT 288, revision, write_time FROM access_model
            ) heads ORDER BY bucket"#
     )
     .fetch_all(connection)

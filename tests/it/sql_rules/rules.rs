@@ -4,7 +4,17 @@ use super::tokens::{Kind, Sql, Token};
 
 /// The tables that one statement may name together. Within a family, tables are joined by the bucket.
 pub(super) const FAMILIES: &[&[&str]] = &[
-    &["organizations", "memberships", "log_heads", "log", "log_default", "events", "invitations", "outbox"],
+    &[
+        "organizations",
+        "memberships",
+        "organization_roles",
+        "log_heads",
+        "log",
+        "log_default",
+        "events",
+        "invitations",
+        "outbox",
+    ],
     &["users", "user_log_heads", "user_log", "user_log_default", "user_events"],
     &["slugs"],
     &["invitation_tokens"],
@@ -12,8 +22,8 @@ pub(super) const FAMILIES: &[&[&str]] = &[
     &["quotas"],
 ];
 
-/// A table of one row, which goes with every family.
-pub(super) const EVERYWHERE: &str = "datastore";
+/// Small tables that every node has: they go with every family.
+pub(super) const EVERYWHERE: &[&str] = &["datastore", "access_model", "access_model_revisions", "deployment_roles"];
 
 /// Functions of time that are not a constant within a statement, or not the same on every node.
 const CLOCKS: &[&str] = &[
@@ -35,7 +45,7 @@ fn key(table: &str) -> &'static [&'static str] {
         "invitation_tokens" => &["hash"],
         "requests" => &["caller", "request_id"],
         "quotas" => &["subject"],
-        EVERYWHERE => &[],
+        table if EVERYWHERE.contains(&table) => &[],
         table if FAMILIES[1].contains(&table) => &["user_bucket"],
         _ => &["bucket"],
     }
@@ -112,8 +122,15 @@ fn locks(sql: &Sql) -> bool {
             within.last().unwrap_or(at)
         };
         STRENGTHS.iter().any(|words| sql.has_words(at, words))
+            && !is_everywhere(sql)
             && !["bucket", "user_bucket"].iter().any(|column| is_bound(sql, start()..at, depth, column))
     })
+}
+
+/// Whether the statement names tables that every node has, and no other.
+fn is_everywhere(sql: &Sql) -> bool {
+    let names = |table: &&str| (0..sql.tokens.len()).any(|at| sql.word(at) == Some(table));
+    EVERYWHERE.iter().any(names) && !FAMILIES.concat().iter().any(names)
 }
 
 /// Whether a condition at this depth says that a column equals a parameter.

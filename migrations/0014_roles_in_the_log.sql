@@ -1,0 +1,14 @@
+-- The change log gets a type of entry. ROLE: a role of the organization, with its permissions; none if the role is gone.
+DO $$
+BEGIN
+    ALTER TABLE log ADD COLUMN permissions text[] COLLATE "C";
+    ALTER TABLE log DROP CONSTRAINT log_entry;
+    ALTER TABLE log ADD CONSTRAINT log_entry CHECK (
+        (entry = 'MEMBERSHIP' AND user_id IS NOT NULL AND state IS NULL AND owner_id IS NULL AND slug IS NULL
+             AND permissions IS NULL)
+        OR (entry = 'ORGANIZATION' AND user_id IS NULL AND role IS NULL AND state IS NOT NULL AND slug IS NOT NULL
+             AND permissions IS NULL)
+        OR (entry = 'ROLE' AND user_id IS NULL AND role IS NOT NULL AND role LIKE 'org:%' AND state IS NULL
+             AND owner_id IS NULL AND slug IS NULL)) NOT VALID;
+END
+$$;

@@ -1,0 +1,8 @@
+-- Reads the memberships once, and the indexes of 0016. Nothing waits but the next change of the schema.
+DO $$
+BEGIN
+    ALTER TABLE memberships VALIDATE CONSTRAINT memberships_role;
+    ALTER TABLE memberships VALIDATE CONSTRAINT memberships_deployment_role;
+    ALTER TABLE memberships VALIDATE CONSTRAINT memberships_organization_role;
+END
+$$;

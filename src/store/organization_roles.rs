@@ -1,0 +1,288 @@
+//! Rows of the roles that organizations define for themselves.
+//!
+//! Every change of one happens under the lock of its organization, as changes of members do.
+
+use super::StoreError;
+use crate::domain::{Organization, OrganizationId, RoleName, UserId};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+/// A role of an organization.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrganizationRole {
+    /// The name, which begins with `org:`. Unique in the organization.
+    pub name: RoleName,
+    /// What a caller sets.
+    pub content: RoleContent,
+    /// The organization's revision at which the role last changed: its etag.
+    pub revision: i64,
+    /// The time at which it was created.
+    pub create_time: OffsetDateTime,
+    /// The time of its last change.
+    pub update_time: OffsetDateTime,
+}
+
+/// The columns of a role that a caller sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleContent {
+    /// The title for people, at most 200 characters.
+    pub title: String,
+    /// The description, at most 1 000 characters.
+    pub description: String,
+    /// The words of its permissions, as stored.
+    pub permissions: Vec<String>,
+    /// The role that replaces it, while its members move there: no member gets it any more.
+    pub replaced_by: Option<RoleName>,
+}
+
+struct OrganizationRoleRow {
+    name: String,
+    title: String,
+    description: String,
+    permissions: Vec<String>,
+    replaced_by: Option<String>,
+    revision: i64,
+    create_time: OffsetDateTime,
+    update_time: OffsetDateTime,
+}
+
+impl From<OrganizationRoleRow> for OrganizationRole {
+    fn from(row: OrganizationRoleRow) -> Self {
+        Self {
+            name: RoleName::from_stored(&row.name),
+            content: RoleContent {
+                title: row.title,
+                description: row.description,
+                permissions: row.permissions,
+                replaced_by: row.replaced_by.as_deref().map(RoleName::from_stored),
+            },
+            revision: row.revision,
+            create_time: row.create_time,
+            update_time: row.update_time,
+        }
+    }
+}
+
+/// A statement that returns [`OrganizationRoleRow`]s: the text before the column list, the text after it, the arguments. The
+/// table has the alias `r`.
+macro_rules! role_query {
+    ($before:literal, $after:literal, $($argument:tt)*) => {
+        sqlx::query_as!(
+            OrganizationRoleRow,
+            $before
+                + " r.name, r.title, r.description, r.permissions, r.replaced_by, r.revision, r.create_time,
+                    r.update_time "
+                + $after,
+            $($argument)*
+        )
+    };
+}
+
+/// Adds a role, at the current revision of the organization; `None` if the organization has a role of this name.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn insert(
+    connection: &mut PgConnection,
+    organization: &Organization,
+    name: &RoleName,
+    content: &RoleContent,
+) -> Result<Option<OrganizationRole>, StoreError> {
+    Ok(role_query!(
+        "INSERT INTO organization_roles AS r (bucket, organization_id, name, title, description, permissions, replaced_by,
+                                              revision, create_time, update_time)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, statement_timestamp(), statement_timestamp())
+         ON CONFLICT DO NOTHING
+         RETURNING",
+        "",
+        organization.id.bucket(),
+        organization.id.as_uuid(),
+        name.as_str(),
+        content.title,
+        content.description,
+        &content.permissions,
+        content.replaced_by.as_ref().map(RoleName::as_str),
+        organization.revision,
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(OrganizationRole::from))
+}
+
+/// Reads a role.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn get(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    name: &RoleName,
+) -> Result<Option<OrganizationRole>, StoreError> {
+    Ok(role_query!(
+        "SELECT",
+        "FROM organization_roles r WHERE r.bucket = $1 AND r.organization_id = $2 AND r.name = $3",
+        organization.bucket(),
+        organization.as_uuid(),
+        name.as_str(),
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(OrganizationRole::from))
+}
+
+/// Lists the roles of an organization by name, at most `most`. An organization has at most 50, so there are no pages.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn list(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    most: i64,
+) -> Result<Vec<OrganizationRole>, StoreError> {
+    Ok(role_query!(
+        "SELECT",
+        "FROM organization_roles r WHERE r.bucket = $1 AND r.organization_id = $2 ORDER BY r.name LIMIT $3",
+        organization.bucket(),
+        organization.as_uuid(),
+        most,
+    )
+    .fetch_all(connection)
+    .await?
+    .into_iter()
+    .map(OrganizationRole::from)
+    .collect())
+}
+
+/// Overwrites a role, at the current revision of the organization.
+///
+/// # Errors
+/// If Postgres does not answer, or the organization has no role of this name.
+pub async fn update(
+    connection: &mut PgConnection,
+    organization: &Organization,
+    name: &RoleName,
+    content: &RoleContent,
+) -> Result<OrganizationRole, StoreError> {
+    Ok(role_query!(
+        "UPDATE organization_roles r SET title = $4, description = $5, permissions = $6, replaced_by = $7, revision = $8,
+                                         update_time = statement_timestamp()
+         WHERE r.bucket = $1 AND r.organization_id = $2 AND r.name = $3
+         RETURNING",
+        "",
+        organization.id.bucket(),
+        organization.id.as_uuid(),
+        name.as_str(),
+        content.title,
+        content.description,
+        &content.permissions,
+        content.replaced_by.as_ref().map(RoleName::as_str),
+        organization.revision,
+    )
+    .fetch_one(connection)
+    .await?
+    .into())
+}
+
+/// Deletes a role; false if the organization has no role of this name. Fails if a member holds it.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn delete(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    name: &RoleName,
+) -> Result<bool, StoreError> {
+    let result = sqlx::query!(
+        "DELETE FROM organization_roles WHERE bucket = $1 AND organization_id = $2 AND name = $3",
+        organization.bucket(),
+        organization.as_uuid(),
+        name.as_str(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(result.rows_affected() == 1)
+}
+
+/// The number of members who hold each role of an organization, by name, counted up to `most` for each. Roles without
+/// members are left out.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn members(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    most: i64,
+) -> Result<Vec<(RoleName, i64)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT r.name, m.members AS "members!" FROM organization_roles r
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS members FROM (
+                   SELECT FROM memberships WHERE bucket = $1 AND organization_id = $2 AND organization_role = r.name
+                   LIMIT $3) counted) m
+           WHERE r.bucket = $1 AND r.organization_id = $2 AND m.members > 0
+           ORDER BY r.name"#,
+        organization.bucket(),
+        organization.as_uuid(),
+        most,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (RoleName::from_stored(&row.name), row.members)).collect())
+}
+
+/// A membership whose role [`move_members`] has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MovedMember {
+    /// The member.
+    pub user: UserId,
+    /// The revision of the organization that this change made. Each member has one of its own.
+    pub revision: i64,
+}
+
+/// The statement of [`move_members`] for the members that a column selects. `$3` is the former role, `$4` the new one.
+macro_rules! move_query {
+    ($column:literal, $($argument:tt)*) => {
+        sqlx::query!(
+            "WITH chosen AS (
+                 SELECT user_id, row_number() OVER (ORDER BY user_id) AS number FROM (
+                     SELECT user_id FROM memberships WHERE bucket = $1 AND organization_id = $2 AND "
+                + $column
+                + " = $3 ORDER BY user_id LIMIT $5) first
+             )
+             UPDATE memberships m
+             SET role = $4, revision = $6 + chosen.number, update_time = statement_timestamp(),
+                 organization_role = CASE WHEN $4 LIKE 'org:%' THEN $4 END,
+                 deployment_role = CASE WHEN $4 NOT LIKE 'org:%' AND $4 NOT IN ('admin', 'member') THEN $4 END
+             FROM chosen WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = chosen.user_id
+             RETURNING m.user_id, m.revision",
+            $($argument)*
+        )
+    };
+}
+
+/// Moves at most `most` members of an organization from one role to another, the first ones by user id. `from` is a role of
+/// the organization or of the deployment, and neither `admin` nor `member`: those have no index. Returns the
+/// moved members in the order of their revisions, which follow the current revision of the organization.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn move_members(
+    connection: &mut PgConnection,
+    organization: &Organization,
+    from: &RoleName,
+    to: &RoleName,
+    most: i64,
+) -> Result<Vec<MovedMember>, StoreError> {
+    let (bucket, id) = (organization.id.bucket(), organization.id.as_uuid());
+    let moved = |(user, revision)| MovedMember { user: UserId::from_stored(user), revision };
+    let mut members: Vec<MovedMember> = if from.is_of_organization() {
+        let rows =
+            move_query!("organization_role", bucket, id, from.as_str(), to.as_str(), most, organization.revision);
+        rows.fetch_all(connection).await?.into_iter().map(|row| (row.user_id, row.revision)).map(moved).collect()
+    } else {
+        let rows = move_query!("deployment_role", bucket, id, from.as_str(), to.as_str(), most, organization.revision);
+        rows.fetch_all(connection).await?.into_iter().map(|row| (row.user_id, row.revision)).map(moved).collect()
+    };
+    members.sort_by_key(|member| member.revision);
+    Ok(members)
+}
