@@ -9,9 +9,12 @@ use crate::domain::Invalid;
 use crate::domain::access_model::file::{FileFormat, ModelFileError};
 use crate::domain::access_model::{AccessModel, ModelPlan};
 use crate::store::datastore_url::DatastoreUrl;
+use crate::store::pool::Pool;
+use crate::store::{StoreError, access_model, in_time};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Bytes of a model file. A model has at most 960 KiB as compact JSON; comments and indentation multiply that.
 const FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -136,8 +139,11 @@ pub(super) fn run(flags: &AccessModelFlags) -> Result<(), CliError> {
         ModelCommand::Enable { target } => {
             let target = target.read()?;
             super::run_to_end(async {
-                enable(&target).await?;
-                super::print_result("Custom roles and permissions are enabled.")
+                super::print_result(if enable(&target).await? {
+                    "Custom roles and permissions are enabled."
+                } else {
+                    "Custom roles and permissions were enabled before."
+                })
             })
         }
     }
@@ -217,8 +223,8 @@ fn read_text(source: impl Read) -> io::Result<String> {
 /// Where the access model is. It may hold a password or a credential, so it implements no `Debug`.
 enum ModelTarget {
     /// The database of the settings.
-    Datastore(#[expect(dead_code, reason = "the functions that read it are placeholders")] DatastoreUrl),
-    /// A server.
+    Datastore(DatastoreUrl),
+    /// A server, and a credential for it.
     Server { url: String, credential: Box<str> },
 }
 
@@ -235,34 +241,45 @@ struct AppliedPlan {
     revision: i64,
 }
 
+/// Time limit of a statement: a lock of the model is held for as long as a server applies one.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Reads the stored model, for `show` and `diff`.
 async fn read_stored(target: &ModelTarget) -> Result<ModelVersion, CliError> {
-    unavailable(target).await
+    let ModelTarget::Datastore(datastore) = target else { return Err(unavailable(target)) };
+    let mut connection = Pool::new(datastore.clone(), 1).acquire().await?;
+    let stored = in_time(STATEMENT_TIMEOUT, access_model::current(&mut connection)).await;
+    let stored = connection.finish(stored)?;
+    let model = AccessModel::from_stored(&stored.model).map_err(StoreError::from)?;
+    Ok(ModelVersion { model, revision: stored.revision })
 }
 
 /// Replaces the stored model, for `apply`. A dry run changes nothing.
 async fn apply(target: &ModelTarget, model: &AccessModel, options: &ApplyFlags) -> Result<AppliedPlan, CliError> {
+    // A use case of the service, with the counts of what the change touches.
     let ApplyFlags { dry_run: _, replacements: _, older_clients_gone: _ } = options;
     let _ = model;
-    unavailable(target).await
+    std::future::ready(Err(unavailable(target))).await
 }
 
-/// Confirms that every server is of this release or newer, for `enable`.
-async fn enable(target: &ModelTarget) -> Result<(), CliError> {
-    unavailable(target).await
+/// Confirms that every server is of this release or newer, for `enable`. Returns false if that was confirmed before.
+async fn enable(target: &ModelTarget) -> Result<bool, CliError> {
+    let ModelTarget::Datastore(datastore) = target else { return Err(unavailable(target)) };
+    let mut connection = Pool::new(datastore.clone(), 1).acquire().await?;
+    let enabled = in_time(STATEMENT_TIMEOUT, access_model::enable(&mut connection)).await;
+    Ok(connection.finish(enabled)?)
 }
 
-/// Placeholder until the datastore and the service keep a model.
-async fn unavailable<T>(target: &ModelTarget) -> Result<T, CliError> {
-    std::future::ready(Err(CliError::NoAccessModel {
+/// The error of a part that is not built yet.
+fn unavailable(target: &ModelTarget) -> CliError {
+    CliError::NoAccessModel {
         place: match target {
             ModelTarget::Datastore(_) => "the database".to_owned(),
             ModelTarget::Server { url, credential } => {
                 format!("the server {url}, with a credential of {} bytes,", credential.len())
             }
         },
-    }))
-    .await
+    }
 }
 
 #[cfg(test)]

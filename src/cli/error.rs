@@ -4,6 +4,7 @@ use crate::config::Mistakes;
 use crate::config::listen_address::ListenAddress;
 use crate::postgres;
 use crate::server::listener::UnixSocketError;
+use crate::store::StoreError;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -74,7 +75,7 @@ pub enum CliError {
     /// A file is no access model.
     #[error("{} is no access model:\n{mistakes}", path.display())]
     ModelFile {
-        /// The file.
+        /// The file with the mistakes.
         path: PathBuf,
         /// Every mistake, each in a line.
         mistakes: String,
@@ -82,11 +83,14 @@ pub enum CliError {
     /// The model in a file differs from the stored one.
     #[error("{} differs from revision {revision} of the access model", file.display())]
     ModelDiffers {
-        /// The file.
+        /// The file that was compared.
         file: PathBuf,
         /// The revision of the stored model.
         revision: i64,
     },
+    /// The access model in the database cannot be read or changed.
+    #[error("the access model cannot be read or changed")]
+    AccessModel(#[from] StoreError),
     /// This release keeps no access model there.
     #[error("{place} has no access model in this release")]
     NoAccessModel {
@@ -130,6 +134,7 @@ impl CliError {
             | Self::UnknownHost { .. }
             | Self::UnixSocket(_)
             | Self::File { .. }
+            | Self::AccessModel(_)
             | Self::NoAccessModel { .. }
             | Self::Postgres(_)
             | Self::Migrate(_)
