@@ -1,6 +1,6 @@
 //! The environment variables that may be settings.
 
-use super::nearest::nearest;
+use crate::domain::nearest::nearest;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 

@@ -1,6 +1,6 @@
 //! The tables of the settings file: each value is checked alone, so that every mistake is found.
 
-use super::nearest::nearest;
+use crate::domain::nearest::nearest;
 use serde::de::DeserializeOwned;
 use std::fmt;
 use toml::{Table, Value};

@@ -1,6 +1,6 @@
 //! The filter of log lines: levels and targets, of which each must be one that exists.
 
-use super::nearest::nearest;
+use crate::domain::nearest::nearest;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 

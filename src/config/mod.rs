@@ -10,7 +10,6 @@ mod file_table;
 mod format;
 pub mod listen_address;
 pub mod log_filter;
-mod nearest;
 mod reader;
 mod table;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! This module is pure: it does not wait or read a clock, and knows neither SQL nor gRPC. Parsing is the only way to
 //! construct a value from text, so every value is valid. A parse error is a sentence for the caller.
 
+pub mod access_model;
 pub mod actor;
 pub mod attributes;
 pub mod change;
@@ -16,6 +17,8 @@ pub mod invitation;
 pub mod limits;
 pub mod model;
 mod named_enum;
+#[cfg(feature = "server")]
+pub(crate) mod nearest;
 pub mod permission;
 pub mod permission_set;
 pub mod quota;
