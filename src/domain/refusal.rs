@@ -171,6 +171,12 @@ pub enum Refusal {
         /// The present state, such as `ACCEPTED`.
         state: String,
     },
+    /// There is no role with this name. An invitation with it stays pending.
+    #[error("the role {} does not exist in this organization: ask for a new invitation, or create the role", role.as_str())]
+    RoleNotFound {
+        /// The role.
+        role: RoleName,
+    },
     /// The inviter is no longer a member, or may no longer grant this role.
     #[error("the inviter may no longer give this role: ask for a new invitation")]
     InviterNotAllowed,

@@ -22,6 +22,7 @@ mod log_diff;
 mod lookup;
 mod notify;
 mod primary;
+mod roles;
 mod settings;
 mod statistics;
 mod written;
@@ -31,7 +32,7 @@ pub use settings::ReplicaSettings;
 pub use statistics::ReplicaStatistics;
 
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{BucketPosition, OrganizationRef, Standing, UserId, UserState};
+use crate::domain::{BucketPosition, OrganizationRef, RoleTable, Standing, UserId, UserState};
 use crate::replica_tables::ReplicaTables;
 use crate::store::StoreError;
 use crate::store::datastore::{self, Datastore};
@@ -112,6 +113,8 @@ struct ReplicaState {
     /// This process's last acknowledged write to each bucket.
     written: Arc<WrittenPositions>,
     datastore: RwLock<Option<Datastore>>,
+    /// The roles of the deployment: those without an access model until one is read.
+    roles: RwLock<Arc<RoleTable>>,
     /// The lease, sent after each poll that was applied in full.
     lease_updates: watch::Sender<u64>,
     feed: broadcast::Sender<Arc<Commits>>,
@@ -157,6 +160,7 @@ impl Replica {
             applied,
             written,
             datastore: RwLock::new(None),
+            roles: RwLock::new(Arc::new(RoleTable::built_in())),
             lease_updates: watch::Sender::new(0),
             feed: broadcast::Sender::new(limits::FEED_COMMITS),
             wake_follower: Notify::new(),

@@ -1,0 +1,158 @@
+//! What the roles of a deployment hold, at one revision of its access model.
+
+use super::access_model::AccessModel;
+use super::role::{ADMIN_PERMISSIONS, MEMBER_PERMISSIONS};
+use super::{Kind, Permission, PermissionSet, Role, RoleName};
+use std::collections::HashMap;
+
+/// The roles of the deployment with what they hold, resolved from an access model. Roles of organizations are not in it.
+///
+/// A word that this process cannot keep (see [`Permission::declare`]) makes the roles that hold it unknown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleTable {
+    revision: i64,
+    /// Without `owner`.
+    roles: HashMap<RoleName, DeploymentRole>,
+    /// The permissions that the model declares, and roster's own.
+    declared: PermissionSet,
+    /// Roster's own permissions that roles of organizations may hold.
+    delegable: PermissionSet,
+}
+
+/// A role of the deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct DeploymentRole {
+    permissions: Option<PermissionSet>,
+    /// The kind of organizations in which it exists; `None` for all kinds.
+    kind: Option<Kind>,
+}
+
+impl RoleTable {
+    /// The table of a stored access model at this revision.
+    #[must_use]
+    pub fn new(revision: i64, model: &AccessModel) -> Self {
+        let reserved = Permission::RESERVED.iter().copied();
+        let words = model.permissions().iter().map(|permission| permission.name.as_str());
+        let application = words.filter_map(Permission::declare).filter(|permission| !permission.is_reserved());
+        let declared = reserved.chain(application).collect::<PermissionSet>();
+        let mut roles: HashMap<RoleName, DeploymentRole> =
+            [(RoleName::MEMBER, MEMBER_PERMISSIONS), (RoleName::ADMIN, ADMIN_PERMISSIONS)]
+                .map(|(name, permissions)| (name, DeploymentRole { permissions: Some(permissions), kind: None }))
+                .into();
+        for role in model.roles().iter().filter(|role| role.name != RoleName::OWNER) {
+            let permissions = role.permissions.iter().map(|word| Permission::find(word)).collect();
+            roles.insert(role.name.clone(), DeploymentRole { permissions, kind: role.kind.clone() });
+        }
+        let delegable = model.delegable().iter().filter_map(|word| Permission::find(word));
+        let delegable = delegable.filter(|permission| permission.is_reserved()).collect();
+        Self { revision, roles, declared, delegable }
+    }
+
+    /// The table without an access model.
+    #[must_use]
+    pub fn built_in() -> Self {
+        Self::new(0, &AccessModel::default())
+    }
+
+    /// The revision of the access model; 0 before the first one.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The permissions of a role of the deployment, or of `owner`. `None` if this table does not have the role, or this
+    /// process does not know what it holds.
+    #[must_use]
+    pub fn permissions(&self, name: &RoleName) -> Option<&PermissionSet> {
+        const OWNER: &PermissionSet = &PermissionSet::EVERYTHING;
+        if *name == RoleName::OWNER { Some(OWNER) } else { self.roles.get(name)?.permissions.as_ref() }
+    }
+
+    /// The role with this name as a membership holds it. Unknown if it is not in this table.
+    #[must_use]
+    pub fn role(&self, name: RoleName) -> Role {
+        Role { permissions: self.permissions(&name).cloned(), name }
+    }
+
+    /// Whether organizations of this kind have the role. `false` for `owner` and for roles of organizations.
+    #[must_use]
+    pub fn exists_for(&self, name: &RoleName, kind: &Kind) -> bool {
+        self.roles.get(name).is_some_and(|role| role.kind.as_ref().is_none_or(|own| own == kind))
+    }
+
+    /// The permissions that exist: roster's own, and those that the model declares.
+    #[must_use]
+    pub fn declared(&self) -> &PermissionSet {
+        &self.declared
+    }
+
+    /// Roster's own permissions that roles of organizations may hold.
+    #[must_use]
+    pub fn delegable(&self) -> &PermissionSet {
+        &self.delegable
+    }
+
+    /// The permissions behind the stored words of a role of an organization; `None` if this process does not know one.
+    #[must_use]
+    pub fn set_of_words<W: AsRef<str>>(words: &[W]) -> Option<PermissionSet> {
+        words.iter().map(|word| Permission::find(word.as_ref())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn table() -> RoleTable {
+        let model = json!({
+            "permissions": [{ "name": "billing.table-read" }, { "name": "billing.table-write" }],
+            "roles": [
+                { "name": "accountant", "kind": "customer", "permissions": ["billing.table-read", "members.list"] },
+                { "name": "member", "permissions": ["billing.table-read", "organization.read"] },
+                { "name": "newer", "permissions": ["teams.table-manage"] },
+            ],
+            "delegable": ["members.add"],
+        });
+        RoleTable::new(3, &AccessModel::from_stored(&model).unwrap())
+    }
+
+    #[test]
+    fn roles_hold_what_the_model_says_and_else_what_is_built_in() {
+        let (table, read) = (table(), || Permission::find("billing.table-read").unwrap());
+        let accountant = table.role(RoleName::parse("accountant").unwrap());
+        assert!(accountant.require().unwrap().contains(read()));
+        assert!(accountant.require().unwrap().contains(Permission::MEMBERS_LIST));
+        let member = table.role(RoleName::MEMBER);
+        assert!(member.require().unwrap().contains(read()));
+        assert!(!member.require().unwrap().contains(Permission::MEMBERSHIP_LEAVE));
+        assert_eq!(table.role(RoleName::ADMIN), Role::ADMIN);
+        assert_eq!(table.role(RoleName::OWNER), Role::OWNER);
+        assert_eq!(RoleTable::built_in().role(RoleName::MEMBER), Role::MEMBER);
+    }
+
+    #[test]
+    fn a_role_with_an_unknown_permission_is_unknown() {
+        let table = table();
+        for name in ["newer", "nobody", "org:accountant"] {
+            assert!(!table.role(RoleName::parse(name).unwrap()).is_known(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_role_of_one_kind_exists_there_only() {
+        let (table, name) = (table(), RoleName::parse("accountant").unwrap());
+        let (customer, team) = (Kind::parse("customer").unwrap(), Kind::parse("team").unwrap());
+        assert!(table.exists_for(&name, &customer) && !table.exists_for(&name, &team));
+        assert!(table.exists_for(&RoleName::ADMIN, &team) && !table.exists_for(&RoleName::OWNER, &team));
+    }
+
+    #[test]
+    fn only_what_the_model_declares_exists() {
+        let table = table();
+        let undeclared = Permission::declare("billing.table-undeclared").unwrap();
+        assert!(table.declared().contains(Permission::find("billing.table-write").unwrap()));
+        assert!(table.declared().contains(Permission::MEMBERS_ADD) && !table.declared().contains(undeclared));
+        assert!(table.delegable().contains(Permission::MEMBERS_ADD));
+    }
+}
