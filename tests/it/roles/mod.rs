@@ -94,9 +94,9 @@ fn beta() -> OrganizationId {
     OrganizationId::from_uuid(Uuid::from_u128(0x0200_0000_0000_4000_8000_0000_0000_0000))
 }
 
-/// Locks Acme.
+/// Locks Acme in the transaction of the connection, if it has one.
 async fn lock_acme(connection: &mut PgConnection) -> Organization {
-    roster::store::organizations::lock(connection, acme()).await.unwrap().unwrap()
+    roster::store::organizations::lock(connection, acme()).await.unwrap().unwrap().organization
 }
 
 fn name(name: &str) -> RoleName {
