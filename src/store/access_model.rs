@@ -63,6 +63,14 @@ pub async fn lock(connection: &mut PgConnection) -> Result<StoredModel, StoreErr
     Ok(model.fetch_one(connection).await?)
 }
 
+/// Whether the operator has said that every server knows roles and permissions that are not built in.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn is_enabled(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar!("SELECT enabled FROM access_model").fetch_one(connection).await?)
+}
+
 /// Records that every server knows roles and permissions that are not built in. Returns false if that was recorded before.
 ///
 /// # Errors
