@@ -27,7 +27,7 @@ pub struct StoredModel {
     pub revision: i64,
     /// The time at which it was applied, by the clock of Postgres; 1970 for revision 0.
     pub write_time: OffsetDateTime,
-    /// The document.
+    /// The document, as stored.
     pub model: Value,
     /// Whether the operator has said that every server knows roles and permissions that are not built in.
     pub is_enabled: bool,
@@ -201,7 +201,7 @@ pub async fn delete_roles(connection: &mut PgConnection, except: &[DeploymentRol
 pub struct ModelRevision {
     /// The number of the revision, from 1 on.
     pub revision: i64,
-    /// The document.
+    /// The document, as stored.
     pub model: Value,
     /// The kind of the actor that applied it, as stored.
     pub actor_kind: String,

@@ -268,7 +268,7 @@ pub async fn members_with(
 /// A membership whose role [`move_members`] has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MovedMember {
-    /// The member.
+    /// The member whose role changed.
     pub user: UserId,
     /// The revision of the organization that this change made. Each member has one of its own.
     pub revision: i64,

@@ -207,11 +207,11 @@ fn warnings(after: &AccessModel, changes: &[RoleChange]) -> Vec<PlanWarning> {
         let lacks: WordSet = role.permissions.difference(&admin).cloned().collect();
         (!lacks.is_empty()).then(|| PlanWarning::RoleAboveAdmin { role: role.name.clone(), lacks })
     });
-    let changed = changes.iter().filter_map(|change| {
+    let built_in = changes.iter().filter_map(|change| {
         let is_changed = !change.gained.is_empty() || !change.lost.is_empty();
         let differs = built_in::words_of(change.name.as_str())
             .is_some_and(|words| after.words_of(change.name.as_str()).is_some_and(|held| *held != words));
         (is_changed && differs).then(|| PlanWarning::BuiltInRoleChanged { role: change.name.clone() })
     });
-    above.chain(changed).collect()
+    above.chain(built_in).collect()
 }

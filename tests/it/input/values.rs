@@ -101,7 +101,7 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         "name" | "display_name" | "search" => texts(&["   ", "a\0b", "a\u{202e}b", "a\nb"]),
         "slug" => texts(&["a", "a_b", "a\0b", UUID, "é-é"]),
         "kind" => texts(&["Vendor", "2x", "a\0", "a b"]),
-        "role" => texts(&["king", "Owner", "mem\0ber", "member "]),
+        "role" => texts(&["King", "Owner", "mem\0ber", "member "]),
         "permission" => texts(&["", "members.fly", "members.add\0", "MEMBERS.ADD"]),
         "reason" => texts(&["a\0b", "a\u{7}b"]),
         "request_id" => texts(&["x", "7b0c3a1e5a394d0c9a533a0f2c8f7a11", "\0", "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a1g"]),
