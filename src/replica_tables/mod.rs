@@ -7,6 +7,8 @@
 
 mod bucket;
 mod fingerprint;
+mod organization_roles;
+mod role_names;
 mod slugs;
 mod table;
 #[cfg(test)]
@@ -19,8 +21,9 @@ use crate::domain::change::LogEntry;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Slug, UserId, UserState};
 use fingerprint::FingerprintKey;
+use role_names::RoleNames;
 use slugs::{SlugChange, Slugs};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use users::UserTables;
 
 /// The tables of one replica.
@@ -29,6 +32,7 @@ pub struct ReplicaTables {
     buckets: Box<[RwLock<Option<Bucket>>]>,
     slugs: Slugs,
     users: UserTables,
+    role_names: Arc<RoleNames>,
 }
 
 impl ReplicaTables {
@@ -41,6 +45,7 @@ impl ReplicaTables {
             buckets: (0..ORGANIZATION_BUCKETS).map(|_| RwLock::default()).collect(),
             slugs: Slugs::default(),
             users: UserTables::new(key),
+            role_names: Arc::new(RoleNames::new()),
         }
     }
 
@@ -48,7 +53,7 @@ impl ReplicaTables {
     /// [`Self::put`].
     #[must_use]
     pub fn bucket(&self, at: BucketPosition) -> Bucket {
-        Bucket::new(self.key, at)
+        Bucket::new(self.key, self.role_names.clone(), at)
     }
 
     fn slot(&self, bucket: i16) -> &RwLock<Option<Bucket>> {
