@@ -54,6 +54,13 @@ impl RoleTable {
         Self::new(0, &AccessModel::default())
     }
 
+    /// The table of an access model at this revision that this program cannot read. No role is known but `owner`.
+    #[must_use]
+    pub fn unreadable(revision: i64) -> Self {
+        let declared = Permission::RESERVED.iter().copied().collect();
+        Self { revision, roles: HashMap::new(), declared, delegable: PermissionSet::NONE }
+    }
+
     /// The revision of the access model; 0 before the first one.
     #[must_use]
     pub fn revision(&self) -> i64 {

@@ -149,8 +149,7 @@ impl ReplicaState {
         let id = self.tables.organization(organization)?;
         let bucket = self.tables.read(id.bucket());
         let bucket = bucket.as_ref().filter(|bucket| self.can_answer(bucket, id, organization))?;
-        let roles = self.roles();
-        let member = bucket.find(id, user, &roles)?;
+        let member = bucket.find(id, user, &bucket.deployment_roles().table)?;
         let (position, role) = (Some(bucket.at()), member.role.map(RoleView::to_role));
         Some(Standing { organization: member.organization, role, user_state, position, user_position })
     }
@@ -251,7 +250,7 @@ impl ReplicaState {
         for bucket in 0..USER_BUCKETS {
             token.cover_user(self.tables.user_position(bucket));
         }
-        let roles = self.roles();
+        let roles = self.tables.roles().table;
         for (number, indexes) in by_bucket(&ids) {
             let bucket = self.tables.read(number);
             let Some(bucket) = bucket.as_ref() else { continue };

@@ -1,5 +1,6 @@
 //! One bucket of organizations with their members: the unit of loading, of publishing and of the memory limit.
 
+use super::PublishedRoles;
 use super::fingerprint::{Fingerprint, FingerprintKey, RoleCode, Slot};
 use super::organization_roles::RoleSideTable;
 use super::role_names::RoleNames;
@@ -55,6 +56,9 @@ pub struct Bucket {
     garbage: usize,
     /// The names of the deployment's roles, shared by all buckets.
     role_names: Arc<RoleNames>,
+    /// The roles of the deployment. Each bucket has a reference of its own: a lookup borrows it under the bucket's lock, and
+    /// writes to no memory that all lookups share.
+    deployment: PublishedRoles,
     roles: RoleSideTable,
 }
 
@@ -70,9 +74,27 @@ pub struct MemberLookup<'t> {
 
 impl Bucket {
     /// An empty bucket at a snapshot's position; the caller fills it from the same snapshot.
-    pub(super) fn new(key: FingerprintKey, role_names: Arc<RoleNames>, at: BucketPosition) -> Self {
+    pub(super) fn new(
+        key: FingerprintKey,
+        role_names: Arc<RoleNames>,
+        deployment: PublishedRoles,
+        at: BucketPosition,
+    ) -> Self {
         let (organizations, members, roles) = (Table::default(), Table::default(), RoleSideTable::default());
-        Self { key, at, organizations, members, garbage: 0, role_names, roles }
+        Self { key, at, organizations, members, garbage: 0, role_names, deployment, roles }
+    }
+
+    /// Sets the roles of the deployment.
+    pub(super) fn adopt(&mut self, deployment: &PublishedRoles) {
+        if !Arc::ptr_eq(&self.deployment.table, &deployment.table) {
+            self.deployment = deployment.clone();
+        }
+    }
+
+    /// The roles of the deployment, as of the same poll of the log as the bucket.
+    #[must_use]
+    pub fn deployment_roles(&self) -> &PublishedRoles {
+        &self.deployment
     }
 
     /// The position up to which the bucket's log is applied.
