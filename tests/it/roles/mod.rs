@@ -3,6 +3,7 @@
 
 mod apply;
 mod bad_models;
+mod ceiling;
 mod define;
 mod integrity;
 mod migration;
