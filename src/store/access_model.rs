@@ -51,6 +51,15 @@ pub async fn current(connection: &mut PgConnection) -> Result<StoredModel, Store
     Ok(model.fetch_one(connection).await?)
 }
 
+/// Reads the end of the model's change log.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn position(connection: &mut PgConnection) -> Result<LogPosition, StoreError> {
+    let at = sqlx::query_as!(LogPosition, "SELECT revision AS position, write_time FROM access_model");
+    Ok(at.fetch_one(connection).await?)
+}
+
 /// Reads the present model under a lock that excludes every other change of it until the transaction ends.
 ///
 /// # Errors
@@ -61,6 +70,14 @@ pub async fn lock(connection: &mut PgConnection) -> Result<StoredModel, StoreErr
         "SELECT revision, write_time, model, enabled AS is_enabled FROM access_model FOR NO KEY UPDATE"
     );
     Ok(model.fetch_one(connection).await?)
+}
+
+/// Whether the operator has said that every server knows roles and permissions that are not built in.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn is_enabled(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar!("SELECT enabled FROM access_model").fetch_one(connection).await?)
 }
 
 /// Records that every server knows roles and permissions that are not built in. Returns false if that was recorded before.

@@ -13,7 +13,8 @@ use crate::service::members::{AddMember, BatchAddMembers, RemoveMember, Transfer
 use crate::service::organizations::{CreateOrganization, DeleteOrganization, Owner, UpdateOrganization};
 use crate::service::reads::{MemberFilter, OrganizationFilter, OrganizationPageKey, UserOrganizationFilter};
 
-fn etag(etag: &str) -> Option<String> {
+/// The etag of a request; `None` asks for any version.
+pub(super) fn etag(etag: &str) -> Option<String> {
     (!etag.is_empty()).then(|| etag.to_owned())
 }
 

@@ -3,9 +3,12 @@
 //! Every change of a row goes through it and takes its event, its revision and its log entry along, so a use case cannot
 //! change a row without them. [`UnitOfWork::finish`] writes the change log, last.
 
+mod model;
+
 use crate::authn::{Caller, UserCaller};
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::event::EventType;
+use crate::domain::ids::MODEL_BUCKET;
 use crate::domain::{
     Attributes, BucketPosition, Membership, Organization, OrganizationId, Refusal, Role, RoleName, RoleTable, Slug,
     User, UserId,
@@ -13,6 +16,7 @@ use crate::domain::{
 use crate::service::ServiceError;
 use crate::service::consistency_token::ConsistencyToken;
 use crate::store::events::{self, Cause, Event};
+use crate::store::log::tail::LogPosition;
 use crate::store::{StoreError, log};
 use crate::store::{invitation_tokens, memberships, organization_roles, organizations, slugs, users};
 use serde_json::{Value, json};
@@ -36,6 +40,10 @@ pub(in crate::service) struct UnitOfWork<'t> {
     pub(in crate::service) caller: Option<Caller>,
     /// The roles of the deployment by which the write is decided. If they change before it ends, it is repeated.
     roles: Arc<RoleTable>,
+    /// The revision of the access model by which the write is decided.
+    model_revision: i64,
+    /// The end of the access model's change log, if the write read or changed it.
+    model_at: Option<LogPosition>,
     cause: Cause,
     entries: BTreeMap<i16, Vec<LogEntry>>,
     events: BTreeMap<OrganizationId, Vec<Event>>,
@@ -57,6 +65,8 @@ impl<'t> UnitOfWork<'t> {
         Self {
             connection,
             caller,
+            model_revision: roles.revision(),
+            model_at: None,
             roles,
             cause,
             entries: BTreeMap::new(),
@@ -91,7 +101,7 @@ impl<'t> UnitOfWork<'t> {
     pub(in crate::service) async fn lock(&mut self, id: OrganizationId) -> Result<Option<Organization>, ServiceError> {
         self.locked.insert(id.bucket());
         let Some(locked) = organizations::lock(self.connection, id).await? else { return Ok(None) };
-        if locked.model_revision > self.roles.revision() {
+        if locked.model_revision > self.model_revision {
             return Err(StoreError::ModelChanged.into());
         }
         Ok(Some(locked.organization))
@@ -422,7 +432,7 @@ impl<'t> UnitOfWork<'t> {
         }
         for (bucket, entries) in &self.entries {
             let appended = log::append(self.connection, *bucket, entries).await?;
-            if appended.model_revision != self.roles.revision() {
+            if appended.model_revision != self.model_revision {
                 return Err(StoreError::ModelChanged.into());
             }
             token.cover(appended.at);
@@ -435,6 +445,9 @@ impl<'t> UnitOfWork<'t> {
         for bucket in self.locked {
             let at: BucketPosition = log::position(self.connection, bucket).await?;
             token.cover(at);
+        }
+        if let Some(at) = self.model_at {
+            token.cover(at.in_bucket(MODEL_BUCKET));
         }
         Ok(self.revokes_own_access)
     }
