@@ -26,7 +26,7 @@ pub struct MethodRule {
     pub deleted: bool,
     /// Whether the method may change data.
     pub write: bool,
-    /// Whether the request contains a list of messages.
+    /// Whether the request contains a list of messages, itself or in a message of roster's own.
     pub bulk: bool,
     /// Whether the response is a page of a list: the request has a page size.
     pub pages: bool,
@@ -123,9 +123,20 @@ fn method_rule(method: &MethodDescriptor) -> Result<MethodRule, String> {
         deleted,
         write,
         // Bulk methods accept larger messages; a stream must not accept an endless number of large ones.
-        bulk: !streaming.0 && request.fields().any(|field| field.is_list() && matches!(field.kind(), Kind::Message(_))),
+        bulk: !streaming.0 && contains_messages(&request),
         pages: request.get_field_by_name("page_size").is_some(),
         streaming,
+    })
+}
+
+/// Whether the request contains a list of messages, itself or in a message of roster's own.
+fn contains_messages(request: &MessageDescriptor) -> bool {
+    request.fields().any(|field| match field.kind() {
+        Kind::Message(_) if field.is_list() => true,
+        Kind::Message(inner) if !field.is_map() && inner.package_name() == request.package_name() => {
+            contains_messages(&inner)
+        }
+        _ => false,
     })
 }
 

@@ -18,7 +18,7 @@ BEGIN
         CONSTRAINT access_model_model CHECK (jsonb_typeof(model) = 'object')
     );
     INSERT INTO access_model (revision, write_time, model, enabled)
-    VALUES (0, 'epoch', '{"permissions": [], "roles": [], "delegable": []}', false);
+    VALUES (0, 'epoch', '{}', false);
 
     -- Kept for good: it is the audit trail of the model, and a model is applied a few times a day at most.
     CREATE TABLE access_model_revisions (

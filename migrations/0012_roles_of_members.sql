@@ -2,7 +2,7 @@
 -- exist: `role` stays the name, and one of two columns repeats it for a foreign key. Former releases write `admin` and
 -- `member` and leave both columns out.
 --
--- No constraint reads the rows here, so the lock on memberships is short: 0017 validates them, without blocking writes.
+-- No constraint reads the rows here, so the lock on memberships is short: 0018 validates them, without blocking writes.
 -- Each of the migrations 0012 to 0015 locks one table, because two of them in one transaction could wait for a write that
 -- waits for the other.
 DO $$

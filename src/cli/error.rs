@@ -4,6 +4,7 @@ use crate::config::Mistakes;
 use crate::config::listen_address::ListenAddress;
 use crate::postgres;
 use crate::server::listener::UnixSocketError;
+use crate::store::StoreError;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -71,6 +72,31 @@ pub enum CliError {
         /// The error of the operating system.
         source: io::Error,
     },
+    /// A file is no access model.
+    #[error("{} is no access model:\n{mistakes}", path.display())]
+    ModelFile {
+        /// The file with the mistakes.
+        path: PathBuf,
+        /// Every mistake, each in a line.
+        mistakes: String,
+    },
+    /// The model in a file differs from the stored one.
+    #[error("{} differs from revision {revision} of the access model", file.display())]
+    ModelDiffers {
+        /// The file that was compared.
+        file: PathBuf,
+        /// The revision of the stored model.
+        revision: i64,
+    },
+    /// The access model in the database cannot be read or changed.
+    #[error("the access model cannot be read or changed")]
+    AccessModel(#[from] StoreError),
+    /// This release keeps no access model there.
+    #[error("{place} has no access model in this release")]
+    NoAccessModel {
+        /// The database or the server.
+        place: String,
+    },
     /// The private Postgres cannot be started.
     #[error(transparent)]
     Postgres(#[from] postgres::Error),
@@ -95,18 +121,21 @@ pub enum CliError {
 }
 
 impl CliError {
-    /// The exit code: 2 for a mistake in the command line or the settings, as for an unknown flag; 1 for any other
-    /// error.
+    /// The exit code: 2 for a mistake in the command line, the settings or a model file, as for an unknown flag; 3 for a
+    /// difference that `roster access-model diff` found; 1 for any other error.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Settings(_) | Self::NoHome | Self::NoSigningKey(_) => 2,
+            Self::Settings(_) | Self::NoHome | Self::NoSigningKey(_) | Self::ModelFile { .. } => 2,
+            Self::ModelDiffers { .. } => 3,
             Self::DirectoryInUse { .. }
             | Self::InUse { .. }
             | Self::Listen { .. }
             | Self::UnknownHost { .. }
             | Self::UnixSocket(_)
             | Self::File { .. }
+            | Self::AccessModel(_)
+            | Self::NoAccessModel { .. }
             | Self::Postgres(_)
             | Self::Migrate(_)
             | Self::Serve(_)

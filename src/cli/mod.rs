@@ -1,5 +1,6 @@
 //! The command line, with one file for each sub-command.
 
+mod access_model;
 mod api_key;
 mod check_config;
 mod data_directory;
@@ -53,6 +54,8 @@ enum Command {
     Token(token::TokenFlags),
     /// Generate an API key for a service
     ApiKey(api_key::ApiKeyFlags),
+    /// Print, compare or replace the roles and permissions of the deployment
+    AccessModel(access_model::AccessModelFlags),
 }
 
 /// Parses the command line and runs the sub-command. `--help`, and a command line that cannot be parsed, end the
@@ -68,6 +71,7 @@ pub fn run() -> Result<(), CliError> {
         Command::CheckConfig(flags) => check_config::run(&flags),
         Command::Token(flags) => token::run(&flags),
         Command::ApiKey(flags) => api_key::run(&flags),
+        Command::AccessModel(flags) => access_model::run(&flags),
     }
 }
 

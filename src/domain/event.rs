@@ -45,6 +45,12 @@ named_enum! {
     InvitationExpired = "invitation.expired",
     /// The mail server did not take its mail, and delivery was given up.
     InvitationMailFailed = "invitation.mail_failed",
+    /// A role of the organization was defined.
+    RoleCreated = "role.created",
+    /// Its title, description or permissions changed.
+    RoleUpdated = "role.updated",
+    /// It was deleted.
+    RoleDeleted = "role.deleted",
     /// A user was created.
     UserCreated = "user.created",
     /// A user's profile changed.
@@ -55,14 +61,16 @@ named_enum! {
     UserReactivated = "user.reactivated",
     /// A user was deleted: only the id is left.
     UserDeleted = "user.deleted",
+    /// The access model of the deployment changed.
+    ModelChanged = "model.changed",
 }
 
 /// An event as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventRecord {
-    /// The organization that the event belongs to; `None` for an event of a user.
+    /// The organization that the event belongs to; `None` for an event of a user or of the access model.
     pub organization: Option<OrganizationId>,
-    /// The revision of the organization or user that the change made.
+    /// The revision of the organization, the user or the access model that the change made.
     pub revision: i64,
     /// The type, as stored. Not an [`EventType`]: a newer server may have written a type that this version does not know.
     pub event_type: String,

@@ -64,6 +64,10 @@ reserved_permissions! {
     INVITATIONS_MANAGE = "invitations.manage",
     /// Read the audit trail.
     EVENTS_READ = "events.read",
+    /// Read the roles that exist for the organization.
+    ROLES_READ = "roles.read",
+    /// Define, change and delete the organization's own roles.
+    ROLES_MANAGE = "roles.manage",
 }
 
 /// The words of the application that this process has seen in an access model.

@@ -1,9 +1,9 @@
-//! Quotas: the limits on invitations and on invitation tokens that a deployment sets.
+//! Quotas: the limits on invitations and on invitation tokens that a deployment sets, and that on roles.
 
 use super::named_enum::named_enum;
 
 named_enum! {
-    /// A quota. Its name is the name of its setting, and the `limit` in the metadata of `QUOTA_EXCEEDED`.
+    /// A quota. Its name is the name of its setting, if it has one, and the `limit` in the metadata of `QUOTA_EXCEEDED`.
     Quota else "unknown quota";
     /// Pending invitations of one organization.
     PendingPerOrganization = "pending_per_organization",
@@ -17,6 +17,8 @@ named_enum! {
     MailsPerRecipientAndDay = "mails_per_recipient_and_day",
     /// Invalid invitation tokens from one caller in one minute.
     FailedTokensPerMinute = "failed_tokens_per_minute",
+    /// Roles that one organization defines for itself.
+    RolesPerOrganization = "roles_per_organization",
 }
 
 #[cfg(test)]

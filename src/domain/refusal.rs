@@ -171,12 +171,66 @@ pub enum Refusal {
         /// The present state, such as `ACCEPTED`.
         state: String,
     },
+    /// There is no role with this name. An invitation with it stays pending.
+    #[error(
+        "the role {} does not exist in this organization: ListRoles has its roles; an invitation with the role stays pending",
+        role.as_str()
+    )]
+    RoleNotFound {
+        /// The role.
+        role: RoleName,
+    },
     /// The inviter is no longer a member, or may no longer grant this role.
     #[error("the inviter may no longer give this role: ask for a new invitation")]
     InviterNotAllowed,
     /// The request asks for delivery by e-mail, and this deployment sends no mail.
     #[error("this server sends no mail: choose another delivery")]
     MailOff,
+    /// The organization has a role of this name.
+    #[error("the organization has a role {} already", role.as_str())]
+    RoleExists {
+        /// The role in question.
+        role: RoleName,
+    },
+    /// The operator has not said yet that every server knows roles that are not built in.
+    #[error(
+        "this deployment does not accept access models and roles of organizations yet: when every server is of this \
+         release, call EnableRoles or run `roster access-model enable`"
+    )]
+    RolesNotEnabled,
+    /// Members hold roles that the change removes or takes from them.
+    #[error(
+        "members hold roles that the change takes away ({}): name replacements, for at most 10 000 members in all, or give \
+         the members other roles first",
+        uses(roles, members)
+    )]
+    RoleInUse {
+        /// The first of these roles.
+        roles: Vec<RoleName>,
+        /// The number of members with each of them.
+        members: Vec<u64>,
+    },
+    /// Roles of organizations hold permissions that the change takes away.
+    #[error(
+        "roles of organizations hold permissions that the change takes away ({}): remove them from those roles first",
+        uses(permissions, roles)
+    )]
+    PermissionInUse {
+        /// The first of these permissions.
+        permissions: Vec<String>,
+        /// The number of roles that hold each of them.
+        roles: Vec<u64>,
+    },
+    /// A model that changes what `admin` or `member` hold is wrong in clients of older releases.
+    #[error(
+        "clients of release 0.3 and earlier assume the built-in permissions of the changed roles ({}): update every client \
+         first, then confirm it with `older_clients_gone`",
+        role_names(roles)
+    )]
+    OlderClientsGoneRequired {
+        /// The roles that change.
+        roles: Vec<RoleName>,
+    },
     /// A limit is reached.
     #[error("the limit {limit} is reached: at most {most}; try again in {retry_seconds} seconds")]
     QuotaExceeded {
@@ -230,4 +284,14 @@ impl Refusal {
 
 fn scope_names(scopes: &[Scope]) -> String {
     scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn role_names(roles: &[RoleName]) -> String {
+    roles.iter().map(RoleName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// The names with their numbers, for a sentence.
+fn uses(names: &[impl std::fmt::Display], numbers: &[u64]) -> String {
+    let uses = names.iter().zip(numbers).map(|(name, number)| format!("{name}: {number}"));
+    uses.collect::<Vec<_>>().join(", ")
 }

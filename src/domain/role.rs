@@ -25,6 +25,7 @@ pub const ADMIN_PERMISSIONS: PermissionSet = PermissionSet::of(&[
     P::INVITATIONS_READ,
     P::INVITATIONS_MANAGE,
     P::EVENTS_READ,
+    P::ROLES_READ,
 ]);
 
 /// The permissions of a role that always exists, unless the access model says otherwise: it cannot for `owner`, which

@@ -17,11 +17,13 @@ pub enum Scope {
     Operator,
     /// Act on behalf of the user named in the `roster-on-behalf-of` metadata.
     ActAs,
+    /// Apply the access model of the deployment.
+    Model,
 }
 
 impl Scope {
     /// Every scope that exists.
-    pub const ALL: [Self; 4] = [Self::Check, Self::Manage, Self::Operator, Self::ActAs];
+    pub const ALL: [Self; 5] = [Self::Check, Self::Manage, Self::Operator, Self::ActAs, Self::Model];
 
     /// The name of the scope, without the prefix `roster:`.
     #[must_use]
@@ -31,6 +33,7 @@ impl Scope {
             Self::Manage => "manage",
             Self::Operator => "operator",
             Self::ActAs => "act-as",
+            Self::Model => "model",
         }
     }
 
@@ -42,7 +45,7 @@ impl Scope {
         Self::ALL
             .into_iter()
             .find(|scope| scope.as_str() == name)
-            .ok_or_else(|| Invalid::new("no such scope: one of check, manage, operator, act-as"))
+            .ok_or_else(|| Invalid::new("no such scope: one of check, manage, operator, act-as, model"))
     }
 
     /// The permissions that the scope grants in every organization. (`operator` is more than a set of permissions: it
@@ -53,7 +56,7 @@ impl Scope {
             Self::Check => PermissionSet::of(&[P::ORGANIZATION_READ, P::MEMBERS_LIST, P::MEMBERS_READ]),
             Self::Manage => ADMIN_PERMISSIONS,
             Self::Operator => PermissionSet::EVERYTHING,
-            Self::ActAs => PermissionSet::NONE,
+            Self::ActAs | Self::Model => PermissionSet::NONE,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A handler admits its call ([`admit`]), decodes the message, calls [`crate::service::Roster`] and encodes the answer. The
 //! mapping from refusals to statuses is [`status`].
 
+mod access_model;
 pub mod admit;
 mod check;
 mod convert;
@@ -15,6 +16,7 @@ mod organization;
 mod page;
 mod reason;
 pub mod request;
+mod role;
 pub mod standard;
 pub mod status;
 mod user;

@@ -224,7 +224,7 @@ impl From<ServiceError> for Status {
                 status(reason::deadline_exceeded(), message)
             }
             // Writes retry and return this refusal themselves: only a read gets here.
-            ServiceError::Store(StoreError::Contention(_)) => refused(&Refusal::Conflict),
+            ServiceError::Store(StoreError::Contention(_) | StoreError::ModelChanged) => refused(&Refusal::Conflict),
             ServiceError::Store(StoreError::ValueUnknown(value)) => refused(&Refusal::ValueUnknown { value: *value }),
             ServiceError::Store(StoreError::Unexpected(_) | StoreError::Unreadable(_))
             | ServiceError::Panicked

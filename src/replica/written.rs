@@ -32,7 +32,7 @@ impl WrittenPositions {
     /// Records an acknowledged write by the token that covers it. The marks of a token without marks are unknown.
     pub(super) fn record(&self, token: &ConsistencyToken) {
         let mut unconfirmed = self.unconfirmed();
-        for at in token.positions() {
+        for at in token.positions().filter(|at| usize::from(at.bucket.unsigned_abs()) < BUCKETS) {
             self.slot(at.bucket).fetch_max(at.position, Ordering::AcqRel);
             let last = unconfirmed.get(&at.bucket).map_or(0, |(position, _)| *position);
             if token.has_marks() && at.position > last {

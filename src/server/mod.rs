@@ -34,10 +34,12 @@ use crate::authn::Authenticator;
 use crate::grpc::admit::Api;
 use crate::grpc::admit::stream::{StreamBudget, StreamShares};
 use crate::grpc::heavy::HeavyCalls;
+use crate::grpc::pb::access_model_service_server::AccessModelServiceServer;
 use crate::grpc::pb::check_service_server::CheckServiceServer;
 use crate::grpc::pb::event_service_server::EventServiceServer;
 use crate::grpc::pb::invitation_service_server::InvitationServiceServer;
 use crate::grpc::pb::organization_service_server::OrganizationServiceServer;
+use crate::grpc::pb::role_service_server::RoleServiceServer;
 use crate::grpc::pb::user_service_server::UserServiceServer;
 use crate::grpc::standard::{DescriptorError, Health, HealthState, Reflection};
 use crate::limited_log::LimitedLog;
@@ -291,6 +293,7 @@ fn add_services(routes: &mut RoutesBuilder, api: &Api) {
         )+};
     }
     add!(OrganizationServiceServer, InvitationServiceServer, UserServiceServer, EventServiceServer, CheckServiceServer);
+    add!(AccessModelServiceServer, RoleServiceServer);
 }
 
 /// The server has as many connections as it may have.

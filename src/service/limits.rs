@@ -75,3 +75,23 @@ pub const LOG_READ: Duration = Duration::from_secs(5);
 /// Rows of the change log that a watch reads at once when it resumes from an older cursor: at most a megabyte. A larger
 /// transaction is read in several steps.
 pub const REPLAY_ROWS: i64 = 1_000;
+/// Roles that one organization defines for itself: a list to choose from, and few enough for the memory of the replica.
+pub const ORGANIZATION_ROLES: u32 = 50;
+/// Permissions of a role of an organization: as many as an access model declares.
+pub const ROLE_PERMISSIONS: usize = 1_000;
+/// Members who get another role in one transaction: a second or two, in which their organizations wait.
+pub const MOVED_MEMBERS: u32 = 10_000;
+/// Members of a role that the plan of an access model counts. A plan of 2 000 roles then takes a second at most; beyond it,
+/// the statistics of Postgres give an estimate.
+pub const COUNTED_MEMBERS: i64 = 1_000;
+/// Roles of organizations with a permission that the plan of an access model counts, for the same reason.
+pub const COUNTED_ROLES: i64 = 1_000;
+/// The size up to which the table of memberships is read to count `admin` and `member`, in bytes: a hundred thousand rows,
+/// some ten milliseconds.
+pub const COUNTED_TABLE_BYTES: i64 = 16 * 1024 * 1024;
+/// Roles or permissions in use that one error names: it must fit the headers of a response.
+pub const NAMED_USES: usize = 10;
+/// Warnings of a plan: with them it stays below the size of a message.
+pub const PLAN_WARNINGS: usize = 100;
+/// Violations of the access model that one error names, as many as for other fields.
+pub const NAMED_VIOLATIONS: usize = 20;

@@ -4,6 +4,7 @@
 //! that [`Roster::write`] runs, so that no use case can forget the locks, the second decision, the event, the change
 //! log or the request id.
 
+pub mod access_model;
 pub mod change_feed;
 pub mod checks;
 pub mod error;
@@ -18,6 +19,7 @@ pub mod organizations;
 pub mod outbox;
 mod permit;
 pub mod reads;
+pub mod roles;
 pub mod users;
 pub mod write;
 

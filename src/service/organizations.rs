@@ -11,10 +11,9 @@ use super::{Roster, ServiceError};
 use crate::authn::Caller;
 use crate::authz::decide::{self, Access, Grant};
 use crate::domain::event::EventType;
-use crate::domain::role::ADMIN_PERMISSIONS;
 use crate::domain::{
-    Attributes, EmailAddress, Inviter, Kind, Name, Organization, OrganizationId, OrganizationState, Recipient, Refusal,
-    Role, Slug, UserId,
+    Attributes, EmailAddress, Inviter, Kind, Name, Organization, OrganizationId, OrganizationState, PermissionSet,
+    Recipient, Refusal, RoleName, Slug, UserId,
 };
 use crate::random;
 use crate::service::limits;
@@ -207,7 +206,8 @@ impl Change for Create {
         };
         let mut organization = tx.create(&new).await?;
         if let Some(owner) = &owner {
-            tx.add_member(&mut organization, owner, &Role::ADMIN, &input.owner_attributes).await?;
+            let admin = tx.role(organization.id, &RoleName::ADMIN).await?;
+            tx.add_member(&mut organization, owner, &admin, &input.owner_attributes).await?;
         }
         let owner = self.invite_owner(tx, &mut organization).await?;
         Ok(CreatedOrganization { organization, owner })
@@ -237,7 +237,7 @@ impl Create {
         let Some(Owner::Address(address, terms)) = &self.input.owner else { return Ok(None) };
         let input = Invite {
             recipient: Recipient::Email(address.clone()),
-            role: Role::ADMIN,
+            role: RoleName::ADMIN,
             attributes: self.input.owner_attributes.clone(),
         };
         let invite = InviteAll {
@@ -247,7 +247,8 @@ impl Create {
             settings: self.settings.clone(),
             makes_owner: true,
         };
-        let grant = Grant { permissions: ADMIN_PERMISSIONS, role: None };
+        // The future owner will hold everything.
+        let grant = Grant { permissions: PermissionSet::EVERYTHING, role: None };
         let invitation = invite.invite(tx, organization, &grant).await?.into_iter().next();
         Ok(invitation.transpose()?)
     }

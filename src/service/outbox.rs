@@ -13,7 +13,7 @@ use crate::authn::Secret;
 use crate::domain::event::EventType;
 use crate::domain::{
     DisplayName, EmailAddress, InvitationId, InvitationState, MailState, Name, Organization, OrganizationState,
-    Recipient, Role, RoleName, User, UserId, UserState, ValueKind,
+    Recipient, RoleName, User, UserId, UserState, ValueKind,
 };
 use crate::service::limits;
 pub use crate::store::outbox::Backlog;
@@ -225,7 +225,6 @@ async fn compose_invitation(
             return Ok(None);
         }
     }
-    require_known(&invitation.role)?;
     let (token, hash) = tokens::mint();
     invitation_tokens::add_token(connection, organization.id, id, &hash).await?;
     Ok(Some(Letter {
@@ -256,7 +255,6 @@ async fn compose_added(
     }
     let user = user.filter(|user| user.state == UserState::Active && user.email_verified);
     let (Some(membership), Some(to)) = (membership, user.and_then(|user| user.email)) else { return Ok(None) };
-    require_known(&membership.role)?;
     Ok(Some(Letter {
         id: mail,
         occasion: Occasion::Added,
@@ -268,10 +266,6 @@ async fn compose_added(
         token: None,
         expire_time: None,
     }))
-}
-
-fn require_known(role: &Role) -> Result<(), StoreError> {
-    if role.is_known() { Ok(()) } else { Err(StoreError::ValueUnknown(ValueKind::Role)) }
 }
 
 fn reply_to(sender: &User) -> Option<EmailAddress> {

@@ -65,7 +65,6 @@ impl Roster {
         let (Some(membership), Some(user)) = connection.finish(outcome)? else {
             return Err(Refusal::MemberNotFound.into());
         };
-        membership.role.require()?;
         user.require_known_state()?;
         Ok(Member { membership, user })
     }

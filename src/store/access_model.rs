@@ -27,7 +27,7 @@ pub struct StoredModel {
     pub revision: i64,
     /// The time at which it was applied, by the clock of Postgres; 1970 for revision 0.
     pub write_time: OffsetDateTime,
-    /// The document.
+    /// The document, as stored.
     pub model: Value,
     /// Whether the operator has said that every server knows roles and permissions that are not built in.
     pub is_enabled: bool,
@@ -70,6 +70,14 @@ pub async fn lock(connection: &mut PgConnection) -> Result<StoredModel, StoreErr
         "SELECT revision, write_time, model, enabled AS is_enabled FROM access_model FOR NO KEY UPDATE"
     );
     Ok(model.fetch_one(connection).await?)
+}
+
+/// Whether the operator has said that every server knows roles and permissions that are not built in.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn is_enabled(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar!("SELECT enabled FROM access_model").fetch_one(connection).await?)
 }
 
 /// Records that every server knows roles and permissions that are not built in. Returns false if that was recorded before.
@@ -202,7 +210,7 @@ pub async fn delete_roles(connection: &mut PgConnection, except: &[DeploymentRol
 pub struct ModelRevision {
     /// The number of the revision, from 1 on.
     pub revision: i64,
-    /// The document.
+    /// The document, as stored.
     pub model: Value,
     /// The kind of the actor that applied it, as stored.
     pub actor_kind: String,

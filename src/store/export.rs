@@ -36,7 +36,7 @@ pub struct ExportRow {
 /// A role that an organization defines, in an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportRole {
-    /// The organization.
+    /// The organization that defines it.
     pub organization: OrganizationId,
     /// The name, which begins with `org:`.
     pub name: RoleName,

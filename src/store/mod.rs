@@ -72,6 +72,10 @@ pub enum StoreError {
     /// A conflict with another transaction (serialization failure or deadlock). The transaction can be run again.
     #[error("the transaction conflicted with another one")]
     Contention(#[source] Arc<sqlx::Error>),
+    /// The access model was changed while the transaction ran, or is newer than the one by which it was decided. The
+    /// transaction can be run again with the present model.
+    #[error("the access model was changed during the write")]
+    ModelChanged,
     /// A commit failed in a way that leaves open whether the transaction is committed.
     #[error("the outcome of the commit is unknown")]
     CommitUnknown(#[source] Arc<sqlx::Error>),

@@ -230,10 +230,45 @@ pub async fn members(
     Ok(rows.into_iter().map(|row| (RoleName::from_stored(&row.name), row.members)).collect())
 }
 
+/// The number of roles of an organization.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn count(connection: &mut PgConnection, organization: OrganizationId) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM organization_roles WHERE bucket = $1 AND organization_id = $2"#,
+        organization.bucket(),
+        organization.as_uuid(),
+    );
+    Ok(count.fetch_one(connection).await?)
+}
+
+/// The number of members who hold a role of an organization, counted up to `most`.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn members_with(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    name: &RoleName,
+    most: i64,
+) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM (
+               SELECT FROM memberships WHERE bucket = $1 AND organization_id = $2 AND organization_role = $3
+               LIMIT $4) counted"#,
+        organization.bucket(),
+        organization.as_uuid(),
+        name.as_str(),
+        most,
+    );
+    Ok(count.fetch_one(connection).await?)
+}
+
 /// A membership whose role [`move_members`] has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MovedMember {
-    /// The member.
+    /// The member whose role changed.
     pub user: UserId,
     /// The revision of the organization that this change made. Each member has one of its own.
     pub revision: i64,

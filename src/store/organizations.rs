@@ -168,18 +168,32 @@ pub async fn insert(connection: &mut PgConnection, new: &NewOrganization) -> Res
 ///
 /// # Errors
 /// If Postgres does not answer, the lock is not granted in time, or the state of the organization is unknown.
-pub async fn lock(connection: &mut PgConnection, id: OrganizationId) -> Result<Option<Organization>, StoreError> {
+pub async fn lock(connection: &mut PgConnection, id: OrganizationId) -> Result<Option<LockedOrganization>, StoreError> {
     // NO KEY: an insert that only references this row (a membership) does not wait.
-    organization_query!(
+    let row = organization_query!(
+        record
         "SELECT",
-        "FROM organizations o WHERE o.bucket = $1 AND o.id = $2 FOR NO KEY UPDATE",
+        r#", (SELECT revision FROM access_model) AS "model_revision!"
+           FROM organizations o WHERE o.bucket = $1 AND o.id = $2 FOR NO KEY UPDATE"#,
         id.bucket(),
         id.as_uuid(),
     )
     .fetch_optional(connection)
-    .await?
-    .map(require_known_state)
+    .await?;
+    row.map(|record| {
+        let model_revision = record.model_revision;
+        Ok(LockedOrganization { organization: require_known_state(organization_row!(record))?, model_revision })
+    })
     .transpose()
+}
+
+/// An organization whose row is locked.
+#[derive(Debug, Clone)]
+pub struct LockedOrganization {
+    /// The organization.
+    pub organization: Organization,
+    /// The revision of the access model when the statement began.
+    pub model_revision: i64,
 }
 
 /// Reads an organization.

@@ -223,6 +223,31 @@ pub async fn organizations_with(
     Ok(ids.into_iter().map(OrganizationId::from_uuid).collect())
 }
 
+/// The organizations of other kinds than one, in the order of their locks, that have members with a role of the deployment:
+/// at most `most`.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn organizations_outside(
+    connection: &mut PgConnection,
+    role: &RoleName,
+    kind: &Kind,
+    most: i64,
+) -> Result<Vec<OrganizationId>, StoreError> {
+    let ids = sqlx::query_scalar!(
+        "SELECT m.organization_id FROM (
+             SELECT DISTINCT bucket, organization_id FROM memberships WHERE deployment_role = $1) m
+         JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id AND o.kind <> $2
+         ORDER BY m.bucket, m.organization_id LIMIT $3",
+        role.as_str(),
+        kind.as_str(),
+        most,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().map(OrganizationId::from_uuid).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

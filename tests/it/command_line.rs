@@ -1,5 +1,6 @@
 //! Tests of the sub-commands, run as processes.
 
+mod access_model;
 mod operators;
 mod reload;
 

@@ -165,11 +165,23 @@ async fn acme() -> (Server, String) {
                  UPDATE log_heads SET model_revision = 1;
                  INSERT INTO deployment_roles (name, kind) VALUES ('auditor', 'organization')";
     sqlx::raw_sql(roles).execute(&server.database.pool).await.unwrap();
-    let role =
-        "INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
-                                                create_time, update_time)
-                SELECT bucket, id, 'org:editor', 'Editor', '', '{billing.read}', revision, now(), now()
-                FROM organizations WHERE id::text = $1";
+    let role = "WITH o AS (
+            UPDATE organizations SET revision = revision + 1 WHERE id::text = $1 RETURNING bucket, id, kind, revision
+        ), role AS (
+            INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
+                                            create_time, update_time)
+            SELECT bucket, id, 'org:editor', 'Editor', '', '{billing.read}', revision, now(), now() FROM o
+        ), event AS (
+            INSERT INTO events (bucket, organization_id, revision, type, actor_kind, actor_id, create_time)
+            SELECT bucket, id, revision, 'organization.updated', 'operator', 'ops', now() FROM o
+        ), head AS (
+            UPDATE log_heads SET position = position + 1, write_time = clock_timestamp()
+            FROM o WHERE log_heads.bucket = o.bucket RETURNING position, write_time
+        )
+        INSERT INTO log (bucket, position, commit_position, organization_id, revision, kind, entry, role, permissions,
+                         write_time)
+        SELECT bucket, position, position, id, revision, kind, 'ROLE', 'org:editor', '{billing.read}', write_time
+        FROM o, head";
     sqlx::query(role).bind(&acme).execute(&server.database.pool).await.unwrap();
     (server, acme)
 }

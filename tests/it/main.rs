@@ -36,6 +36,7 @@ mod random;
 mod replay;
 mod replica;
 mod retention;
+mod roles;
 mod scale;
 mod search;
 mod sql_rules;

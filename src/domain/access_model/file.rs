@@ -135,15 +135,14 @@ fn check(violations: &mut Vec<Violation>, place: &str, value: &Value, form: &For
             let prefix = if place.is_empty() { String::new() } else { format!("{place}.") };
             for (key, value) in object {
                 let place = format!("{prefix}{key}");
-                match keys.iter().find(|(known, _)| known == key) {
-                    Some((_, form)) => check(violations, &place, value, form),
-                    None => {
-                        let names: Vec<&str> = keys.iter().map(|(name, _)| *name).collect();
-                        let near = nearest(key, names.iter().copied());
-                        let names = names.join(", ");
-                        let sentence = format!("no such key; the nearest is {near}; there are {names}");
-                        violations.push(Violation { field: place, sentence });
-                    }
+                if let Some((_, form)) = keys.iter().find(|(known, _)| known == key) {
+                    check(violations, &place, value, form);
+                } else {
+                    let names: Vec<&str> = keys.iter().map(|(name, _)| *name).collect();
+                    let near = nearest(key, names.iter().copied());
+                    let names = names.join(", ");
+                    let sentence = format!("no such key; the nearest is {near}; there are {names}");
+                    violations.push(Violation { field: place, sentence });
                 }
             }
         }

@@ -28,7 +28,7 @@ mod validate;
 
 pub use parts::{ModelParts, PermissionParts, RoleParts};
 pub use permission_name::PermissionName;
-pub use plan::ModelPlan;
+pub use plan::{Difference, ModelPlan};
 pub use text::{Description, Title};
 
 use crate::domain::{Kind, RoleName};

@@ -87,5 +87,5 @@ impl From<&DeclaredRole> for RoleParts {
 }
 
 fn words(set: &WordSet) -> Vec<String> {
-    set.iter().map(|word| word.to_string()).collect()
+    set.iter().map(ToString::to_string).collect()
 }

@@ -3,6 +3,7 @@
 use super::validate::enumeration;
 use super::{AccessModel, DeclaredPermission, DeclaredRole, WordSet, built_in};
 use crate::domain::RoleName;
+use crate::domain::named_enum::named_enum;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -19,6 +20,17 @@ pub struct ModelPlan {
     pub no_longer_delegable: WordSet,
     /// What the operator should know before the change.
     pub warnings: Vec<PlanWarning>,
+}
+
+named_enum! {
+    /// How two models differ in a permission or a role.
+    Difference else "no such difference";
+    /// Only the new model has it.
+    Added = "added",
+    /// Both models have it, and it differs.
+    Changed = "changed",
+    /// Only the former model has it.
+    Removed = "removed",
 }
 
 /// A permission of the application that is added, changed or removed.
@@ -94,7 +106,42 @@ impl ModelPlan {
     }
 }
 
+impl PermissionChange {
+    /// The name of the permission.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.after.as_ref().or(self.before.as_ref()).map_or("", |permission| permission.name.as_str())
+    }
+
+    /// How the models differ.
+    #[must_use]
+    pub fn difference(&self) -> Difference {
+        match (&self.before, &self.after) {
+            (None, _) => Difference::Added,
+            (Some(_), Some(_)) => Difference::Changed,
+            (Some(_), None) => Difference::Removed,
+        }
+    }
+}
+
 impl RoleChange {
+    /// How the models differ. `admin` and `member` exist in every model.
+    #[must_use]
+    pub fn difference(&self) -> Difference {
+        match (&self.before, &self.after) {
+            _ if self.is_built_in() => Difference::Changed,
+            (None, _) => Difference::Added,
+            (Some(_), Some(_)) => Difference::Changed,
+            (Some(_), None) => Difference::Removed,
+        }
+    }
+
+    /// Whether the role is `admin` or `member`.
+    #[must_use]
+    pub fn is_built_in(&self) -> bool {
+        built_in::is_built_in(self.name.as_str())
+    }
+
     /// Whether the role exists in no organization any more. `admin` and `member` always exist.
     #[must_use]
     pub fn is_removal(&self) -> bool {
@@ -160,11 +207,11 @@ fn warnings(after: &AccessModel, changes: &[RoleChange]) -> Vec<PlanWarning> {
         let lacks: WordSet = role.permissions.difference(&admin).cloned().collect();
         (!lacks.is_empty()).then(|| PlanWarning::RoleAboveAdmin { role: role.name.clone(), lacks })
     });
-    let changed = changes.iter().filter_map(|change| {
+    let built_in = changes.iter().filter_map(|change| {
         let is_changed = !change.gained.is_empty() || !change.lost.is_empty();
         let differs = built_in::words_of(change.name.as_str())
             .is_some_and(|words| after.words_of(change.name.as_str()).is_some_and(|held| *held != words));
         (is_changed && differs).then(|| PlanWarning::BuiltInRoleChanged { role: change.name.clone() })
     });
-    above.chain(changed).collect()
+    above.chain(built_in).collect()
 }

@@ -193,7 +193,7 @@ fn admin_includes_member_by_what_both_hold() {
     assert_eq!((default.words_of("owner"), default.words_of("editor")), (None, None));
 }
 
-fn change(before: Value, after: Value) -> ModelPlan {
+fn change(before: &Value, after: &Value) -> ModelPlan {
     ModelPlan::between(&parse(json!({ "roles": before })).unwrap(), &parse(json!({ "roles": after })).unwrap())
 }
 
@@ -202,12 +202,12 @@ fn a_plan_says_which_roles_stop_to_exist() {
     let kinds = [json!(""), json!("vendor"), json!("customer")];
     for (before, after, is_taken) in [(0, 0, false), (0, 1, true), (1, 0, false), (1, 2, true), (1, 1, false)] {
         let role = |kind: usize, title: &str| json!([{ "name": "x", "kind": kinds[kind], "title": title }]);
-        let plan = change(role(before, "a"), role(after, "b"));
+        let plan = change(&role(before, "a"), &role(after, "b"));
         assert_eq!(plan.roles.iter().map(RoleChange::is_taken_from_a_kind).collect::<Vec<_>>(), [is_taken]);
         assert!(!plan.roles[0].is_removal());
     }
     let listed = json!([{ "name": "member", "permissions": [] }, { "name": "x", "permissions": ["members.add"] }]);
-    let plan = change(listed.clone(), json!([]));
+    let plan = change(&listed, &json!([]));
     assert_eq!(plan.roles.iter().map(RoleChange::is_removal).collect::<Vec<_>>(), [false, true]);
     assert_eq!(plan.roles[0].gained.iter().map(|word| &**word).collect::<Vec<_>>(), {
         let mut member = MEMBER;
@@ -215,7 +215,7 @@ fn a_plan_says_which_roles_stop_to_exist() {
         member
     });
     assert_eq!(plan.roles[1].lost.len(), 1);
-    assert!(change(json!([]), listed).roles.iter().all(|change| !change.is_removal()));
+    assert!(change(&json!([]), &listed).roles.iter().all(|change| !change.is_removal()));
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn only_a_change_from_the_built_in_permissions_concerns_older_clients() {
         (member(&[]), member(&[]), false),
         (json!([]), json!([{ "name": "x", "permissions": ["members.add"] }]), false),
     ] {
-        assert_eq!(change(before.clone(), after.clone()).needs_older_clients_gone(), needs, "{before} {after}");
+        assert_eq!(change(&before, &after).needs_older_clients_gone(), needs, "{before} {after}");
     }
 }
 
@@ -240,7 +240,7 @@ fn only_a_change_from_the_built_in_permissions_concerns_older_clients() {
 fn every_role_that_admins_cannot_manage_is_a_warning() {
     let role = json!([{ "name": "x", "permissions": ["ownership.transfer", "members.add"] }, { "name": "y" }]);
     for before in [json!([]), role.clone()] {
-        let warnings = change(before, role.clone()).warnings;
+        let warnings = change(&before, &role).warnings;
         assert!(
             matches!(&warnings[..], [PlanWarning::RoleAboveAdmin { role, lacks }]
                 if role.as_str() == "x" && lacks.iter().map(|word| &**word).eq(["ownership.transfer"])),

@@ -5,7 +5,7 @@ use super::permission_name::{has_reserved_segment, is_label};
 use super::{
     AccessModel, DeclaredPermission, DeclaredRole, Description, PermissionName, Title, WordSet, built_in, limits,
 };
-use crate::domain::{Invalid, Kind, RoleName, Violation};
+use crate::domain::{Invalid, Kind, Permission, RoleName, Violation};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{Arguments, Display};
 
@@ -168,13 +168,11 @@ struct Places<'a>(HashMap<&'a str, usize>);
 
 impl<'a> Places<'a> {
     fn add<T>(&mut self, list: &str, name: &'a str, index: usize, parsed: T) -> Result<T, Invalid> {
-        match self.0.get(name) {
-            Some(first) => Err(Invalid(format!("{list}[{first}] has the same name: rename or remove one of them"))),
-            None => {
-                self.0.insert(name, index);
-                Ok(parsed)
-            }
+        if let Some(first) = self.0.get(name) {
+            return Err(Invalid(format!("{list}[{first}] has the same name: rename or remove one of them")));
         }
+        self.0.insert(name, index);
+        Ok(parsed)
     }
 }
 
@@ -237,7 +235,7 @@ fn delegable_word(word: &str) -> Result<(), Invalid> {
 }
 
 fn no_such_permission() -> Invalid {
-    let words: Vec<&str> = built_in::reserved().map(|permission| permission.as_str()).collect();
+    let words: Vec<&str> = built_in::reserved().map(Permission::as_str).collect();
     Invalid(format!("roster has no such permission: its own are {}", words.join(", ")))
 }
 

@@ -1,7 +1,7 @@
 //! Inputs of `InvitationService`.
 
 use super::{FieldReader, InvalidFields, borrow_oneof, item_count};
-use crate::domain::{Delivery, EmailAddress, Invalid, InvitationId, InvitationState, Recipient, Role, UserId};
+use crate::domain::{Delivery, EmailAddress, Invalid, InvitationId, InvitationState, Recipient, RoleName, UserId};
 use crate::grpc::page::Page;
 use crate::grpc::{convert, limits, pb};
 use crate::service::InvitationReference;
@@ -57,9 +57,9 @@ fn invite(
         Some(RecipientText::Identifier(text)) => fields.take("identifier", Recipient::parse_other(text)),
         None => Err(fields.wrong("email", Invalid::new("name the recipient: email or identifier"))),
     };
-    let role = fields.optional("role", role, Role::parse_assignable);
+    let role = fields.optional("role", role, RoleName::parse_assignable);
     let attributes = fields.attributes("attributes", attributes);
-    Ok(Invite { recipient: recipient?, role: role?.unwrap_or(Role::MEMBER), attributes: attributes? })
+    Ok(Invite { recipient: recipient?, role: role?.unwrap_or(RoleName::MEMBER), attributes: attributes? })
 }
 
 /// The input of `CreateInvitation`.

@@ -1,10 +1,12 @@
 //! Request messages to the inputs of the service: every field is parsed once, here, and the error names every invalid
 //! field.
 
+pub(super) mod access_model;
 pub(super) mod check;
 pub(super) mod event;
 pub(super) mod invitation;
 pub(super) mod organization;
+pub(super) mod role;
 pub(super) mod user;
 
 use crate::domain::attributes;

@@ -4,7 +4,7 @@ use super::invitation::delivery;
 use super::{FieldReader, InvalidFields, UserReference, borrow_oneof, item_count};
 use crate::domain::ids::parse_uuid;
 use crate::domain::{
-    EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, Role, SearchText, Slug, UserId,
+    EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, RoleName, SearchText, Slug, UserId,
 };
 use crate::grpc::page::Page;
 use crate::grpc::{convert, limits, pb};
@@ -13,7 +13,8 @@ use crate::service::members::{AddMember, BatchAddMembers, RemoveMember, Transfer
 use crate::service::organizations::{CreateOrganization, DeleteOrganization, Owner, UpdateOrganization};
 use crate::service::reads::{MemberFilter, OrganizationFilter, OrganizationPageKey, UserOrganizationFilter};
 
-fn etag(etag: &str) -> Option<String> {
+/// The etag of a request; `None` asks for any version.
+pub(super) fn etag(etag: &str) -> Option<String> {
     (!etag.is_empty()).then(|| etag.to_owned())
 }
 
@@ -87,9 +88,9 @@ fn member(
     attributes: Option<&prost_types::Struct>,
 ) -> Result<AddMember, InvalidFields> {
     let person = fields.person(user);
-    let role = fields.optional("role", role, Role::parse_assignable);
+    let role = fields.optional("role", role, RoleName::parse_assignable);
     let attributes = fields.attributes("attributes", attributes);
-    Ok(AddMember { person: person?, role: role?.unwrap_or(Role::MEMBER), attributes: attributes?, notify: None })
+    Ok(AddMember { person: person?, role: role?.unwrap_or(RoleName::MEMBER), attributes: attributes?, notify: None })
 }
 
 /// The input of `AddMember`.
@@ -134,7 +135,7 @@ pub(in crate::grpc) fn update_member(
     let filled = [!message.role.is_empty(), message.attributes.is_some()];
     let mask = fields.mask(message.update_mask.as_ref(), ["role", "attributes"], filled);
     let [role, attributes] = mask?;
-    let role = role.then(|| fields.take("role", Role::parse_assignable(&message.role))).transpose();
+    let role = role.then(|| fields.take("role", RoleName::parse_assignable(&message.role))).transpose();
     let attributes = attributes.then(|| fields.attributes("attributes", message.attributes.as_ref())).transpose();
     Ok(UpdateMember { user: user?, role: role?, attributes: attributes?, etag: etag(&message.etag) })
 }
@@ -226,10 +227,10 @@ pub(in crate::grpc) fn list_members(
     message: &pb::ListMembersRequest,
     fields: &mut FieldReader,
 ) -> Result<(Page, MemberFilter), InvalidFields> {
-    let role = fields.optional("role", &message.role, Role::parse);
+    let role = fields.optional("role", &message.role, RoleName::parse);
     let filter = ["members", &message.organization, &message.role];
     let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
     let after = page.key(fields, |key| UserId::parse(std::str::from_utf8(key).ok()?).ok())?;
     let limit = page.limit();
-    Ok((page, MemberFilter { role: role?.map(|role| role.name), after: after.map(|user| user.to_string()), limit }))
+    Ok((page, MemberFilter { role: role?, after: after.map(|user| user.to_string()), limit }))
 }

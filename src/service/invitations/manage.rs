@@ -14,7 +14,7 @@ use crate::service::write::unit_of_work::UnitOfWork;
 use crate::service::write::{Meta, OrganizationChange, WriteResult};
 use crate::service::{ItemResult, Roster, ServiceError};
 use crate::store::outbox::{self, Subject};
-use crate::store::{invitation_tokens, invitations, memberships, quotas, users};
+use crate::store::{invitation_tokens, invitations, quotas, users};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -199,10 +199,11 @@ impl InviteAll {
         grant: &Grant,
         input: &Invite,
     ) -> Result<IssuedInvitation, ServiceError> {
-        grant.reaches(&input.role)?;
+        let role = tx.assignable_role(organization, &input.role).await?;
+        grant.reaches(&role)?;
         if let Some(email) = input.recipient.email() {
             for user in users::by_verified_email(tx.connection, email).await? {
-                if memberships::get(tx.connection, organization.id, &user).await?.is_some() {
+                if tx.membership(organization.id, &user).await?.is_some() {
                     return Err(Refusal::AlreadyMember.into());
                 }
             }
@@ -228,7 +229,7 @@ impl InviteAll {
             organization: organization.id,
             id: InvitationId::from_uuid(random::uuid()),
             recipient: input.recipient.clone(),
-            role: input.role.clone(),
+            role,
             makes_owner: self.makes_owner,
             attributes: input.attributes.clone(),
             inviter: self.inviter.clone(),
@@ -342,7 +343,7 @@ impl OrganizationChange for Remind {
     ) -> Result<IssuedInvitation, ServiceError> {
         check_writable(&organization)?;
         let invitation = pending(tx, &organization, self.id).await?;
-        grant.reaches(&invitation.role)?;
+        grant.reaches(&tx.role(organization.id, &invitation.role.name).await?)?;
         check_delivery(&self.caller, &self.terms, self.settings.mail, std::iter::once(&invitation.recipient))?;
         let delivery = delivery(&self.terms, &invitation.recipient);
         if invitation.sends >= i32::try_from(self.settings.sends_per_invitation).unwrap_or(i32::MAX) {

@@ -11,8 +11,8 @@ pub(super) use manage::{InviteAll, check_delivery, inviter, revoke_all};
 use crate::authn::Secret;
 use crate::authz::decide::Access;
 use crate::domain::{
-    Attributes, Delivery, Invalid, Invitation, InvitationId, InvitationState, OrganizationId, Recipient, Refusal, Role,
-    ValueKind,
+    Attributes, Delivery, Invalid, Invitation, InvitationId, InvitationState, OrganizationId, Recipient, Refusal,
+    RoleName, ValueKind,
 };
 use crate::service::{Roster, ServiceError, limits};
 use crate::store::invitations;
@@ -63,7 +63,7 @@ pub struct Invite {
     /// The recipient: an e-mail address, or another identifier.
     pub recipient: Recipient,
     /// The role of the future member.
-    pub role: Role,
+    pub role: RoleName,
     /// The attributes of the future membership.
     pub attributes: Attributes,
 }
@@ -99,7 +99,6 @@ impl Roster {
         let mut connection = self.pool.acquire_read().await?;
         let outcome = invitations::get(&mut connection, access.organization(), id).await;
         let invitation = connection.finish(outcome)?.ok_or(Refusal::InvitationNotFound)?;
-        invitation.role.require()?;
         match invitation.state {
             InvitationState::Unknown => Err(Refusal::ValueUnknown { value: ValueKind::InvitationState }.into()),
             _ => Ok(invitation),

@@ -10,7 +10,7 @@ use crate::authn::{Actor, Caller};
 use crate::authz::decide;
 use crate::domain::{
     EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Member, Organization, OrganizationState,
-    Permission, PermissionSet, Quota, Recipient, Refusal, Role, User, UserId, UserState, ValueKind,
+    Permission, PermissionSet, Quota, Recipient, Refusal, Role, RoleName, User, UserId, UserState, ValueKind,
 };
 use crate::service::members::{AddMember, AddOutcome, Person, add};
 use crate::service::write::preconditions::unknown_state;
@@ -19,7 +19,7 @@ use crate::service::write::unit_of_work::UnitOfWork;
 use crate::service::write::{Change, Meta, WriteResult};
 use crate::service::{Roster, ServiceError};
 use crate::store::row_page::RowPage;
-use crate::store::{StoreError, invitation_tokens, invitations, memberships, quotas, users};
+use crate::store::{StoreError, invitation_tokens, invitations, quotas, users};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 use std::collections::BTreeSet;
@@ -266,7 +266,7 @@ impl Change for Accept {
         let LockedInvitation { mut organization, invitation } = locked;
         let users = tx.lock_users_for_share(&BTreeSet::from([self.user.clone()])).await?;
         let user = users.into_values().next().ok_or(Refusal::UserNotFound)?;
-        let membership = memberships::get(tx.connection, organization.id, &self.user).await?;
+        let membership = tx.membership(organization.id, &self.user).await?;
         if invitation.accepted_by.as_ref() == Some(&self.user)
             && let Some(membership) = membership
         {
@@ -274,17 +274,34 @@ impl Change for Accept {
             return Ok(Member { membership, user });
         }
         check_pending(&invitation)?;
-        invitation.role.require()?;
-        check_inviter(tx, &organization, &invitation.inviter, &invitation.role).await?;
+        let role = self.role(tx, &organization, &invitation.role.name).await?;
+        check_inviter(tx, &organization, &invitation.inviter, &role).await?;
         settle(tx, &mut organization, &invitation, InvitationState::Accepted, Some(&self.user)).await?;
         let input = AddMember {
             person: Person::Id(self.user.clone()),
-            role: invitation.role.clone(),
+            role: role.name,
             attributes: invitation.attributes.clone(),
             notify: None,
         };
         match add(tx, &mut organization, &input, &user).await? {
             AddOutcome::Added(member) | AddOutcome::Present(member) => Ok(member),
+        }
+    }
+}
+
+impl Accept {
+    /// The role that the member gets. The role of the invitation may be gone: the invitation then stays pending.
+    async fn role(
+        &self,
+        tx: &mut UnitOfWork<'_>,
+        organization: &Organization,
+        name: &RoleName,
+    ) -> Result<Role, ServiceError> {
+        match tx.assignable_role(organization, name).await {
+            Err(ServiceError::Refused(Refusal::InvalidRequest(_))) => {
+                Err(Refusal::RoleNotFound { role: name.clone() }.into())
+            }
+            outcome => outcome,
         }
     }
 }
@@ -301,7 +318,7 @@ async fn check_inviter(
         return Err(Refusal::ValueUnknown { value: ValueKind::InviterKind }.into());
     }
     let Some(inviter) = inviter.user() else { return Ok(()) };
-    let membership = memberships::get(tx.connection, organization.id, &inviter).await?;
+    let membership = tx.membership(organization.id, &inviter).await?;
     let state = users::state(tx.connection, &inviter).await?;
     if state == Some(UserState::Unknown) {
         return Err(Refusal::ValueUnknown { value: ValueKind::UserState }.into());

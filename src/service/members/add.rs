@@ -4,7 +4,7 @@ use super::{AddMember, BatchAddMembers, EnsuredMember, Person};
 use crate::authz::decide::Grant;
 use crate::domain::event::EventType;
 use crate::domain::{
-    EmailAddress, Member, Organization, OrganizationId, OrganizationState, Refusal, Role, User, UserId,
+    EmailAddress, Member, Organization, OrganizationId, OrganizationState, Refusal, Role, RoleName, User, UserId,
 };
 use crate::random;
 use crate::service::write::OrganizationChange;
@@ -12,7 +12,7 @@ use crate::service::write::preconditions::{check_user, check_writable};
 use crate::service::write::unit_of_work::{DeletionMark, UnitOfWork};
 use crate::service::{ItemResult, ServiceError};
 use crate::store::outbox::{self, Subject};
-use crate::store::{memberships, users};
+use crate::store::users;
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -47,13 +47,13 @@ pub(in crate::service) async fn add(
     input: &AddMember,
     user: &User,
 ) -> Result<AddOutcome, ServiceError> {
-    if let Some(membership) = memberships::get(tx.connection, organization.id, &user.id).await? {
+    if let Some(membership) = tx.membership(organization.id, &user.id).await? {
         return Ok(AddOutcome::Present(Member { membership, user: user.clone() }));
     }
     check_user(user)?;
     let is_first = organization.state() == OrganizationState::Pending;
-    let role = if is_first { &Role::ADMIN } else { &input.role };
-    let Some(mut membership) = tx.add_member(organization, &user.id, role, &input.attributes).await? else {
+    let role = tx.role(organization.id, if is_first { &RoleName::ADMIN } else { &input.role }).await?;
+    let Some(mut membership) = tx.add_member(organization, &user.id, &role, &input.attributes).await? else {
         return Err(Refusal::Conflict.into());
     };
     if is_first {
@@ -74,12 +74,13 @@ pub(in crate::service) async fn add(
 /// Finds and holds the users of all inputs. A user named by address must still have that verified address once held.
 async fn hold(
     tx: &mut UnitOfWork<'_>,
+    organization: &Organization,
     inputs: &[AddMember],
     grant: &Grant,
 ) -> Result<Vec<ItemResult<User>>, ServiceError> {
     let mut ids = Vec::with_capacity(inputs.len());
     for input in inputs {
-        ids.push(match find_allowed(tx, input, grant).await {
+        ids.push(match find_allowed(tx, organization, input, grant).await {
             Ok(id) => Ok(id),
             Err(error) => Err(error.into_refusal()?),
         });
@@ -95,8 +96,13 @@ async fn hold(
 }
 
 /// Finds the user of an input whose role the caller may give.
-async fn find_allowed(tx: &mut UnitOfWork<'_>, input: &AddMember, grant: &Grant) -> Result<UserId, ServiceError> {
-    grant.reaches(&input.role)?;
+async fn find_allowed(
+    tx: &mut UnitOfWork<'_>,
+    organization: &Organization,
+    input: &AddMember,
+    grant: &Grant,
+) -> Result<UserId, ServiceError> {
+    grant.reaches(&tx.assignable_role(organization, &input.role).await?)?;
     find(tx, &input.person).await
 }
 
@@ -116,8 +122,7 @@ async fn add_one(
     grant: &Grant,
 ) -> Result<AddOutcome, ServiceError> {
     check_writable(&organization)?;
-    grant.reaches(&input.role)?;
-    let users = hold(tx, std::slice::from_ref(input), grant).await?;
+    let users = hold(tx, &organization, std::slice::from_ref(input), grant).await?;
     let user = users.into_iter().next().ok_or(Refusal::UserNotFound)??;
     add(tx, &mut organization, input, &user).await
 }
@@ -166,7 +171,7 @@ impl OrganizationChange for BatchAddMembers {
         grant: Grant,
     ) -> Result<Self::Answer, ServiceError> {
         check_writable(&organization)?;
-        let mut users = hold(tx, &self.items, &grant).await?;
+        let mut users = hold(tx, &organization, &self.items, &grant).await?;
         if self.all_or_nothing {
             abort_on_refusal(tx, organization.id, &mut users).await?;
         }
@@ -196,7 +201,7 @@ async fn abort_on_refusal(
     let mut named = BTreeSet::new();
     for item in users.iter_mut() {
         let Ok(user) = item else { continue };
-        let is_member = memberships::get(tx.connection, organization, &user.id).await?.is_some();
+        let is_member = tx.membership(organization, &user.id).await?.is_some();
         let is_repeated = !named.insert(user.id.clone());
         if is_member || is_repeated {
             *item = Err(Refusal::AlreadyMember);

@@ -5,7 +5,7 @@ use super::{RemoveMember, TransferOwnership, UpdateMember};
 use crate::authz::decide::Grant;
 use crate::domain::event::EventType;
 use crate::domain::{
-    Member, Membership, Organization, OrganizationId, OrganizationState, Refusal, Role, RoleName, User, UserId,
+    Member, Membership, Organization, OrganizationId, OrganizationState, Refusal, RoleName, User, UserId,
 };
 use crate::service::ServiceError;
 use crate::service::invitations::revoke_all;
@@ -13,7 +13,7 @@ use crate::service::limits;
 use crate::service::write::OrganizationChange;
 use crate::service::write::preconditions::{check_etag, check_user, check_writable, unknown_state};
 use crate::service::write::unit_of_work::{DeletionMark, UnitOfWork};
-use crate::store::{memberships, users};
+use crate::store::users;
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ async fn member(
     organization: &Organization,
     user: &UserId,
 ) -> Result<Membership, ServiceError> {
-    Ok(memberships::get(tx.connection, organization.id, user).await?.ok_or(Refusal::MemberNotFound)?)
+    Ok(tx.membership(organization.id, user).await?.ok_or(Refusal::MemberNotFound)?)
 }
 
 /// Reads the user of a membership.
@@ -55,12 +55,20 @@ impl OrganizationChange for UpdateMember {
             check_not_owner(&organization, &self.user)?;
         }
         grant.reaches(&before.role)?;
-        if let Some(role) = &self.role {
+        let role = match &self.role {
+            Some(name) => Some(tx.assignable_role(&organization, name).await?),
+            None => None,
+        };
+        if let Some(role) = &role {
             grant.reaches(role)?;
         }
         check_etag(self.etag.as_deref(), &before.etag())?;
-        let stored = if before.role == Role::OWNER { &Role::ADMIN } else { &before.role };
-        let role = self.role.as_ref().unwrap_or(stored);
+        let stored = if before.role.name == RoleName::OWNER {
+            &tx.role(organization.id, &RoleName::ADMIN).await?
+        } else {
+            &before.role
+        };
+        let role = role.as_ref().unwrap_or(stored);
         let attributes = self.attributes.as_ref().unwrap_or(&before.attributes);
         if role == stored && *attributes == before.attributes {
             return with_user(tx, before).await;
@@ -157,15 +165,15 @@ impl OrganizationChange for TransferOwnership {
         if organization.owner.as_ref() == Some(&target) {
             return Ok(organization);
         }
-        let membership =
-            memberships::get(tx.connection, organization.id, &target).await?.ok_or(Refusal::TargetNotMember)?;
+        let membership = tx.membership(organization.id, &target).await?.ok_or(Refusal::TargetNotMember)?;
         for user in tx.lock_users_for_share(&BTreeSet::from([target.clone()])).await?.values() {
             check_user(user)?;
             check_person(&self.person, user)?;
         }
         membership.role.require()?;
         if membership.role.name != RoleName::ADMIN {
-            tx.update_member(&mut organization, &membership, &Role::ADMIN, &membership.attributes).await?;
+            let admin = tx.role(organization.id, &RoleName::ADMIN).await?;
+            tx.update_member(&mut organization, &membership, &admin, &membership.attributes).await?;
         }
         // The former owner is an admin from now on, and could not repeat the request.
         tx.revoke_own_access();
@@ -183,7 +191,7 @@ pub(in crate::service) async fn remove_deleted_user(
     organization: &mut Organization,
     user: &User,
 ) -> Result<bool, ServiceError> {
-    let Some(membership) = memberships::get(tx.connection, organization.id, &user.id).await? else { return Ok(false) };
+    let Some(membership) = tx.membership(organization.id, &user.id).await? else { return Ok(false) };
     tx.remove_member(organization, &membership).await?;
     revoke_invitations_to(tx, organization, user).await?;
     Ok(true)

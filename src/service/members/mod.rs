@@ -12,7 +12,7 @@ use super::write::{Meta, WriteResult};
 use super::{ItemResult, Roster, ServiceError};
 use crate::authn::Caller;
 use crate::authz::decide::Access;
-use crate::domain::{Attributes, EmailAddress, Inviter, Member, Organization, Refusal, Role, UserId};
+use crate::domain::{Attributes, EmailAddress, Inviter, Member, Organization, Refusal, RoleName, UserId};
 use add::Ensure;
 use change::Leave;
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ pub struct AddMember {
     /// The user to add.
     pub person: Person,
     /// The role; ignored for the first member of a pending organization, who becomes the owner.
-    pub role: Role,
+    pub role: RoleName,
     /// The deployment's own data about the membership.
     pub attributes: Attributes,
     /// The sender of the mail to the new member; `None` to send no mail.
@@ -63,7 +63,7 @@ pub struct UpdateMember {
     /// The user whose membership changes.
     pub user: UserId,
     /// The new role.
-    pub role: Option<Role>,
+    pub role: Option<RoleName>,
     /// The new attributes.
     pub attributes: Option<Attributes>,
     /// The expected etag of the membership; `None` to skip the check.

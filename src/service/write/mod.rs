@@ -15,13 +15,14 @@ use super::{CallPermit, Roster, ServiceError};
 use crate::authn::{Actor, Caller};
 use crate::authz::decide::{self, Access, Grant};
 use crate::domain::{
-    ActorKind, AuditReason, BucketPosition, Organization, OrganizationHead, Refusal, Standing, UserId, ValueKind,
+    ActorKind, AuditReason, BucketPosition, Organization, OrganizationHead, Refusal, RoleName, RoleTable, Scope,
+    Standing, UserId, ValueKind,
 };
 use crate::service::consistency_token::ConsistencyToken;
 use crate::service::limits;
 use crate::store::events::Cause;
 use crate::store::requests::{self, RequestKey, StoredAnswer};
-use crate::store::{StoreError, memberships, transaction, users};
+use crate::store::{StoreError, transaction, users};
 pub use commit_state::CommitState;
 use queue::QueueKey;
 use serde::de::DeserializeOwned;
@@ -166,8 +167,9 @@ impl<C: OrganizationChange> Change for AuthorizedChange<C> {
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
         let locked = tx.lock(self.access.organization()).await?;
-        let standing = standing(tx.connection, locked.as_ref(), self.access.caller().user()).await?;
+        let standing = standing(tx, locked.as_ref(), self.access.caller().user()).await?;
         let (_, grant) = decide::decide(self.access.requirement(), self.access.caller(), &standing)?;
+        let grant = with_roles(grant, self.access.caller(), tx.roles());
         // An organization that is not there has been refused by the decision.
         let organization = locked.ok_or(Refusal::OrganizationNotFound)?;
         Ok((organization, grant))
@@ -182,17 +184,27 @@ impl<C: OrganizationChange> Change for AuthorizedChange<C> {
     }
 }
 
+/// The rights of a caller, with what the access model adds: a service that acts as an admin holds what admins hold.
+fn with_roles(grant: Grant, caller: &Caller, roles: &RoleTable) -> Grant {
+    match (caller, roles.permissions(&RoleName::ADMIN)) {
+        (Caller::Service(service), Some(admin)) if service.has(Scope::Manage) => {
+            Grant { permissions: grant.permissions.union(admin), ..grant }
+        }
+        _ => grant,
+    }
+}
+
 /// The input of the decision, read under the organization's lock.
 async fn standing(
-    connection: &mut PgConnection,
+    tx: &mut UnitOfWork<'_>,
     locked: Option<&Organization>,
     user: Option<&UserId>,
-) -> Result<Standing, StoreError> {
+) -> Result<Standing, ServiceError> {
     let (mut role, mut user_state) = (None, None);
     if let (Some(organization), Some(user)) = (locked, user) {
-        role = memberships::get(connection, organization.id, user).await?.map(|membership| membership.role);
+        role = tx.membership(organization.id, user).await?.map(|membership| membership.role);
         // Locked for share: a deactivation of the user waits until this write has ended.
-        user_state = users::hold_state(connection, user).await?;
+        user_state = users::hold_state(tx.connection, user).await?;
     }
     Ok(Standing {
         organization: locked.map(|organization| OrganizationHead {
@@ -277,9 +289,14 @@ impl Roster {
             places.push(self.queues.enter(key, meta.deadline).await?);
         }
         let mut attempt = 1;
+        let mut roles = self.replica.roles();
         loop {
-            let outcome = self.attempt(caller.as_ref(), &meta, &change).await;
+            let outcome = self.attempt(caller.as_ref(), &meta, &change, &roles).await;
             match outcome {
+                Err(ServiceError::Store(StoreError::ModelChanged)) if attempt < limits::WRITE_ATTEMPTS => {
+                    roles = self.replica.refresh_roles().await?;
+                    attempt += 1;
+                }
                 Err(ServiceError::Store(StoreError::Contention(cause))) if attempt < limits::WRITE_ATTEMPTS => {
                     tracing::debug!(
                         attempt,
@@ -293,7 +310,9 @@ impl Roster {
                 Err(ServiceError::Store(error)) if error.is_session_lost() && attempt < limits::WRITE_ATTEMPTS => {
                     attempt += 1;
                 }
-                Err(ServiceError::Store(StoreError::Contention(_))) => return Err(Refusal::Conflict.into()),
+                Err(ServiceError::Store(StoreError::Contention(_) | StoreError::ModelChanged)) => {
+                    return Err(Refusal::Conflict.into());
+                }
                 outcome => return outcome,
             }
         }
@@ -304,12 +323,13 @@ impl Roster {
         caller: Option<&Caller>,
         meta: &Meta,
         change: &C,
+        roles: &Arc<RoleTable>,
     ) -> Result<WriteResult<C::Answer>, ServiceError> {
         // A write whose caller no longer waits does not begin.
         meta.in_time()?;
         let mut token = self.replica.token(self.replica.datastore().await?);
         let mut connection = self.pool.acquire_write().await?;
-        let transaction = transaction(&mut connection, &mut token, caller, meta, change);
+        let transaction = transaction(&mut connection, &mut token, Author { caller, roles }, meta, change);
         let Ok(outcome) = timeout_at(meta.deadline + limits::WRITE_GRACE, transaction).await else {
             // Postgres does not answer: whatever is open on the connection ends with it.
             connection.close();
@@ -334,15 +354,21 @@ impl Roster {
     }
 }
 
+/// The caller of a write, and the roles by which the write is decided.
+struct Author<'a> {
+    caller: Option<&'a Caller>,
+    roles: &'a Arc<RoleTable>,
+}
+
 async fn transaction<C: Change>(
     connection: &mut PgConnection,
     token: &mut ConsistencyToken,
-    caller: Option<&Caller>,
+    Author { caller, roles }: Author<'_>,
     meta: &Meta,
     change: &C,
 ) -> Result<WriteResult<C::Answer>, ServiceError> {
     let mut tx = transaction::begin_write(connection, meta.deadline.saturating_duration_since(Instant::now())).await?;
-    let outcome = steps(&mut tx, token, caller, meta, change).await;
+    let outcome = steps(&mut tx, token, Author { caller, roles }, meta, change).await;
     // Postgres bounds each statement, not their sum: a write that is past its deadline by now is not committed.
     let may_end = if meta.validate_only { Meta::in_time } else { Meta::begin_commit };
     match outcome.and_then(|written| may_end(meta).map(|()| written).map_err(ServiceError::from)) {
@@ -381,7 +407,7 @@ fn parse_answer<T: DeserializeOwned>(stored: StoredAnswer) -> Result<WriteResult
 async fn steps<C: Change>(
     connection: &mut PgConnection,
     token: &mut ConsistencyToken,
-    caller: Option<&Caller>,
+    Author { caller, roles }: Author<'_>,
     meta: &Meta,
     change: &C,
 ) -> Result<WriteResult<C::Answer>, ServiceError> {
@@ -397,7 +423,7 @@ async fn steps<C: Change>(
         }
         _ => None,
     };
-    let mut tx = UnitOfWork::new(connection, caller.cloned(), meta.cause(caller));
+    let mut tx = UnitOfWork::new(connection, caller.cloned(), roles.clone(), meta.cause(caller));
     if let Some(stored) = stored {
         // The caller's rights are checked again before an answer is repeated, unless the write itself took them away.
         if !stored.revokes_own_access {

@@ -27,6 +27,8 @@ pub(in crate::service) enum QueueKey {
     Slug(Slug),
     /// The row of a user, for a change of this user.
     User(UserId),
+    /// The access model.
+    Model,
 }
 
 /// The queues that writes are in. A queue exists while a write is in it.

@@ -3,18 +3,26 @@
 //! Every change of a row goes through it and takes its event, its revision and its log entry along, so a use case cannot
 //! change a row without them. [`UnitOfWork::finish`] writes the change log, last.
 
+mod model;
+
 use crate::authn::{Caller, UserCaller};
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::event::EventType;
-use crate::domain::{Attributes, BucketPosition, Membership, Organization, OrganizationId, Role, Slug, User, UserId};
+use crate::domain::ids::MODEL_BUCKET;
+use crate::domain::{
+    Attributes, BucketPosition, Membership, Organization, OrganizationId, Refusal, Role, RoleName, RoleTable, Slug,
+    User, UserId,
+};
 use crate::service::ServiceError;
 use crate::service::consistency_token::ConsistencyToken;
 use crate::store::events::{self, Cause, Event};
-use crate::store::log;
-use crate::store::{invitation_tokens, memberships, organizations, slugs, users};
+use crate::store::log::tail::LogPosition;
+use crate::store::{StoreError, log};
+use crate::store::{invitation_tokens, memberships, organization_roles, organizations, slugs, users};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Whether a change leaves an organization deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +38,12 @@ pub(in crate::service) struct UnitOfWork<'t> {
     pub(in crate::service) connection: &'t mut PgConnection,
     /// The caller; `None` for a write that roster makes itself.
     pub(in crate::service) caller: Option<Caller>,
+    /// The roles of the deployment by which the write is decided. If they change before it ends, it is repeated.
+    roles: Arc<RoleTable>,
+    /// The revision of the access model by which the write is decided.
+    model_revision: i64,
+    /// The end of the access model's change log, if the write read or changed it.
+    model_at: Option<LogPosition>,
     cause: Cause,
     entries: BTreeMap<i16, Vec<LogEntry>>,
     events: BTreeMap<OrganizationId, Vec<Event>>,
@@ -42,10 +56,18 @@ pub(in crate::service) struct UnitOfWork<'t> {
 }
 
 impl<'t> UnitOfWork<'t> {
-    pub(in crate::service) fn new(connection: &'t mut PgConnection, caller: Option<Caller>, cause: Cause) -> Self {
+    pub(in crate::service) fn new(
+        connection: &'t mut PgConnection,
+        caller: Option<Caller>,
+        roles: Arc<RoleTable>,
+        cause: Cause,
+    ) -> Self {
         Self {
             connection,
             caller,
+            model_revision: roles.revision(),
+            model_at: None,
+            roles,
             cause,
             entries: BTreeMap::new(),
             events: BTreeMap::new(),
@@ -78,7 +100,88 @@ impl<'t> UnitOfWork<'t> {
     /// Locks an organization. A transaction that locks several does so in ascending order of (bucket, id).
     pub(in crate::service) async fn lock(&mut self, id: OrganizationId) -> Result<Option<Organization>, ServiceError> {
         self.locked.insert(id.bucket());
-        Ok(organizations::lock(self.connection, id).await?)
+        let Some(locked) = organizations::lock(self.connection, id).await? else { return Ok(None) };
+        if locked.model_revision > self.model_revision {
+            return Err(StoreError::ModelChanged.into());
+        }
+        Ok(Some(locked.organization))
+    }
+
+    /// The roles of the deployment by which the write is decided.
+    pub(in crate::service) fn roles(&self) -> &RoleTable {
+        &self.roles
+    }
+
+    /// The role with this name in a locked organization, as its members hold it. Unknown if it does not exist.
+    pub(in crate::service) async fn role(
+        &mut self,
+        organization: OrganizationId,
+        name: &RoleName,
+    ) -> Result<Role, ServiceError> {
+        let mut holder = name.clone();
+        // A role that is being replaced holds what its replacement holds. A replacement is never replaced in a circle.
+        while holder.is_of_organization() {
+            let Some(stored) = organization_roles::get(self.connection, organization, &holder).await? else {
+                return Ok(Role { name: name.clone(), permissions: None });
+            };
+            match stored.content.replaced_by {
+                Some(replacement) => holder = replacement,
+                None => {
+                    let permissions = RoleTable::set_of_words(&stored.content.permissions);
+                    return Ok(Role { name: name.clone(), permissions });
+                }
+            }
+        }
+        Ok(Role { name: name.clone(), ..self.roles.role(holder) })
+    }
+
+    /// The role with this name, for a member of a locked organization who is to get it.
+    pub(in crate::service) async fn assignable_role(
+        &mut self,
+        organization: &Organization,
+        name: &RoleName,
+    ) -> Result<Role, ServiceError> {
+        let exists = if name.is_of_organization() {
+            let stored = organization_roles::get(self.connection, organization.id, name).await?;
+            stored.is_some_and(|stored| stored.content.replaced_by.is_none())
+        } else {
+            self.roles.exists_for(name, &organization.kind)
+        };
+        if !exists {
+            return Err(Refusal::field("role", "no such role in this organization: ListRoles has its roles").into());
+        }
+        let role = self.role(organization.id, name).await?;
+        role.require()?;
+        Ok(role)
+    }
+
+    /// Reads a membership in a locked organization, with what its role holds.
+    pub(in crate::service) async fn membership(
+        &mut self,
+        organization: OrganizationId,
+        user: &UserId,
+    ) -> Result<Option<Membership>, ServiceError> {
+        let Some(mut membership) = memberships::get(self.connection, organization, user).await? else {
+            return Ok(None);
+        };
+        membership.role = self.role(organization, &membership.role.name).await?;
+        Ok(Some(membership))
+    }
+
+    /// Records a change of a role of the organization under a new revision: the event, and the entry of the change log.
+    /// `held` has the words of the permissions that its members hold from now on; `None` if the role is gone.
+    pub(in crate::service) fn record_role(
+        &mut self,
+        organization: &mut Organization,
+        kind: EventType,
+        name: &RoleName,
+        (old, new): (Option<Value>, Option<Value>),
+        held: Option<Vec<String>>,
+    ) {
+        organization.revision += 1;
+        self.revisions.insert(organization.id, organization.revision);
+        let event = Event { revision: organization.revision, kind, user: None, old, new };
+        self.record(organization, event, ChangeDetail::Role { name: name.clone(), permissions: held });
     }
 
     /// Records a change of an organization under its present revision: the event, and the entry of the change log.
@@ -193,10 +296,12 @@ impl<'t> UnitOfWork<'t> {
         attributes: &Attributes,
     ) -> Result<Option<Membership>, ServiceError> {
         organization.revision += 1;
-        let Some(membership) = memberships::insert(self.connection, organization, user, role, attributes).await? else {
+        let Some(mut membership) = memberships::insert(self.connection, organization, user, role, attributes).await?
+        else {
             organization.revision -= 1;
             return Ok(None);
         };
+        membership.role = role.clone();
         let new = json!({ "role": role, "attributes": attributes });
         self.record_member(organization, EventType::MemberAdded, user, None, Some(new), Some(role));
         Ok(Some(membership))
@@ -326,7 +431,11 @@ impl<'t> UnitOfWork<'t> {
             self.locked_users.remove(bucket);
         }
         for (bucket, entries) in &self.entries {
-            token.cover(log::append(self.connection, *bucket, entries).await?.at);
+            let appended = log::append(self.connection, *bucket, entries).await?;
+            if appended.model_revision != self.model_revision {
+                return Err(StoreError::ModelChanged.into());
+            }
+            token.cover(appended.at);
             self.locked.remove(bucket);
         }
         // For rows that were locked and not changed, the token covers the present position.
@@ -336,6 +445,9 @@ impl<'t> UnitOfWork<'t> {
         for bucket in self.locked {
             let at: BucketPosition = log::position(self.connection, bucket).await?;
             token.cover(at);
+        }
+        if let Some(at) = self.model_at {
+            token.cover(at.in_bucket(MODEL_BUCKET));
         }
         Ok(self.revokes_own_access)
     }

@@ -70,7 +70,7 @@ pub enum LogChange {
     Model {
         /// The revision of the new model: the position of the row.
         revision: i64,
-        /// The document.
+        /// The document, as stored.
         model: Value,
     },
     /// A change that this program does not know, because a newer one recorded it, and that names neither an

@@ -105,6 +105,25 @@ const INVARIANTS: &[(&str, &str)] = &[
          WHERE r.role IS DISTINCT FROM m.role",
     ),
     (
+        "replaying the log gives the roles of organizations",
+        "WITH last AS (
+             SELECT DISTINCT ON (bucket, organization_id, role) organization_id, role, permissions
+             FROM log WHERE entry = 'ROLE' ORDER BY bucket, organization_id, role, position DESC)
+         SELECT count(*) FROM (
+             SELECT * FROM last WHERE permissions IS NOT NULL
+             AND organization_id NOT IN (SELECT organization_id FROM log WHERE state = 'PURGED')) l
+         FULL JOIN organization_roles r ON r.organization_id = l.organization_id AND r.name = l.role
+         WHERE r.replaced_by IS NULL AND l.permissions IS DISTINCT FROM r.permissions",
+    ),
+    (
+        "the revisions of the access model are dense and end at the present one, and every head has its number",
+        "SELECT (SELECT count(*) FROM log_heads h, access_model m WHERE h.model_revision <> m.revision)
+                + (SELECT count(*) FROM access_model m LEFT JOIN access_model_revisions r USING (revision)
+                   WHERE m.revision <> (SELECT count(*) FROM access_model_revisions)
+                      OR m.revision < (SELECT max(revision) FROM access_model_revisions)
+                      OR m.write_time <> coalesce(r.create_time, 'epoch') OR m.model <> coalesce(r.model, '{}'))",
+    ),
+    (
         "the newest log row of an organization matches its row",
         "WITH last AS (
              SELECT DISTINCT ON (bucket, organization_id) organization_id, state, owner_id, slug

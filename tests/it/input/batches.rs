@@ -5,7 +5,7 @@ use roster::grpc::pb;
 use tonic_types::StatusExt;
 
 fn invalid_item() -> pb::BatchAddMembersItem {
-    pb::BatchAddMembersItem { role: "king".to_owned(), ..Default::default() }
+    pb::BatchAddMembersItem { role: "King".to_owned(), ..Default::default() }
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ async fn invalid_combinations_of_fields_are_named() {
     let status = operator.invitations.remind_invitation(remind).await.unwrap_err();
     assert_eq!(violations(&status), ["delivery"]);
 
-    let item = pb::BatchCreateInvitationsItem { role: "king".to_owned(), ..Default::default() };
+    let item = pb::BatchCreateInvitationsItem { role: "King".to_owned(), ..Default::default() };
     for size in [0, 101] {
         let items = vec![item.clone(); size];
         let batch =

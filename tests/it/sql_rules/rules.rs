@@ -184,6 +184,14 @@ fn is_ddl(statement: &[Token]) -> bool {
     first.kind == Kind::Word && ["create", "alter", "drop"].contains(&first.text.as_str())
 }
 
+/// The bodies of the DO blocks of a migration.
+pub(super) fn blocks(file: &Sql) -> Vec<Sql> {
+    let statements = file.statements();
+    let blocks = statements.iter().filter(|statement| statement[0].text == "do");
+    let bodies = blocks.filter_map(|block| block.iter().find(|token| token.kind == Kind::Quoted));
+    bodies.map(|body| Sql::parse(&body.text)).collect()
+}
+
 /// The reasons why a migration offends rule 7.
 pub(super) fn migration_offences(text: &str) -> Vec<&'static str> {
     let file = Sql::parse(text);
@@ -193,9 +201,7 @@ pub(super) fn migration_offences(text: &str) -> Vec<&'static str> {
         reasons.push("several statements; use a migration for each, or a DO block");
     }
     // The statements of DO blocks are looked at too.
-    let blocks = statements.iter().filter(|statement| statement[0].text == "do");
-    let bodies = blocks.filter_map(|block| block.iter().find(|token| token.kind == Kind::Quoted));
-    let bodies: Vec<Sql> = bodies.map(|body| Sql::parse(&body.text)).collect();
+    let bodies = blocks(&file);
     for statement in statements.into_iter().chain(bodies.iter().flat_map(Sql::statements)) {
         reasons.extend(addition_offences(statement));
     }

@@ -1,4 +1,4 @@
--- Reads the memberships once, and the indexes of 0016. Nothing waits but the next change of the schema.
+-- Reads the memberships once, and the indexes of 0016 and 0017. Nothing waits but the next change of the schema.
 DO $$
 BEGIN
     ALTER TABLE memberships VALIDATE CONSTRAINT memberships_role;

@@ -1,0 +1,117 @@
+//! The handlers of `AccessModelService`: admit, decode, call, encode.
+
+use super::admit::sealed::Sealed;
+use super::admit::{Api, read, respond};
+use super::decode::access_model as decode;
+use super::pb::access_model_service_server::AccessModelService;
+use super::{convert, pb};
+use crate::domain::access_model::{AccessModel, ModelParts};
+use crate::service::access_model::{AppliedModel, Difference, PermissionEffect, RoleEffect};
+use tonic::{Request, Response, Status, async_trait};
+
+#[async_trait]
+impl AccessModelService for Api {
+    async fn get_access_model(
+        &self,
+        request: Request<Sealed<pb::GetAccessModelRequest>>,
+    ) -> Result<Response<pb::GetAccessModelResponse>, Status> {
+        self.admit_caller(request).await?;
+        let present = self.roster().access_model().await?;
+        respond(pb::GetAccessModelResponse {
+            model: Some(model(&present.model)),
+            etag: present.etag(),
+            update_time: (present.revision > 0).then(|| convert::timestamp(present.update_time)),
+            roles_enabled: present.is_enabled,
+        })
+    }
+
+    async fn apply_access_model(
+        &self,
+        request: Request<Sealed<pb::ApplyAccessModelRequest>>,
+    ) -> Result<Response<pb::ApplyAccessModelResponse>, Status> {
+        let call = self.admit_caller_write(request).await?;
+        let (input, meta) = call.read(decode::apply)?;
+        let result = self.roster().apply_access_model(call.caller, meta, input).await?;
+        respond(pb::ApplyAccessModelResponse {
+            plan: Some(plan(&result.answer)),
+            consistency_token: result.token,
+            etag: result.answer.etag,
+            moved_members: i32::try_from(result.answer.moved).unwrap_or(i32::MAX),
+        })
+    }
+
+    async fn enable_roles(
+        &self,
+        request: Request<Sealed<pb::EnableRolesRequest>>,
+    ) -> Result<Response<pb::EnableRolesResponse>, Status> {
+        let call = self.admit_caller_write(request).await?;
+        let ((), meta) = call.read(|_, _| Ok(()))?;
+        let result = self.roster().enable_roles(call.caller, meta).await?;
+        respond(pb::EnableRolesResponse { newly_enabled: result.answer, consistency_token: result.token })
+    }
+
+    async fn list_model_events(
+        &self,
+        request: Request<Sealed<pb::ListModelEventsRequest>>,
+    ) -> Result<Response<pb::ListModelEventsResponse>, Status> {
+        let (message, _) = self.admit_caller(request).await?;
+        let (page, filter) = read(|fields| decode::list_events(&message, fields))?;
+        let rows = self.roster().list_model_events(&filter).await?;
+        let (events, next_page_token) =
+            page.convert(&rows, convert::event, |last| last.revision.to_be_bytes().to_vec());
+        respond(pb::ListModelEventsResponse { events, next_page_token })
+    }
+}
+
+fn model(model: &AccessModel) -> pb::AccessModel {
+    let ModelParts { delegable, permissions, roles } = ModelParts::from(model);
+    let permissions = permissions.into_iter().map(|permission| pb::AccessModelPermission {
+        name: permission.name,
+        title: permission.title,
+        description: permission.description,
+    });
+    let roles = roles.into_iter().map(|role| pb::AccessModelRole {
+        name: role.name,
+        kind: role.kind,
+        title: role.title,
+        description: role.description,
+        permissions: role.permissions,
+    });
+    pb::AccessModel { permissions: permissions.collect(), roles: roles.collect(), delegable }
+}
+
+fn difference(difference: Difference) -> i32 {
+    match difference {
+        Difference::Added => pb::ModelChange::Added,
+        Difference::Changed => pb::ModelChange::Changed,
+        Difference::Removed => pb::ModelChange::Removed,
+    }
+    .into()
+}
+
+fn plan(applied: &AppliedModel) -> pb::AccessModelPlan {
+    let permission = |effect: &PermissionEffect| pb::PermissionChange {
+        name: effect.name.clone(),
+        change: difference(effect.difference),
+        organization_roles: effect.roles,
+        organizations: effect.organizations,
+        is_estimate: effect.is_estimate,
+    };
+    let role = |effect: &RoleEffect| pb::RoleChange {
+        name: effect.name.to_string(),
+        change: difference(effect.difference),
+        gained: effect.gained.clone(),
+        lost: effect.lost.clone(),
+        members: effect.members,
+        organizations: effect.organizations,
+        is_estimate: effect.is_estimate,
+        replaced_by: effect.replaced_by.as_ref().map(ToString::to_string).unwrap_or_default(),
+    };
+    pb::AccessModelPlan {
+        permissions: applied.permissions.iter().map(permission).collect(),
+        roles: applied.roles.iter().map(role).collect(),
+        newly_delegable: applied.newly_delegable.clone(),
+        no_longer_delegable: applied.no_longer_delegable.clone(),
+        warnings: applied.warnings.clone(),
+    }
+}

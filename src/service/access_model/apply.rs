@@ -1,0 +1,248 @@
+//! The change of the access model.
+//!
+//! The order of the locks is that of every write: the model, organizations whose members move, roles that are removed, the
+//! heads of the change log. After the heads are locked, no write that was decided by the former model can commit any more.
+//! Only then the uses of what the change takes away are counted.
+
+use super::{AppliedModel, ApplyModel, effects};
+use crate::domain::access_model::plan::RoleChange;
+use crate::domain::access_model::{AccessModel, ModelPlan};
+use crate::domain::{Kind, Organization, OrganizationId, Refusal, RoleName};
+use crate::service::write::Change;
+use crate::service::write::preconditions::check_etag;
+use crate::service::write::queue::QueueKey;
+use crate::service::write::unit_of_work::UnitOfWork;
+use crate::service::{ServiceError, limits};
+use crate::store::StoreError;
+use crate::store::access_model::{self, DeploymentRole, StoredModel};
+use crate::store::usage;
+use sqlx::PgConnection;
+use std::collections::BTreeMap;
+
+/// The organizations whose members move, locked, in the order of their locks.
+type LockedOrganizations = BTreeMap<(i16, OrganizationId), Organization>;
+
+impl Change for ApplyModel {
+    type Place = StoredModel;
+    type Answer = AppliedModel;
+
+    fn queue(&self) -> Option<QueueKey> {
+        Some(QueueKey::Model)
+    }
+
+    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<StoredModel, ServiceError> {
+        tx.lock_model().await
+    }
+
+    async fn apply(&self, tx: &mut UnitOfWork<'_>, stored: StoredModel) -> Result<AppliedModel, ServiceError> {
+        if !stored.is_enabled {
+            return Err(Refusal::RolesNotEnabled.into());
+        }
+        check_etag(self.etag.as_deref(), &stored.revision.to_string())?;
+        let former = AccessModel::from_stored(&stored.model).map_err(StoreError::from)?;
+        let plan = ModelPlan::between(&former, &self.model);
+        self.check_replacements(&plan)?;
+        self.check_older_clients(&plan)?;
+        let mut applied = effects::count(tx.connection, &plan, self).await?;
+        applied.etag = stored.revision.to_string();
+        if plan.is_empty() {
+            return Ok(applied);
+        }
+        let mut organizations = self.lock_organizations(tx, &plan).await?;
+        let roles = deployment_roles(&self.model);
+        applied.etag = tx.apply_model(&self.model.to_stored(), &roles).await?.to_string();
+        check_permissions(tx.connection, &plan).await?;
+        applied.moved = self.move_members(tx, &plan, &mut organizations).await?;
+        check_roles(tx.connection, &plan).await?;
+        access_model::delete_roles(tx.connection, &roles).await?;
+        Ok(applied)
+    }
+}
+
+impl ApplyModel {
+    /// Refuses replacements of roles that stay, and by roles that the new model does not have.
+    fn check_replacements(&self, plan: &ModelPlan) -> Result<(), Refusal> {
+        for (former, new) in &self.replace {
+            let is_taken = |change: &RoleChange| change.is_removal() || change.is_taken_from_a_kind();
+            let sentence = if !plan.roles.iter().any(|change| change.name == *former && is_taken(change)) {
+                "the model neither removes this role nor takes it from a kind"
+            } else if self.model.words_of(new.as_str()).is_none() {
+                "the new model does not have the replacement"
+            } else {
+                continue;
+            };
+            return Err(Refusal::field(format!("replace_roles[{former}]"), sentence));
+        }
+        Ok(())
+    }
+
+    fn check_older_clients(&self, plan: &ModelPlan) -> Result<(), Refusal> {
+        if self.older_clients_gone || !plan.needs_older_clients_gone() {
+            return Ok(());
+        }
+        let roles = plan.roles.iter().filter(|change| change.is_built_in()).map(|change| change.name.clone());
+        Err(Refusal::OlderClientsGoneRequired { roles: roles.collect() })
+    }
+
+    /// The roles whose members move: the role, the kind whose organizations keep it, and the role that they get.
+    fn moves<'a>(
+        &'a self,
+        plan: &'a ModelPlan,
+    ) -> impl Iterator<Item = (&'a RoleName, Option<&'a Kind>, &'a RoleName)> + 'a {
+        let changes = plan.roles.iter().filter_map(|change| Some((change, self.replace.get(&change.name)?)));
+        changes.map(|(change, new)| (&change.name, change.after.as_ref().and_then(|role| role.kind.as_ref()), new))
+    }
+
+    /// Locks the organizations with members who are to move.
+    async fn lock_organizations(
+        &self,
+        tx: &mut UnitOfWork<'_>,
+        plan: &ModelPlan,
+    ) -> Result<LockedOrganizations, ServiceError> {
+        let mut ids = Vec::new();
+        for (former, kept, _) in self.moves(plan) {
+            let (members, found) = users_of(tx.connection, former, kept).await?;
+            if members > limits::MOVED_MEMBERS.into() {
+                return Err(in_use(former, members).into());
+            }
+            ids.extend(found.into_iter().map(|id| (id.bucket(), id)));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        let mut locked = LockedOrganizations::new();
+        for (bucket, id) in ids {
+            if let Some(organization) = tx.lock(id).await? {
+                locked.insert((bucket, id), organization);
+            }
+        }
+        Ok(locked)
+    }
+
+    /// Moves the members of the replaced roles. Returns their number.
+    async fn move_members(
+        &self,
+        tx: &mut UnitOfWork<'_>,
+        plan: &ModelPlan,
+        organizations: &mut LockedOrganizations,
+    ) -> Result<u32, ServiceError> {
+        let mut moved = 0;
+        for (former, kept, new) in self.moves(plan) {
+            let (members, found) = users_of(tx.connection, former, kept).await?;
+            for id in found {
+                // A member got the role before the heads were locked: the organization must be locked first.
+                let organization = organizations.get_mut(&(id.bucket(), id)).ok_or(Refusal::Conflict)?;
+                let exists = self.model.role(new.as_str()).is_none_or(|role| role.exists_for(&organization.kind));
+                if !exists {
+                    let kind = organization.kind.as_str();
+                    let sentence =
+                        format!("the replacement does not exist for the kind {kind}, which has such members");
+                    return Err(Refusal::field(format!("replace_roles[{former}]"), sentence).into());
+                }
+                moved += tx.move_members(organization, former, new, limits::MOVED_MEMBERS - moved + 1).await?;
+                if moved > limits::MOVED_MEMBERS {
+                    return Err(in_use(former, members).into());
+                }
+            }
+        }
+        Ok(moved)
+    }
+}
+
+/// The number of members with a role of the deployment, outside of the organizations of the kind that keeps it, and the
+/// organizations with such members.
+async fn users_of(
+    connection: &mut PgConnection,
+    role: &RoleName,
+    kept: Option<&Kind>,
+) -> Result<(i64, Vec<OrganizationId>), StoreError> {
+    let most = i64::from(limits::MOVED_MEMBERS);
+    let usage = count_members(connection, role, kept).await?;
+    let found = match kept {
+        _ if usage.members == 0 || usage.is_estimate => Vec::new(),
+        Some(kind) => usage::organizations_outside(connection, role, kind, most).await?,
+        None => usage::organizations_with(connection, role, None, most).await?,
+    };
+    Ok((usage.members, found))
+}
+
+async fn count_members(
+    connection: &mut PgConnection,
+    role: &RoleName,
+    kept: Option<&Kind>,
+) -> Result<usage::RoleUsage, StoreError> {
+    let most = i64::from(limits::MOVED_MEMBERS);
+    if let Some(kind) = kept {
+        return usage::deployment_role_outside(connection, role, kind, most).await;
+    }
+    let usage = usage::deployment_roles(connection, std::slice::from_ref(role), most).await?;
+    Ok(usage.first().copied().unwrap_or_default())
+}
+
+fn in_use(role: &RoleName, members: i64) -> Refusal {
+    Refusal::RoleInUse { roles: vec![role.clone()], members: vec![u64::try_from(members).unwrap_or_default()] }
+}
+
+/// Refuses to take away roles that members still hold.
+async fn check_roles(connection: &mut PgConnection, plan: &ModelPlan) -> Result<(), ServiceError> {
+    let (mut roles, mut members) = (Vec::new(), Vec::new());
+    for change in plan.roles.iter().filter(|change| change.is_removal() || change.is_taken_from_a_kind()) {
+        let kept = change.after.as_ref().and_then(|role| role.kind.as_ref());
+        let usage = count_members(connection, &change.name, kept).await?;
+        if usage.members > 0 {
+            roles.push(change.name.clone());
+            members.push(u64::try_from(usage.members).unwrap_or_default());
+        }
+        if roles.len() == limits::NAMED_USES {
+            break;
+        }
+    }
+    if roles.is_empty() { Ok(()) } else { Err(Refusal::RoleInUse { roles, members }.into()) }
+}
+
+/// Refuses to take away permissions that roles of organizations hold.
+async fn check_permissions(connection: &mut PgConnection, plan: &ModelPlan) -> Result<(), ServiceError> {
+    let removed =
+        plan.permissions.iter().filter(|change| change.after.is_none()).map(|change| change.name().to_owned());
+    let words: Vec<String> = removed.chain(plan.no_longer_delegable.iter().map(|word| word.to_string())).collect();
+    if words.is_empty() {
+        return Ok(());
+    }
+    let usages = usage::permissions(connection, &words, limits::COUNTED_ROLES).await?;
+    let in_use = words.into_iter().zip(usages).filter(|(_, usage)| usage.roles > 0);
+    let in_use = in_use.take(limits::NAMED_USES).map(|(word, usage)| (word, u64::try_from(usage.roles).unwrap_or(0)));
+    let (permissions, roles): (Vec<String>, Vec<u64>) = in_use.unzip();
+    if permissions.is_empty() { Ok(()) } else { Err(Refusal::PermissionInUse { permissions, roles }.into()) }
+}
+
+/// The roles of a model for the table that memberships refer to.
+fn deployment_roles(model: &AccessModel) -> Vec<DeploymentRole> {
+    let is_stored = |name: &RoleName| *name != RoleName::ADMIN && *name != RoleName::MEMBER;
+    let roles = model.roles().iter().filter(|role| is_stored(&role.name));
+    roles.map(|role| DeploymentRole { name: role.name.clone(), kind: role.kind.clone(), replaced_by: None }).collect()
+}
+
+/// Records that every server knows roles and permissions that are not built in. It is a revision of the model, so that it
+/// has an event.
+pub(super) struct EnableRoles;
+
+impl Change for EnableRoles {
+    type Place = StoredModel;
+    type Answer = bool;
+
+    fn queue(&self) -> Option<QueueKey> {
+        Some(QueueKey::Model)
+    }
+
+    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<StoredModel, ServiceError> {
+        tx.lock_model().await
+    }
+
+    async fn apply(&self, tx: &mut UnitOfWork<'_>, stored: StoredModel) -> Result<bool, ServiceError> {
+        if !access_model::enable(tx.connection).await? {
+            return Ok(false);
+        }
+        let model = AccessModel::from_stored(&stored.model).map_err(StoreError::from)?;
+        tx.apply_model(&stored.model, &deployment_roles(&model)).await?;
+        Ok(true)
+    }
+}
