@@ -46,7 +46,7 @@ pub use permission::Permission;
 pub use permission_set::PermissionSet;
 pub use quota::Quota;
 pub use refusal::{Refusal, Violation};
-pub use role::Role;
+pub use role::{Role, RoleView};
 pub use role_name::RoleName;
 pub use role_table::RoleTable;
 pub use scope::Scope;

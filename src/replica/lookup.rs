@@ -4,7 +4,7 @@ use super::consistency_token::ConsistencyToken;
 use super::evidence::{PrimaryAnswers, TokenRequirement};
 use super::{CheckQuestion, Freshness, ReplicaState, StandingBatch, nanoseconds, primary, user_bucket};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, RoleView, Standing, UserId};
 use crate::replica::AnswerSource;
 use crate::replica::limits;
 use crate::replica_tables::Bucket;
@@ -149,9 +149,9 @@ impl ReplicaState {
         let id = self.tables.organization(organization)?;
         let bucket = self.tables.read(id.bucket());
         let bucket = bucket.as_ref().filter(|bucket| self.can_answer(bucket, id, organization))?;
-        let member = bucket.find(id, user)?;
-        let position = Some(bucket.at());
-        Some(Standing { organization: member.organization, role: member.role, user_state, position, user_position })
+        let member = bucket.find(id, user, &bucket.deployment_roles().table)?;
+        let (position, role) = (Some(bucket.at()), member.role.map(RoleView::to_role));
+        Some(Standing { organization: member.organization, role, user_state, position, user_position })
     }
 
     /// Whether a bucket contains every write of this process, and the organization still has the slug that resolved to
@@ -250,6 +250,7 @@ impl ReplicaState {
         for bucket in 0..USER_BUCKETS {
             token.cover_user(self.tables.user_position(bucket));
         }
+        let roles = self.tables.roles().table;
         for (number, indexes) in by_bucket(&ids) {
             let bucket = self.tables.read(number);
             let Some(bucket) = bucket.as_ref() else { continue };
@@ -259,10 +260,10 @@ impl ReplicaState {
                 if !self.can_answer(bucket, id, organization) {
                     continue;
                 }
-                let Some(member) = bucket.find(id, Some(user)) else { continue };
+                let Some(member) = bucket.find(id, Some(user), &roles) else { continue };
                 standings[index] = Some(Standing {
                     organization: member.organization,
-                    role: member.role,
+                    role: member.role.map(RoleView::to_role),
                     user_state: self.tables.user_state(user),
                     position: Some(position),
                     // Unused: the token covers all user buckets.

@@ -31,8 +31,8 @@ pub use feed::{Commits, Feed};
 pub use settings::ReplicaSettings;
 pub use statistics::ReplicaStatistics;
 
-use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{BucketPosition, OrganizationRef, RoleTable, Standing, UserId, UserState};
+use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS, USER_BUCKETS};
+use crate::domain::{BucketPosition, OrganizationRef, Standing, UserId, UserState};
 use crate::replica_tables::ReplicaTables;
 use crate::store::StoreError;
 use crate::store::datastore::{self, Datastore};
@@ -41,6 +41,7 @@ use crate::store::users;
 use consistency_token::ConsistencyToken;
 use history::AppliedHistory;
 use primary::Primary;
+use roles::RoleCache;
 use statistics::ReplicaCounters;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -52,8 +53,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use written::WrittenPositions;
 
-/// The number of buckets: organization buckets first, then user buckets.
-const BUCKETS: usize = (ORGANIZATION_BUCKETS + USER_BUCKETS).unsigned_abs() as usize;
+/// The number of buckets: organization buckets first, then user buckets, then the bucket of the access model.
+const BUCKETS: usize = MODEL_BUCKET.unsigned_abs() as usize + 1;
 
 /// The consistency requirement of a question.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -113,8 +114,8 @@ struct ReplicaState {
     /// This process's last acknowledged write to each bucket.
     written: Arc<WrittenPositions>,
     datastore: RwLock<Option<Datastore>>,
-    /// The roles of the deployment: those without an access model until one is read.
-    roles: RwLock<Arc<RoleTable>>,
+    /// The newest roles of the deployment that this process knows. Those of the tables may be older.
+    roles: Arc<RoleCache>,
     /// The lease, sent after each poll that was applied in full.
     lease_updates: watch::Sender<u64>,
     feed: broadcast::Sender<Arc<Commits>>,
@@ -147,6 +148,7 @@ impl Replica {
         let mut key = [0; 16];
         key.copy_from_slice(&crate::random::secret()[..16]);
         let (applied, written) = (Arc::new(AppliedHistory::new()), Arc::new(WrittenPositions::new()));
+        let roles = Arc::new(RoleCache::new());
         Self(Arc::new(ReplicaState {
             primary: Primary::new(replica_pool.clone(), applied.clone(), written.clone()),
             pool,
@@ -160,7 +162,7 @@ impl Replica {
             applied,
             written,
             datastore: RwLock::new(None),
-            roles: RwLock::new(Arc::new(RoleTable::built_in())),
+            roles,
             lease_updates: watch::Sender::new(0),
             feed: broadcast::Sender::new(limits::FEED_COMMITS),
             wake_follower: Notify::new(),

@@ -51,6 +51,15 @@ pub async fn current(connection: &mut PgConnection) -> Result<StoredModel, Store
     Ok(model.fetch_one(connection).await?)
 }
 
+/// Reads the end of the model's change log.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn position(connection: &mut PgConnection) -> Result<LogPosition, StoreError> {
+    let at = sqlx::query_as!(LogPosition, "SELECT revision AS position, write_time FROM access_model");
+    Ok(at.fetch_one(connection).await?)
+}
+
 /// Reads the present model under a lock that excludes every other change of it until the transaction ends.
 ///
 /// # Errors
