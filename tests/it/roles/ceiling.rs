@@ -5,7 +5,7 @@
 
 use super::apply;
 use crate::harness::server::Clients;
-use crate::harness::{Server, add, remove, set_role};
+use crate::harness::{Server, add, reason, remove, set_role};
 use roster::domain::Permission;
 use roster::grpc::pb;
 use serde_json::json;
@@ -91,7 +91,10 @@ impl Fixture {
             "delegable": delegable,
         });
         let request = pb::ApplyAccessModelRequest { older_clients_gone: true, ..apply(model) };
-        self.server.operator().models.apply_access_model(request).await.unwrap();
+        if let Err(refusal) = self.server.operator().models.apply_access_model(request).await {
+            // Roles of the organization hold what the model would no longer mark as delegable.
+            assert_eq!(reason(&refusal), "PERMISSION_IN_USE");
+        }
     }
 
     /// What each role of the organization holds.
