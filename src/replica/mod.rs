@@ -271,6 +271,24 @@ impl Replica {
         }
     }
 
+    /// The standing of a user in an organization from the primary, whatever memory knows. Without a consistency
+    /// requirement it includes every write acknowledged before.
+    ///
+    /// # Errors
+    /// If the datastore does not answer.
+    pub async fn standing_on_primary(
+        &self,
+        organization: &OrganizationRef,
+        user: &UserId,
+        freshness: &Freshness,
+    ) -> Result<Standing, StoreError> {
+        // No stale answer may take the place of this one, so the primary has the whole time.
+        let freshness = if *freshness == Freshness::Recent { &Freshness::Full } else { freshness };
+        let standings = self.0.query_primary(vec![(organization.clone(), Some(user.clone()))], freshness).await?;
+        let standing = standings.into_iter().next();
+        standing.ok_or_else(|| StoreError::Unreadable("a question was not answered".to_owned()))
+    }
+
     /// The standings of many users in many organizations, in the order of the questions. All answers about one
     /// organization come from one state of it.
     ///

@@ -22,7 +22,7 @@ pub struct CheckAnswer {
 }
 
 impl CheckAnswer {
-    fn new(question: &Question, standing: &Standing, source: AnswerSource) -> Self {
+    pub(super) fn new(question: &Question, standing: &Standing, source: AnswerSource) -> Self {
         let reason = check::answer(question, standing);
         let (role, revision) = check::role_and_revision(reason, standing);
         Self { reason, role, revision, source }
