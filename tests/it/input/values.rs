@@ -154,7 +154,14 @@ fn wrong_for_message(name: &str, parent: &str) -> Vec<Value> {
         ("organization", _)
         | ("name", "CreateOrganizationRequest" | "UpdateOrganizationRequest")
         | ("slug", "UpdateOrganizationRequest")
-        | ("role", "UpdateMemberRequest" | "CheckMembershipRequest" | "CheckItem" | "StreamChecksRequest" | "ExplainCheckRequest")
+        | (
+            "role",
+            "UpdateMemberRequest"
+            | "CheckMembershipRequest"
+            | "CheckItem"
+            | "StreamChecksRequest"
+            | "ExplainCheckRequest",
+        )
         | ("email", "CreateInvitationRequest" | "BatchCreateInvitationsItem") => texts(&[""]),
         ("states", "ListUserOrganizationsRequest") => [&[1][..], &[4]].map(numbers).into(),
         ("states", "ListOrganizationsRequest") => [&[5][..], &[2, 2, 2, 2, 2]].map(numbers).into(),
