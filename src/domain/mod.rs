@@ -40,13 +40,14 @@ pub use folding::SearchText;
 pub use ids::{OrganizationId, OrganizationRef, UserId};
 pub use invitation::{Delivery, Invitation, InvitationId, InvitationState, Inviter, MailState, Recipient};
 pub use model::{
-    BucketPosition, DeletionWindow, LogMark, Member, Membership, Organization, OrganizationHead, Standing, User,
+    BucketPosition, DeletionWindow, LogMark, Member, Membership, Organization, OrganizationHead, Standing,
+    StandingView, User,
 };
 pub use permission::Permission;
 pub use permission_set::PermissionSet;
 pub use quota::Quota;
 pub use refusal::{Refusal, Violation};
-pub use role::Role;
+pub use role::{Role, RoleView};
 pub use role_name::RoleName;
 pub use role_table::RoleTable;
 pub use scope::Scope;

@@ -66,7 +66,7 @@ impl Role {
     /// A role that this program does not know, of which not even the name was kept.
     #[must_use]
     pub fn unknown() -> Self {
-        Self { name: RoleName::from_stored(""), permissions: None }
+        RoleView::UNKNOWN.to_role()
     }
 
     /// A role with the permissions that it has without an access model.
@@ -99,6 +99,12 @@ impl Role {
         Self::built_in(RoleName::from_stored(name))
     }
 
+    /// The role, lent.
+    #[must_use]
+    pub fn view(&self) -> RoleView<'_> {
+        RoleView { name: &self.name, permissions: self.permissions.as_ref() }
+    }
+
     /// Whether this program knows the role.
     #[must_use]
     pub fn is_known(&self) -> bool {
@@ -111,6 +117,34 @@ impl Role {
     /// [`Refusal::ValueUnknown`] if this program does not know the role.
     pub fn require(&self) -> Result<&PermissionSet, Refusal> {
         self.permissions.as_ref().ok_or(Refusal::ValueUnknown { value: ValueKind::Role })
+    }
+}
+
+/// A [`Role`] that a table lends: a decision that is made at once needs no copy of what the role holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoleView<'t> {
+    /// The name of the role.
+    pub name: &'t RoleName,
+    /// The permissions that it holds; `None` if this program does not know the role.
+    pub permissions: Option<&'t PermissionSet>,
+}
+
+impl RoleView<'static> {
+    /// The role of the owner.
+    pub const OWNER: Self = Self { name: OWNER_NAME, permissions: Some(EVERYTHING) };
+
+    /// A role that this program does not know, of which not even the name was kept.
+    pub const UNKNOWN: Self = Self { name: &RoleName::UNKNOWN, permissions: None };
+}
+
+const OWNER_NAME: &RoleName = &RoleName::OWNER;
+const EVERYTHING: &PermissionSet = &PermissionSet::EVERYTHING;
+
+impl RoleView<'_> {
+    /// A copy of the role.
+    #[must_use]
+    pub fn to_role(self) -> Role {
+        Role { name: self.name.clone(), permissions: self.permissions.cloned() }
     }
 }
 

@@ -29,6 +29,9 @@ impl RoleName {
     /// The role of the owner. Never stored in a membership and never granted: ownership moves by transfer only.
     pub const OWNER: Self = Self(NameText::Fixed("owner"));
 
+    /// A role of which not even the name was kept. No role has this name.
+    pub(super) const UNKNOWN: Self = Self(NameText::Fixed(""));
+
     /// Maximum length of a name in bytes, without the prefix `org:`.
     pub const MAX_LENGTH: usize = 64;
 
@@ -75,7 +78,13 @@ impl RoleName {
     /// Whether it names a role of an organization, which has the prefix `org:`.
     #[must_use]
     pub fn is_of_organization(&self) -> bool {
-        self.as_str().starts_with(ORGANIZATION_PREFIX)
+        Self::is_organization_name(self.as_str())
+    }
+
+    /// Whether the text of a name is that of a role of an organization.
+    #[must_use]
+    pub fn is_organization_name(text: &str) -> bool {
+        text.starts_with(ORGANIZATION_PREFIX)
     }
 }
 

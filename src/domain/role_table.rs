@@ -1,6 +1,6 @@
 //! What the roles of a deployment hold, at one revision of its access model.
 
-use super::access_model::AccessModel;
+use super::access_model::{AccessModel, PermissionName};
 use super::role::{ADMIN_PERMISSIONS, MEMBER_PERMISSIONS};
 use super::{Kind, Permission, PermissionSet, Role, RoleName};
 use std::collections::HashMap;
@@ -54,6 +54,13 @@ impl RoleTable {
         Self::new(0, &AccessModel::default())
     }
 
+    /// The table of an access model at this revision that this program cannot read. No role is known but `owner`.
+    #[must_use]
+    pub fn unreadable(revision: i64) -> Self {
+        let declared = Permission::RESERVED.iter().copied().collect();
+        Self { revision, roles: HashMap::new(), declared, delegable: PermissionSet::NONE }
+    }
+
     /// The revision of the access model; 0 before the first one.
     #[must_use]
     pub fn revision(&self) -> i64 {
@@ -66,6 +73,13 @@ impl RoleTable {
     pub fn permissions(&self, name: &RoleName) -> Option<&PermissionSet> {
         const OWNER: &PermissionSet = &PermissionSet::EVERYTHING;
         if *name == RoleName::OWNER { Some(OWNER) } else { self.roles.get(name)?.permissions.as_ref() }
+    }
+
+    /// Whether the deployment has the role, also if this process does not know what it holds. `false` for roles of
+    /// organizations.
+    #[must_use]
+    pub fn has(&self, name: &RoleName) -> bool {
+        *name == RoleName::OWNER || self.roles.contains_key(name)
     }
 
     /// The role with this name as a membership holds it. Unknown if it is not in this table.
@@ -105,10 +119,15 @@ impl RoleTable {
         &self.delegable
     }
 
-    /// The permissions behind the stored words of a role of an organization; `None` if this process does not know one.
+    /// The permissions behind the stored words of a role of an organization; `None` if this program does not know one.
+    ///
+    /// A model has declared each word of the application before, but this process may not have read that model yet.
     #[must_use]
-    pub fn set_of_words<W: AsRef<str>>(words: &[W]) -> Option<PermissionSet> {
-        words.iter().map(|word| Permission::find(word.as_ref())).collect()
+    pub fn set_of_words<W: AsRef<str>>(words: impl IntoIterator<Item = W>) -> Option<PermissionSet> {
+        let declared =
+            |word: &str| PermissionName::parse(word).ok().and_then(|name| Permission::declare(name.as_str()));
+        let permission = |word: W| Permission::find(word.as_ref()).or_else(|| declared(word.as_ref()));
+        words.into_iter().map(permission).collect()
     }
 }
 
@@ -169,6 +188,15 @@ mod tests {
         assert_eq!(names(Permission::MEMBERS_LIST), ["admin", "guest", "member", "owner"].map(str::to_owned).into());
         assert_eq!(names(Permission::OWNERSHIP_TRANSFER), ["owner".to_owned()].into());
         assert_eq!(model(json!([clerk, { "name": "newer", "permissions": ["teams.fly"] }])).holders(held), None);
+    }
+
+    #[test]
+    fn the_words_of_a_stored_role_are_known_before_their_model_is_read() {
+        let set = RoleTable::set_of_words(["members.list", "billing.table-role"]).unwrap();
+        assert!(set.contains(Permission::MEMBERS_LIST));
+        assert!(set.contains(Permission::find("billing.table-role").unwrap()));
+        assert_eq!(RoleTable::set_of_words(["members.fly"]), None, "a newer program has more words of roster's own");
+        assert_eq!(RoleTable::set_of_words([""; 0]), Some(PermissionSet::NONE));
     }
 
     #[test]

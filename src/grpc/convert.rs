@@ -163,6 +163,7 @@ pub(super) fn check_reason(reason: CheckReason) -> pb::CheckReason {
         CheckReason::OrganizationInactive => pb::CheckReason::OrganizationInactive,
         CheckReason::OrganizationPending => pb::CheckReason::OrganizationPending,
         CheckReason::UserInactive => pb::CheckReason::UserInactive,
+        CheckReason::RoleNotFound => pb::CheckReason::RoleNotFound,
         CheckReason::RoleTooLow => pb::CheckReason::RoleTooLow,
         CheckReason::RoleLacksPermission => pb::CheckReason::RoleLacksPermission,
         CheckReason::ValueUnknown => pb::CheckReason::ValueUnknown,
@@ -179,11 +180,11 @@ pub(super) fn check_source(source: AnswerSource) -> pb::CheckSource {
 }
 
 /// The result of a check.
-pub(super) fn check_result(answer: &CheckAnswer, token: String) -> pb::CheckResult {
+pub(super) fn check_result(answer: CheckAnswer, token: String) -> pb::CheckResult {
     pb::CheckResult {
         allowed: answer.reason == CheckReason::Allowed,
         reason: check_reason(answer.reason).into(),
-        role: answer.role.as_ref().map(ToString::to_string).unwrap_or_default(),
+        role: answer.role.unwrap_or_default(),
         revision: answer.revision,
         consistency_token: token,
         source: check_source(answer.source).into(),

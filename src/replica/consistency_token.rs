@@ -1,14 +1,14 @@
 //! Consistency tokens: the log positions that a write produced or a check read, which a later check can require.
 //!
 //! Opaque to callers. The content: a byte for the form, the first eight bytes of the datastore's id, its epoch, and for
-//! each covered bucket its number (organization buckets first, then user buckets), its log position and, since form 2,
+//! each covered bucket its number (organization buckets first, then user buckets, then the access model), its log position and, since form 2,
 //! the mark of the row there. Encoded as base64url.
 //!
 //! The mark names the history that the position belongs to. A datastore that was restored has another row at a position
 //! that it has lost.
 
-use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{BucketPosition, Invalid, LogMark, Standing};
+use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS};
+use crate::domain::{BucketPosition, Invalid, LogMark};
 use crate::replica::limits;
 use crate::store::datastore::Datastore;
 use base64::Engine;
@@ -21,7 +21,7 @@ const POSITION_BYTES: usize = 2 + 8;
 /// An entry of form 2: a bucket, a position and a mark.
 const MARKED_BYTES: usize = 2 + 8 + 4;
 /// The bytes of the largest token: every bucket, in the larger form.
-const MOST_BYTES: usize = HEADER_BYTES + MARKED_BYTES * (ORGANIZATION_BUCKETS + USER_BUCKETS) as usize;
+const MOST_BYTES: usize = HEADER_BYTES + MARKED_BYTES * (MODEL_BUCKET + 1) as usize;
 // Base64url makes four characters of three bytes.
 const _: () = assert!((MOST_BYTES * 4).div_ceil(3) <= limits::TOKEN_CHARACTERS);
 
@@ -74,7 +74,7 @@ impl ConsistencyToken {
         Self { datastore: [0; 8], epoch: 0, form, has_unknown_bucket: true, positions }
     }
 
-    /// Covers an organization bucket up to this position.
+    /// Covers an organization bucket, or the bucket of the access model, up to this position.
     pub fn cover(&mut self, at: BucketPosition) {
         let covered = self.positions.entry(at.bucket).or_insert((0, LogMark::START));
         if at.position > covered.0 {
@@ -87,16 +87,8 @@ impl ConsistencyToken {
         self.cover(BucketPosition { bucket: ORGANIZATION_BUCKETS + at.bucket, ..at });
     }
 
-    /// Covers the positions that an answer of the primary was read at.
-    pub fn cover_standing(&mut self, standing: &Standing) {
-        if let Some(position) = standing.position {
-            self.cover(position);
-        }
-        self.cover_user(standing.user_position);
-    }
-
-    /// The covered position of each bucket. User buckets have the numbers after the organization buckets. The marks mean
-    /// nothing unless [`Self::has_marks`].
+    /// The covered position of each bucket. User buckets have the numbers after the organization buckets, and the access
+    /// model the last one. The marks mean nothing unless [`Self::has_marks`].
     pub fn positions(&self) -> impl Iterator<Item = BucketPosition> {
         let position = |(bucket, (position, mark)): (&i16, &(i64, LogMark))| BucketPosition {
             bucket: *bucket,
@@ -204,7 +196,7 @@ impl ConsistencyToken {
     fn add(&mut self, bucket: [u8; 2], position: [u8; 8], mark: [u8; 4]) -> bool {
         let (bucket, position) = (u16::from_be_bytes(bucket), i64::from_be_bytes(position));
         match i16::try_from(bucket) {
-            Ok(bucket) if bucket < ORGANIZATION_BUCKETS + USER_BUCKETS => {
+            Ok(bucket) if bucket <= MODEL_BUCKET => {
                 self.positions.insert(bucket, (position, LogMark::from_bits(u32::from_be_bytes(mark))));
             }
             Ok(_) | Err(_) => self.has_unknown_bucket = true,
@@ -231,8 +223,8 @@ mod tests {
         for bucket in 0..ORGANIZATION_BUCKETS {
             token.cover(at(bucket, i64::MAX - i64::from(bucket), u32::MAX));
         }
-        for bucket in 0..USER_BUCKETS {
-            token.cover_user(at(bucket, i64::MAX, 7));
+        for bucket in ORGANIZATION_BUCKETS..=MODEL_BUCKET {
+            token.cover(at(bucket, i64::MAX, 7));
         }
         token
     }
@@ -247,7 +239,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_token_survives_encoding_and_decoding(
-            entries in prop::collection::btree_map(0..288i16, (1..=i64::MAX, any::<u32>()), 0..=288),
+            entries in prop::collection::btree_map(0..289i16, (1..=i64::MAX, any::<u32>()), 0..=289),
             epoch in any::<i32>(),
             id in any::<u128>(),
         ) {
@@ -278,14 +270,14 @@ mod tests {
                 prop_assert!(bytes.len() >= HEADER_BYTES && form > 0);
                 prop_assert!(form == 2 || !token.is_comparable());
                 prop_assert!(form <= 2 || (token.is_empty() && token.epoch == 0));
-                prop_assert!(token.positions().all(|at| (0..288).contains(&at.bucket) && at.position >= 0));
+                prop_assert!(token.positions().all(|at| (0..289).contains(&at.bucket) && at.position >= 0));
             }
         }
     }
 
     #[test]
     fn a_token_of_every_bucket_is_not_too_long() {
-        for (form, characters) in [(TokenForm::Positions, 3_858), (TokenForm::Marks, 5_394)] {
+        for (form, characters) in [(TokenForm::Positions, 3_871), (TokenForm::Marks, 5_412)] {
             let text = full(form).encode();
             assert_eq!(text.len(), characters);
             assert_eq!(ConsistencyToken::decode(&text).unwrap().encode(), text);
@@ -315,7 +307,7 @@ mod tests {
         for form in FORMS {
             let mut token = ConsistencyToken::new(DATASTORE, form);
             token.cover(at(4, 2, 0));
-            for bucket in [[1, 32], [0x7f, 0xff], [0xff, 0xff]] {
+            for bucket in [[1, 33], [0x7f, 0xff], [0xff, 0xff]] {
                 let size = if form == TokenForm::Marks { MARKED_BYTES } else { POSITION_BYTES };
                 let text = changed(&token, |bytes| {
                     bytes.extend_from_slice(&bucket);

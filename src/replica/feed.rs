@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 /// One or more whole transactions of one bucket.
 #[derive(Debug)]
 pub struct Commits {
-    /// The bucket: 0 to 255 for organizations, 256 to 287 for users.
+    /// The bucket: 0 to 255 for organizations, 256 to 287 for users, 288 for the access model.
     pub bucket: i16,
     /// The position before the first row.
     pub after: LogPosition,

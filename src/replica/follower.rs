@@ -4,20 +4,22 @@
 //! applied the log to it up to the same moment as to all other buckets. Only then is it published, so that the lease
 //! holds for it too.
 
+mod apply;
+
 use super::feed::Commits;
 use super::loader::{self, BucketLoad, LoadedBucket};
 use super::log_diff::{LogDiff, compare};
+use super::roles::published;
 use super::{BUCKETS, ReplicaState, nanoseconds, user_bucket};
-use crate::domain::change::{ChangeDetail, LogEntry};
-use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{BucketPosition, UserId, UserState};
+use crate::domain::BucketPosition;
+use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS};
 use crate::replica::limits;
-use crate::replica_tables::Bucket;
+use crate::replica_tables::{Bucket, PublishedRoles};
 use crate::store::datastore::Datastore;
 use crate::store::log::snapshot;
-use crate::store::log::tail::{self, LogChange, LogPosition, LogRow, PollResult};
+use crate::store::log::tail::{self, LogPosition, LogRow, PollResult};
 use crate::store::pool::PooledConnection;
-use crate::store::{StoreError, in_time};
+use crate::store::{StoreError, access_model, in_time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -90,6 +92,8 @@ struct Follower<'a> {
     /// The size of each bucket that did not fit into memory, in bytes; 0 if a purge has changed it since.
     omitted_bytes: BTreeMap<i16, usize>,
     users: UserLoadState,
+    /// Whether the log of the access model has a gap: the model is to be read before the next poll.
+    is_model_missing: bool,
     /// The row limit of the next poll, for each bucket.
     rows: i64,
 }
@@ -115,15 +119,17 @@ impl<'a> Follower<'a> {
                 datastore.epoch = tail::begin_epoch(&mut connection, before.epoch).await?;
             }
             let mut heads = tail::heads(&mut connection).await?;
-            // The replica does not follow the access model yet.
-            heads.truncate(BUCKETS);
-            Ok::<_, StoreError>((datastore, heads, snapshot::membership_bytes(&mut connection).await?))
+            if heads.len() != BUCKETS {
+                return Err(StoreError::Unreadable(format!("the log has {} buckets", heads.len())));
+            }
+            // Read after the heads, so that no bucket begins with a newer model.
+            let model = access_model::current(&mut connection).await?;
+            heads[index(MODEL_BUCKET)] = model.at();
+            Ok::<_, StoreError>((datastore, heads, model, snapshot::membership_bytes(&mut connection).await?))
         };
-        let (datastore, heads, bytes) = in_time(limits::POLL_TIMEOUT, queries).await?;
-        if heads.len() != BUCKETS {
-            return Err(StoreError::Unreadable(format!("the log has {} buckets", heads.len())));
-        }
+        let (datastore, heads, model, bytes) = in_time(limits::POLL_TIMEOUT, queries).await?;
         shared.set_datastore(datastore);
+        shared.restart_roles(published(model.at(), &model.model));
         for (bucket, head) in (0..).zip(&heads) {
             shared.applied.restart(head.in_bucket(bucket));
         }
@@ -141,6 +147,7 @@ impl<'a> Follower<'a> {
             bucket_bytes: BTreeMap::new(),
             omitted_bytes: BTreeMap::new(),
             users: UserLoadState::Missing,
+            is_model_missing: false,
             rows: limits::POLL_ROWS,
         })
     }
@@ -186,16 +193,20 @@ impl<'a> Follower<'a> {
         if self.users == UserLoadState::Missing {
             self.load_users().await?;
         }
+        if self.is_model_missing {
+            self.load_model().await?;
+        }
         let positions = self.positions.clone();
         // Read before the poll begins: the poll must find every write that was acknowledged until now.
         let written = self.shared.written.positions();
+        let (model, _) = self.shared.roles.newest();
         let rows = self.rows;
         let connection = self.connection().await?;
         let poll = in_time(limits::POLL_TIMEOUT, tail::poll(connection, &positions, rows)).await?;
-        if poll.datastore.id != self.datastore.id || self.is_missing_writes(&poll, &written) {
+        if poll.datastore.id != self.datastore.id || self.is_missing_writes(&poll, &written, model.at) {
             return Err(LogDiverged.into());
         }
-        let mut complete = true;
+        let (mut complete, mut is_model_partial) = (true, false);
         let mut commits = Vec::new();
         self.rows = limits::POLL_ROWS;
         for delta in poll.moved {
@@ -207,11 +218,21 @@ impl<'a> Follower<'a> {
                     }
                     complete &= continuation.reaches_head;
                     let bucket = continuation.bucket;
+                    is_model_partial |= bucket == MODEL_BUCKET && !continuation.reaches_head;
                     commits.push(Commits { bucket, after: self.positions[index(bucket)], rows: continuation.rows });
+                }
+                LogDiff::Gap { bucket: MODEL_BUCKET, .. } => {
+                    tracing::warn!("the log of the access model has a gap: reading the model");
+                    self.shared.counters.gaps.fetch_add(1, Ordering::Relaxed);
+                    (self.is_model_missing, is_model_partial, complete) = (true, true, false);
                 }
                 LogDiff::Gap { bucket, head } => self.reload(bucket, head),
                 LogDiff::Diverged => return Err(PollError::Diverged),
             }
+        }
+        if is_model_partial {
+            // The other rows may be decided by the models that follow.
+            commits.retain(|commits| commits.bucket == MODEL_BUCKET);
         }
         if poll.datastore.epoch != self.datastore.epoch {
             // Another process found that writes were lost; this replica had applied none of them. The epoch is adopted
@@ -219,15 +240,29 @@ impl<'a> Follower<'a> {
             self.datastore = poll.datastore;
             self.shared.set_datastore(poll.datastore);
         }
-        for commits in commits {
-            self.apply(commits);
-        }
+        self.apply_poll(commits);
         let positions = &self.positions;
         self.rewinds.retain(|bucket, at| positions[index(*bucket)].position < at.position);
         if complete && self.users != UserLoadState::Missing {
             self.publish(begin);
         }
         Ok(complete)
+    }
+
+    /// Reads the access model, because its log no longer has the rows that follow its position.
+    async fn load_model(&mut self) -> Result<(), PollError> {
+        let connection = self.connection().await?;
+        let model = in_time(limits::POLL_TIMEOUT, access_model::current(connection)).await?;
+        let position = &mut self.positions[index(MODEL_BUCKET)];
+        if model.revision < position.position {
+            return Err(PollError::Diverged);
+        }
+        *position = model.at();
+        self.shared.publish_roles(published(model.at(), &model.model));
+        self.shared.tables.adopt_roles();
+        self.shared.applied.restart(model.at().in_bucket(MODEL_BUCKET));
+        self.is_model_missing = false;
+        Ok(())
     }
 
     /// The follower's connection. It keeps one for as long as its statements succeed.
@@ -259,9 +294,9 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Whether the log lacks a write that this process has acknowledged, has another row in its place, or lacks a row that
-    /// was applied before a rewind.
-    fn is_missing_writes(&self, poll: &PollResult, written: &[i64]) -> bool {
+    /// Whether the log lacks a write that this process has acknowledged, or the access model that it has read, has another
+    /// row in its place, or lacks a row that was applied before a rewind.
+    fn is_missing_writes(&self, poll: &PollResult, written: &[i64], model: BucketPosition) -> bool {
         let mut heads = self.positions.clone();
         for delta in &poll.moved {
             heads[index(delta.bucket)] = delta.head;
@@ -270,7 +305,11 @@ impl<'a> Follower<'a> {
             |bucket: i16| poll.moved.iter().filter(move |delta| delta.bucket == bucket).flat_map(|delta| &delta.rows);
         let row =
             |bucket: i16, position: i64| rows(bucket).find(|row| row.at.position == position).map(|row| row.at.mark());
+        let head = heads[index(MODEL_BUCKET)].in_bucket(MODEL_BUCKET);
+        let found = if head.position == model.position { Some(head.mark) } else { row(MODEL_BUCKET, model.position) };
         heads.iter().zip(written).any(|(head, written)| head.position < *written)
+            || head.position < model.position
+            || found.is_some_and(|mark| mark != model.mark)
             || self.shared.written.differ(&self.shared.applied, row)
             || self.rewinds.iter().any(|(bucket, at)| {
                 let replaced = |row: &LogRow| row.at.position == at.position && row.at != *at;
@@ -341,41 +380,6 @@ impl<'a> Follower<'a> {
         self.staging.remove(&bucket);
         self.bucket_bytes.remove(&bucket);
         self.shared.tables.take(bucket);
-    }
-
-    /// Applies transactions to the replica and sends them to the feed.
-    fn apply(&mut self, commits: Commits) {
-        let Some(last) = commits.rows.last().map(|row| row.at) else { return };
-        let count = u64::try_from(commits.rows.len()).unwrap_or_default();
-        self.shared.counters.lines.fetch_add(count, Ordering::Relaxed);
-        let bucket = commits.bucket;
-        let tables = &self.shared.tables;
-        if bucket < ORGANIZATION_BUCKETS {
-            let last = last.in_bucket(bucket);
-            tables.apply(entries(&commits.rows), last);
-            if let Some(bucket) = self.staging.get_mut(&bucket) {
-                tables.apply_to(bucket, entries(&commits.rows), last);
-            }
-        } else {
-            tables.apply_users(user_changes(&commits.rows), last.in_bucket(bucket - ORGANIZATION_BUCKETS));
-        }
-        for row in commits.rows.iter().filter(|row| is_unknown(row)) {
-            tracing::debug!(
-                bucket,
-                position = row.at.position,
-                "the change log has a change of a newer version of roster"
-            );
-        }
-        if commits.rows.iter().any(is_purge)
-            && let Some(bytes) = self.omitted_bytes.get_mut(&bucket)
-        {
-            // The bucket is smaller now, by an unknown number of bytes: the next load measures it.
-            *bytes = 0;
-        }
-        self.positions[index(bucket)] = last;
-        self.shared.applied.extend(commits.rows.iter().map(|row| row.at.in_bucket(bucket)));
-        // Fails only if there is no subscriber.
-        let _ = self.shared.feed.send(Arc::new(commits));
     }
 
     /// Publishes the staged buckets and renews the lease: every commit that precedes the beginning of this poll is
@@ -460,38 +464,14 @@ impl ReplicaState {
             self.tables.take(bucket);
         }
         // Positions of the lost log mean nothing in the current one.
-        for bucket in 0..ORGANIZATION_BUCKETS + USER_BUCKETS {
+        for bucket in 0..=MODEL_BUCKET {
             self.applied.restart(BucketPosition::start(bucket));
         }
+        self.restart_roles(PublishedRoles::built_in());
         self.written.clear();
     }
 }
 
 fn index(bucket: i16) -> usize {
     usize::from(bucket.unsigned_abs())
-}
-
-fn entries(rows: &[LogRow]) -> impl Iterator<Item = (i64, &LogEntry)> {
-    rows.iter().filter_map(|row| match &row.change {
-        LogChange::Organization(entry) => Some((row.at.position, entry)),
-        LogChange::User { .. } | LogChange::Model { .. } | LogChange::Unknown => None,
-    })
-}
-
-fn is_unknown(row: &LogRow) -> bool {
-    matches!(&row.change, LogChange::Unknown | LogChange::Organization(LogEntry { detail: ChangeDetail::Unknown, .. }))
-}
-
-fn is_purge(row: &LogRow) -> bool {
-    matches!(
-        &row.change,
-        LogChange::Organization(LogEntry { detail: ChangeDetail::Organization { state: None, .. }, .. })
-    )
-}
-
-fn user_changes(rows: &[LogRow]) -> impl Iterator<Item = (&UserId, UserState)> {
-    rows.iter().filter_map(|row| match &row.change {
-        LogChange::User { user, state, .. } => Some((user, *state)),
-        LogChange::Organization(_) | LogChange::Model { .. } | LogChange::Unknown => None,
-    })
 }

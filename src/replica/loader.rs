@@ -1,6 +1,7 @@
 //! The loader: reads a range of buckets from one snapshot of the primary.
 
 use super::ReplicaState;
+use crate::domain::RoleTable;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::replica::limits;
 use crate::replica_tables::Bucket;
@@ -51,6 +52,14 @@ async fn read(
         .organizations(|row| {
             if let Some(LoadedBucket { bucket, .. }) = loaded.get_mut(index(row.id.bucket())) {
                 bucket.put_organization(row.id, row.state, row.revision, row.owner.as_ref(), &row.slug);
+            }
+        })
+        .await?;
+    // Before the members, whose slots name the places of the roles.
+    snapshot
+        .roles(|organization, name, words| {
+            if let Some(LoadedBucket { bucket, .. }) = loaded.get_mut(index(organization.bucket())) {
+                bucket.put_role(organization, &name, RoleTable::set_of_words(words));
             }
         })
         .await?;

@@ -1,10 +1,17 @@
 //! One bucket of organizations with their members: the unit of loading, of publishing and of the memory limit.
 
-use super::fingerprint::{Fingerprint, FingerprintKey, Slot};
+use super::PublishedRoles;
+use super::fingerprint::{Fingerprint, FingerprintKey, RoleCode, Slot};
+use super::organization_roles::RoleSideTable;
+use super::role_names::RoleNames;
 use super::slugs::{self, SlugChange};
 use super::table::{self, Table};
 use crate::domain::change::{ChangeDetail, LogEntry};
-use crate::domain::{BucketPosition, OrganizationHead, OrganizationId, OrganizationState, Role, Slug, UserId};
+use crate::domain::{
+    BucketPosition, OrganizationHead, OrganizationId, OrganizationState, PermissionSet, RoleName, RoleTable, RoleView,
+    Slug, UserId,
+};
+use std::sync::Arc;
 
 /// An organization in memory: one cache line.
 #[derive(Debug, Clone, Copy)]
@@ -47,22 +54,47 @@ pub struct Bucket {
     members: Table<Slot, 4>,
     /// The number of slots of purged organizations: no lookup reaches them.
     garbage: usize,
+    /// The names of the deployment's roles, shared by all buckets.
+    role_names: Arc<RoleNames>,
+    /// The roles of the deployment. Each bucket has a reference of its own: a lookup borrows it under the bucket's lock, and
+    /// writes to no memory that all lookups share.
+    deployment: PublishedRoles,
+    roles: RoleSideTable,
 }
 
 /// The answer of a bucket about one user in one organization.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberLookup {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberLookup<'t> {
     /// The organization; `None` if it does not exist.
     pub organization: Option<OrganizationHead>,
-    /// The user's role, [`Role::OWNER`] for the owner; `None` if the user is not a member. A role that this program does
-    /// not know has no text here.
-    pub role: Option<Role>,
+    /// The user's role, [`RoleView::OWNER`] for the owner; `None` if the user is not a member. A role that the tables do
+    /// not know may have no name here.
+    pub role: Option<RoleView<'t>>,
 }
 
 impl Bucket {
     /// An empty bucket at a snapshot's position; the caller fills it from the same snapshot.
-    pub(super) fn new(key: FingerprintKey, at: BucketPosition) -> Self {
-        Self { key, at, organizations: Table::default(), members: Table::default(), garbage: 0 }
+    pub(super) fn new(
+        key: FingerprintKey,
+        role_names: Arc<RoleNames>,
+        deployment: PublishedRoles,
+        at: BucketPosition,
+    ) -> Self {
+        let (organizations, members, roles) = (Table::default(), Table::default(), RoleSideTable::default());
+        Self { key, at, organizations, members, garbage: 0, role_names, deployment, roles }
+    }
+
+    /// Sets the roles of the deployment.
+    pub(super) fn adopt(&mut self, deployment: &PublishedRoles) {
+        if !Arc::ptr_eq(&self.deployment.table, &deployment.table) {
+            self.deployment = deployment.clone();
+        }
+    }
+
+    /// The roles of the deployment, as of the same poll of the log as the bucket.
+    #[must_use]
+    pub fn deployment_roles(&self) -> &PublishedRoles {
+        &self.deployment
     }
 
     /// The position up to which the bucket's log is applied.
@@ -98,10 +130,28 @@ impl Bucket {
         });
     }
 
-    /// Adds a membership of the snapshot; its organization must have been added before.
-    pub fn put_member(&mut self, organization: OrganizationId, user: &str, role: &Role) {
+    /// Adds a role that an organization of the snapshot defines; `None` for permissions that this program does not know.
+    pub fn put_role(&mut self, organization: OrganizationId, name: &RoleName, permissions: Option<PermissionSet>) {
+        self.roles.put(organization, name, permissions);
+    }
+
+    /// Adds a membership of the snapshot with the stored name of its role. Its organization and the roles of that must
+    /// have been added before.
+    pub fn put_member(&mut self, organization: OrganizationId, user: &str, role: &str) {
+        let role = self.code(organization, role);
         if self.members.put(Slot::new(self.key.member(organization, user), role)).is_none() {
             self.count(organization, 1);
+        }
+    }
+
+    fn code(&self, organization: OrganizationId, role: &str) -> RoleCode {
+        if RoleName::is_organization_name(role) {
+            self.roles.code(organization, role)
+        } else if role == RoleName::OWNER.as_str() {
+            // Ownership is not a stored role.
+            RoleCode::UNKNOWN
+        } else {
+            self.role_names.code(role)
         }
     }
 
@@ -128,10 +178,9 @@ impl Bucket {
         let id = entry.organization;
         match &entry.detail {
             ChangeDetail::Membership { user, role } => {
-                if let Some(record) = self.organizations.get_mut(id) {
-                    record.revision = entry.revision;
-                }
+                self.set_revision(id, entry.revision);
                 let member = self.key.member(id, user.as_str());
+                let role = role.as_ref().map(|role| self.code(id, role.name.as_str()));
                 let change = match role {
                     Some(role) => i32::from(self.members.put(Slot::new(member, role)).is_none()),
                     None => -i32::from(self.members.remove(Slot::key_of(member)).is_some()),
@@ -140,6 +189,7 @@ impl Bucket {
                 None
             }
             ChangeDetail::Organization { state: None, .. } => {
+                self.roles.remove_all(id);
                 let record = self.organizations.remove(id)?;
                 self.garbage += usize::try_from(record.members).unwrap_or(usize::MAX);
                 record.slug.map(|slug| SlugChange { organization: id, old: Some(slug), new: None })
@@ -160,7 +210,15 @@ impl Bucket {
                 let old = self.organizations.put(record).and_then(|before| before.slug);
                 (old != Some(slug)).then_some(SlugChange { organization: id, old, new: Some(slug) })
             }
-            ChangeDetail::Role { .. } | ChangeDetail::Unknown => {
+            ChangeDetail::Role { name, permissions } => {
+                self.set_revision(id, entry.revision);
+                match permissions {
+                    Some(words) => self.roles.put(id, name, RoleTable::set_of_words(words)),
+                    None => self.roles.remove(id, name),
+                }
+                None
+            }
+            ChangeDetail::Unknown => {
                 self.apply_unknown_change(id, entry.revision);
                 None
             }
@@ -182,16 +240,27 @@ impl Bucket {
         self.organizations.put(OrganizationRecord { revision, has_unknown_change: true, ..before.unwrap_or(new) });
     }
 
+    fn set_revision(&mut self, organization: OrganizationId, revision: i64) {
+        if let Some(record) = self.organizations.get_mut(organization) {
+            record.revision = revision;
+        }
+    }
+
     fn count(&mut self, organization: OrganizationId, change: i32) {
         if let Some(record) = self.organizations.get_mut(organization) {
             record.members = record.members.saturating_add_signed(change);
         }
     }
 
-    /// Looks up a user in an organization; without a user, the organization alone. `None` if the log
-    /// had a change of the organization that this program does not know.
+    /// Looks up a user in an organization; without a user, the organization alone. The roles of the deployment hold what
+    /// the table of roles says. `None` if the log had a change of the organization that this program does not know.
     #[must_use]
-    pub fn find(&self, organization: OrganizationId, user: Option<&UserId>) -> Option<MemberLookup> {
+    pub fn find<'t>(
+        &'t self,
+        organization: OrganizationId,
+        user: Option<&UserId>,
+        roles: &'t RoleTable,
+    ) -> Option<MemberLookup<'t>> {
         // Before the organization, so that the two cache misses overlap: both tables are mostly in main memory.
         let member = user.map(|user| self.key.member(organization, user.as_str()));
         let slot = member.and_then(|member| self.members.get(Slot::key_of(member)));
@@ -202,9 +271,28 @@ impl Bucket {
             return None;
         }
         let is_owner = member.is_some() && record.owner == member;
-        let role = if is_owner { Some(Role::OWNER) } else { slot.map(|slot| slot.role()) };
+        let role = || slot.map(|slot| self.role(organization, slot.role(), roles));
+        let role = if is_owner { Some(RoleView::OWNER) } else { role() };
         let head = OrganizationHead { id: organization, state: record.state, revision: record.revision };
         Some(MemberLookup { organization: Some(head), role })
+    }
+
+    /// The role that a slot of the organization names.
+    fn role<'t>(&'t self, organization: OrganizationId, code: RoleCode, roles: &'t RoleTable) -> RoleView<'t> {
+        let role = match (code.deployment_number(), code.organization_place()) {
+            (Some(number), _) => {
+                self.role_names.name(number).map(|name| RoleView { name, permissions: roles.permissions(name) })
+            }
+            (None, Some(place)) => self.roles.get(organization, place),
+            (None, None) => None,
+        };
+        role.unwrap_or(RoleView::UNKNOWN)
+    }
+
+    /// The role with this name that the organization defines for itself; `None` if it has no such role.
+    #[must_use]
+    pub fn organization_role(&self, organization: OrganizationId, name: &RoleName) -> Option<RoleView<'_>> {
+        self.roles.find(organization, name)
     }
 
     /// The revision of an organization; `None` if it does not exist.
@@ -236,9 +324,9 @@ impl Bucket {
         self.garbage > 1_024 && self.garbage > self.members.len() / 4
     }
 
-    /// The bucket's memory in bytes, including its entries in the slug table.
+    /// The bucket's memory in bytes, including its entries in the slug table and the roles of its organizations.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.organizations.bytes() + self.members.bytes() + self.organizations.len() * slugs::BYTES
+        self.organizations.bytes() + self.members.bytes() + self.organizations.len() * slugs::BYTES + self.roles.bytes()
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! `SipHash`-1-3 with 128 bits of output (Aumasson and Bernstein, "`SipHash`: a fast short-input PRF", 2012), under a
 //! random key that never leaves the process: a caller that chooses ids cannot choose two with the same fingerprint,
-//! because it cannot compute fingerprints. A slot keeps 124 bits of a membership's fingerprint. A false positive
-//! requires that one of the n memberships of a bucket collides with an id that is not in it: probability n / 2^124 for
-//! each check. With 10 million memberships in 256 buckets and a million checks per second that is one in 10^19 years.
+//! because it cannot compute fingerprints. A slot keeps 115 bits of a membership's fingerprint. A false positive
+//! requires that one of the n memberships of a bucket collides with an id that is not in it: probability n / 2^115 for
+//! each check. With 10 million memberships in 256 buckets and a million checks per second that is one in 10^16 years.
 //! (With 64 bits: one every three weeks.)
 
 use super::table::TableEntry;
-use crate::domain::{OrganizationId, Role, RoleName, Slug, UserId};
+use crate::domain::{OrganizationId, Slug, UserId};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::{Hash, Hasher};
 use std::num::NonZeroU64;
@@ -69,34 +69,65 @@ impl FingerprintKey {
     }
 }
 
-/// The bits of a slot that hold the role.
-const ROLE_BITS: u64 = 0xf;
-/// The bits of a role that this program does not know. No role has this index.
-const UNKNOWN_ROLE: u64 = 0xf;
-/// The roles that a slot can hold, by their numbers there.
-const ROLES: [RoleName; 3] = [RoleName::MEMBER, RoleName::ADMIN, RoleName::OWNER];
+/// A role in the twelve bits that a slot has for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RoleCode(u16);
 
-/// A membership in sixteen bytes: 124 bits of fingerprint and four of role.
+impl RoleCode {
+    /// The number of places for roles of one organization: above the quota of 50.
+    pub(super) const ORGANIZATION_ROLES: u16 = 64;
+    /// The number of names of the deployment's roles: above the 2 000 roles of one access model.
+    pub(super) const DEPLOYMENT_ROLES: u16 = Self::UNKNOWN.0 - Self::ORGANIZATION_ROLES;
+    /// A role that the tables do not know.
+    pub(super) const UNKNOWN: Self = Self(0xfff);
+
+    /// The role of an organization in this place, which is below [`Self::ORGANIZATION_ROLES`].
+    pub(super) fn of_organization(place: u16) -> Self {
+        Self(place)
+    }
+
+    /// The role of the deployment with this number, which is below [`Self::DEPLOYMENT_ROLES`].
+    pub(super) fn of_deployment(number: u16) -> Self {
+        Self(Self::ORGANIZATION_ROLES + number)
+    }
+
+    /// The place, for a role of the organization.
+    pub(super) fn organization_place(self) -> Option<u16> {
+        (self.0 < Self::ORGANIZATION_ROLES).then_some(self.0)
+    }
+
+    /// The number, for a role of the deployment.
+    pub(super) fn deployment_number(self) -> Option<u16> {
+        if self == Self::UNKNOWN { None } else { self.0.checked_sub(Self::ORGANIZATION_ROLES) }
+    }
+}
+
+/// The bits of a slot that hold the role.
+const ROLE_BITS: u64 = 0xfff;
+/// The bit of a slot that says that a side table has more about the membership. Reserved: it is not set yet.
+const SIDE_TABLE_BIT: u64 = ROLE_BITS + 1;
+/// The bits of a slot that are not of the fingerprint.
+const VALUE_BITS: u64 = ROLE_BITS | SIDE_TABLE_BIT;
+
+/// A membership in sixteen bytes: 115 bits of fingerprint, twelve of role, and one reserved bit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slot(Fingerprint);
 
 impl Slot {
     /// The slot of a member with a role.
-    pub(super) fn new(member: Fingerprint, role: &Role) -> Self {
+    pub(super) fn new(member: Fingerprint, role: RoleCode) -> Self {
         let Fingerprint(first, second) = Self::key_of(member);
-        let index = (0..).zip(&ROLES).find(|(_, known)| **known == role.name).map_or(UNKNOWN_ROLE, |(index, _)| index);
-        Self(Fingerprint(first, second | index))
+        Self(Fingerprint(first, second | u64::from(role.0)))
     }
 
     /// The table key of a member's slot, independent of the role.
     pub(super) fn key_of(Fingerprint(first, second): Fingerprint) -> Fingerprint {
-        Fingerprint(first, second & !ROLE_BITS)
+        Fingerprint(first, second & !VALUE_BITS)
     }
 
-    /// The member's role. A role that this program does not know has no name here.
-    pub(super) fn role(self) -> Role {
-        let index = usize::try_from(self.0.1 & ROLE_BITS).unwrap_or(usize::MAX);
-        ROLES.get(index).map_or_else(Role::unknown, |name| Role::built_in(name.clone()))
+    /// The member's role.
+    pub(super) fn role(self) -> RoleCode {
+        RoleCode(u16::try_from(self.0.1 & ROLE_BITS).unwrap_or(RoleCode::UNKNOWN.0))
     }
 }
 
@@ -142,22 +173,36 @@ pub(super) type PassthroughBuilder = std::hash::BuildHasherDefault<PassthroughHa
 mod tests {
     use super::*;
 
-    fn slot(key: FingerprintKey, organization: u128, user: &str, role: &str) -> Slot {
+    fn slot(key: FingerprintKey, organization: u128, user: &str, role: RoleCode) -> Slot {
         let organization = OrganizationId::from_uuid(uuid::Uuid::from_u128(organization));
-        Slot::new(key.member(organization, user), &Role::read(role))
+        Slot::new(key.member(organization, user), role)
     }
 
     #[test]
     fn a_slot_holds_its_role_and_its_key_ignores_it() {
         let key = FingerprintKey::new([7; 16]);
-        for role in ["member", "admin", "owner"] {
-            assert_eq!(slot(key, 1, "ada", role).role(), Role::read(role));
-            assert_eq!(slot(key, 1, "ada", role).key(), slot(key, 1, "ada", "member").key());
+        let first = RoleCode::of_organization(0);
+        let ada = slot(key, 1, "ada", first).key();
+        for code in 0..=RoleCode::UNKNOWN.0 {
+            let slot = slot(key, 1, "ada", RoleCode(code));
+            assert_eq!((slot.role(), slot.key()), (RoleCode(code), ada));
         }
-        let ada = slot(key, 1, "ada", "member").key();
-        assert_ne!(ada, slot(key, 2, "ada", "member").key());
-        assert_ne!(ada, slot(key, 1, "adb", "member").key());
-        assert_ne!(ada, slot(FingerprintKey::new([8; 16]), 1, "ada", "member").key());
-        assert!(!slot(key, 1, "ada", "auditor").role().is_known());
+        assert_ne!(ada, slot(key, 2, "ada", first).key());
+        assert_ne!(ada, slot(key, 1, "adb", first).key());
+        assert_ne!(ada, slot(FingerprintKey::new([8; 16]), 1, "ada", first).key());
+    }
+
+    #[test]
+    fn every_code_is_of_an_organization_or_of_the_deployment_or_unknown() {
+        for place in 0..RoleCode::ORGANIZATION_ROLES {
+            let code = RoleCode::of_organization(place);
+            assert_eq!((code.organization_place(), code.deployment_number()), (Some(place), None));
+        }
+        for number in 0..RoleCode::DEPLOYMENT_ROLES {
+            let code = RoleCode::of_deployment(number);
+            assert_eq!((code.organization_place(), code.deployment_number()), (None, Some(number)));
+        }
+        let unknown = RoleCode::UNKNOWN;
+        assert_eq!((unknown.organization_place(), unknown.deployment_number()), (None, None));
     }
 }

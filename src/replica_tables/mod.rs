@@ -7,6 +7,8 @@
 
 mod bucket;
 mod fingerprint;
+mod organization_roles;
+mod role_names;
 mod slugs;
 mod table;
 #[cfg(test)]
@@ -16,12 +18,30 @@ mod users;
 pub use bucket::{Bucket, MemberLookup};
 
 use crate::domain::change::LogEntry;
-use crate::domain::ids::ORGANIZATION_BUCKETS;
-use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Slug, UserId, UserState};
+use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, RoleTable, Slug, UserId, UserState};
 use fingerprint::FingerprintKey;
+use role_names::RoleNames;
 use slugs::{SlugChange, Slugs};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use users::UserTables;
+
+/// The roles of the deployment as of one position of the access model's log.
+#[derive(Debug, Clone)]
+pub struct PublishedRoles {
+    /// What the roles hold.
+    pub table: Arc<RoleTable>,
+    /// The position of the model in its log; the start of it without a model.
+    pub at: BucketPosition,
+}
+
+impl PublishedRoles {
+    /// The roles without an access model.
+    #[must_use]
+    pub fn built_in() -> Self {
+        Self { table: Arc::new(RoleTable::built_in()), at: BucketPosition::start(MODEL_BUCKET) }
+    }
+}
 
 /// The tables of one replica.
 pub struct ReplicaTables {
@@ -29,6 +49,8 @@ pub struct ReplicaTables {
     buckets: Box<[RwLock<Option<Bucket>>]>,
     slugs: Slugs,
     users: UserTables,
+    role_names: Arc<RoleNames>,
+    roles: RwLock<PublishedRoles>,
 }
 
 impl ReplicaTables {
@@ -41,6 +63,8 @@ impl ReplicaTables {
             buckets: (0..ORGANIZATION_BUCKETS).map(|_| RwLock::default()).collect(),
             slugs: Slugs::default(),
             users: UserTables::new(key),
+            role_names: Arc::new(RoleNames::new()),
+            roles: RwLock::new(PublishedRoles::built_in()),
         }
     }
 
@@ -48,16 +72,39 @@ impl ReplicaTables {
     /// [`Self::put`].
     #[must_use]
     pub fn bucket(&self, at: BucketPosition) -> Bucket {
-        Bucket::new(self.key, at)
+        Bucket::new(self.key, self.role_names.clone(), self.roles(), at)
     }
 
     fn slot(&self, bucket: i16) -> &RwLock<Option<Bucket>> {
         &self.buckets[usize::from(bucket.unsigned_abs()) % self.buckets.len()]
     }
 
+    /// Sets the roles of the deployment. A bucket adopts them with the next entries that it applies, at the latest in
+    /// [`Self::adopt_roles`]: so a bucket never has entries that the model before has not decided.
+    pub fn put_roles(&self, roles: PublishedRoles) {
+        *self.roles.write().unwrap_or_else(PoisonError::into_inner) = roles;
+    }
+
+    /// Makes every loaded bucket adopt the present roles of the deployment.
+    pub fn adopt_roles(&self) {
+        let roles = self.roles();
+        for slot in &self.buckets {
+            if let Some(bucket) = slot.write().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                bucket.adopt(&roles);
+            }
+        }
+    }
+
+    /// The roles of the deployment.
+    #[must_use]
+    pub fn roles(&self) -> PublishedRoles {
+        self.roles.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Publishes a bucket and replaces the previous one.
-    pub fn put(&self, bucket: Bucket) {
+    pub fn put(&self, mut bucket: Bucket) {
         let number = bucket.at().bucket;
+        bucket.adopt(&self.roles());
         let old = {
             let mut slot = self.slot(number).write().unwrap_or_else(PoisonError::into_inner);
             // Before the bucket becomes visible, so that all its slugs resolve.
@@ -91,8 +138,10 @@ impl ReplicaTables {
     /// Applies the log entries of whole transactions to the bucket of `last`, up to that position. Does nothing if the
     /// bucket is not loaded.
     pub fn apply<'a>(&self, entries: impl Iterator<Item = (i64, &'a LogEntry)>, last: BucketPosition) {
+        let roles = self.roles();
         let mut slot = self.slot(last.bucket).write().unwrap_or_else(PoisonError::into_inner);
         if let Some(bucket) = slot.as_mut() {
+            bucket.adopt(&roles);
             self.slugs.apply(&bucket.apply(entries, last));
         }
     }

@@ -1,8 +1,11 @@
 //! Random histories, applied to the tables and to plain maps as their model.
 
 use super::*;
+use crate::domain::access_model::AccessModel;
 use crate::domain::change::ChangeDetail;
-use crate::domain::{Kind, LogMark, OrganizationHead, OrganizationState, Role};
+use crate::domain::{
+    Kind, LogMark, OrganizationHead, OrganizationState, PermissionSet, Role, RoleName, RoleTable, RoleView,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -10,6 +13,22 @@ use uuid::Uuid;
 const ORGANIZATIONS: u128 = 6;
 const USERS: [&str; 4] = ["ada", "bob", "cat", "a-user-whose-id-is-quite-long-as-those-of-providers-are"];
 const SLUGS: [&str; 3] = ["acme", "globex", "initech"];
+const ORGANIZATION_ROLES: [&str; 3] = ["org:auditor", "org:clerk", "org:intern"];
+/// The words of roles. The last one is a word of roster's own that this program does not know.
+const WORDS: [&[&str]; 4] =
+    [&[], &["members.list"], &["members.list", "billing.tables-read"], &["members.list", "members.fly"]];
+
+/// The role tables of two access models.
+fn role_tables() -> [RoleTable; 2] {
+    let table = |revision, words: &[&str]| {
+        let model = serde_json::json!({
+            "permissions": [{ "name": "billing.tables-read" }, { "name": "billing.tables-write" }],
+            "roles": [{ "name": "accountant", "permissions": words }, { "name": "member", "permissions": ["members.list"] }],
+        });
+        RoleTable::new(revision, &AccessModel::from_stored(&model).unwrap())
+    };
+    [table(1, &["billing.tables-read"]), table(2, &["billing.tables-write", "members.list"])]
+}
 
 /// Three organizations in each of two buckets.
 fn id(number: u128) -> OrganizationId {
@@ -46,6 +65,12 @@ enum Step {
         /// A stored role; `auditor` is one that this program does not know.
         role: Option<&'static str>,
     },
+    /// A role of the organization is defined, changed, or deleted if no member holds it.
+    Role {
+        number: u128,
+        name: usize,
+        words: Option<usize>,
+    },
     /// A change of a type that this program does not know, perhaps of an organization that the log had not named before.
     Unknown {
         number: u128,
@@ -62,12 +87,15 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let number = || 0..ORGANIZATIONS;
     let states = prop::sample::select([&OrganizationState::ALL[..], &[OrganizationState::Unknown]].concat());
-    let roles = prop::option::of(prop::sample::select(vec!["member", "admin", "auditor"]));
+    let names = ["member", "admin", "auditor", "accountant"].into_iter().chain(ORGANIZATION_ROLES);
+    let roles = prop::option::of(prop::sample::select(names.collect::<Vec<_>>()));
     prop_oneof![
         4 => (number(), states, prop::option::of(0..USERS.len()), 0..SLUGS.len())
             .prop_map(|(number, state, owner, slug)| Step::Organization { number, state, owner, slug }),
         1 => number().prop_map(|number| Step::Purge { number }),
         8 => (number(), 0..USERS.len(), roles).prop_map(|(number, user, role)| Step::Member { number, user, role }),
+        6 => (number(), 0..ORGANIZATION_ROLES.len(), prop::option::of(0..WORDS.len()))
+            .prop_map(|(number, name, words)| Step::Role { number, name, words }),
         1 => number().prop_map(|number| Step::Unknown { number }),
         1 => (0..2i16).prop_map(|bucket| Step::Reload { bucket }),
         1 => (0..2i16).prop_map(|bucket| Step::Drop { bucket }),
@@ -80,6 +108,8 @@ struct Model {
     organizations: BTreeMap<u128, (OrganizationHead, Option<usize>, usize)>,
     /// The stored roles.
     members: BTreeMap<(u128, usize), &'static str>,
+    /// The words of the organizations' own roles.
+    roles: BTreeMap<(u128, &'static str), &'static [&'static str]>,
     /// Organizations with an unknown change since the bucket was loaded.
     changed: BTreeSet<u128>,
     /// The id of a purged organization is never reused.
@@ -90,7 +120,7 @@ struct Model {
 impl Model {
     fn log(&mut self, number: u128, detail: ChangeDetail) -> LogEntry {
         self.position += 1;
-        let keeps_head = matches!(detail, ChangeDetail::Membership { .. } | ChangeDetail::Unknown);
+        let keeps_head = !matches!(detail, ChangeDetail::Organization { .. });
         if let Some((head, ..)) = self.organizations.get_mut(&number).filter(|_| keeps_head) {
             head.revision = self.position;
         }
@@ -105,9 +135,14 @@ impl Model {
                 bucket.put_organization(id(*organization), head.state, head.revision, owner.as_ref(), &slug(*named));
             }
         }
+        for ((organization, name), words) in &self.roles {
+            if id(*organization).bucket() == number {
+                bucket.put_role(id(*organization), &RoleName::from_stored(name), RoleTable::set_of_words(*words));
+            }
+        }
         for ((organization, member), role) in &self.members {
             if id(*organization).bucket() == number {
-                bucket.put_member(id(*organization), USERS[*member], &Role::read(role));
+                bucket.put_member(id(*organization), USERS[*member], role);
             }
         }
         tables.put(bucket);
@@ -124,6 +159,7 @@ impl Model {
             }
             Step::Purge { number } => {
                 self.members.retain(|(organization, _), _| *organization != number);
+                self.roles.retain(|(organization, _), _| *organization != number);
                 let Some((_, _, named)) = self.organizations.remove(&number) else { return };
                 self.purged.insert(number);
                 self.changed.remove(&number);
@@ -140,7 +176,9 @@ impl Model {
                 (number, ChangeDetail::Organization { state: Some(state), owner: owner.map(user), slug: slug(named) })
             }
             Step::Member { number, user: member, role } => {
-                if !self.organizations.contains_key(&number) {
+                let is_role =
+                    |name: &str| !name.starts_with("org:") || self.roles.keys().any(|key| *key == (number, name));
+                if !self.organizations.contains_key(&number) || !role.is_none_or(is_role) {
                     return;
                 }
                 match role {
@@ -148,6 +186,19 @@ impl Model {
                     None => drop(self.members.remove(&(number, member))),
                 }
                 (number, ChangeDetail::Membership { user: user(member), role: role.map(Role::read) })
+            }
+            Step::Role { number, name, words } => {
+                let key = (number, ORGANIZATION_ROLES[name]);
+                let is_held = self.members.iter().any(|((other, _), role)| (*other, *role) == key);
+                if !self.organizations.contains_key(&number) || (is_held && words.is_none()) {
+                    return;
+                }
+                match words {
+                    Some(words) => drop(self.roles.insert(key, WORDS[words])),
+                    None => drop(self.roles.remove(&key)),
+                }
+                let permissions = words.map(|words| WORDS[words].iter().map(ToString::to_string).collect());
+                (number, ChangeDetail::Role { name: RoleName::from_stored(key.1), permissions })
             }
             Step::Unknown { number } => {
                 if self.purged.contains(&number) {
@@ -167,8 +218,16 @@ impl Model {
         }
     }
 
+    /// What a role of an organization holds, by this table of the deployment's roles.
+    fn permissions(&self, number: u128, role: &str, table: &RoleTable) -> Option<PermissionSet> {
+        match self.roles.iter().find(|((organization, name), _)| (*organization, *name) == (number, role)) {
+            Some((_, words)) => RoleTable::set_of_words(*words),
+            None => table.permissions(&RoleName::from_stored(role)).cloned(),
+        }
+    }
+
     fn assert_agrees(&self, tables: &ReplicaTables) {
-        for number in 0..ORGANIZATIONS {
+        for (number, table) in (0..ORGANIZATIONS).zip(role_tables().iter().cycle()) {
             let bucket = id(number).bucket();
             let read = tables.read(bucket);
             assert_eq!(read.is_some(), self.loaded[usize::from(bucket.unsigned_abs())]);
@@ -177,14 +236,21 @@ impl Model {
             for member in 0..USERS.len() {
                 let role = self.members.get(&(number, member)).copied();
                 let is_owner = organization.is_some_and(|(_, owner, _)| *owner == Some(member));
-                let lookup = read.find(id(number), Some(&user(member)));
+                let lookup = read.find(id(number), Some(&user(member)), table);
                 assert_eq!(lookup.is_none(), self.changed.contains(&number));
                 let Some(lookup) = lookup else { continue };
                 assert_eq!(lookup.organization, organization.map(|(head, ..)| *head));
                 let role = if is_owner { Some("owner") } else { role }.filter(|_| organization.is_some());
-                assert_eq!(lookup.role.is_some(), role.is_some());
-                let known = lookup.role.filter(Role::is_known);
-                assert_eq!(known, role.and_then(|role| Role::parse(role).ok()));
+                let role = role.map(|role| Role {
+                    name: RoleName::from_stored(role),
+                    permissions: self.permissions(number, role, table),
+                });
+                assert_eq!(lookup.role.map(RoleView::to_role), role);
+            }
+            for name in ORGANIZATION_ROLES {
+                let role = read.organization_role(id(number), &RoleName::from_stored(name));
+                let words = self.roles.iter().find(|(key, _)| **key == (number, name)).map(|(_, words)| *words);
+                assert_eq!(role.map(|role| role.permissions.cloned()), words.map(RoleTable::set_of_words));
             }
         }
         for (index, _) in SLUGS.iter().enumerate() {

@@ -5,34 +5,49 @@
 use super::checks::Check;
 use super::consistency_token::ConsistencyToken;
 use super::{AnswerSource, Freshness, Roster, ServiceError};
-use crate::domain::check::{self, CheckReason, Question, unknown_value};
-use crate::domain::{PermissionSet, Refusal, RoleName, RoleTable, Standing};
-use crate::replica::StandingBatch;
+use crate::domain::check::{self, CheckReason, unknown_value};
+use crate::domain::{OrganizationRef, PermissionSet, Refusal, UserId, ValueKind};
+use crate::replica::{AnswerBatch, Answered, Facts, StandingQuestion};
 
 /// What a user may do in an organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EffectivePermissions {
     /// The answer of a check of the membership. [`CheckReason::Allowed`] is the only one with permissions.
     pub reason: CheckReason,
-    /// The user's role; `None` if the user is not a member.
-    pub role: Option<RoleName>,
+    /// The name of the user's role; `None` if the user is not a member.
+    pub role: Option<String>,
     /// The permissions: those of the role that are roster's own or declared by the access model.
     pub permissions: PermissionSet,
     /// The organization's revision that the answer reflects; 0 if the organization does not exist.
     pub revision: i64,
     /// The replica or the primary, whichever answered.
     pub source: AnswerSource,
+    /// What the value is, if the reason is [`CheckReason::ValueUnknown`].
+    pub unknown_value: Option<ValueKind>,
 }
 
-impl EffectivePermissions {
-    fn new(standing: &Standing, roles: &RoleTable, source: AnswerSource) -> Self {
-        let reason = check::answer(&Question::Member, standing);
+/// The question for the effective permissions of the user of a check. Its own question is not considered.
+struct PermissionsQuestion<'c>(&'c Check);
+
+impl StandingQuestion for PermissionsQuestion<'_> {
+    type Answer = EffectivePermissions;
+
+    fn subject(&self) -> (&OrganizationRef, Option<&UserId>) {
+        (&self.0.organization, Some(&self.0.user))
+    }
+
+    fn answer(&self, Facts { standing, .. }: &Facts<'_>) -> EffectivePermissions {
+        let reason = check::membership(standing);
         let (role, revision) = check::role_and_revision(reason, standing);
-        let held = standing.role.as_ref().and_then(|role| role.permissions.as_ref());
-        let permissions = held
-            .filter(|_| reason == CheckReason::Allowed)
-            .map_or(PermissionSet::NONE, |held| held.intersection(roles.declared()));
-        Self { reason, role, permissions, revision, source }
+        let held = standing.role.and_then(|role| role.permissions).filter(|_| reason == CheckReason::Allowed);
+        EffectivePermissions {
+            reason,
+            role: role.map(|name| name.as_str().to_owned()),
+            permissions: held.map_or(PermissionSet::NONE, |held| held.intersection(standing.roles.declared())),
+            revision,
+            source: AnswerSource::Memory,
+            unknown_value: (reason == CheckReason::ValueUnknown).then(|| unknown_value(standing)),
+        }
     }
 }
 
@@ -49,18 +64,19 @@ impl Roster {
         freshness: &Freshness,
     ) -> Result<(EffectivePermissions, ConsistencyToken), ServiceError> {
         let mut token = self.replica.token(self.replica.datastore().await?);
-        let (standing, source) = self.replica.standing(&check.organization, Some(&check.user), freshness).await?;
-        token.cover_standing(&standing);
-        let answer = EffectivePermissions::new(&standing, &self.replica.roles(), source);
-        if answer.reason == CheckReason::ValueUnknown {
-            return Err(Refusal::ValueUnknown { value: unknown_value(&standing) }.into());
+        let answered = self.replica.answer(&PermissionsQuestion(check), freshness).await?;
+        answered.cover(&mut token);
+        let Answered { answer, source, .. } = answered;
+        match answer.unknown_value {
+            Some(value) => Err(Refusal::ValueUnknown { value }.into()),
+            None => Ok((EffectivePermissions { source, ..answer }, token)),
         }
-        Ok((answer, token))
     }
 
     /// Answers with the effective permissions of the users of a batch of checks, in their order, and with a consistency
-    /// token that covers all answers. All answers about one organization reflect one state of it. Where an answer depends
-    /// on a value that this program does not know, its reason is [`CheckReason::ValueUnknown`].
+    /// token that covers all answers. All answers about one organization reflect one state of it, and all answers one access
+    /// model. Where an answer depends on a value that this program does not know, its reason is
+    /// [`CheckReason::ValueUnknown`].
     ///
     /// # Errors
     /// If the replica cannot answer and the datastore does not.
@@ -69,10 +85,9 @@ impl Roster {
         checks: &[Check],
         freshness: &Freshness,
     ) -> Result<(Vec<EffectivePermissions>, ConsistencyToken), ServiceError> {
-        let StandingBatch { standings, sources, token } = self.replica.standings(checks, freshness).await?;
-        let roles = self.replica.roles();
-        let answers = standings.iter().zip(sources);
-        let answers = answers.map(|(standing, source)| EffectivePermissions::new(standing, &roles, source));
-        Ok((answers.collect(), token))
+        let questions: Vec<_> = checks.iter().map(PermissionsQuestion).collect();
+        let AnswerBatch { answers, sources, token } = self.replica.answers(&questions, freshness).await?;
+        let with_source = |(answer, source)| EffectivePermissions { source, ..answer };
+        Ok((answers.into_iter().zip(sources).map(with_source).collect(), token))
     }
 }

@@ -1,11 +1,11 @@
 //! Reads of the audit trail.
 
 use super::change_feed::LogChange;
-use super::{Roster, ServiceError};
+use super::{Roster, ServiceError, access_model};
 use crate::authz::decide::Access;
 use crate::domain::event::{EventRecord, EventType};
-use crate::store::events;
 use crate::store::row_page::RowPage;
+use crate::store::{StoreError, events};
 
 pub use crate::store::events::EventFilter;
 
@@ -35,6 +35,13 @@ impl Roster {
         changes: &[&LogChange],
         types: Option<&[EventType]>,
     ) -> Result<(Vec<(usize, EventRecord)>, usize), ServiceError> {
+        // A model is large, so at most one of them is read at once.
+        let with_models = types.is_none_or(|types| types.contains(&EventType::ModelChanged));
+        let model = changes.iter().enumerate().find_map(|(index, change)| match change {
+            LogChange::Model { revision, .. } if with_models => Some((index, *revision)),
+            _ => None,
+        });
+        let changes = model.map_or(changes, |(index, _)| &changes[..=index]);
         let keys: Vec<events::EventKey> = changes
             .iter()
             .map(|change| match change {
@@ -44,7 +51,16 @@ impl Roster {
             })
             .collect();
         let mut connection = self.pool.acquire_read().await?;
-        let outcome = events::find(&mut connection, &keys, types).await;
+        let outcome = async {
+            let (mut events, looked_up) = events::find(&mut connection, &keys, types).await?;
+            if let Some((index, revision)) = model.filter(|(index, _)| *index < looked_up)
+                && let Some(event) = access_model::event(&mut connection, revision).await?
+            {
+                events.push((index, event));
+            }
+            Ok::<_, StoreError>((events, looked_up))
+        };
+        let outcome = outcome.await;
         Ok(connection.finish(outcome)?)
     }
 }

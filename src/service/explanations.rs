@@ -4,10 +4,11 @@ use super::checks::{Check, CheckAnswer};
 use super::consistency_token::ConsistencyToken;
 use super::roles::RoleOrigin;
 use super::{AnswerSource, Freshness, Roster, ServiceError};
-use crate::domain::check::{self, CheckReason, unknown_value};
+use crate::domain::check::{self, Undeclared};
 use crate::domain::{
-    OrganizationHead, OrganizationId, OrganizationState, Refusal, RoleName, Standing, UserId, UserState,
+    OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Refusal, RoleName, UserId, UserState,
 };
+use crate::replica::{Facts, StandingQuestion};
 use crate::service::limits;
 use crate::store::memberships::{self, MembershipOrigin};
 
@@ -60,13 +61,51 @@ impl From<MembershipOrigin> for RolePath {
     }
 }
 
+/// A check to explain.
+struct ExplanationQuestion<'c>(&'c Check);
+
+/// The explanation of an answer without the role, and the state that it is of.
+struct ExplanationFacts {
+    explanation: Explanation,
+    /// The organization in which the user is a member.
+    organization: Option<OrganizationHead>,
+    /// The revision of the access model.
+    model_revision: i64,
+}
+
+impl StandingQuestion for ExplanationQuestion<'_> {
+    type Answer = Result<ExplanationFacts, Undeclared>;
+
+    fn subject(&self) -> (&OrganizationRef, Option<&UserId>) {
+        self.0.subject()
+    }
+
+    fn named_role(&self) -> Option<&RoleName> {
+        self.0.named_role()
+    }
+
+    fn answer(&self, facts: &Facts<'_>) -> Self::Answer {
+        let standing = &facts.standing;
+        let explanation = Explanation {
+            answer: CheckAnswer { source: AnswerSource::Primary, ..self.0.answer(facts)? },
+            role: None,
+            role_suffices: standing.organization.is_some() && check::role_suffices(&self.0.question, standing),
+            organization_state: standing.organization.map(|organization| organization.state),
+            user_state: standing.user_state.unwrap_or(UserState::Active),
+        };
+        let organization = standing.organization.filter(|_| standing.role.is_some());
+        Ok(ExplanationFacts { explanation, organization, model_revision: facts.model.position })
+    }
+}
+
 impl Roster {
     /// Answers a check from the primary and explains the answer, with the consistency token that covers it. Without a
     /// consistency requirement, the answer includes every write acknowledged before.
     ///
     /// # Errors
-    /// `VALUE_UNKNOWN` if the answer depends on a role or state that this program does not know; `CONFLICT` if the
-    /// organization changed each time that it was read; if the datastore does not answer.
+    /// `INVALID_REQUEST` if the access model does not declare the permission or the role in the question; `VALUE_UNKNOWN`
+    /// if the answer depends on a role or state that this program does not know; `CONFLICT` if the organization or the
+    /// access model changed each time that it was read; if the datastore does not answer.
     pub async fn explain_check(
         &self,
         check: &Check,
@@ -74,37 +113,25 @@ impl Roster {
     ) -> Result<(Explanation, ConsistencyToken), ServiceError> {
         for _ in 0..limits::READ_ATTEMPTS {
             let mut token = self.replica.token(self.replica.datastore().await?);
-            let standing = self.replica.standing_on_primary(&check.organization, &check.user, freshness).await?;
-            token.cover_standing(&standing);
-            let answer = CheckAnswer::new(&check.question, &standing, AnswerSource::Primary);
-            if answer.reason == CheckReason::ValueUnknown {
-                return Err(Refusal::ValueUnknown { value: unknown_value(&standing) }.into());
+            let answered = self.replica.answer_on_primary(&ExplanationQuestion(check), freshness).await?;
+            answered.cover(&mut token);
+            let facts = answered.answer;
+            let facts = facts.map_err(|undeclared| Refusal::field(undeclared.field(), undeclared.invalid().0))?;
+            if let Some(value) = facts.explanation.answer.unknown_value {
+                return Err(Refusal::ValueUnknown { value }.into());
             }
-            let role = match standing.organization.filter(|_| standing.role.is_some()) {
-                None => None,
-                Some(organization) => match self.role_path(organization, &check.user).await? {
-                    // The organization has changed in between.
-                    None => continue,
-                    path => path,
-                },
+            let Some(OrganizationHead { id, revision, .. }) = facts.organization else {
+                return Ok((facts.explanation, token));
             };
-            let explanation = Explanation {
-                answer,
-                role,
-                role_suffices: role_suffices(check, &standing),
-                organization_state: standing.organization.map(|organization| organization.state),
-                user_state: standing.user_state.unwrap_or(UserState::Active),
+            let path = self.membership_origin(id, &check.user).await?;
+            let is_same = |origin: &MembershipOrigin| {
+                (origin.organization_revision, origin.model_revision) == (revision, facts.model_revision)
             };
-            return Ok((explanation, token));
+            if let Some(origin) = path.filter(is_same) {
+                return Ok((Explanation { role: Some(origin.into()), ..facts.explanation }, token));
+            }
         }
         Err(Refusal::Conflict.into())
-    }
-
-    /// Reads where the role of a member comes from; `None` if the organization has changed.
-    async fn role_path(&self, organization: OrganizationHead, user: &UserId) -> Result<Option<RolePath>, ServiceError> {
-        let OrganizationHead { id, revision, .. } = organization;
-        let stored = self.membership_origin(id, user).await?;
-        Ok(stored.filter(|stored| stored.organization_revision == revision).map(RolePath::from))
     }
 
     async fn membership_origin(
@@ -116,11 +143,4 @@ impl Roster {
         let outcome = memberships::origin(&mut connection, organization, user).await;
         Ok(connection.finish(outcome)?)
     }
-}
-
-/// Whether the role of the user would be enough in an active organization.
-fn role_suffices(check: &Check, standing: &Standing) -> bool {
-    let organization = standing.organization.map(|head| OrganizationHead { state: OrganizationState::Active, ..head });
-    let active = Standing { organization, user_state: None, ..standing.clone() };
-    check::answer(&check.question, &active) == CheckReason::Allowed
 }

@@ -118,7 +118,7 @@ async fn members_with_permission(
     filter: MemberFilter,
 ) -> Result<Option<RowPage<Member>>, ServiceError> {
     let mut snapshot = transaction::begin_snapshot(connection).await?;
-    if access_model::revision_of_bucket(&mut snapshot, organization.bucket()).await? != roles.revision() {
+    if access_model::position(&mut snapshot).await?.position != roles.revision() {
         return Ok(None);
     }
     let permission = Permission::find(word).filter(|permission| roles.declared().contains(*permission));

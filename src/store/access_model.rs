@@ -51,13 +51,13 @@ pub async fn current(connection: &mut PgConnection) -> Result<StoredModel, Store
     Ok(model.fetch_one(connection).await?)
 }
 
-/// The revision of the model that decides the writes in a bucket of organizations: that of the present model.
+/// Reads the end of the model's change log.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn revision_of_bucket(connection: &mut PgConnection, bucket: i16) -> Result<i64, StoreError> {
-    let revision = sqlx::query_scalar!("SELECT model_revision FROM log_heads WHERE bucket = $1", bucket);
-    Ok(revision.fetch_one(connection).await?)
+pub async fn position(connection: &mut PgConnection) -> Result<LogPosition, StoreError> {
+    let at = sqlx::query_as!(LogPosition, "SELECT revision AS position, write_time FROM access_model");
+    Ok(at.fetch_one(connection).await?)
 }
 
 /// Reads the present model under a lock that excludes every other change of it until the transaction ends.

@@ -102,7 +102,8 @@ struct Tally {
 async fn events_of(stage: &Fixture, write: &Write) -> i64 {
     sqlx::query_scalar(
         "SELECT (SELECT count(*) FROM events WHERE request_id = $1::uuid)
-              + (SELECT count(*) FROM user_events WHERE request_id = $1::uuid)",
+              + (SELECT count(*) FROM user_events WHERE request_id = $1::uuid)
+              + (SELECT count(*) FROM access_model_revisions WHERE request_id = $1::uuid)",
     )
     .bind(&write.request_id)
     .fetch_one(&stage.database().pool)
@@ -223,8 +224,16 @@ async fn writes_of_organizations_cancelled_at_fifty_points_happen_once_or_not_at
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_writes_cancelled_at_fifty_points_happen_once_or_not_at_all() {
-    let tally = cancel_each(|method| method.write && method.service != "roster.v1.OrganizationService").await;
+    const SEPARATE: [&str; 2] = ["roster.v1.OrganizationService", "roster.v1.AccessModelService"];
+    let tally = cancel_each(|method| method.write && !SEPARATE.contains(&method.service)).await;
     assert!(0 < tally.happened && tally.happened < tally.cancelled, "{tally:?}");
+}
+
+/// Without EnableRoles, which changes something once in the life of a datastore.
+#[tokio::test]
+async fn cancelled_changes_of_the_access_model_happen_wholly_or_not_at_all() {
+    let tally = cancel_each(|method| method.name == "ApplyAccessModel").await;
+    assert!(tally.cancelled > 0, "{tally:?}");
 }
 
 /// Drops a BEGIN after this number of polls.

@@ -246,7 +246,7 @@ impl ExportLoader {
                 bucket.put_organization(id, state, entry.revision, owner.as_ref(), &slug);
             }
             for member in &exported.members {
-                bucket.put_member(id, &member.user_id, &role(&member.role));
+                bucket.put_member(id, &member.user_id, role(&member.role).name.as_str());
             }
         }
         for exported in &message.users {

@@ -4,7 +4,8 @@ use super::super::Check;
 use crate::clock;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{
-    BucketPosition, OrganizationId, OrganizationRef, OrganizationState, Role, Standing, UserId, UserState,
+    BucketPosition, OrganizationId, OrganizationRef, OrganizationState, Role, RoleTable, RoleView, Standing, UserId,
+    UserState,
 };
 use crate::random;
 use crate::replica_tables::{Bucket, ReplicaTables};
@@ -21,6 +22,8 @@ pub(super) struct ClientReplica {
     /// Whether the replica has the organizations of all kinds, and has seen no change of an unknown type, which may have
     /// renamed one. Then an organization that is not in it does not exist.
     is_complete: AtomicBool,
+    /// The roles without an access model.
+    pub(super) roles: RoleTable,
 }
 
 /// The position of an answer from the cache: its position in the server's log is unknown.
@@ -30,7 +33,8 @@ impl ClientReplica {
     pub(super) fn new(is_complete: bool) -> Self {
         let mut key = [0; 16];
         key.copy_from_slice(&random::secret()[..16]);
-        Self { tables: ReplicaTables::new(key), lease: AtomicU64::new(0), is_complete: AtomicBool::new(is_complete) }
+        let (lease, is_complete) = (AtomicU64::new(0), AtomicBool::new(is_complete));
+        Self { tables: ReplicaTables::new(key), lease, is_complete, roles: RoleTable::built_in() }
     }
 
     /// Records that the replica has seen a change of an unknown type.
@@ -90,12 +94,15 @@ impl ClientReplica {
             // The slug has just moved to another organization, or the organization was renamed.
             return None;
         }
-        let member = bucket.find(id, Some(&check.user))?;
+        let member = bucket.find(id, Some(&check.user), &self.roles)?;
         if member.organization.is_none() {
             return self.without_organization(&check.user);
         }
-        let standing =
-            Standing { organization: member.organization, role: member.role, ..self.user_standing(&check.user) };
+        let standing = Standing {
+            organization: member.organization,
+            role: member.role.map(RoleView::to_role),
+            ..self.user_standing(&check.user)
+        };
         Self::if_known(standing)
     }
 

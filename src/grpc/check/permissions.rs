@@ -1,6 +1,6 @@
 //! The answers with permissions, and the explanations of checks.
 
-use crate::domain::{OrganizationState, Permission, PermissionSet, RoleName};
+use crate::domain::{OrganizationState, Permission, PermissionSet};
 use crate::grpc::{convert, pb, role};
 use crate::service::effective_permissions::EffectivePermissions;
 use crate::service::explanations::{Explanation, RolePath};
@@ -15,7 +15,7 @@ pub(super) fn effective(
     permissions.sort_unstable();
     pb::GetEffectivePermissionsResponse {
         reason: convert::check_reason(answer.reason).into(),
-        role: role_text(answer.role.as_ref()),
+        role: answer.role.clone().unwrap_or_default(),
         permissions,
         revision: answer.revision,
         consistency_token,
@@ -39,7 +39,7 @@ pub(super) fn effective_of_batch(
         });
         results.push(pb::EffectivePermissionsResult {
             reason: convert::check_reason(answer.reason).into(),
-            role: role_text(answer.role.as_ref()),
+            role: answer.role.clone().unwrap_or_default(),
             permission_set: index(number),
             revision: answer.revision,
             source: convert::check_source(answer.source).into(),
@@ -65,7 +65,7 @@ pub(super) fn effective_of_batch(
 
 /// The answer of `ExplainCheck`. Only operators see that an organization is deleted.
 pub(super) fn explained(
-    explanation: &Explanation,
+    explanation: Explanation,
     sees_deleted: bool,
     consistency_token: String,
 ) -> pb::ExplainCheckResponse {
@@ -76,19 +76,15 @@ pub(super) fn explained(
         origin: role::origin(path.origin).into(),
         origin_revision: path.origin_revision,
         membership_revision: path.membership_revision,
-        replaced_by: role_text(path.replaced_by.as_ref()),
+        replaced_by: path.replaced_by.as_ref().map(ToString::to_string).unwrap_or_default(),
     };
     pb::ExplainCheckResponse {
-        result: Some(convert::check_result(&explanation.answer, consistency_token)),
+        result: Some(convert::check_result(explanation.answer, consistency_token)),
         role: explanation.role.as_ref().filter(|_| !is_hidden).map(path),
         role_suffices: explanation.role_suffices && !is_hidden,
         organization_state: state.map_or(pb::OrganizationState::Unspecified, convert::organization_state).into(),
         user_state: convert::user_state(explanation.user_state).into(),
     }
-}
-
-fn role_text(role: Option<&RoleName>) -> String {
-    role.map(ToString::to_string).unwrap_or_default()
 }
 
 /// A position in a list of a message, which has far fewer elements than this type can count.

@@ -85,7 +85,8 @@ impl WatchScope {
             LogChange::User { user, .. } => {
                 self.organization.is_none() && self.user.as_ref().is_none_or(|only| user == only)
             }
-            LogChange::Model { .. } | LogChange::Unknown => false,
+            LogChange::Model { .. } => self.organization.is_none() && self.user.is_none(),
+            LogChange::Unknown => false,
         }
     }
 }

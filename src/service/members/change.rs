@@ -170,6 +170,7 @@ impl OrganizationChange for TransferOwnership {
             check_user(user)?;
             check_person(&self.person, user)?;
         }
+        membership.role.require()?;
         if membership.role.name != RoleName::ADMIN {
             let admin = tx.role(organization.id, &RoleName::ADMIN).await?;
             tx.update_member(&mut organization, &membership, &admin, &membership.attributes).await?;

@@ -2,7 +2,7 @@
 
 use super::copy::{CopyFields, CopyRows};
 use super::tail::LogPosition;
-use crate::domain::{OrganizationId, OrganizationState, Role, RoleName, Slug, UserId, UserState};
+use crate::domain::{OrganizationId, OrganizationState, RoleName, Slug, UserId, UserState};
 use crate::store::{StoreError, in_time, limits, transaction};
 use futures_util::TryStreamExt;
 use sqlx::{PgConnection, Postgres, Transaction};
@@ -77,11 +77,11 @@ impl<'c> BucketSnapshot<'c> {
         .await
     }
 
-    /// Reads every membership of the buckets: the organization, the user and the role as stored.
+    /// Reads every membership of the buckets: the organization, the user, and the name of the role as stored.
     ///
     /// # Errors
     /// If Postgres does not answer, or a row is not readable.
-    pub async fn members(&mut self, mut each: impl FnMut(OrganizationId, &str, &Role)) -> Result<(), StoreError> {
+    pub async fn members(&mut self, mut each: impl FnMut(OrganizationId, &str, &str)) -> Result<(), StoreError> {
         let (first, last) = (self.first, self.last);
         let statement = format!(
             "COPY (SELECT organization_id, user_id, role FROM memberships WHERE bucket BETWEEN {first} AND {last})
@@ -89,7 +89,7 @@ impl<'c> BucketSnapshot<'c> {
         );
         self.copy(&statement, |row: CopyFields<'_, 3>| {
             let [organization, user, role] = row;
-            each(organization_id(organization)?, text(user)?, &Role::read(text(role)?));
+            each(organization_id(organization)?, text(user)?, text(role)?);
             Ok(())
         })
         .await

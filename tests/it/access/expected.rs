@@ -72,6 +72,15 @@ AcceptInvitation        cred      bad old     done     done  done   off  done   
 DeclineInvitation       cred      bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
 RevokeInvitation        cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
 RemindInvitation        cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
+GetAccessModel          cred      bad old     read     read  read   off  read   read  read  read       read      read        read
+ApplyAccessModel        cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+EnableRoles             cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+ListModelEvents         cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+CreateRole              cred      bad old     deny     deny  deny   off  role   role  done  role       shut      deny        deny
+GetRole                 cred      bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
+ListRoles               cred      bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
+UpdateRole              cred      bad old     deny     deny  deny   off  role   role  done  role       shut      deny        deny
+DeleteRole              cred      bad old     deny     deny  deny   off  role   role  done  role       shut      deny        deny
 ";
 
 const SERVICES: &str = "
@@ -122,6 +131,15 @@ AcceptInvitation        scope scope  kind   kind     scope      scope       kind
 DeclineInvitation       scope scope  kind   kind     scope      scope       kind          done      done       done         done
 RevokeInvitation        scope done   scope  done     shut       none        gone          done      role       deny         role
 RemindInvitation        scope done   scope  done     shut       none        gone          done      role       deny         role
+GetAccessModel          read  read   read   read     read       read        read          read      read       read         read
+ApplyAccessModel        scope scope  scope  done     scope      scope       done          kind      kind       kind         kind
+EnableRoles             scope scope  scope  same     scope      scope       same          kind      kind       kind         kind
+ListModelEvents         scope read   scope  read     read       read        read          kind      kind       kind         kind
+CreateRole              scope scope  scope  done     scope      scope       gone          done      role       deny         role
+GetRole                 scope read   scope  read     read       none        read          read      role       deny         role
+ListRoles               scope read   scope  read     read       none        read          read      role       deny         role
+UpdateRole              scope scope  scope  done     scope      scope       gone          done      role       deny         role
+DeleteRole              scope scope  scope  done     scope      scope       gone          done      role       deny         role
 ";
 
 fn cell(word: &str) -> Cell {

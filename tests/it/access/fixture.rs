@@ -1,6 +1,7 @@
 //! The fixture of the access tests: three organizations, and a caller of every kind.
 
 use crate::harness::raw::Call;
+use crate::harness::samples::role_of;
 use crate::harness::{IssuedInvitation, Server, add, organization, remove};
 use crate::invitations::invite;
 use roster::authn::mint::{ClaimSet, SigningKey};
@@ -77,6 +78,8 @@ async fn create(server: &Server, owner: &str, slug: &str, members: &[(&str, &str
     for (user, role) in members {
         owner.organizations.add_member(add(&created.id, user, role)).await.unwrap();
     }
+    let role = pb::CreateRoleRequest { organization: created.id.clone(), name: role_of(MEMBER), ..Default::default() };
+    owner.roles.create_role(role).await.unwrap();
     let (id, slug) = (created.id, created.slug);
     Organization { id, slug, invitation: String::new(), invited: BTreeMap::new() }
 }

@@ -5,6 +5,7 @@ mod expected;
 mod fixture;
 mod foreign_ids;
 mod requests;
+mod single;
 
 use crate::harness::raw::{self, Answer, Call};
 use crate::harness::snapshot::Snapshot;

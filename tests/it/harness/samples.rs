@@ -58,13 +58,15 @@ pub enum Setup {
     InvitationToInvitee,
     /// A pending invitation to an identifier that is not an address.
     InvitationToIdentifier,
+    /// A role of the organization: [`role_of`] the member.
+    Role,
 }
 
 impl Setup {
     /// Whether each target needs an organization that no other target uses.
     fn needs_organization(self) -> bool {
         match self {
-            Self::Member | Self::InactiveMember | Self::InvitationToIdentifier => false,
+            Self::Member | Self::InactiveMember | Self::InvitationToIdentifier | Self::Role => false,
             Self::Organization | Self::InactiveOrganization | Self::DeletedOrganization | Self::InvitationToInvitee => {
                 true
             }
@@ -217,6 +219,10 @@ impl Fixture {
                 let request = pb::DeactivateUserRequest { user_id: member, ..Default::default() };
                 operator.users.deactivate_user(request).await.unwrap();
             }
+            Setup::Role => {
+                let request = pb::CreateRoleRequest { organization, name: role_of(&member), ..Default::default() };
+                ada.roles.create_role(request).await.unwrap();
+            }
         }
     }
 
@@ -255,6 +261,11 @@ pub fn attributes() -> prost_types::Struct {
         ("none", Kind::NullValue(0)),
     ];
     prost_types::Struct { fields: fields.map(|(key, kind)| (key.to_owned(), value(kind))).into() }
+}
+
+/// The name of the role that the samples of a member change.
+pub fn role_of(member: &str) -> String {
+    format!("org:role-of-{member}")
 }
 
 /// One entry of the registry.
@@ -297,7 +308,8 @@ fn entry(method: &Method, target: &Target, write: &Write) -> Option<Sample> {
     organization_entry(method.name, target, write)
         .or_else(|| member_entry(method.name, target, write))
         .or_else(|| user_entry(method.name, target, write))
-        .or_else(|| invitation_entry(method.name, target, write))
+        .or_else(|| invitations::entry(method.name, target, write))
+        .or_else(|| roles::entry(method.name, target, write))
 }
 
 fn read_entry(name: &str, target: &Target) -> Option<Sample> {
@@ -334,6 +346,10 @@ fn read_entry(name: &str, target: &Target) -> Option<Sample> {
             Member.sends(request).after(Setup::InvitationToIdentifier)
         }
         "ListUsers" => Operator.sends(pb::ListUsersRequest::default()),
+        "GetAccessModel" => Owner.sends(pb::GetAccessModelRequest {}),
+        "ListModelEvents" => Operator.sends(pb::ListModelEventsRequest::default()),
+        "GetRole" => Owner.sends(pb::GetRoleRequest { organization, name: "admin".to_owned() }),
+        "ListRoles" => Owner.sends(pb::ListRolesRequest { organization, ..Default::default() }),
         "GetUser" => Operator.sends(pb::GetUserRequest { user_id: account }),
         // Their requests have the same first fields.
         "CheckMembership" | "StreamChecks" | "GetEffectivePermissions" | "ExplainCheck" => {
@@ -358,6 +374,9 @@ macro_rules! write_request {
         pb::$request { reason, request_id, validate_only, $($field $(: $value)?,)* ..Default::default() }
     }};
 }
+
+mod invitations;
+mod roles;
 
 fn organization_entry(name: &str, target: &Target, write: &Write) -> Option<Sample> {
     use SampleCaller::Owner;
@@ -450,58 +469,6 @@ fn user_entry(name: &str, target: &Target, write: &Write) -> Option<Sample> {
             Operator.sends(request).after(Setup::InactiveMember)
         }
         "DeleteUser" => Operator.sends(write_request!(write, DeleteUserRequest { user_id: member })),
-        _ => return None,
-    })
-}
-
-fn invitation_entry(name: &str, target: &Target, write: &Write) -> Option<Sample> {
-    use SampleCaller::{Invitee, Operator, Owner};
-    let Target { organization, member, invitation: invitation_id, received, by_id, delivery, .. } = target.clone();
-    Some(match name {
-        "CreateInvitation" => {
-            use pb::create_invitation_request::Recipient;
-            let recipient = Some(Recipient::Email(format!("guest-of-{member}@example.com")));
-            let (role, attributes) = ("admin".to_owned(), Some(attributes()));
-            // By mail, which waits in the outbox.
-            let delivery = pb::InvitationDelivery::Email.into();
-            let lifetime = Some(prost_types::Duration { seconds: 7200, nanos: 0 });
-            Owner.sends(write_request!(
-                write,
-                CreateInvitationRequest { organization, recipient, role, attributes, delivery, lifetime }
-            ))
-        }
-        "BatchCreateInvitations" => {
-            use pb::batch_create_invitations_item::Recipient;
-            let item = |recipient| pb::BatchCreateInvitationsItem { recipient: Some(recipient), ..Default::default() };
-            let email = |id: &str| item(Recipient::Email(format!("{id}@example.com")));
-            let identifier = item(Recipient::Identifier(format!("two of {member}")));
-            // `alan` is a member in the fixture, so the answer has both kinds of results.
-            let items = vec![email(&format!("one-of-{member}")), email("alan"), identifier];
-            let delivery = delivery.into();
-            Operator.sends(write_request!(write, BatchCreateInvitationsRequest { organization, items, delivery }))
-        }
-        "AcceptInvitation" => {
-            use pb::accept_invitation_request::Invitation::{InvitationId, Token};
-            let invitation = Some(if by_id { InvitationId(received.id) } else { Token(received.token) });
-            let request = write_request!(write, AcceptInvitationRequest { invitation });
-            Invitee.sends(request).after(Setup::InvitationToInvitee)
-        }
-        "DeclineInvitation" => {
-            use pb::decline_invitation_request::Invitation::{InvitationId, Token};
-            let invitation = Some(if by_id { InvitationId(received.id) } else { Token(received.token) });
-            let request = write_request!(write, DeclineInvitationRequest { invitation });
-            Invitee.sends(request).after(Setup::InvitationToIdentifier)
-        }
-        "RevokeInvitation" => {
-            let request = write_request!(write, RevokeInvitationRequest { organization, invitation_id });
-            Owner.sends(request).after(Setup::InvitationToIdentifier)
-        }
-        "RemindInvitation" => {
-            let (delivery, rotate) = (delivery.into(), true);
-            let request =
-                write_request!(write, RemindInvitationRequest { organization, invitation_id, delivery, rotate });
-            Operator.sends(request).after(Setup::InvitationToIdentifier)
-        }
         _ => return None,
     })
 }

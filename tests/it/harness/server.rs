@@ -7,10 +7,12 @@ use roster::authn::mint::{ClaimSet, SigningKey};
 use roster::authn::settings::{ApiKeySettings, AuthSettings, Callers, IssuerSettings};
 use roster::clock::Clock;
 use roster::domain::Scope;
+use roster::grpc::pb::access_model_service_client::AccessModelServiceClient;
 use roster::grpc::pb::check_service_client::CheckServiceClient;
 use roster::grpc::pb::event_service_client::EventServiceClient;
 use roster::grpc::pb::invitation_service_client::InvitationServiceClient;
 use roster::grpc::pb::organization_service_client::OrganizationServiceClient;
+use roster::grpc::pb::role_service_client::RoleServiceClient;
 use roster::grpc::pb::user_service_client::UserServiceClient;
 use roster::server::{self, ServerParts, ServerSettings};
 use roster::service::{InvitationSettings, ReplicaSettings, Roster};
@@ -386,6 +388,8 @@ pub struct Clients {
     pub users: UserServiceClient<AuthenticatedChannel>,
     pub checks: CheckServiceClient<AuthenticatedChannel>,
     pub events: EventServiceClient<AuthenticatedChannel>,
+    pub models: AccessModelServiceClient<AuthenticatedChannel>,
+    pub roles: RoleServiceClient<AuthenticatedChannel>,
 }
 
 impl Clients {
@@ -397,7 +401,9 @@ impl Clients {
             invitations: InvitationServiceClient::new(channel.clone()),
             users: UserServiceClient::new(channel.clone()),
             checks: CheckServiceClient::new(channel.clone()),
-            events: EventServiceClient::new(channel),
+            events: EventServiceClient::new(channel.clone()),
+            models: AccessModelServiceClient::new(channel.clone()),
+            roles: RoleServiceClient::new(channel),
         }
     }
 

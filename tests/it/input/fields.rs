@@ -1,6 +1,6 @@
 //! Every invalid value of every field of every method.
 
-use super::values::{all_wrong, good, kind_of, nested, sized, wrong};
+use super::values::{all_wrong, good, kind_of, nested, place_in_list, sized, wrong};
 use super::{Fixture, good_requests, is_own, violations};
 use crate::harness::dynamic::message;
 use crate::harness::reason;
@@ -28,10 +28,10 @@ fn cases(base: &DynamicMessage, prefix: &str) -> Vec<Case> {
             if field.name() == "owner_email" {
                 message.clear_field_by_name("owner_user_id");
             }
-            cases.push(Case { message, name: name.clone() });
+            cases.push(Case { message, name: format!("{name}{}", place_in_list(&field)) });
         }
         let Kind::Message(inner) = field.kind() else { continue };
-        if !is_own(&inner) {
+        if !is_own(&inner) || field.is_map() {
             continue;
         }
         let value = base.get_field(&field);

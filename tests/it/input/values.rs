@@ -3,7 +3,7 @@
 use super::{Fixture, is_own};
 use crate::harness::dynamic::descriptors;
 use prost::Message;
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value};
 use prost_types::value::Kind as Json;
 use std::collections::BTreeMap;
 
@@ -31,7 +31,24 @@ fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
         "organization" => text(&fixture.organization),
         "user_id" | "owner_user_id" => text("grace"),
         "email" => text("grace@example.com"),
-        "name" | "display_name" => text("Grace"),
+        "name" => text(match field.parent_message().name() {
+            "AccessModelPermission" => "billing.read",
+            "AccessModelRole" => "accountant",
+            "CreateRoleRequest" | "UpdateRoleRequest" | "DeleteRoleRequest" => "org:auditor",
+            "GetRoleRequest" => "admin",
+            _ => "Grace",
+        }),
+        "display_name" | "title" | "description" => text("Grace"),
+        "model" => Some(Value::Message(good(fixture, &kind_of(field)))),
+        // Of roles of organizations, what they may hold is decided by the access model.
+        "permissions" | "roles" | "delegable" => match (field.kind(), field.parent_message().name()) {
+            (Kind::Message(inner), _) => Some(Value::List(vec![Value::Message(good(fixture, &inner))])),
+            (_, "AccessModel" | "AccessModelRole") => Some(Value::List(vec![Value::String("members.list".to_owned())])),
+            _ => None,
+        },
+        "replace_roles" => None,
+        "replace_with" => text("member"),
+        "older_clients_gone" => Some(Value::Bool(false)),
         "slug" => text("the-one"),
         "kind" => text("account"),
         "role" => text("member"),
@@ -99,6 +116,15 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         "invitation_id" => texts(&["", "x", "\0", "7b0c3a1e5a394d0c9a533a0f2c8f7a11", "the-one", "é"]),
         "delivery" | "owner_delivery" => [-1, 4, 99, i32::MIN, i32::MAX].map(Value::EnumNumber).into(),
         "lifetime" => BAD_LIFETIMES.iter().map(|(seconds, nanos)| duration(*seconds, *nanos)).collect(),
+        "title" => texts(&["a\0b", "a\u{202e}b", "a\nb"]),
+        "description" => texts(&["a\0b", "a\u{202e}b"]),
+        // Lists of messages have invalid values in their items only.
+        "permissions" | "roles" if matches!(field.kind(), Kind::Message(_)) => Vec::new(),
+        "permissions" | "delegable" => [&[""][..], &["a"], &["members.fly"], &["members.add\0"], &["A.b"]]
+            .map(|list| Value::List(texts(list)))
+            .into(),
+        "replace_roles" => ["admin", "", "org:a", "a\0", "A"].map(|former| replacement(former, "member")).into(),
+        "replace_with" => texts(&["owner", "Member", "org:", "a\0", "é"]),
         "name" | "display_name" | "search" => texts(&["   ", "a\0b", "a\u{202e}b", "a\nb"]),
         "slug" => texts(&["a", "a_b", "a\0b", UUID, "é-é"]),
         "kind" => texts(&["Vendor", "2x", "a\0", "a b"]),
@@ -116,7 +142,7 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         // Any text may be an etag, any flag may be set, a consistency requirement has invalid values in its own fields
         // only, and an unknown token is not found rather than invalid.
         "etag" | "consistency" | "validate_only" | "fully_consistent" | "inactive" | "purge" | "all_or_nothing"
-        | "email_verified" | "rotate" | "token" | "ping" => Vec::new(),
+        | "email_verified" | "rotate" | "token" | "ping" | "model" | "older_clients_gone" => Vec::new(),
         other => panic!("no invalid values for the field {other} ({})", field.full_name()),
     };
     values.extend(wrong_length(field.name()));
@@ -129,6 +155,15 @@ fn texts(texts: &[&str]) -> Vec<Value> {
     texts.iter().map(|text| Value::String((*text).to_owned())).collect()
 }
 
+fn replacement(former: &str, new: &str) -> Value {
+    Value::Map([(MapKey::String(former.to_owned()), Value::String(new.to_owned()))].into())
+}
+
+/// What follows the name of the field in an error: the place in the list, for lists whose items are checked one by one.
+pub(super) fn place_in_list(field: &FieldDescriptor) -> &'static str {
+    if ["permissions", "delegable"].contains(&field.name()) { "[0]" } else { "" }
+}
+
 /// Texts that are longer than the field allows.
 fn wrong_length(name: &str) -> Vec<Value> {
     let long = |length: usize| Value::String("a".repeat(length));
@@ -138,8 +173,11 @@ fn wrong_length(name: &str) -> Vec<Value> {
         "email" | "owner_email" => vec![Value::String(format!("ada@{}.example", "x.".repeat(200)))],
         "identifier" => [1001, 100_000].map(long).into(),
         "kind" => [65, 100_000].map(long).into(),
+        "title" => [201, 100_000].map(long).into(),
+        "description" => [1001, 100_000].map(long).into(),
         "reason" => [501, 100_000].map(long).into(),
-        "role" | "permission" | "request_id" | "page_token" | "at_least_as_fresh" | "invitation_id" | "cursor" => {
+        "role" | "replace_with" | "permission" | "request_id" | "page_token" | "at_least_as_fresh"
+        | "invitation_id" | "cursor" => {
             vec![long(100_000)]
         }
         _ => Vec::new(),
@@ -151,6 +189,9 @@ fn wrong_for_message(name: &str, parent: &str) -> Vec<Value> {
     let mut values = match (name, parent) {
         // Without an organization, a watch covers all.
         ("organization", "WatchMembershipsRequest" | "WatchEventsRequest") => Vec::new(),
+        ("name", "CreateRoleRequest" | "UpdateRoleRequest" | "DeleteRoleRequest") => {
+            texts(&["", "admin", "org:", "auditor", "org:A", "org:org:a"])
+        }
         ("organization", _)
         | ("name", "CreateOrganizationRequest" | "UpdateOrganizationRequest")
         | ("slug", "UpdateOrganizationRequest")
@@ -272,20 +313,22 @@ pub(super) fn all_wrong(
             continue;
         }
         let name = format!("{prefix}{}", field.name());
-        if field.name() == "items" {
+        let inner = match field.kind() {
+            Kind::Message(inner) if is_own(&inner) && !field.is_map() => Some(inner),
+            _ => None,
+        };
+        if inner.is_some() && field.is_list() {
             let items = message.get_field(&field);
             let item = items.as_list().unwrap()[0].as_message().unwrap();
             let item = all_wrong(item, &[], names, &format!("{name}[0]."));
             bad.set_field(&field, Value::List(vec![Value::Message(item)]));
-        } else if let Kind::Message(inner) = field.kind()
-            && is_own(&inner)
-        {
+        } else if inner.is_some() {
             let value = message.get_field(&field);
             let value = all_wrong(value.as_message().unwrap(), &[], names, &format!("{name}."));
             bad.set_field(&field, Value::Message(value));
         } else if let Some(value) = wrong(&field).into_iter().next() {
             bad.set_field(&field, value);
-            names.push(name);
+            names.push(name + place_in_list(&field));
         }
     }
     bad

@@ -1,9 +1,10 @@
 //! The outbox and invitations: what is not known waits for a newer roster, and the rest goes on.
 
 use super::{Fixture, assert_unknown};
-use crate::harness::IssuedInvitation;
+use crate::harness::{IssuedInvitation, assert_refused};
 use crate::invitations::{accept, accept_id, create, invite, invite_by_mail, remind, revoke};
 use roster::service::outbox::DeliveryOutcome;
+use tonic::Code;
 
 impl Fixture {
     /// Claims and delivers the letters that are due. Returns their recipients.
@@ -40,15 +41,16 @@ async fn a_mail_that_depends_on_an_unknown_value_waits_and_the_others_are_sent()
     // A sender of an unknown kind is left out of the letter.
     fixture.sql("UPDATE outbox SET sender_kind = 'agent'").await;
     // The longest due: they must not stop the others.
-    let ids = format!("'{digest}', '{role}', '{state}'");
+    let ids = format!("'{digest}', '{state}'");
     fixture
         .sql(&format!(
             "UPDATE outbox SET next_attempt_time = now() - interval '1 hour'
              WHERE invitation_id IN ({ids}) OR organization_id = '{beta}'"
         ))
         .await;
-    assert_eq!(fixture.deliver_all().await, ["first@example.com", "last@example.com"]);
-    assert_eq!(fixture.database().count("SELECT count(*) FROM outbox").await, 4);
+    // A letter names the role as it is stored.
+    assert_eq!(fixture.deliver_all().await, ["first@example.com", "last@example.com", "role@example.com"]);
+    assert_eq!(fixture.database().count("SELECT count(*) FROM outbox").await, 3);
     // The mail of an unknown occasion is left to a newer roster, which may claim it at any time.
     let due = "SELECT count(*) FROM outbox WHERE next_attempt_time <= now() AND attempts = 0 AND occasion = 'DIGEST'";
     assert_eq!(fixture.database().count(due).await, 1);
@@ -56,7 +58,7 @@ async fn a_mail_that_depends_on_an_unknown_value_waits_and_the_others_are_sent()
     fixture.sql("UPDATE outbox SET occasion = 'INVITATION', next_attempt_time = now()").await;
     fixture.sql(&format!("UPDATE invitations SET role = 'admin', state = 'PENDING' WHERE id IN ({ids})")).await;
     fixture.set_state(beta, "ACTIVE").await;
-    let late = ["digest@example.com", "role@example.com", "state@example.com", "suspended@example.com"];
+    let late = ["digest@example.com", "state@example.com", "suspended@example.com"];
     assert_eq!(fixture.deliver_all().await, late);
 }
 
@@ -79,7 +81,8 @@ async fn an_invitation_with_an_unknown_value_is_neither_accepted_nor_denied() {
 
     let user = |name: &str| fixture.server.user_with_email(name);
     assert_unknown(user("state").invitations.accept_invitation(accept_id(&state.id)).await, "invitation_state");
-    assert_unknown(user("role").invitations.accept_invitation(accept(&role.token)).await, "role");
+    let accepted = user("role").invitations.accept_invitation(accept(&role.token)).await;
+    assert_refused(accepted, Code::NotFound, "ROLE_NOT_FOUND");
     assert_unknown(user("inviter").invitations.accept_invitation(accept(&inviter.token)).await, "inviter_kind");
     let accepted = user("suspended").invitations.accept_invitation(accept(&suspended.token)).await;
     assert_unknown(accepted, "organization_state");

@@ -20,6 +20,8 @@ const LIMIT: usize = 3 * 1024 * 1024;
 const ACME: &str = "10000000-0000-4000-8000-000000000001";
 /// Rows with attributes: more than a page of them.
 const ROWS: usize = 75;
+/// Roles of one organization: as many as it can have.
+const ROLES: usize = 50;
 /// Users, whose profiles are smaller.
 const USERS: usize = 1_100;
 /// Attributes of the largest size. Their text has 8 kB, and their messages 45 kB.
@@ -76,7 +78,19 @@ async fn fill(server: &Server) {
          SELECT organization_bucket_of('{ACME}'), '{ACME}', n, 'member.updated', 'user', {}, {}, {ATTRIBUTES}, {ATTRIBUTES},
                 repeat('\u{1f600}', 500), now()
          FROM generate_series(1, {ROWS}) n;
-         UPDATE organizations SET revision = {ROWS} WHERE id = '{ACME}'",
+         UPDATE organizations SET revision = {ROWS} WHERE id = '{ACME}';
+         INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
+                create_time, update_time)
+         SELECT organization_bucket_of('{ACME}'), '{ACME}', rpad('org:r' || n || '-', 68, 'x'), repeat('\u{1f600}', 200),
+                repeat('\u{1f600}', 1000), (SELECT array_agg(rpad('area.w' || w || '-', 100, 'x'))
+                FROM generate_series(1, 1000) w), 1, now(), now()
+         FROM generate_series(1, {ROLES}) n;
+         INSERT INTO access_model_revisions (revision, model, actor_kind, actor_id, reason, create_time)
+         SELECT n, jsonb_build_object('permissions', (
+                    SELECT jsonb_agg(jsonb_build_object('name', rpad('area.w' || w || '-' || n % 2, 100, 'x')))
+                    FROM generate_series(1, 500) w)),
+                'operator', {}, repeat('\u{1f600}', 500), now() FROM generate_series(1, {ROWS}) n",
+        user("n"),
         user("n"),
         user("n"),
         user("n"),
@@ -150,12 +164,14 @@ async fn every_list_of_the_largest_rows_has_pages_that_a_default_client_receives
     };
     let mut zoe = Caller::with_token(&server.channel(), server.mint(&zoe));
     let lists: Vec<MethodDescriptor> = dynamic::methods().into_iter().filter(is_page).collect();
-    assert_eq!(lists.len(), 8);
+    assert_eq!(lists.len(), 10);
     for method in lists {
         let caller = if method.name() == "ListReceivedInvitations" { &mut zoe } else { &mut operator };
         let (sizes, items) = pages(caller, &method).await;
         let expected = match method.name() {
             "ListUsers" => USERS + 1,
+            // With the built-in roles.
+            "ListRoles" => ROLES + 3,
             "ListMembers" | "ListMembersWithPermission" | "ListOrganizations" | "ListUserOrganizations" => ROWS + 1,
             _ => ROWS,
         };
@@ -277,4 +293,37 @@ async fn every_other_message_with_a_list_is_one_that_a_default_client_receives()
         .map(|method| method.name().to_owned())
         .collect();
     assert_eq!(measured.0.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_models_and_plans_are_messages_that_a_default_client_receives() {
+    let server = Server::start_generous().await;
+    let mut operator = server.operator();
+    // Each role gains and loses as many permissions as fit into two models.
+    let word = |model: &str, number: usize| format!("area.{model}{number:x<93}");
+    let apply = |model: &str| {
+        let role = |number: usize| pb::AccessModelRole {
+            name: format!("role-{number:x<59}"),
+            kind: format!("kind-{}", number / 100),
+            permissions: (0..3).map(|index| word(model, (number + index) % 500)).collect(),
+            ..Default::default()
+        };
+        let permission = |number| pb::AccessModelPermission { name: word(model, number), ..Default::default() };
+        let model = pb::AccessModel {
+            permissions: (0..500).map(permission).collect(),
+            roles: (0..1_900).map(role).collect(),
+            delegable: Vec::new(),
+        };
+        assert!(model.encoded_len() > 750_000, "{}", model.encoded_len());
+        pb::ApplyAccessModelRequest { model: Some(model), ..Default::default() }
+    };
+    for model in ["a", "b"] {
+        let mut request = tonic::Request::new(apply(model));
+        request.set_timeout(std::time::Duration::from_secs(60));
+        let applied = operator.models.apply_access_model(request).await.unwrap().into_inner();
+        assert!(applied.encoded_len() <= LIMIT, "{} bytes", applied.encoded_len());
+        assert!(model == "a" || applied.encoded_len() > 1_200_000, "{} bytes", applied.encoded_len());
+    }
+    let read = operator.models.get_access_model(pb::GetAccessModelRequest {}).await.unwrap().into_inner();
+    assert!(read.encoded_len() > 750_000 && read.encoded_len() <= LIMIT);
 }

@@ -15,6 +15,7 @@
 mod ownership;
 mod random_writes;
 mod requests;
+mod roles;
 mod slugs;
 mod users;
 mod without_locks;
@@ -59,6 +60,10 @@ pub enum ContendedRow {
     /// A slug, which the test inserts and rolls back. Postgres wakes all waiters for a unique key at once, so the order
     /// of the sides is not known.
     Slug(String),
+    /// The access model.
+    Model,
+    /// The head of the change log of an organization's bucket, which a write locks last.
+    Head(String),
     /// No row: the sides lock different rows, and only run free.
     None,
 }
@@ -67,6 +72,8 @@ impl ContendedRow {
     fn statement(&self) -> String {
         match self {
             Self::None => "SELECT".to_owned(),
+            Self::Model => "SELECT FROM access_model FOR NO KEY UPDATE".to_owned(),
+            Self::Head(id) => format!("SELECT FROM log_heads WHERE bucket = organization_bucket_of('{id}') FOR UPDATE"),
             Self::Organization(id) => format!("SELECT FROM organizations WHERE id = '{id}' FOR NO KEY UPDATE"),
             Self::User(id) => format!("SELECT FROM users WHERE id = '{id}' FOR NO KEY UPDATE"),
             Self::Slug(slug) => {
@@ -271,11 +278,11 @@ macro_rules! call {
 }
 use call;
 
-/// The number of events, without those of new and updated users.
+/// The number of events, with those of the access model and without those of new and updated users.
 pub async fn events(database: &Database) -> i64 {
     database
         .count(
-            "SELECT (SELECT count(*) FROM events) +
+            "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM access_model_revisions) +
                     (SELECT count(*) FROM user_events WHERE type NOT IN ('user.created', 'user.updated'))",
         )
         .await

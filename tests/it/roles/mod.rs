@@ -1,5 +1,10 @@
-//! Roles in the datastore: no member holds a role that does not exist, whatever is written and whatever races.
+//! Roles: the access model and the roles of organizations over the network, and in the datastore, where no member holds a
+//! role that does not exist, whatever is written and whatever races.
 
+mod apply;
+mod bad_models;
+mod ceiling;
+mod define;
 mod integrity;
 mod migration;
 mod model;
@@ -7,12 +12,43 @@ mod organization;
 mod races;
 
 use crate::harness::Database;
+use roster::domain::access_model::ModelParts;
 use roster::domain::{ActorKind, Organization, OrganizationId, RoleName};
+use roster::grpc::pb;
 use roster::store::access_model::DeploymentRole;
 use roster::store::events::Cause;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::time::Duration;
+use tonic_types::StatusExt;
 use uuid::Uuid;
+
+/// The access model with this JSON form, valid or not.
+pub fn model(json: serde_json::Value) -> pb::AccessModel {
+    let ModelParts { delegable, permissions, roles } = serde_json::from_value(json).unwrap();
+    let permissions = permissions.into_iter().map(|permission| pb::AccessModelPermission {
+        name: permission.name,
+        title: permission.title,
+        description: permission.description,
+    });
+    let roles = roles.into_iter().map(|role| pb::AccessModelRole {
+        name: role.name,
+        kind: role.kind,
+        title: role.title,
+        description: role.description,
+        permissions: role.permissions,
+    });
+    pb::AccessModel { permissions: permissions.collect(), roles: roles.collect(), delegable }
+}
+
+/// A request to apply this model, to any version.
+pub fn apply(json: serde_json::Value) -> pb::ApplyAccessModelRequest {
+    pb::ApplyAccessModelRequest { model: Some(model(json)), ..Default::default() }
+}
+
+/// The metadata of an error.
+fn metadata(status: &tonic::Status, key: &str) -> String {
+    status.get_details_error_info().unwrap().metadata[key].clone()
+}
 
 /// Timeout of every expected condition.
 const CONDITION_TIMEOUT: Duration = Duration::from_secs(30);
