@@ -1,7 +1,7 @@
 //! `GetEffectivePermissions` and its batch.
 
 use super::{
-    ACCOUNTANT, AUDITOR, CLERK, Fixture, apply, at_least, everything, fully_consistent, model, reserved, sorted, team,
+    ACCOUNTANT, AUDITOR, CLERK, Fixture, apply, at_least, define, everything, fully_consistent, model, reserved, sorted,
 };
 use crate::harness::bulk::Bulk;
 use crate::harness::{Database, Server, is_member, reason};
@@ -203,7 +203,9 @@ async fn the_token_of_a_change_brings_the_change() {
 #[tokio::test]
 async fn a_batch_has_one_token_that_covers_every_answer() {
     let fixture = Fixture::new().await;
-    let beta = team(&fixture.server, "Beta").await;
+    let beta = fixture.server.user("ada").create("Beta").await;
+    define(&fixture.server, &beta, "org:clerk", &CLERK).await;
+    fixture.server.user("ada").add(&beta, "eve", "org:clerk").await;
     let items = vec![item(&fixture.acme, "eve"), item(&beta, "eve"), item(&beta, "nobody")];
     let batch = get_batch(&fixture, items, fully_consistent()).await;
     assert_eq!((batch.results.len(), batch.permission_sets.len()), (3, 2));
@@ -270,19 +272,33 @@ async fn a_batch_of_the_largest_sets_is_one_message_that_a_default_client_receiv
     let users = (0..50).map(|n| format!("user-{n}")).collect::<Vec<_>>();
     let different: Vec<_> =
         organizations.iter().flat_map(|organization| users.iter().map(|user| item(organization, user))).collect();
-    let owners = (0..1_000).map(|n| item(&organizations[n % 20], "ada")).collect();
-    for (items, sets, held, largest) in [(different, 1_000, 999, limits::PAGE_BYTES), (owners, 1, 1_000, 256 * 1024)] {
-        for consistency in [None, fully_consistent()] {
-            let request = pb::BatchGetEffectivePermissionsRequest { items: items.clone(), consistency };
-            let answer = backend.checks.batch_get_effective_permissions(request).await.unwrap().into_inner();
-            assert!(answer.encoded_len() <= largest, "{sets} sets: {} bytes", answer.encoded_len());
-            assert_eq!((answer.results.len(), answer.permission_sets.len()), (1_000, sets));
-            for result in 0..1_000 {
-                let permissions = unpacked(&answer, result);
-                let application = permissions.iter().filter(|word| word.starts_with("batch.")).count();
-                assert_eq!((answer.results[result].reason(), application), (Allowed, held));
-                assert!(permissions.is_sorted());
-            }
+    let owners: Vec<_> = (0..1_000).map(|n| item(&organizations[n % 20], "ada")).collect();
+    // The members of one organization alone from the primary: the roles of all of them have 100 MB there.
+    for (items, consistency, sets, held, largest) in [
+        (owners.clone(), fully_consistent(), 1, 1_000, 256 * 1024),
+        (different[..50].to_vec(), fully_consistent(), 50, 999, 512 * 1024),
+        (owners, None, 1, 1_000, 256 * 1024),
+        (different, None, 1_000, 999, limits::PAGE_BYTES),
+    ] {
+        let request = pb::BatchGetEffectivePermissionsRequest { items, consistency };
+        let mut answer = pb::BatchGetEffectivePermissionsResponse::default();
+        until("each answer has the source that the request chooses", async || {
+            let expected = if request.consistency.is_some() { Primary } else { Memory };
+            answer = match backend.checks.batch_get_effective_permissions(request.clone()).await {
+                Ok(answer) => answer.into_inner(),
+                Err(_) if expected == Memory => return false,
+                Err(status) => panic!("{status:?}"),
+            };
+            answer.results.iter().all(|result| result.source() == expected)
+        })
+        .await;
+        assert!(answer.encoded_len() <= largest, "{sets} sets: {} bytes", answer.encoded_len());
+        assert_eq!((answer.results.len(), answer.permission_sets.len()), (request.items.len(), sets));
+        for (result, message) in answer.results.iter().enumerate() {
+            let permissions = unpacked(&answer, result);
+            let application = permissions.iter().filter(|word| word.starts_with("batch.")).count();
+            assert_eq!((message.reason(), application), (Allowed, held));
+            assert!(permissions.is_sorted());
         }
     }
 }
