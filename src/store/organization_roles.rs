@@ -306,9 +306,8 @@ pub async fn move_members(
     .fetch_all(connection)
     .await?;
     let moved = rows.into_iter();
-    let mut moved: Vec<MovedMember> = moved
-        .map(|row| MovedMember { user: UserId::from_stored(row.user_id), revision: row.revision })
-        .collect();
+    let mut moved: Vec<MovedMember> =
+        moved.map(|row| MovedMember { user: UserId::from_stored(row.user_id), revision: row.revision }).collect();
     moved.sort_by_key(|member| member.revision);
     Ok(moved)
 }
