@@ -1,7 +1,7 @@
 //! Conversions between the domain's checks and the protobuf messages.
 
 use super::{Answer, Check, CheckReason, Consistency, Error, Failure, Question, Source};
-use crate::domain::Role;
+use crate::domain::RoleName;
 use crate::pb;
 use std::collections::HashMap;
 use tonic::Code;
@@ -12,6 +12,7 @@ pub(super) fn of_check(question: &Question) -> Option<pb::check_membership_reque
         Question::Member => None,
         Question::Role(role) => Some(Wire::Role(role.as_str().to_owned())),
         Question::Permission(permission) => Some(Wire::Permission(permission.as_str().to_owned())),
+        Question::NewPermission(name) => Some(Wire::Permission(name.as_str().to_owned())),
     }
 }
 
@@ -22,6 +23,7 @@ pub(super) fn item(check: &Check) -> pb::CheckItem {
         Question::Member => None,
         Question::Role(role) => Some(Wire::Role(role.as_str().to_owned())),
         Question::Permission(permission) => Some(Wire::Permission(permission.as_str().to_owned())),
+        Question::NewPermission(name) => Some(Wire::Permission(name.as_str().to_owned())),
     };
     pb::CheckItem { organization: check.organization.to_string(), user_id: check.user.to_string(), question }
 }
@@ -46,6 +48,7 @@ pub(super) fn answer(result: pb::CheckResult) -> Result<Answer, Error> {
         pb::CheckReason::OrganizationInactive => CheckReason::OrganizationInactive,
         pb::CheckReason::OrganizationPending => CheckReason::OrganizationPending,
         pb::CheckReason::UserInactive => CheckReason::UserInactive,
+        pb::CheckReason::RoleNotFound => CheckReason::RoleNotFound,
         pb::CheckReason::RoleTooLow => CheckReason::RoleTooLow,
         pb::CheckReason::RoleLacksPermission => CheckReason::RoleLacksPermission,
         pb::CheckReason::ValueUnknown => CheckReason::ValueUnknown,
@@ -60,8 +63,8 @@ pub(super) fn answer(result: pb::CheckResult) -> Result<Answer, Error> {
         pb::CheckSource::StaleMemory => Source::Stale,
         pb::CheckSource::Unspecified => return Err(newer("source", &result.source.to_string())),
     };
-    let role = (!result.role.is_empty()).then(|| Role::parse(&result.role)).transpose();
-    let role = role.map_err(|_| newer("role", &result.role))?.map(|role| role.name);
+    let role = (!result.role.is_empty()).then(|| RoleName::parse(&result.role)).transpose();
+    let role = role.map_err(|_| newer("role", &result.role))?;
     Ok(Answer { reason, role, revision: result.revision, source, consistency_token: result.consistency_token })
 }
 
@@ -116,7 +119,7 @@ mod tests {
         };
         assert!(batch_answer(known.clone()).is_ok_and(|item| item.is_allowed()) && answer(known.clone()).is_ok());
         for newer in [
-            pb::CheckResult { role: "auditor".to_owned(), ..known.clone() },
+            pb::CheckResult { role: "team:auditor".to_owned(), ..known.clone() },
             pb::CheckResult { allowed: false, reason: 77, ..known.clone() },
             pb::CheckResult { source: 77, ..known.clone() },
         ] {

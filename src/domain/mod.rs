@@ -40,7 +40,8 @@ pub use folding::SearchText;
 pub use ids::{OrganizationId, OrganizationRef, UserId};
 pub use invitation::{Delivery, Invitation, InvitationId, InvitationState, Inviter, MailState, Recipient};
 pub use model::{
-    BucketPosition, DeletionWindow, LogMark, Member, Membership, Organization, OrganizationHead, Standing, User,
+    BucketPosition, DeletionWindow, LogMark, Member, Membership, Organization, OrganizationHead, Standing,
+    StandingView, User,
 };
 pub use permission::Permission;
 pub use permission_set::PermissionSet;

@@ -1,8 +1,8 @@
 //! Organizations, memberships and users, as the datastore stores them.
 
 use super::{
-    Attributes, EmailAddress, Kind, Name, OrganizationId, OrganizationState, Refusal, Role, Slug, UserId, UserState,
-    ValueKind,
+    Attributes, EmailAddress, Kind, Name, OrganizationId, OrganizationState, Refusal, Role, RoleTable, RoleView, Slug,
+    UserId, UserState, ValueKind,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -157,6 +157,36 @@ pub struct Standing {
     pub position: Option<BucketPosition>,
     /// The position of the change log in the user's bucket.
     pub user_position: BucketPosition,
+}
+
+impl Standing {
+    /// The standing, lent. The question about it names no role of the organization.
+    #[must_use]
+    pub fn view<'t>(&'t self, roles: &'t RoleTable) -> StandingView<'t> {
+        StandingView {
+            organization: self.organization,
+            role: self.role.as_ref().map(Role::view),
+            user_state: self.user_state,
+            roles,
+            named_role: None,
+        }
+    }
+}
+
+/// A [`Standing`] whose roles are lent by the tables that it was read from, with the roles that questions about it may
+/// name.
+#[derive(Debug, Clone, Copy)]
+pub struct StandingView<'t> {
+    /// The organization; `None` if it does not exist.
+    pub organization: Option<OrganizationHead>,
+    /// The user's role in it; `None` if the user is not a member.
+    pub role: Option<RoleView<'t>>,
+    /// The user's state, as in [`Standing::user_state`].
+    pub user_state: Option<UserState>,
+    /// The roles of the deployment, by which `role` was resolved.
+    pub roles: &'t RoleTable,
+    /// The role of the organization's own that the question names; `None` if it has no such role.
+    pub named_role: Option<RoleView<'t>>,
 }
 
 /// The fields of an organization that checks read.

@@ -75,6 +75,13 @@ impl RoleTable {
         if *name == RoleName::OWNER { Some(OWNER) } else { self.roles.get(name)?.permissions.as_ref() }
     }
 
+    /// Whether the deployment has the role, also if this process does not know what it holds. `false` for roles of
+    /// organizations.
+    #[must_use]
+    pub fn has(&self, name: &RoleName) -> bool {
+        *name == RoleName::OWNER || self.roles.contains_key(name)
+    }
+
     /// The role with this name as a membership holds it. Unknown if it is not in this table.
     #[must_use]
     pub fn role(&self, name: RoleName) -> Role {

@@ -155,7 +155,7 @@ pub(super) fn user(user: &User) -> pb::User {
 }
 
 /// The result of a check.
-pub(super) fn check_result(answer: &CheckAnswer, token: String) -> pb::CheckResult {
+pub(super) fn check_result(answer: CheckAnswer, token: String) -> pb::CheckResult {
     let reason = match answer.reason {
         CheckReason::Allowed => pb::CheckReason::Allowed,
         CheckReason::NotAMember => pb::CheckReason::NotAMember,
@@ -163,6 +163,7 @@ pub(super) fn check_result(answer: &CheckAnswer, token: String) -> pb::CheckResu
         CheckReason::OrganizationInactive => pb::CheckReason::OrganizationInactive,
         CheckReason::OrganizationPending => pb::CheckReason::OrganizationPending,
         CheckReason::UserInactive => pb::CheckReason::UserInactive,
+        CheckReason::RoleNotFound => pb::CheckReason::RoleNotFound,
         CheckReason::RoleTooLow => pb::CheckReason::RoleTooLow,
         CheckReason::RoleLacksPermission => pb::CheckReason::RoleLacksPermission,
         CheckReason::ValueUnknown => pb::CheckReason::ValueUnknown,
@@ -170,7 +171,7 @@ pub(super) fn check_result(answer: &CheckAnswer, token: String) -> pb::CheckResu
     pb::CheckResult {
         allowed: answer.reason == CheckReason::Allowed,
         reason: reason.into(),
-        role: answer.role.as_ref().map(ToString::to_string).unwrap_or_default(),
+        role: answer.role.unwrap_or_default(),
         revision: answer.revision,
         consistency_token: token,
         source: match answer.source {

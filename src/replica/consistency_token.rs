@@ -8,7 +8,7 @@
 //! that it has lost.
 
 use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS};
-use crate::domain::{BucketPosition, Invalid, LogMark, Standing};
+use crate::domain::{BucketPosition, Invalid, LogMark};
 use crate::replica::limits;
 use crate::store::datastore::Datastore;
 use base64::Engine;
@@ -85,14 +85,6 @@ impl ConsistencyToken {
     /// Covers a user bucket up to this position.
     pub fn cover_user(&mut self, at: BucketPosition) {
         self.cover(BucketPosition { bucket: ORGANIZATION_BUCKETS + at.bucket, ..at });
-    }
-
-    /// Covers the positions that an answer of the primary was read at.
-    pub fn cover_standing(&mut self, standing: &Standing) {
-        if let Some(position) = standing.position {
-            self.cover(position);
-        }
-        self.cover_user(standing.user_position);
     }
 
     /// The covered position of each bucket. User buckets have the numbers after the organization buckets, and the access

@@ -4,9 +4,11 @@
 use super::consistency_token::ConsistencyToken;
 use super::history::AppliedHistory;
 use super::user_bucket;
-use crate::domain::{BucketPosition, LogMark, Standing};
+use crate::domain::{BucketPosition, LogMark};
+use crate::replica_tables::PublishedRoles;
 use crate::store::datastore::Datastore;
 use crate::store::log::history::{LogEvidence, LogHistory};
+use crate::store::standing::ResolvedStanding;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -14,18 +16,32 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct PrimaryAnswers {
     /// In the order of the questions.
-    pub(super) standings: Vec<Standing>,
+    pub(super) standings: Vec<ResolvedStanding>,
+    /// The roles of the deployment by which they are resolved, of the same state.
+    pub(super) roles: PublishedRoles,
     /// The [`crate::clock::uptime`] at which the session was opened that gave the answers.
     pub(super) session_begin: Duration,
 }
 
-/// Whether answers reach these positions, which the primary had before, and do not contradict the applied history.
-pub(super) fn is_own_history(answers: &[Standing], known: &[i64], applied: &AppliedHistory) -> bool {
-    answers.iter().flat_map(positions).all(|at| {
-        let known = known.get(usize::from(at.bucket.unsigned_abs()));
-        known.is_none_or(|known| at.position >= *known)
-            && applied.mark(at.bucket, at.position).is_none_or(|mark| mark == at.mark)
-    })
+impl PrimaryAnswers {
+    /// Whether the answers reach these positions, which the primary had before, and do not contradict the applied history.
+    pub(super) fn are_own_history(&self, known: &[i64], applied: &AppliedHistory) -> bool {
+        self.positions().all(|at| {
+            let known = known.get(usize::from(at.bucket.unsigned_abs()));
+            known.is_none_or(|known| at.position >= *known)
+                && applied.mark(at.bucket, at.position).is_none_or(|mark| mark == at.mark)
+        })
+    }
+
+    /// The positions that the answers reflect. The buckets of users follow those of organizations.
+    fn positions(&self) -> impl Iterator<Item = BucketPosition> {
+        let of_answer = |ResolvedStanding { standing, .. }: &ResolvedStanding| {
+            let user = standing.user_position;
+            let user = BucketPosition { bucket: user_bucket(user.bucket), ..user };
+            standing.position.into_iter().chain([user])
+        };
+        self.standings.iter().flat_map(of_answer).chain([self.roles.at])
+    }
 }
 
 /// A consistency token that answers must cover.
@@ -39,11 +55,10 @@ pub(super) struct TokenRequirement<'t> {
 
 impl<'t> TokenRequirement<'t> {
     pub(super) fn new(token: &'t ConsistencyToken, answers: &PrimaryAnswers) -> Self {
-        let answers = &answers.standings;
         Self {
             token,
-            heads: answers.iter().flat_map(positions).map(|at| (at.bucket, at)).collect(),
-            has_unknown_slug: answers.iter().any(|answer| answer.position.is_none()),
+            heads: answers.positions().map(|at| (at.bucket, at)).collect(),
+            has_unknown_slug: answers.standings.iter().any(|answer| answer.standing.position.is_none()),
         }
     }
 
@@ -102,10 +117,4 @@ impl<'t> TokenRequirement<'t> {
         self.heads.values().all(|head| has_row(*head, Some(head.mark)))
             && self.token.positions().all(|at| reaches(at) && has_row(at, mark(at)))
     }
-}
-
-/// The positions that an answer reflects. The buckets of users follow those of organizations.
-fn positions(answer: &Standing) -> impl Iterator<Item = BucketPosition> + use<> {
-    let user = BucketPosition { bucket: user_bucket(answer.user_position.bucket), ..answer.user_position };
-    answer.position.into_iter().chain([user])
 }

@@ -206,7 +206,7 @@ impl<'a> Follower<'a> {
         if poll.datastore.id != self.datastore.id || self.is_missing_writes(&poll, &written, model.at) {
             return Err(LogDiverged.into());
         }
-        let mut complete = true;
+        let (mut complete, mut is_model_partial) = (true, false);
         let mut commits = Vec::new();
         self.rows = limits::POLL_ROWS;
         for delta in poll.moved {
@@ -218,16 +218,21 @@ impl<'a> Follower<'a> {
                     }
                     complete &= continuation.reaches_head;
                     let bucket = continuation.bucket;
+                    is_model_partial |= bucket == MODEL_BUCKET && !continuation.reaches_head;
                     commits.push(Commits { bucket, after: self.positions[index(bucket)], rows: continuation.rows });
                 }
                 LogDiff::Gap { bucket: MODEL_BUCKET, .. } => {
                     tracing::warn!("the log of the access model has a gap: reading the model");
                     self.shared.counters.gaps.fetch_add(1, Ordering::Relaxed);
-                    (self.is_model_missing, complete) = (true, false);
+                    (self.is_model_missing, is_model_partial, complete) = (true, true, false);
                 }
                 LogDiff::Gap { bucket, head } => self.reload(bucket, head),
                 LogDiff::Diverged => return Err(PollError::Diverged),
             }
+        }
+        if is_model_partial {
+            // The other rows may be decided by the models that follow.
+            commits.retain(|commits| commits.bucket == MODEL_BUCKET);
         }
         if poll.datastore.epoch != self.datastore.epoch {
             // Another process found that writes were lost; this replica had applied none of them. The epoch is adopted

@@ -2,18 +2,20 @@
 
 use super::consistency_token::ConsistencyToken;
 use super::evidence::{PrimaryAnswers, TokenRequirement};
-use super::{CheckQuestion, Freshness, ReplicaState, StandingBatch, nanoseconds, primary, user_bucket};
-use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, RoleView, Standing, UserId};
+use super::question::{Answered, Facts, StandingQuestion, cover_model, key};
+use super::{AnswerBatch, Freshness, ReplicaState, nanoseconds, user_bucket};
+use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS, USER_BUCKETS};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef};
 use crate::replica::AnswerSource;
 use crate::replica::limits;
-use crate::replica_tables::Bucket;
+use crate::replica_tables::{Bucket, PublishedRoles};
 use crate::store::StoreError;
 use crate::store::datastore::{self, Datastore};
 use crate::store::log::history;
+use crate::store::standing::StandingKey;
 use std::collections::HashSet;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -89,9 +91,9 @@ impl ReplicaState {
     /// answers cover every write that this process had acknowledged before, and the token of the requirement.
     pub(super) async fn query_primary(
         &self,
-        questions: Vec<primary::StandingKey>,
+        questions: Vec<StandingKey>,
         freshness: &Freshness,
-    ) -> Result<Vec<Standing>, StoreError> {
+    ) -> Result<PrimaryAnswers, StoreError> {
         let count = questions.len();
         let query = self.primary.query(questions);
         let stale = self.settings.serve_stale.is_some() && *freshness == Freshness::Recent;
@@ -106,7 +108,7 @@ impl ReplicaState {
             self.require_covered(token, &answers).await?;
         }
         self.counters.count_answers(AnswerSource::Primary, count);
-        Ok(answers.standings)
+        Ok(answers)
     }
 
     /// Requires that answers of the primary cover a consistency token. [`StoreError::Behind`] if they do not. Compares the
@@ -138,9 +140,15 @@ impl ReplicaState {
         if is_covered { Ok(()) } else { Err(StoreError::Behind) }
     }
 
-    /// Looks up a standing in memory, whatever the age of the lease. `None` if the bucket is not loaded, lacks a write
-    /// of this process, does not resolve the slug, or has a change there that this program does not know.
-    pub(super) fn lookup(&self, organization: &OrganizationRef, user: Option<&UserId>) -> Option<Standing> {
+    /// Answers a question from memory, whatever the age of the lease. `None` if the bucket is not loaded, lacks a write of
+    /// this process, does not resolve the slug, or has a change or a role there that the tables do not know; if the
+    /// access model lacks a write of this process; and if the answer is not final.
+    pub(super) fn lookup<Q: StandingQuestion>(
+        &self,
+        question: &Q,
+        source: AnswerSource,
+    ) -> Option<Answered<Q::Answer>> {
+        let (organization, user) = question.subject();
         let (user_state, user_position) = match user {
             None => (None, BucketPosition::start(0)),
             Some(user) if self.is_behind(user_bucket(user.bucket())) => return None,
@@ -149,9 +157,18 @@ impl ReplicaState {
         let id = self.tables.organization(organization)?;
         let bucket = self.tables.read(id.bucket());
         let bucket = bucket.as_ref().filter(|bucket| self.can_answer(bucket, id, organization))?;
-        let member = bucket.find(id, user, &bucket.deployment_roles().table)?;
-        let (position, role) = (Some(bucket.at()), member.role.map(RoleView::to_role));
-        Some(Standing { organization: member.organization, role, user_state, position, user_position })
+        let roles = bucket.deployment_roles();
+        if self.is_model_behind(question, roles) {
+            return None;
+        }
+        let mut facts = Facts { user_position, ..Facts::in_bucket(question, bucket, id, roles)? };
+        facts.standing.user_state = user_state;
+        Some(Answered::new(question, &facts, source)).filter(|answered| Q::is_final(&answered.answer))
+    }
+
+    /// Whether this process has acknowledged an access model that these roles are older than, and the answer depends on it.
+    fn is_model_behind<Q: StandingQuestion>(&self, question: &Q, roles: &PublishedRoles) -> bool {
+        roles.at.position < self.written.position(MODEL_BUCKET) && question.depends_on_model()
     }
 
     /// Whether a bucket contains every write of this process, and the organization still has the slug that resolved to
@@ -168,81 +185,116 @@ impl ReplicaState {
     ///
     /// The batch may name one organization both by id and by slug, and memory may know only one of the two names. If
     /// the primary's answers reveal that, all questions are asked again in one place, so that all answers about an
-    /// organization come from one state of it.
-    pub(super) async fn answer_many<Q: CheckQuestion + Sync>(
+    /// organization come from one state of it. If memory and the primary have different access models, all questions are
+    /// asked again too: a batch sees one model.
+    pub(super) async fn answer_many<Q: StandingQuestion + Sync>(
         &self,
         questions: &[Q],
         freshness: &Freshness,
         fresh: bool,
-        token: ConsistencyToken,
-    ) -> Result<StandingBatch, StoreError> {
-        let (mut standings, mut token) =
-            if fresh { self.lookup_many(questions, token) } else { (vec![None; questions.len()], token) };
-        let mut sources = vec![AnswerSource::Memory; questions.len()];
-        let mut open: Vec<usize> = (0..questions.len()).filter(|index| standings[*index].is_none()).collect();
+        empty: ConsistencyToken,
+    ) -> Result<AnswerBatch<Q::Answer>, StoreError> {
+        let AnswerGroup { mut answers, mut token, model } = if fresh {
+            self.lookup_many(questions, empty.clone(), AnswerSource::Memory)
+        } else {
+            AnswerGroup { answers: questions.iter().map(|_| None).collect(), token: empty.clone(), model: None }
+        };
+        let mut open: Vec<usize> = (0..questions.len()).filter(|index| answers[*index].is_none()).collect();
         if !open.is_empty() {
-            let subjects: Vec<_> = open.iter().map(|index| questions[*index].subject()).collect();
-            let (mut answers, mut source) = self.query_primary_or_stale(&subjects, freshness, &mut token).await?;
-            let known = organizations(questions, &standings);
-            if answers.iter().filter_map(|standing| standing.organization).any(|head| known.contains(&head.id)) {
+            let asked: Vec<&Q> = open.iter().map(|index| &questions[*index]).collect();
+            let mut more = self.query_primary_or_stale(&asked, freshness, token.clone()).await?;
+            let known = organizations(questions, &answers);
+            let has_known = more.answers.iter().filter_map(|answer| answer.organization).any(|id| known.contains(&id));
+            let has_other_model = model.is_some() && more.model.is_some() && more.model != model;
+            if has_known || has_other_model {
                 open = (0..questions.len()).collect();
-                let subjects: Vec<_> = questions.iter().map(CheckQuestion::subject).collect();
-                (answers, source) = self.query_primary_or_stale(&subjects, freshness, &mut token).await?;
+                let asked: Vec<&Q> = questions.iter().collect();
+                more = self.query_primary_or_stale(&asked, freshness, empty).await?;
             }
-            for (index, standing) in open.into_iter().zip(answers) {
-                standings[index] = Some(standing);
-                sources[index] = source;
+            token = more.token;
+            for (index, answer) in open.into_iter().zip(more.answers) {
+                answers[index] = Some(answer);
             }
         }
-        let from_memory = sources.iter().filter(|source| **source == AnswerSource::Memory).count();
+        let from_memory = answers.iter().flatten().filter(|answer| answer.source == AnswerSource::Memory).count();
         self.counters.count_answers(AnswerSource::Memory, from_memory);
-        let standings: Vec<Standing> = standings.into_iter().flatten().collect();
-        if standings.len() == questions.len() {
-            Ok(StandingBatch { standings, sources, token })
+        let (mut batch, mut sources) = (Vec::with_capacity(answers.len()), Vec::with_capacity(answers.len()));
+        for Answered { answer, source, .. } in answers.into_iter().flatten() {
+            batch.push(answer);
+            sources.push(source);
+        }
+        if batch.len() == questions.len() {
+            Ok(AnswerBatch { answers: batch, sources, token })
         } else {
             Err(StoreError::Unreadable("a question was not answered".to_owned()))
         }
     }
 
-    /// Queries the primary. If it fails and the settings allow it, answers from memory beyond the maximum staleness.
-    async fn query_primary_or_stale(
+    /// Queries the primary. If it fails and the settings allow it, answers from memory beyond the maximum staleness. The
+    /// token of the answers covers what the token before covered.
+    async fn query_primary_or_stale<Q: StandingQuestion>(
         &self,
-        subjects: &[(&OrganizationRef, &UserId)],
+        questions: &[&Q],
         freshness: &Freshness,
-        token: &mut ConsistencyToken,
-    ) -> Result<(Vec<Standing>, AnswerSource), StoreError> {
-        let keys = subjects.iter().map(|(organization, user)| ((*organization).clone(), Some((*user).clone())));
-        match self.query_primary(keys.collect(), freshness).await {
-            Ok(standings) => {
-                for standing in &standings {
-                    token.cover_standing(standing);
+        mut token: ConsistencyToken,
+    ) -> Result<AnswerGroup<Vec<Answered<Q::Answer>>>, StoreError> {
+        let keys = questions.iter().map(|question| key(*question)).collect();
+        match self.query_primary(keys, freshness).await {
+            Ok(PrimaryAnswers { standings, roles, .. }) => {
+                let facts = standings.iter().map(|resolved| Facts::of_primary(resolved, &roles));
+                let answers: Vec<_> = (questions.iter().zip(facts))
+                    .map(|(question, facts)| Answered::new(*question, &facts, AnswerSource::Primary))
+                    .collect();
+                for answer in &answers {
+                    answer.cover(&mut token);
                 }
-                Ok((standings, AnswerSource::Primary))
+                let model = answers.iter().find_map(|answer| answer.model);
+                Ok(AnswerGroup { answers, token, model })
             }
             Err(error) if self.allows_stale(freshness, &error) => {
-                let (standings, covered) = self.lookup_many(subjects, token.clone());
-                let standings: Vec<Standing> = standings.into_iter().flatten().collect();
-                if standings.len() < subjects.len() {
+                let AnswerGroup { answers, token, model } =
+                    self.lookup_many(questions, token, AnswerSource::StaleMemory);
+                let answers: Vec<_> = answers.into_iter().flatten().collect();
+                if answers.len() < questions.len() {
                     return Err(error);
                 }
-                *token = covered;
-                self.counters.count_answers(AnswerSource::StaleMemory, subjects.len());
-                Ok((standings, AnswerSource::StaleMemory))
+                self.counters.count_answers(AnswerSource::StaleMemory, questions.len());
+                Ok(AnswerGroup { answers, token, model })
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Looks up many standings in memory, bucket by bucket under each bucket's lock; `None` where memory cannot answer.
-    /// The returned token covers every bucket that was read.
-    fn lookup_many<Q: CheckQuestion>(
+    /// Answers many questions from memory, bucket by bucket under each bucket's lock, by one access model; `None` where
+    /// memory cannot answer. The token covers every bucket that was read.
+    fn lookup_many<Q: StandingQuestion>(
+        &self,
+        questions: &[Q],
+        empty: ConsistencyToken,
+        source: AnswerSource,
+    ) -> AnswerGroup<Vec<Option<Answered<Q::Answer>>>> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let roles = self.tables.roles();
+            let batch = self.lookup_by(questions, empty.clone(), source, &roles);
+            // If the model was replaced, a bucket may have rows that the model before has not decided.
+            if attempts == limits::LOOKUP_ATTEMPTS || Arc::ptr_eq(&roles.table, &self.tables.roles().table) {
+                return batch;
+            }
+        }
+    }
+
+    fn lookup_by<Q: StandingQuestion>(
         &self,
         questions: &[Q],
         mut token: ConsistencyToken,
-    ) -> (Vec<Option<Standing>>, ConsistencyToken) {
-        let mut standings = vec![None; questions.len()];
+        source: AnswerSource,
+        roles: &PublishedRoles,
+    ) -> AnswerGroup<Vec<Option<Answered<Q::Answer>>>> {
+        let mut answers: Vec<_> = questions.iter().map(|_| None).collect();
         if (0..USER_BUCKETS).any(|bucket| self.is_behind(user_bucket(bucket))) {
-            return (standings, token);
+            return AnswerGroup { answers, token, model: None };
         }
         let ids: Vec<Option<OrganizationId>> =
             questions.iter().map(|question| self.tables.organization(question.subject().0)).collect();
@@ -250,39 +302,45 @@ impl ReplicaState {
         for bucket in 0..USER_BUCKETS {
             token.cover_user(self.tables.user_position(bucket));
         }
-        let roles = self.tables.roles().table;
         for (number, indexes) in by_bucket(&ids) {
             let bucket = self.tables.read(number);
             let Some(bucket) = bucket.as_ref() else { continue };
-            let position = bucket.at();
             for (index, id) in indexes {
-                let (organization, user) = questions[index].subject();
-                if !self.can_answer(bucket, id, organization) {
+                let question = &questions[index];
+                let (organization, user) = question.subject();
+                if !self.can_answer(bucket, id, organization) || self.is_model_behind(question, roles) {
                     continue;
                 }
-                let Some(member) = bucket.find(id, Some(user), &roles) else { continue };
-                standings[index] = Some(Standing {
-                    organization: member.organization,
-                    role: member.role.map(RoleView::to_role),
-                    user_state: self.tables.user_state(user),
-                    position: Some(position),
-                    // Unused: the token covers all user buckets.
-                    user_position: BucketPosition::start(0),
-                });
+                let Some(mut facts) = Facts::in_bucket(question, bucket, id, roles) else { continue };
+                facts.standing.user_state = user.and_then(|user| self.tables.user_state(user));
+                answers[index] =
+                    Some(Answered::new(question, &facts, source)).filter(|answered| Q::is_final(&answered.answer));
             }
-            token.cover(position);
+            token.cover(bucket.at());
         }
-        (standings, token)
+        let model = answers.iter().flatten().find_map(|answered: &Answered<_>| answered.model);
+        cover_model(&mut token, model);
+        AnswerGroup { answers, token, model }
     }
 }
 
+/// Answers from one place, with the token that covers them.
+struct AnswerGroup<A> {
+    answers: A,
+    token: ConsistencyToken,
+    /// The position of the access model by which they were answered; `None` if none of them depends on one.
+    model: Option<BucketPosition>,
+}
+
 /// The organizations of the questions that have an answer.
-fn organizations<Q: CheckQuestion>(questions: &[Q], standings: &[Option<Standing>]) -> HashSet<OrganizationId> {
-    let answered =
-        questions.iter().zip(standings).filter_map(|(question, standing)| Some((question, standing.as_ref()?)));
-    let ids = answered.filter_map(|(question, standing)| match question.subject().0 {
+fn organizations<Q: StandingQuestion>(
+    questions: &[Q],
+    answers: &[Option<Answered<Q::Answer>>],
+) -> HashSet<OrganizationId> {
+    let answered = questions.iter().zip(answers).filter_map(|(question, answer)| Some((question, answer.as_ref()?)));
+    let ids = answered.filter_map(|(question, answer)| match question.subject().0 {
         OrganizationRef::Id(id) => Some(*id),
-        OrganizationRef::Slug(_) => standing.organization.map(|head| head.id),
+        OrganizationRef::Slug(_) => answer.organization,
     });
     ids.collect()
 }

@@ -22,12 +22,14 @@ mod log_diff;
 mod lookup;
 mod notify;
 mod primary;
+mod question;
 mod roles;
 mod settings;
 mod statistics;
 mod written;
 
 pub use feed::{Commits, Feed};
+pub use question::{Answered, Facts, StandingQuestion};
 pub use settings::ReplicaSettings;
 pub use statistics::ReplicaStatistics;
 
@@ -39,6 +41,7 @@ use crate::store::datastore::{self, Datastore};
 use crate::store::pool::Pool;
 use crate::store::users;
 use consistency_token::ConsistencyToken;
+use evidence::PrimaryAnswers;
 use history::AppliedHistory;
 use primary::Primary;
 use roles::RoleCache;
@@ -81,12 +84,12 @@ pub enum AnswerSource {
 
 /// The answers to a batch of questions.
 #[derive(Debug, Clone)]
-pub struct StandingBatch {
-    /// One standing for each question, in the same order. All standings in one organization come from one state of it.
-    pub standings: Vec<Standing>,
-    /// The source of each standing.
+pub struct AnswerBatch<A> {
+    /// One answer for each question, in the same order.
+    pub answers: Vec<A>,
+    /// The source of each answer.
     pub sources: Vec<AnswerSource>,
-    /// A token that covers every state that the standings came from.
+    /// A token that covers every state that the answers came from.
     pub token: ConsistencyToken,
 }
 
@@ -150,7 +153,7 @@ impl Replica {
         let (applied, written) = (Arc::new(AppliedHistory::new()), Arc::new(WrittenPositions::new()));
         let roles = Arc::new(RoleCache::new());
         Self(Arc::new(ReplicaState {
-            primary: Primary::new(replica_pool.clone(), applied.clone(), written.clone()),
+            primary: Primary::new(replica_pool.clone(), applied.clone(), written.clone(), roles.clone()),
             pool,
             replica_pool,
             settings,
@@ -225,6 +228,50 @@ impl Replica {
         self.0.wake_announcer.notify_one();
     }
 
+    /// The answer to a question, from memory without waiting. `None` if memory cannot answer or is not fresh enough.
+    #[must_use]
+    pub fn answer_now<Q: StandingQuestion>(&self, question: &Q, freshness: &Freshness) -> Option<Answered<Q::Answer>> {
+        let answered = self.0.is_fresh(freshness).then(|| self.0.lookup(question, AnswerSource::Memory))?;
+        if answered.is_some() {
+            self.0.counters.count_answers(AnswerSource::Memory, 1);
+        }
+        answered
+    }
+
+    /// The answer to a question.
+    ///
+    /// # Errors
+    /// If memory cannot answer and the datastore does not answer.
+    pub async fn answer<Q: StandingQuestion + Sync>(
+        &self,
+        question: &Q,
+        freshness: &Freshness,
+    ) -> Result<Answered<Q::Answer>, StoreError> {
+        if let Some(answered) = self.answer_now(question, freshness) {
+            return Ok(answered);
+        }
+        if self.0.catch_up(freshness).await
+            && let Some(answered) = self.answer_now(question, freshness)
+        {
+            return Ok(answered);
+        }
+        match self.0.query_primary(vec![question::key(question)], freshness).await {
+            Ok(PrimaryAnswers { standings, roles, .. }) => {
+                let resolved = standings.first();
+                let unanswered = || StoreError::Unreadable("a question was not answered".to_owned());
+                let facts = Facts::of_primary(resolved.ok_or_else(unanswered)?, &roles);
+                Ok(Answered::new(question, &facts, AnswerSource::Primary))
+            }
+            Err(error) => {
+                let is_stale = self.0.allows_stale(freshness, &error);
+                let stale = is_stale.then(|| self.0.lookup(question, AnswerSource::StaleMemory));
+                let answered = stale.flatten().ok_or(error)?;
+                self.0.counters.count_answers(AnswerSource::StaleMemory, 1);
+                Ok(answered)
+            }
+        }
+    }
+
     /// The standing of a user in an organization, from memory without waiting; without a user, the organization alone.
     /// `None` if memory cannot answer or is not fresh enough.
     #[must_use]
@@ -234,11 +281,7 @@ impl Replica {
         user: Option<&UserId>,
         freshness: &Freshness,
     ) -> Option<Standing> {
-        let standing = self.0.is_fresh(freshness).then(|| self.0.lookup(organization, user))?;
-        if standing.is_some() {
-            self.0.counters.count_answers(AnswerSource::Memory, 1);
-        }
-        standing
+        self.answer_now(&(organization, user), freshness).map(|answered| answered.answer)
     }
 
     /// The standing of a user in an organization; without a user, the organization alone.
@@ -251,36 +294,18 @@ impl Replica {
         user: Option<&UserId>,
         freshness: &Freshness,
     ) -> Result<(Standing, AnswerSource), StoreError> {
-        if let Some(standing) = self.standing_now(organization, user, freshness) {
-            return Ok((standing, AnswerSource::Memory));
-        }
-        if self.0.catch_up(freshness).await
-            && let Some(standing) = self.standing_now(organization, user, freshness)
-        {
-            return Ok((standing, AnswerSource::Memory));
-        }
-        let question = (organization.clone(), user.cloned());
-        let outcome = self.0.query_primary(vec![question], freshness).await;
-        match outcome.map(|standings| standings.into_iter().next()) {
-            Ok(Some(standing)) => Ok((standing, AnswerSource::Primary)),
-            Ok(None) => Err(StoreError::Unreadable("a question was not answered".to_owned())),
-            Err(error) => {
-                let stale = self.0.allows_stale(freshness, &error).then(|| self.0.lookup(organization, user));
-                let standing = stale.flatten().ok_or(error)?;
-                self.0.counters.count_answers(AnswerSource::StaleMemory, 1);
-                Ok((standing, AnswerSource::StaleMemory))
-            }
-        }
+        let Answered { answer, source, .. } = self.answer(&(organization, user), freshness).await?;
+        Ok((answer, source))
     }
 
-    /// The standings of many users in many organizations, in the order of the questions. All answers about one
-    /// organization come from one state of it.
+    /// The answers to many questions about many organizations, in the order of the questions. All answers about one
+    /// organization come from one state of it, and all answers from one access model.
     ///
     /// # Errors
     /// If memory cannot answer and the datastore does not answer.
-    pub async fn standings<Q>(&self, questions: &[Q], freshness: &Freshness) -> Result<StandingBatch, StoreError>
+    pub async fn answers<Q>(&self, questions: &[Q], freshness: &Freshness) -> Result<AnswerBatch<Q::Answer>, StoreError>
     where
-        Q: CheckQuestion + Sync,
+        Q: StandingQuestion + Sync,
     {
         let datastore = self.datastore().await?;
         let fresh = self.0.is_fresh(freshness) || self.0.catch_up(freshness).await;
@@ -349,17 +374,5 @@ impl Replica {
     pub async fn loaded(&self) {
         let mut leases = self.0.lease_updates.subscribe();
         let _ = leases.wait_for(|_| self.0.users_loaded.load(Ordering::Acquire) && self.0.counters.is_loaded()).await;
-    }
-}
-
-/// A question about a user in an organization.
-pub trait CheckQuestion {
-    /// The organization and the user of the question.
-    fn subject(&self) -> (&OrganizationRef, &UserId);
-}
-
-impl CheckQuestion for (&OrganizationRef, &UserId) {
-    fn subject(&self) -> (&OrganizationRef, &UserId) {
-        *self
     }
 }

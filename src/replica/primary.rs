@@ -9,21 +9,19 @@
 //! The database that answers may be a standby that lags behind, or a restored one. So an answer must cover the writes that
 //! this process had acknowledged, and what the follower had applied, before the statement.
 
-use super::evidence::{self, PrimaryAnswers};
+use super::evidence::PrimaryAnswers;
 use super::history::AppliedHistory;
+use super::roles::RoleCache;
 use super::written::WrittenPositions;
 use crate::clock;
-use crate::domain::{OrganizationRef, Standing, UserId};
 use crate::replica::limits;
+use crate::store::StoreError;
 use crate::store::pool::Pool;
-use crate::store::{StoreError, standing};
+use crate::store::standing::{self, ResolvedStanding, StandingKey};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-
-/// A user in an organization; without a user, the organization alone.
-pub(super) type StandingKey = (OrganizationRef, Option<UserId>);
 
 /// The primary lookup.
 pub(super) struct Primary(Arc<PrimaryState>);
@@ -32,6 +30,7 @@ struct PrimaryState {
     pool: Pool,
     applied: Arc<AppliedHistory>,
     written: Arc<WrittenPositions>,
+    roles: Arc<RoleCache>,
     queue: Mutex<LookupQueue>,
     /// The runtime of the statements: always the one that owns the pool's connections.
     runtime: Handle,
@@ -56,9 +55,14 @@ struct PendingLookup {
 type StandingResult = Result<PrimaryAnswers, StoreError>;
 
 impl Primary {
-    pub(super) fn new(pool: Pool, applied: Arc<AppliedHistory>, written: Arc<WrittenPositions>) -> Self {
+    pub(super) fn new(
+        pool: Pool,
+        applied: Arc<AppliedHistory>,
+        written: Arc<WrittenPositions>,
+        roles: Arc<RoleCache>,
+    ) -> Self {
         let (queue, runtime) = (Mutex::default(), Handle::current());
-        Self(Arc::new(PrimaryState { pool, applied, written, queue, runtime }))
+        Self(Arc::new(PrimaryState { pool, applied, written, roles, queue, runtime }))
     }
 
     /// Queries the primary. The answers are in the order of the questions, all from one state of the datastore.
@@ -160,7 +164,7 @@ async fn work(mut slot: StatementSlot) {
         let questions: Vec<&StandingKey> = batch.iter().flat_map(|lookup| &lookup.questions).collect();
         // Before the statement begins: its answers must cover this.
         let known = slot.state.known_positions();
-        let result = run(&slot.state.pool, &questions).await;
+        let result = run(&slot.state, &questions).await;
         // In a separate task, so that Postgres gets the next statement first.
         let state = slot.state.clone();
         slot.state.runtime.spawn(async move { deliver(batch, result, &known, &state.applied) });
@@ -170,15 +174,14 @@ async fn work(mut slot: StatementSlot) {
 /// Sends each caller its answers, from the runtime in which the caller waits: waking a task of another runtime is a
 /// system call, which is thereby made once for all callers of a runtime.
 fn deliver(batch: Vec<PendingLookup>, result: StandingResult, known: &[i64], applied: &AppliedHistory) {
-    let mut result = result.map(|answers| (answers.standings.into_iter(), answers.session_begin));
+    let mut result = result.map(|answers| (answers.standings.into_iter(), answers.roles, answers.session_begin));
     let mut by_runtime: HashMap<_, (Handle, Vec<_>)> = HashMap::new();
     for PendingLookup { questions, reply, runtime } in batch {
         let answers = match &mut result {
-            Ok((all, session_begin)) => {
-                let standings: Vec<Standing> = all.by_ref().take(questions.len()).collect();
-                let is_covered = evidence::is_own_history(&standings, known, applied);
-                let answers = PrimaryAnswers { standings, session_begin: *session_begin };
-                if is_covered { Ok(answers) } else { Err(StoreError::Behind) }
+            Ok((all, roles, session_begin)) => {
+                let standings: Vec<ResolvedStanding> = all.by_ref().take(questions.len()).collect();
+                let answers = PrimaryAnswers { standings, roles: roles.clone(), session_begin: *session_begin };
+                if answers.are_own_history(known, applied) { Ok(answers) } else { Err(StoreError::Behind) }
             }
             Err(error) => Err(error.clone()),
         };
@@ -195,23 +198,29 @@ fn deliver(batch: Vec<PendingLookup>, result: StandingResult, known: &[i64], app
 
 /// Asks a second time if the session ended under the statement: after a restart of Postgres, or the promotion of a
 /// standby, the idle connections of the pool are broken.
-async fn run(pool: &Pool, questions: &[&StandingKey]) -> StandingResult {
-    match ask(pool, questions).await {
-        Err(error) if error.is_session_lost() => ask(pool, questions).await,
+async fn run(state: &PrimaryState, questions: &[&StandingKey]) -> StandingResult {
+    match ask(state, questions).await {
+        Err(error) if error.is_session_lost() => ask(state, questions).await,
         outcome => outcome,
     }
 }
 
-async fn ask(pool: &Pool, questions: &[&StandingKey]) -> StandingResult {
-    let mut connection = pool.acquire_read().await?;
+/// Asks the statement, and resolves the roles of its rows by the access model of their snapshot.
+async fn ask(state: &PrimaryState, questions: &[&StandingKey]) -> StandingResult {
+    let mut connection = state.pool.acquire_read().await?;
     let session_begin = clock::uptime().saturating_sub(connection.age());
-    let query = standing::many(&mut connection, questions);
+    let query = async {
+        let rows = standing::many(&mut connection, questions).await?;
+        let roles = state.roles.at(&mut connection, rows.model).await?;
+        let standings = rows.resolve(questions, &roles.table);
+        Ok::<_, StoreError>(PrimaryAnswers { standings, roles, session_begin })
+    };
     match tokio::time::timeout(limits::PRIMARY_TIMEOUT, query).await {
         Ok(Err(error)) if error.is_session_lost() => {
             connection.close();
             Err(error)
         }
-        Ok(outcome) => connection.finish(outcome.map(|standings| PrimaryAnswers { standings, session_begin })),
+        Ok(outcome) => connection.finish(outcome),
         Err(_) => {
             connection.close();
             Err(StoreError::Silent)

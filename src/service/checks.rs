@@ -2,9 +2,9 @@
 
 use super::consistency_token::ConsistencyToken;
 use super::{AnswerSource, Freshness, Roster, ServiceError};
-use crate::domain::check::{self, CheckReason, Question, unknown_value};
-use crate::domain::{OrganizationRef, Refusal, RoleName, Standing, UserId};
-use crate::replica::{CheckQuestion, StandingBatch};
+use crate::domain::check::{self, CheckReason, Question, Undeclared, unknown_value};
+use crate::domain::{OrganizationRef, Refusal, RoleName, UserId, ValueKind};
+use crate::replica::{AnswerBatch, Answered, Facts, StandingQuestion};
 
 pub use crate::domain::check::Check;
 
@@ -13,25 +13,43 @@ pub use crate::domain::check::Check;
 pub struct CheckAnswer {
     /// The reason. [`CheckReason::Allowed`] is the only positive answer.
     pub reason: CheckReason,
-    /// The user's role; `None` if the user is not a member.
-    pub role: Option<RoleName>,
+    /// The name of the user's role; `None` if the user is not a member.
+    pub role: Option<String>,
     /// The organization's revision that the answer reflects; 0 if the organization does not exist.
     pub revision: i64,
     /// The replica or the primary, whichever answered.
     pub source: AnswerSource,
+    /// What the value is, if the reason is [`CheckReason::ValueUnknown`].
+    pub unknown_value: Option<ValueKind>,
 }
 
-impl CheckAnswer {
-    fn new(question: &Question, standing: &Standing, source: AnswerSource) -> Self {
-        let reason = check::answer(question, standing);
-        let (role, revision) = check::role_and_revision(reason, standing);
-        Self { reason, role, revision, source }
+impl StandingQuestion for Check {
+    type Answer = Result<CheckAnswer, Undeclared>;
+
+    fn subject(&self) -> (&OrganizationRef, Option<&UserId>) {
+        (&self.organization, Some(&self.user))
     }
-}
 
-impl CheckQuestion for Check {
-    fn subject(&self) -> (&OrganizationRef, &UserId) {
-        (&self.organization, &self.user)
+    fn named_role(&self) -> Option<&RoleName> {
+        self.question.organization_role()
+    }
+
+    fn depends_on_model(&self) -> bool {
+        self.question != Question::Member
+    }
+
+    fn answer(&self, Facts { standing, .. }: &Facts<'_>) -> Self::Answer {
+        let reason = check::answer(&self.question, standing)?;
+        let (role, revision) = check::role_and_revision(reason, standing);
+        // The text, which the response takes: a copy of the name would count references that all callers share.
+        let role = role.map(|name| name.as_str().to_owned());
+        let unknown_value = (reason == CheckReason::ValueUnknown).then(|| unknown_value(standing));
+        Ok(CheckAnswer { reason, role, revision, source: AnswerSource::Memory, unknown_value })
+    }
+
+    /// The primary may have a model that declares what the question names.
+    fn is_final(answer: &Self::Answer) -> bool {
+        answer.is_ok()
     }
 }
 
@@ -41,17 +59,19 @@ impl Roster {
     /// program does not know.
     #[must_use]
     pub fn check_now(&self, check: &Check, freshness: &Freshness) -> Option<(CheckAnswer, ConsistencyToken)> {
-        let standing = self.replica.standing_now(&check.organization, Some(&check.user), freshness)?;
+        let answered = self.replica.answer_now(check, freshness)?;
         let mut token = self.replica.token(self.replica.datastore_now()?);
-        token.cover_standing(&standing);
-        let answer = CheckAnswer::new(&check.question, &standing, AnswerSource::Memory);
+        answered.cover(&mut token);
+        let answer = answered.answer.ok()?;
         (answer.reason != CheckReason::ValueUnknown).then_some((answer, token))
     }
 
     /// Answers a check, with the consistency token that covers the answer.
     ///
     /// # Errors
-    /// `VALUE_UNKNOWN` if the answer depends on a role or state that this program does not know; if the replica cannot answer and the datastore does not.
+    /// `INVALID_REQUEST` if the access model does not declare the permission or the role in the question; `VALUE_UNKNOWN`
+    /// if the answer depends on a role or state that this program does not know; if the replica cannot answer and the
+    /// datastore does not.
     pub async fn check(
         &self,
         check: &Check,
@@ -61,17 +81,19 @@ impl Roster {
             return Ok(answer);
         }
         let mut token = self.replica.token(self.replica.datastore().await?);
-        let (standing, source) = self.replica.standing(&check.organization, Some(&check.user), freshness).await?;
-        token.cover_standing(&standing);
-        let answer = CheckAnswer::new(&check.question, &standing, source);
-        if answer.reason == CheckReason::ValueUnknown {
-            return Err(Refusal::ValueUnknown { value: unknown_value(&standing) }.into());
+        let answered = self.replica.answer(check, freshness).await?;
+        answered.cover(&mut token);
+        let Answered { answer, source, .. } = answered;
+        let answer = answer.map_err(|undeclared| Refusal::field(undeclared.field(), undeclared.invalid().0))?;
+        match answer.unknown_value {
+            Some(value) => Err(Refusal::ValueUnknown { value }.into()),
+            None => Ok((CheckAnswer { source, ..answer }, token)),
         }
-        Ok((answer, token))
     }
 
     /// Answers a batch of checks in their order, with a consistency token that covers all answers. All answers about
-    /// one organization reflect one state of it. Where an answer depends on a value that this program does not know, its
+    /// one organization reflect one state of it, and all answers one access model. A check that names a permission or a role
+    /// that the model does not declare has no answer. Where an answer depends on a value that this program does not know, its
     /// reason is [`CheckReason::ValueUnknown`].
     ///
     /// # Errors
@@ -80,10 +102,9 @@ impl Roster {
         &self,
         checks: &[Check],
         freshness: &Freshness,
-    ) -> Result<(Vec<CheckAnswer>, ConsistencyToken), ServiceError> {
-        let StandingBatch { standings, sources, token } = self.replica.standings(checks, freshness).await?;
-        let answers = checks.iter().zip(&standings).zip(sources);
-        let answers = answers.map(|((check, standing), source)| CheckAnswer::new(&check.question, standing, source));
-        Ok((answers.collect(), token))
+    ) -> Result<(Vec<Result<CheckAnswer, Undeclared>>, ConsistencyToken), ServiceError> {
+        let AnswerBatch { answers, sources, token } = self.replica.answers(checks, freshness).await?;
+        let with_source = |(answer, source): (Result<CheckAnswer, _>, _)| Ok(CheckAnswer { source, ..answer? });
+        Ok((answers.into_iter().zip(sources).map(with_source).collect(), token))
     }
 }

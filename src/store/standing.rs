@@ -3,11 +3,40 @@
 use super::StoreError;
 use super::log::tail::LogPosition;
 use crate::domain::{
-    OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Role, Standing, UserId, UserState,
+    OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Role, RoleName, RoleTable, Standing, UserId,
+    UserState,
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
+
+/// A question about a user in an organization.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandingKey {
+    /// The organization, by id or slug.
+    pub organization: OrganizationRef,
+    /// The user; without one, the question is about the organization alone.
+    pub user: Option<UserId>,
+    /// A role of the organization's own that the answer depends on.
+    pub named_role: Option<RoleName>,
+}
+
+/// The answers to some questions as the datastore has them, all from one snapshot. What the roles hold depends on the
+/// access model at its revision.
+pub struct StandingRows {
+    rows: Vec<StandingRow>,
+    /// The position of the access model.
+    pub model: LogPosition,
+}
+
+/// A standing, with the role that the question names.
+#[derive(Debug, Clone)]
+pub struct ResolvedStanding {
+    /// The standing.
+    pub standing: Standing,
+    /// The role of the organization's own that the question names; `None` if it has no such role.
+    pub named_role: Option<Role>,
+}
 
 struct StandingRow {
     bucket: Option<i16>,
@@ -17,16 +46,39 @@ struct StandingRow {
     revision: Option<i64>,
     is_owner: Option<bool>,
     role: Option<String>,
+    role_permissions: Option<Vec<String>>,
+    named_role_permissions: Option<Vec<String>>,
     user_state: Option<String>,
     position: Option<i64>,
     write_time: Option<OffsetDateTime>,
     user_bucket: i16,
     user_position: i64,
     user_write_time: OffsetDateTime,
+    model_revision: i64,
+    model_write_time: OffsetDateTime,
 }
 
-impl From<StandingRow> for Standing {
-    fn from(row: StandingRow) -> Self {
+impl StandingRows {
+    /// Resolves the roles. The table is that of the access model at the position of these rows.
+    #[must_use]
+    pub fn resolve(self, questions: &[&StandingKey], roles: &RoleTable) -> Vec<ResolvedStanding> {
+        let rows = self.rows.into_iter().zip(questions);
+        rows.map(|(mut row, question)| {
+            let named_role = question.named_role.clone().zip(row.named_role_permissions.take());
+            let named_role = named_role.map(|(name, words)| organization_role(name, &words));
+            ResolvedStanding { standing: row.resolve(roles), named_role }
+        })
+        .collect()
+    }
+}
+
+fn organization_role(name: RoleName, words: &[String]) -> Role {
+    Role { name, permissions: RoleTable::set_of_words(words) }
+}
+
+impl StandingRow {
+    fn resolve(self, roles: &RoleTable) -> Standing {
+        let row = self;
         let organization = match (row.organization_id, row.state, row.revision) {
             (Some(id), Some(state), Some(revision)) => Some(OrganizationHead {
                 id: OrganizationId::from_uuid(id),
@@ -39,8 +91,13 @@ impl From<StandingRow> for Standing {
             }),
             _ => None,
         };
-        let role = row.role.map(|role| Role::read(&role));
-        Self {
+        let role = row.role.map(|name| match row.role_permissions {
+            Some(words) => organization_role(RoleName::from_stored(&name), &words),
+            // Ownership is not a stored role.
+            None if name == RoleName::OWNER.as_str() => Role::unknown(),
+            None => roles.role(RoleName::from_stored(&name)),
+        });
+        Standing {
             organization,
             role: if row.is_owner == Some(true) { Some(Role::OWNER) } else { role },
             user_state: row.user_state.map(|state| UserState::read(&state)),
@@ -59,21 +116,20 @@ impl From<StandingRow> for Standing {
 /// Reads the standings of several questions, in their order, with one statement and therefore from one snapshot.
 ///
 /// A question without a user is about the organization alone. The user state is `None` for an active user: the
-/// statement reads only the index of the inactive users, which is small. A role or state that this program does not know
-/// is part of the standing in which it stands, and concerns no other question.
+/// statement reads only the index of the inactive users, which is small. What a role holds depends on the access model
+/// whose position comes with the rows. A role or state that this program does not know is part of the standing in which it
+/// stands, and concerns no other question.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn many(
-    connection: &mut PgConnection,
-    questions: &[&(OrganizationRef, Option<UserId>)],
-) -> Result<Vec<Standing>, StoreError> {
+pub async fn many(connection: &mut PgConnection, questions: &[&StandingKey]) -> Result<StandingRows, StoreError> {
     let mut buckets = Vec::with_capacity(questions.len());
     let mut ids = Vec::with_capacity(questions.len());
     let mut slugs = Vec::with_capacity(questions.len());
     let mut users = Vec::with_capacity(questions.len());
     let mut user_buckets = Vec::with_capacity(questions.len());
-    for (organization, user) in questions {
+    let mut named_roles = Vec::with_capacity(questions.len());
+    for StandingKey { organization, user, named_role } in questions {
         let (bucket, id, slug) = match organization {
             OrganizationRef::Id(id) => (Some(id.bucket()), Some(id.as_uuid()), None),
             OrganizationRef::Slug(slug) => (None, None, Some(slug.as_str().to_owned())),
@@ -83,6 +139,7 @@ pub async fn many(
         slugs.push(slug);
         // A CHECK excludes the empty id, so a question without a user finds no membership.
         users.push(user.as_ref().map_or_else(String::new, |user| user.as_str().to_owned()));
+        named_roles.push(named_role.as_ref().map(|name| name.as_str().to_owned()));
         user_buckets.push(user.as_ref().map_or(0, UserId::bucket));
     }
     // LATERAL with LIMIT 1 makes the plan one index lookup for each question and table, whatever the statistics.
@@ -90,10 +147,12 @@ pub async fn many(
         StandingRow,
         r#"SELECT h.bucket AS "bucket?", o.id AS "organization_id?", o.state AS "state?",
                   (o.delete_time IS NOT NULL) AS deleted, o.revision AS "revision?", (o.owner_id = q.user_id) AS is_owner,
-                  m.role AS "role?", u.state AS "user_state?", h.position AS "position?", h.write_time AS "write_time?",
-                  uh.user_bucket, uh.position AS user_position, uh.write_time AS user_write_time
-           FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::smallint[])
-                WITH ORDINALITY AS q (bucket, organization_id, slug, user_id, user_bucket, number)
+                  m.role AS "role?", r.permissions AS "role_permissions?", n.permissions AS "named_role_permissions?", u.state AS "user_state?", h.position AS "position?", h.write_time AS "write_time?",
+                  uh.user_bucket, uh.position AS user_position, uh.write_time AS user_write_time,
+                  am.revision AS model_revision, am.write_time AS model_write_time
+           FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::smallint[], $6::text[])
+                WITH ORDINALITY AS q (bucket, organization_id, slug, user_id, user_bucket, named_role, number)
+           CROSS JOIN (SELECT revision, write_time FROM access_model) am
            JOIN user_log_heads uh ON uh.user_bucket = q.user_bucket
            LEFT JOIN LATERAL (SELECT bucket, organization_id FROM slugs WHERE slug = q.slug LIMIT 1) s ON true
            LEFT JOIN log_heads h ON h.bucket = coalesce(q.bucket, s.bucket)
@@ -101,9 +160,17 @@ pub async fn many(
                SELECT id, state, delete_time, revision, owner_id FROM organizations
                WHERE bucket = h.bucket AND id = coalesce(q.organization_id, s.organization_id) LIMIT 1) o ON true
            LEFT JOIN LATERAL (
-               SELECT role FROM memberships
+               SELECT role, organization_role FROM memberships
                WHERE bucket = h.bucket AND organization_id = coalesce(q.organization_id, s.organization_id)
                  AND user_id = q.user_id COLLATE "C" LIMIT 1) m ON true
+           LEFT JOIN LATERAL (
+               SELECT permissions FROM organization_roles
+               WHERE bucket = h.bucket AND organization_id = coalesce(q.organization_id, s.organization_id)
+                 AND name = m.organization_role LIMIT 1) r ON true
+           LEFT JOIN LATERAL (
+               SELECT permissions FROM organization_roles
+               WHERE bucket = h.bucket AND organization_id = coalesce(q.organization_id, s.organization_id)
+                 AND name = q.named_role COLLATE "C" LIMIT 1) n ON true
            LEFT JOIN LATERAL (
                SELECT state FROM users
                WHERE user_bucket = q.user_bucket AND id = q.user_id COLLATE "C" AND state <> 'ACTIVE' LIMIT 1) u ON true
@@ -113,8 +180,12 @@ pub async fn many(
         &slugs as &[Option<String>],
         &users,
         &user_buckets,
+        &named_roles as &[Option<String>],
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(Standing::from).collect())
+    let start = LogPosition { position: 0, write_time: OffsetDateTime::UNIX_EPOCH };
+    let model = |row: &StandingRow| LogPosition { position: row.model_revision, write_time: row.model_write_time };
+    let model = rows.first().map_or(start, model);
+    Ok(StandingRows { rows, model })
 }

@@ -17,7 +17,7 @@ pub use statistics::Statistics;
 use super::{Answer, Check, Client, Consistency, Error, Source};
 use crate::client::limits;
 use crate::domain::check::{answer, role_and_revision};
-use crate::domain::{Kind, Standing};
+use crate::domain::{Kind, RoleTable, Standing};
 use replica::ClientReplica;
 use statistics::CacheCounters;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -112,9 +112,9 @@ impl MembershipCache {
     #[must_use]
     pub fn check_now(&self, check: &Check) -> Option<Answer> {
         let shared = &self.0.shared;
-        let standing = shared.query(|replica| replica.standing(check))?;
+        let answer = shared.query(|replica| to_answer(check, &replica.standing(check)?, &replica.roles))?;
         shared.counters.count_cache_answers(1);
-        Some(to_answer(check, &standing))
+        Some(answer)
     }
 
     /// Answers from the replica if it is fresh enough, otherwise from the server.
@@ -152,10 +152,11 @@ impl MembershipCache {
     pub async fn check_batch(&self, checks: &[Check], consistency: &Consistency) -> Result<Vec<Answer>, Error> {
         let shared = &self.0.shared;
         if *consistency == Consistency::Recent
-            && let Some(standings) = shared.query(|replica| replica.standings(checks))
+            && let Some(answers) =
+                shared.query(|replica| to_answers(checks, &replica.standings(checks)?, &replica.roles))
         {
             shared.counters.count_cache_answers(checks.len());
-            return Ok(checks.iter().zip(&standings).map(|(check, standing)| to_answer(check, standing)).collect());
+            return Ok(answers);
         }
         let mut answers = Vec::with_capacity(checks.len());
         for batch in checks.chunks(crate::domain::limits::BATCH_CHECKS) {
@@ -175,10 +176,20 @@ impl MembershipCache {
     }
 }
 
-fn to_answer(check: &Check, standing: &Standing) -> Answer {
-    let reason = answer(&check.question, standing);
-    let (role, revision) = role_and_revision(reason, standing);
-    Answer { reason, role, revision, source: Source::Cache, consistency_token: String::new() }
+/// The answer from the replica; `None` if the question names a permission or a role that only the server knows.
+fn to_answer(check: &Check, standing: &Standing, roles: &RoleTable) -> Option<Answer> {
+    if check.question.organization_role().is_some() {
+        return None;
+    }
+    let standing = standing.view(roles);
+    let reason = answer(&check.question, &standing).ok()?;
+    let (role, revision) = role_and_revision(reason, &standing);
+    let role = role.cloned();
+    Some(Answer { reason, role, revision, source: Source::Cache, consistency_token: String::new() })
+}
+
+fn to_answers(checks: &[Check], standings: &[Standing], roles: &RoleTable) -> Option<Vec<Answer>> {
+    checks.iter().zip(standings).map(|(check, standing)| to_answer(check, standing, roles)).collect()
 }
 
 fn nanoseconds(time: Duration) -> u64 {

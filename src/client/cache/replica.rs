@@ -22,7 +22,8 @@ pub(super) struct ClientReplica {
     /// Whether the replica has the organizations of all kinds, and has seen no change of an unknown type, which may have
     /// renamed one. Then an organization that is not in it does not exist.
     is_complete: AtomicBool,
-    roles: RoleTable,
+    /// The roles without an access model.
+    pub(super) roles: RoleTable,
 }
 
 /// The position of an answer from the cache: its position in the server's log is unknown.

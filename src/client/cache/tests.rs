@@ -58,7 +58,7 @@ fn empty() -> (ClientReplica, RecentChanges) {
 /// The reason and the revision of the replica's answer.
 fn answer(replica: &ClientReplica, organization: &str, user: &str) -> (CheckReason, i64) {
     let check = Check::member(organization, user).unwrap();
-    let answer = to_answer(&check, &replica.standing(&check).unwrap());
+    let answer = to_answer(&check, &replica.standing(&check).unwrap(), &replica.roles).unwrap();
     (answer.reason, answer.revision)
 }
 

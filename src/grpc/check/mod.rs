@@ -40,7 +40,7 @@ impl Api {
     /// The response frame, from the replica and without waiting; `None` if the replica cannot answer.
     #[must_use]
     pub fn check_now(&self, AdmittedCheck(check, freshness): &AdmittedCheck) -> Option<Bytes> {
-        self.roster().check_now(check, freshness).map(|(answer, token)| frame(&answer, &token))
+        self.roster().check_now(check, freshness).map(|(answer, token)| frame(answer, &token))
     }
 
     /// The response frame, from the replica or the primary.
@@ -48,11 +48,11 @@ impl Api {
     /// # Errors
     /// If the replica cannot answer and the datastore does not respond.
     pub async fn check(&self, AdmittedCheck(check, freshness): &AdmittedCheck) -> Result<Bytes, ServiceError> {
-        self.roster().check(check, freshness).await.map(|(answer, token)| frame(&answer, &token))
+        self.roster().check(check, freshness).await.map(|(answer, token)| frame(answer, &token))
     }
 }
 
-fn frame(answer: &CheckAnswer, token: &ConsistencyToken) -> Bytes {
+fn frame(answer: CheckAnswer, token: &ConsistencyToken) -> Bytes {
     let response = pb::CheckMembershipResponse { result: Some(convert::check_result(answer, token.encode())) };
     let length = response.encoded_len();
     let mut frame = BytesMut::with_capacity(PREFIX_BYTES + length);
@@ -73,7 +73,7 @@ impl CheckService for Api {
         let (message, _) = self.admit_caller(request).await?;
         let (check, freshness) = read(|fields| decode::check(&message, fields))?;
         let (answer, token) = self.roster().check(&check, &freshness).await?;
-        respond(pb::CheckMembershipResponse { result: Some(convert::check_result(&answer, token.encode())) })
+        respond(pb::CheckMembershipResponse { result: Some(convert::check_result(answer, token.encode())) })
     }
 
     async fn batch_check_membership(
@@ -83,7 +83,8 @@ impl CheckService for Api {
         let (message, _) = self.admit_caller(request).await?;
         let (checks, freshness) = read(|fields| decode::batch(&message, fields))?;
         let (answers, token) = self.roster().check_batch(&checks, &freshness).await?;
-        let results = answers.iter().map(|answer| convert::check_result(answer, String::new())).collect();
+        let answers = read(|fields| decode::declared(answers, fields))?;
+        let results = answers.into_iter().map(|answer| convert::check_result(answer, String::new())).collect();
         respond(pb::BatchCheckMembershipResponse { results, consistency_token: token.encode() })
     }
 

@@ -65,7 +65,7 @@ impl CheckStream {
             Err(status) => return QueuedCheck::Answered(error_response(&status)),
         };
         match self.roster.check_now(&check, &freshness) {
-            Some((answer, token)) => QueuedCheck::Answered(response(&answer, &token)),
+            Some((answer, token)) => QueuedCheck::Answered(response(answer, &token)),
             None => QueuedCheck::Question(check, freshness),
         }
     }
@@ -136,7 +136,7 @@ async fn answer_batch(
         match check {
             QueuedCheck::Answered(answer) => answer,
             QueuedCheck::Question(check, freshness) => match timeout_at(end, roster.check(&check, &freshness)).await {
-                Ok(Ok((answer, token))) => response(&answer, &token),
+                Ok(Ok((answer, token))) => response(answer, &token),
                 Ok(Err(error)) => error_response(&Status::from(error)),
                 Err(_) => error_response(&times.unanswered(CHECK, now)),
             },
@@ -145,7 +145,7 @@ async fn answer_batch(
     join_all(queue.into_iter().map(answer)).await
 }
 
-fn response(answer: &CheckAnswer, token: &ConsistencyToken) -> pb::StreamChecksResponse {
+fn response(answer: CheckAnswer, token: &ConsistencyToken) -> pb::StreamChecksResponse {
     pb::StreamChecksResponse { outcome: Some(Outcome::Result(convert::check_result(answer, token.encode()))) }
 }
 

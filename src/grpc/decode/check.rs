@@ -1,12 +1,13 @@
 //! Inputs of `CheckService`.
 
 use super::{FieldReader, InvalidFields, borrow_oneof, item_count};
-use crate::domain::check::Question;
+use crate::domain::access_model::PermissionName;
+use crate::domain::check::{Question, Undeclared};
 use crate::domain::limits::BATCH_CHECKS;
-use crate::domain::{Invalid, Kind, OrganizationRef, Permission, Role, UserId};
+use crate::domain::{Invalid, Kind, OrganizationRef, Permission, RoleName, UserId};
 use crate::grpc::pb;
 use crate::service::Freshness;
-use crate::service::checks::Check;
+use crate::service::checks::{Check, CheckAnswer};
 use crate::service::consistency_token::ConsistencyToken;
 
 /// The question of a check, as the request spells it.
@@ -28,13 +29,32 @@ fn question(
     let user = fields.take("user_id", UserId::parse(user_id));
     let question = match question {
         None => Ok(Question::Member),
-        Some(QuestionText::Role(role)) => fields.take("role", Role::parse(role)).map(|role| Question::Role(role.name)),
-        Some(QuestionText::Permission(word)) => {
-            let permission = Permission::parse(word);
-            fields.take("permission", permission).map(Question::Permission)
-        }
+        Some(QuestionText::Role(role)) => fields.take("role", RoleName::parse(role)).map(Question::Role),
+        Some(QuestionText::Permission(word)) => fields.take("permission", permission(word)),
     };
     Ok(Check { organization: organization?, user: user?, question: question? })
+}
+
+/// A question about a permission of this word. A word that this process has not seen may be in a newer access model.
+fn permission(word: &str) -> Result<Question, Invalid> {
+    match Permission::find(word) {
+        Some(permission) => Ok(Question::Permission(permission)),
+        None => match PermissionName::parse(word) {
+            Ok(name) => Ok(Question::NewPermission(name)),
+            Err(_) => Err(Invalid::new("no such permission")),
+        },
+    }
+}
+
+/// The answers of a batch, in the order of its items, if the access model declares every permission and role that the items
+/// name.
+pub(in crate::grpc) fn declared(
+    answers: Vec<Result<CheckAnswer, Undeclared>>,
+    fields: &mut FieldReader,
+) -> Result<Vec<CheckAnswer>, InvalidFields> {
+    fields.items(answers, |fields, answer| {
+        answer.map_err(|undeclared| fields.wrong(undeclared.field(), undeclared.invalid()))
+    })
 }
 
 /// The consistency that the answer must have.

@@ -50,16 +50,16 @@ pub(super) struct InvalidFields;
 impl FieldReader {
     /// Reads the request's `items`, all of them, so that the error names every invalid field. A violation inside an item
     /// is prefixed with the item's index.
-    pub(super) fn items<I, T>(
+    pub(super) fn items<I: IntoIterator, T>(
         &mut self,
-        items: &[I],
-        mut read: impl FnMut(&mut Self, &I) -> Result<T, InvalidFields>,
+        items: I,
+        mut read: impl FnMut(&mut Self, I::Item) -> Result<T, InvalidFields>,
     ) -> Result<Vec<T>, InvalidFields> {
-        let mut all = Vec::with_capacity(items.len());
-        for (replica, item) in items.iter().enumerate() {
-            self.item = Some(replica);
-            all.push(read(self, item));
-        }
+        let read = |(index, item)| {
+            self.item = Some(index);
+            read(self, item)
+        };
+        let all: Vec<_> = items.into_iter().enumerate().map(read).collect();
         self.item = None;
         all.into_iter().collect()
     }

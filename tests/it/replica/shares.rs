@@ -3,20 +3,20 @@
 use super::until;
 use crate::harness::bulk::Bulk;
 use crate::harness::{Database, Server};
-use roster::domain::{OrganizationRef, UserId};
+use roster::domain::{OrganizationRef, Standing, UserId};
 use roster::grpc::pb;
-use roster::replica::{Replica, StandingBatch};
+use roster::replica::{AnswerBatch, Replica};
 use roster::service::{AnswerSource, Freshness, ReplicaSettings};
 use roster::store::datastore_url::DatastoreUrl;
 use roster::store::pool::Pool;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-async fn check(replica: &Replica, names: &[&str]) -> StandingBatch {
+async fn check(replica: &Replica, names: &[&str]) -> AnswerBatch<Standing> {
     let ada = UserId::parse("ada").unwrap();
     let references: Vec<OrganizationRef> = names.iter().map(|name| OrganizationRef::parse(name).unwrap()).collect();
-    let questions: Vec<_> = references.iter().map(|organization| (organization, &ada)).collect();
-    replica.standings(&questions, &Freshness::Recent).await.unwrap()
+    let questions: Vec<_> = references.iter().map(|organization| (organization, Some(&ada))).collect();
+    replica.answers(&questions, &Freshness::Recent).await.unwrap()
 }
 
 /// A loaded replica that no longer follows the log. Its large maximum staleness keeps it answering.
@@ -38,8 +38,8 @@ async fn an_unknown_slug_does_not_send_the_whole_batch_to_the_primary() {
     let replica = frozen(&server.database).await;
     let answers = check(&replica, &[&acme, "unknown", "acme"]).await;
     assert_eq!(answers.sources, [AnswerSource::Memory, AnswerSource::Primary, AnswerSource::Memory]);
-    assert!(answers.standings[1].organization.is_none());
-    assert_eq!(answers.standings[0].organization, answers.standings[2].organization);
+    assert!(answers.answers[1].organization.is_none());
+    assert_eq!(answers.answers[0].organization, answers.answers[2].organization);
 }
 
 #[tokio::test]
@@ -59,8 +59,8 @@ async fn an_organization_named_by_id_and_by_slug_is_answered_from_one_state() {
     assert_eq!(check(&replica, &[&acme, &other]).await.sources, [AnswerSource::Memory; 2]);
     let answers = check(&replica, &[&acme, "apex", &other]).await;
     assert_eq!(answers.sources, [AnswerSource::Primary; 3]);
-    assert!(answers.standings[0].organization.is_some());
-    assert_eq!(answers.standings[0].organization, answers.standings[1].organization);
+    assert!(answers.answers[0].organization.is_some());
+    assert_eq!(answers.answers[0].organization, answers.answers[1].organization);
 }
 
 /// Creates organizations of `ada`, in buckets 1 and up, and one in bucket 0 with this many members.
