@@ -36,6 +36,7 @@ awk '
     END { if (fenced && !failed) fail("a fence is not closed") }
 ' "$document" | sed \
     -e "s|target/debug/roster token|'$ROSTER_PROGRAM' token --data-dir '$ROSTER_DATA'|g" \
+    -e "s|target/debug/roster access-model|'$ROSTER_PROGRAM' access-model|g" \
     -e "s|/var/lib/roster-dev|'$ROSTER_DATA'|g" \
     -e "s|~/.local/share/roster-dev|'$ROSTER_DATA'|g" \
     -e "s|127\.0\.0\.1:50051|$ROSTER_ADDRESS|g" >"$script"

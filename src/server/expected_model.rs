@@ -121,16 +121,17 @@ pub(super) async fn compare_models(
 
 /// Compares the stored model with this file, now and whenever it changes, as long as the future is not dropped.
 async fn follow(file: &ModelFile, roster: &Roster, metrics: &Metrics) {
-    let mut compared = None;
+    let mut compared: Option<(PresentModel, bool)> = None;
     let mut is_silent = false;
     loop {
         match read_stored(roster).await {
             Ok(stored) => {
                 is_silent = false;
-                if compared.is_none_or(|(revision, _)| revision != stored.revision) {
-                    compared = Some((stored.revision, file.compare(&stored)));
-                }
-                metrics.model_differs(compared.map(|(_, differs)| differs));
+                // Another revision may have the same model: EnableRoles makes one.
+                let known = compared.as_ref().filter(|(present, _)| present.model == stored.model);
+                let differs = known.map_or_else(|| file.compare(&stored), |(_, differs)| *differs);
+                metrics.model_differs(Some(differs));
+                compared = Some((stored, differs));
             }
             Err(error) => {
                 if !is_silent {
@@ -144,7 +145,8 @@ async fn follow(file: &ModelFile, roster: &Roster, metrics: &Metrics) {
         let read = Instant::now();
         let is_due = || {
             let known = roster.replica().roles().revision();
-            is_silent || compared.is_none_or(|(revision, _)| known > revision) || read.elapsed() >= limits::MODEL_EVERY
+            let is_newer = compared.as_ref().is_none_or(|(present, _)| known > present.revision);
+            is_silent || is_newer || read.elapsed() >= limits::MODEL_EVERY
         };
         tokio::time::sleep(limits::MODEL_LOOK).await;
         while !is_due() {

@@ -269,6 +269,15 @@ fn the_page_for_other_languages_shows_the_files_that_interop_runs() {
     assert_none(&wrong);
 }
 
+#[test]
+fn the_page_about_roles_shows_the_model_that_it_applies() {
+    let page = Document::read("docs/roles.md");
+    let (shown, wrong) = shown_files(&page);
+    assert_eq!(shown, ["examples/billing.toml"]);
+    assert_none(&wrong);
+    assert!(page.text.contains("access-model apply examples/billing.toml --server"), "the page applies another file");
+}
+
 /// What a line of the walk, and then `mails`, print in this directory of mails.
 fn listed_mails(line: &str, directory: &Path) -> String {
     let directory = directory.to_str().unwrap();

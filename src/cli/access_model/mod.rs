@@ -258,7 +258,7 @@ fn report(applied: &AppliedPlan, options: &ApplyFlags) -> Result<(), CliError> {
         (false, true) => "Nothing was changed, because of --dry-run.".to_owned(),
         (false, false) if applied.moved > 0 => {
             format!(
-                "The access model has the revision {}. {} members got another role.",
+                "The access model has the revision {}. {} member(s) got another role.",
                 applied.revision, applied.moved
             )
         }

@@ -72,10 +72,10 @@ impl fmt::Display for ModelUse {
         let Self { name, holders, count, organizations, is_estimate } = self;
         let about = if *is_estimate { "about " } else { "" };
         let thing = match holders {
-            Holders::Members { .. } => "members",
-            Holders::OrganizationRoles => "roles of organizations",
+            Holders::Members { .. } => "member(s)",
+            Holders::OrganizationRoles => "role(s) of organizations",
         };
-        write!(f, "{name}: {about}{count} {thing}, in {about}{organizations} organizations")?;
+        write!(f, "{name}: {about}{count} {thing}, in {about}{organizations} organization(s)")?;
         match holders {
             Holders::Members { replaced_by: Some(role) } => write!(f, "; they get the role {role}"),
             Holders::Members { replaced_by: None } | Holders::OrganizationRoles => Ok(()),
@@ -189,11 +189,11 @@ mod tests {
             is_estimate,
         };
         let roles = ModelUse { holders: Holders::OrganizationRoles, ..members(None, false) };
-        assert_eq!(members(None, false).to_string(), "accountant: 12 members, in 3 organizations");
+        assert_eq!(members(None, false).to_string(), "accountant: 12 member(s), in 3 organization(s)");
         assert_eq!(
             members(Some("clerk"), true).to_string(),
-            "accountant: about 12 members, in about 3 organizations; they get the role clerk"
+            "accountant: about 12 member(s), in about 3 organization(s); they get the role clerk"
         );
-        assert_eq!(roles.to_string(), "accountant: 12 roles of organizations, in 3 organizations");
+        assert_eq!(roles.to_string(), "accountant: 12 role(s) of organizations, in 3 organization(s)");
     }
 }

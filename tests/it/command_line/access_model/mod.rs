@@ -1,4 +1,9 @@
-//! `roster access-model`: mistakes that are found before the datastore is asked, and the stored model.
+//! `roster access-model`: mistakes that are found before the datastore is asked, and the stored model. [`commands`] runs each
+//! command over the database and over a server, [`expected`] compares a server with its file, [`page`] runs the commands of the documents.
+
+mod commands;
+mod expected;
+mod page;
 
 use crate::harness::Database;
 use crate::harness::program::{PATIENCE, output, roster};
@@ -66,6 +71,7 @@ async fn the_database_is_named_before_the_file_is_read() {
     assert!(code == Some(1) && stderr.contains("cannot use /missing.toml: "), "{code:?} {stderr}");
 }
 
+/// A model with one role, `accountant`.
 const MODEL: &str = r#"[[permissions]]
 name = "billing.read"
 
