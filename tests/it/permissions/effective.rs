@@ -16,7 +16,7 @@ use roster::domain::role::{ADMIN_PERMISSIONS, MEMBER_PERMISSIONS};
 use roster::domain::{ActorKind, RoleName, Scope};
 use roster::grpc::{limits, pb};
 use roster::server::ServerSettings;
-use roster::store::access_model::{self, DeploymentRole};
+use roster::store::access_model::{self, DeploymentRoleRow};
 use roster::store::events::Cause;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection};
@@ -234,7 +234,7 @@ async fn large_database() -> Database {
     };
     let everything: Vec<String> = (0..1_000).map(word).collect();
     let model = json!({ "permissions": permissions, "roles": [{ "name": "everything", "permissions": everything }] });
-    let role = DeploymentRole { name: RoleName::parse("everything").unwrap(), kind: None, replaced_by: None };
+    let role = DeploymentRoleRow { name: RoleName::parse("everything").unwrap(), kind: None, replaced_by: None };
     access_model::apply(&mut transaction, &model, &[role], &cause).await.unwrap();
     transaction.commit().await.unwrap();
     let id = "('10000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid";
