@@ -169,6 +169,10 @@ impl From<ServiceError> for CliError {
 
 impl From<client::Error> for CliError {
     fn from(error: client::Error) -> Self {
+        // A mistake in the settings of the client is one in the command line.
+        if let client::Error::InvalidSettings(sentence) = error {
+            return Mistakes(vec![format!("--server: {sentence}")]).into();
+        }
         match error.failure().map(|failure| &failure.violations[..]) {
             Some(violations @ [_, ..]) => Self::ModelRefused(lines(violations)),
             Some([]) | None => Self::Client(error),
