@@ -94,6 +94,19 @@ impl RoleTable {
         self.roles.get(name).is_some_and(|role| role.kind.as_ref().is_none_or(|own| own == kind))
     }
 
+    /// The roles of the deployment that hold a permission, with `owner`, in no particular order. `None` if this process does
+    /// not know what one of the roles holds.
+    #[must_use]
+    pub fn holders(&self, permission: Permission) -> Option<Vec<RoleName>> {
+        let mut holders = vec![RoleName::OWNER];
+        for (name, role) in &self.roles {
+            if role.permissions.as_ref()?.contains(permission) {
+                holders.push(name.clone());
+            }
+        }
+        Some(holders)
+    }
+
     /// The permissions that exist: roster's own, and those that the model declares.
     #[must_use]
     pub fn declared(&self) -> &PermissionSet {
@@ -156,6 +169,25 @@ mod tests {
         for name in ["newer", "nobody", "org:accountant"] {
             assert!(!table.role(RoleName::parse(name).unwrap()).is_known(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_holders_of_a_permission_are_known_if_every_role_is() {
+        let model = |roles: serde_json::Value| {
+            let model = json!({ "permissions": [{ "name": "billing.table-held" }], "roles": roles });
+            RoleTable::new(1, &AccessModel::from_stored(&model).unwrap())
+        };
+        let clerk = json!({ "name": "clerk", "permissions": ["billing.table-held"] });
+        let table = model(json!([clerk, { "name": "guest", "permissions": ["members.list"] }]));
+        let held = Permission::find("billing.table-held").unwrap();
+        let names = |permission| {
+            let holders = table.holders(permission).unwrap();
+            holders.iter().map(ToString::to_string).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(names(held), ["clerk", "owner"].map(str::to_owned).into());
+        assert_eq!(names(Permission::MEMBERS_LIST), ["admin", "guest", "member", "owner"].map(str::to_owned).into());
+        assert_eq!(names(Permission::OWNERSHIP_TRANSFER), ["owner".to_owned()].into());
+        assert_eq!(model(json!([clerk, { "name": "newer", "permissions": ["teams.fly"] }])).holders(held), None);
     }
 
     #[test]
