@@ -182,5 +182,6 @@ impl From<client::Error> for CliError {
 
 /// The violations of a request, each in a line.
 fn lines(violations: &[Violation]) -> String {
-    violations.iter().map(|violation| format!("\n{}: {}", violation.field, violation.sentence)).collect()
+    let lines = violations.iter().map(|Violation { field, sentence }| format!("\n{field}: {sentence}"));
+    lines.collect::<Vec<_>>().concat()
 }
