@@ -1,7 +1,7 @@
 //! What the roles of a deployment hold, at one revision of its access model.
 
 use super::access_model::{AccessModel, PermissionName};
-use super::role::{ADMIN_PERMISSIONS, MEMBER_PERMISSIONS};
+use super::role::{ADMIN_PERMISSIONS, MEMBER_PERMISSIONS, built_in_permissions};
 use super::{Kind, Permission, PermissionSet, Role, RoleName};
 use std::collections::HashMap;
 
@@ -59,6 +59,12 @@ impl RoleTable {
     pub fn unreadable(revision: i64) -> Self {
         let declared = Permission::RESERVED.iter().copied().collect();
         Self { revision, roles: HashMap::new(), declared, delegable: PermissionSet::NONE }
+    }
+
+    /// Whether the access model changes what `admin` or `member` hold.
+    #[must_use]
+    pub fn changes_built_in_roles(&self) -> bool {
+        [RoleName::ADMIN, RoleName::MEMBER].iter().any(|name| self.permissions(name) != built_in_permissions(name).as_ref())
     }
 
     /// The revision of the access model; 0 before the first one.
@@ -161,6 +167,7 @@ mod tests {
         assert_eq!(table.role(RoleName::ADMIN), Role::ADMIN);
         assert_eq!(table.role(RoleName::OWNER), Role::OWNER);
         assert_eq!(RoleTable::built_in().role(RoleName::MEMBER), Role::MEMBER);
+        assert!(table.changes_built_in_roles() && !RoleTable::built_in().changes_built_in_roles());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 use super::consistency_token::{ConsistencyToken, TokenForm};
 use super::{Freshness, Roster, ServiceError};
 use crate::domain::ids::MODEL_BUCKET;
-use crate::domain::{BucketPosition, LogMark, OrganizationId, OrganizationRef, Refusal};
+use crate::domain::{BucketPosition, LogMark, OrganizationId, OrganizationRef, Refusal, RoleTable};
 use crate::replica::{Commits, Feed, Replica};
 use crate::service::limits;
 use crate::store::datastore::{self, Datastore};
@@ -349,6 +349,12 @@ impl ChangeFeed {
             Some(datastore) if datastore != self.datastore => Err(Refusal::CursorExpired),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// The roles of the deployment as this process knows them: at least as new as the rows that the feed has returned.
+    #[must_use]
+    pub fn roles(&self) -> Arc<RoleTable> {
+        self.replica.roles()
     }
 
     /// The cursor from which to resume after the rows that were delivered. It is for callers only if these rows end with a

@@ -210,6 +210,8 @@ impl CacheFollower<'_> {
         self.shared.counters.count_changes(outcome.changes, outcome.repetitions);
         let Some(checkpoint) = message.checkpoint else { return Ok(false) };
         state.cursor = checkpoint.cursor;
+        // Before the lease, which says that the replica is as the server was.
+        state.replica.set_built_in_roles_changed(checkpoint.built_in_roles_changed);
         let Some(lease) = pings.confirm(checkpoint.ping) else { return Ok(false) };
         // If this stream began at an earlier cursor, all its repetitions have arrived by now.
         state.recent.clear();

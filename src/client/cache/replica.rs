@@ -1,10 +1,10 @@
 //! The client's replica: the tables and their lease.
 
-use super::super::Check;
+use super::super::{Check, Question};
 use crate::clock;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{
-    BucketPosition, OrganizationId, OrganizationRef, OrganizationState, Role, RoleTable, RoleView, Standing, UserId,
+    BucketPosition, OrganizationId, OrganizationRef, OrganizationState, Role, RoleName, RoleTable, RoleView, Standing, UserId,
     UserState,
 };
 use crate::random;
@@ -22,6 +22,8 @@ pub(super) struct ClientReplica {
     /// Whether the replica has the organizations of all kinds, and has seen no change of an unknown type, which may have
     /// renamed one. Then an organization that is not in it does not exist.
     is_complete: AtomicBool,
+    /// Whether the access model changes what `admin` or `member` hold: the server then answers what depends on it.
+    built_in_roles_changed: AtomicBool,
     /// The roles without an access model.
     pub(super) roles: RoleTable,
 }
@@ -34,12 +36,18 @@ impl ClientReplica {
         let mut key = [0; 16];
         key.copy_from_slice(&random::secret()[..16]);
         let (lease, is_complete) = (AtomicU64::new(0), AtomicBool::new(is_complete));
-        Self { tables: ReplicaTables::new(key), lease, is_complete, roles: RoleTable::built_in() }
+        let (built_in_roles_changed, roles) = (AtomicBool::new(false), RoleTable::built_in());
+        Self { tables: ReplicaTables::new(key), lease, is_complete, built_in_roles_changed, roles }
     }
 
     /// Records that the replica has seen a change of an unknown type.
     pub(super) fn mark_incomplete(&self) {
         self.is_complete.store(false, Ordering::Release);
+    }
+
+    /// Records whether the access model changes what `admin` or `member` hold.
+    pub(super) fn set_built_in_roles_changed(&self, is_changed: bool) {
+        self.built_in_roles_changed.store(is_changed, Ordering::Release);
     }
 
     /// Renews the lease: the replica includes every write acknowledged before this time.
@@ -97,6 +105,10 @@ impl ClientReplica {
         let member = bucket.find(id, Some(&check.user), &self.roles)?;
         if member.organization.is_none() {
             return self.without_organization(&check.user);
+        }
+        let is_owner = member.role.as_ref().is_some_and(|role| *role.name == RoleName::OWNER);
+        if check.question != Question::Member && !is_owner && self.built_in_roles_changed.load(Ordering::Acquire) {
+            return None;
         }
         let standing = Standing {
             organization: member.organization,

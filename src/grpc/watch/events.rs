@@ -55,7 +55,7 @@ impl WatchView for EventView {
         MessageItems { items, continued }: MessageItems<pb::Event>,
         checkpoint: WatchCheckpoint,
     ) -> Self::Message {
-        let cursor = checkpoint.map(|(cursor, _)| cursor).unwrap_or_default();
+        let cursor = checkpoint.map(|checkpoint| checkpoint.cursor).unwrap_or_default();
         pb::WatchEventsResponse { events: items, cursor, continued }
     }
 }

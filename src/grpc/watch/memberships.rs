@@ -2,7 +2,7 @@
 
 use super::packing::MessageItems;
 use super::pings::WatchPings;
-use super::{WatchCheckpoint, WatchScope, WatchView};
+use super::{CheckpointParts, WatchCheckpoint, WatchScope, WatchView};
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::grpc::admit::read;
 use crate::grpc::admit::stream::{RequestStream, StreamSender};
@@ -51,7 +51,11 @@ impl WatchView for MembershipView {
         MessageItems { items, continued }: MessageItems<pb::MembershipsChange>,
         checkpoint: WatchCheckpoint,
     ) -> Self::Message {
-        let checkpoint = checkpoint.map(|(cursor, ping)| pb::Checkpoint { cursor, ping });
+        let checkpoint = checkpoint.map(|CheckpointParts { cursor, ping, built_in_roles_changed }| pb::Checkpoint {
+            cursor,
+            ping,
+            built_in_roles_changed,
+        });
         pb::WatchMembershipsResponse { changes: items, checkpoint, continued }
     }
 }

@@ -22,8 +22,17 @@ use std::ops::Range;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-/// A checkpoint: a cursor, and the ping that it answers (0 for none). `None` for a message without one.
-type WatchCheckpoint = Option<(String, i64)>;
+/// A checkpoint; `None` for a message without one.
+type WatchCheckpoint = Option<CheckpointParts>;
+
+/// The content of a checkpoint.
+struct CheckpointParts {
+    cursor: String,
+    /// The ping that it answers; 0 for none.
+    ping: i64,
+    /// Whether the access model changes what `admin` or `member` hold.
+    built_in_roles_changed: bool,
+}
 
 /// Items, each with the index of its row, and the number of rows that they stand for.
 type RowItems<T> = (Vec<(usize, T)>, usize);
@@ -229,7 +238,8 @@ impl<V: WatchView> WatchWriter<V> {
         let cursor = feed.cursor()?.encode();
         self.due = Instant::now() + limits::CHECKPOINT;
         let ping = if feed.is_behind() { 0 } else { std::mem::take(&mut self.answered) };
+        let built_in_roles_changed = feed.roles().changes_built_in_roles();
         let items = self.packer.take();
-        self.send_items(items, Some((cursor, ping))).await
+        self.send_items(items, Some(CheckpointParts { cursor, ping, built_in_roles_changed })).await
     }
 }

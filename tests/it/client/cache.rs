@@ -208,3 +208,40 @@ async fn a_cache_of_one_kind_asks_the_server_about_other_kinds() {
     let by_slug = cache.check(&Check::member("the-account", "ada").unwrap()).await.unwrap();
     assert!(by_slug.is_allowed() && by_slug.source != Source::Cache);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_answers_what_an_access_model_changes() {
+    let (server, _proxy, cache) = cached().await;
+    let id = server.user("ada").create("Acme").await;
+    server.user("ada").add(&id, "grace", "admin").await;
+    soon(cache.caught_up()).await;
+    let permission = Check::permission(&id, "grace", Permission::MEMBERS_ADD).unwrap();
+    let (role, member) = (Check::role(&id, "grace", RoleName::ADMIN).unwrap(), Check::member(&id, "grace").unwrap());
+    assert!(from_memory(&cache, &permission).await.is_allowed());
+
+    let admin = pb::AccessModelRole {
+        name: "admin".to_owned(),
+        permissions: ["organization.read", "members.list", "membership.leave"].map(str::to_owned).into(),
+        ..Default::default()
+    };
+    let model = Some(pb::AccessModel { roles: vec![admin], ..Default::default() });
+    let request = pb::ApplyAccessModelRequest { model, older_clients_gone: true, ..Default::default() };
+    server.operator().models.apply_access_model(request).await.unwrap();
+    // The next answer to a ping names the change: the cache then leaves such questions to the server.
+    soon(cache.caught_up()).await;
+    for check in [&permission, &role] {
+        assert!(cache.check_now(check).is_none(), "{check:?}");
+    }
+    let answer = cache.check(&permission).await.unwrap();
+    assert_eq!((answer.reason, answer.source), (CheckReason::RoleLacksPermission, Source::Server));
+    assert!(cache.check(&role).await.unwrap().is_allowed());
+    // The membership itself, and the owner, are answered from memory.
+    assert!(from_memory(&cache, &member).await.is_allowed());
+    let owner = Check::permission(&id, "ada", Permission::MEMBERS_ADD).unwrap();
+    assert!(from_memory(&cache, &owner).await.is_allowed());
+
+    let request = pb::ApplyAccessModelRequest { model: Some(pb::AccessModel::default()), ..Default::default() };
+    server.operator().models.apply_access_model(request).await.unwrap();
+    soon(cache.caught_up()).await;
+    assert!(from_memory(&cache, &permission).await.is_allowed());
+}
