@@ -169,6 +169,10 @@ impl From<ServiceError> for CliError {
 
 impl From<client::Error> for CliError {
     fn from(error: client::Error) -> Self {
+        // A mistake in the settings of the client is one in the command line.
+        if let client::Error::InvalidSettings(sentence) = error {
+            return Mistakes(vec![format!("--server: {sentence}")]).into();
+        }
         match error.failure().map(|failure| &failure.violations[..]) {
             Some(violations @ [_, ..]) => Self::ModelRefused(lines(violations)),
             Some([]) | None => Self::Client(error),
@@ -178,5 +182,6 @@ impl From<client::Error> for CliError {
 
 /// The violations of a request, each in a line.
 fn lines(violations: &[Violation]) -> String {
-    violations.iter().map(|violation| format!("\n{}: {}", violation.field, violation.sentence)).collect()
+    let lines = violations.iter().map(|Violation { field, sentence }| format!("\n{field}: {sentence}"));
+    lines.collect::<Vec<_>>().concat()
 }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 pub struct RoleTable {
     revision: i64,
     /// Without `owner`.
-    roles: HashMap<RoleName, RoleEntry>,
+    roles: HashMap<RoleName, RoleTableEntry>,
     /// The permissions that the model declares, and roster's own.
     declared: PermissionSet,
     /// Roster's own permissions that roles of organizations may hold.
@@ -21,7 +21,7 @@ pub struct RoleTable {
 
 /// A role of the deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct RoleEntry {
+struct RoleTableEntry {
     permissions: Option<PermissionSet>,
     /// The kind of organizations in which it exists; `None` for all kinds.
     kind: Option<Kind>,
@@ -35,13 +35,13 @@ impl RoleTable {
         let words = model.permissions().iter().map(|permission| permission.name.as_str());
         let application = words.filter_map(Permission::declare).filter(|permission| !permission.is_reserved());
         let declared = reserved.chain(application).collect::<PermissionSet>();
-        let mut roles: HashMap<RoleName, RoleEntry> =
+        let mut roles: HashMap<RoleName, RoleTableEntry> =
             [(RoleName::MEMBER, MEMBER_PERMISSIONS), (RoleName::ADMIN, ADMIN_PERMISSIONS)]
-                .map(|(name, permissions)| (name, RoleEntry { permissions: Some(permissions), kind: None }))
+                .map(|(name, permissions)| (name, RoleTableEntry { permissions: Some(permissions), kind: None }))
                 .into();
         for role in model.roles().iter().filter(|role| role.name != RoleName::OWNER) {
             let permissions = role.permissions.iter().map(|word| Permission::find(word)).collect();
-            roles.insert(role.name.clone(), RoleEntry { permissions, kind: role.kind.clone() });
+            roles.insert(role.name.clone(), RoleTableEntry { permissions, kind: role.kind.clone() });
         }
         let delegable = model.delegable().iter().filter_map(|word| Permission::find(word));
         let delegable = delegable.filter(|permission| permission.is_reserved()).collect();

@@ -65,6 +65,7 @@ impl ExpectedModel {
     }
 
     /// Takes over what `next` has read. Returns whether it is another file or another model.
+    #[must_use]
     pub fn adopt(&self, next: &Self) -> bool {
         let next = next.file();
         self.0.send_if_modified(|file| {
@@ -98,18 +99,15 @@ pub(super) async fn compare_models(
         loop {
             let file = files.borrow_and_update().clone();
             let changed = files.changed();
-            match file {
-                Some(file) => {
-                    tokio::select! {
-                        () = follow(&file, &roster, &metrics) => {}
-                        // The sender lives as long as `expected`.
-                        _ = changed => {}
-                    }
-                }
-                None => {
-                    metrics.model_differs(Some(false));
-                    let _ = changed.await;
-                }
+            let Some(file) = file else {
+                metrics.model_differs(Some(false));
+                let _ = changed.await;
+                continue;
+            };
+            tokio::select! {
+                () = follow(&file, &roster, &metrics) => {}
+                // The sender lives as long as `expected`.
+                _ = changed => {}
             }
         }
     };

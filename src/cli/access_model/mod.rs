@@ -8,7 +8,7 @@ mod server;
 mod target;
 
 use super::CliError;
-use crate::client::{ClientSettings, Error, TokenSource};
+use crate::client::{ClientSettings, TokenSource};
 use crate::config::model_file::{self, UnusableModelFile};
 use crate::config::{self, DatastoreFlags, Environment, Mistakes};
 use crate::domain::access_model::file::{FileFormat, ModelFileError};
@@ -197,26 +197,18 @@ impl TargetFlags {
     /// The settings of the client for a server. No connection is opened.
     fn client(&self, url: &str, credential: &Path) -> Result<ClientSettings, CliError> {
         let credential = TokenSource::fixed(read_file(credential)?.trim())?;
-        let mut settings = ClientSettings::new(url).map_err(invalid_setting)?.with_timeout(TIMEOUT);
+        let mut settings = ClientSettings::new(url)?.with_timeout(TIMEOUT);
         if let Some(file) = &self.ca_file {
-            settings = settings.with_ca(read_file(file)?).map_err(invalid_setting)?;
+            settings = settings.with_ca(read_file(file)?)?;
         }
         if let (Some(certificate), Some(key)) = (&self.certificate_file, &self.key_file) {
             let (certificate, key) = (read_file(certificate)?, read_file(key)?);
-            settings = settings.with_client_certificate(certificate, key).map_err(invalid_setting)?;
+            settings = settings.with_client_certificate(certificate, key)?;
         }
         if self.allow_plaintext_credentials {
             settings = settings.allow_plaintext_credentials();
         }
         Ok(settings.with_token(credential))
-    }
-}
-
-/// A mistake in the settings of the client is one in the command line.
-fn invalid_setting(error: Error) -> CliError {
-    match error {
-        Error::InvalidSettings(sentence) => Mistakes(vec![format!("--server: {sentence}")]).into(),
-        error => error.into(),
     }
 }
 

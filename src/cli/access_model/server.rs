@@ -7,7 +7,7 @@ use crate::domain::access_model::{AccessModel, ModelParts, ModelPlan, Permission
 use crate::pb;
 use crate::pb::access_model_service_client::AccessModelServiceClient;
 
-/// `GetAccessModel`.
+/// Reads the stored model by `GetAccessModel`.
 pub(super) async fn read(settings: &ClientSettings) -> Result<ModelVersion, CliError> {
     get(&Client::lazy(settings.clone())).await
 }
@@ -52,7 +52,7 @@ pub(super) async fn apply(
     })
 }
 
-/// `EnableRoles`.
+/// Confirms by `EnableRoles` that every server is of this release or newer. Returns false if that was confirmed before.
 pub(super) async fn enable(settings: &ClientSettings) -> Result<bool, CliError> {
     let client = Client::lazy(settings.clone());
     let request = client.request(pb::EnableRolesRequest::default()).await?;

@@ -1,7 +1,7 @@
 //! The summary of a plan, for a line of the log.
 
 use super::WordSet;
-use super::plan::{Difference, ModelPlan};
+use super::plan::{Difference, ModelPlan, PermissionChange};
 use super::validate::enumeration;
 
 impl ModelPlan {
@@ -14,7 +14,7 @@ impl ModelPlan {
             [("adds", Difference::Added), ("changes", Difference::Changed), ("removes", Difference::Removed)]
         {
             let permissions = self.permissions.iter().filter(|change| change.difference() == difference);
-            let permissions: Vec<&str> = permissions.map(|change| change.name()).collect();
+            let permissions: Vec<&str> = permissions.map(PermissionChange::name).collect();
             let roles = self.roles.iter().filter(|change| change.difference() == difference);
             let roles: Vec<&str> = roles.map(|change| change.name.as_str()).collect();
             for (noun, names) in [("permissions", permissions), ("roles", roles)] {

@@ -32,8 +32,8 @@ async fn the_commands_of_the_page_run() {
     let (program, data) = (env!("CARGO_BIN_EXE_roster"), directory.0.to_str().unwrap());
     let script = commands
         .join("\n")
-        .replace("target/debug/roster token", &format!("{program} token --data-dir {data}"))
-        .replace("target/debug/roster", program)
+        .replace("target/debug/roster access-model", &format!("'{program}' access-model"))
+        .replace("target/debug/roster token", &format!("'{program}' token --data-dir {data}"))
         .replace("$(mktemp)", &format!("{data}/credential"))
         .replace("127.0.0.1:50051", &dev.address);
     let mut shell = Command::new("bash");
