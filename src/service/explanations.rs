@@ -15,7 +15,7 @@ use crate::store::memberships::{self, MembershipOrigin};
 /// The answer of a check with its explanation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// The answer.
+    /// The answer, as a check gives it.
     pub answer: CheckAnswer,
     /// The role of the user; `None` if the user is not a member.
     pub role: Option<RolePath>,

@@ -1,4 +1,4 @@
-//! `ExplainCheck`.
+//! `ExplainCheck`: the answer of a check, and the facts behind it.
 
 use super::{Fixture, apply, at_least, model};
 use crate::harness::{assert_refused, set_role};

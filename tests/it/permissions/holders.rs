@@ -1,4 +1,4 @@
-//! `ListMembersWithPermission`.
+//! `ListMembersWithPermission`: the members whose role holds a permission.
 
 use super::{Fixture, WORDS, apply, model};
 use crate::harness::{Server, assert_refused, transfer};
