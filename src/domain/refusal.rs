@@ -177,7 +177,7 @@ pub enum Refusal {
         role.as_str()
     )]
     RoleNotFound {
-        /// The role.
+        /// The role in question.
         role: RoleName,
     },
     /// The inviter is no longer a member, or may no longer grant this role.

@@ -211,13 +211,13 @@ pub async fn is_in_a_transaction(connection: &mut PgConnection) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_cancelled_at_fifty_points_leave_nothing_open() {
-    let tally = cancel_each(|method| !method.write).await;
+    let tally = Box::pin(cancel_each(|method| !method.write)).await;
     assert!(tally.cancelled > POINTS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_of_organizations_cancelled_at_fifty_points_happen_once_or_not_at_all() {
-    let tally = cancel_each(|method| method.write && method.service == "roster.v1.OrganizationService").await;
+    let tally = Box::pin(cancel_each(|method| method.write && method.service == "roster.v1.OrganizationService")).await;
     // Both outcomes occur: writes that had not happened, and writes that had happened although their caller saw no answer.
     assert!(0 < tally.happened && tally.happened < tally.cancelled, "{tally:?}");
 }
@@ -225,14 +225,14 @@ async fn writes_of_organizations_cancelled_at_fifty_points_happen_once_or_not_at
 #[tokio::test(flavor = "multi_thread")]
 async fn other_writes_cancelled_at_fifty_points_happen_once_or_not_at_all() {
     const SEPARATE: [&str; 2] = ["roster.v1.OrganizationService", "roster.v1.AccessModelService"];
-    let tally = cancel_each(|method| method.write && !SEPARATE.contains(&method.service)).await;
+    let tally = Box::pin(cancel_each(|method| method.write && !SEPARATE.contains(&method.service))).await;
     assert!(0 < tally.happened && tally.happened < tally.cancelled, "{tally:?}");
 }
 
-/// Without EnableRoles, which changes something once in the life of a datastore.
+/// Without `EnableRoles`, which changes something once in the life of a datastore.
 #[tokio::test]
 async fn cancelled_changes_of_the_access_model_happen_wholly_or_not_at_all() {
-    let tally = cancel_each(|method| method.name == "ApplyAccessModel").await;
+    let tally = Box::pin(cancel_each(|method| method.name == "ApplyAccessModel")).await;
     assert!(tally.cancelled > 0, "{tally:?}");
 }
 

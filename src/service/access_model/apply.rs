@@ -203,7 +203,7 @@ async fn check_roles(connection: &mut PgConnection, plan: &ModelPlan) -> Result<
 async fn check_permissions(connection: &mut PgConnection, plan: &ModelPlan) -> Result<(), ServiceError> {
     let removed =
         plan.permissions.iter().filter(|change| change.after.is_none()).map(|change| change.name().to_owned());
-    let words: Vec<String> = removed.chain(plan.no_longer_delegable.iter().map(|word| word.to_string())).collect();
+    let words: Vec<String> = removed.chain(plan.no_longer_delegable.iter().map(ToString::to_string)).collect();
     if words.is_empty() {
         return Ok(());
     }

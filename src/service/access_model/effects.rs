@@ -63,7 +63,7 @@ pub(super) async fn count(
 }
 
 fn texts(words: &WordSet) -> Vec<String> {
-    words.iter().map(|word| word.to_string()).collect()
+    words.iter().map(ToString::to_string).collect()
 }
 
 /// The first warnings, and the number of the others.

@@ -62,7 +62,7 @@ fn record(row: &ModelRevision, former: Option<&Value>) -> EventRecord {
     }
 }
 
-/// The names of what differs. Only EnableRoles makes a revision without a difference.
+/// The names of what differs. Only `EnableRoles` makes a revision without a difference.
 fn summary(plan: &ModelPlan) -> Value {
     if plan.is_empty() {
         return json!({ "roles_enabled": true });

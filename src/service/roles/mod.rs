@@ -244,13 +244,12 @@ fn is_built_in(name: &RoleName) -> bool {
 }
 
 fn definition(organization: OrganizationId, model: &AccessModel, name: RoleName) -> RoleDefinition {
-    let mut permissions: Vec<String> = match model.words_of(name.as_str()) {
-        Some(words) => words.iter().map(|word| word.to_string()).collect(),
+    let mut permissions: Vec<String> = if let Some(words) = model.words_of(name.as_str()) {
+        words.iter().map(ToString::to_string).collect()
+    } else {
         // The owner holds every permission.
-        None => {
-            let declared = model.permissions().iter().map(|permission| permission.name.as_str());
-            declared.chain(Permission::RESERVED.iter().map(|word| word.as_str())).map(str::to_owned).collect()
-        }
+        let declared = model.permissions().iter().map(|permission| permission.name.as_str());
+        declared.chain(Permission::RESERVED.iter().map(|word| word.as_str())).map(str::to_owned).collect()
     };
     permissions.sort_unstable();
     let listed = model.role(name.as_str());

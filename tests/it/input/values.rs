@@ -46,18 +46,15 @@ fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
             (_, "AccessModel" | "AccessModelRole") => Some(Value::List(vec![Value::String("members.list".to_owned())])),
             _ => None,
         },
-        "replace_roles" => None,
-        "replace_with" => text("member"),
-        "older_clients_gone" => Some(Value::Bool(false)),
         "slug" => text("the-one"),
         "kind" => text("account"),
-        "role" => text("member"),
+        "role" | "replace_with" => text("member"),
         "permission" => text("members.list"),
         "search" => text("ac"),
         "reason" => text("because"),
         "request_id" => text(UUID),
         // The owner is given by id.
-        "etag" | "page_token" | "owner_email" | "cursor" => None,
+        "etag" | "page_token" | "owner_email" | "cursor" | "replace_roles" => None,
         "ping" => Some(Value::I64(7)),
         "invitation_id" => text(&fixture.invitation),
         "token" => text(&fixture.token),
@@ -65,7 +62,9 @@ fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
         "delivery" | "owner_delivery" => Some(Value::EnumNumber(3)),
         "lifetime" => Some(duration(7200, 0)),
         "validate_only" | "fully_consistent" => Some(Value::Bool(true)),
-        "inactive" | "purge" | "all_or_nothing" | "email_verified" | "rotate" => Some(Value::Bool(false)),
+        "inactive" | "purge" | "all_or_nothing" | "email_verified" | "rotate" | "older_clients_gone" => {
+            Some(Value::Bool(false))
+        }
         "page_size" => Some(Value::I32(10)),
         "types" => Some(Value::List(vec![Value::String("member.added".to_owned())])),
         "states" => Some(Value::List(vec![Value::EnumNumber(2)])),
@@ -168,13 +167,11 @@ pub(super) fn place_in_list(field: &FieldDescriptor) -> &'static str {
 fn wrong_length(name: &str) -> Vec<Value> {
     let long = |length: usize| Value::String("a".repeat(length));
     match name {
-        "organization" | "name" | "display_name" | "slug" | "search" => [201, 100_000].map(long).into(),
+        "organization" | "name" | "display_name" | "slug" | "search" | "title" => [201, 100_000].map(long).into(),
         "user_id" | "owner_user_id" => [256, 100_000].map(long).into(),
         "email" | "owner_email" => vec![Value::String(format!("ada@{}.example", "x.".repeat(200)))],
-        "identifier" => [1001, 100_000].map(long).into(),
+        "identifier" | "description" => [1001, 100_000].map(long).into(),
         "kind" => [65, 100_000].map(long).into(),
-        "title" => [201, 100_000].map(long).into(),
-        "description" => [1001, 100_000].map(long).into(),
         "reason" => [501, 100_000].map(long).into(),
         "role" | "replace_with" | "permission" | "request_id" | "page_token" | "at_least_as_fresh"
         | "invitation_id" | "cursor" => {

@@ -215,7 +215,7 @@ async fn more_members_than_one_transaction_moves_are_refused() {
     assert_refused(refused, Code::FailedPrecondition, "ROLE_IN_USE");
     run(&server.database, "DELETE FROM memberships WHERE user_id = 'user-1'").await;
     let mut patient = tonic::Request::new(request());
-    patient.set_timeout(std::time::Duration::from_secs(60));
+    patient.set_timeout(std::time::Duration::from_mins(1));
     let applied = operator.models.apply_access_model(patient).await.unwrap().into_inner();
     assert_eq!(applied.moved_members, 10_000);
     let left =

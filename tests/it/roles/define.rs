@@ -152,6 +152,8 @@ async fn nobody_defines_or_changes_a_role_beyond_their_own_permissions() {
     ada.roles.create_role(create(&acme, "org:reader", &["billing.read"])).await.unwrap();
     ada.organizations.update_member(set_role(&acme, "alan", "org:keeper")).await.unwrap();
     ada.add(&acme, "joan", "org:reader").await;
+    // The first call of a user stores the profile.
+    alan.users.get_caller(pb::GetCallerRequest {}).await.unwrap();
     let before = server.database.dump().await;
     let denied = |status: Status, role: &str| {
         assert_eq!(metadata(&status, "role"), role);
@@ -250,6 +252,7 @@ async fn an_organization_defines_fifty_roles() {
 
 #[tokio::test]
 async fn a_list_has_every_role_that_exists_for_the_organization() {
+    use pb::RoleOrigin::{BuiltIn, Deployment, Organization};
     let (server, acme) = fixture().await;
     let (mut ada, mut grace) = (server.user("ada"), server.user("grace"));
     let beta = ada.create("Beta").await;
@@ -269,7 +272,6 @@ async fn a_list_has_every_role_that_exists_for_the_organization() {
         }
     }
     let listed: Vec<_> = roles.iter().map(|role| (role.name.as_str(), role.origin())).collect();
-    use pb::RoleOrigin::{BuiltIn, Deployment, Organization};
     let expected = [
         ("accountant", Deployment),
         ("admin", BuiltIn),
@@ -297,7 +299,7 @@ async fn a_role_of_a_newer_release_is_managed_by_callers_with_every_permission_o
     ada.roles.create_role(create(&acme, "org:keeper", &["roles.manage"])).await.unwrap();
     ada.organizations.update_member(set_role(&acme, "alan", "org:keeper")).await.unwrap();
     ada.roles.create_role(create(&acme, "org:new", &[])).await.unwrap();
-    let newer = "UPDATE organization_roles SET permissions = ARRAY['teams.manage'] WHERE name = 'org:new'";
+    let newer = "UPDATE organization_roles SET permissions = ARRAY['roster.manage'] WHERE name = 'org:new'";
     run(&server.database, newer).await;
     let refused = alan.roles.delete_role(delete(&acme, "org:new")).await;
     assert_refused(refused, Code::Unavailable, "VALUE_UNKNOWN");
