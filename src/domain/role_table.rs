@@ -11,7 +11,7 @@ use std::collections::HashMap;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoleTable {
     revision: i64,
-    /// Without `owner`.
+    /// The roles by name, without `owner`.
     roles: HashMap<RoleName, RoleTableEntry>,
     /// The permissions that the model declares, and roster's own.
     declared: PermissionSet,
