@@ -22,6 +22,8 @@ const ACME: &str = "10000000-0000-4000-8000-000000000001";
 const ROWS: usize = 75;
 /// Roles of one organization: as many as it can have.
 const ROLES: usize = 50;
+/// Changes of the access model: more than a page of them.
+const MODELS: usize = 40;
 /// Users, whose profiles are smaller.
 const USERS: usize = 1_100;
 /// Attributes of the largest size. Their text has 8 kB, and their messages 45 kB.
@@ -78,8 +80,18 @@ async fn fill(server: &Server) {
          SELECT organization_bucket_of('{ACME}'), '{ACME}', n, 'member.updated', 'user', {}, {}, {ATTRIBUTES}, {ATTRIBUTES},
                 repeat('\u{1f600}', 500), now()
          FROM generate_series(1, {ROWS}) n;
-         UPDATE organizations SET revision = {ROWS} WHERE id = '{ACME}';
-         INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
+         UPDATE organizations SET revision = {ROWS} WHERE id = '{ACME}'",
+        user("n"),
+        user("n"),
+        user("n"),
+    );
+    sqlx::raw_sql(AssertSqlSafe(texts)).execute(&server.database.pool).await.unwrap();
+}
+
+/// Adds the largest roles of one organization, and the largest changes of the access model.
+async fn fill_roles(server: &Server) {
+    let texts = format!(
+        "INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
                 create_time, update_time)
          SELECT organization_bucket_of('{ACME}'), '{ACME}', rpad('org:r' || n || '-', 68, 'x'), repeat('\u{1f600}', 200),
                 repeat('\u{1f600}', 1000), (SELECT array_agg(rpad('area.w' || w || '-', 100, 'x'))
@@ -89,11 +101,7 @@ async fn fill(server: &Server) {
          SELECT n, jsonb_build_object('permissions', (
                     SELECT jsonb_agg(jsonb_build_object('name', rpad('area.w' || w || '-' || n % 2, 100, 'x')))
                     FROM generate_series(1, 500) w)),
-                'operator', {}, repeat('\u{1f600}', 500), now() FROM generate_series(1, {ROWS}) n",
-        user("n"),
-        user("n"),
-        user("n"),
-        user("n"),
+                'operator', 'root', repeat('\u{1f600}', 500), now() FROM generate_series(1, {MODELS}) n"
     );
     sqlx::raw_sql(AssertSqlSafe(texts)).execute(&server.database.pool).await.unwrap();
 }
@@ -156,6 +164,7 @@ async fn pages(caller: &mut Caller, method: &MethodDescriptor) -> (Vec<usize>, u
 async fn every_list_of_the_largest_rows_has_pages_that_a_default_client_receives() {
     let server = Server::start_generous().await;
     fill(&server).await;
+    fill_roles(&server).await;
     let mut operator = Caller::with_token(&server.channel(), server.service_token("root", &[Scope::Operator]));
     let zoe = roster::authn::mint::ClaimSet {
         email: Some("zoe@example.com".to_owned()),
@@ -172,6 +181,7 @@ async fn every_list_of_the_largest_rows_has_pages_that_a_default_client_receives
             "ListUsers" => USERS + 1,
             // With the built-in roles.
             "ListRoles" => ROLES + 3,
+            "ListModelEvents" => MODELS,
             "ListMembers" | "ListMembersWithPermission" | "ListOrganizations" | "ListUserOrganizations" => ROWS + 1,
             _ => ROWS,
         };

@@ -180,7 +180,9 @@ async fn the_largest_model_is_accepted() {
         json!({ "name": format!("role-{kind}-{number}"), "kind": format!("k{kind}"), "permissions": words[number..number + 3] })
     });
     let json = json!({ "permissions": declared, "roles": roles.collect::<Vec<_>>() });
-    let applied = operator.models.apply_access_model(apply(json.clone())).await.unwrap().into_inner();
+    let mut request = tonic::Request::new(apply(json.clone()));
+    request.set_timeout(std::time::Duration::from_mins(1));
+    let applied = operator.models.apply_access_model(request).await.unwrap().into_inner();
     let plan = applied.plan.unwrap();
     assert_eq!((plan.permissions.len(), plan.roles.len(), applied.etag.as_str()), (1_000, 2_000, "1"));
     // More warnings than a message holds are counted.
