@@ -10,7 +10,7 @@ pub(super) struct ApiKeyFlags {
     /// Name of the service; events record it as the actor
     #[arg(long, value_parser = UserId::parse)]
     name: UserId,
-    /// Scopes of the key, separated by commas: check, manage, operator, act-as
+    /// Scopes of the key, separated by commas: check, manage, operator, act-as, model
     #[arg(long, value_name = "SCOPE,…", value_delimiter = ',', required = true, value_parser = parse_scope)]
     scopes: Vec<Scope>,
 }

@@ -1,27 +1,36 @@
 //! `roster dev`: starts a complete service, including Postgres, with one command.
 
 use super::CliError;
+use super::access_model::read_model;
 use super::data_directory::{DataDirectory, DirectoryLock};
 use super::welcome::welcome;
-use crate::authn::Authenticator;
+use crate::authn::{Authenticator, Caller, OperatorCaller};
 use crate::clock::Clock;
 use crate::config::listen_address::ListenAddress;
 use crate::config::{Environment, LISTEN, Mistakes, unknown_variables_of};
+use crate::domain::access_model::AccessModel;
 use crate::lifecycle::{self, Hangup};
 use crate::mail::Mailer;
 use crate::postgres::{Binaries, Cluster, Options, Stop};
 use crate::server::{self, ServerParts, ServerSettings};
+use crate::service::access_model::ApplyModel;
+use crate::service::write::Meta;
 use crate::service::{InvitationSettings, Roster};
 use crate::store::datastore_url::DatastoreUrl;
 use crate::store::migrations::{self, MigrationError};
 use crate::store::pool::Pool;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The name of the database.
 const DATABASE: &str = "roster";
 /// Maximum number of connections to the database.
 const CONNECTIONS: u32 = 16;
+/// Time limit for the access model at the start. Only this process writes to the database.
+const MODEL_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
 pub(super) struct DevFlags {
@@ -34,6 +43,9 @@ pub(super) struct DevFlags {
     /// Directory of Postgres's initdb and postgres, if they are not found automatically
     #[arg(long, value_name = "DIR")]
     postgres_bin: Option<PathBuf>,
+    /// File with an access model to apply at the start, in TOML if its name ends in .toml, otherwise in JSON
+    #[arg(long, value_name = "FILE")]
+    access_model: Option<PathBuf>,
 }
 
 pub(super) fn run(flags: &DevFlags) -> Result<(), CliError> {
@@ -61,6 +73,7 @@ async fn prepare(
     lock: &DirectoryLock,
 ) -> Result<(Cluster, ServerParts), CliError> {
     // Steps that can fail without waiting come first.
+    let model = flags.access_model.as_deref().map(read_model).transpose()?;
     let listener = super::listen_on_port(&flags.listen, "--listen").await?;
     let binaries = Binaries::find(flags.postgres_bin.as_deref())?;
     let key = directory.make_signing_key(lock)?;
@@ -79,8 +92,9 @@ async fn prepare(
     // The first connection takes longer than the others. With it open, the server is healthy at once.
     let first = pool.acquire().await.map_err(MigrationError::from)?;
     first.finish(Ok::<_, MigrationError>(()))?;
-    super::print_result(&welcome(directory.path(), &key, address)?)?;
     let roster = Roster::new(pool, Clock::system()).with_invitations(settings);
+    apply(&roster, model).await?;
+    super::print_result(&welcome(directory.path(), &key, address)?)?;
     Ok((
         cluster,
         ServerParts {
@@ -92,6 +106,19 @@ async fn prepare(
             metrics: None,
         },
     ))
+}
+
+/// Enables custom roles, which a data directory of an earlier release lacks, and applies the access model, if there is one.
+async fn apply(roster: &Roster, model: Option<AccessModel>) -> Result<(), CliError> {
+    let caller = || Caller::Operator(OperatorCaller { name: "roster dev".to_owned(), issuer: None });
+    let meta = || Meta::own(Instant::now() + MODEL_TIMEOUT);
+    roster.enable_roles(caller(), meta()).await?;
+    let Some(model) = model else { return Ok(()) };
+    // The clients of a trial are those of its developer.
+    let input = ApplyModel { model, replace: BTreeMap::new(), older_clients_gone: true, etag: None };
+    let applied = roster.apply_access_model(caller(), meta(), input).await?;
+    tracing::info!(revision = applied.answer.etag, "applied the access model");
+    Ok(())
 }
 
 async fn serve(mut cluster: Cluster, parts: ServerParts, stop: CancellationToken) -> Result<(), CliError> {

@@ -1,10 +1,12 @@
 //! Errors of the sub-commands.
 
+use crate::client;
 use crate::config::Mistakes;
 use crate::config::listen_address::ListenAddress;
+use crate::domain::{Refusal, Violation};
 use crate::postgres;
 use crate::server::listener::UnixSocketError;
-use crate::store::StoreError;
+use crate::service::ServiceError;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -86,17 +88,20 @@ pub enum CliError {
         /// The file that was compared.
         file: PathBuf,
         /// The revision of the stored model.
-        revision: i64,
+        revision: String,
     },
     /// The access model in the database cannot be read or changed.
     #[error("the access model cannot be read or changed")]
-    AccessModel(#[from] StoreError),
-    /// This release keeps no access model there.
-    #[error("{place} has no access model in this release")]
-    NoAccessModel {
-        /// The database or the server.
-        place: String,
-    },
+    AccessModel(#[source] ServiceError),
+    /// The database did not answer in time.
+    #[error("the access model cannot be read: the database did not answer in time")]
+    Silent,
+    /// A rule refuses the change of the access model.
+    #[error("the access model was not changed: {0}")]
+    ModelRefused(String),
+    /// The server refused the request, or cannot be reached.
+    #[error("the server cannot read or change the access model")]
+    Client(#[source] client::Error),
     /// The private Postgres cannot be started.
     #[error(transparent)]
     Postgres(#[from] postgres::Error),
@@ -122,7 +127,8 @@ pub enum CliError {
 
 impl CliError {
     /// The exit code: 2 for a mistake in the command line, the settings or a model file, as for an unknown flag; 3 for a
-    /// difference that `roster access-model diff` found; 1 for any other error.
+    /// difference of the access model from a file, which `roster access-model diff` or a strict `roster serve` found; 1 for
+    /// any other error.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -135,7 +141,9 @@ impl CliError {
             | Self::UnixSocket(_)
             | Self::File { .. }
             | Self::AccessModel(_)
-            | Self::NoAccessModel { .. }
+            | Self::Silent
+            | Self::ModelRefused(_)
+            | Self::Client(_)
             | Self::Postgres(_)
             | Self::Migrate(_)
             | Self::Serve(_)
@@ -145,4 +153,30 @@ impl CliError {
             | Self::Runtime(_) => 1,
         }
     }
+}
+
+impl From<ServiceError> for CliError {
+    fn from(error: ServiceError) -> Self {
+        match error {
+            ServiceError::Refused(Refusal::InvalidRequest(violations)) => Self::ModelRefused(lines(&violations)),
+            ServiceError::Refused(refusal) => Self::ModelRefused(refusal.to_string()),
+            error @ (ServiceError::Store(_) | ServiceError::Panicked | ServiceError::Answer(_)) => {
+                Self::AccessModel(error)
+            }
+        }
+    }
+}
+
+impl From<client::Error> for CliError {
+    fn from(error: client::Error) -> Self {
+        match error.failure().map(|failure| &failure.violations[..]) {
+            Some(violations @ [_, ..]) => Self::ModelRefused(lines(violations)),
+            Some([]) | None => Self::Client(error),
+        }
+    }
+}
+
+/// The violations of a request, each in a line.
+fn lines(violations: &[Violation]) -> String {
+    violations.iter().map(|violation| format!("\n{}: {}", violation.field, violation.sentence)).collect()
 }

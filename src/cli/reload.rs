@@ -6,6 +6,7 @@
 use crate::authn::Authenticator;
 use crate::clock::Clock;
 use crate::config::{Environment, FixedSettings, Flags, Mistakes, Settings, UnknownVariables};
+use crate::server::expected_model::ExpectedModel;
 use crate::server::tls::ServerTls;
 use crate::telemetry::LogFilter;
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub(super) struct Reloader {
     source: SettingsSource,
     authenticator: Authenticator,
     tls: Option<ServerTls>,
+    expected_model: ExpectedModel,
     log: LogFilter,
     log_filter: String,
     warnings: Vec<String>,
@@ -62,6 +64,7 @@ impl Reloader {
             source,
             authenticator: settings.authenticator.clone(),
             tls: settings.server.tls.clone(),
+            expected_model: settings.server.expected_model.clone(),
             log,
             log_filter: settings.log.filter.clone(),
             warnings: settings.warnings.clone(),
@@ -137,6 +140,10 @@ impl Reloader {
             tracing::info!(issuers = ?changes.rekeyed_issuers, "reloaded the keys of issuers");
         }
         is_changed |= self.take_over_tls(settings.server.tls.as_ref());
+        if self.expected_model.adopt(&settings.server.expected_model) {
+            tracing::info!("reloaded access_model_file");
+            is_changed = true;
+        }
         if settings.log.filter != self.log_filter {
             self.log_filter = settings.log.filter;
             self.log.set(&self.log_filter);

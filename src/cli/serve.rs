@@ -5,6 +5,7 @@ use super::reload::{Reloader, SettingsSource};
 use crate::clock::Clock;
 use crate::config::{Environment, Flags};
 use crate::lifecycle::{self, Hangup};
+use crate::server::expected_model::{self, ModelFile};
 use crate::server::{self, ServerParts};
 use crate::service::Roster;
 use crate::store::pool::Pool;
@@ -30,13 +31,17 @@ pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
             None => None,
         };
         let pool = Pool::new(settings.database, settings.database_connections);
+        let roster = Roster::new(pool, Clock::system())
+            .with_invitations(settings.invitations)
+            .with_replica(settings.replica)
+            .with_log_retention(settings.change_log_retention);
+        if let Some(file) = settings.server.expected_model.file().filter(|_| settings.access_model_strict) {
+            demand_model(&roster, &file).await?;
+        }
         let parts = ServerParts {
             listener,
             settings: settings.server,
-            roster: Roster::new(pool, Clock::system())
-                .with_invitations(settings.invitations)
-                .with_replica(settings.replica)
-                .with_log_retention(settings.change_log_retention),
+            roster,
             authenticator: settings.authenticator,
             mailer: settings.mailer,
             metrics,
@@ -46,4 +51,13 @@ pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
             never = reloader.run(hangup) => match never {},
         }
     })
+}
+
+/// Demands that the stored access model is that of the file.
+async fn demand_model(roster: &Roster, file: &ModelFile) -> Result<(), CliError> {
+    let stored = expected_model::read_stored(roster).await?;
+    if file.compare(&stored) {
+        return Err(CliError::ModelDiffers { file: file.path.clone(), revision: stored.etag() });
+    }
+    Ok(())
 }

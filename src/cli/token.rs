@@ -38,7 +38,7 @@ struct SubjectFlags {
     /// Issue the token for an operator
     #[arg(long)]
     operator: bool,
-    /// Issue the token for a service with these scopes, separated by commas: check, manage, act-as
+    /// Issue the token for a service with these scopes, separated by commas: check, manage, act-as, model
     #[arg(long, value_name = "SCOPE,…", value_delimiter = ',', value_parser = parse_scope)]
     service: Option<Vec<Scope>>,
     /// Issue the token for the user with this id

@@ -10,6 +10,7 @@ mod file_table;
 mod format;
 pub mod listen_address;
 pub mod log_filter;
+pub mod model_file;
 mod reader;
 mod table;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::clock::Clock;
 use crate::mail::Mailer;
 use crate::mail::settings::MailSettings;
 use crate::server::ServerSettings;
+use crate::server::expected_model::{ExpectedModel, ModelFile};
 use crate::server::tls::ServerTls;
 use crate::service::{InvitationSettings, ReplicaSettings};
 use crate::store::datastore_url::{DatastoreUrl, read_password};
@@ -44,6 +46,9 @@ const PROXY_WITHOUT_TRUST: &str = "proxy_protocol needs trusted_proxies: name th
                                    header, because a peer that may send one chooses its own address";
 
 const TWO_PASSWORDS: &str = "database_password_file and a password in database_url are given: remove one of them";
+
+const STRICT_WITHOUT_FILE: &str = "access_model_strict needs access_model_file: name the file that the access model is \
+                                   compared with";
 
 const SAME_ADDRESS: &str = "metrics_listen has the address and port of listen: give it another port";
 
@@ -96,6 +101,8 @@ pub struct Settings {
     pub change_log_retention: Duration,
     /// Memory and staleness of the replica.
     pub replica: ReplicaSettings,
+    /// Whether the server refuses to start if the stored access model differs from the file.
+    pub access_model_strict: bool,
     /// Deprecated settings that are in use, one sentence each, for the log.
     pub warnings: Vec<String>,
     /// The files that a reload reads again: the settings file, and those that settings name which a reload takes over.
@@ -189,6 +196,8 @@ impl Settings {
         let certificates = authenticator.as_ref().is_some_and(Authenticator::accepts_client_certificates);
         let tls = tls::read(&mut reader, &values, certificates, clock);
         files.extend(tls.iter().flat_map(ServerTls::files));
+        let expected_model = expected_model(&mut reader, &values);
+        files.extend(values.access_model_file.clone());
         check_addresses(&mut reader, &values);
         let fixed = reader.fixed();
         let (mistakes, mut warnings) = reader.finish(unknown_variables, unknown_variables_of(environment));
@@ -220,6 +229,7 @@ impl Settings {
                     lame_duck: values.lame_duck_ms,
                     drain: values.drain_ms,
                     reflection: values.reflection,
+                    expected_model,
                 },
                 log: LogSettings { filter: values.log, format: values.log_format },
                 authenticator,
@@ -232,11 +242,29 @@ impl Settings {
                     serve_stale: values.serve_stale_ms,
                     token_form: values.token_form,
                 },
+                access_model_strict: values.access_model_strict,
                 warnings,
                 files,
                 fixed,
             }),
             _ => Err(Mistakes(mistakes)),
+        }
+    }
+}
+
+/// Reads the file with the access model that the deployment should have, and adds its mistakes.
+fn expected_model(reader: &mut SettingsReader, values: &ServerValues) -> ExpectedModel {
+    let Some(path) = &values.access_model_file else {
+        if values.access_model_strict {
+            reader.add_sentence(STRICT_WITHOUT_FILE);
+        }
+        return ExpectedModel::default();
+    };
+    match model_file::read(path) {
+        Ok(model) => ExpectedModel::new(ModelFile { path: path.clone(), model }),
+        Err(error) => {
+            reader.add_sentence(&format!("access_model_file: {}: {error}", path.display()));
+            ExpectedModel::default()
         }
     }
 }

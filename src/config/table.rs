@@ -162,6 +162,12 @@ settings! {
         replica_memory_mib: usize = mebibytes(0..=1024 * 1024).or(replica().memory_bytes), formerly index_memory_mib;
         /// Maximum staleness of answers while Postgres is unavailable; such answers are marked as stale
         serve_stale_ms: Option<Duration> = milliseconds(SERVE_STALE_MS).optional("no stale answers");
+        /// File with the access model that the deployment should have, in TOML if its name ends in `.toml`, otherwise in JSON.
+        /// The server changes nothing: a difference from the stored model is a warning and a metric
+        access_model_file: Option<PathBuf> = file().optional("no comparison").reloaded();
+        /// Whether the server refuses to start if the stored access model differs from `access_model_file`, or cannot be
+        /// read. A later difference stays a warning
+        access_model_strict: bool = one_of("BOOL", [("true", true), ("false", false)]).or(false);
         /// Form of the consistency tokens and cursors that the server issues; it accepts both. 1 while servers of release
         /// 0.2 run: they do not read form 2. A token of form 1 counts as `fully_consistent`. The next release issues 2 by
         /// default

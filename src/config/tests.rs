@@ -229,7 +229,7 @@ fn every_value_of_a_table_is_checked_alone() {
         [
             "issuers (from FILE): write tables, each under [[issuers]]",
             "api_keys[0].name (from FILE): write a text in quotation marks",
-            "api_keys[0].scopes[1] (from FILE): no such scope: one of check, manage, operator, act-as",
+            "api_keys[0].scopes[1] (from FILE): no such scope: one of check, manage, operator, act-as, model",
             "api_keys[0].scopes[2] (from FILE): write a text in quotation marks",
             "api_keys[0].sha256 (from FILE): write a text in quotation marks",
             "api_keys[1].name (from FILE): write a text in quotation marks",

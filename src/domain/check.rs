@@ -165,6 +165,19 @@ pub fn answer(question: &Question, standing: &StandingView<'_>) -> Result<CheckR
     Ok(reason)
 }
 
+/// Answers the question whether the user is a member at all, as [`answer`] does.
+#[must_use]
+pub fn membership(standing: &StandingView<'_>) -> CheckReason {
+    state_reason(standing).unwrap_or_else(|| role_reason(&Requirement::Membership, standing))
+}
+
+/// Whether the role of the user holds what the question requires, whatever the states of the organization and the user are.
+#[must_use]
+pub fn role_suffices(question: &Question, standing: &StandingView<'_>) -> bool {
+    let requirement = question.requirement(standing);
+    requirement.is_ok_and(|requirement| role_reason(&requirement, standing) == CheckReason::Allowed)
+}
+
 /// The reason that lies in the state of the organization or of the user; `None` if the role decides.
 fn state_reason(standing: &StandingView<'_>) -> Option<CheckReason> {
     let is_role_known = standing.role.is_none_or(|role| role.permissions.is_some());

@@ -60,6 +60,21 @@ impl PermissionSet {
         Self { reserved: self.reserved | other.reserved, application }
     }
 
+    /// The permissions that both sets contain.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let application = match (&self.application, &other.application) {
+            (ApplicationSet::Every, some) | (some, ApplicationSet::Every) => some.clone(),
+            (ApplicationSet::None, _) | (_, ApplicationSet::None) => ApplicationSet::None,
+            (ApplicationSet::Words(first), ApplicationSet::Words(second)) => {
+                let mut words: Vec<u64> = first.iter().zip(second.iter()).map(|(one, other)| one & other).collect();
+                words.truncate(words.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1));
+                if words.is_empty() { ApplicationSet::None } else { ApplicationSet::Words(words.into()) }
+            }
+        };
+        Self { reserved: self.reserved & other.reserved, application }
+    }
+
     /// Whether the set contains this permission.
     #[must_use]
     pub fn contains(&self, permission: Permission) -> bool {
@@ -163,6 +178,10 @@ mod tests {
             prop_assert_eq!(a == b, first == second);
             let union: BTreeSet<u16> = first.union(&second).copied().collect();
             prop_assert_eq!(a.union(&b), set(&union));
+            let both: BTreeSet<u16> = first.intersection(&second).copied().collect();
+            prop_assert_eq!(a.intersection(&b), set(&both));
+            prop_assert_eq!(a.intersection(&PermissionSet::EVERYTHING), a.clone());
+            prop_assert_eq!(PermissionSet::NONE.intersection(&a), PermissionSet::NONE);
             prop_assert!(union.iter().all(|number| a.union(&b).contains(Permission::from_number(*number))));
             prop_assert!(PermissionSet::EVERYTHING.includes(&a) && a.includes(&PermissionSet::NONE));
             prop_assert!(!a.includes(&PermissionSet::EVERYTHING));

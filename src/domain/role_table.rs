@@ -12,7 +12,7 @@ use std::collections::HashMap;
 pub struct RoleTable {
     revision: i64,
     /// Without `owner`.
-    roles: HashMap<RoleName, DeploymentRole>,
+    roles: HashMap<RoleName, RoleEntry>,
     /// The permissions that the model declares, and roster's own.
     declared: PermissionSet,
     /// Roster's own permissions that roles of organizations may hold.
@@ -21,7 +21,7 @@ pub struct RoleTable {
 
 /// A role of the deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct DeploymentRole {
+struct RoleEntry {
     permissions: Option<PermissionSet>,
     /// The kind of organizations in which it exists; `None` for all kinds.
     kind: Option<Kind>,
@@ -35,13 +35,13 @@ impl RoleTable {
         let words = model.permissions().iter().map(|permission| permission.name.as_str());
         let application = words.filter_map(Permission::declare).filter(|permission| !permission.is_reserved());
         let declared = reserved.chain(application).collect::<PermissionSet>();
-        let mut roles: HashMap<RoleName, DeploymentRole> =
+        let mut roles: HashMap<RoleName, RoleEntry> =
             [(RoleName::MEMBER, MEMBER_PERMISSIONS), (RoleName::ADMIN, ADMIN_PERMISSIONS)]
-                .map(|(name, permissions)| (name, DeploymentRole { permissions: Some(permissions), kind: None }))
+                .map(|(name, permissions)| (name, RoleEntry { permissions: Some(permissions), kind: None }))
                 .into();
         for role in model.roles().iter().filter(|role| role.name != RoleName::OWNER) {
             let permissions = role.permissions.iter().map(|word| Permission::find(word)).collect();
-            roles.insert(role.name.clone(), DeploymentRole { permissions, kind: role.kind.clone() });
+            roles.insert(role.name.clone(), RoleEntry { permissions, kind: role.kind.clone() });
         }
         let delegable = model.delegable().iter().filter_map(|word| Permission::find(word));
         let delegable = delegable.filter(|permission| permission.is_reserved()).collect();
@@ -92,6 +92,19 @@ impl RoleTable {
     #[must_use]
     pub fn exists_for(&self, name: &RoleName, kind: &Kind) -> bool {
         self.roles.get(name).is_some_and(|role| role.kind.as_ref().is_none_or(|own| own == kind))
+    }
+
+    /// The roles of the deployment that hold a permission, with `owner`, in no particular order. `None` if this process does
+    /// not know what one of the roles holds.
+    #[must_use]
+    pub fn holders(&self, permission: Permission) -> Option<Vec<RoleName>> {
+        let mut holders = vec![RoleName::OWNER];
+        for (name, role) in &self.roles {
+            if role.permissions.as_ref()?.contains(permission) {
+                holders.push(name.clone());
+            }
+        }
+        Some(holders)
     }
 
     /// The permissions that exist: roster's own, and those that the model declares.
@@ -156,6 +169,25 @@ mod tests {
         for name in ["newer", "nobody", "org:accountant"] {
             assert!(!table.role(RoleName::parse(name).unwrap()).is_known(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_holders_of_a_permission_are_known_if_every_role_is() {
+        let model = |roles: serde_json::Value| {
+            let model = json!({ "permissions": [{ "name": "billing.table-held" }], "roles": roles });
+            RoleTable::new(1, &AccessModel::from_stored(&model).unwrap())
+        };
+        let clerk = json!({ "name": "clerk", "permissions": ["billing.table-held"] });
+        let table = model(json!([clerk, { "name": "guest", "permissions": ["members.list"] }]));
+        let held = Permission::find("billing.table-held").unwrap();
+        let names = |permission| {
+            let holders = table.holders(permission).unwrap();
+            holders.iter().map(ToString::to_string).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(names(held), ["clerk", "owner"].map(str::to_owned).into());
+        assert_eq!(names(Permission::MEMBERS_LIST), ["admin", "guest", "member", "owner"].map(str::to_owned).into());
+        assert_eq!(names(Permission::OWNERSHIP_TRANSFER), ["owner".to_owned()].into());
+        assert_eq!(model(json!([clerk, { "name": "newer", "permissions": ["teams.fly"] }])).holders(held), None);
     }
 
     #[test]

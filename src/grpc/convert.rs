@@ -154,9 +154,9 @@ pub(super) fn user(user: &User) -> pb::User {
     }
 }
 
-/// The result of a check.
-pub(super) fn check_result(answer: CheckAnswer, token: String) -> pb::CheckResult {
-    let reason = match answer.reason {
+/// The reason for the answer to a check.
+pub(super) fn check_reason(reason: CheckReason) -> pb::CheckReason {
+    match reason {
         CheckReason::Allowed => pb::CheckReason::Allowed,
         CheckReason::NotAMember => pb::CheckReason::NotAMember,
         CheckReason::OrganizationNotFound => pb::CheckReason::OrganizationNotFound,
@@ -167,19 +167,27 @@ pub(super) fn check_result(answer: CheckAnswer, token: String) -> pb::CheckResul
         CheckReason::RoleTooLow => pb::CheckReason::RoleTooLow,
         CheckReason::RoleLacksPermission => pb::CheckReason::RoleLacksPermission,
         CheckReason::ValueUnknown => pb::CheckReason::ValueUnknown,
-    };
+    }
+}
+
+/// The source of an answer.
+pub(super) fn check_source(source: AnswerSource) -> pb::CheckSource {
+    match source {
+        AnswerSource::Memory => pb::CheckSource::Memory,
+        AnswerSource::Primary => pb::CheckSource::Primary,
+        AnswerSource::StaleMemory => pb::CheckSource::StaleMemory,
+    }
+}
+
+/// The result of a check.
+pub(super) fn check_result(answer: CheckAnswer, token: String) -> pb::CheckResult {
     pb::CheckResult {
         allowed: answer.reason == CheckReason::Allowed,
-        reason: reason.into(),
+        reason: check_reason(answer.reason).into(),
         role: answer.role.unwrap_or_default(),
         revision: answer.revision,
         consistency_token: token,
-        source: match answer.source {
-            AnswerSource::Memory => pb::CheckSource::Memory,
-            AnswerSource::Primary => pb::CheckSource::Primary,
-            AnswerSource::StaleMemory => pb::CheckSource::StaleMemory,
-        }
-        .into(),
+        source: check_source(answer.source).into(),
     }
 }
 

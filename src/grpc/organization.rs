@@ -194,6 +194,19 @@ impl OrganizationService for Api {
         respond(pb::ListMembersResponse { members, next_page_token })
     }
 
+    async fn list_members_with_permission(
+        &self,
+        request: Request<Sealed<pb::ListMembersWithPermissionRequest>>,
+    ) -> Result<Response<pb::ListMembersWithPermissionResponse>, Status> {
+        let (message, access) = self.admit(request).await?;
+        let (page, word, filter) = read(|fields| decode::list_members_with_permission(&message, fields))?;
+        let rows = self.roster().list_members_with_permission(&access, &word, &filter).await?;
+        let viewer = Viewer::new(access.caller(), Some(access.grant()));
+        let convert = |member: &_| convert::member(&viewer, member);
+        let (members, next_page_token) = page.convert(&rows, convert, |last| last.user.id.to_string().into_bytes());
+        respond(pb::ListMembersWithPermissionResponse { members, next_page_token })
+    }
+
     async fn update_member(
         &self,
         request: Request<Sealed<pb::UpdateMemberRequest>>,

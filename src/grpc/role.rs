@@ -77,20 +77,24 @@ impl RoleService for Api {
 }
 
 fn role(role: &RoleDefinition) -> pb::Role {
-    let origin = match role.origin {
-        RoleOrigin::BuiltIn => pb::RoleOrigin::BuiltIn,
-        RoleOrigin::Deployment => pb::RoleOrigin::Deployment,
-        RoleOrigin::Organization => pb::RoleOrigin::Organization,
-    };
     pb::Role {
         organization: role.organization.to_string(),
         name: role.name.to_string(),
-        origin: origin.into(),
+        origin: origin(role.origin).into(),
         title: role.title.clone(),
         description: role.description.clone(),
         permissions: role.permissions.clone(),
         create_time: role.version.as_ref().map(|version| convert::timestamp(version.create_time)),
         update_time: role.version.as_ref().map(|version| convert::timestamp(version.update_time)),
         etag: role.version.as_ref().map(|version| version.revision.to_string()).unwrap_or_default(),
+    }
+}
+
+/// Where a role is defined.
+pub(super) fn origin(origin: RoleOrigin) -> pb::RoleOrigin {
+    match origin {
+        RoleOrigin::BuiltIn => pb::RoleOrigin::BuiltIn,
+        RoleOrigin::Deployment => pb::RoleOrigin::Deployment,
+        RoleOrigin::Organization => pb::RoleOrigin::Organization,
     }
 }

@@ -111,6 +111,19 @@ impl ReplicaState {
         Ok(answers)
     }
 
+    /// Queries the primary with one question.
+    pub(super) async fn query_one<Q: StandingQuestion>(
+        &self,
+        question: &Q,
+        freshness: &Freshness,
+    ) -> Result<Answered<Q::Answer>, StoreError> {
+        let PrimaryAnswers { standings, roles, .. } = self.query_primary(vec![key(question)], freshness).await?;
+        let resolved = standings.first();
+        let unanswered = || StoreError::Unreadable("a question was not answered".to_owned());
+        let facts = Facts::of_primary(resolved.ok_or_else(unanswered)?, &roles);
+        Ok(Answered::new(question, &facts, AnswerSource::Primary))
+    }
+
     /// Requires that answers of the primary cover a consistency token. [`StoreError::Behind`] if they do not. Compares the
     /// positions that memory cannot confirm with the log of the primary.
     async fn require_covered(&self, token: &ConsistencyToken, answers: &PrimaryAnswers) -> Result<(), StoreError> {

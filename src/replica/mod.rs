@@ -41,7 +41,6 @@ use crate::store::datastore::{self, Datastore};
 use crate::store::pool::Pool;
 use crate::store::users;
 use consistency_token::ConsistencyToken;
-use evidence::PrimaryAnswers;
 use history::AppliedHistory;
 use primary::Primary;
 use roles::RoleCache;
@@ -255,13 +254,8 @@ impl Replica {
         {
             return Ok(answered);
         }
-        match self.0.query_primary(vec![question::key(question)], freshness).await {
-            Ok(PrimaryAnswers { standings, roles, .. }) => {
-                let resolved = standings.first();
-                let unanswered = || StoreError::Unreadable("a question was not answered".to_owned());
-                let facts = Facts::of_primary(resolved.ok_or_else(unanswered)?, &roles);
-                Ok(Answered::new(question, &facts, AnswerSource::Primary))
-            }
+        match self.0.query_one(question, freshness).await {
+            Ok(answered) => Ok(answered),
             Err(error) => {
                 let is_stale = self.0.allows_stale(freshness, &error);
                 let stale = is_stale.then(|| self.0.lookup(question, AnswerSource::StaleMemory));
@@ -296,6 +290,21 @@ impl Replica {
     ) -> Result<(Standing, AnswerSource), StoreError> {
         let Answered { answer, source, .. } = self.answer(&(organization, user), freshness).await?;
         Ok((answer, source))
+    }
+
+    /// The answer to a question from the primary, whatever memory knows. Without a consistency requirement it includes every
+    /// write acknowledged before.
+    ///
+    /// # Errors
+    /// If the datastore does not answer.
+    pub async fn answer_on_primary<Q: StandingQuestion + Sync>(
+        &self,
+        question: &Q,
+        freshness: &Freshness,
+    ) -> Result<Answered<Q::Answer>, StoreError> {
+        // No stale answer may take the place of this one, so the primary has the whole time.
+        let freshness = if *freshness == Freshness::Recent { &Freshness::Full } else { freshness };
+        self.0.query_one(question, freshness).await
     }
 
     /// The answers to many questions about many organizations, in the order of the questions. All answers about one

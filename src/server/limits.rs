@@ -150,6 +150,13 @@ pub const RESPONSE_WAIT: Duration = Duration::from_secs(3);
 pub const SMALL_RESPONSE: usize = 64 * 1024;
 /// The pause after a connection could not be accepted. File descriptors do not come back at once.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// The time between two looks at the revision of the access model in memory, for the comparison with its file.
+pub const MODEL_LOOK: Duration = Duration::from_secs(1);
+/// The time after which the stored access model is compared with its file in any case: a server without a replica does not
+/// see the revision in memory change.
+pub const MODEL_EVERY: Duration = Duration::from_secs(30);
+/// The maximum time of a read of the stored access model for the comparison.
+pub const MODEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time between two health queries to Postgres.
 pub const HEALTH_EVERY: Duration = Duration::from_millis(500);
 /// The time that a health query may take. The second half of it is for a query on another connection.

@@ -72,6 +72,7 @@ pub struct Metrics {
     refused_calls: Family<RefusedCall, Counter>,
     mails: Gauge,
     mail_age: Gauge,
+    model_differs: Gauge,
     /// The time of the last query for the size of the outbox. Held during the query, so that scrapes at once share one.
     backlog_time: Mutex<Option<Instant>>,
     standard_streams: Gauge,
@@ -104,6 +105,9 @@ impl Metrics {
             durations.get_or_create_owned(&CallSeconds { service, method }),
         );
         let (connections, mails, mail_age) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let model_differs = Gauge::default();
+        let help = "Whether the stored access model differs from access_model_file: 1 or 0; -1 if it cannot be read";
+        registry.register("access_model_differs", help, model_differs.clone());
         let (closed_connections, refused_calls) = (Family::default(), Family::default());
         registry.register("connections", "Open connections of callers", connections.clone());
         let help = "Connections that the server closed, by reason";
@@ -135,6 +139,7 @@ impl Metrics {
             refused_calls,
             mails,
             mail_age,
+            model_differs,
             backlog_time,
             standard_streams,
             streams,
@@ -163,6 +168,11 @@ impl Metrics {
     /// series.
     pub fn call_refused(&self, reason: &'static str, class: &'static str) {
         self.refused_calls.get_or_create(&RefusedCall { reason, class }).inc();
+    }
+
+    /// Sets whether the stored access model differs from its file; `None` if it cannot be read.
+    pub(super) fn model_differs(&self, differs: Option<bool>) {
+        self.model_differs.set(differs.map_or(-1, i64::from));
     }
 
     /// Counts a call. All unknown methods share one series, so that callers cannot create series.

@@ -1,11 +1,13 @@
 //! The server: start, serve, stop.
 //!
 //! A connection is served by one of the [`workers`]. Each of its requests passes the [`preflight`], then takes the
-//! [`fast_path`] or the [`pipeline`] ([`http2`]). Health, housekeeping and mail run beside the calls ([`upkeep`]);
+//! [`fast_path`] or the [`pipeline`] ([`http2`]). Health, housekeeping and mail run beside the calls ([`upkeep`]), and
+//! so does the comparison of the access model ([`expected_model`]);
 //! [`metrics`] counts them all.
 
 mod connection_state;
 mod connections;
+pub mod expected_model;
 mod fast_path;
 mod http2;
 pub mod limits;
@@ -46,6 +48,7 @@ use crate::limited_log::LimitedLog;
 use crate::mail::Mailer;
 use crate::service::Roster;
 use connections::Connections;
+use expected_model::{ExpectedModel, compare_models};
 use listener::Listener;
 use metrics::Metrics;
 use peers::Peers;
@@ -112,6 +115,8 @@ pub struct ServerSettings {
     pub drain: Duration,
     /// Whether server reflection is served. It shows the protos to every caller, anonymous ones included.
     pub reflection: bool,
+    /// The access model that a file names, which is compared with the stored one.
+    pub expected_model: ExpectedModel,
 }
 
 impl Default for ServerSettings {
@@ -137,6 +142,7 @@ impl Default for ServerSettings {
             lame_duck: Duration::ZERO,
             drain: Duration::from_secs(10),
             reflection: true,
+            expected_model: ExpectedModel::default(),
         }
     }
 }
@@ -247,6 +253,8 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
     background.spawn(watch_expiry(service.pipeline.state.settings.tls.clone(), upkeep.clone()));
     background.spawn(send_mail(mailer, roster.clone(), upkeep.clone()));
     background.spawn(roster.replica().follow(upkeep.clone()));
+    let expected_model = service.pipeline.state.settings.expected_model.clone();
+    background.spawn(compare_models(expected_model, roster.clone(), metrics.clone(), upkeep.clone()));
     background.spawn(metrics::serve(metrics_listener, metrics));
     tokio::select! {
         () = accept(&listener, &service, &workers, most) => {}

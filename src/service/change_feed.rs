@@ -9,6 +9,7 @@
 
 use super::consistency_token::{ConsistencyToken, TokenForm};
 use super::{Freshness, Roster, ServiceError};
+use crate::domain::ids::MODEL_BUCKET;
 use crate::domain::{BucketPosition, LogMark, OrganizationId, OrganizationRef, Refusal};
 use crate::replica::{Commits, Feed, Replica};
 use crate::service::limits;
@@ -86,8 +87,8 @@ impl Roster {
     /// organizations' buckets.
     ///
     /// # Errors
-    /// `CURSOR_EXPIRED`; `INVALID_REQUEST` if the cursor does not cover all of the buckets; if the datastore does not
-    /// answer.
+    /// `CURSOR_EXPIRED`; `INVALID_REQUEST` if the cursor does not cover all of the buckets, except that of the access model;
+    /// if the datastore does not answer.
     pub async fn follow(
         &self,
         from: Option<&ConsistencyToken>,
@@ -133,7 +134,14 @@ impl Roster {
         let covered: BTreeMap<i16, BucketPosition> = cursor.positions().map(|at| (at.bucket, at)).collect();
         let mut unconfirmed = Vec::new();
         for bucket in buckets {
-            let at = covered.get(&bucket).copied().ok_or_else(cursor_too_narrow)?;
+            let Some(at) = covered.get(&bucket).copied() else {
+                // A cursor of a release without access models, or of an export: their changes are watched from now on.
+                match start.heads.get(&bucket).filter(|_| bucket == MODEL_BUCKET) {
+                    Some(head) => start.positions.insert(bucket, FeedPosition::of(head)),
+                    None => return Err(cursor_too_narrow().into()),
+                };
+                continue;
+            };
             let mark = Some(at.mark).filter(|_| cursor.has_marks());
             start.positions.insert(bucket, FeedPosition { position: at.position, mark });
             let head = start.heads.get(&bucket).map(|head| head.in_bucket(bucket));

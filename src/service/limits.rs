@@ -95,3 +95,6 @@ pub const NAMED_USES: usize = 10;
 pub const PLAN_WARNINGS: usize = 100;
 /// Violations of the access model that one error names, as many as for other fields.
 pub const NAMED_VIOLATIONS: usize = 20;
+/// Attempts of a read that repeats while what it reads changes in between: a change would have to fall between two
+/// statements each time.
+pub const READ_ATTEMPTS: usize = 5;

@@ -7,8 +7,10 @@
 pub mod access_model;
 pub mod change_feed;
 pub mod checks;
+pub mod effective_permissions;
 pub mod error;
 pub mod events;
+pub mod explanations;
 pub mod export;
 pub mod export_queue;
 pub mod housekeeping;

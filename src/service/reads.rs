@@ -2,11 +2,14 @@
 
 use super::{Roster, ServiceError};
 use crate::authz::decide::Access;
-use crate::domain::{Member, Organization, Refusal, Role, SearchText, UserId};
+use crate::domain::{
+    Member, Organization, OrganizationId, Permission, Refusal, Role, RoleName, RoleTable, SearchText, UserId, ValueKind,
+};
 use crate::service::limits;
 use crate::store::StoreError;
+use crate::store::organization_roles::{self, OrganizationRole};
 use crate::store::row_page::RowPage;
-use crate::store::{memberships, organizations, users};
+use crate::store::{access_model, memberships, organizations, transaction, users};
 use sqlx::PgConnection;
 
 pub use crate::store::memberships::MemberFilter;
@@ -78,6 +81,73 @@ impl Roster {
         let outcome = memberships::list(&mut connection, access.organization(), filter).await;
         Ok(connection.finish(outcome)?)
     }
+
+    /// Lists the members of the organization whose role holds the permission with this word, the owner included. The roles
+    /// and the members are of one state.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` at `permission` if no such permission is declared; `VALUE_UNKNOWN` if the deployment has a role of
+    /// which this program does not know what it holds; `CONFLICT`; if the datastore does not answer.
+    pub async fn list_members_with_permission(
+        &self,
+        access: &Access,
+        word: &str,
+        filter: &MemberFilter,
+    ) -> Result<RowPage<Member>, ServiceError> {
+        let mut roles = self.replica.roles();
+        for _ in 0..limits::READ_ATTEMPTS {
+            let mut connection = self.pool.acquire_read().await?;
+            let organization = access.organization();
+            let page = members_with_permission(&mut connection, organization, &roles, word, filter.clone()).await;
+            if let Some(page) = connection.finish(page)? {
+                return Ok(page);
+            }
+            roles = self.replica.refresh_roles().await?;
+        }
+        Err(Refusal::Conflict.into())
+    }
+}
+
+/// Lists the members whose role holds a permission, from one snapshot. `None` if these are not the present roles of the
+/// deployment.
+async fn members_with_permission(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    roles: &RoleTable,
+    word: &str,
+    filter: MemberFilter,
+) -> Result<Option<RowPage<Member>>, ServiceError> {
+    let mut snapshot = transaction::begin_snapshot(connection).await?;
+    if access_model::position(&mut snapshot).await?.position != roles.revision() {
+        return Ok(None);
+    }
+    let permission = Permission::find(word).filter(|permission| roles.declared().contains(*permission));
+    let permission = permission.ok_or_else(|| Refusal::field("permission", "no such permission"))?;
+    let mut holders = roles.holders(permission).ok_or(Refusal::ValueUnknown { value: ValueKind::Role })?;
+    let own = organization_roles::list(&mut snapshot, organization, i64::from(limits::ORGANIZATION_ROLES)).await?;
+    holders.extend(own_holders(&own, word, &holders));
+    let filter = MemberFilter { roles: Some(holders), ..filter };
+    let page = memberships::list(&mut snapshot, organization, &filter).await?;
+    snapshot.commit().await.map_err(StoreError::from)?;
+    Ok(Some(page))
+}
+
+/// The roles of an organization that hold a permission. `deployment` has those of the deployment: a role that is being
+/// replaced holds what its replacement holds.
+fn own_holders(own: &[OrganizationRole], word: &str, deployment: &[RoleName]) -> Vec<RoleName> {
+    let holds = |role: &OrganizationRole| {
+        let mut last = role;
+        // A replacement is never replaced in a circle.
+        for _ in own {
+            let Some(replacement) = &last.content.replaced_by else { break };
+            match own.iter().find(|other| other.name == *replacement) {
+                Some(other) => last = other,
+                None => return deployment.contains(replacement),
+            }
+        }
+        last.content.permissions.iter().any(|permission| permission == word)
+    };
+    own.iter().filter(|role| holds(role)).map(|role| role.name.clone()).collect()
 }
 
 /// Lists the organizations that a search finds. Each batch of candidates has its own snapshot, as each page has.

@@ -91,7 +91,7 @@ pub async fn enable(connection: &mut PgConnection) -> Result<bool, StoreError> {
 
 /// A role of the deployment, as far as the database needs it. `admin` and `member` are not among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeploymentRole {
+pub struct DeploymentRoleRow {
     /// The name, unique in the deployment.
     pub name: RoleName,
     /// The one kind of organizations that has the role; `None` for a role of all kinds.
@@ -104,11 +104,11 @@ pub struct DeploymentRole {
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn deployment_roles(connection: &mut PgConnection) -> Result<Vec<DeploymentRole>, StoreError> {
+pub async fn deployment_roles(connection: &mut PgConnection) -> Result<Vec<DeploymentRoleRow>, StoreError> {
     let rows = sqlx::query!("SELECT name, kind, replaced_by FROM deployment_roles ORDER BY name");
     let rows = rows.fetch_all(connection).await?.into_iter();
     Ok(rows
-        .map(|row| DeploymentRole {
+        .map(|row| DeploymentRoleRow {
             name: RoleName::from_stored(&row.name),
             kind: row.kind.map(Kind::from_stored),
             replaced_by: row.replaced_by.as_deref().map(RoleName::from_stored),
@@ -128,7 +128,7 @@ pub async fn deployment_roles(connection: &mut PgConnection) -> Result<Vec<Deplo
 pub async fn apply(
     connection: &mut PgConnection,
     model: &Value,
-    roles: &[DeploymentRole],
+    roles: &[DeploymentRoleRow],
     cause: &Cause,
 ) -> Result<LogPosition, StoreError> {
     let names = names(roles);
@@ -160,7 +160,7 @@ pub async fn apply(
     Ok(at)
 }
 
-fn names(roles: &[DeploymentRole]) -> Vec<String> {
+fn names(roles: &[DeploymentRoleRow]) -> Vec<String> {
     roles.iter().map(|role| role.name.to_string()).collect()
 }
 
@@ -199,7 +199,7 @@ async fn store(connection: &mut PgConnection, model: &Value, cause: &Cause) -> R
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn delete_roles(connection: &mut PgConnection, except: &[DeploymentRole]) -> Result<u64, StoreError> {
+pub async fn delete_roles(connection: &mut PgConnection, except: &[DeploymentRoleRow]) -> Result<u64, StoreError> {
     let names = names(except);
     let result = sqlx::query!("DELETE FROM deployment_roles WHERE name <> ALL ($1)", &names);
     Ok(result.execute(connection).await?.rows_affected())

@@ -192,11 +192,64 @@ pub async fn delete(
     Ok(result.rows_affected() == 1)
 }
 
+/// A membership, and where its role is defined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MembershipOrigin {
+    /// The revision of the organization.
+    pub organization_revision: i64,
+    /// The revision of the access model.
+    pub model_revision: i64,
+    /// The name of the role, `owner` for the owner.
+    pub role: RoleName,
+    /// The revision of the organization that the latest change of the membership made.
+    pub revision: i64,
+    /// The revision of the organization at which the role last changed; `None` for a role that is not the organization's.
+    pub role_revision: Option<i64>,
+    /// The role that replaces it, while its members move there.
+    pub replaced_by: Option<RoleName>,
+}
+
+/// Reads a membership with the definition of its role, from one snapshot.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn origin(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    user: &UserId,
+) -> Result<Option<MembershipOrigin>, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT o.revision AS organization_revision, a.revision AS model_revision, m.role, m.revision,
+                  (m.user_id = o.owner_id) AS is_owner, r.revision AS "role_revision?",
+                  coalesce(r.replaced_by, d.replaced_by) AS replaced_by
+           FROM memberships m
+           JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
+           CROSS JOIN access_model a
+           LEFT JOIN organization_roles r
+               ON r.bucket = m.bucket AND r.organization_id = m.organization_id AND r.name = m.organization_role
+           LEFT JOIN deployment_roles d ON d.name = m.deployment_role
+           WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = $3"#,
+        organization.bucket(),
+        organization.as_uuid(),
+        user.as_str(),
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| MembershipOrigin {
+        organization_revision: row.organization_revision,
+        model_revision: row.model_revision,
+        role: if row.is_owner == Some(true) { RoleName::OWNER } else { RoleName::from_stored(&row.role) },
+        revision: row.revision,
+        role_revision: row.role_revision,
+        replaced_by: row.replaced_by.as_deref().map(RoleName::from_stored),
+    }))
+}
+
 /// A page of an organization's members.
 #[derive(Debug, Clone)]
 pub struct MemberFilter {
-    /// Only members with this role.
-    pub role: Option<RoleName>,
+    /// Only members with one of these roles; `None` for all members.
+    pub roles: Option<Vec<RoleName>>,
     /// Only user ids greater than this one: the last of the previous page.
     pub after: Option<String>,
     /// Maximum number of members.
@@ -212,6 +265,7 @@ pub async fn list(
     organization: OrganizationId,
     filter: &MemberFilter,
 ) -> Result<RowPage<Member>, StoreError> {
+    let roles: Option<Vec<String>> = filter.roles.as_ref().map(|roles| roles.iter().map(ToString::to_string).collect());
     // No id is empty, so the first page starts after the empty id: every page uses the same index condition. The plan
     // reads the members of the page in the order of their key, then the user of each: the planner does not know the
     // size of the page, and without OFFSET 0 it would join all members with all users.
@@ -231,7 +285,8 @@ pub async fn list(
                      FROM (
                          SELECT * FROM memberships
                          WHERE bucket = $1 AND organization_id = $2 AND user_id > coalesce($3::text, '')
-                           AND ($4::text IS NULL OR CASE WHEN user_id = o.owner_id THEN 'owner' ELSE role END = $4)
+                           AND ($4::text[] IS NULL
+                                OR CASE WHEN user_id = o.owner_id THEN 'owner' ELSE role END = ANY ($4))
                          ORDER BY user_id
                          LIMIT $5) p
                      WINDOW before AS (ORDER BY p.user_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) s
@@ -245,7 +300,7 @@ pub async fn list(
         organization.bucket(),
         organization.as_uuid(),
         filter.after,
-        filter.role.as_ref().map(RoleName::as_str),
+        roles.as_deref(),
         filter.limit,
         limits::PAGE_STORED_BYTES,
         limits::PAGE_TEXT_BYTES,

@@ -140,6 +140,10 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let error = Arc::new(postgres_error::readable(error));
         match &*error {
+            // A role of the deployment was removed after the transaction had read it.
+            sqlx::Error::Database(database) if database.constraint() == Some("memberships_deployment_role") => {
+                Self::ModelChanged
+            }
             sqlx::Error::Database(database) => match sqlstate::error_class(&database.code().unwrap_or_default()) {
                 ErrorClass::Unavailable => Self::Unavailable(error),
                 ErrorClass::Unmigrated => Self::Unmigrated(error),

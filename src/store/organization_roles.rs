@@ -274,27 +274,6 @@ pub struct MovedMember {
     pub revision: i64,
 }
 
-/// The statement of [`move_members`] for the members that a column selects. `$3` is the former role, `$4` the new one.
-macro_rules! move_query {
-    ($column:literal, $($argument:tt)*) => {
-        sqlx::query!(
-            "WITH chosen AS (
-                 SELECT user_id, row_number() OVER (ORDER BY user_id) AS number FROM (
-                     SELECT user_id FROM memberships WHERE bucket = $1 AND organization_id = $2 AND "
-                + $column
-                + " = $3 ORDER BY user_id LIMIT $5) first
-             )
-             UPDATE memberships m
-             SET role = $4, revision = $6 + chosen.number, update_time = statement_timestamp(),
-                 organization_role = CASE WHEN $4 LIKE 'org:%' THEN $4 END,
-                 deployment_role = CASE WHEN $4 NOT LIKE 'org:%' AND $4 NOT IN ('admin', 'member') THEN $4 END
-             FROM chosen WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = chosen.user_id
-             RETURNING m.user_id, m.revision",
-            $($argument)*
-        )
-    };
-}
-
 /// Moves at most `most` members of an organization from one role to another, the first ones by user id. `from` is a role of
 /// the organization or of the deployment, and neither `admin` nor `member`: those have no index. Returns the
 /// moved members in the order of their revisions, which follow the current revision of the organization.
@@ -308,16 +287,59 @@ pub async fn move_members(
     to: &RoleName,
     most: i64,
 ) -> Result<Vec<MovedMember>, StoreError> {
-    let (bucket, id) = (organization.id.bucket(), organization.id.as_uuid());
-    let moved = |(user, revision)| MovedMember { user: UserId::from_stored(user), revision };
-    let mut members: Vec<MovedMember> = if from.is_of_organization() {
-        let rows =
-            move_query!("organization_role", bucket, id, from.as_str(), to.as_str(), most, organization.revision);
-        rows.fetch_all(connection).await?.into_iter().map(|row| (row.user_id, row.revision)).map(moved).collect()
+    let users = members_of(connection, organization.id, from, most).await?;
+    // One statement with a join of the table with itself would take minutes where the statistics are missing or old.
+    let rows = sqlx::query!(
+        "UPDATE memberships m
+         SET role = $4, revision = $5 + q.number, update_time = statement_timestamp(),
+             organization_role = CASE WHEN $4 LIKE 'org:%' THEN $4 END,
+             deployment_role = CASE WHEN $4 NOT LIKE 'org:%' AND $4 NOT IN ('admin', 'member') THEN $4 END
+         FROM unnest($3::text[]) WITH ORDINALITY AS q (user_id, number)
+         WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = q.user_id COLLATE \"C\"
+         RETURNING m.user_id, m.revision",
+        organization.id.bucket(),
+        organization.id.as_uuid(),
+        &users,
+        to.as_str(),
+        organization.revision,
+    )
+    .fetch_all(connection)
+    .await?;
+    let moved = rows.into_iter();
+    let mut moved: Vec<MovedMember> =
+        moved.map(|row| MovedMember { user: UserId::from_stored(row.user_id), revision: row.revision }).collect();
+    moved.sort_by_key(|member| member.revision);
+    Ok(moved)
+}
+
+/// The first members of an organization with a role, by id.
+async fn members_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    role: &RoleName,
+    most: i64,
+) -> Result<Vec<String>, StoreError> {
+    let (bucket, id) = (organization.bucket(), organization.as_uuid());
+    let users = if role.is_of_organization() {
+        let users = sqlx::query_scalar!(
+            "SELECT user_id FROM memberships WHERE bucket = $1 AND organization_id = $2 AND organization_role = $3
+             ORDER BY user_id LIMIT $4",
+            bucket,
+            id,
+            role.as_str(),
+            most,
+        );
+        users.fetch_all(connection).await?
     } else {
-        let rows = move_query!("deployment_role", bucket, id, from.as_str(), to.as_str(), most, organization.revision);
-        rows.fetch_all(connection).await?.into_iter().map(|row| (row.user_id, row.revision)).map(moved).collect()
+        let users = sqlx::query_scalar!(
+            "SELECT user_id FROM memberships WHERE bucket = $1 AND organization_id = $2 AND deployment_role = $3
+             ORDER BY user_id LIMIT $4",
+            bucket,
+            id,
+            role.as_str(),
+            most,
+        );
+        users.fetch_all(connection).await?
     };
-    members.sort_by_key(|member| member.revision);
-    Ok(members)
+    Ok(users)
 }

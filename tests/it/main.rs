@@ -28,6 +28,7 @@ mod lifecycle;
 mod mail;
 mod newer;
 mod peers;
+mod permissions;
 mod pipeline;
 mod pool;
 mod providers;

@@ -111,7 +111,7 @@ async fn the_first_page_costs_the_same_for_a_hundred_and_a_hundred_thousand_memb
         sqlx::query_scalar("SELECT id FROM organizations ORDER BY id").fetch_all(&database.pool).await.unwrap();
     let first_page = |id: uuid::Uuid| {
         async move |connection: &mut PgConnection| {
-            let filter = memberships::MemberFilter { role: None, after: None, limit: 51 };
+            let filter = memberships::MemberFilter { roles: None, after: None, limit: 51 };
             memberships::list(connection, OrganizationId::from_uuid(id), &filter).await.unwrap().rows.len()
         }
     };

@@ -10,7 +10,7 @@
 //! - [`parts`] is the raw document, as a request or a file has it; [`validate`] makes a model of it;
 //! - [`file`] is the document as a file, in TOML or JSON;
 //! - [`stored`] is the form in the datastore;
-//! - [`plan`] compares two models, and [`patch`] prints the comparison.
+//! - [`plan`] compares two models, [`patch`] prints the comparison, and [`ModelPlan::summary`] names its items.
 
 mod built_in;
 #[cfg(feature = "server")]
@@ -21,6 +21,7 @@ pub mod patch;
 pub mod permission_name;
 pub mod plan;
 mod stored;
+mod summary;
 #[cfg(test)]
 mod tests;
 pub mod text;

@@ -1,12 +1,13 @@
 //! The handlers of `CheckService`: admit, decode, call, encode.
 
 mod export;
+mod permissions;
 mod stream;
 
 use super::admit::sealed::Sealed;
 use super::admit::stream::{MessageStream, PushStream};
 use super::admit::{Api, admit_now, read, respond};
-use super::decode::check as decode;
+use super::decode::{check as decode, permissions as decode_permissions};
 use super::pb::check_service_server::CheckService;
 use super::{convert, pb, watch};
 use crate::authn::Caller;
@@ -86,6 +87,36 @@ impl CheckService for Api {
         let answers = read(|fields| decode::declared(answers, fields))?;
         let results = answers.into_iter().map(|answer| convert::check_result(answer, String::new())).collect();
         respond(pb::BatchCheckMembershipResponse { results, consistency_token: token.encode() })
+    }
+
+    async fn get_effective_permissions(
+        &self,
+        request: Request<Sealed<pb::GetEffectivePermissionsRequest>>,
+    ) -> Result<Response<pb::GetEffectivePermissionsResponse>, Status> {
+        let (message, _) = self.admit_caller(request).await?;
+        let (check, freshness) = read(|fields| decode_permissions::effective(message, fields))?;
+        let (answer, token) = self.roster().effective_permissions(&check, &freshness).await?;
+        respond(permissions::effective(&answer, token.encode()))
+    }
+
+    async fn batch_get_effective_permissions(
+        &self,
+        request: Request<Sealed<pb::BatchGetEffectivePermissionsRequest>>,
+    ) -> Result<Response<pb::BatchGetEffectivePermissionsResponse>, Status> {
+        let (message, _) = self.admit_caller(request).await?;
+        let (checks, freshness) = read(|fields| decode_permissions::effective_of_batch(message, fields))?;
+        let (answers, token) = self.roster().effective_permissions_of_batch(&checks, &freshness).await?;
+        respond(permissions::effective_of_batch(&answers, token.encode()))
+    }
+
+    async fn explain_check(
+        &self,
+        request: Request<Sealed<pb::ExplainCheckRequest>>,
+    ) -> Result<Response<pb::ExplainCheckResponse>, Status> {
+        let (message, caller) = self.admit_caller(request).await?;
+        let (check, freshness) = read(|fields| decode_permissions::explain(message, fields))?;
+        let (explanation, token) = self.roster().explain_check(&check, &freshness).await?;
+        respond(permissions::explained(explanation, caller.is_operator(), token.encode()))
     }
 
     type StreamChecksStream = MessageStream<CheckStream>;

@@ -58,7 +58,10 @@ pub(in crate::grpc) fn declared(
 }
 
 /// The consistency that the answer must have.
-fn freshness(fields: &mut FieldReader, consistency: Option<&pb::Consistency>) -> Result<Freshness, InvalidFields> {
+pub(super) fn freshness(
+    fields: &mut FieldReader,
+    consistency: Option<&pb::Consistency>,
+) -> Result<Freshness, InvalidFields> {
     use pb::consistency::Requirement;
     match consistency.and_then(|consistency| consistency.requirement.as_ref()) {
         Some(Requirement::AtLeastAsFresh(token)) => {

@@ -6,6 +6,7 @@ pub(super) mod check;
 pub(super) mod event;
 pub(super) mod invitation;
 pub(super) mod organization;
+pub(super) mod permissions;
 pub(super) mod role;
 pub(super) mod user;
 

@@ -2,9 +2,11 @@
 
 use super::invitation::delivery;
 use super::{FieldReader, InvalidFields, UserReference, borrow_oneof, item_count};
+use crate::domain::access_model::PermissionName;
 use crate::domain::ids::parse_uuid;
 use crate::domain::{
-    EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, RoleName, SearchText, Slug, UserId,
+    EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, Permission, RoleName, SearchText, Slug,
+    UserId,
 };
 use crate::grpc::page::Page;
 use crate::grpc::{convert, limits, pb};
@@ -232,5 +234,24 @@ pub(in crate::grpc) fn list_members(
     let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
     let after = page.key(fields, |key| UserId::parse(std::str::from_utf8(key).ok()?).ok())?;
     let limit = page.limit();
-    Ok((page, MemberFilter { role: role?, after: after.map(|user| user.to_string()), limit }))
+    let roles = role?.map(|role| vec![role]);
+    Ok((page, MemberFilter { roles, after: after.map(|user| user.to_string()), limit }))
+}
+
+/// The input of `ListMembersWithPermission`: the page, the word of the permission, and the members from which to go on. A
+/// well-formed word of the application may not be declared.
+pub(in crate::grpc) fn list_members_with_permission(
+    message: &pb::ListMembersWithPermissionRequest,
+    fields: &mut FieldReader,
+) -> Result<(Page, String, MemberFilter), InvalidFields> {
+    let word = &message.permission;
+    let is_reserved = Permission::find(word).is_some_and(Permission::is_reserved);
+    let is_possible = is_reserved || PermissionName::parse(word).is_ok();
+    let word =
+        fields.take("permission", if is_possible { Ok(word.clone()) } else { Err(Invalid::new("no such permission")) });
+    let filter = ["members with permission", &message.organization, &message.permission];
+    let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
+    let after = page.key(fields, |key| UserId::parse(std::str::from_utf8(key).ok()?).ok())?;
+    let filter = MemberFilter { roles: None, after: after.map(|user| user.to_string()), limit: page.limit() };
+    Ok((page, word?, filter))
 }

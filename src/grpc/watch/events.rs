@@ -4,6 +4,7 @@ use super::packing::MessageItems;
 use super::pings::WatchPings;
 use super::{WatchCheckpoint, WatchScope, WatchView};
 use crate::domain::event::EventType;
+use crate::domain::ids::MODEL_BUCKET;
 use crate::grpc::admit::stream::StreamSender;
 use crate::grpc::decode::event::EventWatch;
 use crate::grpc::{convert, pb};
@@ -19,7 +20,8 @@ pub(in crate::grpc) async fn watch(
 ) -> Result<(), Status> {
     let organization = WatchScope::find(&roster, input.organization.as_ref()).await?;
     let scope = WatchScope { organization, user: None, kind: input.kind };
-    let feed = roster.follow(input.cursor.as_ref(), scope.buckets().into_iter()).await?;
+    let model = organization.is_none().then_some(MODEL_BUCKET);
+    let feed = roster.follow(input.cursor.as_ref(), scope.buckets().into_iter().chain(model)).await?;
     let pings = WatchPings::none(roster.clone());
     let view = EventView { roster, scope, types: input.types };
     super::run(feed, pings, view, sender).await

@@ -14,7 +14,7 @@ use crate::service::write::queue::QueueKey;
 use crate::service::write::unit_of_work::UnitOfWork;
 use crate::service::{ServiceError, limits};
 use crate::store::StoreError;
-use crate::store::access_model::{self, DeploymentRole, StoredModel};
+use crate::store::access_model::{self, DeploymentRoleRow, StoredModel};
 use crate::store::usage;
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
@@ -215,10 +215,12 @@ async fn check_permissions(connection: &mut PgConnection, plan: &ModelPlan) -> R
 }
 
 /// The roles of a model for the table that memberships refer to.
-fn deployment_roles(model: &AccessModel) -> Vec<DeploymentRole> {
+fn deployment_roles(model: &AccessModel) -> Vec<DeploymentRoleRow> {
     let is_stored = |name: &RoleName| *name != RoleName::ADMIN && *name != RoleName::MEMBER;
     let roles = model.roles().iter().filter(|role| is_stored(&role.name));
-    roles.map(|role| DeploymentRole { name: role.name.clone(), kind: role.kind.clone(), replaced_by: None }).collect()
+    roles
+        .map(|role| DeploymentRoleRow { name: role.name.clone(), kind: role.kind.clone(), replaced_by: None })
+        .collect()
 }
 
 /// Records that every server knows roles and permissions that are not built in. It is a revision of the model, so that it

@@ -39,6 +39,7 @@ EnsureMember            cred      bad old     deny     deny  deny   off  role   
 BatchAddMembers         cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
 GetMember               cred      bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
 ListMembers             cred      bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
+ListMembersWithPermission cred    bad old     deny     deny  deny   off  read   read  read  read       read      deny        deny
 UpdateMember            cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
 RemoveMember            cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
 LeaveOrganization       cred      bad old     deny     deny  deny   off  done   done  owns  shut       shut      deny        deny
@@ -46,6 +47,9 @@ TransferOwnership       cred      bad old     deny     deny  deny   off  role   
 ListUserOrganizations   cred      bad old     read     read  read   off  read   read  read  read       read      read        read
 CheckMembership         cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 BatchCheckMembership    cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+GetEffectivePermissions cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+BatchGetEffectivePermissions cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+ExplainCheck            cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 StreamChecks            cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 WatchEvents             cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 WatchMemberships        cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
@@ -94,6 +98,7 @@ EnsureMember            scope done   scope  done     shut       none        gone
 BatchAddMembers         scope done   scope  done     shut       none        gone          done      role       deny         role
 GetMember               read  read   scope  read     read       none        read          read      read       deny         read
 ListMembers             read  read   scope  read     read       none        read          read      read       deny         read
+ListMembersWithPermission read  read   scope  read     read       none        read          read      read       deny         read
 UpdateMember            scope done   scope  done     shut       none        gone          done      role       deny         role
 RemoveMember            scope done   scope  done     shut       none        gone          done      role       deny         role
 LeaveOrganization       scope kind   scope  kind     kind       none        kind          owns      done       deny         done
@@ -101,6 +106,9 @@ TransferOwnership       scope scope  scope  done     scope      scope       gone
 ListUserOrganizations   read  read   scope  read     read       read        read          read      read       read         read
 CheckMembership         read  read   scope  read     read       read        read          kind      kind       kind         kind
 BatchCheckMembership    read  read   scope  read     read       read        read          kind      kind       kind         kind
+GetEffectivePermissions read  read   scope  read     read       read        read          kind      kind       kind         kind
+BatchGetEffectivePermissions read  read   scope  read     read       read        read          kind      kind       kind         kind
+ExplainCheck            read  read   scope  read     read       read        read          kind      kind       kind         kind
 StreamChecks            read  read   scope  read     read       read        read          kind      kind       kind         kind
 WatchEvents             scope read   scope  read     read       read        read          kind      kind       kind         kind
 WatchMemberships        read  read   scope  read     read       read        read          kind      kind       kind         kind

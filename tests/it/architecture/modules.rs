@@ -48,6 +48,8 @@ pub(super) const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "server",
+            "client",
+            "pb",
             "config",
             "telemetry",
             "error_causes",

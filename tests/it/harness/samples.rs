@@ -324,6 +324,10 @@ fn read_entry(name: &str, target: &Target) -> Option<Sample> {
         }
         "GetMember" => Member.sends(pb::GetMemberRequest { organization, user_id: member }),
         "ListMembers" => Owner.sends(pb::ListMembersRequest { organization, ..Default::default() }),
+        "ListMembersWithPermission" => {
+            let permission = "members.list".to_owned();
+            Owner.sends(pb::ListMembersWithPermissionRequest { organization, permission, ..Default::default() })
+        }
         "GetInvitation" => {
             let request = pb::GetInvitationRequest { organization, invitation_id };
             Owner.sends(request).after(Setup::InvitationToIdentifier)
@@ -347,11 +351,14 @@ fn read_entry(name: &str, target: &Target) -> Option<Sample> {
         "GetRole" => Owner.sends(pb::GetRoleRequest { organization, name: "admin".to_owned() }),
         "ListRoles" => Owner.sends(pb::ListRolesRequest { organization, ..Default::default() }),
         "GetUser" => Operator.sends(pb::GetUserRequest { user_id: account }),
-        "CheckMembership" | "StreamChecks" => Operator.sends(super::is_member(&organization, &member)),
+        // Their requests have the same first fields.
+        "CheckMembership" | "StreamChecks" | "GetEffectivePermissions" | "ExplainCheck" => {
+            Operator.sends(super::is_member(&organization, &member))
+        }
         "WatchMemberships" => Operator.sends(pb::WatchMembershipsRequest { organization, ..Default::default() }),
         "WatchEvents" => Operator.sends(pb::WatchEventsRequest { organization, ..Default::default() }),
         "ExportMemberships" => Operator.sends(pb::ExportMembershipsRequest::default()),
-        "BatchCheckMembership" => {
+        "BatchCheckMembership" | "BatchGetEffectivePermissions" => {
             let item = pb::CheckItem { organization, user_id: member, ..Default::default() };
             Operator.sends(pb::BatchCheckMembershipRequest { items: vec![item; 20], ..Default::default() })
         }

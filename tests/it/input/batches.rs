@@ -33,6 +33,14 @@ async fn an_error_names_at_most_twenty_invalid_fields() {
     let status = fixture.server.operator().checks.batch_check_membership(request).await.unwrap_err();
     assert_eq!(violations(&status).len(), 20);
     assert!(status.details().len() < 10 * 1024, "{}", status.details().len());
+    let request = pb::BatchGetEffectivePermissionsRequest {
+        items: vec![pb::EffectivePermissionsItem::default(); 1_001],
+        consistency: Some(pb::Consistency {
+            requirement: Some(pb::consistency::Requirement::AtLeastAsFresh("x".to_owned())),
+        }),
+    };
+    let status = fixture.server.operator().checks.batch_get_effective_permissions(request).await.unwrap_err();
+    assert_eq!(violations(&status), ["consistency.at_least_as_fresh", "items"]);
     fixture.assert_unchanged().await;
 }
 
@@ -72,5 +80,14 @@ async fn batch_sizes_are_limited() {
     let request = pb::BatchCheckMembershipRequest { items: vec![item; 10_000], ..Default::default() };
     let answer = operator.checks.batch_check_membership(request).await.unwrap().into_inner();
     assert_eq!(answer.results.len(), 10_000);
+    let item = pb::EffectivePermissionsItem { organization: "acme".to_owned(), user_id: "ada".to_owned() };
+    for size in [0, 1_001] {
+        let request = pb::BatchGetEffectivePermissionsRequest { items: vec![item.clone(); size], consistency: None };
+        let status = operator.checks.batch_get_effective_permissions(request).await.unwrap_err();
+        assert_eq!(violations(&status), ["items"], "{size}");
+    }
+    let request = pb::BatchGetEffectivePermissionsRequest { items: vec![item; 1_000], consistency: None };
+    let answer = operator.checks.batch_get_effective_permissions(request).await.unwrap().into_inner();
+    assert_eq!((answer.results.len(), answer.permission_sets.len()), (1_000, 1));
     fixture.assert_unchanged().await;
 }

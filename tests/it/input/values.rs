@@ -52,6 +52,7 @@ fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
         "slug" => text("the-one"),
         "kind" => text("account"),
         "role" => text("member"),
+        "permission" => text("members.list"),
         "search" => text("ac"),
         "reason" => text("because"),
         "request_id" => text(UUID),
@@ -194,7 +195,14 @@ fn wrong_for_message(name: &str, parent: &str) -> Vec<Value> {
         ("organization", _)
         | ("name", "CreateOrganizationRequest" | "UpdateOrganizationRequest")
         | ("slug", "UpdateOrganizationRequest")
-        | ("role", "UpdateMemberRequest" | "CheckMembershipRequest" | "CheckItem" | "StreamChecksRequest")
+        | (
+            "role",
+            "UpdateMemberRequest"
+            | "CheckMembershipRequest"
+            | "CheckItem"
+            | "StreamChecksRequest"
+            | "ExplainCheckRequest",
+        )
         | ("email", "CreateInvitationRequest" | "BatchCreateInvitationsItem") => texts(&[""]),
         ("states", "ListUserOrganizationsRequest") => [&[1][..], &[4]].map(numbers).into(),
         ("states", "ListOrganizationsRequest") => [&[5][..], &[2, 2, 2, 2, 2]].map(numbers).into(),

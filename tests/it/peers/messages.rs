@@ -137,6 +137,9 @@ async fn pages(caller: &mut Caller, method: &MethodDescriptor) -> (Vec<usize>, u
         if method.input().get_field_by_name("organization").is_some() {
             request.set_field_by_name("organization", Value::String(ACME.to_owned()));
         }
+        if method.input().get_field_by_name("permission").is_some() {
+            request.set_field_by_name("permission", Value::String("members.list".to_owned()));
+        }
         let answer = caller.call(method, request.encode_to_vec()).await.unwrap();
         sizes.push(answer.len());
         let (count, next) = count(&answer);
@@ -161,7 +164,7 @@ async fn every_list_of_the_largest_rows_has_pages_that_a_default_client_receives
     };
     let mut zoe = Caller::with_token(&server.channel(), server.mint(&zoe));
     let lists: Vec<MethodDescriptor> = dynamic::methods().into_iter().filter(is_page).collect();
-    assert_eq!(lists.len(), 9);
+    assert_eq!(lists.len(), 10);
     for method in lists {
         let caller = if method.name() == "ListReceivedInvitations" { &mut zoe } else { &mut operator };
         let (sizes, items) = pages(caller, &method).await;
@@ -169,7 +172,7 @@ async fn every_list_of_the_largest_rows_has_pages_that_a_default_client_receives
             "ListUsers" => USERS + 1,
             // With the built-in roles.
             "ListRoles" => ROLES + 3,
-            "ListMembers" | "ListOrganizations" | "ListUserOrganizations" => ROWS + 1,
+            "ListMembers" | "ListMembersWithPermission" | "ListOrganizations" | "ListUserOrganizations" => ROWS + 1,
             _ => ROWS,
         };
         assert_eq!(items, expected, "{}", method.name());
@@ -234,6 +237,11 @@ async fn measure_batches(server: &Server, measured: &mut MeasuredMethods) {
     let answer = operator.checks.batch_check_membership(request).await.unwrap().into_inner();
     assert_eq!(answer.results.len(), 10_000);
     measured.add("BatchCheckMembership", &answer);
+    let item = pb::EffectivePermissionsItem { organization: ACME.to_owned(), user_id: "zoe".to_owned() };
+    let request = pb::BatchGetEffectivePermissionsRequest { items: vec![item; 1_000], consistency: None };
+    let answer = operator.checks.batch_get_effective_permissions(request).await.unwrap().into_inner();
+    assert_eq!(answer.results.len(), 1_000);
+    measured.add("BatchGetEffectivePermissions", &answer);
 }
 
 /// Streams of all changes and events since a cursor, and of everything.

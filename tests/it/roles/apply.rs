@@ -370,6 +370,46 @@ async fn every_change_is_an_event_with_the_names_of_what_differs() {
     assert_eq!(events, all.events);
 }
 
+#[tokio::test]
+async fn a_watch_of_all_events_has_the_changes_of_the_model() {
+    let server = Server::start().await;
+    let mut operator = server.operator();
+    let acme = operator.create("Acme").await;
+    let mut backend = server.service(&[Scope::Manage]);
+    let mut open = async |request: pb::WatchEventsRequest| {
+        let mut watch = backend.events.watch_events(request).await.unwrap().into_inner();
+        let cursor = watch.message().await.unwrap().unwrap().cursor;
+        (watch, cursor)
+    };
+    let only = |types: &[&str]| types.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let (mut all, cursor) = open(pb::WatchEventsRequest::default()).await;
+    let (mut of_acme, _) = open(pb::WatchEventsRequest { organization: acme.clone(), ..Default::default() }).await;
+    let (mut members, _) = open(pb::WatchEventsRequest { types: only(&["member.added"]), ..Default::default() }).await;
+    for number in 0..3 {
+        put(&mut operator, json!({ "permissions": [{ "name": format!("area.word-{number}") }] })).await.unwrap();
+    }
+    operator.add(&acme, "ada", "member").await;
+    let listed = operator.models.list_model_events(pb::ListModelEventsRequest::default()).await.unwrap().into_inner();
+    let expected: Vec<pb::Event> = listed.events.into_iter().rev().collect();
+    let (mut resumed, _) = open(pb::WatchEventsRequest { cursor, ..Default::default() }).await;
+    for watch in [&mut all, &mut resumed] {
+        let mut events = Vec::new();
+        while events.len() < 3 {
+            let message = watch.message().await.unwrap().unwrap();
+            events.extend(message.events.into_iter().filter(|event| event.organization_id.is_empty()));
+        }
+        events.retain(|event| event.r#type == "model.changed");
+        assert_eq!(events, expected);
+    }
+    for watch in [&mut of_acme, &mut members] {
+        let mut types = Vec::new();
+        while types.is_empty() {
+            types.extend(watch.message().await.unwrap().unwrap().events.into_iter().map(|event| event.r#type));
+        }
+        assert!(types.iter().all(|text| text != "model.changed"), "{types:?}");
+    }
+}
+
 /// The lists of a summary, by their path, with spaces between the names.
 fn names(summary: &prost_types::Struct) -> BTreeMap<String, String> {
     use prost_types::value::Kind;

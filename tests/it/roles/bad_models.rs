@@ -31,7 +31,7 @@ fn bad_models() -> Vec<(Value, &'static str)> {
     let many_kinds = (0..21).flat_map(|number| roles(if number < 20 { 100 } else { 1 }, &format!("k{number}")));
     let both = [roles(60, ""), roles(41, "vendor")].concat();
     let large =
-        (0..1_000).map(|number| json!({ "name": format!("area.word-{number}"), "description": "é".repeat(600) }));
+        (0..1_000).map(|number| json!({ "name": format!("area.word-{number}"), "description": "é".repeat(480) }));
     vec![
         (permission(""), "model.permissions[0].name"),
         (permission("billing"), "model.permissions[0].name"),

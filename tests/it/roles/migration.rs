@@ -81,12 +81,12 @@ async fn a_datastore_of_a_former_release_is_not_enabled_until_the_operator_says_
 
 #[tokio::test]
 async fn a_process_that_waited_for_the_migrations_of_a_former_release_does_not_enable() {
+    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'advisory'";
     let database = Database::empty().await;
     let mut former = connect(&database).await;
     // A process of the former release holds the lock of the migrations.
     former.lock().await.unwrap();
-    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'advisory'";
     let release = async {
         let wait = async { while database.count(WAITING).await == 0 {} };
         tokio::time::timeout(super::CONDITION_TIMEOUT, wait).await.unwrap();
@@ -99,7 +99,6 @@ async fn a_process_that_waited_for_the_migrations_of_a_former_release_does_not_e
 
 #[tokio::test]
 async fn the_rows_of_a_former_release_stay_and_every_constraint_is_valid() {
-    let database = former().await;
     const ROWS: &str = "SELECT md5(string_agg(row, '' ORDER BY row)) FROM (
         SELECT concat_ws(' ', bucket, organization_id, user_id, role, revision) AS row FROM memberships
         UNION ALL SELECT concat_ws(' ', organization_id, role) FROM invitations
@@ -108,6 +107,7 @@ async fn the_rows_of_a_former_release_stay_and_every_constraint_is_valid() {
     const FILES: &str = "SELECT string_agg(pg_relation_filenode(oid)::text, ' ' ORDER BY oid) FROM pg_class
         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
           AND relname IN ('memberships', 'invitations', 'log_heads', 'organizations', 'log_default')";
+    let database = former().await;
     let facts = async || -> [String; 2] {
         let mut connection = connect(&database).await;
         let rows = sqlx::query_scalar(ROWS).fetch_one(&mut connection).await.unwrap();

@@ -15,7 +15,7 @@ use crate::harness::Database;
 use roster::domain::access_model::ModelParts;
 use roster::domain::{ActorKind, Organization, OrganizationId, RoleName};
 use roster::grpc::pb;
-use roster::store::access_model::DeploymentRole;
+use roster::store::access_model::DeploymentRoleRow;
 use roster::store::events::Cause;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::time::Duration;
@@ -140,8 +140,8 @@ fn name(name: &str) -> RoleName {
 }
 
 /// A role of the deployment for all kinds.
-fn of_all_kinds(role: &str) -> DeploymentRole {
-    DeploymentRole { name: name(role), kind: None, replaced_by: None }
+fn of_all_kinds(role: &str) -> DeploymentRoleRow {
+    DeploymentRoleRow { name: name(role), kind: None, replaced_by: None }
 }
 
 fn cause() -> Cause {

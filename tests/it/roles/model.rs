@@ -1,12 +1,15 @@
 //! The functions of the store for the access model, and the change log of bucket 288.
 
-use super::{acme, beta, cause, connect, database, lock_acme, name, of_all_kinds, run, until_waiting, violation};
+use super::{
+    DANGLING, acme, beta, cause, connect, database, lock_acme, name, of_all_kinds, run, until_waiting, violation,
+};
 use crate::harness::Database;
 use futures_util::TryStreamExt;
+use futures_util::future::join_all;
 use roster::domain::change::{ChangeDetail, LogEntry};
 use roster::domain::ids::MODEL_BUCKET;
 use roster::domain::{Attributes, BucketPosition, Kind, Role, RoleName, UserId};
-use roster::store::access_model::{self, DeploymentRole, ModelRevision};
+use roster::store::access_model::{self, DeploymentRoleRow, ModelRevision};
 use roster::store::export::ExportSnapshot;
 use roster::store::log::history::{self, LogEvidence};
 use roster::store::log::snapshot::BucketSnapshot;
@@ -17,10 +20,12 @@ use roster::store::{StoreError, memberships};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use time::OffsetDateTime;
 
 /// Applies a model in a transaction of its own, as a request does.
-async fn apply(database: &Database, model: &Value, roles: &[DeploymentRole]) -> LogPosition {
+async fn apply(database: &Database, model: &Value, roles: &[DeploymentRoleRow]) -> LogPosition {
     let mut connection = connect(database).await;
     let mut transaction = connection.begin().await.unwrap();
     access_model::lock(&mut transaction).await.unwrap();
@@ -58,7 +63,7 @@ async fn an_applied_model_is_the_present_one_a_revision_and_the_table_of_roles()
     assert_eq!((first.model, first.is_enabled), (json!({}), true));
     let clerk = of_all_kinds("clerk");
     let kind = Some(Kind::parse("team").unwrap());
-    let auditor = DeploymentRole { kind, replaced_by: Some(RoleName::ADMIN), ..of_all_kinds("auditor") };
+    let auditor = DeploymentRoleRow { kind, replaced_by: Some(RoleName::ADMIN), ..of_all_kinds("auditor") };
     let steps = [vec![clerk.clone()], vec![auditor.clone(), clerk.clone()], vec![of_all_kinds("auditor")], vec![]];
     let mut last = first.write_time;
     for (roles, revision) in steps.iter().zip(1..) {
@@ -160,7 +165,7 @@ async fn a_write_after_a_model_sees_its_revision_or_fails_for_the_want_of_the_ro
         let mut transaction = applier.begin().await.unwrap();
         access_model::lock(&mut transaction).await.unwrap();
         let kind = kind.map(|kind| Kind::parse(kind).unwrap());
-        let roles = [DeploymentRole { kind, ..of_all_kinds("auditor") }];
+        let roles = [DeploymentRoleRow { kind, ..of_all_kinds("auditor") }];
         access_model::apply(&mut transaction, &json!({}), &roles, &cause()).await.unwrap();
         let url = database.url.clone();
         let writing = tokio::spawn(async move {
@@ -200,6 +205,87 @@ async fn two_models_are_applied_one_after_the_other() {
     access_model::apply(&mut transaction, &json!({}), &roles, &cause()).await.unwrap();
     transaction.commit().await.unwrap();
     assert_eq!(second.await.unwrap(), 1);
+}
+
+/// One write of a request: adds a member to each of both organizations with the role, by the roles that it has read. False
+/// if the write was rolled back, because the role is gone or the model is another one.
+async fn add_two(database: &Database, user: &str) -> bool {
+    let mut connection = connect(database).await;
+    let mut transaction = connection.begin().await.unwrap();
+    let model = access_model::current(&mut transaction).await.unwrap();
+    let roles = access_model::deployment_roles(&mut transaction).await.unwrap();
+    let role = if roles.contains(&of_all_kinds("clerk")) { name("clerk") } else { RoleName::MEMBER };
+    let role = Role { name: role, permissions: None };
+    for organization in [acme(), beta()] {
+        let organization =
+            roster::store::organizations::lock(&mut transaction, organization).await.unwrap().unwrap().organization;
+        let user = UserId::parse(user).unwrap();
+        let added = memberships::insert(&mut transaction, &organization, &user, &role, &Attributes::default()).await;
+        match added {
+            Ok(added) => assert!(added.is_some()),
+            Err(StoreError::Unexpected(error)) => {
+                assert_eq!(violation(&error), ("23503".to_owned(), "memberships_deployment_role".to_owned()));
+                return false;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    for bucket in [1, 2] {
+        let appended = log::append(&mut transaction, bucket, &[entry(Some(role.clone()))]).await.unwrap();
+        if appended.model_revision != model.revision {
+            return false;
+        }
+    }
+    transaction.commit().await.unwrap();
+    true
+}
+
+/// Adds the role `clerk` to the model or takes it away; if members hold it, they lose their memberships first.
+async fn toggle_clerk(database: &Database) {
+    let mut connection = connect(database).await;
+    loop {
+        let mut transaction = connection.begin().await.unwrap();
+        let revision = access_model::lock(&mut transaction).await.unwrap().revision;
+        let is_there = access_model::deployment_roles(&mut transaction).await.unwrap().contains(&of_all_kinds("clerk"));
+        let roles = if is_there { vec![] } else { vec![of_all_kinds("clerk")] };
+        let at = access_model::apply(&mut transaction, &json!({}), &roles, &cause()).await.unwrap();
+        assert_eq!(at.position, revision + 1);
+        if usage::deployment_roles(&mut transaction, &[name("clerk")], 0).await.unwrap()[0].members == 0 || !is_there {
+            access_model::delete_roles(&mut transaction, &roles).await.unwrap();
+            return transaction.commit().await.unwrap();
+        }
+        transaction.rollback().await.unwrap();
+        run(database, "DELETE FROM memberships WHERE deployment_role = 'clerk'").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn models_and_writes_beside_each_other_neither_deadlock_nor_miss_each_other() {
+    let database = database().await;
+    run(&database, "DELETE FROM memberships WHERE deployment_role IS NOT NULL").await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let writer = |number: usize| {
+        let (database, is_over) = (database.clone(), is_over.clone());
+        async move {
+            let mut outcomes = [0, 0];
+            while !is_over.load(Ordering::Relaxed) {
+                let user = format!("user-{number}-{}", outcomes[0] + outcomes[1]);
+                outcomes[usize::from(add_two(&database, &user).await)] += 1;
+            }
+            outcomes
+        }
+    };
+    let writers: Vec<_> = (0..4).map(|number| tokio::spawn(writer(number))).collect();
+    for _ in 0..20 {
+        toggle_clerk(&database).await;
+    }
+    is_over.store(true, Ordering::Relaxed);
+    let outcomes = join_all(writers).await.into_iter().map(Result::unwrap);
+    let [_, committed] = outcomes.fold([0, 0], |sum, outcomes| [sum[0] + outcomes[0], sum[1] + outcomes[1]]);
+    assert!(committed > 0);
+    assert_eq!(database.count(DANGLING).await, 0);
+    assert_eq!(access_model::current(&mut connect(&database).await).await.unwrap().revision, 20);
+    // A deadlock ends one of its transactions with an error, and each error above fails the test.
 }
 
 #[tokio::test]

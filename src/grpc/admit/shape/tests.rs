@@ -51,6 +51,7 @@ static REQUEST_TYPES: LazyLock<Vec<RequestType>> = LazyLock::new(|| {
         BatchAddMembersRequest,
         BatchCheckMembershipRequest,
         BatchCreateInvitationsRequest,
+        BatchGetEffectivePermissionsRequest,
         CheckMembershipRequest,
         CreateInvitationRequest,
         CreateOrganizationRequest,
@@ -63,9 +64,11 @@ static REQUEST_TYPES: LazyLock<Vec<RequestType>> = LazyLock::new(|| {
         DeleteUserRequest,
         EnableRolesRequest,
         EnsureMemberRequest,
+        ExplainCheckRequest,
         ExportMembershipsRequest,
         GetAccessModelRequest,
         GetCallerRequest,
+        GetEffectivePermissionsRequest,
         GetInvitationRequest,
         GetMemberRequest,
         GetOrganizationRequest,
@@ -75,6 +78,7 @@ static REQUEST_TYPES: LazyLock<Vec<RequestType>> = LazyLock::new(|| {
         ListEventsRequest,
         ListInvitationsRequest,
         ListMembersRequest,
+        ListMembersWithPermissionRequest,
         ListModelEventsRequest,
         ListOrganizationsRequest,
         ListReceivedInvitationsRequest,
@@ -245,7 +249,7 @@ fn unknown_fields_and_groups_cost_nothing_and_hide_nothing() {
 proptest! {
     #[test]
     fn any_bytes_take_no_more_memory_than_is_counted(
-        number in 0_usize..42,
+        number in 0..METHODS.len(),
         parts in prop::collection::vec((prop::sample::select(vec![0x0a_u8, 0x12, 0x1a, 0x22, 0x2a, 0x32, 0x08, 0x52]),
                                         prop::collection::vec(any::<u8>(), 0..40)), 0..40),
         noise in prop::collection::vec(any::<u8>(), 0..20),

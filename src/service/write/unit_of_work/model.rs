@@ -4,7 +4,7 @@ use super::UnitOfWork;
 use crate::domain::event::EventType;
 use crate::domain::{Organization, Role, RoleName};
 use crate::service::ServiceError;
-use crate::store::access_model::{self, DeploymentRole, StoredModel};
+use crate::store::access_model::{self, DeploymentRoleRow, StoredModel};
 use crate::store::organization_roles;
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ impl UnitOfWork<'_> {
     pub(in crate::service) async fn apply_model(
         &mut self,
         model: &Value,
-        roles: &[DeploymentRole],
+        roles: &[DeploymentRoleRow],
     ) -> Result<i64, ServiceError> {
         let at = access_model::apply(self.connection, model, roles, &self.cause).await?;
         self.model_revision = at.position;

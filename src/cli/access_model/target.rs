@@ -1,0 +1,199 @@
+//! Where the access model is, and what the commands do there.
+
+use super::server;
+use super::{ApplyFlags, CliError};
+use crate::authn::{Caller, OperatorCaller};
+use crate::client::ClientSettings;
+use crate::clock::Clock;
+use crate::domain::access_model::{AccessModel, ModelPlan};
+use crate::service::Roster;
+use crate::service::access_model::{ApplyModel, PermissionEffect, RoleEffect};
+use crate::service::write::Meta;
+use crate::store::datastore_url::DatastoreUrl;
+use crate::store::pool::Pool;
+use std::fmt;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Time limit of a command that changes the model: a server that applies one holds its lock for as long.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections to the database: one for the write, and one for reads beside it.
+const CONNECTIONS: u32 = 2;
+
+/// Where the access model is. It may hold a password, so it implements no `Debug`.
+pub(super) enum ModelTarget {
+    /// The database of the settings.
+    Datastore(DatastoreUrl),
+    /// A server, with a credential for it.
+    Server(Box<ClientSettings>),
+}
+
+/// The stored model.
+pub(super) struct ModelVersion {
+    pub(super) model: AccessModel,
+    /// The number of changes so far, which is the etag.
+    pub(super) revision: String,
+    /// Whether custom roles and permissions are enabled.
+    pub(super) is_enabled: bool,
+}
+
+/// What a replacement of the model has changed, or would change.
+pub(super) struct AppliedPlan {
+    pub(super) plan: ModelPlan,
+    pub(super) uses: Vec<ModelUse>,
+    /// The number of members who got another role.
+    pub(super) moved: u32,
+    /// The revision of the stored model now.
+    pub(super) revision: String,
+}
+
+/// How much a role or a permission that differs is used.
+pub(super) struct ModelUse {
+    pub(super) name: String,
+    pub(super) holders: Holders,
+    pub(super) count: i64,
+    pub(super) organizations: i64,
+    pub(super) is_estimate: bool,
+}
+
+/// What holds a role or a permission.
+pub(super) enum Holders {
+    /// Members with the role.
+    Members {
+        /// The role that they get instead; `None` if they keep theirs.
+        replaced_by: Option<String>,
+    },
+    /// Roles of organizations with the permission.
+    OrganizationRoles,
+}
+
+impl fmt::Display for ModelUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, holders, count, organizations, is_estimate } = self;
+        let about = if *is_estimate { "about " } else { "" };
+        let thing = match holders {
+            Holders::Members { .. } => "members",
+            Holders::OrganizationRoles => "roles of organizations",
+        };
+        write!(f, "{name}: {about}{count} {thing}, in {about}{organizations} organizations")?;
+        match holders {
+            Holders::Members { replaced_by: Some(role) } => write!(f, "; they get the role {role}"),
+            Holders::Members { replaced_by: None } | Holders::OrganizationRoles => Ok(()),
+        }
+    }
+}
+
+impl From<RoleEffect> for ModelUse {
+    fn from(effect: RoleEffect) -> Self {
+        Self {
+            name: effect.name.to_string(),
+            holders: Holders::Members { replaced_by: effect.replaced_by.map(|role| role.to_string()) },
+            count: effect.members,
+            organizations: effect.organizations,
+            is_estimate: effect.is_estimate,
+        }
+    }
+}
+
+impl From<PermissionEffect> for ModelUse {
+    fn from(effect: PermissionEffect) -> Self {
+        Self {
+            name: effect.name,
+            holders: Holders::OrganizationRoles,
+            count: effect.roles,
+            organizations: effect.organizations,
+            is_estimate: effect.is_estimate,
+        }
+    }
+}
+
+impl ModelTarget {
+    /// Reads the stored model.
+    pub(super) async fn read(&self) -> Result<ModelVersion, CliError> {
+        match self {
+            Self::Datastore(url) => read_datastore(&roster(url)).await,
+            Self::Server(settings) => server::read(settings).await,
+        }
+    }
+
+    /// Replaces the stored model. A dry run changes nothing.
+    pub(super) async fn apply(&self, model: &AccessModel, options: &ApplyFlags) -> Result<AppliedPlan, CliError> {
+        match self {
+            Self::Datastore(url) => apply_to_datastore(&roster(url), model, options).await,
+            Self::Server(settings) => server::apply(settings, model, options).await,
+        }
+    }
+
+    /// Confirms that every server is of this release or newer. Returns false if that was confirmed before.
+    pub(super) async fn enable(&self) -> Result<bool, CliError> {
+        match self {
+            Self::Datastore(url) => {
+                let enabled = roster(url).enable_roles(command(), Meta::own(Instant::now() + TIMEOUT)).await?;
+                Ok(enabled.answer)
+            }
+            Self::Server(settings) => server::enable(settings).await,
+        }
+    }
+}
+
+/// The service over this database, without a server: its replica loads nothing.
+fn roster(url: &DatastoreUrl) -> Roster {
+    Roster::new(Pool::new(url.clone(), CONNECTIONS), Clock::system())
+}
+
+/// The actor of the change: the command line has the rights of an operator over the database that it can write to.
+fn command() -> Caller {
+    Caller::Operator(OperatorCaller { name: "roster access-model".to_owned(), issuer: None })
+}
+
+async fn read_datastore(roster: &Roster) -> Result<ModelVersion, CliError> {
+    let present = tokio::time::timeout(TIMEOUT, roster.access_model()).await.map_err(|_| CliError::Silent)??;
+    Ok(ModelVersion { revision: present.etag(), model: present.model, is_enabled: present.is_enabled })
+}
+
+async fn apply_to_datastore(
+    roster: &Roster,
+    model: &AccessModel,
+    options: &ApplyFlags,
+) -> Result<AppliedPlan, CliError> {
+    let stored = read_datastore(roster).await?;
+    let input = ApplyModel {
+        model: model.clone(),
+        replace: options.replacements()?,
+        older_clients_gone: options.older_clients_gone,
+        // The plan that is printed is the one that is applied.
+        etag: Some(stored.revision),
+    };
+    let meta = Meta { validate_only: options.dry_run, ..Meta::own(Instant::now() + TIMEOUT) };
+    let applied = roster.apply_access_model(command(), meta, input).await?.answer;
+    let uses = applied.permissions.into_iter().map(ModelUse::from);
+    Ok(AppliedPlan {
+        plan: ModelPlan::between(&stored.model, model),
+        uses: uses.chain(applied.roles.into_iter().map(ModelUse::from)).collect(),
+        moved: applied.moved,
+        revision: applied.etag,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_use_says_what_is_counted() {
+        let members = |replaced_by: Option<&str>, is_estimate| ModelUse {
+            name: "accountant".to_owned(),
+            holders: Holders::Members { replaced_by: replaced_by.map(str::to_owned) },
+            count: 12,
+            organizations: 3,
+            is_estimate,
+        };
+        let roles = ModelUse { holders: Holders::OrganizationRoles, ..members(None, false) };
+        assert_eq!(members(None, false).to_string(), "accountant: 12 members, in 3 organizations");
+        assert_eq!(
+            members(Some("clerk"), true).to_string(),
+            "accountant: about 12 members, in about 3 organizations; they get the role clerk"
+        );
+        assert_eq!(roles.to_string(), "accountant: 12 roles of organizations, in 3 organizations");
+    }
+}
