@@ -108,7 +108,7 @@ fn map_bytes<K, V>(capacity: usize) -> usize {
 
 /// A role of an organization: the numbers of its name and of what it holds.
 #[derive(Clone, Copy)]
-struct RoleEntry {
+struct PlacedRole {
     name: u32,
     permissions: u32,
 }
@@ -117,7 +117,7 @@ struct RoleEntry {
 #[derive(Default)]
 pub(super) struct RoleSideTable {
     /// The roles of each organization by their places, which its slots name. `None` for a free place.
-    organizations: HashMap<OrganizationId, Vec<Option<RoleEntry>>>,
+    organizations: HashMap<OrganizationId, Vec<Option<PlacedRole>>>,
     /// The number of places in all organizations.
     places: usize,
     names: Interner<RoleName>,
@@ -139,7 +139,7 @@ impl RoleSideTable {
             places.push(None);
             self.places += 1;
         }
-        let new = RoleEntry { name: self.names.take(name.clone()), permissions: self.permissions.take(permissions) };
+        let new = PlacedRole { name: self.names.take(name.clone()), permissions: self.permissions.take(permissions) };
         if let Some(old) = places[place].replace(new) {
             self.names.give_back(old.name);
             self.permissions.give_back(old.permissions);
@@ -173,7 +173,7 @@ impl RoleSideTable {
     }
 
     fn place(&self, organization: OrganizationId, name: &str) -> Option<usize> {
-        let is_named = |entry: &Option<RoleEntry>| {
+        let is_named = |entry: &Option<PlacedRole>| {
             entry.is_some_and(|entry| self.names.get(entry.name).is_some_and(|own| own.as_str() == name))
         };
         self.organizations.get(&organization)?.iter().position(is_named)
@@ -202,8 +202,8 @@ impl RoleSideTable {
 
     /// The memory of the table, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        map_bytes::<OrganizationId, Vec<Option<RoleEntry>>>(self.organizations.capacity())
-            + self.places * size_of::<Option<RoleEntry>>()
+        map_bytes::<OrganizationId, Vec<Option<PlacedRole>>>(self.organizations.capacity())
+            + self.places * size_of::<Option<PlacedRole>>()
             + self.names.bytes()
             + self.permissions.bytes()
     }
