@@ -30,28 +30,28 @@ impl Question {
     }
 
     /// The permission or the role that the question requires, with what the role holds by the tables of this standing.
-    fn requirement<'t>(&self, standing: &StandingView<'t>) -> Result<Requirement<'t>, Undeclared> {
+    fn requirement<'t>(&self, standing: &StandingView<'t>) -> Result<CheckRequirement<'t>, Undeclared> {
         let permission = match self {
-            Self::Member => return Ok(Requirement::Membership),
+            Self::Member => return Ok(CheckRequirement::Membership),
             Self::Role(name) if name.is_of_organization() => {
                 return Ok(standing
                     .named_role
-                    .map_or(Requirement::NoSuchRole, |role| Requirement::Role(role.permissions)));
+                    .map_or(CheckRequirement::NoSuchRole, |role| CheckRequirement::Role(role.permissions)));
             }
             Self::Role(name) if standing.roles.has(name) => {
-                return Ok(Requirement::Role(standing.roles.permissions(name)));
+                return Ok(CheckRequirement::Role(standing.roles.permissions(name)));
             }
             Self::Role(_) => return Err(Undeclared::Role),
             Self::Permission(permission) => Some(*permission),
             Self::NewPermission(name) => Permission::find(name.as_str()),
         };
         let declared = permission.filter(|permission| standing.roles.declared().contains(*permission));
-        declared.map(Requirement::Permission).ok_or(Undeclared::Permission)
+        declared.map(CheckRequirement::Permission).ok_or(Undeclared::Permission)
     }
 }
 
 /// What a question requires of the user's role.
-enum Requirement<'t> {
+enum CheckRequirement<'t> {
     Membership,
     Permission(Permission),
     /// What this role holds; `None` if this program does not know it.
@@ -63,7 +63,7 @@ enum Requirement<'t> {
 /// A question names something that the access model does not declare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Undeclared {
-    /// The permission.
+    /// The permission of the question.
     Permission,
     /// The role, which is not one of an organization.
     Role,
@@ -168,7 +168,7 @@ pub fn answer(question: &Question, standing: &StandingView<'_>) -> Result<CheckR
 /// Answers the question whether the user is a member at all, as [`answer`] does.
 #[must_use]
 pub fn membership(standing: &StandingView<'_>) -> CheckReason {
-    state_reason(standing).unwrap_or_else(|| role_reason(&Requirement::Membership, standing))
+    state_reason(standing).unwrap_or_else(|| role_reason(&CheckRequirement::Membership, standing))
 }
 
 /// Whether the role of the user holds what the question requires, whatever the states of the organization and the user are.
@@ -197,17 +197,19 @@ fn state_reason(standing: &StandingView<'_>) -> Option<CheckReason> {
     }
 }
 
-fn role_reason(requirement: &Requirement<'_>, standing: &StandingView<'_>) -> CheckReason {
+fn role_reason(requirement: &CheckRequirement<'_>, standing: &StandingView<'_>) -> CheckReason {
     let permissions = standing.role.and_then(|role| role.permissions);
     match (requirement, permissions) {
-        (Requirement::NoSuchRole, _) => CheckReason::RoleNotFound,
+        (CheckRequirement::NoSuchRole, _) => CheckReason::RoleNotFound,
         (_, None) => CheckReason::NotAMember,
-        (Requirement::Role(None), Some(_)) => CheckReason::ValueUnknown,
-        (Requirement::Role(Some(required)), Some(held)) if !held.includes(required) => CheckReason::RoleTooLow,
-        (Requirement::Permission(required), Some(held)) if !held.contains(*required) => {
+        (CheckRequirement::Role(None), Some(_)) => CheckReason::ValueUnknown,
+        (CheckRequirement::Role(Some(required)), Some(held)) if !held.includes(required) => CheckReason::RoleTooLow,
+        (CheckRequirement::Permission(required), Some(held)) if !held.contains(*required) => {
             CheckReason::RoleLacksPermission
         }
-        (Requirement::Membership | Requirement::Role(_) | Requirement::Permission(_), Some(_)) => CheckReason::Allowed,
+        (CheckRequirement::Membership | CheckRequirement::Role(_) | CheckRequirement::Permission(_), Some(_)) => {
+            CheckReason::Allowed
+        }
     }
 }
 

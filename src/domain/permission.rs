@@ -6,8 +6,8 @@
 
 use super::Invalid;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::sync::{LazyLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// A right in one organization, a dotted word on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,14 +70,64 @@ reserved_permissions! {
     ROLES_MANAGE = "roles.manage",
 }
 
-/// The words of the application that this process has seen in an access model.
-#[derive(Default)]
-struct ApplicationWords {
-    words: Vec<&'static str>,
-    numbers: HashMap<&'static str, u16>,
+/// The words of the application that this process has seen in an access model, by their numbers.
+///
+/// Every check with such a word reads this table, so readers take no lock, and write to no memory that they share.
+static WORDS: [OnceLock<Box<[OnceLock<&str>]>>; PARTS] = [const { OnceLock::new() }; PARTS];
+
+/// The words in each part of [`WORDS`], which is allocated with its first word.
+const PART: usize = 1_024;
+
+/// The parts of [`WORDS`]: their numbers and those of roster's own permissions fit into sixteen bits.
+const PARTS: usize = (u16::MAX - Permission::RESERVED_NUMBERS) as usize / PART;
+
+/// A hash table of the numbers of [`WORDS`], each plus one; 0 for a free slot (linear probing). It is half full at most.
+static SLOTS: [AtomicU16; 1 << 17] = [const { AtomicU16::new(0) }; 1 << 17];
+
+/// The number of words in [`WORDS`]. Its lock serializes the writers.
+static COUNT: Mutex<usize> = Mutex::new(0);
+
+/// The word with a number.
+fn word_at(number: u16) -> Option<&'static str> {
+    let number = usize::from(number);
+    WORDS.get(number / PART)?.get()?.get(number % PART)?.get().copied()
 }
 
-static APPLICATION: LazyLock<RwLock<ApplicationWords>> = LazyLock::new(RwLock::default);
+/// The slots in which a word can be, from the one that its hash selects on (FNV-1a: Fowler, Noll, Vo). Only the words of
+/// stored models are in the table, so that requests cannot fill it with collisions.
+fn slots(word: &str) -> impl Iterator<Item = &'static AtomicU16> {
+    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = word.bytes().fold(0xcbf2_9ce4_8422_2325, fold);
+    let first = usize::try_from(hash ^ (hash >> 32)).unwrap_or_default() % SLOTS.len();
+    SLOTS[first..].iter().chain(&SLOTS[..first])
+}
+
+/// The number of a word of the application; `None` if this process has not seen it.
+fn find_word(word: &str) -> Option<u16> {
+    for slot in slots(word) {
+        let number = slot.load(Ordering::Acquire).checked_sub(1)?;
+        if word_at(number) == Some(word) {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// The number of a word of the application, which is added if it is new; `None` if the table is full.
+fn add_word(word: &str) -> Option<u16> {
+    let mut count = COUNT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(number) = find_word(word) {
+        return Some(number);
+    }
+    let number = u16::try_from(*count).ok()?;
+    // The word before its slot, so that a reader of the slot finds it.
+    let part = WORDS.get(*count / PART)?.get_or_init(|| (0..PART).map(|_| OnceLock::new()).collect());
+    part.get(*count % PART)?.set(Box::leak(word.into())).ok()?;
+    *count += 1;
+    let free = slots(word).find(|slot| slot.load(Ordering::Relaxed) == 0)?;
+    free.store(number + 1, Ordering::Release);
+    Some(number)
+}
 
 impl Permission {
     /// The number of numbers that are kept for roster's own permissions: one word of a [`super::PermissionSet`].
@@ -88,10 +138,8 @@ impl Permission {
     #[must_use]
     pub fn find(word: &str) -> Option<Self> {
         let reserved = (0..).zip(RESERVED_WORDS).find(|(_, reserved)| **reserved == word);
-        reserved.map(|(number, _)| Self(number)).or_else(|| {
-            let application = APPLICATION.read().unwrap_or_else(PoisonError::into_inner);
-            application.numbers.get(word).copied().map(Self)
-        })
+        let application = || find_word(word).map(|number| Self::RESERVED_NUMBERS + number);
+        reserved.map(|(number, _)| number).or_else(application).map(Self)
     }
 
     /// Finds a permission by its word, as [`Self::find`] does.
@@ -103,20 +151,10 @@ impl Permission {
     }
 
     /// The permission with the word of an access model, which must be a valid name of the application: the table of words
-    /// keeps it for the life of the process. `None` if the process has seen more than 65 000 different words.
+    /// keeps it for the life of the process. `None` if the process has seen about 65 000 different words.
     #[must_use]
     pub fn declare(word: &str) -> Option<Self> {
-        Self::find(word).or_else(|| {
-            let mut application = APPLICATION.write().unwrap_or_else(PoisonError::into_inner);
-            if let Some(number) = application.numbers.get(word) {
-                return Some(Self(*number));
-            }
-            let number = u16::try_from(application.words.len()).ok()?.checked_add(Self::RESERVED_NUMBERS)?;
-            let word: &'static str = Box::leak(word.into());
-            application.words.push(word);
-            application.numbers.insert(word, number);
-            Some(Self(number))
-        })
+        Self::find(word).or_else(|| add_word(word).map(|number| Self(Self::RESERVED_NUMBERS + number)))
     }
 
     /// The word of the permission, as stored and as sent.
@@ -124,10 +162,7 @@ impl Permission {
     pub fn as_str(self) -> &'static str {
         let word = match self.0.checked_sub(Self::RESERVED_NUMBERS) {
             None => RESERVED_WORDS.get(usize::from(self.0)).copied(),
-            Some(index) => {
-                let application = APPLICATION.read().unwrap_or_else(PoisonError::into_inner);
-                application.words.get(usize::from(index)).copied()
-            }
+            Some(index) => word_at(index),
         };
         word.unwrap_or_default()
     }
@@ -182,6 +217,22 @@ mod tests {
         }
         assert!(Permission::RESERVED.len() <= usize::from(Permission::RESERVED_NUMBERS));
         assert_eq!(Permission::find("members.fly"), None);
+    }
+
+    #[test]
+    fn words_that_are_declared_at_the_same_time_have_different_numbers() {
+        let word = |index: usize| format!("billing.test-race-{index}");
+        let declare = || (0..500).map(|index| Permission::declare(&word(index)).unwrap()).collect::<Vec<_>>();
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(declare)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for numbers in &all {
+            assert_eq!(numbers, &all[0]);
+        }
+        for (index, permission) in all[0].iter().enumerate() {
+            assert_eq!((permission.as_str(), Permission::find(&word(index))), (&*word(index), Some(*permission)));
+        }
     }
 
     #[test]

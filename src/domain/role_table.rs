@@ -13,6 +13,8 @@ pub struct RoleTable {
     revision: i64,
     /// The roles by name, without `owner`.
     roles: HashMap<RoleName, RoleTableEntry>,
+    /// What `member` and `admin` hold, as in `roles`. Most members hold one of them.
+    built_in: [Option<PermissionSet>; 2],
     /// The permissions that the model declares, and roster's own.
     declared: PermissionSet,
     /// Roster's own permissions that roles of organizations may hold.
@@ -45,7 +47,9 @@ impl RoleTable {
         }
         let delegable = model.delegable().iter().filter_map(|word| Permission::find(word));
         let delegable = delegable.filter(|permission| permission.is_reserved()).collect();
-        Self { revision, roles, declared, delegable }
+        let permissions = |name: RoleName| roles.get(&name).and_then(|role| role.permissions.clone());
+        let built_in = [permissions(RoleName::MEMBER), permissions(RoleName::ADMIN)];
+        Self { revision, roles, built_in, declared, delegable }
     }
 
     /// The table without an access model.
@@ -58,13 +62,16 @@ impl RoleTable {
     #[must_use]
     pub fn unreadable(revision: i64) -> Self {
         let declared = Permission::RESERVED.iter().copied().collect();
-        Self { revision, roles: HashMap::new(), declared, delegable: PermissionSet::NONE }
+        let (roles, built_in) = (HashMap::new(), [None, None]);
+        Self { revision, roles, built_in, declared, delegable: PermissionSet::NONE }
     }
 
     /// Whether the access model changes what `admin` or `member` hold.
     #[must_use]
     pub fn changes_built_in_roles(&self) -> bool {
-        [RoleName::ADMIN, RoleName::MEMBER].iter().any(|name| self.permissions(name) != built_in_permissions(name).as_ref())
+        [RoleName::ADMIN, RoleName::MEMBER]
+            .iter()
+            .any(|name| self.permissions(name) != built_in_permissions(name).as_ref())
     }
 
     /// The revision of the access model; 0 before the first one.
@@ -78,7 +85,13 @@ impl RoleTable {
     #[must_use]
     pub fn permissions(&self, name: &RoleName) -> Option<&PermissionSet> {
         const OWNER: &PermissionSet = &PermissionSet::EVERYTHING;
-        if *name == RoleName::OWNER { Some(OWNER) } else { self.roles.get(name)?.permissions.as_ref() }
+        let [member, admin] = &self.built_in;
+        match name.as_str() {
+            "member" => member.as_ref(),
+            "admin" => admin.as_ref(),
+            "owner" => Some(OWNER),
+            _ => self.roles.get(name)?.permissions.as_ref(),
+        }
     }
 
     /// Whether the deployment has the role, also if this process does not know what it holds. `false` for roles of

@@ -55,8 +55,8 @@ pub const PRIMARY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Marks that memory keeps of each bucket, for its newest positions: 4.7 MB in all. A token is mostly sent back within
 /// seconds, and few buckets have a thousand changes in that time. The primary compares older positions.
 pub const MARKS: usize = 4_096;
-/// Times that a batch is looked up in memory when the access model changes under it. Two changes are some milliseconds
-/// apart, because each one locks the log of every bucket.
+/// Times that a batch is looked up in memory while the access model is replaced, before the primary answers it. The buckets
+/// adopt a model within some microseconds, unless one of them applies many rows at the same time.
 pub const LOOKUP_ATTEMPTS: usize = 3;
 /// Access models of other revisions than the newest that memory keeps: two statements of the primary lookup may be answered
 /// by different revisions, and a model changes some times a day.

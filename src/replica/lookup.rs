@@ -14,10 +14,13 @@ use crate::store::datastore::{self, Datastore};
 use crate::store::log::history;
 use crate::store::standing::StandingKey;
 use std::collections::HashSet;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
+
+/// The answers of memory to many questions; `None` where memory cannot answer.
+type MemoryAnswers<Q> = AnswerGroup<Vec<Option<Answered<<Q as StandingQuestion>::Answer>>>>;
 
 impl ReplicaState {
     pub(super) fn datastore(&self) -> Option<Datastore> {
@@ -208,7 +211,7 @@ impl ReplicaState {
         empty: ConsistencyToken,
     ) -> Result<AnswerBatch<Q::Answer>, StoreError> {
         let AnswerGroup { mut answers, mut token, model } = if fresh {
-            self.lookup_many(questions, empty.clone(), AnswerSource::Memory)
+            self.lookup_many(questions, &empty, AnswerSource::Memory)
         } else {
             AnswerGroup { answers: questions.iter().map(|_| None).collect(), token: empty.clone(), model: None }
         };
@@ -266,7 +269,7 @@ impl ReplicaState {
             }
             Err(error) if self.allows_stale(freshness, &error) => {
                 let AnswerGroup { answers, token, model } =
-                    self.lookup_many(questions, token, AnswerSource::StaleMemory);
+                    self.lookup_many(questions, &token, AnswerSource::StaleMemory);
                 let answers: Vec<_> = answers.into_iter().flatten().collect();
                 if answers.len() < questions.len() {
                     return Err(error);
@@ -283,31 +286,30 @@ impl ReplicaState {
     fn lookup_many<Q: StandingQuestion>(
         &self,
         questions: &[Q],
-        empty: ConsistencyToken,
+        empty: &ConsistencyToken,
         source: AnswerSource,
-    ) -> AnswerGroup<Vec<Option<Answered<Q::Answer>>>> {
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let roles = self.tables.roles();
-            let batch = self.lookup_by(questions, empty.clone(), source, &roles);
-            // If the model was replaced, a bucket may have rows that the model before has not decided.
-            if attempts == limits::LOOKUP_ATTEMPTS || Arc::ptr_eq(&roles.table, &self.tables.roles().table) {
-                return batch;
-            }
-        }
+    ) -> MemoryAnswers<Q> {
+        let attempt = |_| self.lookup_once(questions, empty.clone(), source);
+        let group = (0..limits::LOOKUP_ATTEMPTS).find_map(attempt);
+        group.unwrap_or_else(|| AnswerGroup {
+            answers: questions.iter().map(|_| None).collect(),
+            token: empty.clone(),
+            model: None,
+        })
     }
 
-    fn lookup_by<Q: StandingQuestion>(
+    /// As [`Self::lookup_many`]; `None` if the access model was replaced while the buckets were read. Each bucket adopts it
+    /// together with the rows of the same poll, so that rows and model are always of one state.
+    fn lookup_once<Q: StandingQuestion>(
         &self,
         questions: &[Q],
         mut token: ConsistencyToken,
         source: AnswerSource,
-        roles: &PublishedRoles,
-    ) -> AnswerGroup<Vec<Option<Answered<Q::Answer>>>> {
+    ) -> Option<MemoryAnswers<Q>> {
         let mut answers: Vec<_> = questions.iter().map(|_| None).collect();
+        let mut model = None;
         if (0..USER_BUCKETS).any(|bucket| self.is_behind(user_bucket(bucket))) {
-            return AnswerGroup { answers, token, model: None };
+            return Some(AnswerGroup { answers, token, model });
         }
         let ids: Vec<Option<OrganizationId>> =
             questions.iter().map(|question| self.tables.organization(question.subject().0)).collect();
@@ -318,6 +320,7 @@ impl ReplicaState {
         for (number, indexes) in by_bucket(&ids) {
             let bucket = self.tables.read(number);
             let Some(bucket) = bucket.as_ref() else { continue };
+            let roles = bucket.deployment_roles();
             for (index, id) in indexes {
                 let question = &questions[index];
                 let (organization, user) = question.subject();
@@ -326,14 +329,16 @@ impl ReplicaState {
                 }
                 let Some(mut facts) = Facts::in_bucket(question, bucket, id, roles) else { continue };
                 facts.standing.user_state = user.and_then(|user| self.tables.user_state(user));
-                answers[index] =
-                    Some(Answered::new(question, &facts, source)).filter(|answered| Q::is_final(&answered.answer));
+                let answered = Answered::new(question, &facts, source);
+                if answered.model.is_some_and(|at| *model.get_or_insert(at) != at) {
+                    return None;
+                }
+                answers[index] = Some(answered).filter(|answered| Q::is_final(&answered.answer));
             }
             token.cover(bucket.at());
         }
-        let model = answers.iter().flatten().find_map(|answered: &Answered<_>| answered.model);
         cover_model(&mut token, model);
-        AnswerGroup { answers, token, model }
+        Some(AnswerGroup { answers, token, model })
     }
 }
 

@@ -35,7 +35,11 @@ pub(super) fn published(at: LogPosition, model: &Value) -> PublishedRoles {
     let table = match AccessModel::from_stored(model) {
         Ok(model) => RoleTable::new(at.position, &model),
         Err(error) => {
-            tracing::error!(revision = at.position, error = %error, "the access model is unreadable: no role is known");
+            tracing::error!(
+                revision = at.position,
+                error = &error as &dyn std::error::Error,
+                "the access model is unreadable: no role is known"
+            );
             RoleTable::unreadable(at.position)
         }
     };

@@ -79,8 +79,8 @@ impl ReplicaTables {
         &self.buckets[usize::from(bucket.unsigned_abs()) % self.buckets.len()]
     }
 
-    /// Sets the roles of the deployment. A bucket adopts them with the next entries that it applies, at the latest in
-    /// [`Self::adopt_roles`]: so a bucket never has entries that the model before has not decided.
+    /// Sets the roles of the deployment. A bucket adopts them together with the next entries that it applies, at the latest
+    /// in [`Self::adopt_roles`]: its entries and its roles are of the same poll.
     pub fn put_roles(&self, roles: PublishedRoles) {
         *self.roles.write().unwrap_or_else(PoisonError::into_inner) = roles;
     }

@@ -60,15 +60,12 @@ impl<T: Shared> Interner<T> {
         }
         self.shared_bytes += value.shared_bytes();
         let entry = Some((value.clone(), 1));
-        let number = match self.free.pop() {
-            Some(number) => {
-                self.values[index(number)] = entry;
-                number
-            }
-            None => {
-                self.values.push(entry);
-                u32::try_from(self.values.len() - 1).unwrap_or(u32::MAX)
-            }
+        let number = if let Some(number) = self.free.pop() {
+            self.values[index(number)] = entry;
+            number
+        } else {
+            self.values.push(entry);
+            u32::try_from(self.values.len() - 1).unwrap_or(u32::MAX)
         };
         self.numbers.insert(value, number);
         number
@@ -108,7 +105,7 @@ fn map_bytes<K, V>(capacity: usize) -> usize {
 
 /// A role of an organization: the numbers of its name and of what it holds.
 #[derive(Clone, Copy)]
-struct RoleEntry {
+struct PlacedRole {
     name: u32,
     permissions: u32,
 }
@@ -117,7 +114,7 @@ struct RoleEntry {
 #[derive(Default)]
 pub(super) struct RoleSideTable {
     /// The roles of each organization by their places, which its slots name. `None` for a free place.
-    organizations: HashMap<OrganizationId, Vec<Option<RoleEntry>>>,
+    organizations: HashMap<OrganizationId, Vec<Option<PlacedRole>>>,
     /// The number of places in all organizations.
     places: usize,
     names: Interner<RoleName>,
@@ -139,7 +136,7 @@ impl RoleSideTable {
             places.push(None);
             self.places += 1;
         }
-        let new = RoleEntry { name: self.names.take(name.clone()), permissions: self.permissions.take(permissions) };
+        let new = PlacedRole { name: self.names.take(name.clone()), permissions: self.permissions.take(permissions) };
         if let Some(old) = places[place].replace(new) {
             self.names.give_back(old.name);
             self.permissions.give_back(old.permissions);
@@ -173,7 +170,7 @@ impl RoleSideTable {
     }
 
     fn place(&self, organization: OrganizationId, name: &str) -> Option<usize> {
-        let is_named = |entry: &Option<RoleEntry>| {
+        let is_named = |entry: &Option<PlacedRole>| {
             entry.is_some_and(|entry| self.names.get(entry.name).is_some_and(|own| own.as_str() == name))
         };
         self.organizations.get(&organization)?.iter().position(is_named)
@@ -202,8 +199,8 @@ impl RoleSideTable {
 
     /// The memory of the table, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        map_bytes::<OrganizationId, Vec<Option<RoleEntry>>>(self.organizations.capacity())
-            + self.places * size_of::<Option<RoleEntry>>()
+        map_bytes::<OrganizationId, Vec<Option<PlacedRole>>>(self.organizations.capacity())
+            + self.places * size_of::<Option<PlacedRole>>()
             + self.names.bytes()
             + self.permissions.bytes()
     }
@@ -238,17 +235,14 @@ mod tests {
             let (mut table, mut map) = (RoleSideTable::default(), BTreeMap::new());
             for (number, index, permissions) in steps {
                 let code = table.code(id(number), NAMES[index]);
-                match permissions {
-                    Some(permissions) => {
-                        table.put(id(number), &name(index), set(permissions));
-                        let before = map.insert((number, index), permissions);
-                        // A change keeps the place, which slots name.
-                        prop_assert!(before.is_none() || table.code(id(number), NAMES[index]) == code);
-                    }
-                    None => {
-                        table.remove(id(number), &name(index));
-                        map.remove(&(number, index));
-                    }
+                if let Some(permissions) = permissions {
+                    table.put(id(number), &name(index), set(permissions));
+                    let before = map.insert((number, index), permissions);
+                    // A change keeps the place, which slots name.
+                    prop_assert!(before.is_none() || table.code(id(number), NAMES[index]) == code);
+                } else {
+                    table.remove(id(number), &name(index));
+                    map.remove(&(number, index));
                 }
                 for (number, index) in (0..4).flat_map(|number| (0..NAMES.len()).map(move |index| (number, index))) {
                     let permissions = map.get(&(number, index)).copied();

@@ -4,8 +4,8 @@ use super::super::{Check, Question};
 use crate::clock;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{
-    BucketPosition, OrganizationId, OrganizationRef, OrganizationState, Role, RoleName, RoleTable, RoleView, Standing, UserId,
-    UserState,
+    BucketPosition, OrganizationId, OrganizationRef, OrganizationState, Role, RoleName, RoleTable, RoleView, Standing,
+    UserId, UserState,
 };
 use crate::random;
 use crate::replica_tables::{Bucket, ReplicaTables};

@@ -124,13 +124,11 @@ impl<'t> UnitOfWork<'t> {
             let Some(stored) = organization_roles::get(self.connection, organization, &holder).await? else {
                 return Ok(Role { name: name.clone(), permissions: None });
             };
-            match stored.content.replaced_by {
-                Some(replacement) => holder = replacement,
-                None => {
-                    let permissions = RoleTable::set_of_words(&stored.content.permissions);
-                    return Ok(Role { name: name.clone(), permissions });
-                }
-            }
+            let Some(replacement) = stored.content.replaced_by else {
+                let permissions = RoleTable::set_of_words(&stored.content.permissions);
+                return Ok(Role { name: name.clone(), permissions });
+            };
+            holder = replacement;
         }
         Ok(Role { name: name.clone(), ..self.roles.role(holder) })
     }

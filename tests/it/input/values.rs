@@ -39,7 +39,6 @@ fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
             _ => "Grace",
         }),
         "display_name" | "title" | "description" => text("Grace"),
-        "model" => Some(Value::Message(good(fixture, &kind_of(field)))),
         // Of roles of organizations, what they may hold is decided by the access model.
         "permissions" | "roles" | "delegable" => match (field.kind(), field.parent_message().name()) {
             (Kind::Message(inner), _) => Some(Value::List(vec![Value::Message(good(fixture, &inner))])),
@@ -71,7 +70,7 @@ fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
         "attributes" | "owner_attributes" => Some(object(&nested(1))),
         "update_mask" => Some(mask(&["*"])),
         "items" => Some(Value::List(vec![Value::Message(good(fixture, &kind_of(field)))])),
-        "consistency" => Some(Value::Message(good(fixture, &kind_of(field)))),
+        "consistency" | "model" => Some(Value::Message(good(fixture, &kind_of(field)))),
         other => panic!("no valid value for the field {other} ({})", field.full_name()),
     }
 }

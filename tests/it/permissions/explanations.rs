@@ -30,10 +30,12 @@ async fn explain(
     fixture.backend.checks.clone().explain_check(request).await.unwrap().into_inner()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the field of the request is optional")]
 fn permission(word: &str) -> Option<Question> {
     Some(Question::Permission(word.to_owned()))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the field of the request is optional")]
 fn role(name: &str) -> Option<Question> {
     Some(Question::Role(name.to_owned()))
 }

@@ -120,10 +120,12 @@ async fn team(server: &Server, name: &str) -> String {
     id
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the field of the request is optional")]
 fn fully_consistent() -> Option<pb::Consistency> {
     Some(pb::Consistency { requirement: Some(Requirement::FullyConsistent(true)) })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the field of the request is optional")]
 fn at_least(token: &str) -> Option<pb::Consistency> {
     Some(pb::Consistency { requirement: Some(Requirement::AtLeastAsFresh(token.to_owned())) })
 }

@@ -1,10 +1,12 @@
 //! Random changes of one organization: their choice, their request and their effect on the state.
 
-use super::oracle::{self, MEMBERS, OWNERS, OrganizationState, Role, SLUGS};
+use super::oracle::{self, MEMBERS, OWNERS, OrganizationState, Permissions, Role, SLUGS, WORDS};
 use super::traffic::SeededRandom;
 use crate::harness::server::Clients;
 use crate::harness::{add, remove, set_role, transfer};
+use crate::roles::apply;
 use roster::grpc::pb;
+use serde_json::json;
 use tonic::Status;
 
 /// A change that the model can make.
@@ -19,6 +21,10 @@ pub enum Change {
     Undelete,
     Transfer(usize),
     Rename(usize),
+    /// Defines the organization's own role, or changes what it holds.
+    Define(Permissions),
+    /// Deletes the organization's own role, which no member holds.
+    Undefine,
     /// A change of the name, which the replica does not store; only the revision changes.
     Name,
 }
@@ -29,6 +35,8 @@ impl Change {
             range.filter(|user| *user != state.owner && filter(state.roles[*user])).collect()
         };
         let members = users(&|role| role != Role::None, 0..MEMBERS);
+        let own = state.own.map(|_| Role::Own);
+        let roles: Vec<Role> = [Role::Admin, Role::Member, Role::Accountant].into_iter().chain(own).collect();
         let chance = random.below(100);
         let fallback = Self::Name;
         match (state.deleted, state.inactive) {
@@ -36,19 +44,20 @@ impl Change {
             (false, true) if chance < 80 => Self::Activate,
             (false, true) if chance < 90 => Self::Delete,
             (false, false) if chance < 35 => {
-                let role = if random.below(2) == 0 { Role::Admin } else { Role::Member };
+                let role = roles[random.below(roles.len())];
                 random
                     .pick(&users(&|role| role == Role::None, 0..MEMBERS))
                     .map_or(fallback, |user| Self::Add(user, role))
             }
             (false, false) if chance < 60 => random.pick(&members).map_or(fallback, Self::Remove),
             (false, false) if chance < 75 => random.pick(&members).map_or(fallback, |user| {
-                let other = if state.roles[user] == Role::Admin { Role::Member } else { Role::Admin };
-                Self::SetRole(user, other)
+                let others: Vec<Role> = roles.iter().copied().filter(|role| *role != state.roles[user]).collect();
+                Self::SetRole(user, others[random.below(others.len())])
             }),
-            (false, false) if chance < 78 => Self::Deactivate,
-            (false, false) if chance < 81 => Self::Delete,
-            (false, false) if chance < 88 => Self::Rename((state.slug + 1 + random.below(SLUGS - 1)) % SLUGS),
+            (false, false) if chance < 77 => Self::Deactivate,
+            (false, false) if chance < 79 => Self::Delete,
+            (false, false) if chance < 84 => Self::pick_definition(random, state),
+            (false, false) if chance < 89 => Self::Rename((state.slug + 1 + random.below(SLUGS - 1)) % SLUGS),
             (false, false) if chance < 92 => fallback,
             (false, _) => {
                 let heirs = users(&|role| role != Role::None, 0..OWNERS);
@@ -56,6 +65,12 @@ impl Change {
                 random.pick(&heirs).map_or(alternative, Self::Transfer)
             }
         }
+    }
+
+    fn pick_definition(random: &mut SeededRandom, state: &OrganizationState) -> Self {
+        let next = other_words(random, state.own);
+        let is_held = state.roles.contains(&Role::Own);
+        if state.own.is_some() && !is_held && random.below(3) == 0 { Self::Undefine } else { Self::Define(next) }
     }
 
     /// The state after the change, and the number of revisions that it takes.
@@ -75,6 +90,8 @@ impl Change {
                 after.owner = user;
             }
             Self::Rename(slug) => after.slug = slug,
+            Self::Define(permissions) => after.own = Some(permissions),
+            Self::Undefine => after.own = None,
             Self::Name => {}
         }
         (after, revisions)
@@ -88,18 +105,18 @@ impl Change {
         id: &str,
         name: &str,
         request_id: String,
+        is_first: bool,
     ) -> Result<String, Status> {
-        let mut client = clients.organizations;
+        let (mut client, mut definitions) = (clients.organizations, clients.roles);
         let organization = id.to_owned();
-        let role_name = |role| if role == Role::Admin { "admin" } else { "member" };
+        let own = || Role::Own.name().to_owned();
         Ok(match self {
             Self::Add(user, role) => {
-                let request = pb::AddMemberRequest { request_id, ..add(id, &oracle::user(user), role_name(role)) };
+                let request = pb::AddMemberRequest { request_id, ..add(id, &oracle::user(user), role.name()) };
                 client.add_member(request).await?.into_inner().consistency_token
             }
             Self::SetRole(user, role) => {
-                let request =
-                    pb::UpdateMemberRequest { request_id, ..set_role(id, &oracle::user(user), role_name(role)) };
+                let request = pb::UpdateMemberRequest { request_id, ..set_role(id, &oracle::user(user), role.name()) };
                 client.update_member(request).await?.into_inner().consistency_token
             }
             Self::Remove(user) => {
@@ -126,6 +143,27 @@ impl Change {
                 let request = pb::TransferOwnershipRequest { request_id, ..transfer(id, &oracle::user(user)) };
                 client.transfer_ownership(request).await?.into_inner().consistency_token
             }
+            Self::Define(permissions) if is_first => {
+                let permissions = oracle::words(permissions);
+                let request =
+                    pb::CreateRoleRequest { organization, name: own(), permissions, request_id, ..Default::default() };
+                definitions.create_role(request).await?.into_inner().consistency_token
+            }
+            Self::Define(permissions) => {
+                let request = pb::UpdateRoleRequest {
+                    organization,
+                    name: own(),
+                    permissions: oracle::words(permissions),
+                    update_mask: Some(prost_types::FieldMask { paths: vec!["permissions".to_owned()] }),
+                    request_id,
+                    ..Default::default()
+                };
+                definitions.update_role(request).await?.into_inner().consistency_token
+            }
+            Self::Undefine => {
+                let request = pb::DeleteRoleRequest { organization, name: own(), request_id, ..Default::default() };
+                definitions.delete_role(request).await?.into_inner().consistency_token
+            }
             Self::Rename(_) | Self::Name => {
                 let mut request = pb::UpdateOrganizationRequest { organization, request_id, ..Default::default() };
                 match self {
@@ -140,15 +178,47 @@ impl Change {
 
 /// A write, which can be sent repeatedly with the same `request_id`.
 pub enum Write {
-    Organization { change: Change, index: usize, id: String, name: String },
-    User { user: usize, inactive: bool },
+    Organization {
+        change: Change,
+        index: usize,
+        id: String,
+        name: String,
+        /// Whether the organization does not have the role that the change defines.
+        is_first: bool,
+    },
+    User {
+        user: usize,
+        inactive: bool,
+    },
+    /// The accountant gets these permissions.
+    Model(Permissions),
+}
+
+/// A set of words other than this one.
+pub fn other_words(random: &mut SeededRandom, present: Option<Permissions>) -> Permissions {
+    let sets: Vec<Permissions> = (0..1 << WORDS.len()).filter(|set| Some(*set) != present).collect();
+    sets[random.below(sets.len())]
+}
+
+/// The access model in which the accountant has these permissions.
+pub fn model(accountant: Permissions) -> pb::ApplyAccessModelRequest {
+    apply(json!({
+        "permissions": WORDS.map(|(word, _)| json!({ "name": word })),
+        "roles": [{ "name": Role::Accountant.name(), "permissions": oracle::words(accountant) }],
+    }))
 }
 
 impl Write {
     /// Sends the write and returns the consistency token of the response.
     pub async fn call(&self, mut clients: Clients, request_id: String) -> Result<String, Status> {
         match self {
-            Self::Organization { change, index, id, name } => change.call(clients, *index, id, name, request_id).await,
+            Self::Organization { change, index, id, name, is_first } => {
+                change.call(clients, *index, id, name, request_id, *is_first).await
+            }
+            Self::Model(accountant) => {
+                let request = pb::ApplyAccessModelRequest { request_id, ..model(*accountant) };
+                Ok(clients.models.apply_access_model(request).await?.into_inner().consistency_token)
+            }
             Self::User { user, inactive: true } => {
                 let request =
                     pb::DeactivateUserRequest { user_id: oracle::user(*user), request_id, ..Default::default() };

@@ -4,9 +4,12 @@ use super::faults::cluster;
 use super::oracle::Mode;
 use super::traffic::{SeededRandom, Traffic, Workload};
 use super::{Rig, until};
-use crate::harness::{Database, Server};
+use crate::harness::{Database, Server, is_member};
+use crate::roles::apply;
+use roster::grpc::pb;
 use roster::postgres::{Binaries, Cluster, Options, Stop};
 use roster::service::ReplicaSettings;
+use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -167,4 +170,43 @@ async fn a_new_log_that_is_longer_than_the_lost_one_is_recognized() {
         assert!(server.operator().is_member(organization, "kept-3").await);
     }
     assert_eq!(other.roster.replica().statistics().lost, 0);
+}
+
+/// An access model is lost, and another one has its revision since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_access_model_is_forgotten() {
+    let (mut primary, _) = cluster().await;
+    let address = Address::new(&primary);
+    let rig = Rig::pair(Database::at(address.url(&primary))).await;
+    let organization = &rig.workload.oracle.organizations[0].id;
+    let declaring = |word: &str| apply(json!({ "permissions": [{ "name": word }] }));
+    let check = async |server: &Server, word: &str| {
+        let question = pb::check_membership_request::Question::Permission(word.to_owned());
+        let request = pb::CheckMembershipRequest { question: Some(question), ..is_member(organization, "nobody") };
+        server.operator().checks.check_membership(request).await
+    };
+    let mut standby = standby(&mut primary).await;
+    rig.servers[0].until_serving().await;
+    until("the primary accepts writes", async || {
+        rig.servers[0].operator().models.apply_access_model(declaring("billing.lost")).await.is_ok()
+    })
+    .await;
+    rig.caught_up().await;
+    assert!(check(&rig.servers[1], "billing.lost").await.is_ok());
+    primary.stop(Stop::Immediate).await;
+    std::fs::remove_file(&address.0).unwrap();
+
+    std::fs::remove_file(standby.data().join("standby.signal")).unwrap();
+    standby.start_again().await.unwrap();
+    let other = Server::with_replica_over(Database::at(standby.url("roster")), ReplicaSettings::default()).await;
+    other.operator().models.apply_access_model(declaring("billing.kept")).await.unwrap();
+    address.redirect(standby.data());
+    until("both servers notice the loss", async || rig.statistics().iter().all(|statistics| statistics.lost == 1))
+        .await;
+    rig.caught_up().await;
+    for server in &rig.servers {
+        assert!(check(server, "billing.kept").await.is_ok());
+        let refused = check(server, "billing.lost").await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused:?}");
+    }
 }

@@ -7,6 +7,8 @@ mod faults;
 mod model;
 mod oracle;
 mod process;
+mod questions;
+mod roles;
 mod schedules;
 mod shares;
 mod soak;

@@ -25,6 +25,37 @@ pub enum Role {
     None,
     Member,
     Admin,
+    /// A role of the deployment. The access model says what it holds.
+    Accountant,
+    /// A role of the organization's own.
+    Own,
+}
+
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Member => "member",
+            Self::Admin => "admin",
+            Self::Accountant => "accountant",
+            Self::Own => "org:own",
+        }
+    }
+}
+
+/// A set of permissions, one bit for each.
+pub type Permissions = u8;
+/// The words of the application, which the accountant and roles of organizations hold, with their bits.
+pub const WORDS: [(&str, Permissions); 2] = [("billing.read", 1), ("billing.pay", 2)];
+/// What members and admins hold beside those.
+const MEMBER: Permissions = 4;
+const ADMIN: Permissions = MEMBER | 8;
+const OWNER: Permissions = Permissions::MAX;
+
+/// The words in a set.
+pub fn words(permissions: Permissions) -> Vec<String> {
+    let held = WORDS.iter().filter(|(_, bit)| permissions & bit != 0);
+    held.map(|(word, _)| (*word).to_owned()).collect()
 }
 
 /// An organization as of one revision.
@@ -35,6 +66,8 @@ pub struct OrganizationState {
     pub owner: usize,
     pub slug: usize,
     pub roles: [Role; USERS],
+    /// What the organization's own role holds; `None` if it does not exist.
+    pub own: Option<Permissions>,
 }
 
 /// A version of a state, with the times of its write.
@@ -121,6 +154,8 @@ pub struct CoveredToken {
     pub organizations: BTreeMap<usize, i64>,
     /// Revisions of users.
     pub users: BTreeMap<usize, i64>,
+    /// The revision of the access model.
+    pub model: Option<i64>,
 }
 
 /// A call of a check, with its endpoint and its times.
@@ -150,6 +185,17 @@ pub enum Criterion {
     Admin,
     Owner,
     MembersAdd,
+    /// A permission of the application: the index of its word.
+    Word(usize),
+    Accountant,
+    Own,
+}
+
+impl Criterion {
+    /// Whether the answer depends on what roles hold.
+    fn depends_on_model(self) -> bool {
+        !matches!(self, Self::Member)
+    }
 }
 
 /// A check and its answer.
@@ -181,12 +227,21 @@ pub struct User {
 pub struct Oracle {
     pub organizations: Vec<Organization>,
     pub users: Vec<User>,
+    /// What the accountant holds.
+    pub model: AccessModel,
+}
+
+/// The access model and its history.
+pub struct AccessModel {
+    pub write_lock: tokio::sync::Mutex<()>,
+    pub history: Mutex<History<Permissions>>,
 }
 
 /// The length of every history at one time.
 pub struct Mark {
     organizations: Vec<usize>,
     users: Vec<usize>,
+    model: usize,
 }
 
 pub fn user(index: usize) -> String {
@@ -198,8 +253,10 @@ pub fn slug(organization: usize, index: usize) -> String {
 }
 
 impl Oracle {
-    /// An oracle of organizations with these ids, revisions and states.
-    pub fn new(organizations: Vec<(String, i64, OrganizationState)>) -> Self {
+    /// An oracle of organizations with these ids, revisions and states, and of an access model at revision 1.
+    pub fn new(organizations: Vec<(String, i64, OrganizationState)>, model: Permissions) -> Self {
+        let model =
+            AccessModel { write_lock: tokio::sync::Mutex::default(), history: Mutex::new(History::new(1, model)) };
         let organization = |(id, revision, state)| Organization {
             id,
             write_lock: tokio::sync::Mutex::default(),
@@ -209,6 +266,7 @@ impl Oracle {
         Self {
             organizations: organizations.into_iter().map(organization).collect(),
             users: (0..USERS).map(user).collect(),
+            model,
         }
     }
 
@@ -223,7 +281,8 @@ impl Oracle {
     pub fn mark(&self) -> Mark {
         let organizations = self.organizations.iter().map(|organization| organization.history.lock().unwrap().0.len());
         let users = self.users.iter().map(|user| user.history.lock().unwrap().0.len());
-        Mark { organizations: organizations.collect(), users: users.collect() }
+        let model = self.model.history.lock().unwrap().0.len();
+        Mark { organizations: organizations.collect(), users: users.collect(), model }
     }
 
     /// Discards the versions after a mark, because the datastore has lost them.
@@ -234,10 +293,11 @@ impl Oracle {
         for (user, length) in self.users.iter().zip(&mark.users) {
             user.history.lock().unwrap().0.truncate(*length);
         }
+        self.model.history.lock().unwrap().0.truncate(mark.model);
     }
 
-    /// Verifies the answers to one call. Returns the revisions that the answer's token must cover, or a description of
-    /// the violation.
+    /// Verifies the answers to one call: all of them by one access model. Returns the revisions that the answer's token
+    /// must cover, or a description of the violation.
     pub fn verify(
         &self,
         call: &Call,
@@ -245,6 +305,34 @@ impl Oracle {
         answers: &[pb::CheckResult],
     ) -> Result<CoveredToken, String> {
         assert_eq!(questions.len(), answers.len(), "one answer per question");
+        let floor = match &call.mode {
+            Mode::AtLeast(token) => token.model,
+            Mode::Recent | Mode::LostEpoch(_) | Mode::Full => None,
+        };
+        let models = {
+            let history = self.model.history.lock().unwrap();
+            let window = history.window(call, floor);
+            history.0[window].to_vec()
+        };
+        let depends = questions.iter().any(|question| question.criterion.depends_on_model());
+        let mut outcome = Err("no access model is possible".to_owned());
+        for model in &models {
+            outcome = self.verify_by(model.state, call, questions, answers);
+            if let Ok(token) = outcome {
+                return Ok(CoveredToken { model: depends.then_some(model.revision), ..token });
+            }
+        }
+        outcome.map_err(|violation| format!("{violation}\nmodels: {models:?}"))
+    }
+
+    /// As [`Self::verify`], by an access model in which the accountant holds these permissions.
+    fn verify_by(
+        &self,
+        accountant: Permissions,
+        call: &Call,
+        questions: &[Question],
+        answers: &[pb::CheckResult],
+    ) -> Result<CoveredToken, String> {
         let (no_organizations, no_users) = (BTreeMap::new(), BTreeMap::new());
         let (organization_floors, user_floors) = match &call.mode {
             Mode::AtLeast(token) => (&token.organizations, &token.users),
@@ -270,7 +358,9 @@ impl Oracle {
             let matches = |version: &&Version<OrganizationState>| {
                 indices.iter().all(|index| {
                     let (question, answer) = (&questions[*index], &answers[*index]);
-                    user_states[&question.user].possible().any(|inactive| agrees(version, question, inactive, answer))
+                    user_states[&question.user]
+                        .possible()
+                        .any(|inactive| agrees(version, question, inactive, accountant, answer))
                 })
             };
             let Some(version) = history.0[window.clone()].iter().find(matches) else {
@@ -312,9 +402,15 @@ impl PossibleStates {
     }
 }
 
-/// Whether an answer is correct for a version of the organization and a state of the user.
-fn agrees(version: &Version<OrganizationState>, question: &Question, inactive: bool, answer: &pb::CheckResult) -> bool {
-    let (reason, role, revision) = expected(version, question, inactive);
+/// Whether an answer is correct for a version of the organization, a state of the user and what the accountant holds.
+fn agrees(
+    version: &Version<OrganizationState>,
+    question: &Question,
+    inactive: bool,
+    accountant: Permissions,
+    answer: &pb::CheckResult,
+) -> bool {
+    let (reason, role, revision) = expected(version, question, inactive, accountant);
     let allowed = reason == pb::CheckReason::Allowed;
     answer.revision == revision && answer.reason() == reason && answer.role == role && answer.allowed == allowed
 }
@@ -323,9 +419,11 @@ fn expected(
     version: &Version<OrganizationState>,
     question: &Question,
     inactive: bool,
+    accountant: Permissions,
 ) -> (pb::CheckReason, &'static str, i64) {
     use pb::CheckReason::{
-        Allowed, NotAMember, OrganizationInactive, OrganizationNotFound, RoleLacksPermission, RoleTooLow, UserInactive,
+        Allowed, NotAMember, OrganizationInactive, OrganizationNotFound, RoleLacksPermission, RoleNotFound, RoleTooLow,
+        UserInactive,
     };
     let state = &version.state;
     if state.deleted || question.slug.is_some_and(|slug| slug != state.slug) {
@@ -333,20 +431,31 @@ fn expected(
     }
     let is_owner = state.owner == question.user;
     let stored = state.roles[question.user];
-    let role = match stored {
-        Role::None => "",
-        _ if is_owner => "owner",
-        Role::Admin => "admin",
-        Role::Member => "member",
+    let role = if is_owner { "owner" } else { stored.name() };
+    let held = match stored {
+        _ if is_owner => OWNER,
+        Role::None => 0,
+        Role::Member => MEMBER,
+        Role::Admin => ADMIN,
+        Role::Accountant => accountant,
+        Role::Own => state.own.expect("a member holds a role that exists"),
     };
-    let reason = match (question.criterion, stored) {
+    let (required, otherwise) = match question.criterion {
+        Criterion::Member => (0, Allowed),
+        Criterion::Admin => (ADMIN, RoleTooLow),
+        Criterion::Owner => (OWNER, RoleTooLow),
+        Criterion::MembersAdd => (ADMIN, RoleLacksPermission),
+        Criterion::Word(index) => (WORDS[index].1, RoleLacksPermission),
+        Criterion::Accountant => (accountant, RoleTooLow),
+        Criterion::Own => (state.own.unwrap_or_default(), RoleTooLow),
+    };
+    let reason = match stored {
         _ if state.inactive => OrganizationInactive,
         _ if inactive => UserInactive,
-        (_, Role::None) => NotAMember,
-        (Criterion::Owner, _) if !is_owner => RoleTooLow,
-        (Criterion::Admin, Role::Member) => RoleTooLow,
-        (Criterion::MembersAdd, Role::Member) => RoleLacksPermission,
-        _ => Allowed,
+        _ if matches!(question.criterion, Criterion::Own) && state.own.is_none() => RoleNotFound,
+        Role::None => NotAMember,
+        _ if held & required == required => Allowed,
+        _ => otherwise,
     };
     (reason, role, version.revision)
 }

@@ -1,11 +1,11 @@
 //! Concurrent callers: writers, which record each change before they send it, and checkers, which verify each answer.
 
-use super::change::{Change, Write};
+use super::change::{Change, Write, model, other_words};
 use super::endpoint::Endpoint;
 use super::oracle::{
-    self, Call, CoveredToken, Criterion, MEMBERS, Mode, OWNERS, Oracle, OrganizationState, Question, Role, SLUGS, USERS,
+    self, Call, CoveredToken, Criterion, MEMBERS, Mode, OWNERS, Oracle, OrganizationState, Question, Role, USERS,
 };
-use crate::harness::{is_member, organization};
+use crate::harness::organization;
 use roster::grpc::pb;
 use roster::grpc::pb::consistency::Requirement;
 use roster::random;
@@ -20,6 +20,8 @@ use tonic::{Code, Status};
 const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Maximum number of checks in a batch.
 const BATCH: usize = 300;
+/// What the accountant holds at first.
+const ACCOUNTANT: oracle::Permissions = 1;
 /// Number of consistency tokens that are stored for later checks.
 const TOKENS: usize = 64;
 
@@ -105,6 +107,7 @@ impl Workload {
     pub async fn new(endpoints: Vec<Endpoint>, count: usize, seed: u64) -> Arc<Self> {
         let mut organizations = Vec::new();
         let mut clients = endpoints[0].clients.clone();
+        clients.models.apply_access_model(model(ACCOUNTANT)).await.unwrap();
         for index in 0..count {
             let (owner, mut roles) = (index % OWNERS, [Role::None; USERS]);
             let request = pb::CreateOrganizationRequest {
@@ -126,11 +129,11 @@ impl Workload {
             organizations.push((
                 id,
                 revision,
-                OrganizationState { deleted: false, inactive: false, owner, slug: 0, roles },
+                OrganizationState { deleted: false, inactive: false, owner, slug: 0, roles, own: None },
             ));
         }
         Arc::new(Self {
-            oracle: Oracle::new(organizations),
+            oracle: Oracle::new(organizations, ACCOUNTANT),
             endpoints,
             counts: Counts::default(),
             seed,
@@ -250,42 +253,6 @@ impl Workload {
         }
     }
 
-    fn single(&self, question: &Question) -> pb::CheckMembershipRequest {
-        use pb::check_membership_request::Question::{Permission, Role};
-        let condition = match question.criterion {
-            Criterion::Member => None,
-            Criterion::Admin => Some(Role("admin".to_owned())),
-            Criterion::Owner => Some(Role("owner".to_owned())),
-            Criterion::MembersAdd => Some(Permission("members.add".to_owned())),
-        };
-        let request = is_member(&self.oracle.name(question), &oracle::user(question.user));
-        pb::CheckMembershipRequest { question: condition, ..request }
-    }
-
-    fn item(&self, question: &Question) -> pb::CheckItem {
-        use pb::check_item::Question::{Permission, Role};
-        use pb::check_membership_request::Question as Single;
-        let single = self.single(question);
-        let question = single.question.map(|question| match question {
-            Single::Role(role) => Role(role),
-            Single::Permission(permission) => Permission(permission),
-        });
-        pb::CheckItem { organization: single.organization, user_id: single.user_id, question }
-    }
-
-    /// A random question. A slug is the organization's present one or, with `any_slug`, any of its slugs; if no
-    /// organization has it, the primary answers.
-    pub fn question(&self, random: &mut SeededRandom, organization: usize, any_slug: bool) -> Question {
-        let criterion =
-            [Criterion::Member, Criterion::Member, Criterion::Admin, Criterion::Owner, Criterion::MembersAdd]
-                [random.below(5)];
-        let slug = (random.below(4) == 0).then(|| {
-            let last = self.oracle.organizations[organization].history.lock().unwrap().last().state.slug;
-            if any_slug { random.below(SLUGS) } else { last }
-        });
-        Question { organization, slug, user: random.below(USERS), criterion }
-    }
-
     async fn run_checker(self: Arc<Self>, number: usize) {
         let mut random = SeededRandom::new(self.seed, u64::try_from(number).unwrap());
         while !self.is_stopped() {
@@ -318,6 +285,8 @@ impl Workload {
         while !self.is_stopped() {
             if random.below(12) == 0 {
                 self.write_user(&mut random).await;
+            } else if random.below(40) == 0 {
+                self.write_model(&mut random).await;
             } else {
                 let index = random.below(self.oracle.organizations.len());
                 self.write_organization(&mut random, index).await;
@@ -348,7 +317,8 @@ impl Workload {
         let (next, revisions) = change.apply(&state);
         organization.history.lock().unwrap().begin(revision + revisions, next);
         let name = format!("Organization {index} at {revision}");
-        let write = Write::Organization { change, index, id: organization.id.clone(), name };
+        let (id, is_first) = (organization.id.clone(), state.own.is_none());
+        let write = Write::Organization { change, index, id, name, is_first };
         let acknowledge = |endpoint| organization.history.lock().unwrap().acknowledge(endpoint);
         let (request_id, text) = self.write(random, &write, acknowledge).await;
         let revisions_taken = revision + 1..=revision + revisions;
@@ -378,6 +348,24 @@ impl Workload {
         let organization = random.below(self.oracle.organizations.len());
         self.use_token(random, token, &[Question { organization, slug: None, user, criterion: Criterion::Member }])
             .await;
+    }
+
+    /// Changes what the accountant holds.
+    async fn write_model(&self, random: &mut SeededRandom) {
+        let record = &self.oracle.model;
+        let _write_lock = record.write_lock.lock().await;
+        let (revision, present) = {
+            let history = record.history.lock().unwrap();
+            (history.last().revision, history.last().state)
+        };
+        let next = other_words(random, Some(present));
+        record.history.lock().unwrap().begin(revision + 1, next);
+        let acknowledge = |endpoint| record.history.lock().unwrap().acknowledge(endpoint);
+        let (_, text) = self.write(random, &Write::Model(next), acknowledge).await;
+        let token = CoveredToken { text, model: Some(revision + 1), ..CoveredToken::default() };
+        let organization = random.below(self.oracle.organizations.len());
+        let questions: Vec<Question> = (0..3).map(|_| self.question(random, organization, false)).collect();
+        self.use_token(random, token, &questions).await;
     }
 
     /// Checks the result of a write with its token, possibly on a server that has not applied it yet, and stores the
