@@ -30,7 +30,7 @@ impl Question {
     }
 
     /// The permission or the role that the question requires, with what the role holds by the tables of this standing.
-    fn requirement<'t>(&self, standing: &StandingView<'t>) -> Result<CheckRequirement<'t>, Undeclared> {
+    fn requirement<'t>(&self, standing: &StandingView<'t>) -> Result<CheckRequirement<'t>, UndeclaredWord> {
         let permission = match self {
             Self::Member => return Ok(CheckRequirement::Membership),
             Self::Role(name) if name.is_of_organization() => {
@@ -41,12 +41,12 @@ impl Question {
             Self::Role(name) if standing.roles.has(name) => {
                 return Ok(CheckRequirement::Role(standing.roles.permissions(name)));
             }
-            Self::Role(_) => return Err(Undeclared::Role),
+            Self::Role(_) => return Err(UndeclaredWord::Role),
             Self::Permission(permission) => Some(*permission),
             Self::NewPermission(name) => Permission::find(name.as_str()),
         };
         let declared = permission.filter(|permission| standing.roles.declared().contains(*permission));
-        declared.map(CheckRequirement::Permission).ok_or(Undeclared::Permission)
+        declared.map(CheckRequirement::Permission).ok_or(UndeclaredWord::Permission)
     }
 }
 
@@ -62,14 +62,14 @@ enum CheckRequirement<'t> {
 
 /// A question names something that the access model does not declare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Undeclared {
+pub enum UndeclaredWord {
     /// The permission of the question.
     Permission,
     /// The role, which is not one of an organization.
     Role,
 }
 
-impl Undeclared {
+impl UndeclaredWord {
     /// The field of a check that names it.
     #[must_use]
     pub fn field(self) -> &'static str {
@@ -159,7 +159,7 @@ pub enum CheckReason {
 ///
 /// # Errors
 /// If the question names a permission or a role of the deployment that the role table of the standing does not have.
-pub fn answer(question: &Question, standing: &StandingView<'_>) -> Result<CheckReason, Undeclared> {
+pub fn answer(question: &Question, standing: &StandingView<'_>) -> Result<CheckReason, UndeclaredWord> {
     let requirement = question.requirement(standing)?;
     let reason = state_reason(standing).unwrap_or_else(|| role_reason(&requirement, standing));
     Ok(reason)
@@ -355,9 +355,9 @@ mod tests {
             standing(OrganizationState::Deleted, None, Some(UserState::Inactive)),
         ] {
             let ask = |question| super::answer(&question, &standing.view(&table));
-            assert_eq!(ask(Question::Role(name.clone())), Err(Undeclared::Role));
-            assert_eq!(ask(Question::Permission(removed)), Err(Undeclared::Permission));
-            assert_eq!(ask(Question::NewPermission(new.clone())), Err(Undeclared::Permission));
+            assert_eq!(ask(Question::Role(name.clone())), Err(UndeclaredWord::Role));
+            assert_eq!(ask(Question::Permission(removed)), Err(UndeclaredWord::Permission));
+            assert_eq!(ask(Question::NewPermission(new.clone())), Err(UndeclaredWord::Permission));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::consistency_token::ConsistencyToken;
 use super::evidence::{PrimaryAnswers, TokenRequirement};
-use super::question::{Answered, Facts, StandingQuestion, cover_model, key};
+use super::question::{Facts, SourcedAnswer, StandingQuestion, cover_model, key};
 use super::{AnswerBatch, Freshness, ReplicaState, nanoseconds, user_bucket};
 use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{BucketPosition, OrganizationId, OrganizationRef};
@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// The answers of memory to many questions; `None` where memory cannot answer.
-type MemoryAnswers<Q> = AnswerGroup<Vec<Option<Answered<<Q as StandingQuestion>::Answer>>>>;
+type MemoryAnswers<Q> = AnswerGroup<Vec<Option<SourcedAnswer<<Q as StandingQuestion>::Answer>>>>;
 
 impl ReplicaState {
     pub(super) fn datastore(&self) -> Option<Datastore> {
@@ -119,12 +119,12 @@ impl ReplicaState {
         &self,
         question: &Q,
         freshness: &Freshness,
-    ) -> Result<Answered<Q::Answer>, StoreError> {
+    ) -> Result<SourcedAnswer<Q::Answer>, StoreError> {
         let PrimaryAnswers { standings, roles, .. } = self.query_primary(vec![key(question)], freshness).await?;
         let resolved = standings.first();
         let unanswered = || StoreError::Unreadable("a question was not answered".to_owned());
         let facts = Facts::of_primary(resolved.ok_or_else(unanswered)?, &roles);
-        Ok(Answered::new(question, &facts, AnswerSource::Primary))
+        Ok(SourcedAnswer::new(question, &facts, AnswerSource::Primary))
     }
 
     /// Requires that answers of the primary cover a consistency token. [`StoreError::Behind`] if they do not. Compares the
@@ -163,7 +163,7 @@ impl ReplicaState {
         &self,
         question: &Q,
         source: AnswerSource,
-    ) -> Option<Answered<Q::Answer>> {
+    ) -> Option<SourcedAnswer<Q::Answer>> {
         let (organization, user) = question.subject();
         let (user_state, user_position) = match user {
             None => (None, BucketPosition::start(0)),
@@ -179,7 +179,7 @@ impl ReplicaState {
         }
         let mut facts = Facts { user_position, ..Facts::in_bucket(question, bucket, id, roles)? };
         facts.standing.user_state = user_state;
-        Some(Answered::new(question, &facts, source)).filter(|answered| Q::is_final(&answered.answer))
+        Some(SourcedAnswer::new(question, &facts, source)).filter(|answered| Q::is_final(&answered.answer))
     }
 
     /// Whether this process has acknowledged an access model that these roles are older than, and the answer depends on it.
@@ -235,7 +235,7 @@ impl ReplicaState {
         let from_memory = answers.iter().flatten().filter(|answer| answer.source == AnswerSource::Memory).count();
         self.counters.count_answers(AnswerSource::Memory, from_memory);
         let (mut batch, mut sources) = (Vec::with_capacity(answers.len()), Vec::with_capacity(answers.len()));
-        for Answered { answer, source, .. } in answers.into_iter().flatten() {
+        for SourcedAnswer { answer, source, .. } in answers.into_iter().flatten() {
             batch.push(answer);
             sources.push(source);
         }
@@ -253,13 +253,13 @@ impl ReplicaState {
         questions: &[&Q],
         freshness: &Freshness,
         mut token: ConsistencyToken,
-    ) -> Result<AnswerGroup<Vec<Answered<Q::Answer>>>, StoreError> {
+    ) -> Result<AnswerGroup<Vec<SourcedAnswer<Q::Answer>>>, StoreError> {
         let keys = questions.iter().map(|question| key(*question)).collect();
         match self.query_primary(keys, freshness).await {
             Ok(PrimaryAnswers { standings, roles, .. }) => {
                 let facts = standings.iter().map(|resolved| Facts::of_primary(resolved, &roles));
                 let answers: Vec<_> = (questions.iter().zip(facts))
-                    .map(|(question, facts)| Answered::new(*question, &facts, AnswerSource::Primary))
+                    .map(|(question, facts)| SourcedAnswer::new(*question, &facts, AnswerSource::Primary))
                     .collect();
                 for answer in &answers {
                     answer.cover(&mut token);
@@ -329,7 +329,7 @@ impl ReplicaState {
                 }
                 let Some(mut facts) = Facts::in_bucket(question, bucket, id, roles) else { continue };
                 facts.standing.user_state = user.and_then(|user| self.tables.user_state(user));
-                let answered = Answered::new(question, &facts, source);
+                let answered = SourcedAnswer::new(question, &facts, source);
                 if answered.model.is_some_and(|at| *model.get_or_insert(at) != at) {
                     return None;
                 }
@@ -353,7 +353,7 @@ struct AnswerGroup<A> {
 /// The organizations of the questions that have an answer.
 fn organizations<Q: StandingQuestion>(
     questions: &[Q],
-    answers: &[Option<Answered<Q::Answer>>],
+    answers: &[Option<SourcedAnswer<Q::Answer>>],
 ) -> HashSet<OrganizationId> {
     let answered = questions.iter().zip(answers).filter_map(|(question, answer)| Some((question, answer.as_ref()?)));
     let ids = answered.filter_map(|(question, answer)| match question.subject().0 {

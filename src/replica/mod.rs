@@ -29,7 +29,7 @@ mod statistics;
 mod written;
 
 pub use feed::{Commits, Feed};
-pub use question::{Answered, Facts, StandingQuestion};
+pub use question::{Facts, SourcedAnswer, StandingQuestion};
 pub use settings::ReplicaSettings;
 pub use statistics::ReplicaStatistics;
 
@@ -229,7 +229,11 @@ impl Replica {
 
     /// The answer to a question, from memory without waiting. `None` if memory cannot answer or is not fresh enough.
     #[must_use]
-    pub fn answer_now<Q: StandingQuestion>(&self, question: &Q, freshness: &Freshness) -> Option<Answered<Q::Answer>> {
+    pub fn answer_now<Q: StandingQuestion>(
+        &self,
+        question: &Q,
+        freshness: &Freshness,
+    ) -> Option<SourcedAnswer<Q::Answer>> {
         let answered = self.0.is_fresh(freshness).then(|| self.0.lookup(question, AnswerSource::Memory))?;
         if answered.is_some() {
             self.0.counters.count_answers(AnswerSource::Memory, 1);
@@ -245,7 +249,7 @@ impl Replica {
         &self,
         question: &Q,
         freshness: &Freshness,
-    ) -> Result<Answered<Q::Answer>, StoreError> {
+    ) -> Result<SourcedAnswer<Q::Answer>, StoreError> {
         if let Some(answered) = self.answer_now(question, freshness) {
             return Ok(answered);
         }
@@ -288,7 +292,7 @@ impl Replica {
         user: Option<&UserId>,
         freshness: &Freshness,
     ) -> Result<(Standing, AnswerSource), StoreError> {
-        let Answered { answer, source, .. } = self.answer(&(organization, user), freshness).await?;
+        let SourcedAnswer { answer, source, .. } = self.answer(&(organization, user), freshness).await?;
         Ok((answer, source))
     }
 
@@ -301,7 +305,7 @@ impl Replica {
         &self,
         question: &Q,
         freshness: &Freshness,
-    ) -> Result<Answered<Q::Answer>, StoreError> {
+    ) -> Result<SourcedAnswer<Q::Answer>, StoreError> {
         // No stale answer may take the place of this one, so the primary has the whole time.
         let freshness = if *freshness == Freshness::Recent { &Freshness::Full } else { freshness };
         self.0.query_one(question, freshness).await

@@ -39,7 +39,7 @@ pub trait StandingQuestion {
 /// A standing, and the positions of the change log that it reflects.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'t> {
-    /// The standing.
+    /// The standing of the subject.
     pub standing: StandingView<'t>,
     /// The position of the organization's bucket; `None` if the organization was named by an unknown slug.
     pub position: Option<BucketPosition>,
@@ -51,8 +51,8 @@ pub struct Facts<'t> {
 
 /// An answer, and what the consistency token of the answer covers.
 #[derive(Debug, Clone)]
-pub struct Answered<A> {
-    /// The answer.
+pub struct SourcedAnswer<A> {
+    /// The answer to the question.
     pub answer: A,
     /// The source of the answer.
     pub source: AnswerSource,
@@ -64,7 +64,7 @@ pub struct Answered<A> {
     pub(super) model: Option<BucketPosition>,
 }
 
-impl<A> Answered<A> {
+impl<A> SourcedAnswer<A> {
     pub(super) fn new<Q: StandingQuestion<Answer = A>>(question: &Q, facts: &Facts<'_>, source: AnswerSource) -> Self {
         Self {
             answer: question.answer(facts),

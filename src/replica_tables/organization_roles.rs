@@ -11,19 +11,19 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 /// A value that the table stores once.
-trait Shared: Clone + Eq + Hash {
+trait SharedValue: Clone + Eq + Hash {
     /// The memory behind the value, in bytes.
     fn shared_bytes(&self) -> usize;
 }
 
-impl Shared for RoleName {
+impl SharedValue for RoleName {
     fn shared_bytes(&self) -> usize {
         self.as_str().len() + 2 * size_of::<usize>()
     }
 }
 
 /// What a role holds; `None` if this program does not know one of its words.
-impl Shared for Option<PermissionSet> {
+impl SharedValue for Option<PermissionSet> {
     fn shared_bytes(&self) -> usize {
         self.as_ref().map_or(0, PermissionSet::shared_bytes)
     }
@@ -49,7 +49,7 @@ fn index(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-impl<T: Shared> Interner<T> {
+impl<T: SharedValue> Interner<T> {
     /// The number of a value, which gets one more use.
     fn take(&mut self, value: T) -> u32 {
         if let Some(number) = self.numbers.get(&value) {

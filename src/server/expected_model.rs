@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 /// An access model in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFile {
-    /// The file.
+    /// The file with the expected model.
     pub path: PathBuf,
     /// The model that was read from it.
     pub model: AccessModel,

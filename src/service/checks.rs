@@ -2,9 +2,9 @@
 
 use super::consistency_token::ConsistencyToken;
 use super::{AnswerSource, Freshness, Roster, ServiceError};
-use crate::domain::check::{self, CheckReason, Question, Undeclared, unknown_value};
+use crate::domain::check::{self, CheckReason, Question, UndeclaredWord, unknown_value};
 use crate::domain::{OrganizationRef, Refusal, RoleName, UserId, ValueKind};
-use crate::replica::{AnswerBatch, Answered, Facts, StandingQuestion};
+use crate::replica::{AnswerBatch, Facts, SourcedAnswer, StandingQuestion};
 
 pub use crate::domain::check::Check;
 
@@ -24,7 +24,7 @@ pub struct CheckAnswer {
 }
 
 impl StandingQuestion for Check {
-    type Answer = Result<CheckAnswer, Undeclared>;
+    type Answer = Result<CheckAnswer, UndeclaredWord>;
 
     fn subject(&self) -> (&OrganizationRef, Option<&UserId>) {
         (&self.organization, Some(&self.user))
@@ -83,7 +83,7 @@ impl Roster {
         let mut token = self.replica.token(self.replica.datastore().await?);
         let answered = self.replica.answer(check, freshness).await?;
         answered.cover(&mut token);
-        let Answered { answer, source, .. } = answered;
+        let SourcedAnswer { answer, source, .. } = answered;
         let answer = answer.map_err(|undeclared| Refusal::field(undeclared.field(), undeclared.invalid().0))?;
         match answer.unknown_value {
             Some(value) => Err(Refusal::ValueUnknown { value }.into()),
@@ -102,7 +102,7 @@ impl Roster {
         &self,
         checks: &[Check],
         freshness: &Freshness,
-    ) -> Result<(Vec<Result<CheckAnswer, Undeclared>>, ConsistencyToken), ServiceError> {
+    ) -> Result<(Vec<Result<CheckAnswer, UndeclaredWord>>, ConsistencyToken), ServiceError> {
         let AnswerBatch { answers, sources, token } = self.replica.answers(checks, freshness).await?;
         let with_source = |(answer, source): (Result<CheckAnswer, _>, _)| Ok(CheckAnswer { source, ..answer? });
         Ok((answers.into_iter().zip(sources).map(with_source).collect(), token))

@@ -7,7 +7,7 @@ use super::consistency_token::ConsistencyToken;
 use super::{AnswerSource, Freshness, Roster, ServiceError};
 use crate::domain::check::{self, CheckReason, unknown_value};
 use crate::domain::{OrganizationRef, PermissionSet, Refusal, UserId, ValueKind};
-use crate::replica::{AnswerBatch, Answered, Facts, StandingQuestion};
+use crate::replica::{AnswerBatch, Facts, SourcedAnswer, StandingQuestion};
 
 /// What a user may do in an organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Roster {
         let mut token = self.replica.token(self.replica.datastore().await?);
         let answered = self.replica.answer(&PermissionsQuestion(check), freshness).await?;
         answered.cover(&mut token);
-        let Answered { answer, source, .. } = answered;
+        let SourcedAnswer { answer, source, .. } = answered;
         match answer.unknown_value {
             Some(value) => Err(Refusal::ValueUnknown { value }.into()),
             None => Ok((EffectivePermissions { source, ..answer }, token)),

@@ -4,7 +4,7 @@ use super::checks::{Check, CheckAnswer};
 use super::consistency_token::ConsistencyToken;
 use super::roles::RoleOrigin;
 use super::{AnswerSource, Freshness, Roster, ServiceError};
-use crate::domain::check::{self, Undeclared};
+use crate::domain::check::{self, UndeclaredWord};
 use crate::domain::{
     OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Refusal, RoleName, UserId, UserState,
 };
@@ -74,7 +74,7 @@ struct ExplanationFacts {
 }
 
 impl StandingQuestion for ExplanationQuestion<'_> {
-    type Answer = Result<ExplanationFacts, Undeclared>;
+    type Answer = Result<ExplanationFacts, UndeclaredWord>;
 
     fn subject(&self) -> (&OrganizationRef, Option<&UserId>) {
         self.0.subject()

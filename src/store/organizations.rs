@@ -190,7 +190,7 @@ pub async fn lock(connection: &mut PgConnection, id: OrganizationId) -> Result<O
 /// An organization whose row is locked.
 #[derive(Debug, Clone)]
 pub struct LockedOrganization {
-    /// The organization.
+    /// The organization whose row is locked.
     pub organization: Organization,
     /// The revision of the access model when the statement began.
     pub model_revision: i64,

@@ -32,7 +32,7 @@ pub struct StandingRows {
 /// A standing, with the role that the question names.
 #[derive(Debug, Clone)]
 pub struct ResolvedStanding {
-    /// The standing.
+    /// The standing of the subject.
     pub standing: Standing,
     /// The role of the organization's own that the question names; `None` if it has no such role.
     pub named_role: Option<Role>,

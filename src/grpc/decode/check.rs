@@ -2,7 +2,7 @@
 
 use super::{FieldReader, InvalidFields, borrow_oneof, item_count};
 use crate::domain::access_model::PermissionName;
-use crate::domain::check::{Question, Undeclared};
+use crate::domain::check::{Question, UndeclaredWord};
 use crate::domain::limits::BATCH_CHECKS;
 use crate::domain::{Invalid, Kind, OrganizationRef, Permission, RoleName, UserId};
 use crate::grpc::pb;
@@ -49,7 +49,7 @@ fn permission(word: &str) -> Result<Question, Invalid> {
 /// The answers of a batch, in the order of its items, if the access model declares every permission and role that the items
 /// name.
 pub(in crate::grpc) fn declared(
-    answers: Vec<Result<CheckAnswer, Undeclared>>,
+    answers: Vec<Result<CheckAnswer, UndeclaredWord>>,
     fields: &mut FieldReader,
 ) -> Result<Vec<CheckAnswer>, InvalidFields> {
     fields.items(answers, |fields, answer| {

@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 /// A permission of the application that differs, and its use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PermissionEffect {
-    /// The name.
+    /// The name of the permission.
     pub name: String,
     /// How the models differ.
     pub difference: Difference,
@@ -28,7 +28,7 @@ pub struct PermissionEffect {
 /// A role that differs, and its use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoleEffect {
-    /// The name.
+    /// The name of the role.
     pub name: RoleName,
     /// How the models differ.
     pub difference: Difference,

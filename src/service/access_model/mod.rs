@@ -28,7 +28,7 @@ pub struct PresentModel {
     pub revision: i64,
     /// The time of the last one; 1970 before the first one.
     pub update_time: OffsetDateTime,
-    /// The model.
+    /// The access model.
     pub model: AccessModel,
     /// Whether the deployment accepts access models and roles of organizations.
     pub is_enabled: bool,
@@ -45,7 +45,7 @@ impl PresentModel {
 /// The access model to apply.
 #[derive(Debug, Clone)]
 pub struct ApplyModel {
-    /// The model.
+    /// The access model.
     pub model: AccessModel,
     /// For roles that the model removes or takes from a kind: the role that their members get.
     pub replace: BTreeMap<RoleName, RoleName>,

@@ -30,9 +30,9 @@ pub enum RoleOrigin {
 /// A role that exists for an organization.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoleDefinition {
-    /// The organization.
+    /// The organization of the role.
     pub organization: OrganizationId,
-    /// The name.
+    /// The name of the role.
     pub name: RoleName,
     /// Where the role is defined.
     pub origin: RoleOrigin,
@@ -80,9 +80,9 @@ impl RoleDefinition {
 pub struct CreateRole {
     /// The name, which begins with `org:`.
     pub name: RoleName,
-    /// The title.
+    /// The title for people.
     pub title: Title,
-    /// The description.
+    /// The description for people.
     pub description: Description,
     /// The words of its permissions, each once, in the order of the request.
     pub permissions: Vec<String>,

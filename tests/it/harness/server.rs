@@ -378,7 +378,7 @@ impl Interceptor for Credential {
     }
 }
 
-type AuthenticatedChannel = InterceptedService<Channel, Credential>;
+pub type AuthenticatedChannel = InterceptedService<Channel, Credential>;
 
 /// One caller's clients for every service.
 #[derive(Debug, Clone)]

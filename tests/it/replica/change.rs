@@ -2,10 +2,11 @@
 
 use super::oracle::{self, MEMBERS, OWNERS, OrganizationState, Permissions, Role, SLUGS, WORDS};
 use super::traffic::SeededRandom;
-use crate::harness::server::Clients;
+use crate::harness::server::{AuthenticatedChannel, Clients};
 use crate::harness::{add, remove, set_role, transfer};
 use crate::roles::apply;
 use roster::grpc::pb;
+use roster::grpc::pb::role_service_client::RoleServiceClient;
 use serde_json::json;
 use tonic::Status;
 
@@ -143,23 +144,7 @@ impl Change {
                 let request = pb::TransferOwnershipRequest { request_id, ..transfer(id, &oracle::user(user)) };
                 client.transfer_ownership(request).await?.into_inner().consistency_token
             }
-            Self::Define(permissions) if is_first => {
-                let permissions = oracle::words(permissions);
-                let request =
-                    pb::CreateRoleRequest { organization, name: own(), permissions, request_id, ..Default::default() };
-                definitions.create_role(request).await?.into_inner().consistency_token
-            }
-            Self::Define(permissions) => {
-                let request = pb::UpdateRoleRequest {
-                    organization,
-                    name: own(),
-                    permissions: oracle::words(permissions),
-                    update_mask: Some(prost_types::FieldMask { paths: vec!["permissions".to_owned()] }),
-                    request_id,
-                    ..Default::default()
-                };
-                definitions.update_role(request).await?.into_inner().consistency_token
-            }
+            Self::Define(permissions) => define(definitions, organization, permissions, request_id, is_first).await?,
             Self::Undefine => {
                 let request = pb::DeleteRoleRequest { organization, name: own(), request_id, ..Default::default() };
                 definitions.delete_role(request).await?.into_inner().consistency_token
@@ -174,6 +159,25 @@ impl Change {
             }
         })
     }
+}
+
+/// Defines the organization's own role, or changes what it holds. Returns the consistency token of the response.
+async fn define(
+    mut client: RoleServiceClient<AuthenticatedChannel>,
+    organization: String,
+    permissions: Permissions,
+    request_id: String,
+    is_first: bool,
+) -> Result<String, Status> {
+    let (name, permissions) = (Role::Own.name().to_owned(), oracle::words(permissions));
+    if is_first {
+        let request = pb::CreateRoleRequest { organization, name, permissions, request_id, ..Default::default() };
+        return Ok(client.create_role(request).await?.into_inner().consistency_token);
+    }
+    let update_mask = Some(prost_types::FieldMask { paths: vec!["permissions".to_owned()] });
+    let request =
+        pb::UpdateRoleRequest { organization, name, permissions, update_mask, request_id, ..Default::default() };
+    Ok(client.update_role(request).await?.into_inner().consistency_token)
 }
 
 /// A write, which can be sent repeatedly with the same `request_id`.

@@ -50,7 +50,7 @@ async fn every_mistake_in_a_model_is_named_at_once() {
 #[tokio::test]
 async fn standard_input_is_toml_or_json() {
     for (input, part) in [
-        (&b"[[roles]]\nnaem = 'a'"[..], "roles[0].naem: no such key; the nearest is name"),
+        (&b"[[roles]]\nnames = 'a'"[..], "roles[0].names: no such key; the nearest is name"),
         (br#" {"roles": [{"name": "a", "kind": 1}]}"#, "roles[0].kind (\"a\"): write a text in quotation marks"),
         (b"[[roles]", "not valid TOML: "),
         (b"{", "not valid JSON: "),
