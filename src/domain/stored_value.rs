@@ -41,7 +41,7 @@ impl<T: Copy + Into<&'static str>> StoredValue<T> {
 }
 
 named_enum! {
-    /// What a stored value is that this program does not know. Sent to callers with [`Refusal::ValueUnknown`].
+    /// What a stored value is that this program does not know. Sent to callers with [`super::Refusal::ValueUnknown`].
     ValueKind else "no such kind of value";
     /// The role in a membership or an invitation.
     Role = "role",

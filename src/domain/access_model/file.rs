@@ -22,7 +22,7 @@ pub enum ModelFileError {
     #[error("{0}")]
     Syntax(String),
     /// Parts of the document are wrong. Each place is below the document and names the items on the way, as
-    /// `roles[3].permissions[2] ("accountant", "billing.raed")`.
+    /// `roles[3].permissions[2] ("accountant", "billing.reed")`.
     #[error("{}", lines(.0))]
     Violations(Vec<Violation>),
 }
@@ -253,14 +253,14 @@ permissions = []
 
     #[test]
     fn every_unknown_key_and_wrong_type_is_named() {
-        let toml = "roels = []\ndelegable = ['a', 1]\npermissions = 'x'\n[[roles]]\nname = 5\nkinds = 'a'\n\
+        let toml = "rolls = []\ndelegable = ['a', 1]\npermissions = 'x'\n[[roles]]\nname = 5\nkinds = 'a'\n\
                     permissions = 'members.add'\n[roles.title]\na = 1";
-        let json = r#"{"roels": [], "delegable": ["a", 1], "permissions": "x",
+        let json = r#"{"rolls": [], "delegable": ["a", 1], "permissions": "x",
             "roles": [{"name": 5, "kinds": "a", "permissions": "members.add", "title": {"a": 1}}]}"#;
         let expected = [
             "delegable[1]: write a text in quotation marks",
             "permissions: write a list of objects, in TOML tables with the name in [[ ]]",
-            "roels: no such key; the nearest is roles; there are delegable, permissions, roles",
+            "rolls: no such key; the nearest is roles; there are delegable, permissions, roles",
             "roles[0].kinds: no such key; the nearest is kind; there are name, kind, title, description, permissions",
             "roles[0].name: write a text in quotation marks",
             "roles[0].permissions: write a list of texts in square brackets",

@@ -8,7 +8,7 @@
 //! equal exactly if they mean the same, whatever the order in which they were written.
 //!
 //! - [`parts`] is the raw document, as a request or a file has it; [`validate`] makes a model of it;
-//! - [`file`] is the document as a file, in TOML or JSON;
+//! - [`mod@file`] is the document as a file, in TOML or JSON;
 //! - [`stored`] is the form in the datastore;
 //! - [`plan`] compares two models, [`patch`] prints the comparison, and [`ModelPlan::summary`] names its items.
 

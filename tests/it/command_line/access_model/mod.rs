@@ -29,7 +29,7 @@ async fn with_input(arguments: &[&str], input: &[u8]) -> (Option<i32>, String) {
 async fn every_mistake_in_a_model_is_named_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.toml");
-    let text = "[[permissions]]\nname = 'members.add'\n[[roles]]\nname = 'owner'\npermissions = ['billing.raed']\n";
+    let text = "[[permissions]]\nname = 'members.add'\n[[roles]]\nname = 'owner'\npermissions = ['billing.reed']\n";
     std::fs::write(&path, text).unwrap();
     let file = path.to_str().unwrap();
     for command in [&["diff", file][..], &["apply", file], &["apply", file, "--dry-run"]] {
@@ -41,7 +41,7 @@ async fn every_mistake_in_a_model_is_named_at_once() {
         let expected = [
             r#"permissions[0].name ("members.add")"#,
             r#"roles[0].name ("owner")"#,
-            r#"roles[0].permissions[0] ("owner", "billing.raed")"#,
+            r#"roles[0].permissions[0] ("owner", "billing.reed")"#,
         ];
         assert_eq!(places, expected);
     }
