@@ -260,11 +260,11 @@ permissions = []
         let expected = [
             "delegable[1]: write a text in quotation marks",
             "permissions: write a list of objects, in TOML tables with the name in [[ ]]",
-            "rolls: no such key; the nearest is roles; there are delegable, permissions, roles",
             "roles[0].kinds: no such key; the nearest is kind; there are name, kind, title, description, permissions",
             "roles[0].name: write a text in quotation marks",
             "roles[0].permissions: write a list of texts in square brackets",
             "roles[0].title: write a text in quotation marks",
+            "rolls: no such key; the nearest is roles; there are delegable, permissions, roles",
         ];
         for (format, text) in [(Toml, toml), (Json, json)] {
             let error = format.parse(text).unwrap_err().to_string();
