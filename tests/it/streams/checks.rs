@@ -281,7 +281,7 @@ async fn questions_in_separate_frames_wait_for_a_hanging_datastore() {
             // Questions that waited too long end with an error.
             match outcome(pb::StreamChecksResponse::decode(&rest[5..5 + length]).unwrap()) {
                 Ok(result) => assert!(result.allowed),
-                Err((code, ..)) => assert_eq!(code, Code::DeadlineExceeded),
+                Err((code, ..)) => assert!([Code::DeadlineExceeded, Code::Unavailable].contains(&code), "{code:?}"),
             }
             rest = &rest[5 + length..];
             answers += 1;
