@@ -27,8 +27,8 @@
 //! [`lifecycle`] set up logging and shutdown signals for [`cli`]. [`error_causes`] prints an error with its causes.
 //!
 //! [`client`] is the library for backends that send checks. It uses only [`domain`], [`replica_tables`], [`clock`],
-//! [`random`], [`error_causes`] and [`pb`] (the generated messages and clients). With only the feature `client`, no other module is
-//! compiled.
+//! [`random`], [`error_causes`] and [`pb`] (the generated messages and clients). With only the feature `client`, no other
+//! module is compiled.
 
 // Shared by the server and its clients.
 pub mod clock;

@@ -32,8 +32,9 @@ pub const CONNECTION_AGE: Duration = Duration::from_mins(30);
 /// Time between two checks of Postgres whether the client of a running statement is still connected.
 pub const CLIENT_CHECK: Duration = Duration::from_secs(1);
 /// Number of transactions, each with two questions for the name of another session, that detect a pooler in transaction
-/// mode: it may answer from the same session several times by chance.
-pub const POOLER_ROUNDS: u32 = 20;
+/// mode: it may answer from the same session several times by chance. They take twenty round trips, four seconds of
+/// [`POOLER_CHECK`] on a link with 200 ms.
+pub const POOLER_ROUNDS: u32 = 5;
 /// Maximum time for one of these answers.
 pub const POOLER_PATIENCE: Duration = Duration::from_secs(1);
 /// Maximum time for the whole detection, two connections included.

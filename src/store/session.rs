@@ -40,8 +40,9 @@ impl SessionUse {
     ///
     /// A statement can outlive its request (the client hung up, the process was stopped) and must not keep its locks. For
     /// a client that the network has cut off, TCP ends the session in about 25 seconds; sqlx 0.9 offers no such option for
-    /// the client's side, where each wait has a limit instead. No statement is worth compiling, and after a wrong estimate Postgres would compile before it answers. A ROLLBACK
-    /// outside a transaction causes a warning, which `client_min_messages` suppresses.
+    /// the client's side, where each wait has a limit instead. No statement is worth compiling, and after a wrong estimate
+    /// Postgres would compile before it answers. A ROLLBACK outside a transaction causes a warning, which
+    /// `client_min_messages` suppresses.
     ///
     /// The numbers are [`limits::STATEMENT`], [`limits::IDLE_IN_TRANSACTION`] and [`limits::CLIENT_CHECK`] in
     /// milliseconds.

@@ -200,19 +200,26 @@ async fn a_log_of_many_days_is_read_by_key_and_with_a_known_time_from_one_partit
          ANALYZE log",
     )
     .await;
-    // The pages that a poll touches, and the partitions that it scans.
-    let poll = async |since: &str| -> (usize, usize) {
+    // The pages that a poll touches, and the partitions that it scans. The first execution in a connection, and one after
+    // an invalidation of its caches, also reads the catalogue: of several in one connection, the smallest number counts.
+    let mut connection = database.pool.acquire().await.unwrap();
+    let mut poll = async |since: &str| -> (usize, usize) {
         let query = format!(
             "EXPLAIN (ANALYZE, BUFFERS, COSTS off, TIMING off, SUMMARY off) SELECT * FROM log
              WHERE bucket = 7 AND position > 90 {since} ORDER BY position LIMIT 100"
         );
-        let plan: Vec<String> = sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&database.pool).await.unwrap();
-        let pages = |line: &String| line.split_once("Buffers: shared hit=").map(|(_, number)| number.parse().unwrap());
-        let scans = plan.iter().filter(|line| line.contains(" on log_") && !line.contains("Bitmap Index"));
-        (plan.iter().find_map(pages).unwrap_or(0), scans.count())
+        let number =
+            |word: &str| word.strip_prefix("hit=").or(word.strip_prefix("read=")).map(|n| n.parse::<usize>().unwrap());
+        let pages = |line: &String| line.contains("Buffers: shared").then(|| line.split(' ').filter_map(number).sum());
+        let mut fewest = (usize::MAX, 0);
+        for _ in 0..5 {
+            let plan: Vec<String> =
+                sqlx::query_scalar(AssertSqlSafe(query.as_str())).fetch_all(&mut *connection).await.unwrap();
+            let scans = plan.iter().filter(|line| line.contains(" on log_") && !line.contains("Bitmap Index"));
+            fewest = fewest.min((plan.iter().find_map(pages).unwrap(), scans.count()));
+        }
+        fewest
     };
-    // The first poll also reads the catalogue.
-    poll("").await;
     let (pages, partitions) = poll("").await;
     let all = database.count(
         "SELECT sum(pg_relation_size(inhrelid))::bigint / 8192 FROM pg_inherits WHERE inhparent = 'log'::regclass",
