@@ -16,7 +16,7 @@ use crate::domain::ids::MODEL_BUCKET;
 use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{Kind, RoleName};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -151,12 +151,11 @@ pub async fn apply(
     sqlx::query!("SELECT name FROM deployment_roles WHERE name <> ALL ($1) ORDER BY name FOR UPDATE", &names)
         .fetch_all(&mut *connection)
         .await?;
-    // One statement for each, in the order in which every write locks them.
-    for bucket in 0..ORGANIZATION_BUCKETS {
-        sqlx::query!("UPDATE log_heads SET model_revision = $2 WHERE bucket = $1", bucket, at.position)
-            .execute(&mut *connection)
-            .await?;
-    }
+    // One statement for each, in the order in which every write locks them. All in one message: every write waits for them.
+    let heads: String = (0..ORGANIZATION_BUCKETS)
+        .map(|bucket| format!("UPDATE log_heads SET model_revision = {} WHERE bucket = {bucket};", at.position))
+        .collect();
+    sqlx::raw_sql(AssertSqlSafe(heads)).execute(connection).await?;
     Ok(at)
 }
 
