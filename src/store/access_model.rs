@@ -116,7 +116,7 @@ pub async fn deployment_roles(connection: &mut PgConnection) -> Result<Vec<Deplo
         .collect())
 }
 
-/// Stores the next model and its revision, inserts and updates the roles of the deployment, and writes the revision to the
+/// Stores the next model and its revision, inserts and updates the roles of the deployment, and writes its position to the
 /// head of every bucket of organizations. Returns the end of the model's change log.
 ///
 /// Waits for every transaction that has appended to the change log or assigns one of the roles that are not in `roles`.
@@ -153,9 +153,14 @@ pub async fn apply(
         .await?;
     // One statement for each, in the order in which every write locks them.
     for bucket in 0..ORGANIZATION_BUCKETS {
-        sqlx::query!("UPDATE log_heads SET model_revision = $2 WHERE bucket = $1", bucket, at.position)
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query!(
+            "UPDATE log_heads SET model_revision = $2, model_time = $3 WHERE bucket = $1",
+            bucket,
+            at.position,
+            at.write_time,
+        )
+        .execute(&mut *connection)
+        .await?;
     }
     Ok(at)
 }
