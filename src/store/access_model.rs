@@ -116,7 +116,7 @@ pub async fn deployment_roles(connection: &mut PgConnection) -> Result<Vec<Deplo
         .collect())
 }
 
-/// Stores the next model and its revision, inserts and updates the roles of the deployment, and writes the revision to the
+/// Stores the next model and its revision, inserts and updates the roles of the deployment, and writes its position to the
 /// head of every bucket of organizations. Returns the end of the model's change log.
 ///
 /// Waits for every transaction that has appended to the change log or assigns one of the roles that are not in `roles`.
@@ -152,9 +152,8 @@ pub async fn apply(
         .fetch_all(&mut *connection)
         .await?;
     // One statement for each, in the order in which every write locks them. All in one message: every write waits for them.
-    let heads: String = (0..ORGANIZATION_BUCKETS)
-        .map(|bucket| format!("UPDATE log_heads SET model_revision = {} WHERE bucket = {bucket};", at.position))
-        .collect();
+    let head = "UPDATE log_heads SET model_revision = a.revision, model_time = a.write_time FROM access_model a WHERE bucket = ";
+    let heads: String = (0..ORGANIZATION_BUCKETS).map(|bucket| format!("{head}{bucket};")).collect();
     sqlx::raw_sql(AssertSqlSafe(heads)).execute(connection).await?;
     Ok(at)
 }

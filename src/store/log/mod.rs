@@ -12,6 +12,7 @@ pub mod tail;
 
 use super::StoreError;
 use crate::domain::change::{ChangeDetail, LogEntry};
+use crate::domain::ids::MODEL_BUCKET;
 use crate::domain::{BucketPosition, OrganizationState, UserId, UserState};
 use sqlx::PgConnection;
 use tail::LogPosition;
@@ -24,12 +25,12 @@ pub(super) const PURGED: &str = "PURGED";
 pub struct AppendedRows {
     /// The new end of the bucket's log.
     pub at: BucketPosition,
-    /// The revision of the access model while the head of the bucket is locked. A write that resolved roles by another
-    /// revision must be rolled back and repeated.
-    pub model_revision: i64,
+    /// The position of the access model in its log while the head of the bucket is locked. A write that resolved roles by
+    /// another model must be rolled back and repeated.
+    pub model: BucketPosition,
 }
 
-/// Appends the changes of a transaction to the log of one bucket. Returns the new end of that log, and the revision of the
+/// Appends the changes of a transaction to the log of one bucket. Returns the new end of that log, and the position of the
 /// access model by which the transaction must have been decided.
 ///
 /// Locks the head of the bucket. A transaction that appends to several buckets does so in ascending order, which
@@ -63,7 +64,7 @@ pub async fn append(
                UPDATE log_heads
                SET position = position + cardinality($2::uuid[]),
                    write_time = greatest(clock_timestamp(), write_time + interval '1 microsecond')
-               WHERE bucket = $1 RETURNING position, write_time, model_revision
+               WHERE bucket = $1 RETURNING position, write_time, model_revision, model_time
            ), written AS (
                INSERT INTO log (bucket, position, commit_position, organization_id, revision, kind, entry, user_id, role,
                                 state, owner_id, slug, permissions, write_time)
@@ -75,7 +76,9 @@ pub async fn append(
                     WITH ORDINALITY
                     AS q (organization_id, revision, kind, entry, user_id, role, state, owner_id, slug, permissions, number)
            )
-           SELECT position AS "position!", write_time AS "write_time!", model_revision AS "model_revision!" FROM head"#,
+           SELECT position AS "position!", write_time AS "write_time!", model_revision AS "model_revision!",
+                  model_time AS "model_time!"
+           FROM head"#,
         bucket,
         &organizations,
         &revisions,
@@ -91,7 +94,8 @@ pub async fn append(
     .fetch_one(connection)
     .await?;
     let at = LogPosition { position: head.position, write_time: head.write_time };
-    Ok(AppendedRows { at: at.in_bucket(bucket), model_revision: head.model_revision })
+    let model = LogPosition { position: head.model_revision, write_time: head.model_time };
+    Ok(AppendedRows { at: at.in_bucket(bucket), model: model.in_bucket(MODEL_BUCKET) })
 }
 
 /// The columns of a change: the entry, the user, the role, the state, the owner, the slug, and the permissions with spaces

@@ -83,7 +83,8 @@ async fn an_applied_model_is_the_present_one_a_revision_and_the_table_of_roles()
             create_time: at.write_time,
         };
         assert_eq!(access_model::revision(&mut connection, revision).await.unwrap(), Some(expected));
-        let heads = "SELECT count(*) FROM log_heads WHERE model_revision = (SELECT revision FROM access_model)";
+        let heads = "SELECT count(*) FROM log_heads
+            WHERE (model_revision, model_time) = (SELECT revision, write_time FROM access_model)";
         assert_eq!(database.count(heads).await, 256);
     }
     for unknown in [-1, 0, 5, i64::MAX] {
@@ -111,7 +112,7 @@ async fn a_model_is_applied_after_the_writes_before_it_and_sees_them() {
     let database = database().await;
     let mut writer = connect(&database).await;
     let mut write = writer.begin().await.unwrap();
-    assert_eq!(assign(&mut write, "clerk").await.unwrap().model_revision, 0);
+    assert_eq!(assign(&mut write, "clerk").await.unwrap().model, BucketPosition::start(MODEL_BUCKET));
     let url = database.url.clone();
     let applying = tokio::spawn(async move {
         let mut connection = PgConnection::connect(&url).await.unwrap();
@@ -137,7 +138,7 @@ async fn a_model_waits_for_a_write_that_changes_no_role_it_takes_away() {
     let mut writer = connect(&database).await;
     let mut write = writer.begin().await.unwrap();
     let appended = log::append(&mut write, 255, &[LogEntry { ..entry(None) }]).await;
-    assert_eq!(appended.unwrap().model_revision, 0);
+    assert_eq!(appended.unwrap().model, BucketPosition::start(MODEL_BUCKET));
     let applied = tokio::spawn({
         let database = database.clone();
         async move { apply(&database, &json!({}), &[of_all_kinds("auditor"), of_all_kinds("clerk")]).await }
@@ -171,7 +172,7 @@ async fn a_write_after_a_model_sees_its_revision_or_fails_for_the_want_of_the_ro
             let mut transaction = connection.begin().await.unwrap();
             let appended = assign(&mut transaction, role).await;
             transaction.rollback().await.unwrap();
-            appended.map(|appended| appended.model_revision)
+            appended.map(|appended| appended.model.position)
         });
         until_waiting(&database, 1).await;
         access_model::delete_roles(&mut transaction, &roles).await.unwrap();
@@ -229,7 +230,7 @@ async fn add_two(database: &Database, user: &str) -> bool {
     }
     for bucket in [1, 2] {
         let appended = log::append(&mut transaction, bucket, &[entry(Some(role.clone()))]).await.unwrap();
-        if appended.model_revision != model.revision {
+        if appended.model != model.at().in_bucket(MODEL_BUCKET) {
             return false;
         }
     }

@@ -2,6 +2,7 @@
 
 use super::UnitOfWork;
 use crate::domain::event::EventType;
+use crate::domain::ids::MODEL_BUCKET;
 use crate::domain::{Organization, Role, RoleName};
 use crate::service::ServiceError;
 use crate::store::access_model::{self, DeploymentRoleRow, StoredModel};
@@ -12,8 +13,8 @@ impl UnitOfWork<'_> {
     /// Locks the access model. The rest of the write is decided by it, and not by [`Self::roles`].
     pub(in crate::service) async fn lock_model(&mut self) -> Result<StoredModel, ServiceError> {
         let stored = access_model::lock(self.connection).await?;
-        self.model_revision = stored.revision;
-        self.model_at = Some(stored.at());
+        self.model = stored.at().in_bucket(MODEL_BUCKET);
+        self.covers_model = true;
         Ok(stored)
     }
 
@@ -24,8 +25,8 @@ impl UnitOfWork<'_> {
         roles: &[DeploymentRoleRow],
     ) -> Result<i64, ServiceError> {
         let at = access_model::apply(self.connection, model, roles, &self.cause).await?;
-        self.model_revision = at.position;
-        self.model_at = Some(at);
+        self.model = at.in_bucket(MODEL_BUCKET);
+        self.covers_model = true;
         Ok(at.position)
     }
 
