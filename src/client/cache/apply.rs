@@ -147,7 +147,8 @@ fn parse(changes: &[pb::MembershipsChange]) -> Result<WatchBatch, Error> {
                     user_state(change.state),
                 ));
             }
-            None => batch.entries.extend(unknown_entry(change)?),
+            Some(ChangeMessage::Role(_)) | None => batch.entries.extend(unknown_entry(change)?),
+            Some(ChangeMessage::AccessModel(_)) => {}
         }
     }
     Ok(batch)
