@@ -64,6 +64,13 @@ struct StandingRow {
 }
 
 impl StandingRows {
+    /// The number of words of permissions in these rows.
+    #[must_use]
+    pub fn words(&self) -> usize {
+        let lists = self.rows.iter().flat_map(|row| [&row.role_permissions, &row.named_role_permissions]);
+        lists.flatten().map(Vec::len).sum()
+    }
+
     /// Resolves the roles. The table is that of the access model at the position of these rows.
     #[must_use]
     pub fn resolve(self, roles: &RoleTable) -> Vec<ResolvedStanding> {

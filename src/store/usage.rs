@@ -209,6 +209,27 @@ pub async fn deployment_roles(
     Ok(counts.map(usage).collect())
 }
 
+/// Those of these roles of the deployment that a member holds, or that replace a role of an organization.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn held_roles(connection: &mut PgConnection, roles: &[RoleName]) -> Result<Vec<RoleName>, StoreError> {
+    if roles.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names: Vec<String> = roles.iter().map(RoleName::to_string).collect();
+    let held = sqlx::query_scalar!(
+        r#"SELECT q.role AS "role!" FROM unnest($1::text[]) AS q (role)
+           CROSS JOIN LATERAL (
+               (SELECT 1 FROM memberships WHERE deployment_role = q.role COLLATE "C" LIMIT 1)
+               UNION ALL
+               (SELECT 1 FROM organization_roles WHERE deployment_replacement = q.role COLLATE "C" LIMIT 1)
+               LIMIT 1) held"#,
+        &names,
+    );
+    Ok(held.fetch_all(connection).await?.iter().map(|name| RoleName::from_stored(name)).collect())
+}
+
 async fn bounded_members(
     connection: &mut PgConnection,
     roles: &[RoleName],

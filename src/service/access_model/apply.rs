@@ -16,6 +16,7 @@ use crate::service::write::unit_of_work::UnitOfWork;
 use crate::service::{ServiceError, limits};
 use crate::store::StoreError;
 use crate::store::access_model::{self, DeploymentRoleRow, StoredModel};
+use crate::store::organization_roles;
 use crate::store::usage::{self, PermissionUsage};
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
@@ -190,23 +191,21 @@ fn in_use(role: &RoleName, members: i64) -> Refusal {
 /// Refuses to take away roles that members still hold.
 async fn check_roles(connection: &mut PgConnection, plan: &ModelPlan) -> Result<(), ServiceError> {
     let removed = plan.roles.iter().filter(|change| change.is_removal()).map(|change| change.name.clone());
-    let removed: Vec<RoleName> = removed.collect();
-    // One member of each role is read, and more only of those that the error names.
-    let is_held = usage::deployment_roles(connection, &removed, 0).await?;
-    let held = removed.into_iter().zip(is_held).filter(|(_, usage)| usage.members > 0).map(|(role, _)| role);
-    let mut roles: Vec<RoleName> = held.take(limits::NAMED_USES).collect();
-    let usages = usage::deployment_roles(connection, &roles, limits::MOVED_MEMBERS.into()).await?;
-    let count = |members: i64| u64::try_from(members).unwrap_or_default();
-    let mut members: Vec<u64> = usages.into_iter().map(|usage| count(usage.members)).collect();
-    for change in plan.roles.iter().filter(|change| change.is_taken_from_a_kind()) {
+    let held = usage::held_roles(connection, &removed.collect::<Vec<_>>()).await?;
+    let is_held = |change: &&RoleChange| held.contains(&change.name) || change.is_taken_from_a_kind();
+    let (mut roles, mut members) = (Vec::new(), Vec::new());
+    for change in plan.roles.iter().filter(is_held) {
+        let kept = change.after.as_ref().and_then(|role| role.kind.as_ref());
+        let held = count_members(connection, &change.name, kept).await?.members;
+        // Members of deleted roles of organizations hold it before they move.
+        let most = i64::from(limits::MOVED_MEMBERS);
+        let held = held + organization_roles::members_moving_to(connection, &change.name, kept, most).await?;
+        if held > 0 {
+            roles.push(change.name.clone());
+            members.push(u64::try_from(held).unwrap_or_default());
+        }
         if roles.len() == limits::NAMED_USES {
             break;
-        }
-        let kept = change.after.as_ref().and_then(|role| role.kind.as_ref());
-        let usage = count_members(connection, &change.name, kept).await?;
-        if usage.members > 0 {
-            roles.push(change.name.clone());
-            members.push(count(usage.members));
         }
     }
     if roles.is_empty() { Ok(()) } else { Err(Refusal::RoleInUse { roles, members }.into()) }
