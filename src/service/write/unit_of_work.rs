@@ -17,8 +17,10 @@ use crate::replica::PublishedRoles;
 use crate::service::ServiceError;
 use crate::service::consistency_token::ConsistencyToken;
 use crate::store::events::{self, Cause, Event};
+use crate::store::log::tail::LogPosition;
 use crate::store::{StoreError, log};
 use crate::store::{invitation_tokens, memberships, organization_roles, organizations, slugs, users};
+use model::WithdrawnPermissions;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +46,9 @@ pub(in crate::service) struct UnitOfWork<'t> {
     model: BucketPosition,
     /// Whether the write read or changed the access model itself.
     covers_model: bool,
+    /// The access model that the write has stored, which is not yet in the heads of the change log.
+    applied_model: Option<LogPosition>,
+    withdrawn: Option<WithdrawnPermissions>,
     cause: Cause,
     entries: BTreeMap<i16, Vec<LogEntry>>,
     events: BTreeMap<OrganizationId, Vec<Event>>,
@@ -68,6 +73,8 @@ impl<'t> UnitOfWork<'t> {
             roles: roles.table,
             model: roles.at,
             covers_model: false,
+            applied_model: None,
+            withdrawn: None,
             cause,
             entries: BTreeMap::new(),
             events: BTreeMap::new(),
@@ -418,6 +425,7 @@ impl<'t> UnitOfWork<'t> {
             token.cover_user(log::append_user(self.connection, id, user.revision, user.state).await?);
             self.locked_users.remove(bucket);
         }
+        self.finish_model().await?;
         for (bucket, entries) in &self.entries {
             let appended = log::append(self.connection, *bucket, entries).await?;
             // The marks are compared too. After a failover that lost a revision, another model may have its number before

@@ -181,6 +181,15 @@ pub async fn position(connection: &mut PgConnection, bucket: i16) -> Result<Buck
     Ok(head.fetch_one(connection).await?.in_bucket(bucket))
 }
 
+/// The last positions in the logs of all buckets of organizations, in their order.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn positions(connection: &mut PgConnection) -> Result<Vec<LogPosition>, StoreError> {
+    let heads = sqlx::query_as!(LogPosition, "SELECT position, write_time FROM log_heads ORDER BY bucket");
+    Ok(heads.fetch_all(connection).await?)
+}
+
 /// The last position in the log of a bucket of users.
 ///
 /// # Errors

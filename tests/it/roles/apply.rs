@@ -1,12 +1,15 @@
 //! The access model over the network: its plan, what it refuses, and its events.
 
-use super::{apply, metadata, run};
+use super::{apply, connect, metadata, name, run, until_waiting};
 use crate::harness::dump::assert_same;
 use crate::harness::server::Clients;
 use crate::harness::{Server, add, assert_refused};
-use roster::domain::Scope;
+use roster::domain::change::{ChangeDetail, LogEntry};
+use roster::domain::{OrganizationId, Scope};
 use roster::grpc::pb;
+use roster::store::{log, organizations};
 use serde_json::{Value, json};
+use sqlx::Connection;
 use std::collections::BTreeMap;
 use tonic::{Code, Status};
 
@@ -250,6 +253,42 @@ async fn permissions_that_roles_of_organizations_hold_stay() {
     without["permissions"] = json!([{ "name": "billing.read" }]);
     without["roles"] = json!([]);
     put(&mut operator, without).await.unwrap();
+}
+
+/// A role of an organization gets the permission after its uses were counted, and before the change log is locked.
+#[tokio::test]
+async fn a_permission_that_a_role_gets_while_a_model_takes_it_away_stays() {
+    let server = Server::start().await;
+    let mut operator = server.operator();
+    put(&mut operator, billing()).await.unwrap();
+    let acme = operator.create("Acme").await;
+    let id = OrganizationId::from_uuid(acme.parse().unwrap());
+    let mut writer = connect(&server.database).await;
+    let mut write = writer.begin().await.unwrap();
+    let organization = organizations::lock(&mut write, id).await.unwrap().unwrap().organization;
+    let insert = "INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
+                                                  create_time, update_time)
+         SELECT bucket, id, 'org:auditor', '', '', '{billing.pay}', revision + 1, now(), now() FROM organizations
+         WHERE id = $1";
+    sqlx::query(insert).bind(id.as_uuid()).execute(&mut *write).await.unwrap();
+    let role = ChangeDetail::Role {
+        name: name("org:auditor"),
+        permissions: Some(vec!["billing.pay".to_owned()]),
+        replaced_by: None,
+    };
+    let (revision, kind) = (organization.revision + 1, organization.kind);
+    let entry = LogEntry { organization: id, kind, revision, detail: role };
+    organizations::set_revision(&mut write, id, revision).await.unwrap();
+    log::append(&mut write, id.bucket(), &[entry]).await.unwrap();
+
+    let without = json!({ "permissions": [{ "name": "billing.read" }] });
+    let mut backend = operator.clone();
+    let applied = tokio::spawn(async move { put(&mut backend, without).await });
+    until_waiting(&server.database, 1).await;
+    write.commit().await.unwrap();
+    let status = applied.await.unwrap().unwrap_err();
+    assert_eq!((metadata(&status, "permissions"), metadata(&status, "roles")), ("billing.pay".into(), "1".into()));
+    assert_refused(Err::<(), _>(status), Code::FailedPrecondition, "PERMISSION_IN_USE");
 }
 
 #[tokio::test]
