@@ -149,7 +149,9 @@ impl Permission {
         }
         let name = PermissionName::parse(word)?;
         Self::declare(name.as_str()).ok_or_else(|| {
-            Invalid::new("this process has seen too many permissions: name only those that the program knows, and restart it")
+            Invalid::new(
+                "this process has seen too many permissions: name only those that the program knows, and restart it",
+            )
         })
     }
 
@@ -259,7 +261,10 @@ mod tests {
     fn a_program_names_permissions_by_valid_words() {
         assert_eq!(Permission::new("members.add"), Ok(Permission::MEMBERS_ADD));
         let read = Permission::new("billing.test-new").unwrap();
-        assert_eq!((read.as_str(), Permission::new("billing.test-new"), read.is_reserved()), ("billing.test-new", Ok(read), false));
+        assert_eq!(
+            (read.as_str(), Permission::new("billing.test-new"), read.is_reserved()),
+            ("billing.test-new", Ok(read), false)
+        );
         assert_eq!(Permission::declare("billing.test-new"), Some(read));
         let longest = format!("a.{}", "b".repeat(98));
         assert_eq!(Permission::new(&longest).map(Permission::as_str), Ok(&*longest));
@@ -276,7 +281,8 @@ mod tests {
     #[ignore = "it leaves no room for words of other tests"]
     fn fill_the_table_of_words() {
         let known = Permission::new("billing.test-known").unwrap();
-        let full = (0..=u32::from(u16::MAX)).find_map(|index| Permission::new(&format!("billing.test-fill-{index}")).err());
+        let full =
+            (0..=u32::from(u16::MAX)).find_map(|index| Permission::new(&format!("billing.test-fill-{index}")).err());
         assert!(full.unwrap().0.contains("too many permissions"));
         assert_eq!(Permission::new("billing.test-known"), Ok(known));
         assert_eq!(Permission::new("members.add"), Ok(Permission::MEMBERS_ADD));

@@ -29,8 +29,7 @@ impl PermissionList {
 /// The roles of the deployment in an access model. A role of which this client does not know every permission is unknown.
 pub(super) fn published(model: &pb::AccessModelChange) -> PublishedRoles {
     let permissions = PermissionList::new(&model.permissions);
-    let roles: HashMap<&str, &pb::DeploymentRole> =
-        model.roles.iter().map(|role| (role.name.as_str(), role)).collect();
+    let roles: HashMap<&str, &pb::DeploymentRole> = model.roles.iter().map(|role| (role.name.as_str(), role)).collect();
     let resolved = roles.values().map(|role| {
         let kind = (!role.kind.is_empty()).then(|| Kind::from_stored(role.kind.clone()));
         let held = holder(role, &roles).and_then(|holder| permissions.set(&holder.permissions));

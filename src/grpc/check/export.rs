@@ -60,7 +60,7 @@ impl ExportWriter {
         self.last = organization.clone();
         self.chunk
             .organizations
-            .push(pb::ExportedOrganization { organization: Some(organization), members: Vec::new() });
+            .push(pb::ExportedOrganization { organization: Some(organization), ..Default::default() });
     }
 
     async fn send_if_full(&mut self) -> Result<(), Status> {

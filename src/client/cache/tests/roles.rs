@@ -11,7 +11,10 @@ use CheckReason::{Allowed, NotAMember, OrganizationNotFound, RoleLacksPermission
 
 /// The permissions of the models here, which roles name by index.
 const WORDS: [&str; 4] = ["client-test.pay", "client-test.read", "members.add", "members.list"];
-const [PAY, READ, ADD, LIST]: [u32; 4] = [0, 1, 2, 3];
+const PAY: u32 = 0;
+const READ: u32 = 1;
+const ADD: u32 = 2;
+const LIST: u32 = 3;
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
@@ -332,7 +335,14 @@ fn a_role_that_is_being_replaced_holds_what_its_replacement_holds() {
         let words = ["client-test.pay", "client-test.read", "members.list", "members.add"];
         let reasons = words.map(|word| ask(&replica, ACME, user, permission(word)));
         let known = reasons.iter().all(Option::is_some);
-        known.then(|| words.into_iter().zip(reasons).filter(|(_, reason)| *reason == Some(Allowed)).map(|(word, _)| word).collect::<Vec<_>>())
+        known.then(|| {
+            words
+                .into_iter()
+                .zip(reasons)
+                .filter(|(_, reason)| *reason == Some(Allowed))
+                .map(|(word, _)| word)
+                .collect::<Vec<_>>()
+        })
     };
     assert_eq!(held("eve"), Some(vec!["client-test.pay"]));
     apply(replaced(ACME, "org:auditor", "org:reader", 6), &mut recent);
@@ -385,8 +395,14 @@ fn export() -> Vec<pb::ExportMembershipsResponse> {
         pb::ExportMembershipsResponse::default(),
         pb::ExportMembershipsResponse { access_model: Some(model(7, &[("clerk", &[PAY])])), ..Default::default() },
         message(&["client-test.read"], part(&[("org:auditor", &[0])], &[])),
-        message(&["members.list", "client-test.pay"], part(&[("org:payer", &[1]), ("org:broken", &[2])], &[("eve", "org:auditor")])),
-        message(&[], part(&[], &[("joan", "org:payer"), ("bob", "org:broken"), ("fay", "clerk"), ("may", "org:ghost")])),
+        message(
+            &["members.list", "client-test.pay"],
+            part(&[("org:payer", &[1]), ("org:broken", &[2])], &[("eve", "org:auditor")]),
+        ),
+        message(
+            &[],
+            part(&[], &[("joan", "org:payer"), ("bob", "org:broken"), ("fay", "clerk"), ("may", "org:ghost")]),
+        ),
     ]
 }
 
