@@ -42,6 +42,9 @@ pub struct ExportRole {
     pub name: RoleName,
     /// The words of its permissions, as stored.
     pub permissions: Vec<String>,
+    /// The role that replaces it, while its members move there: they hold what that role holds, and the permissions are
+    /// empty. Never a role that is itself replaced.
+    pub replaced_by: Option<RoleName>,
 }
 
 /// A read-only snapshot of the database.
@@ -125,7 +128,7 @@ impl<'c> ExportSnapshot<'c> {
         kind: Option<&'s Kind>,
     ) -> BoxStream<'s, Result<ExportRole, StoreError>> {
         let rows = sqlx::query!(
-            "SELECT r.organization_id, r.name, r.permissions
+            "SELECT r.organization_id, r.name, r.permissions, r.replaced_by
              FROM organization_roles r JOIN organizations o ON o.bucket = r.bucket AND o.id = r.organization_id
              WHERE r.bucket = $1 AND ($2::text IS NULL OR o.kind = $2)
              ORDER BY r.organization_id, r.name",
@@ -136,7 +139,12 @@ impl<'c> ExportSnapshot<'c> {
         rows.map(|row| {
             let row = row?;
             let organization = OrganizationId::from_uuid(row.organization_id);
-            Ok(ExportRole { organization, name: RoleName::from_stored(&row.name), permissions: row.permissions })
+            Ok(ExportRole {
+                organization,
+                name: RoleName::from_stored(&row.name),
+                permissions: row.permissions,
+                replaced_by: row.replaced_by.as_deref().map(RoleName::from_stored),
+            })
         })
         .boxed()
     }

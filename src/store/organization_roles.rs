@@ -153,6 +153,43 @@ pub async fn list(
     .collect())
 }
 
+/// The roles of an organization whose members move to this one.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn replaced_by(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    name: &RoleName,
+) -> Result<Vec<OrganizationRole>, StoreError> {
+    Ok(role_query!(
+        "SELECT",
+        "FROM organization_roles r WHERE r.bucket = $1 AND r.organization_id = $2 AND r.replaced_by = $3 ORDER BY r.name",
+        organization.bucket(),
+        organization.as_uuid(),
+        name.as_str(),
+    )
+    .fetch_all(connection)
+    .await?
+    .into_iter()
+    .map(OrganizationRole::from)
+    .collect())
+}
+
+/// The first roles of organizations whose members move to another role, in the order of the organizations: at most `most`.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn to_move(connection: &mut PgConnection, most: i64) -> Result<Vec<(OrganizationId, RoleName)>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT organization_id, name FROM organization_roles WHERE replaced_by IS NOT NULL
+         ORDER BY bucket, organization_id, name LIMIT $1",
+        most,
+    );
+    let rows = rows.fetch_all(connection).await?.into_iter();
+    Ok(rows.map(|row| (OrganizationId::from_uuid(row.organization_id), RoleName::from_stored(&row.name))).collect())
+}
+
 /// Overwrites a role, at the current revision of the organization.
 ///
 /// # Errors
