@@ -114,6 +114,7 @@ fn role_entry(change: &pb::OrganizationRoleChange) -> Result<LogEntry, Error> {
     let detail = ChangeDetail::Role {
         name: RoleName::from_stored(&change.role),
         permissions: (!change.deleted).then(|| change.permissions.clone()),
+        replaced_by: (!change.replaced_by.is_empty()).then(|| RoleName::from_stored(&change.replaced_by)),
     };
     let (organization, kind) = (organization_id(&change.organization_id)?, Kind::from_stored(change.kind.clone()));
     Ok(LogEntry { organization, kind, revision: change.revision, detail })
@@ -273,7 +274,12 @@ impl ExportLoader {
                 bucket.put_organization(id, state, entry.revision, owner.as_ref(), &slug);
             }
             for role in &exported.roles {
-                bucket.put_role(id, &RoleName::from_stored(&role.name), permissions.set(&role.permissions));
+                let name = RoleName::from_stored(&role.name);
+                if role.replaced_by.is_empty() {
+                    bucket.put_role(id, &name, permissions.set(&role.permissions));
+                } else {
+                    bucket.put_replaced_role(id, &name, &RoleName::from_stored(&role.replaced_by));
+                }
             }
             for member in &exported.members {
                 bucket.put_member(id, &member.user_id, role(&member.role).name.as_str());

@@ -134,7 +134,7 @@ impl ClientReplica {
         if check.question != Question::Member && !is_owner && self.has_unknown_model() {
             return None;
         }
-        let named_role = check.question.organization_role().and_then(|name| bucket.organization_role(id, name));
+        let named_role = check.question.organization_role().and_then(|name| bucket.organization_role(id, name, roles));
         let user_state = self.tables.user_state(&check.user);
         Some(StandingView { organization: member.organization, role: member.role, user_state, roles, named_role })
     }
