@@ -7,14 +7,16 @@
 
 use super::super::Error;
 use super::super::question::unreadable;
+use super::model::{self, PermissionList};
 use super::replica::ClientReplica;
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{
-    BucketPosition, Kind, LogMark, OrganizationId, OrganizationRef, OrganizationState, Role, Slug, UserId, UserState,
+    BucketPosition, Kind, LogMark, OrganizationId, OrganizationRef, OrganizationState, Role, RoleName, Slug, UserId,
+    UserState,
 };
 use crate::pb::{self, memberships_change::Change as ChangeMessage};
-use crate::replica_tables::Bucket;
+use crate::replica_tables::{Bucket, PublishedRoles};
 use std::collections::{BTreeMap, HashMap};
 
 /// Why changes cannot be outcome.
@@ -108,6 +110,16 @@ fn organization_entry(change: &pb::OrganizationChange) -> Result<LogEntry, Error
     Ok(LogEntry { organization, kind, revision: change.revision, detail })
 }
 
+fn role_entry(change: &pb::OrganizationRoleChange) -> Result<LogEntry, Error> {
+    let detail = ChangeDetail::Role {
+        name: RoleName::from_stored(&change.role),
+        permissions: (!change.deleted).then(|| change.permissions.clone()),
+        replaced_by: (!change.replaced_by.is_empty()).then(|| RoleName::from_stored(&change.replaced_by)),
+    };
+    let (organization, kind) = (organization_id(&change.organization_id)?, Kind::from_stored(change.kind.clone()));
+    Ok(LogEntry { organization, kind, revision: change.revision, detail })
+}
+
 /// A position that counts the applied changes of a bucket. The client knows no marks.
 fn local_position(bucket: i16, position: i64) -> BucketPosition {
     BucketPosition { bucket, position, mark: LogMark::START }
@@ -130,6 +142,8 @@ fn unknown_entry(change: &pb::MembershipsChange) -> Result<Option<LogEntry>, Err
 /// The changes of one watch message, parsed completely before any of them is outcome.
 #[derive(Default)]
 struct WatchBatch {
+    /// The access models, the newest last.
+    models: Vec<PublishedRoles>,
     entries: Vec<LogEntry>,
     users: Vec<(UserId, i64, UserState)>,
 }
@@ -147,8 +161,9 @@ fn parse(changes: &[pb::MembershipsChange]) -> Result<WatchBatch, Error> {
                     user_state(change.state),
                 ));
             }
-            Some(ChangeMessage::Role(_)) | None => batch.entries.extend(unknown_entry(change)?),
-            Some(ChangeMessage::AccessModel(_)) => {}
+            Some(ChangeMessage::Role(change)) => batch.entries.push(role_entry(change)?),
+            Some(ChangeMessage::AccessModel(change)) => batch.models.push(model::published(change)),
+            None => batch.entries.extend(unknown_entry(change)?),
         }
     }
     Ok(batch)
@@ -187,11 +202,19 @@ impl ClientReplica {
             }
             buckets.entry(id.bucket()).or_default().push(entry);
         }
+        // Before the entries: each bucket adopts the model together with its entries of the same message.
+        let models = batch.models.len();
+        let newer_models = batch.models.into_iter().filter(|roles| self.put_roles(roles.clone())).count();
+        outcome.changes += newer_models;
+        outcome.repetitions += models - newer_models;
         for (number, entries) in &buckets {
             let position = self.tables.read(*number).as_ref().map_or(0, Bucket::position);
             let last = position + i64::try_from(entries.len()).unwrap_or(i64::MAX);
             self.tables.apply((position + 1..).zip(entries), local_position(*number, last));
             outcome.changes += entries.len();
+        }
+        if newer_models > 0 {
+            self.tables.adopt_roles();
         }
         for (user, revision, state) in batch.users {
             let known = recent.users.entry(user.clone()).or_default();
@@ -232,6 +255,10 @@ impl ExportLoader {
 
     /// Adds the content of a message.
     pub(super) fn add(&mut self, message: &pb::ExportMembershipsResponse) -> Result<(), Error> {
+        if let Some(model) = &message.access_model {
+            self.replica.put_roles(model::published(model));
+        }
+        let permissions = PermissionList::new(&message.permissions);
         for exported in &message.organizations {
             let organization = exported.organization.as_ref();
             let organization = organization.ok_or_else(|| unreadable("an organization", "without an id"))?;
@@ -245,6 +272,14 @@ impl ExportLoader {
             // An organization with many members is split over several messages.
             if bucket.revision(id).is_none() {
                 bucket.put_organization(id, state, entry.revision, owner.as_ref(), &slug);
+            }
+            for role in &exported.roles {
+                let name = RoleName::from_stored(&role.name);
+                if role.replaced_by.is_empty() {
+                    bucket.put_role(id, &name, permissions.set(&role.permissions));
+                } else {
+                    bucket.put_replaced_role(id, &name, &RoleName::from_stored(&role.replaced_by));
+                }
             }
             for member in &exported.members {
                 bucket.put_member(id, &member.user_id, role(&member.role).name.as_str());

@@ -7,6 +7,7 @@
 
 mod apply;
 mod follow;
+mod model;
 mod replica;
 mod statistics;
 #[cfg(test)]
@@ -14,10 +15,9 @@ mod tests;
 
 pub use statistics::Statistics;
 
-use super::{Answer, Check, Client, Consistency, Error, Source};
+use super::{Answer, Check, Client, Consistency, Error};
 use crate::client::limits;
-use crate::domain::check::{answer, role_and_revision};
-use crate::domain::{Kind, RoleTable, Standing};
+use crate::domain::Kind;
 use replica::ClientReplica;
 use statistics::CacheCounters;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -112,7 +112,7 @@ impl MembershipCache {
     #[must_use]
     pub fn check_now(&self, check: &Check) -> Option<Answer> {
         let shared = &self.0.shared;
-        let answer = shared.query(|replica| to_answer(check, &replica.standing(check)?, &replica.roles))?;
+        let answer = shared.query(|replica| replica.answer(check))?;
         shared.counters.count_cache_answers(1);
         Some(answer)
     }
@@ -152,8 +152,7 @@ impl MembershipCache {
     pub async fn check_batch(&self, checks: &[Check], consistency: &Consistency) -> Result<Vec<Answer>, Error> {
         let shared = &self.0.shared;
         if *consistency == Consistency::Recent
-            && let Some(answers) =
-                shared.query(|replica| to_answers(checks, &replica.standings(checks)?, &replica.roles))
+            && let Some(answers) = shared.query(|replica| replica.answers(checks))
         {
             shared.counters.count_cache_answers(checks.len());
             return Ok(answers);
@@ -174,22 +173,6 @@ impl MembershipCache {
         let replica = shared.replica.read().unwrap_or_else(PoisonError::into_inner);
         shared.counters.statistics(replica.as_deref())
     }
-}
-
-/// The answer from the replica; `None` if the question names a permission or a role that only the server knows.
-fn to_answer(check: &Check, standing: &Standing, roles: &RoleTable) -> Option<Answer> {
-    if check.question.organization_role().is_some() {
-        return None;
-    }
-    let standing = standing.view(roles);
-    let reason = answer(&check.question, &standing).ok()?;
-    let (role, revision) = role_and_revision(reason, &standing);
-    let role = role.cloned();
-    Some(Answer { reason, role, revision, source: Source::Cache, consistency_token: String::new() })
-}
-
-fn to_answers(checks: &[Check], standings: &[Standing], roles: &RoleTable) -> Option<Vec<Answer>> {
-    checks.iter().zip(standings).map(|(check, standing)| to_answer(check, standing, roles)).collect()
 }
 
 fn nanoseconds(time: Duration) -> u64 {
