@@ -2,7 +2,10 @@
 
 use super::access_model::{self, StoredModel};
 use super::{StoreError, in_time, limits, log, transaction};
-use crate::domain::{BucketPosition, Kind, OrganizationId, OrganizationState, Role, RoleName, Slug, UserId, UserState};
+use crate::domain::{
+    BucketPosition, Kind, OrganizationId, OrganizationState, PermissionSet, Role, RoleName, RoleTable, Slug, UserId,
+    UserState,
+};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use sqlx::{PgConnection, Postgres, Transaction};
@@ -40,8 +43,10 @@ pub struct ExportRole {
     pub organization: OrganizationId,
     /// The name, which begins with `org:`.
     pub name: RoleName,
-    /// The words of its permissions, as stored.
-    pub permissions: Vec<String>,
+    /// What the role holds; `None` if this program does not know one of its permissions.
+    pub permissions: Option<PermissionSet>,
+    /// The role that replaces it, while its members move there. They hold what that role holds.
+    pub replaced_by: Option<RoleName>,
 }
 
 /// A read-only snapshot of the database.
@@ -125,7 +130,7 @@ impl<'c> ExportSnapshot<'c> {
         kind: Option<&'s Kind>,
     ) -> BoxStream<'s, Result<ExportRole, StoreError>> {
         let rows = sqlx::query!(
-            "SELECT r.organization_id, r.name, r.permissions
+            "SELECT r.organization_id, r.name, r.permissions, r.replaced_by
              FROM organization_roles r JOIN organizations o ON o.bucket = r.bucket AND o.id = r.organization_id
              WHERE r.bucket = $1 AND ($2::text IS NULL OR o.kind = $2)
              ORDER BY r.organization_id, r.name",
@@ -135,8 +140,12 @@ impl<'c> ExportSnapshot<'c> {
         .fetch(&mut *self.0);
         rows.map(|row| {
             let row = row?;
-            let organization = OrganizationId::from_uuid(row.organization_id);
-            Ok(ExportRole { organization, name: RoleName::from_stored(&row.name), permissions: row.permissions })
+            Ok(ExportRole {
+                organization: OrganizationId::from_uuid(row.organization_id),
+                name: RoleName::from_stored(&row.name),
+                permissions: RoleTable::set_of_words(&row.permissions),
+                replaced_by: row.replaced_by.as_deref().map(RoleName::from_stored),
+            })
         })
         .boxed()
     }
