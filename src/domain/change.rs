@@ -27,6 +27,9 @@ pub enum ChangeDetail {
         name: RoleName,
         /// The words of its permissions after the change, as stored; `None` if the role is gone.
         permissions: Option<Vec<String>>,
+        /// The role that replaces it, while its members move there: they hold what that role holds, and `permissions` is
+        /// empty. Never a role that is itself replaced. `None` for any other role, and for one that is gone.
+        replaced_by: Option<RoleName>,
     },
     /// A change that this program does not know, because a newer one recorded it. The replica does not answer about
     /// the organization until its bucket is loaded again.

@@ -67,11 +67,12 @@ impl RoleService for Api {
                 self.roster().delete_role(call.access, meta, input).await?
             }
         };
-        let DeletedRole { role: deleted, moved } = &result.answer;
+        let DeletedRole { role: deleted, moved, is_moving } = &result.answer;
         respond(pb::DeleteRoleResponse {
             role: Some(role(deleted)),
             consistency_token: result.token,
             moved_members: i32::try_from(*moved).unwrap_or(i32::MAX),
+            members_move_later: *is_moving,
         })
     }
 }
@@ -87,6 +88,7 @@ fn role(role: &RoleDefinition) -> pb::Role {
         create_time: role.version.as_ref().map(|version| convert::timestamp(version.create_time)),
         update_time: role.version.as_ref().map(|version| convert::timestamp(version.update_time)),
         etag: role.version.as_ref().map(|version| version.revision.to_string()).unwrap_or_default(),
+        replaced_by: role.replaced_by.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 

@@ -57,9 +57,11 @@ async fn read(
         .await?;
     // Before the members, whose slots name the places of the roles.
     snapshot
-        .roles(|organization, name, words| {
-            if let Some(LoadedBucket { bucket, .. }) = loaded.get_mut(index(organization.bucket())) {
-                bucket.put_role(organization, &name, RoleTable::set_of_words(words));
+        .roles(|organization, name, words, replaced_by| {
+            let Some(LoadedBucket { bucket, .. }) = loaded.get_mut(index(organization.bucket())) else { return };
+            match replaced_by {
+                Some(replaced_by) => bucket.put_replaced_role(organization, &name, &replaced_by),
+                None => bucket.put_role(organization, &name, RoleTable::set_of_words(words)),
             }
         })
         .await?;

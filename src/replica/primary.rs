@@ -212,7 +212,7 @@ async fn ask(state: &PrimaryState, questions: &[&StandingKey]) -> StandingResult
     let query = async {
         let rows = standing::many(&mut connection, questions).await?;
         let roles = state.roles.at(&mut connection, rows.model).await?;
-        let standings = rows.resolve(questions, &roles.table);
+        let standings = rows.resolve(&roles.table);
         Ok::<_, StoreError>(PrimaryAnswers { standings, roles, session_begin })
     };
     match tokio::time::timeout(limits::PRIMARY_TIMEOUT, query).await {

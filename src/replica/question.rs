@@ -104,7 +104,7 @@ impl<'t> Facts<'t> {
     ) -> Option<Self> {
         let roles = &*deployment.table;
         let member = bucket.find(id, question.subject().1, roles)?;
-        let named_role = question.named_role().and_then(|name| bucket.organization_role(id, name));
+        let named_role = question.named_role().and_then(|name| bucket.organization_role(id, name, roles));
         if member.role == Some(RoleView::UNKNOWN) {
             return None;
         }

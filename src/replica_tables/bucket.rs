@@ -135,6 +135,12 @@ impl Bucket {
         self.roles.put(organization, name, permissions);
     }
 
+    /// Adds a role that an organization of the snapshot defines and whose members move to another role: one of the
+    /// organization or of the deployment that is not replaced itself.
+    pub fn put_replaced_role(&mut self, organization: OrganizationId, name: &RoleName, replaced_by: &RoleName) {
+        self.roles.put_replaced(organization, name, replaced_by);
+    }
+
     /// Adds a membership of the snapshot with the stored name of its role. Its organization and the roles of that must
     /// have been added before.
     pub fn put_member(&mut self, organization: OrganizationId, user: &str, role: &str) {
@@ -210,11 +216,12 @@ impl Bucket {
                 let old = self.organizations.put(record).and_then(|before| before.slug);
                 (old != Some(slug)).then_some(SlugChange { organization: id, old, new: Some(slug) })
             }
-            ChangeDetail::Role { name, permissions } => {
+            ChangeDetail::Role { name, permissions, replaced_by } => {
                 self.set_revision(id, entry.revision);
-                match permissions {
-                    Some(words) => self.roles.put(id, name, RoleTable::set_of_words(words)),
-                    None => self.roles.remove(id, name),
+                match (permissions, replaced_by) {
+                    (Some(_), Some(replaced_by)) => self.roles.put_replaced(id, name, replaced_by),
+                    (Some(words), None) => self.roles.put(id, name, RoleTable::set_of_words(words)),
+                    (None, _) => self.roles.remove(id, name),
                 }
                 None
             }
@@ -283,16 +290,22 @@ impl Bucket {
             (Some(number), _) => {
                 self.role_names.name(number).map(|name| RoleView { name, permissions: roles.permissions(name) })
             }
-            (None, Some(place)) => self.roles.get(organization, place),
+            (None, Some(place)) => self.roles.get(organization, place, roles),
             (None, None) => None,
         };
         role.unwrap_or(RoleView::UNKNOWN)
     }
 
-    /// The role with this name that the organization defines for itself; `None` if it has no such role.
+    /// The role with this name that the organization defines for itself; `None` if it has no such role. A role whose
+    /// members move to another one is that one. The roles of the deployment hold what the table says.
     #[must_use]
-    pub fn organization_role(&self, organization: OrganizationId, name: &RoleName) -> Option<RoleView<'_>> {
-        self.roles.find(organization, name)
+    pub fn organization_role<'t>(
+        &'t self,
+        organization: OrganizationId,
+        name: &RoleName,
+        roles: &'t RoleTable,
+    ) -> Option<RoleView<'t>> {
+        self.roles.find(organization, name, roles)
     }
 
     /// The revision of an organization; `None` if it does not exist.

@@ -6,7 +6,7 @@
 
 use super::fingerprint::RoleCode;
 use crate::domain::role::RoleView;
-use crate::domain::{OrganizationId, PermissionSet, RoleName};
+use crate::domain::{OrganizationId, PermissionSet, RoleName, RoleTable};
 use std::collections::HashMap;
 use std::hash::Hash;
 
@@ -103,11 +103,21 @@ fn map_bytes<K, V>(capacity: usize) -> usize {
     (capacity * 8 / 7) * (size_of::<(K, V)>() + 1)
 }
 
-/// A role of an organization: the numbers of its name and of what it holds.
+/// A role of an organization, by the numbers of its name and of what it holds.
 #[derive(Clone, Copy)]
-struct PlacedRole {
-    name: u32,
-    permissions: u32,
+enum PlacedRole {
+    /// A role that members can get.
+    Defined { name: u32, permissions: u32 },
+    /// A role whose members move to another one: `by` is the number of its name.
+    Replaced { name: u32, by: u32 },
+}
+
+impl PlacedRole {
+    fn name(self) -> u32 {
+        match self {
+            Self::Defined { name, .. } | Self::Replaced { name, .. } => name,
+        }
+    }
 }
 
 /// The roles of the organizations of one bucket.
@@ -124,22 +134,49 @@ pub(super) struct RoleSideTable {
 impl RoleSideTable {
     /// Adds or changes a role. Does nothing if the organization has a role in every place: then the role is unknown here.
     pub(super) fn put(&mut self, organization: OrganizationId, name: &RoleName, permissions: Option<PermissionSet>) {
+        let Some(place) = self.reserve(organization, name) else { return };
+        let (name, permissions) = (self.names.take(name.clone()), self.permissions.take(permissions));
+        self.set(organization, place, PlacedRole::Defined { name, permissions });
+    }
+
+    /// Adds or changes a role whose members move to another one, as [`Self::put`] does.
+    pub(super) fn put_replaced(&mut self, organization: OrganizationId, name: &RoleName, by: &RoleName) {
+        let Some(place) = self.reserve(organization, name) else { return };
+        let (name, by) = (self.names.take(name.clone()), self.names.take(by.clone()));
+        self.set(organization, place, PlacedRole::Replaced { name, by });
+    }
+
+    /// The place of a role: its own, or a free one. `None` if the organization has a role in every place.
+    fn reserve(&mut self, organization: OrganizationId, name: &RoleName) -> Option<usize> {
         let place = self.place(organization, name.as_str());
         let places = self.organizations.entry(organization).or_default();
         let place = place.or_else(|| places.iter().position(Option::is_none));
         let place = place.unwrap_or(places.len());
         if place >= usize::from(RoleCode::ORGANIZATION_ROLES) {
-            return;
+            return None;
         }
         if place == places.len() {
             places.reserve_exact(1);
             places.push(None);
             self.places += 1;
         }
-        let new = PlacedRole { name: self.names.take(name.clone()), permissions: self.permissions.take(permissions) };
-        if let Some(old) = places[place].replace(new) {
-            self.names.give_back(old.name);
-            self.permissions.give_back(old.permissions);
+        Some(place)
+    }
+
+    /// Sets the role in a place that the organization has.
+    fn set(&mut self, organization: OrganizationId, place: usize, role: PlacedRole) {
+        let places = self.organizations.get_mut(&organization);
+        if let Some(old) = places.and_then(|places| places.get_mut(place)?.replace(role)) {
+            self.give_back(old);
+        }
+    }
+
+    /// Ends the uses of the values of a role.
+    fn give_back(&mut self, role: PlacedRole) {
+        self.names.give_back(role.name());
+        match role {
+            PlacedRole::Defined { permissions, .. } => self.permissions.give_back(permissions),
+            PlacedRole::Replaced { by, .. } => self.names.give_back(by),
         }
     }
 
@@ -147,11 +184,12 @@ impl RoleSideTable {
     pub(super) fn remove(&mut self, organization: OrganizationId, name: &RoleName) {
         let Some(place) = self.place(organization, name.as_str()) else { return };
         let Some(places) = self.organizations.get_mut(&organization) else { return };
-        if let Some(old) = places[place].take() {
-            self.names.give_back(old.name);
-            self.permissions.give_back(old.permissions);
+        let old = places[place].take();
+        let is_last = places.iter().all(Option::is_none);
+        if let Some(old) = old {
+            self.give_back(old);
         }
-        if places.iter().all(Option::is_none) {
+        if is_last {
             self.remove_all(organization);
         }
     }
@@ -161,8 +199,7 @@ impl RoleSideTable {
         let Some(places) = self.organizations.remove(&organization) else { return };
         self.places -= places.len();
         for old in places.into_iter().flatten() {
-            self.names.give_back(old.name);
-            self.permissions.give_back(old.permissions);
+            self.give_back(old);
         }
         if self.organizations.capacity() > 4 * self.organizations.len() {
             self.organizations.shrink_to_fit();
@@ -171,7 +208,7 @@ impl RoleSideTable {
 
     fn place(&self, organization: OrganizationId, name: &str) -> Option<usize> {
         let is_named = |entry: &Option<PlacedRole>| {
-            entry.is_some_and(|entry| self.names.get(entry.name).is_some_and(|own| own.as_str() == name))
+            entry.is_some_and(|entry| self.names.get(entry.name()).is_some_and(|own| own.as_str() == name))
         };
         self.organizations.get(&organization)?.iter().position(is_named)
     }
@@ -182,19 +219,46 @@ impl RoleSideTable {
         place.map_or(RoleCode::UNKNOWN, RoleCode::of_organization)
     }
 
-    /// The role in a place.
-    pub(super) fn get(&self, organization: OrganizationId, place: u16) -> Option<RoleView<'_>> {
-        let entry = (*self.organizations.get(&organization)?.get(usize::from(place))?)?;
-        Some(RoleView {
-            name: self.names.get(entry.name)?,
-            permissions: self.permissions.get(entry.permissions)?.as_ref(),
-        })
+    /// The role in a place, or the role that replaces it. The roles of the deployment hold what the table says.
+    pub(super) fn get<'t>(
+        &'t self,
+        organization: OrganizationId,
+        place: u16,
+        deployment: &'t RoleTable,
+    ) -> Option<RoleView<'t>> {
+        match self.entry(organization, usize::from(place))? {
+            PlacedRole::Defined { name, permissions } => self.defined(name, permissions),
+            PlacedRole::Replaced { by, .. } => {
+                let name = self.names.get(by)?;
+                if !name.is_of_organization() {
+                    return Some(RoleView { name, permissions: deployment.permissions(name) });
+                }
+                match self.entry(organization, self.place(organization, name.as_str())?)? {
+                    PlacedRole::Defined { name, permissions } => self.defined(name, permissions),
+                    // A replacement is never replaced itself.
+                    PlacedRole::Replaced { .. } => None,
+                }
+            }
+        }
     }
 
-    /// The role with this name.
-    pub(super) fn find(&self, organization: OrganizationId, name: &RoleName) -> Option<RoleView<'_>> {
+    fn entry(&self, organization: OrganizationId, place: usize) -> Option<PlacedRole> {
+        *self.organizations.get(&organization)?.get(place)?
+    }
+
+    fn defined(&self, name: u32, permissions: u32) -> Option<RoleView<'_>> {
+        Some(RoleView { name: self.names.get(name)?, permissions: self.permissions.get(permissions)?.as_ref() })
+    }
+
+    /// The role with this name, or the role that replaces it, as [`Self::get`].
+    pub(super) fn find<'t>(
+        &'t self,
+        organization: OrganizationId,
+        name: &RoleName,
+        deployment: &'t RoleTable,
+    ) -> Option<RoleView<'t>> {
         let place = self.place(organization, name.as_str())?;
-        self.get(organization, u16::try_from(place).ok()?)
+        self.get(organization, u16::try_from(place).ok()?, deployment)
     }
 
     /// The memory of the table, in bytes.
@@ -233,6 +297,7 @@ mod tests {
             steps in prop::collection::vec((0..4_u128, 0..NAMES.len(), prop::option::of(0..4_usize)), 1..80),
         ) {
             let (mut table, mut map) = (RoleSideTable::default(), BTreeMap::new());
+            let deployment = RoleTable::built_in();
             for (number, index, permissions) in steps {
                 let code = table.code(id(number), NAMES[index]);
                 if let Some(permissions) = permissions {
@@ -246,10 +311,10 @@ mod tests {
                 }
                 for (number, index) in (0..4).flat_map(|number| (0..NAMES.len()).map(move |index| (number, index))) {
                     let permissions = map.get(&(number, index)).copied();
-                    let role = table.find(id(number), &name(index));
+                    let role = table.find(id(number), &name(index), &deployment);
                     prop_assert_eq!(role.map(|role| role.permissions.cloned()), permissions.map(set));
                     let place = table.code(id(number), NAMES[index]).organization_place();
-                    prop_assert_eq!(place.and_then(|place| table.get(id(number), place)), role);
+                    prop_assert_eq!(place.and_then(|place| table.get(id(number), place, &deployment)), role);
                 }
             }
             for number in 0..4 {
@@ -261,6 +326,29 @@ mod tests {
     }
 
     #[test]
+    fn a_replaced_role_is_the_other_one_and_gives_its_memory_back() {
+        let (mut table, deployment) = (RoleSideTable::default(), RoleTable::built_in());
+        let [auditor, clerk, _] = [0, 1, 2].map(name);
+        table.put(id(1), &auditor, set(1));
+        table.put(id(1), &clerk, set(2));
+        let code = table.code(id(1), auditor.as_str());
+        let held = |table: &RoleSideTable| table.find(id(1), &auditor, &deployment).map(RoleView::to_role);
+        table.put_replaced(id(1), &auditor, &clerk);
+        assert_eq!(held(&table).unwrap(), crate::domain::Role { name: clerk.clone(), permissions: set(2) });
+        assert_eq!(table.code(id(1), auditor.as_str()), code);
+        table.put(id(1), &clerk, set(3));
+        assert_eq!(held(&table).unwrap().permissions, set(3));
+        table.put_replaced(id(1), &auditor, &RoleName::ADMIN);
+        assert_eq!(held(&table).unwrap(), crate::domain::Role::ADMIN);
+        // The other role is not here: the role is unknown.
+        table.put_replaced(id(1), &auditor, &name(2));
+        assert_eq!(held(&table), None);
+        assert_eq!(table.names.numbers.len(), 3);
+        table.remove_all(id(1));
+        assert_eq!((table.names.shared_bytes, table.permissions.shared_bytes), (0, 0));
+    }
+
+    #[test]
     fn a_role_without_a_place_is_unknown() {
         let mut table = RoleSideTable::default();
         let name = |index: u16| RoleName::from_stored(&format!("org:role-{index}"));
@@ -268,7 +356,8 @@ mod tests {
             table.put(id(1), &name(index), set(1));
         }
         let last = name(RoleCode::ORGANIZATION_ROLES);
-        assert_eq!((table.code(id(1), last.as_str()), table.find(id(1), &last)), (RoleCode::UNKNOWN, None));
+        let found = table.find(id(1), &last, &RoleTable::built_in()).is_some();
+        assert_eq!((table.code(id(1), last.as_str()), found), (RoleCode::UNKNOWN, false));
         table.remove(id(1), &name(7));
         table.put(id(1), &last, set(2));
         assert_eq!(table.code(id(1), last.as_str()), RoleCode::of_organization(7));

@@ -3,9 +3,7 @@
 use super::*;
 use crate::domain::access_model::AccessModel;
 use crate::domain::change::ChangeDetail;
-use crate::domain::{
-    Kind, LogMark, OrganizationHead, OrganizationState, PermissionSet, Role, RoleName, RoleTable, RoleView,
-};
+use crate::domain::{Kind, LogMark, OrganizationHead, OrganizationState, Role, RoleName, RoleTable, RoleView};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -71,6 +69,12 @@ enum Step {
         name: usize,
         words: Option<usize>,
     },
+    /// The members of a role of the organization hold another role from now on.
+    Replace {
+        number: u128,
+        name: usize,
+        by: &'static str,
+    },
     /// A change of a type that this program does not know, perhaps of an organization that the log had not named before.
     Unknown {
         number: u128,
@@ -88,7 +92,9 @@ fn step() -> impl Strategy<Value = Step> {
     let number = || 0..ORGANIZATIONS;
     let states = prop::sample::select([&OrganizationState::ALL[..], &[OrganizationState::Unknown]].concat());
     let names = ["member", "admin", "auditor", "accountant"].into_iter().chain(ORGANIZATION_ROLES);
-    let roles = prop::option::of(prop::sample::select(names.collect::<Vec<_>>()));
+    let names: Vec<_> = names.collect();
+    let replacements = prop::sample::select(names.clone());
+    let roles = prop::option::of(prop::sample::select(names));
     prop_oneof![
         4 => (number(), states, prop::option::of(0..USERS.len()), 0..SLUGS.len())
             .prop_map(|(number, state, owner, slug)| Step::Organization { number, state, owner, slug }),
@@ -96,10 +102,19 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (number(), 0..USERS.len(), roles).prop_map(|(number, user, role)| Step::Member { number, user, role }),
         6 => (number(), 0..ORGANIZATION_ROLES.len(), prop::option::of(0..WORDS.len()))
             .prop_map(|(number, name, words)| Step::Role { number, name, words }),
+        3 => (number(), 0..ORGANIZATION_ROLES.len(), replacements)
+            .prop_map(|(number, name, by)| Step::Replace { number, name, by }),
         1 => number().prop_map(|number| Step::Unknown { number }),
         1 => (0..2i16).prop_map(|bucket| Step::Reload { bucket }),
         1 => (0..2i16).prop_map(|bucket| Step::Drop { bucket }),
     ]
+}
+
+/// A role of an organization: its words, or the role that replaces it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OwnRole {
+    Defined(&'static [&'static str]),
+    ReplacedBy(&'static str),
 }
 
 #[derive(Default)]
@@ -108,8 +123,8 @@ struct Model {
     organizations: BTreeMap<u128, (OrganizationHead, Option<usize>, usize)>,
     /// The stored roles.
     members: BTreeMap<(u128, usize), &'static str>,
-    /// The words of the organizations' own roles.
-    roles: BTreeMap<(u128, &'static str), &'static [&'static str]>,
+    /// The organizations' own roles.
+    roles: BTreeMap<(u128, &'static str), OwnRole>,
     /// Organizations with an unknown change since the bucket was loaded.
     changed: BTreeSet<u128>,
     /// The id of a purged organization is never reused.
@@ -135,9 +150,12 @@ impl Model {
                 bucket.put_organization(id(*organization), head.state, head.revision, owner.as_ref(), &slug(*named));
             }
         }
-        for ((organization, name), words) in &self.roles {
-            if id(*organization).bucket() == number {
-                bucket.put_role(id(*organization), &RoleName::from_stored(name), RoleTable::set_of_words(*words));
+        for ((organization, name), role) in &self.roles {
+            let (organization, name) = (id(*organization), RoleName::from_stored(name));
+            match role {
+                _ if organization.bucket() != number => {}
+                OwnRole::Defined(words) => bucket.put_role(organization, &name, RoleTable::set_of_words(*words)),
+                OwnRole::ReplacedBy(by) => bucket.put_replaced_role(organization, &name, &RoleName::from_stored(by)),
             }
         }
         for ((organization, member), role) in &self.members {
@@ -189,16 +207,31 @@ impl Model {
             }
             Step::Role { number, name, words } => {
                 let key = (number, ORGANIZATION_ROLES[name]);
-                let is_held = self.members.iter().any(|((other, _), role)| (*other, *role) == key);
-                if !self.organizations.contains_key(&number) || (is_held && words.is_none()) {
+                let is_held =
+                    self.members.iter().any(|((other, _), role)| (*other, *role) == key) || self.has_replaced(key);
+                let is_replaced = matches!(self.roles.get(&key), Some(OwnRole::ReplacedBy(_)));
+                let is_refused = if words.is_none() { is_held } else { is_replaced };
+                if !self.organizations.contains_key(&number) || is_refused {
                     return;
                 }
                 match words {
-                    Some(words) => drop(self.roles.insert(key, WORDS[words])),
+                    Some(words) => drop(self.roles.insert(key, OwnRole::Defined(WORDS[words]))),
                     None => drop(self.roles.remove(&key)),
                 }
                 let permissions = words.map(|words| WORDS[words].iter().map(ToString::to_string).collect());
-                (number, ChangeDetail::Role { name: RoleName::from_stored(key.1), permissions })
+                let name = RoleName::from_stored(key.1);
+                (number, ChangeDetail::Role { name, permissions, replaced_by: None })
+            }
+            Step::Replace { number, name, by } => {
+                let key = (number, ORGANIZATION_ROLES[name]);
+                let exists = |key| matches!(self.roles.get(&key), Some(OwnRole::Defined(_)));
+                let can_replace = !by.starts_with("org:") || (by != key.1 && exists((number, by)));
+                if !exists(key) || !can_replace || self.has_replaced(key) {
+                    return;
+                }
+                self.roles.insert(key, OwnRole::ReplacedBy(by));
+                let (name, replaced_by) = (RoleName::from_stored(key.1), Some(RoleName::from_stored(by)));
+                (number, ChangeDetail::Role { name, permissions: Some(Vec::new()), replaced_by })
             }
             Step::Unknown { number } => {
                 if self.purged.contains(&number) {
@@ -218,11 +251,19 @@ impl Model {
         }
     }
 
-    /// What a role of an organization holds, by this table of the deployment's roles.
-    fn permissions(&self, number: u128, role: &str, table: &RoleTable) -> Option<PermissionSet> {
-        match self.roles.iter().find(|((organization, name), _)| (*organization, *name) == (number, role)) {
-            Some((_, words)) => RoleTable::set_of_words(*words),
-            None => table.permissions(&RoleName::from_stored(role)).cloned(),
+    /// Whether a role is the replacement of another one.
+    fn has_replaced(&self, (number, name): (u128, &'static str)) -> bool {
+        self.roles.iter().any(|((other, _), role)| *other == number && *role == OwnRole::ReplacedBy(name))
+    }
+
+    /// The role that a member with a stored role has, by this table of the deployment's roles.
+    fn held(&self, number: u128, stored: &'static str, table: &RoleTable) -> Role {
+        match self.roles.get(&(number, stored)) {
+            Some(OwnRole::Defined(words)) => {
+                Role { name: RoleName::from_stored(stored), permissions: RoleTable::set_of_words(*words) }
+            }
+            Some(OwnRole::ReplacedBy(by)) => self.held(number, by, table),
+            None => table.role(RoleName::from_stored(stored)),
         }
     }
 
@@ -241,16 +282,13 @@ impl Model {
                 let Some(lookup) = lookup else { continue };
                 assert_eq!(lookup.organization, organization.map(|(head, ..)| *head));
                 let role = if is_owner { Some("owner") } else { role }.filter(|_| organization.is_some());
-                let role = role.map(|role| Role {
-                    name: RoleName::from_stored(role),
-                    permissions: self.permissions(number, role, table),
-                });
+                let role = role.map(|role| self.held(number, role, table));
                 assert_eq!(lookup.role.map(RoleView::to_role), role);
             }
             for name in ORGANIZATION_ROLES {
-                let role = read.organization_role(id(number), &RoleName::from_stored(name));
-                let words = self.roles.iter().find(|(key, _)| **key == (number, name)).map(|(_, words)| *words);
-                assert_eq!(role.map(|role| role.permissions.cloned()), words.map(RoleTable::set_of_words));
+                let role = read.organization_role(id(number), &RoleName::from_stored(name), table);
+                let held = self.roles.contains_key(&(number, name)).then(|| self.held(number, name, table));
+                assert_eq!(role.map(RoleView::to_role), held);
             }
         }
         for (index, _) in SLUGS.iter().enumerate() {

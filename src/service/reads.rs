@@ -3,11 +3,11 @@
 use super::{Roster, ServiceError};
 use crate::authz::decide::Access;
 use crate::domain::{
-    Member, Organization, OrganizationId, Permission, Refusal, Role, RoleName, RoleTable, SearchText, UserId, ValueKind,
+    Member, Organization, OrganizationId, Permission, Refusal, Role, RoleTable, SearchText, UserId, ValueKind,
 };
 use crate::service::limits;
 use crate::store::StoreError;
-use crate::store::organization_roles::{self, OrganizationRole};
+use crate::store::organization_roles::{self, OrganizationRole, RoleContent};
 use crate::store::row_page::RowPage;
 use crate::store::{access_model, memberships, organizations, transaction, users};
 use sqlx::PgConnection;
@@ -125,29 +125,16 @@ async fn members_with_permission(
     let permission = permission.ok_or_else(|| Refusal::field("permission", "no such permission"))?;
     let mut holders = roles.holders(permission).ok_or(Refusal::ValueUnknown { value: ValueKind::Role })?;
     let own = organization_roles::list(&mut snapshot, organization, i64::from(limits::ORGANIZATION_ROLES)).await?;
-    holders.extend(own_holders(&own, word, &holders));
+    // The members of a role that is being replaced count as members of the new one.
+    let holds = |role: &&OrganizationRole| {
+        let RoleContent { permissions, replaced_by, .. } = &role.content;
+        replaced_by.is_none() && permissions.iter().any(|permission| permission == word)
+    };
+    holders.extend(own.iter().filter(holds).map(|role| role.name.clone()));
     let filter = MemberFilter { roles: Some(holders), ..filter };
     let page = memberships::list(&mut snapshot, organization, &filter).await?;
     snapshot.commit().await.map_err(StoreError::from)?;
     Ok(Some(page))
-}
-
-/// The roles of an organization that hold a permission. `deployment` has those of the deployment: a role that is being
-/// replaced holds what its replacement holds.
-fn own_holders(own: &[OrganizationRole], word: &str, deployment: &[RoleName]) -> Vec<RoleName> {
-    let holds = |role: &OrganizationRole| {
-        let mut last = role;
-        // A replacement is never replaced in a circle.
-        for _ in own {
-            let Some(replacement) = &last.content.replaced_by else { break };
-            match own.iter().find(|other| other.name == *replacement) {
-                Some(other) => last = other,
-                None => return deployment.contains(replacement),
-            }
-        }
-        last.content.permissions.iter().any(|permission| permission == word)
-    };
-    own.iter().filter(|role| holds(role)).map(|role| role.name.clone()).collect()
 }
 
 /// Lists the organizations that a search finds. Each batch of candidates has its own snapshot, as each page has.

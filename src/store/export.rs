@@ -45,7 +45,8 @@ pub struct ExportRole {
     pub name: RoleName,
     /// What the role holds; `None` if this program does not know one of its permissions.
     pub permissions: Option<PermissionSet>,
-    /// The role that replaces it, while its members move there. They hold what that role holds.
+    /// The role that replaces it, while its members move there: they hold what that role holds, and the permissions are
+    /// empty. Never a role that is itself replaced.
     pub replaced_by: Option<RoleName>,
 }
 

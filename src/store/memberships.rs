@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 struct MembershipRow {
     user_id: String,
     role: String,
+    replaced_by: Option<String>,
     is_owner: Option<bool>,
     attributes: Json<Attributes>,
     revision: i64,
@@ -19,7 +20,8 @@ struct MembershipRow {
 }
 
 /// A statement that returns [`MembershipRow`]s: the text before the column list, the text after it, the arguments. The
-/// table has the alias `m`. The text after the list adds `is_owner`, since a membership does not contain the owner.
+/// table has the alias `m`. The text after the list adds `is_owner`, since a membership does not contain the owner, and
+/// `replaced_by`, the role that replaces the stored one.
 ///
 /// With `record` in front, the statement returns records, which may have more columns.
 macro_rules! membership_query {
@@ -59,6 +61,7 @@ macro_rules! member_rows {
         let membership = MembershipRow {
             user_id: $record.user_id,
             role: $record.role,
+            replaced_by: $record.replaced_by,
             is_owner: $record.is_owner,
             attributes: $record.attributes,
             revision: $record.revision,
@@ -71,7 +74,8 @@ macro_rules! member_rows {
 
 impl MembershipRow {
     fn read(self, organization: OrganizationId) -> Membership {
-        let stored = Role::read(&self.role);
+        // A member whose role is being replaced holds the new one before the row changes.
+        let stored = Role::read(self.replaced_by.as_ref().unwrap_or(&self.role));
         Membership {
             organization,
             role: if self.is_owner == Some(true) { Role::OWNER } else { stored },
@@ -104,7 +108,7 @@ pub async fn insert(
                  CASE WHEN $4 NOT LIKE 'org:%' AND $4 NOT IN ('admin', 'member') THEN $4 END)
          ON CONFLICT DO NOTHING
          RETURNING",
-        "(m.user_id = $7) AS is_owner",
+        "NULL::text AS replaced_by, (m.user_id = $7) AS is_owner",
         organization.id.bucket(),
         organization.id.as_uuid(),
         user.as_str(),
@@ -129,8 +133,10 @@ pub async fn get(
 ) -> Result<Option<Membership>, StoreError> {
     Ok(membership_query!(
         "SELECT",
-        "(m.user_id = o.owner_id) AS is_owner
+        "r.replaced_by, (m.user_id = o.owner_id) AS is_owner
          FROM memberships m JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
+         LEFT JOIN organization_roles r
+             ON r.bucket = m.bucket AND r.organization_id = m.organization_id AND r.name = m.organization_role
          WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = $3",
         organization.bucket(),
         organization.as_uuid(),
@@ -158,7 +164,7 @@ pub async fn update(
              deployment_role = CASE WHEN $4 NOT LIKE 'org:%' AND $4 NOT IN ('admin', 'member') THEN $4 END
          WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = $3
          RETURNING",
-        "(m.user_id = $7) AS is_owner",
+        "NULL::text AS replaced_by, (m.user_id = $7) AS is_owner",
         organization.id.bucket(),
         organization.id.as_uuid(),
         user.as_str(),
@@ -248,7 +254,7 @@ pub async fn origin(
 /// A page of an organization's members.
 #[derive(Debug, Clone)]
 pub struct MemberFilter {
-    /// Only members with one of these roles; `None` for all members.
+    /// Only members with one of these roles; `None` for all members. A member whose role is being replaced has the new one.
     pub roles: Option<Vec<RoleName>>,
     /// Only user ids greater than this one: the last of the previous page.
     pub after: Option<String>,
@@ -272,10 +278,18 @@ pub async fn list(
     let rows = membership_query!(
         record
         "SELECT",
-        "(m.user_id = o.owner_id) AS is_owner, u.state AS user_state, u.deactivated_by_operator, u.email,
+        "r.replaced_by, (m.user_id = o.owner_id) AS is_owner, u.state AS user_state, u.deactivated_by_operator, u.email,
          u.email_verified, u.display_name, u.profile_issued_at, u.revision AS user_revision,
          u.create_time AS user_create_time, u.update_time AS user_update_time, m.has_next
          FROM organizations o
+         CROSS JOIN LATERAL (
+             SELECT array(
+                 SELECT name FROM unnest($4::text[]) AS name EXCEPT
+                 SELECT name FROM organization_roles
+                 WHERE bucket = $1 AND organization_id = $2 AND replaced_by IS NOT NULL
+                 UNION
+                 SELECT name FROM organization_roles
+                 WHERE bucket = $1 AND organization_id = $2 AND replaced_by = ANY ($4)) AS roles) wanted
          CROSS JOIN LATERAL (
              SELECT * FROM (
                  SELECT s.*, sum(octet_length(s.attributes::text)) OVER before AS text_before
@@ -286,7 +300,7 @@ pub async fn list(
                          SELECT * FROM memberships
                          WHERE bucket = $1 AND organization_id = $2 AND user_id > coalesce($3::text, '')
                            AND ($4::text[] IS NULL
-                                OR CASE WHEN user_id = o.owner_id THEN 'owner' ELSE role END = ANY ($4))
+                                OR CASE WHEN user_id = o.owner_id THEN 'owner' ELSE role END = ANY (wanted.roles))
                          ORDER BY user_id
                          LIMIT $5) p
                      WINDOW before AS (ORDER BY p.user_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) s
@@ -295,6 +309,9 @@ pub async fn list(
              WHERE coalesce(t.text_before, 0) < $7) m
          CROSS JOIN LATERAL (
              SELECT * FROM users WHERE user_bucket = user_bucket_of(m.user_id) AND id = m.user_id OFFSET 0) u
+         LEFT JOIN LATERAL (
+             SELECT replaced_by FROM organization_roles
+             WHERE bucket = $1 AND organization_id = $2 AND name = m.organization_role OFFSET 0) r ON true
          WHERE o.bucket = $1 AND o.id = $2
          ORDER BY m.user_id",
         organization.bucket(),

@@ -34,7 +34,8 @@ pub struct StandingRows {
 pub struct ResolvedStanding {
     /// The standing of the subject.
     pub standing: Standing,
-    /// The role of the organization's own that the question names; `None` if it has no such role.
+    /// The role of the organization's own that the question names, or the role that replaces it; `None` if it has no such
+    /// role.
     pub named_role: Option<Role>,
 }
 
@@ -47,6 +48,7 @@ struct StandingRow {
     is_owner: Option<bool>,
     role: Option<String>,
     role_permissions: Option<Vec<String>>,
+    named_role: Option<String>,
     named_role_permissions: Option<Vec<String>>,
     user_state: Option<String>,
     position: Option<i64>,
@@ -61,11 +63,13 @@ struct StandingRow {
 impl StandingRows {
     /// Resolves the roles. The table is that of the access model at the position of these rows.
     #[must_use]
-    pub fn resolve(self, questions: &[&StandingKey], roles: &RoleTable) -> Vec<ResolvedStanding> {
-        let rows = self.rows.into_iter().zip(questions);
-        rows.map(|(mut row, question)| {
-            let named_role = question.named_role.clone().zip(row.named_role_permissions.take());
-            let named_role = named_role.map(|(name, words)| organization_role(name, &words));
+    pub fn resolve(self, roles: &RoleTable) -> Vec<ResolvedStanding> {
+        let rows = self.rows.into_iter();
+        rows.map(|mut row| {
+            let named_role = row.named_role.take().map(|name| match row.named_role_permissions.take() {
+                Some(words) => organization_role(RoleName::from_stored(&name), &words),
+                None => roles.role(RoleName::from_stored(&name)),
+            });
             ResolvedStanding { standing: row.resolve(roles), named_role }
         })
         .collect()
@@ -147,7 +151,9 @@ pub async fn many(connection: &mut PgConnection, questions: &[&StandingKey]) -> 
         StandingRow,
         r#"SELECT h.bucket AS "bucket?", o.id AS "organization_id?", o.state AS "state?",
                   (o.delete_time IS NOT NULL) AS deleted, o.revision AS "revision?", (o.owner_id = q.user_id) AS is_owner,
-                  m.role AS "role?", r.permissions AS "role_permissions?", n.permissions AS "named_role_permissions?", u.state AS "user_state?", h.position AS "position?", h.write_time AS "write_time?",
+                  coalesce(r.name, m.role) AS "role?", r.permissions AS "role_permissions?", n.name AS "named_role?",
+                  n.permissions AS "named_role_permissions?", u.state AS "user_state?", h.position AS "position?",
+                  h.write_time AS "write_time?",
                   uh.user_bucket, uh.position AS user_position, uh.write_time AS user_write_time,
                   am.revision AS model_revision, am.write_time AS model_write_time
            FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::smallint[], $6::text[])
@@ -164,13 +170,23 @@ pub async fn many(connection: &mut PgConnection, questions: &[&StandingKey]) -> 
                WHERE bucket = h.bucket AND organization_id = coalesce(q.organization_id, s.organization_id)
                  AND user_id = q.user_id COLLATE "C" LIMIT 1) m ON true
            LEFT JOIN LATERAL (
-               SELECT permissions FROM organization_roles
-               WHERE bucket = h.bucket AND organization_id = coalesce(q.organization_id, s.organization_id)
-                 AND name = m.organization_role LIMIT 1) r ON true
+               SELECT coalesce(own.replaced_by, own.name) AS name,
+                      CASE WHEN own.replaced_by IS NULL THEN own.permissions ELSE new.permissions END AS permissions
+               FROM organization_roles own
+               LEFT JOIN organization_roles new ON new.bucket = own.bucket
+                    AND new.organization_id = own.organization_id AND new.name = own.replaced_by
+               WHERE own.bucket = h.bucket
+                 AND own.organization_id = coalesce(q.organization_id, s.organization_id)
+                 AND own.name = m.organization_role LIMIT 1) r ON true
            LEFT JOIN LATERAL (
-               SELECT permissions FROM organization_roles
-               WHERE bucket = h.bucket AND organization_id = coalesce(q.organization_id, s.organization_id)
-                 AND name = q.named_role COLLATE "C" LIMIT 1) n ON true
+               SELECT coalesce(own.replaced_by, own.name) AS name,
+                      CASE WHEN own.replaced_by IS NULL THEN own.permissions ELSE new.permissions END AS permissions
+               FROM organization_roles own
+               LEFT JOIN organization_roles new ON new.bucket = own.bucket
+                    AND new.organization_id = own.organization_id AND new.name = own.replaced_by
+               WHERE own.bucket = h.bucket
+                 AND own.organization_id = coalesce(q.organization_id, s.organization_id)
+                 AND own.name = q.named_role COLLATE "C" LIMIT 1) n ON true
            LEFT JOIN LATERAL (
                SELECT state FROM users
                WHERE user_bucket = q.user_bucket AND id = q.user_id COLLATE "C" AND state <> 'ACTIVE' LIMIT 1) u ON true

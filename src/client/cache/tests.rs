@@ -216,11 +216,15 @@ fn an_export_may_have_values_of_a_newer_server() {
     let mut loader = ExportLoader::new(true);
     let members = [("ada", "admin"), ("eve", "auditor"), ("joan", "member")];
     let members = members.map(|(user, role)| pb::ExportedMember { user_id: user.to_owned(), role: role.to_owned() });
-    let acme = pb::ExportedOrganization { organization: Some(organization(ACME, 7, false)), members: members.to_vec() };
+    let acme = pb::ExportedOrganization {
+        organization: Some(organization(ACME, 7, false)),
+        members: members.to_vec(),
+        ..Default::default()
+    };
     let other = pb::OrganizationChange { state: 0, ..organization(OTHER, 7, false) };
-    let other = pb::ExportedOrganization { organization: Some(other), members: members.to_vec() };
+    let other = pb::ExportedOrganization { organization: Some(other), members: members.to_vec(), ..Default::default() };
     let users = vec![pb::ExportedUser { user_id: "joan".to_owned(), state: 77 }];
-    let message = pb::ExportMembershipsResponse { organizations: vec![acme, other], users, cursor: String::new() };
+    let message = pb::ExportMembershipsResponse { organizations: vec![acme, other], users, ..Default::default() };
     loader.add(&message).unwrap();
     let replica = loader.finish();
     assert_eq!(answer(&replica, ACME, "ada"), (CheckReason::Allowed, 7));
@@ -257,9 +261,13 @@ fn an_organization_may_be_split_over_several_export_messages() {
     let mut loader = ExportLoader::new(true);
     for name in ["ada", "eve"] {
         let members = vec![pb::ExportedMember { user_id: name.to_owned(), role: "admin".to_owned() }];
-        let exported = pb::ExportedOrganization { organization: Some(organization(ACME, 7, false)), members };
+        let exported = pb::ExportedOrganization {
+            organization: Some(organization(ACME, 7, false)),
+            members,
+            ..Default::default()
+        };
         let users = vec![pb::ExportedUser { user_id: "eve".to_owned(), state: pb::UserState::Inactive.into() }];
-        let message = pb::ExportMembershipsResponse { organizations: vec![exported], users, cursor: String::new() };
+        let message = pb::ExportMembershipsResponse { organizations: vec![exported], users, ..Default::default() };
         loader.add(&message).unwrap();
     }
     let replica = loader.finish();

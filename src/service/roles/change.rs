@@ -3,7 +3,9 @@
 use super::{CreateRole, DeleteRole, DeletedRole, RoleDefinition, UpdateRole};
 use crate::authz::decide::Grant;
 use crate::domain::event::EventType;
-use crate::domain::{Organization, Permission, PermissionSet, Quota, Refusal, Role, RoleName, RoleTable, Violation};
+use crate::domain::{
+    Organization, OrganizationId, Permission, PermissionSet, Quota, Refusal, Role, RoleName, RoleTable, Violation,
+};
 use crate::service::write::OrganizationChange;
 use crate::service::write::preconditions::{check_etag, check_writable};
 use crate::service::write::unit_of_work::UnitOfWork;
@@ -46,10 +48,8 @@ impl OrganizationChange for CreateRole {
             permissions: sorted(&self.permissions),
             replaced_by: None,
         };
-        let held = Some(content.permissions.clone());
-        let event = (None, Some(described(&self.name, &content)));
-        tx.record_role(&mut organization, EventType::RoleCreated, &self.name, event, held);
-        let role = organization_roles::insert(tx.connection, &organization, &self.name, &content).await?;
+        tx.record_role(&mut organization, EventType::RoleCreated, None, Some(described(&self.name, &content)));
+        let role = tx.insert_role(&organization, &self.name, &content).await?;
         Ok(RoleDefinition::of_organization(organization.id, role.ok_or_else(exists)?))
     }
 }
@@ -89,10 +89,9 @@ impl OrganizationChange for UpdateRole {
         if !keeps_all && grant.role.as_ref() == Some(&self.name) {
             tx.revoke_own_access();
         }
-        let event = changed(&self.name, former, &content);
-        let held = Some(content.permissions.clone());
-        tx.record_role(&mut organization, EventType::RoleUpdated, &self.name, event, held);
-        let role = organization_roles::update(tx.connection, &organization, &self.name, &content).await?;
+        let (old, new) = changed(&self.name, former, &content);
+        tx.record_role(&mut organization, EventType::RoleUpdated, old, new);
+        let role = tx.update_role(&organization, &self.name, &content).await?;
         Ok(RoleDefinition::of_organization(organization.id, role))
     }
 }
@@ -115,24 +114,68 @@ impl OrganizationChange for DeleteRole {
             None => None,
         };
         check_etag(self.etag.as_deref(), &before.revision.to_string())?;
-        let most = i64::from(limits::MOVED_MEMBERS) + 1;
-        let members = organization_roles::members_with(tx.connection, organization.id, &self.name, most).await?;
-        let moved = match &replacement {
-            Some(new) if members < most => {
-                tx.move_members(&mut organization, &self.name, &new.name, limits::MOVED_MEMBERS).await?
-            }
-            _ if members > 0 => return Err(in_use(&self.name, members).into()),
-            _ => 0,
-        };
+        let outcome = Deletion { role: before, replacement: replacement.as_ref() }.make(tx, &mut organization).await?;
         let keeps_all = replacement.as_ref().and_then(|new| new.permissions.as_ref()).zip(held);
         if grant.role.as_ref() == Some(&self.name) && !keeps_all.is_some_and(|(new, held)| new.includes(&held)) {
             tx.revoke_own_access();
         }
-        let event =
-            (Some(described(&self.name, &before.content)), replacement.map(|new| json!({ "replaced_by": new })));
-        tx.record_role(&mut organization, EventType::RoleDeleted, &self.name, event, None);
-        organization_roles::delete(tx.connection, organization.id, &self.name).await?;
-        Ok(DeletedRole { role: RoleDefinition::of_organization(organization.id, before), moved })
+        Ok(outcome)
+    }
+}
+
+/// The deletion of a role, which is decided.
+struct Deletion<'r> {
+    role: OrganizationRole,
+    /// The role that members get.
+    replacement: Option<&'r Role>,
+}
+
+impl Deletion<'_> {
+    async fn make(self, tx: &mut UnitOfWork<'_>, organization: &mut Organization) -> Result<DeletedRole, ServiceError> {
+        let name = self.role.name.clone();
+        let most = i64::from(limits::MOVED_MEMBERS) + 1;
+        // Roles that this one replaces: their members hold it, too.
+        let former = organization_roles::replaced_by(tx.connection, organization.id, &name).await?;
+        let mut members = organization_roles::members_with(tx.connection, organization.id, &name, most).await?;
+        let Some(new) = self.replacement.map(|new| &new.name) else {
+            for role in &former {
+                members += organization_roles::members_with(tx.connection, organization.id, &role.name, most).await?;
+            }
+            if members > 0 {
+                return Err(in_use(&name, members.min(most)).into());
+            }
+            self.record(tx, organization);
+            for role in former {
+                tx.delete_role(organization, &role.name).await?;
+            }
+            tx.delete_role(organization, &name).await?;
+            return Ok(self.outcome(organization.id, 0, false));
+        };
+        let is_moving = members == most;
+        let moved = match is_moving {
+            true => 0,
+            false => tx.move_members(organization, &name, new, limits::MOVED_MEMBERS).await?,
+        };
+        self.record(tx, organization);
+        for role in former {
+            tx.replace_role(organization, role, new).await?;
+        }
+        if is_moving {
+            tx.replace_role(organization, self.role.clone(), new).await?;
+        } else {
+            tx.delete_role(organization, &name).await?;
+        }
+        Ok(self.outcome(organization.id, moved, is_moving))
+    }
+
+    fn record(&self, tx: &mut UnitOfWork<'_>, organization: &mut Organization) {
+        let old = described(&self.role.name, &self.role.content);
+        let new = self.replacement.map(|new| json!({ "replaced_by": new }));
+        tx.record_role(organization, EventType::RoleDeleted, Some(old), new);
+    }
+
+    fn outcome(self, organization: OrganizationId, moved: u32, is_moving: bool) -> DeletedRole {
+        DeletedRole { role: RoleDefinition::of_organization(organization, self.role), moved, is_moving }
     }
 }
 

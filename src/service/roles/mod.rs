@@ -1,7 +1,8 @@
 //! The roles that exist for an organization: reads, and the inputs of the changes. [`change`] defines, changes and deletes
-//! the organization's own roles.
+//! the organization's own roles. [`replacement`] moves the members of a deleted role in parts.
 
 mod change;
+pub(super) mod replacement;
 
 use super::write::{Meta, WriteResult};
 use super::{Roster, ServiceError};
@@ -44,6 +45,10 @@ pub struct RoleDefinition {
     pub permissions: Vec<String>,
     /// The version of a role of the organization; `None` for others.
     pub version: Option<RoleVersion>,
+    /// For a deleted role whose members still move: the role that replaces it. They hold what that role holds, and the
+    /// permissions are those of that role.
+    #[serde(default)]
+    pub replaced_by: Option<RoleName>,
 }
 
 /// The version of a role of an organization.
@@ -66,6 +71,7 @@ impl RoleDefinition {
             title: role.content.title,
             description: role.content.description,
             permissions: role.content.permissions,
+            replaced_by: role.content.replaced_by,
             version: Some(RoleVersion {
                 revision: role.revision,
                 create_time: role.create_time,
@@ -121,6 +127,10 @@ pub struct DeletedRole {
     pub role: RoleDefinition,
     /// The members who got another role.
     pub moved: u32,
+    /// Whether there are more members than one transaction moves: they hold the other role from now on, and housekeeping
+    /// moves them.
+    #[serde(default)]
+    pub is_moving: bool,
 }
 
 /// A page of the roles of an organization.
@@ -208,8 +218,12 @@ async fn find(
 ) -> Result<Option<RoleDefinition>, StoreError> {
     if name.is_of_organization() {
         let stored = organization_roles::get(connection, organization, name).await?;
-        let stored = stored.filter(|stored| stored.content.replaced_by.is_none());
-        return Ok(stored.map(|stored| RoleDefinition::of_organization(organization, stored)));
+        return match stored {
+            Some(stored) if stored.content.replaced_by.is_some() => {
+                Ok(all(connection, organization).await?.into_iter().find(|role| role.name == *name))
+            }
+            stored => Ok(stored.map(|stored| RoleDefinition::of_organization(organization, stored))),
+        };
     }
     let Some(organization) = organizations::get(connection, organization).await? else { return Ok(None) };
     Ok(of_deployment(connection, &organization).await?.into_iter().find(|role| role.name == *name))
@@ -217,10 +231,19 @@ async fn find(
 
 async fn all(connection: &mut PgConnection, id: OrganizationId) -> Result<Vec<RoleDefinition>, StoreError> {
     let Some(organization) = organizations::get(connection, id).await? else { return Ok(Vec::new()) };
-    let mut roles = of_deployment(connection, &organization).await?;
+    // Before the access model, which keeps the role that replaces another one. Where it has no such role, the members have
+    // moved in between.
     let own = organization_roles::list(connection, id, limits::ORGANIZATION_ROLES.into()).await?;
-    let own = own.into_iter().filter(|role| role.content.replaced_by.is_none());
-    roles.extend(own.map(|role| RoleDefinition::of_organization(id, role)));
+    let own = own.into_iter().map(|role| RoleDefinition::of_organization(id, role));
+    let (replaced, defined): (Vec<_>, Vec<_>) = own.partition(|role| role.replaced_by.is_some());
+    let mut roles = of_deployment(connection, &organization).await?;
+    roles.extend(defined);
+    let with_permissions = |role: RoleDefinition| {
+        let replacement = roles.iter().find(|other| role.replaced_by.as_ref() == Some(&other.name))?;
+        Some(RoleDefinition { permissions: replacement.permissions.clone(), ..role })
+    };
+    let replaced: Vec<_> = replaced.into_iter().filter_map(with_permissions).collect();
+    roles.extend(replaced);
     roles.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(roles)
 }
@@ -260,6 +283,7 @@ fn definition(organization: OrganizationId, model: &AccessModel, name: RoleName)
         description: listed.map(|role| role.description.as_str().to_owned()).unwrap_or_default(),
         permissions,
         version: None,
+        replaced_by: None,
         name,
     }
 }

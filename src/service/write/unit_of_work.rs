@@ -4,6 +4,7 @@
 //! change a row without them. [`UnitOfWork::finish`] writes the change log, last.
 
 mod model;
+mod roles;
 
 use crate::authn::{Caller, UserCaller};
 use crate::domain::change::{ChangeDetail, LogEntry};
@@ -112,25 +113,26 @@ impl<'t> UnitOfWork<'t> {
         &self.roles
     }
 
-    /// The role with this name in a locked organization, as its members hold it. Unknown if it does not exist.
+    /// The role with this name in a locked organization, as its members hold it: a role that is being replaced is the one
+    /// that replaces it. Unknown if it does not exist.
     pub(in crate::service) async fn role(
         &mut self,
         organization: OrganizationId,
         name: &RoleName,
     ) -> Result<Role, ServiceError> {
         let mut holder = name.clone();
-        // A role that is being replaced holds what its replacement holds. A replacement is never replaced in a circle.
+        // Twice at most: a replacement is never replaced itself.
         while holder.is_of_organization() {
             let Some(stored) = organization_roles::get(self.connection, organization, &holder).await? else {
-                return Ok(Role { name: name.clone(), permissions: None });
+                return Ok(Role { name: holder, permissions: None });
             };
             let Some(replacement) = stored.content.replaced_by else {
                 let permissions = RoleTable::set_of_words(&stored.content.permissions);
-                return Ok(Role { name: name.clone(), permissions });
+                return Ok(Role { name: holder, permissions });
             };
             holder = replacement;
         }
-        Ok(Role { name: name.clone(), ..self.roles.role(holder) })
+        Ok(self.roles.role(holder))
     }
 
     /// The role with this name, for a member of a locked organization who is to get it.
@@ -166,24 +168,14 @@ impl<'t> UnitOfWork<'t> {
         Ok(Some(membership))
     }
 
-    /// Records a change of a role of the organization under a new revision: the event, and the entry of the change log.
-    /// `held` has the words of the permissions that its members hold from now on; `None` if the role is gone.
-    pub(in crate::service) fn record_role(
-        &mut self,
-        organization: &mut Organization,
-        kind: EventType,
-        name: &RoleName,
-        (old, new): (Option<Value>, Option<Value>),
-        held: Option<Vec<String>>,
-    ) {
-        organization.revision += 1;
-        self.revisions.insert(organization.id, organization.revision);
-        let event = Event { revision: organization.revision, kind, user: None, old, new };
-        self.record(organization, event, ChangeDetail::Role { name: name.clone(), permissions: held });
-    }
-
     /// Records a change of an organization under its present revision: the event, and the entry of the change log.
     fn record(&mut self, organization: &Organization, event: Event, entry: ChangeDetail) {
+        self.record_entry(organization, entry);
+        self.events.entry(organization.id).or_default().push(event);
+    }
+
+    /// Records an entry of the change log under the present revision of an organization.
+    fn record_entry(&mut self, organization: &Organization, entry: ChangeDetail) {
         let line = LogEntry {
             organization: organization.id,
             revision: organization.revision,
@@ -191,7 +183,6 @@ impl<'t> UnitOfWork<'t> {
             detail: entry,
         };
         self.entries.entry(organization.id.bucket()).or_default().push(line);
-        self.events.entry(organization.id).or_default().push(event);
     }
 
     /// Inserts an organization. The calling code adds the owner's membership.

@@ -48,7 +48,7 @@ pub async fn append(
     let mut organizations = Vec::with_capacity(entries.len());
     let mut revisions = Vec::with_capacity(entries.len());
     let mut kinds = Vec::with_capacity(entries.len());
-    let mut columns: [Vec<Option<String>>; 7] = Default::default();
+    let mut columns: [Vec<Option<String>>; 8] = Default::default();
     for entry in entries {
         organizations.push(entry.organization.as_uuid());
         revisions.push(entry.revision);
@@ -57,7 +57,7 @@ pub async fn append(
             column.push(text);
         }
     }
-    let [entry_types, users, roles, states, owners, slugs, permissions] = &columns;
+    let [entry_types, users, roles, states, owners, slugs, permissions, replacements] = &columns;
     let head = sqlx::query!(
         r#"WITH head AS (
                UPDATE log_heads
@@ -66,14 +66,15 @@ pub async fn append(
                WHERE bucket = $1 RETURNING position, write_time, model_revision
            ), written AS (
                INSERT INTO log (bucket, position, commit_position, organization_id, revision, kind, entry, user_id, role,
-                                state, owner_id, slug, permissions, write_time)
+                                state, owner_id, slug, permissions, replaced_by, write_time)
                SELECT $1, head.position - cardinality($2::uuid[]) + q.number, head.position, q.organization_id, q.revision,
                       q.kind, q.entry, q.user_id, q.role, q.state, q.owner_id, q.slug,
-                      string_to_array(q.permissions, ' '), head.write_time
+                      string_to_array(q.permissions, ' '), q.replaced_by, head.write_time
                FROM head, unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                                 $9::text[], $10::text[], $11::text[])
+                                 $9::text[], $10::text[], $11::text[], $12::text[])
                     WITH ORDINALITY
-                    AS q (organization_id, revision, kind, entry, user_id, role, state, owner_id, slug, permissions, number)
+                    AS q (organization_id, revision, kind, entry, user_id, role, state, owner_id, slug, permissions,
+                          replaced_by, number)
            )
            SELECT position AS "position!", write_time AS "write_time!", model_revision AS "model_revision!" FROM head"#,
         bucket,
@@ -87,6 +88,7 @@ pub async fn append(
         owners as &[Option<String>],
         slugs as &[Option<String>],
         permissions as &[Option<String>],
+        replacements as &[Option<String>],
     )
     .fetch_one(connection)
     .await?;
@@ -94,14 +96,15 @@ pub async fn append(
     Ok(AppendedRows { at: at.in_bucket(bucket), model_revision: head.model_revision })
 }
 
-/// The columns of a change: the entry, the user, the role, the state, the owner, the slug, and the permissions with spaces
-/// between them, because an array of lists has lists of one length only.
-fn texts(detail: &ChangeDetail) -> [Option<String>; 7] {
+/// The columns of a change: the entry, the user, the role, the state, the owner, the slug, the permissions with spaces
+/// between them, because an array of lists has lists of one length only, and the role that replaces the role.
+fn texts(detail: &ChangeDetail) -> [Option<String>; 8] {
     match detail {
         ChangeDetail::Membership { user, role } => [
             Some("MEMBERSHIP".to_owned()),
             Some(user.to_string()),
             role.as_ref().map(|role| role.name.to_string()),
+            None,
             None,
             None,
             None,
@@ -115,8 +118,9 @@ fn texts(detail: &ChangeDetail) -> [Option<String>; 7] {
             owner.as_ref().map(ToString::to_string),
             Some(slug.to_string()),
             None,
+            None,
         ],
-        ChangeDetail::Role { name, permissions } => [
+        ChangeDetail::Role { name, permissions, replaced_by } => [
             Some("ROLE".to_owned()),
             None,
             Some(name.to_string()),
@@ -124,6 +128,7 @@ fn texts(detail: &ChangeDetail) -> [Option<String>; 7] {
             None,
             None,
             permissions.as_ref().map(|permissions| permissions.join(" ")),
+            replaced_by.as_ref().map(ToString::to_string),
         ],
         // A write of this program makes no such change; the constraints reject the row.
         ChangeDetail::Unknown => Default::default(),

@@ -95,25 +95,26 @@ impl<'c> BucketSnapshot<'c> {
         .await
     }
 
-    /// Reads every role that an organization of the buckets defines: the organization, the name, and the words of its
-    /// permissions, as stored.
+    /// Reads every role that an organization of the buckets defines: the organization, the name, the words of its
+    /// permissions, as stored, and the role that replaces it.
     ///
     /// # Errors
     /// If Postgres does not answer, or a row is not readable.
     pub async fn roles(
         &mut self,
-        mut each: impl FnMut(OrganizationId, RoleName, &mut dyn Iterator<Item = &str>),
+        mut each: impl FnMut(OrganizationId, RoleName, &mut dyn Iterator<Item = &str>, Option<RoleName>),
     ) -> Result<(), StoreError> {
         let (first, last) = (self.first, self.last);
         // A word has no space.
         let statement = format!(
-            "COPY (SELECT organization_id, name, array_to_string(permissions, ' ') FROM organization_roles
+            "COPY (SELECT organization_id, name, array_to_string(permissions, ' '), replaced_by FROM organization_roles
                    WHERE bucket BETWEEN {first} AND {last}) TO STDOUT (FORMAT binary)"
         );
-        self.copy(&statement, |row: CopyFields<'_, 3>| {
-            let [organization, name, permissions] = row;
+        self.copy(&statement, |row: CopyFields<'_, 4>| {
+            let [organization, name, permissions, replaced_by] = row;
             let name = RoleName::from_stored(text(name)?);
-            each(organization_id(organization)?, name, &mut text(permissions)?.split_terminator(' '));
+            let replaced_by = replaced_by.map(|name| text(Some(name)).map(RoleName::from_stored)).transpose()?;
+            each(organization_id(organization)?, name, &mut text(permissions)?.split_terminator(' '), replaced_by);
             Ok(())
         })
         .await

@@ -118,6 +118,7 @@ pub(super) struct LogQueryRow {
     pub(super) owner_id: Option<String>,
     pub(super) slug: Option<String>,
     pub(super) permissions: Option<Vec<String>>,
+    pub(super) replaced_by: Option<String>,
     pub(super) model: Option<Value>,
 }
 
@@ -138,12 +139,12 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
            )
            SELECT d.id AS "id!", d.epoch AS "epoch!", m.bucket, m.head, m.head_time, m.position, m.commit_position,
                   m.write_time, m.organization_id, m.revision, m.kind, m.entry, m.user_id, m.role, m.state, m.owner_id,
-                  m.slug, m.permissions, m.model
+                  m.slug, m.permissions, m.replaced_by, m.model
            FROM (SELECT id, epoch FROM datastore
                  WHERE NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' LIMIT 1) d LEFT JOIN (
                SELECT h.bucket, h.position AS head, h.write_time AS head_time, l.position, l.commit_position, l.write_time,
                       l.organization_id, l.revision, l.kind, l.entry, l.user_id, l.role, l.state, l.owner_id, l.slug,
-                      l.permissions, NULL::jsonb AS model
+                      l.permissions, l.replaced_by, NULL::jsonb AS model
                FROM log_heads h JOIN known k ON k.bucket = h.bucket
                LEFT JOIN LATERAL (
                    SELECT * FROM log WHERE log.bucket = h.bucket AND log.position >= k.position
@@ -151,7 +152,7 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
                WHERE h.position <> k.position OR h.write_time <> k.write_time
                UNION ALL
                SELECT (256 + h.user_bucket)::smallint, h.position, h.write_time, l.position, l.position, l.write_time,
-                      NULL, l.revision, NULL, NULL, l.user_id, NULL, l.state, NULL, NULL, NULL, NULL
+                      NULL, l.revision, NULL, NULL, l.user_id, NULL, l.state, NULL, NULL, NULL, NULL, NULL
                FROM user_log_heads h JOIN known k ON k.bucket = 256 + h.user_bucket
                LEFT JOIN LATERAL (
                    SELECT * FROM user_log WHERE user_log.user_bucket = h.user_bucket AND user_log.position >= k.position
@@ -159,7 +160,7 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
                WHERE h.position <> k.position OR h.write_time <> k.write_time
                UNION ALL
                SELECT 288::smallint, h.revision, h.write_time, l.revision, l.revision, l.create_time, NULL, l.revision, NULL,
-                      NULL, NULL, NULL, NULL, NULL, NULL, NULL, l.model
+                      NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, l.model
                FROM access_model h JOIN known k ON k.bucket = 288
                LEFT JOIN LATERAL (
                    SELECT * FROM access_model_revisions r WHERE r.revision >= k.position
@@ -230,7 +231,11 @@ impl LogQueryRow {
                 slug: Slug::from_stored(slug.to_owned()),
             },
             (Some("ROLE"), None, None, None) => match self.role.as_deref().map(RoleName::from_stored) {
-                Some(name) => ChangeDetail::Role { name, permissions: self.permissions.clone() },
+                Some(name) => ChangeDetail::Role {
+                    name,
+                    permissions: self.permissions.clone(),
+                    replaced_by: self.replaced_by.as_deref().map(RoleName::from_stored),
+                },
                 None => ChangeDetail::Unknown,
             },
             _ => ChangeDetail::Unknown,

@@ -107,13 +107,19 @@ const INVARIANTS: &[(&str, &str)] = &[
     (
         "replaying the log gives the roles of organizations",
         "WITH last AS (
-             SELECT DISTINCT ON (bucket, organization_id, role) organization_id, role, permissions
+             SELECT DISTINCT ON (bucket, organization_id, role) organization_id, role, permissions, replaced_by
              FROM log WHERE entry = 'ROLE' ORDER BY bucket, organization_id, role, position DESC)
          SELECT count(*) FROM (
              SELECT * FROM last WHERE permissions IS NOT NULL
              AND organization_id NOT IN (SELECT organization_id FROM log WHERE state = 'PURGED')) l
          FULL JOIN organization_roles r ON r.organization_id = l.organization_id AND r.name = l.role
-         WHERE r.replaced_by IS NULL AND l.permissions IS DISTINCT FROM r.permissions",
+         WHERE (l.permissions, l.replaced_by) IS DISTINCT FROM (r.permissions, r.replaced_by)",
+    ),
+    (
+        "a role that replaces another one is not replaced itself",
+        "SELECT count(*) FROM organization_roles r JOIN organization_roles o
+         ON (o.bucket, o.organization_id, o.name) = (r.bucket, r.organization_id, r.replaced_by)
+         WHERE o.replaced_by IS NOT NULL",
     ),
     (
         "the revisions of the access model are dense and end at the present one, and every head has its number",

@@ -349,11 +349,16 @@ async fn the_roles_of_organizations_are_in_the_log_in_snapshots_and_in_exports()
     let before = tail::heads(&mut connection).await.unwrap();
     let role = |role: &str, permissions: Option<&[&str]>| {
         let permissions = permissions.map(|words| words.iter().map(|word| (*word).to_owned()).collect());
-        LogEntry { detail: ChangeDetail::Role { name: name(role), permissions }, ..entry(None) }
+        LogEntry { detail: ChangeDetail::Role { name: name(role), permissions, replaced_by: None }, ..entry(None) }
+    };
+    let replaced = |role: &str, by: &str| {
+        let (permissions, replaced_by) = (Some(Vec::new()), Some(name(by)));
+        LogEntry { detail: ChangeDetail::Role { name: name(role), permissions, replaced_by }, ..entry(None) }
     };
     let entries = [
         role("org:editor", Some(&["billing.read", "billing.pay"])),
         role("org:empty", Some(&[])),
+        replaced("org:empty", "member"),
         role("org:editor", None),
         entry(Some(Role { name: name("org:editor"), permissions: None })),
     ];
@@ -365,13 +370,15 @@ async fn the_roles_of_organizations_are_in_the_log_in_snapshots_and_in_exports()
     assert_eq!(changes(poll.moved[0].rows.clone()), expected);
     assert_eq!(changes(replay::from(&mut connection, 1, 0, 10).await.unwrap().rows), expected);
 
-    run(&database, "UPDATE organization_roles SET permissions = '{}' WHERE name = 'org:unused'").await;
+    run(&database, "UPDATE organization_roles SET permissions = '{}', replaced_by = 'clerk' WHERE name = 'org:unused'")
+        .await;
     let (mut snapshot, _) = BucketSnapshot::begin(&mut connection, 0, 2).await.unwrap();
     let mut loaded = String::new();
     snapshot
-        .roles(|organization, role, permissions| {
+        .roles(|organization, role, permissions, replaced_by| {
             let permissions: Vec<_> = permissions.collect();
-            writeln!(loaded, "{} {role} {permissions:?}", organization.bucket()).unwrap();
+            let replaced_by = replaced_by.map_or_else(String::new, |by| format!(" {by}"));
+            writeln!(loaded, "{} {role} {permissions:?}{replaced_by}", organization.bucket()).unwrap();
         })
         .await
         .unwrap();
@@ -379,19 +386,20 @@ async fn the_roles_of_organizations_are_in_the_log_in_snapshots_and_in_exports()
     let mut loaded: Vec<&str> = loaded.lines().collect();
     loaded.sort_unstable();
     let editor = "1 org:editor [\"billing.read\"]";
-    assert_eq!(loaded, [editor, "1 org:unused []", "2 org:lead [\"billing.read\"]"]);
+    assert_eq!(loaded, [editor, "1 org:unused [] clerk", "2 org:lead [\"billing.read\"]"]);
 
     let mut export = ExportSnapshot::begin(&mut connection).await.unwrap();
     assert_eq!(export.access_model().await.unwrap().revision, 0);
     let team = Kind::parse("team").unwrap();
     for (bucket, kind, expected) in [
-        (1, None, vec![(acme(), "org:editor"), (acme(), "org:unused")]),
+        (1, None, vec![(acme(), "org:editor", None), (acme(), "org:unused", Some(name("clerk")))]),
         (1, Some(&team), vec![]),
-        (2, Some(&team), vec![(beta(), "org:lead")]),
+        (2, Some(&team), vec![(beta(), "org:lead", None)]),
         (3, None, vec![]),
     ] {
         let roles: Vec<_> = export.organization_roles(bucket, kind).try_collect().await.unwrap();
-        let roles: Vec<_> = roles.iter().map(|role| (role.organization, role.name.as_str())).collect();
+        let roles: Vec<_> =
+            roles.iter().map(|role| (role.organization, role.name.as_str(), role.replaced_by.clone())).collect();
         assert_eq!(roles, expected);
     }
     export.end().await.unwrap();
