@@ -122,7 +122,8 @@ enum OlderKind {
     User(pb::UserChange),
 }
 
-/// Release 0.3 does not answer about an organization that such a change names, at the next revision, until it is exported.
+/// Release 0.3 does not answer about an organization that such a change names, at the next revision, until it is
+/// exported.
 fn assert_an_older_client_sees_an_unknown_change(change: &pb::MembershipsChange, organization: &str) {
     let older = OlderChange::decode(change.encode_to_vec().as_slice()).unwrap();
     let Some(Change::Role(role)) = &change.change else { panic!("{change:?}") };

@@ -16,7 +16,8 @@ pub struct Writers {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// A request to apply one of four access models. They differ in what `clerk` and `member` hold, and in the kinds of `agent`.
+/// A request to apply one of four access models. They differ in what `clerk` and `member` hold, and in the kinds of
+/// `agent`.
 pub fn apply_model(number: u64) -> pb::ApplyAccessModelRequest {
     let kind = if number < 2 { "vendor" } else { "" };
     let clerk: &[&str] = if number.is_multiple_of(2) { &["billing.read"] } else { &["billing.read", "billing.pay"] };
