@@ -83,8 +83,8 @@ fn model(model: &AccessModel) -> pb::AccessModel {
     pb::AccessModel { permissions: permissions.collect(), roles: roles.collect(), delegable }
 }
 
-/// What checks depend on in a stored access model. Leaves out each role that this program does not know, and every role of a
-/// model that it cannot read.
+/// What checks depend on in a stored access model. Leaves out each role that this program does not know, and every role
+/// of a model that it cannot read.
 pub(super) fn change(revision: i64, stored: &Value) -> pb::AccessModelChange {
     let model = AccessModel::from_stored(stored).ok();
     let declared = model.iter().flat_map(AccessModel::permissions).map(|permission| permission.name.as_str());

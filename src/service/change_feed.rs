@@ -139,7 +139,7 @@ impl Roster {
         let mut unconfirmed = Vec::new();
         for bucket in buckets {
             let Some(at) = covered.get(&bucket).copied() else {
-                // A cursor of a release without access models, or of a watch without them: they are watched from now on.
+                // A cursor of a release without access models, or of a watch without them: watched from now on.
                 match start.heads.get(&bucket).filter(|_| bucket == MODEL_BUCKET) {
                     Some(head) => start.positions.insert(bucket, FeedPosition::of(head)),
                     None => return Err(cursor_too_narrow().into()),
@@ -278,8 +278,8 @@ impl ChangeFeed {
         Ok(rows)
     }
 
-    /// The present access model, as a row of its change log, if the feed has its changes and the caller's cursor does not cover
-    /// it. The feed starts at this row or before, so that a caller may receive the row again.
+    /// The present access model, as a row of its change log, if the feed has its changes and the caller's cursor does not
+    /// cover it. The feed starts at this row or before, so that a caller may receive the row again.
     ///
     /// # Errors
     /// If the datastore does not answer.

@@ -1,8 +1,8 @@
 //! Exports: all facts from which checks are answered, and the position in the change log from which to follow changes.
 //!
-//! An export reads the access model, and then bucket by bucket. Each bucket comes from one snapshot, with the position at
-//! which the change log of that snapshot ends. From this position on the log has every later change, whatever happened to
-//! the other buckets.
+//! An export reads the access model, and then bucket by bucket. Each bucket comes from one snapshot, with the position
+//! at which the change log of that snapshot ends. From this position on the log has every later change, whatever
+//! happened to the other buckets.
 
 use super::consistency_token::ConsistencyToken;
 use super::export_queue::{ExportOrigin, ExportTurn};
@@ -160,8 +160,8 @@ async fn send_organizations<S: ExportSink>(
     Ok(snapshot.end().await.map_err(ServiceError::from)?)
 }
 
-/// Reads the roles that the organizations of a bucket define. They are kept in memory, as those of every bucket are in the
-/// replica.
+/// Reads the roles that the organizations of a bucket define. They are kept in memory, as those of every bucket are in
+/// the replica.
 async fn roles_of(
     snapshot: &mut ExportSnapshot<'_>,
     bucket: i16,

@@ -1,14 +1,16 @@
-//! Housekeeping: removes what has expired, and maintains the partitions of the change log. Several processes may run it
-//! at the same time, and nothing depends on when it runs.
+//! Housekeeping: removes what has expired, moves the members of deleted roles, and maintains the partitions of the change
+//! log. Several processes may run it at the same time, and nothing depends on when it runs.
 
 use super::organizations::PurgeIfDue;
+use super::roles::replacement::MovePart;
 use super::write::Meta;
 use super::{Roster, ServiceError};
 use crate::domain::OrganizationId;
 use crate::service::limits;
 use crate::store::log::partitions::{self, PartitionedTable};
-use crate::store::{StoreError, folded_names, invitations, organizations, quotas, requests};
+use crate::store::{StoreError, folded_names, invitations, organization_roles, organizations, quotas, requests};
 use sqlx::PgConnection;
+use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -23,6 +25,8 @@ pub struct TidyReport {
     pub forgotten: u64,
     /// Names of organizations folded after a write of an older release.
     pub names: usize,
+    /// Members of deleted roles who got the new role.
+    pub moved: u64,
     /// Daily partitions of the change log dropped.
     pub log_days: u64,
     /// Rows deleted from the change log's default partitions.
@@ -57,7 +61,33 @@ impl Roster {
         let mut connection = self.pool.acquire().await?;
         let outcome = maintain_log(&mut connection, self.log_retention, &mut report).await;
         connection.finish(outcome)?;
+        self.move_members(&mut report).await?;
         Ok(report)
+    }
+
+    /// Moves members of deleted roles to the roles that replace these, a part of each role in turn.
+    async fn move_members(&self, report: &mut TidyReport) -> Result<(), ServiceError> {
+        let mut connection = self.pool.acquire().await?;
+        let outcome = organization_roles::to_move(&mut connection, limits::TIDY_MOVED_ROLES).await;
+        let mut open = VecDeque::from(connection.finish(outcome)?);
+        for _ in 0..limits::TIDY_MOVED_PARTS {
+            let Some((organization, role)) = open.pop_front() else { break };
+            let meta = Meta::own(Instant::now() + crate::store::limits::STATEMENT);
+            match self.write(None, meta, MovePart { organization, role: role.clone() }).await {
+                Ok(written) => {
+                    report.moved += u64::from(written.answer.members);
+                    if written.answer.has_more {
+                        open.push_back((organization, role));
+                    }
+                }
+                // The members stay for a later round; the other roles go on.
+                Err(ServiceError::Refused(refusal)) => {
+                    tracing::warn!(%organization, %role, error = %refusal, "members of a deleted role cannot be moved");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     async fn organizations_due_for_purge(&self) -> Result<Vec<OrganizationId>, ServiceError> {

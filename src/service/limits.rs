@@ -81,6 +81,13 @@ pub const ORGANIZATION_ROLES: u32 = 50;
 pub const ROLE_PERMISSIONS: usize = 1_000;
 /// Members who get another role in one transaction: a second or two, in which their organizations wait.
 pub const MOVED_MEMBERS: u32 = 10_000;
+/// Members who get another role in one transaction of housekeeping: a tenth of a second or two, in which the writes of their
+/// organization wait.
+pub const MOVED_MEMBERS_OF_A_PART: u32 = 1_000;
+/// Transactions of housekeeping that move members, in one round: a quarter of a minute.
+pub const TIDY_MOVED_PARTS: usize = 100;
+/// Deleted roles whose members one round moves, a part of each in turn.
+pub const TIDY_MOVED_ROLES: i64 = 1_000;
 /// Members of a role that the plan of an access model counts. A plan of 2 000 roles then takes a second at most; beyond it,
 /// the statistics of Postgres give an estimate.
 pub const COUNTED_MEMBERS: i64 = 1_000;

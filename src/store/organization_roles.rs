@@ -3,7 +3,7 @@
 //! Every change of one happens under the lock of its organization, as changes of members do.
 
 use super::StoreError;
-use crate::domain::{Organization, OrganizationId, RoleName, UserId};
+use crate::domain::{Kind, Organization, OrganizationId, RoleName, UserId};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -174,6 +174,35 @@ pub async fn replaced_by(
     .into_iter()
     .map(OrganizationRole::from)
     .collect())
+}
+
+/// The members who hold a role of the deployment because their own role is being replaced by it: for each of the first
+/// `most` such roles, up to one more than `most` members, and at least one. With a kind, only those in organizations of
+/// other kinds.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn members_moving_to(
+    connection: &mut PgConnection,
+    role: &RoleName,
+    outside: Option<&Kind>,
+    most: i64,
+) -> Result<i64, StoreError> {
+    let members = sqlx::query_scalar!(
+        r#"SELECT coalesce(sum(greatest(m.members, 1)), 0)::bigint AS "members!" FROM (
+               SELECT r.bucket, r.organization_id, r.name FROM organization_roles r
+               JOIN organizations o ON o.bucket = r.bucket AND o.id = r.organization_id
+               WHERE r.deployment_replacement = $1 AND ($2::text IS NULL OR o.kind <> $2) LIMIT $3) r
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS members FROM (
+                   SELECT FROM memberships
+                   WHERE bucket = r.bucket AND organization_id = r.organization_id AND organization_role = r.name
+                   LIMIT $3::bigint + 1) counted) m"#,
+        role.as_str(),
+        outside.map(Kind::as_str),
+        most,
+    );
+    Ok(members.fetch_one(connection).await?)
 }
 
 /// The first roles of organizations whose members move to another role, in the order of the organizations: at most `most`.

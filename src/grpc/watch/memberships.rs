@@ -113,14 +113,14 @@ impl MembershipView {
                     purged: state.is_none(),
                 }))
             }),
-            ChangeDetail::Role { name, permissions } => self.scope.user.is_none().then(|| {
+            ChangeDetail::Role { name, permissions, replaced_by } => self.scope.user.is_none().then(|| {
                 let change = ChangeMessage::Role(pb::OrganizationRoleChange {
                     organization_id: organization_id.clone(),
                     kind,
                     role: name.to_string(),
                     permissions: permissions.clone().unwrap_or_default(),
                     deleted: permissions.is_none(),
-                    replaced_by: String::new(),
+                    replaced_by: replaced_by.as_ref().map(ToString::to_string).unwrap_or_default(),
                     revision,
                 });
                 // For clients that do not know the message, it is an unknown change of the organization.

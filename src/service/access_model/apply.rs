@@ -15,6 +15,7 @@ use crate::service::write::unit_of_work::UnitOfWork;
 use crate::service::{ServiceError, limits};
 use crate::store::StoreError;
 use crate::store::access_model::{self, DeploymentRoleRow, StoredModel};
+use crate::store::organization_roles;
 use crate::store::usage;
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
@@ -187,10 +188,13 @@ async fn check_roles(connection: &mut PgConnection, plan: &ModelPlan) -> Result<
     let (mut roles, mut members) = (Vec::new(), Vec::new());
     for change in plan.roles.iter().filter(|change| change.is_removal() || change.is_taken_from_a_kind()) {
         let kept = change.after.as_ref().and_then(|role| role.kind.as_ref());
-        let usage = count_members(connection, &change.name, kept).await?;
-        if usage.members > 0 {
+        let held = count_members(connection, &change.name, kept).await?.members;
+        // Members of deleted roles of organizations hold it before they move.
+        let most = i64::from(limits::MOVED_MEMBERS);
+        let held = held + organization_roles::members_moving_to(connection, &change.name, kept, most).await?;
+        if held > 0 {
             roles.push(change.name.clone());
-            members.push(u64::try_from(usage.members).unwrap_or_default());
+            members.push(u64::try_from(held).unwrap_or_default());
         }
         if roles.len() == limits::NAMED_USES {
             break;

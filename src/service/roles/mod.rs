@@ -1,7 +1,8 @@
 //! The roles that exist for an organization: reads, and the inputs of the changes. [`change`] defines, changes and deletes
-//! the organization's own roles.
+//! the organization's own roles. [`replacement`] moves the members of a deleted role in parts.
 
 mod change;
+pub(super) mod replacement;
 
 use super::write::{Meta, WriteResult};
 use super::{Roster, ServiceError};

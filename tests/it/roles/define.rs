@@ -8,11 +8,11 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-fn texts(words: &[&str]) -> Vec<String> {
+pub(super) fn texts(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn create(organization: &str, name: &str, permissions: &[&str]) -> pb::CreateRoleRequest {
+pub(super) fn create(organization: &str, name: &str, permissions: &[&str]) -> pb::CreateRoleRequest {
     pb::CreateRoleRequest {
         organization: organization.to_owned(),
         name: name.to_owned(),
@@ -21,11 +21,11 @@ fn create(organization: &str, name: &str, permissions: &[&str]) -> pb::CreateRol
     }
 }
 
-fn delete(organization: &str, name: &str) -> pb::DeleteRoleRequest {
+pub(super) fn delete(organization: &str, name: &str) -> pb::DeleteRoleRequest {
     pb::DeleteRoleRequest { organization: organization.to_owned(), name: name.to_owned(), ..Default::default() }
 }
 
-fn update(organization: &str, name: &str, permissions: &[&str]) -> pb::UpdateRoleRequest {
+pub(super) fn update(organization: &str, name: &str, permissions: &[&str]) -> pb::UpdateRoleRequest {
     pb::UpdateRoleRequest {
         organization: organization.to_owned(),
         name: name.to_owned(),
@@ -35,19 +35,19 @@ fn update(organization: &str, name: &str, permissions: &[&str]) -> pb::UpdateRol
     }
 }
 
-async fn get(caller: &mut Clients, organization: &str, name: &str) -> Result<pb::Role, Status> {
+pub(super) async fn get(caller: &mut Clients, organization: &str, name: &str) -> Result<pb::Role, Status> {
     let request = pb::GetRoleRequest { organization: organization.to_owned(), name: name.to_owned() };
     caller.roles.get_role(request).await.map(|answer| answer.into_inner().role.unwrap())
 }
 
 /// The fields that the error names.
-fn violations(status: &Status) -> Vec<String> {
+pub(super) fn violations(status: &Status) -> Vec<String> {
     let details = status.get_details_bad_request().unwrap_or_else(|| panic!("{status:?}"));
     details.field_violations.into_iter().map(|violation| violation.field).collect()
 }
 
 /// A server with a model, and an organization of `ada` with the admin `grace` and the member `alan`.
-async fn fixture() -> (Server, String) {
+pub(super) async fn fixture() -> (Server, String) {
     let server = Server::start_generous().await;
     let model = json!({
         "permissions": [{ "name": "billing.read" }, { "name": "billing.pay" }, { "name": "stock.read" }],

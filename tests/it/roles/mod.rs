@@ -10,6 +10,7 @@ mod migration;
 mod model;
 mod organization;
 mod races;
+mod replacement;
 
 use crate::harness::Database;
 use roster::domain::access_model::ModelParts;

@@ -1,12 +1,11 @@
 //! `ExportMemberships`: the content of the tables as of the cursor.
 
 use super::memberships::Memberships;
-use super::writers::{Writers, define, roles_model};
+use super::writers::{Writers, apply_model, define};
 use super::{Watch, soon};
 use crate::harness::bulk;
 use crate::harness::server::Clients;
 use crate::harness::{Server, organization};
-use crate::roles::apply;
 use roster::domain::Scope;
 use roster::grpc::pb;
 use roster::service::limits;
@@ -20,7 +19,7 @@ async fn an_export_equals_the_tables() {
     assert_eq!(empty.model.unwrap().revision, 0);
 
     let mut operator = server.operator();
-    operator.models.apply_access_model(apply(roles_model(0))).await.unwrap();
+    operator.models.apply_access_model(apply_model(0)).await.unwrap();
     for (name, kind) in [("Acme", "account"), ("Beta", "vendor"), ("Gone", "vendor"), ("Pending", "account")] {
         let owner_user_id = if name == "Pending" { String::new() } else { "ada".to_owned() };
         let request = pb::CreateOrganizationRequest { kind: kind.to_owned(), owner_user_id, ..organization(name) };

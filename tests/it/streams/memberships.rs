@@ -194,7 +194,8 @@ impl Memberships {
         .fetch_all(&database.pool)
         .await
         .unwrap();
-        let role = |(organization, name, words): (_, _, Vec<String>)| ((organization, name), words.into_iter().collect());
+        let role =
+            |(organization, name, words): (_, _, Vec<String>)| ((organization, name), words.into_iter().collect());
         Self {
             model: Some(Model::of(database).await),
             roles: roles.into_iter().map(role).collect(),

@@ -1,7 +1,7 @@
 //! The access model and the roles of organizations in watches and exports.
 
 use super::memberships::{Memberships, Model};
-use super::writers::{define, roles_model};
+use super::writers::{apply_model, define};
 use super::{Watch, soon};
 use crate::harness::server::Clients;
 use crate::harness::{Server, organization};
@@ -61,7 +61,7 @@ async fn create(operator: &mut Clients, kind: &str) -> String {
 async fn a_watch_delivers_the_definition_the_change_and_the_deletion_of_a_role() {
     let server = Server::start().await;
     let mut operator = server.operator();
-    operator.models.apply_access_model(apply(roles_model(0))).await.unwrap();
+    operator.models.apply_access_model(apply_model(0)).await.unwrap();
     let acme = create(&mut operator, "vendor").await;
     let mut live = Watch::open(&server.service(&[Scope::Check]), watch_of("", "", "")).await;
     let start = cursor(&[live.next().await]);
@@ -122,7 +122,8 @@ enum OlderKind {
     User(pb::UserChange),
 }
 
-/// Release 0.3 does not answer about an organization that such a change names, at the next revision, until it is exported.
+/// Release 0.3 does not answer about an organization that such a change names, at the next revision, until it is
+/// exported.
 fn assert_an_older_client_sees_an_unknown_change(change: &pb::MembershipsChange, organization: &str) {
     let older = OlderChange::decode(change.encode_to_vec().as_slice()).unwrap();
     let Some(Change::Role(role)) = &change.change else { panic!("{change:?}") };
@@ -161,8 +162,7 @@ async fn a_watch_whose_cursor_does_not_cover_the_model_begins_with_it() {
     let (_, export) = Memberships::export(&clients, "").await;
     let older = without_model(&cursor(&begin));
     for number in 0..3 {
-        let request = pb::ApplyAccessModelRequest { older_clients_gone: true, ..apply(roles_model(number)) };
-        operator.models.apply_access_model(request).await.unwrap();
+        operator.models.apply_access_model(apply_model(number)).await.unwrap();
     }
     operator.add(&acme, "alan", "clerk").await;
 
@@ -226,8 +226,7 @@ async fn the_largest_model_and_roles_are_sent_within_the_limits() {
     let start = cursor(&[live.next().await]);
     let json = largest_model(&words);
     assert!(json.to_string().len() > 900 * 1024);
-    let mut request =
-        tonic::Request::new(pb::ApplyAccessModelRequest { older_clients_gone: true, ..apply(json) });
+    let mut request = tonic::Request::new(pb::ApplyAccessModelRequest { older_clients_gone: true, ..apply(json) });
     request.set_timeout(Duration::from_mins(1));
     operator.models.apply_access_model(request).await.unwrap();
     let all: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -268,7 +267,7 @@ async fn an_export_leaves_out_what_the_server_does_not_know_and_names_a_replacem
     let server = Server::start().await;
     let clients = server.service(&[Scope::Check]);
     let mut operator = server.operator();
-    operator.models.apply_access_model(apply(roles_model(0))).await.unwrap();
+    operator.models.apply_access_model(apply_model(0)).await.unwrap();
     let acme = create(&mut operator, "vendor").await;
     for role in ["org:known", "org:newer", "org:old"] {
         operator.roles.create_role(define(&acme, role, &["billing.read"])).await.unwrap();

@@ -1,11 +1,10 @@
 //! `WatchMemberships`: every change, in order, at least once, and each write in one message.
 
 use super::memberships::Memberships;
-use super::writers::{BATCH, Writers, define, roles_model};
+use super::writers::{BATCH, Writers, apply_model, define};
 use super::{Watch, soon};
 use crate::harness::server::Clients;
 use crate::harness::{Database, Server, add, assert_refused, organization, refused, remove};
-use crate::roles::apply;
 use pb::memberships_change::Change;
 use roster::domain::Scope;
 use roster::grpc::pb;
@@ -171,7 +170,7 @@ async fn change_everything(operator: &mut Clients, acme: &pb::Organization, beta
     for organization in [acme, beta] {
         operator.roles.create_role(define(&organization.id, "org:own", &[])).await.unwrap();
     }
-    operator.models.apply_access_model(apply(roles_model(0))).await.unwrap();
+    operator.models.apply_access_model(apply_model(0)).await.unwrap();
     for user in ["alan", "grace"] {
         let request = pb::DeactivateUserRequest { user_id: user.to_owned(), ..Default::default() };
         operator.users.deactivate_user(request).await.unwrap();
@@ -222,9 +221,7 @@ async fn a_watch_delivers_the_changes_of_its_filter_only() {
         ..Default::default()
     };
     // Each filter, with the changes that it delivers: the model and states of users, then the others.
-    let both = [
-        "Acme alan", "Acme grace", "Acme org:own", "Acme renamed", "Beta alan", "Beta org:own", "Beta renamed",
-    ];
+    let both = ["Acme alan", "Acme grace", "Acme org:own", "Acme renamed", "Beta alan", "Beta org:own", "Beta renamed"];
     let all = vec!["alan inactive", "grace inactive", "model 1"];
     let filters = [
         (request("", "", ""), all.clone(), both.to_vec()),

@@ -16,14 +16,14 @@ pub struct Writers {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// One of four access models: with the roles `clerk`, for all kinds, and `agent`, for vendors or for all kinds, and with what
-/// members hold.
-pub fn roles_model(number: u64) -> serde_json::Value {
+/// A request to apply one of four access models. They differ in what `clerk` and `member` hold, and in the kinds of
+/// `agent`.
+pub fn apply_model(number: u64) -> pb::ApplyAccessModelRequest {
     let kind = if number < 2 { "vendor" } else { "" };
     let clerk: &[&str] = if number.is_multiple_of(2) { &["billing.read"] } else { &["billing.read", "billing.pay"] };
     let member: &[&str] = if number == 3 { &["organization.read", "billing.read"] } else { &["organization.read"] };
     let admin = ["organization.read", "members.list", "members.add", "billing.read"];
-    serde_json::json!({
+    let json = serde_json::json!({
         "permissions": [{ "name": "billing.read" }, { "name": "billing.pay", "title": "Pay bills" }],
         "roles": [
             { "name": "clerk", "permissions": clerk },
@@ -31,7 +31,8 @@ pub fn roles_model(number: u64) -> serde_json::Value {
             { "name": "member", "permissions": member },
             { "name": "admin", "permissions": admin },
         ],
-    })
+    });
+    pb::ApplyAccessModelRequest { older_clients_gone: true, ..apply(json) }
 }
 
 /// A request to define a role that holds these permissions.
@@ -154,7 +155,7 @@ impl Writer {
                 operator.roles.delete_role(request).await.is_ok()
             }
             15 => {
-                let keep = pb::ApplyAccessModelRequest { older_clients_gone: true, ..apply(roles_model(self.below(4))) };
+                let keep = apply_model(self.below(4));
                 let replace_roles = [("agent".to_owned(), "member".to_owned())].into();
                 let replace = pb::ApplyAccessModelRequest { replace_roles, ..keep.clone() };
                 operator.models.apply_access_model(keep).await.is_ok()
