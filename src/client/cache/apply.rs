@@ -179,20 +179,21 @@ impl ClientReplica {
         let batch = parse(changes)?;
         let mut outcome = ApplyOutcome::default();
         let mut buckets: BTreeMap<i16, Vec<LogEntry>> = BTreeMap::new();
-        let mut revisions: HashMap<OrganizationId, i64> = HashMap::new();
+        // The revision of each organization, and whether this message has reached it: several entries may have it.
+        let mut revisions: HashMap<OrganizationId, (i64, bool)> = HashMap::new();
         for entry in batch.entries {
             let id = entry.organization;
-            let known = revisions.entry(id).or_insert_with(|| self.revision(id, recent));
-            if entry.revision <= *known {
+            let (known, is_new) = revisions.entry(id).or_insert_with(|| (self.revision(id, recent), false));
+            if entry.revision < *known || (entry.revision == *known && !*is_new) {
                 outcome.repetitions += 1;
                 continue;
             }
             let is_purge = matches!(entry.detail, ChangeDetail::Organization { state: None, .. });
             // A purge does not depend on earlier changes.
-            if entry.revision != *known + 1 && !is_purge {
+            if entry.revision > *known + 1 && !is_purge {
                 return Err(ApplyError::Gap);
             }
-            *known = entry.revision;
+            (*known, *is_new) = (entry.revision, true);
             if entry.detail == ChangeDetail::Unknown {
                 self.mark_incomplete();
             }
