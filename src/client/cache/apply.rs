@@ -142,8 +142,10 @@ fn unknown_entry(change: &pb::MembershipsChange) -> Result<Option<LogEntry>, Err
 /// The changes of one watch message, parsed completely before any of them is outcome.
 #[derive(Default)]
 struct WatchBatch {
-    /// The access models, the newest last.
-    models: Vec<PublishedRoles>,
+    /// The newest access model.
+    model: Option<PublishedRoles>,
+    /// The number of access models.
+    models: usize,
     entries: Vec<LogEntry>,
     users: Vec<(UserId, i64, UserState)>,
 }
@@ -162,7 +164,13 @@ fn parse(changes: &[pb::MembershipsChange]) -> Result<WatchBatch, Error> {
                 ));
             }
             Some(ChangeMessage::Role(change)) => batch.entries.push(role_entry(change)?),
-            Some(ChangeMessage::AccessModel(change)) => batch.models.push(model::published(change)),
+            Some(ChangeMessage::AccessModel(change)) => {
+                let newest = batch.model.as_ref().map(|roles| roles.at.position);
+                if newest.is_none_or(|newest| change.revision > newest) {
+                    batch.model = Some(model::published(change));
+                }
+                batch.models += 1;
+            }
             None => batch.entries.extend(unknown_entry(change)?),
         }
     }
@@ -204,18 +212,17 @@ impl ClientReplica {
             buckets.entry(id.bucket()).or_default().push(entry);
         }
         // Before the entries: each bucket adopts the model together with its entries of the same message.
-        let models = batch.models.len();
-        let newer_models = batch.models.into_iter().filter(|roles| self.put_roles(roles.clone())).count();
-        outcome.changes += newer_models;
-        outcome.repetitions += models - newer_models;
+        let has_newer_model = batch.model.is_some_and(|roles| self.put_roles(roles));
+        outcome.changes += usize::from(has_newer_model);
+        outcome.repetitions += batch.models - usize::from(has_newer_model);
         for (number, entries) in &buckets {
             let position = self.tables.read(*number).as_ref().map_or(0, Bucket::position);
             let last = position + i64::try_from(entries.len()).unwrap_or(i64::MAX);
             self.tables.apply((position + 1..).zip(entries), local_position(*number, last));
             outcome.changes += entries.len();
         }
-        if newer_models > 0 {
-            self.tables.adopt_roles();
+        if has_newer_model {
+            self.adopt_roles();
         }
         for (user, revision, state) in batch.users {
             let known = recent.users.entry(user.clone()).or_default();
@@ -258,6 +265,7 @@ impl ExportLoader {
     pub(super) fn add(&mut self, message: &pb::ExportMembershipsResponse) -> Result<(), Error> {
         if let Some(model) = &message.access_model {
             self.replica.put_roles(model::published(model));
+            self.replica.adopt_roles();
         }
         let permissions = PermissionList::new(&message.permissions);
         for exported in &message.organizations {

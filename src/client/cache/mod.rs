@@ -4,6 +4,11 @@
 //! Freshness is a lease, as in the server: the time, on this machine's boot-time clock, at which the newest ping that a
 //! checkpoint has returned was sent. The replica includes every write acknowledged before that time. When the lease is
 //! older than the maximum staleness, the cache asks the server.
+//!
+//! The replica has the access model and the roles of organizations too, so it knows what every role holds. The server
+//! answers about a permission that the model does not declare, and about a role that the replica does not know or of
+//! which it does not know every permission. Servers of releases up to 0.3 send no model: the replica then knows the
+//! built-in permissions of `admin` and `member` only.
 
 mod apply;
 mod follow;
@@ -108,7 +113,8 @@ impl MembershipCache {
         let _ = leases.wait_for(|lease| *lease > now).await;
     }
 
-    /// Answers from the replica, without waiting. `None` if the replica cannot answer or is not fresh enough.
+    /// Answers from the replica, without waiting. `None` if the replica is not fresh enough, or does not know the
+    /// permission or a role that the answer depends on: it never denies for that reason.
     #[must_use]
     pub fn check_now(&self, check: &Check) -> Option<Answer> {
         let shared = &self.0.shared;
@@ -120,9 +126,9 @@ impl MembershipCache {
     /// Answers from the replica if it is fresh enough, otherwise from the server.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the replica is not fresh enough and the server does not answer; other errors
-    /// if the server refuses the call. Treat every error as a denial or as a failure of the request, never as
-    /// permission.
+    /// [`Error::Unavailable`] if the replica cannot answer and the server does not; other errors if the server refuses the
+    /// call. With the reason `INVALID_REQUEST`, the access model has no such permission or role. Treat every error as a
+    /// denial or as a failure of the request, never as permission.
     pub async fn check(&self, check: &Check) -> Result<Answer, Error> {
         self.check_with(check, &Consistency::Recent).await
     }
@@ -145,7 +151,8 @@ impl MembershipCache {
 
     /// Answers a batch of any size, in the order of the checks. All answers come from the replica, or all from the
     /// server. The server receives batches of at most [`crate::domain::limits::BATCH_CHECKS`]; within one such batch,
-    /// and in answers from the replica, all answers about one organization come from one state of it.
+    /// and in answers from the replica, all answers about one organization come from one state of it, and all answers
+    /// from one access model.
     ///
     /// # Errors
     /// Those of [`Self::check`].

@@ -21,7 +21,7 @@ pub(super) struct ClientReplica {
     /// Whether the replica has the organizations of all kinds, and has seen no change of an unknown type, which may have
     /// renamed one. Then an organization that is not in it does not exist.
     is_complete: AtomicBool,
-    /// Whether the server sends the access model. Servers of releases up to 0.3 do not.
+    /// Whether every bucket has the roles of an access model. Servers of releases up to 0.3 send none.
     follows_model: AtomicBool,
     /// Whether a model that the replica does not follow changes what `admin` or `member` hold: the server then answers what
     /// depends on it.
@@ -51,15 +51,22 @@ impl ClientReplica {
         self.built_in_roles_changed.store(is_changed, Ordering::Release);
     }
 
-    /// Sets the roles of the deployment, for the changes that are applied next. The others have them after
-    /// [`ReplicaTables::adopt_roles`]. Returns whether they are newer than those before.
+    /// Sets the roles of an access model, for the changes that are applied next, unless the replica has this model or a newer
+    /// one. Returns whether it does. [`Self::adopt_roles`] sets them for all organizations.
     pub(super) fn put_roles(&self, roles: PublishedRoles) -> bool {
-        let is_first = !self.follows_model.swap(true, Ordering::AcqRel);
-        let is_newer = is_first || roles.at.position > self.tables.roles().at.position;
-        if is_newer {
+        let is_newer = roles.at.position > self.tables.roles().at.position;
+        // The first model may have the revision 0, as the roles without a model.
+        let is_accepted = is_newer || !self.follows_model.load(Ordering::Acquire);
+        if is_accepted {
             self.tables.put_roles(roles);
         }
-        is_newer
+        is_accepted
+    }
+
+    /// Makes every bucket adopt the roles. Only then does the replica know what `admin` and `member` hold.
+    pub(super) fn adopt_roles(&self) {
+        self.tables.adopt_roles();
+        self.follows_model.store(true, Ordering::Release);
     }
 
     /// Renews the lease: the replica includes every write acknowledged before this time.

@@ -2,6 +2,7 @@
 
 use super::{ACME, OTHER, change, created, empty, member, organization, purged};
 use crate::client::cache::apply::{ApplyError, ExportLoader, RecentChanges};
+use crate::client::cache::model::published;
 use crate::client::cache::replica::ClientReplica;
 use crate::client::{Check, CheckReason, Question};
 use crate::domain::{Kind, Permission, RoleName};
@@ -211,6 +212,9 @@ fn without_a_model_the_replica_knows_the_built_in_roles_only() {
     replica.set_built_in_roles_changed(true);
     let mut first = model(0, &[("clerk", &[PAY])]);
     first.roles[0].permissions = vec![LIST];
+    assert!(replica.put_roles(published(&first)));
+    // No organization has adopted it yet.
+    assert_limits(None);
     replica.apply(&[sent(first)], &mut recent).unwrap();
     assert_answers(
         &replica,
@@ -456,13 +460,13 @@ fn a_batch_sees_one_model() {
     };
     assert_eq!(reasons(), Some(vec![RoleLacksPermission; 2]));
     // While the first bucket has adopted the next model, and the second one has not.
-    assert!(replica.put_roles(crate::client::cache::model::published(&model(2, &[("clerk", &[PAY])]))));
+    assert!(replica.put_roles(published(&model(2, &[("clerk", &[PAY])]))));
     assert_eq!(reasons(), Some(vec![RoleLacksPermission; 2]), "no bucket has adopted it");
     replica.apply(&[member(ACME, "joan", "clerk", 3)], &mut recent).unwrap();
     assert_eq!(reasons(), None);
     assert_eq!(ask(&replica, ACME, "eve", permission("client-test.pay")), Some(Allowed));
     assert_eq!(replica.answers(&checks[..1]).unwrap()[0].reason, Allowed);
-    replica.tables.adopt_roles();
+    replica.adopt_roles();
     assert_eq!(reasons(), Some(vec![Allowed; 2]));
 }
 
