@@ -65,8 +65,7 @@ pub(super) async fn count(
     let present = plan.permissions.iter().filter(|change| change.difference() != Difference::Added);
     let mut words: Vec<String> = present.map(|change| change.name().to_owned()).collect();
     words.extend(texts(&plan.no_longer_delegable));
-    let usages =
-        if words.is_empty() { Vec::new() } else { usage::permissions(connection, &words, &LIMITS).await? };
+    let usages = if words.is_empty() { Vec::new() } else { usage::permissions(connection, &words, &LIMITS).await? };
     let uses: BTreeMap<String, PermissionUsage> = words.into_iter().zip(usages).collect();
     let applied = AppliedModel {
         permissions: permissions(plan, &uses),

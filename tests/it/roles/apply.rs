@@ -265,7 +265,8 @@ async fn a_permission_that_a_role_gets_while_a_model_takes_it_away_stays() {
     let mut writer = connect(&server.database).await;
     let mut write = writer.begin().await.unwrap();
     let organization = organizations::lock(&mut write, id).await.unwrap().unwrap().organization;
-    let insert = "INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
+    let insert =
+        "INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
                                                   create_time, update_time)
          SELECT bucket, id, 'org:auditor', '', '', '{billing.pay}', revision + 1, now(), now() FROM organizations
          WHERE id = $1";
