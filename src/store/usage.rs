@@ -183,13 +183,13 @@ pub async fn roles(
     .fetch_all(&mut *connection)
     .await?;
     let sample = Sample::new(part, sizes.organizations, counts);
-    let has_index = |role: &&RoleName| **role != RoleName::ADMIN && **role != RoleName::MEMBER;
     let most = limits.of_each(roles.len());
-    let rare: Vec<RoleName> =
-        roles.iter().filter(has_index).filter(|role| sample.is_rare(role.as_str(), most)).cloned().collect();
+    let has_index = |role: &RoleName| *role != RoleName::ADMIN && *role != RoleName::MEMBER;
+    let is_rare = |role: &&RoleName| has_index(role) && sample.is_rare(role.as_str(), most);
+    let rare: Vec<RoleName> = roles.iter().filter(is_rare).cloned().collect();
     let mut found = bounded_members(connection, &rare, most).await?.into_iter();
     let usages = roles.iter().map(|role| {
-        let found = if rare.contains(role) { found.next() } else { None };
+        let found = if is_rare(&role) { found.next() } else { None };
         let name = role.as_str();
         found.map_or_else(|| sample.count(name), |found| sample.refine(name, &found, most)).into()
     });
@@ -317,10 +317,11 @@ pub async fn permissions(
     });
     let sample = Sample::new(part, sizes.organizations, counts.collect());
     let most = limits.of_each(permissions.len());
-    let rare: Vec<String> = permissions.iter().filter(|word| sample.is_rare(word, most)).cloned().collect();
+    let is_rare = |word: &&String| sample.is_rare(word, most);
+    let rare: Vec<String> = permissions.iter().filter(is_rare).cloned().collect();
     let mut found = bounded_roles(connection, &rare, most).await?.into_iter();
     let usages = permissions.iter().map(|word| {
-        let found = if rare.contains(word) { found.next() } else { None };
+        let found = if is_rare(&word) { found.next() } else { None };
         found.map_or_else(|| sample.count(word), |found| sample.refine(word, &found, most)).into()
     });
     Ok(usages.collect())
