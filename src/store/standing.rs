@@ -180,7 +180,8 @@ pub async fn many(connection: &mut PgConnection, questions: &[&StandingKey]) -> 
         users.push(user.as_ref().map_or_else(String::new, |user| user.as_str().to_owned()));
         user_buckets.push(user.as_ref().map_or(0, UserId::bucket));
     }
-    // LATERAL with LIMIT 1 makes the plan one index lookup for each question and table, whatever the statistics.
+    // LATERAL with LIMIT 1 makes the plan one index lookup for each question and table, whatever the statistics. A join with
+    // the replacement of a role would read every role of the organization.
     let rows = sqlx::query_as!(
         StandingRow,
         r#"SELECT h.bucket AS "bucket?", o.id AS "organization_id?", o.state AS "state?",
@@ -208,19 +209,21 @@ pub async fn many(connection: &mut PgConnection, questions: &[&StandingKey]) -> 
                  AND user_id = q.user_id COLLATE "C" LIMIT 1) m ON true
            LEFT JOIN LATERAL (
                SELECT coalesce(own.replaced_by, own.name) AS name,
-                      CASE WHEN own.replaced_by IS NULL THEN own.permissions ELSE new.permissions END AS permissions
+                      CASE WHEN own.replaced_by IS NULL THEN own.permissions
+                           ELSE (SELECT new.permissions FROM organization_roles new
+                                 WHERE new.bucket = own.bucket AND new.organization_id = own.organization_id
+                                   AND new.name = own.replaced_by LIMIT 1) END AS permissions
                FROM organization_roles own
-               LEFT JOIN organization_roles new ON new.bucket = own.bucket
-                    AND new.organization_id = own.organization_id AND new.name = own.replaced_by
                WHERE own.bucket = h.bucket
                  AND own.organization_id = coalesce(q.organization_id, s.organization_id)
                  AND own.name = m.organization_role LIMIT 1) r ON true
            LEFT JOIN LATERAL (
                SELECT coalesce(own.replaced_by, own.name) AS name,
-                      CASE WHEN own.replaced_by IS NULL THEN own.permissions ELSE new.permissions END AS permissions
+                      CASE WHEN own.replaced_by IS NULL THEN own.permissions
+                           ELSE (SELECT new.permissions FROM organization_roles new
+                                 WHERE new.bucket = own.bucket AND new.organization_id = own.organization_id
+                                   AND new.name = own.replaced_by LIMIT 1) END AS permissions
                FROM organization_roles own
-               LEFT JOIN organization_roles new ON new.bucket = own.bucket
-                    AND new.organization_id = own.organization_id AND new.name = own.replaced_by
                WHERE own.bucket = h.bucket
                  AND own.organization_id = coalesce(q.organization_id, s.organization_id)
                  AND own.name = q.named_role COLLATE "C" LIMIT 1) n ON true
