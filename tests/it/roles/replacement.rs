@@ -251,10 +251,10 @@ async fn a_role_that_is_being_replaced_is_given_to_nobody_and_not_changed() {
     }
     assert!(server.database.dump().await == before);
 
-    let accept = pb::AcceptInvitationRequest { token: invited.token, ..Default::default() };
+    let accept = crate::invitations::accept(&invited.token);
     let mut joan = server.person("joan", "joan@example.com", true);
     let refused = joan.invitations.accept_invitation(accept).await;
-    assert_refused(refused, Code::FailedPrecondition, "ROLE_NOT_FOUND");
+    assert_refused(refused, Code::NotFound, "ROLE_NOT_FOUND");
     // It counts as one of the roles of the organization until its members have moved.
     for number in 0..48 {
         ada.roles.create_role(create(&acme, &format!("org:role-{number}"), &[])).await.unwrap();
