@@ -28,6 +28,7 @@ mod settings;
 mod statistics;
 mod written;
 
+pub use crate::replica_tables::PublishedRoles;
 pub use feed::{Commits, Feed};
 pub use question::{Facts, SourcedAnswer, StandingQuestion};
 pub use settings::ReplicaSettings;

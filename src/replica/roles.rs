@@ -127,14 +127,21 @@ impl Replica {
     /// The newest roles of the deployment that this process knows: at least as fresh as every answer from memory.
     #[must_use]
     pub fn roles(&self) -> Arc<RoleTable> {
-        self.0.roles.newest().0.table
+        self.published_roles().table
     }
 
-    /// Asks the primary whether the access model has changed, and reads it if it has.
+    /// [`Self::roles`], with the position of their model.
+    #[must_use]
+    pub fn published_roles(&self) -> PublishedRoles {
+        self.0.roles.newest().0
+    }
+
+    /// Asks the primary whether the access model has changed, and reads it if it has. Returns the roles that the primary
+    /// has, even if this process has newer ones: the primary may have lost those.
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn refresh_roles(&self) -> Result<Arc<RoleTable>, StoreError> {
+    pub async fn refresh_roles(&self) -> Result<PublishedRoles, StoreError> {
         let (known, history) = self.0.roles.newest();
         let mut connection = self.0.pool.acquire_read().await?;
         let read = async {
@@ -146,7 +153,9 @@ impl Replica {
         };
         let outcome = timeout(limits::POLL_TIMEOUT, read).await;
         let stored = connection.finish(outcome.unwrap_or(Err(StoreError::Silent)))?;
-        let Some(stored) = stored else { return Ok(known.table) };
-        Ok(self.0.roles.publish(published(stored.at(), &stored.model), history).table)
+        let Some(stored) = stored else { return Ok(known) };
+        let roles = published(stored.at(), &stored.model);
+        self.0.roles.publish(roles.clone(), history);
+        Ok(roles)
     }
 }

@@ -102,7 +102,7 @@ impl Roster {
             if let Some(page) = connection.finish(page)? {
                 return Ok(page);
             }
-            roles = self.replica.refresh_roles().await?;
+            roles = self.replica.refresh_roles().await?.table;
         }
         Err(Refusal::Conflict.into())
     }

@@ -3,9 +3,13 @@
 //!
 //! The revisions are the change log of [`MODEL_BUCKET`]: a position in it is a revision.
 //!
-//! A model is applied in this order: [`lock`], [`apply`], the counts of [`usage`](super::usage), [`delete_roles`], commit.
-//! [`apply`] waits for every write that is about to commit, and holds up every later one. So the counts see all writes that
-//! the model before has decided, and the others see the new revision when they append to the change log.
+//! A model is applied in this order: [`lock`], the uses of permissions that it takes away, [`apply`], the members of roles
+//! that it takes away, [`delete_roles`], [`write_to_heads`], the roles of organizations that were written since the uses of
+//! permissions were counted, commit.
+//!
+//! [`apply`] holds up the writes that assign a role that the model takes away, so the members can be counted after it.
+//! [`write_to_heads`] waits for every write that is about to commit, and holds up every later one. All of them then see the
+//! position of the new model when they append to the change log. So little as possible follows it.
 
 use super::events::Cause;
 use super::log::tail::LogPosition;
@@ -13,7 +17,6 @@ use super::row_page::RowPage;
 use super::{StoreError, limits};
 #[cfg(doc)]
 use crate::domain::ids::MODEL_BUCKET;
-use crate::domain::ids::ORGANIZATION_BUCKETS;
 use crate::domain::{Kind, RoleName};
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -116,12 +119,12 @@ pub async fn deployment_roles(connection: &mut PgConnection) -> Result<Vec<Deplo
         .collect())
 }
 
-/// Stores the next model and its revision, inserts and updates the roles of the deployment, and writes the revision to the
-/// head of every bucket of organizations. Returns the end of the model's change log.
+/// Stores the next model and its revision, and inserts and updates the roles of the deployment. Returns the end of the
+/// model's change log.
 ///
-/// Waits for every transaction that has appended to the change log or assigns one of the roles that are not in `roles`.
-/// Those roles stay locked: no write can assign them until this transaction ends. [`delete_roles`] deletes them. The caller
-/// holds the lock of the model.
+/// Waits for every transaction that assigns one of the roles that are not in `roles`, or that become roles of one kind.
+/// Those roles stay locked: no write can assign them until this transaction ends. [`delete_roles`] deletes the former. The
+/// caller holds the lock of the model.
 ///
 /// # Errors
 /// If Postgres does not answer, or a lock is not granted in time.
@@ -137,6 +140,17 @@ pub async fn apply(
     let replacements: Vec<Option<String>> =
         roles.iter().map(|role| role.replaced_by.as_ref().map(RoleName::to_string)).collect();
     let at = store(connection, model, cause).await?;
+    // A role that is assigned has a lock FOR KEY SHARE of the foreign key.
+    sqlx::query!(
+        "SELECT r.name FROM deployment_roles r
+         LEFT JOIN unnest($1::text[], $2::text[]) AS q (name, kind) ON q.name = r.name
+         WHERE q.name IS NULL OR q.kind <> r.kind OR (q.kind IS NOT NULL AND r.kind IS NULL)
+         ORDER BY r.name FOR UPDATE OF r",
+        &names,
+        &kinds as &[Option<String>],
+    )
+    .fetch_all(&mut *connection)
+    .await?;
     sqlx::query!(
         "INSERT INTO deployment_roles AS r (name, kind, replaced_by)
          SELECT name, kind, replaced_by FROM unnest($1::text[], $2::text[], $3::text[]) AS q (name, kind, replaced_by)
@@ -148,16 +162,19 @@ pub async fn apply(
     )
     .execute(&mut *connection)
     .await?;
-    sqlx::query!("SELECT name FROM deployment_roles WHERE name <> ALL ($1) ORDER BY name FOR UPDATE", &names)
-        .fetch_all(&mut *connection)
-        .await?;
-    // One statement for each, in the order in which every write locks them.
-    for bucket in 0..ORGANIZATION_BUCKETS {
-        sqlx::query!("UPDATE log_heads SET model_revision = $2 WHERE bucket = $1", bucket, at.position)
-            .execute(&mut *connection)
-            .await?;
-    }
     Ok(at)
+}
+
+/// Writes the position of an applied model to the head of every bucket of organizations.
+///
+/// Waits for every transaction that has appended to the change log. From here on until this transaction ends, no other
+/// transaction can append: this is the last step before the rows of the change log.
+///
+/// # Errors
+/// If Postgres does not answer, or a lock is not granted in time.
+pub async fn write_to_heads(connection: &mut PgConnection, at: LogPosition) -> Result<(), StoreError> {
+    sqlx::query!("SELECT write_model_to_log_heads($1, $2)", at.position, at.write_time).execute(connection).await?;
+    Ok(())
 }
 
 fn names(roles: &[DeploymentRoleRow]) -> Vec<String> {

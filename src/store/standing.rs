@@ -7,6 +7,7 @@ use crate::domain::{
     UserState,
 };
 use sqlx::PgConnection;
+use std::collections::HashMap;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -25,6 +26,8 @@ pub struct StandingKey {
 /// access model at its revision.
 pub struct StandingRows {
     rows: Vec<StandingRow>,
+    /// For each question, the number of the first one that names the same role of the same organization.
+    named_at: Vec<usize>,
     /// The position of the access model.
     pub model: LogPosition,
 }
@@ -61,27 +64,53 @@ struct StandingRow {
 }
 
 impl StandingRows {
+    /// The number of words of permissions in these rows.
+    #[must_use]
+    pub fn words(&self) -> usize {
+        let lists = self.rows.iter().flat_map(|row| [&row.role_permissions, &row.named_role_permissions]);
+        lists.flatten().map(Vec::len).sum()
+    }
+
     /// Resolves the roles. The table is that of the access model at the position of these rows.
     #[must_use]
     pub fn resolve(self, roles: &RoleTable) -> Vec<ResolvedStanding> {
-        let rows = self.rows.into_iter();
-        rows.map(|mut row| {
-            let named_role = row.named_role.take().map(|name| match row.named_role_permissions.take() {
-                Some(words) => organization_role(RoleName::from_stored(&name), &words),
-                None => roles.role(RoleName::from_stored(&name)),
-            });
-            ResolvedStanding { standing: row.resolve(roles), named_role }
-        })
-        .collect()
+        let mut own = OrganizationRoles { deployment: roles, known: HashMap::new() };
+        let mut named: Vec<Option<Role>> = Vec::with_capacity(self.rows.len());
+        let standings = self.rows.into_iter().zip(self.named_at).map(|(mut row, named_at)| {
+            let named_role = row.named_role.take();
+            named.push(named_role.map(|name| own.role(row.organization_id, &name, row.named_role_permissions.take())));
+            ResolvedStanding { standing: row.resolve(&mut own), named_role: named[named_at].clone() }
+        });
+        standings.collect()
     }
 }
 
-fn organization_role(name: RoleName, words: &[String]) -> Role {
-    Role { name, permissions: RoleTable::set_of_words(words) }
+/// The roles of organizations in some rows. Only the first row with a role has its permissions: a thousand words, for each
+/// of ten thousand members, would be too much to send.
+struct OrganizationRoles<'a> {
+    deployment: &'a RoleTable,
+    known: HashMap<(Uuid, RoleName), Role>,
+}
+
+impl OrganizationRoles<'_> {
+    /// A role by the name in a row, and the words of its permissions if the row has them.
+    fn role(&mut self, organization: Option<Uuid>, name: &str, words: Option<Vec<String>>) -> Role {
+        let name = RoleName::from_stored(name);
+        let Some(organization) = organization.filter(|_| name.is_of_organization()) else {
+            return self.deployment.role(name);
+        };
+        let key = (organization, name);
+        if let Some(words) = words {
+            let role = Role { name: key.1.clone(), permissions: RoleTable::set_of_words(&words) };
+            self.known.insert(key, role.clone());
+            return role;
+        }
+        self.known.get(&key).cloned().unwrap_or_else(|| self.deployment.role(key.1))
+    }
 }
 
 impl StandingRow {
-    fn resolve(self, roles: &RoleTable) -> Standing {
+    fn resolve(self, roles: &mut OrganizationRoles<'_>) -> Standing {
         let row = self;
         let organization = match (row.organization_id, row.state, row.revision) {
             (Some(id), Some(state), Some(revision)) => Some(OrganizationHead {
@@ -95,11 +124,10 @@ impl StandingRow {
             }),
             _ => None,
         };
-        let role = row.role.map(|name| match row.role_permissions {
-            Some(words) => organization_role(RoleName::from_stored(&name), &words),
-            // Ownership is not a stored role.
-            None if name == RoleName::OWNER.as_str() => Role::unknown(),
-            None => roles.role(RoleName::from_stored(&name)),
+        // Ownership is not a stored role.
+        let role = row.role.map(|name| match name.as_str() {
+            name if name == RoleName::OWNER.as_str() => Role::unknown(),
+            name => roles.role(row.organization_id, name, row.role_permissions),
         });
         Standing {
             organization,
@@ -133,26 +161,36 @@ pub async fn many(connection: &mut PgConnection, questions: &[&StandingKey]) -> 
     let mut users = Vec::with_capacity(questions.len());
     let mut user_buckets = Vec::with_capacity(questions.len());
     let mut named_roles = Vec::with_capacity(questions.len());
-    for StandingKey { organization, user, named_role } in questions {
+    let mut named_at = Vec::with_capacity(questions.len());
+    let mut first_named = HashMap::new();
+    for (number, StandingKey { organization, user, named_role }) in questions.iter().enumerate() {
         let (bucket, id, slug) = match organization {
             OrganizationRef::Id(id) => (Some(id.bucket()), Some(id.as_uuid()), None),
             OrganizationRef::Slug(slug) => (None, None, Some(slug.as_str().to_owned())),
         };
+        // A role that several questions name is read for the first of them.
+        let named = named_role.as_ref().map(|name| (id, slug.clone(), name));
+        let at = named.map_or(number, |named| *first_named.entry(named).or_insert(number));
+        named_roles.push(named_role.as_ref().filter(|_| at == number).map(|name| name.as_str().to_owned()));
+        named_at.push(at);
         buckets.push(bucket);
         ids.push(id);
         slugs.push(slug);
         // A CHECK excludes the empty id, so a question without a user finds no membership.
         users.push(user.as_ref().map_or_else(String::new, |user| user.as_str().to_owned()));
-        named_roles.push(named_role.as_ref().map(|name| name.as_str().to_owned()));
         user_buckets.push(user.as_ref().map_or(0, UserId::bucket));
     }
-    // LATERAL with LIMIT 1 makes the plan one index lookup for each question and table, whatever the statistics.
+    // LATERAL with LIMIT 1 makes the plan one index lookup for each question and table, whatever the statistics. A join with
+    // the replacement of a role would read every role of the organization.
     let rows = sqlx::query_as!(
         StandingRow,
         r#"SELECT h.bucket AS "bucket?", o.id AS "organization_id?", o.state AS "state?",
                   (o.delete_time IS NOT NULL) AS deleted, o.revision AS "revision?", (o.owner_id = q.user_id) AS is_owner,
-                  coalesce(r.name, m.role) AS "role?", r.permissions AS "role_permissions?", n.name AS "named_role?",
-                  n.permissions AS "named_role_permissions?", u.state AS "user_state?", h.position AS "position?",
+                  coalesce(r.name, m.role) AS "role?",
+                  CASE WHEN row_number() OVER (
+                           PARTITION BY h.bucket, o.id, m.organization_role ORDER BY q.number) = 1
+                       THEN r.permissions END AS "role_permissions?",
+                  n.name AS "named_role?", n.permissions AS "named_role_permissions?", u.state AS "user_state?", h.position AS "position?",
                   h.write_time AS "write_time?",
                   uh.user_bucket, uh.position AS user_position, uh.write_time AS user_write_time,
                   am.revision AS model_revision, am.write_time AS model_write_time
@@ -171,19 +209,21 @@ pub async fn many(connection: &mut PgConnection, questions: &[&StandingKey]) -> 
                  AND user_id = q.user_id COLLATE "C" LIMIT 1) m ON true
            LEFT JOIN LATERAL (
                SELECT coalesce(own.replaced_by, own.name) AS name,
-                      CASE WHEN own.replaced_by IS NULL THEN own.permissions ELSE new.permissions END AS permissions
+                      CASE WHEN own.replaced_by IS NULL THEN own.permissions
+                           ELSE (SELECT new.permissions FROM organization_roles new
+                                 WHERE new.bucket = own.bucket AND new.organization_id = own.organization_id
+                                   AND new.name = own.replaced_by LIMIT 1) END AS permissions
                FROM organization_roles own
-               LEFT JOIN organization_roles new ON new.bucket = own.bucket
-                    AND new.organization_id = own.organization_id AND new.name = own.replaced_by
                WHERE own.bucket = h.bucket
                  AND own.organization_id = coalesce(q.organization_id, s.organization_id)
                  AND own.name = m.organization_role LIMIT 1) r ON true
            LEFT JOIN LATERAL (
                SELECT coalesce(own.replaced_by, own.name) AS name,
-                      CASE WHEN own.replaced_by IS NULL THEN own.permissions ELSE new.permissions END AS permissions
+                      CASE WHEN own.replaced_by IS NULL THEN own.permissions
+                           ELSE (SELECT new.permissions FROM organization_roles new
+                                 WHERE new.bucket = own.bucket AND new.organization_id = own.organization_id
+                                   AND new.name = own.replaced_by LIMIT 1) END AS permissions
                FROM organization_roles own
-               LEFT JOIN organization_roles new ON new.bucket = own.bucket
-                    AND new.organization_id = own.organization_id AND new.name = own.replaced_by
                WHERE own.bucket = h.bucket
                  AND own.organization_id = coalesce(q.organization_id, s.organization_id)
                  AND own.name = q.named_role COLLATE "C" LIMIT 1) n ON true
@@ -203,5 +243,5 @@ pub async fn many(connection: &mut PgConnection, questions: &[&StandingKey]) -> 
     let start = LogPosition { position: 0, write_time: OffsetDateTime::UNIX_EPOCH };
     let model = |row: &StandingRow| LogPosition { position: row.model_revision, write_time: row.model_write_time };
     let model = rows.first().map_or(start, model);
-    Ok(StandingRows { rows, model })
+    Ok(StandingRows { rows, named_at, model })
 }

@@ -1,11 +1,39 @@
 //! The members, organizations and roles that use a role or a permission: counts for the plan of an access model.
 //!
-//! A count is exact up to a bound, by an index. Beyond it, the statistics of Postgres give an estimate, marked as one.
+//! Small tables are read in full. Of a large table a sample is read, which gives an estimate. What the sample shows to be
+//! rare is counted by an index, up to a bound. The index counts nothing else: an index on lists of permissions reads every
+//! entry of a permission before it returns the first one.
 
 use super::StoreError;
+use super::log::tail::LogPosition;
 use crate::domain::{Kind, OrganizationId, RoleName};
 use sqlx::PgConnection;
+use std::collections::HashMap;
+use time::OffsetDateTime;
 use uuid::Uuid;
+
+/// Rows in a sample from which on their number is taken for an estimate: its standard error is a third. With a higher
+/// number, an index would have to read too many entries for each of 1 000 permissions.
+const SAMPLED_ROWS: i64 = 8;
+
+/// How much is read for some counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CountLimits {
+    /// The rows that are counted for one role or permission: its count is exact up to here.
+    pub rows_of_each: i64,
+    /// The rows that are counted in all.
+    pub rows: i64,
+    /// The size up to which a table is read in full, and of the sample of a larger one, in bytes.
+    pub table_bytes: i64,
+}
+
+impl CountLimits {
+    /// The rows to count for each of so many.
+    fn of_each(&self, count: usize) -> i64 {
+        let count = i64::try_from(count).unwrap_or(i64::MAX).max(1);
+        (self.rows / count).min(self.rows_of_each)
+    }
+}
 
 /// The use of a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,7 +42,7 @@ pub struct RoleUsage {
     pub members: i64,
     /// The number of organizations with such members.
     pub organizations: i64,
-    /// Whether the numbers are estimates. They are exact otherwise. 0 is always exact.
+    /// Whether the numbers are estimates. They are exact otherwise.
     pub is_estimate: bool,
 }
 
@@ -29,31 +57,147 @@ pub struct PermissionUsage {
     pub is_estimate: bool,
 }
 
-/// A count up to a bound, and what the statistics say.
-struct BoundedCount {
-    /// The rows found, at most one more than the bound.
-    found: i64,
-    /// The organizations of these rows.
+/// The rows and organizations with one role or permission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Count {
+    rows: i64,
     organizations: i64,
-    /// The number of rows by the statistics; 0 if they say nothing about this value.
-    estimate: i64,
+    is_estimate: bool,
 }
 
-impl BoundedCount {
-    /// The rows, the organizations, and whether they are estimates. Beyond the bound, as many rows are taken to share an
-    /// organization as among the rows found.
-    fn read(&self, most: i64) -> (i64, i64, bool) {
-        if self.found <= most {
-            return (self.found, self.organizations, false);
-        }
-        let rows = self.estimate.max(self.found);
-        let organizations = i128::from(self.organizations) * i128::from(rows) / i128::from(self.found.max(1));
-        (rows, i64::try_from(organizations).unwrap_or(i64::MAX), true)
+impl From<Count> for RoleUsage {
+    fn from(Count { rows: members, organizations, is_estimate }: Count) -> Self {
+        Self { members, organizations, is_estimate }
     }
 }
 
-/// The use of each of these roles of the deployment, in their order, exact up to `most` members of each. Not for `admin`
-/// and `member`: see [`built_in_role`].
+impl From<Count> for PermissionUsage {
+    fn from(Count { rows: roles, organizations, is_estimate }: Count) -> Self {
+        Self { roles, organizations, is_estimate }
+    }
+}
+
+/// Counts of the rows with some values, from the whole of a table or a sample of it.
+struct Sample {
+    /// The part of the table that was read, at most 1.
+    part: f64,
+    /// The organizations of the datastore, by the statistics of Postgres; 0 if they do not say.
+    all_organizations: i64,
+    counts: HashMap<String, Count>,
+}
+
+struct SampledCount {
+    value: String,
+    rows: i64,
+    organizations: i64,
+}
+
+impl Sample {
+    fn new(part: f64, all_organizations: i64, counts: Vec<SampledCount>) -> Self {
+        let is_estimate = part < 1.0;
+        let count = |SampledCount { value, rows, organizations }| (value, Count { rows, organizations, is_estimate });
+        Self { part, all_organizations, counts: counts.into_iter().map(count).collect() }
+    }
+
+    /// The rows with a value: exact if the whole table was read.
+    fn count(&self, value: &str) -> Count {
+        let found = self.counts.get(value).copied().unwrap_or_default();
+        let is_estimate = self.part < 1.0;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "an estimate")]
+        let scale = |number: i64| if is_estimate { (number as f64 / self.part).round() as i64 } else { number };
+        let most = if self.all_organizations > 0 { self.all_organizations } else { i64::MAX };
+        let organizations = if is_estimate { scale(found.organizations).min(most) } else { found.organizations };
+        Count { rows: scale(found.rows), organizations, is_estimate }
+    }
+
+    /// Whether the rows with a value are to be counted by an index, up to this number: there are few of them.
+    fn is_rare(&self, value: &str, most: i64) -> bool {
+        let sampled = self.counts.get(value).map_or(0, |count| count.rows);
+        self.part < 1.0 && (sampled < SAMPLED_ROWS || self.count(value).rows <= most)
+    }
+
+    /// The rows with a value of which an index found some, up to this number and one more.
+    fn refine(&self, value: &str, found: &BoundedCount, most: i64) -> Count {
+        if found.rows <= most {
+            return Count { rows: found.rows, organizations: found.organizations, is_estimate: false };
+        }
+        let Count { rows, organizations, .. } = self.count(value);
+        let (rows, organizations) = (rows.max(found.rows), organizations.max(found.organizations));
+        Count { rows, organizations: organizations.min(rows), is_estimate: true }
+    }
+}
+
+/// A count up to a bound.
+struct BoundedCount {
+    /// The rows found, at most one more than the bound.
+    rows: i64,
+    /// The organizations of these rows.
+    organizations: i64,
+}
+
+/// The sizes of the tables in which uses are counted, in bytes. Long lists of permissions are stored beside the rows, and
+/// count.
+struct Sizes {
+    members: i64,
+    roles: i64,
+    organizations: i64,
+}
+
+async fn sizes(connection: &mut PgConnection) -> Result<Sizes, StoreError> {
+    let sizes = sqlx::query_as!(
+        Sizes,
+        r#"SELECT pg_table_size('memberships') AS "members!", pg_table_size('organization_roles') AS "roles!",
+                  greatest(reltuples, 0)::bigint AS "organizations!"
+           FROM pg_class WHERE oid = to_regclass('organizations')"#,
+    );
+    Ok(sizes.fetch_one(connection).await?)
+}
+
+/// The part of a table of this size to read.
+#[expect(clippy::cast_precision_loss, reason = "a part of the table")]
+fn part_of(size: i64, limits: &CountLimits) -> f64 {
+    if size <= limits.table_bytes { 1.0 } else { limits.table_bytes as f64 / size as f64 }
+}
+
+/// The use of each of these roles, `admin` and `member` included, in their order. A number 0 of `admin` or `member` may be
+/// an estimate, that of another role is exact.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn roles(
+    connection: &mut PgConnection,
+    roles: &[RoleName],
+    limits: &CountLimits,
+) -> Result<Vec<RoleUsage>, StoreError> {
+    let sizes = sizes(connection).await?;
+    let part = part_of(sizes.members, limits);
+    let names: Vec<String> = roles.iter().map(RoleName::to_string).collect();
+    let counts = sqlx::query_as!(
+        SampledCount,
+        r#"SELECT m.role AS value, count(*) AS "rows!", count(DISTINCT m.organization_id) AS "organizations!"
+           FROM memberships m TABLESAMPLE SYSTEM ($2::float8 * 100)
+           JOIN unnest($1::text[]) AS q (role) ON q.role = m.role GROUP BY m.role"#,
+        &names,
+        part,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let sample = Sample::new(part, sizes.organizations, counts);
+    let most = limits.of_each(roles.len());
+    let has_index = |role: &RoleName| *role != RoleName::ADMIN && *role != RoleName::MEMBER;
+    let is_rare = |role: &&RoleName| has_index(role) && sample.is_rare(role.as_str(), most);
+    let rare: Vec<RoleName> = roles.iter().filter(is_rare).cloned().collect();
+    let mut found = bounded_members(connection, &rare, most).await?.into_iter();
+    let usages = roles.iter().map(|role| {
+        let found = if is_rare(&role) { found.next() } else { None };
+        let name = role.as_str();
+        found.map_or_else(|| sample.count(name), |found| sample.refine(name, &found, most)).into()
+    });
+    Ok(usages.collect())
+}
+
+/// The use of each of these roles of the deployment, in their order, exact up to `most` members of each. Beyond it, one
+/// member more stands for all of them, marked as an estimate. Not for `admin` and `member`.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -62,15 +206,44 @@ pub async fn deployment_roles(
     roles: &[RoleName],
     most: i64,
 ) -> Result<Vec<RoleUsage>, StoreError> {
+    let counts = bounded_members(connection, roles, most).await?.into_iter();
+    let usage = |BoundedCount { rows, organizations }| Count { rows, organizations, is_estimate: rows > most }.into();
+    Ok(counts.map(usage).collect())
+}
+
+/// Those of these roles of the deployment that a member holds, or that replace a role of an organization.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn held_roles(connection: &mut PgConnection, roles: &[RoleName]) -> Result<Vec<RoleName>, StoreError> {
+    if roles.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names: Vec<String> = roles.iter().map(RoleName::to_string).collect();
+    let held = sqlx::query_scalar!(
+        r#"SELECT q.role AS "role!" FROM unnest($1::text[]) AS q (role)
+           CROSS JOIN LATERAL (
+               (SELECT 1 FROM memberships WHERE deployment_role = q.role COLLATE "C" LIMIT 1)
+               UNION ALL
+               (SELECT 1 FROM organization_roles WHERE deployment_replacement = q.role COLLATE "C" LIMIT 1)
+               LIMIT 1) held"#,
+        &names,
+    );
+    Ok(held.fetch_all(connection).await?.iter().map(|name| RoleName::from_stored(name)).collect())
+}
+
+async fn bounded_members(
+    connection: &mut PgConnection,
+    roles: &[RoleName],
+    most: i64,
+) -> Result<Vec<BoundedCount>, StoreError> {
+    if roles.is_empty() {
+        return Ok(Vec::new());
+    }
     let names: Vec<String> = roles.iter().map(RoleName::to_string).collect();
     let counts = sqlx::query_as!(
         BoundedCount,
-        r#"SELECT u.found AS "found!", u.organizations AS "organizations!", coalesce((
-                      SELECT c.reltuples * s.most_common_freqs[array_position(s.most_common_vals::text::text[], q.role)]
-                      FROM pg_stats s JOIN pg_class c ON c.oid = to_regclass('memberships')
-                      JOIN pg_namespace n ON n.oid = c.relnamespace
-                      WHERE s.schemaname = n.nspname AND s.tablename = c.relname
-                        AND s.attname = 'role' AND c.reltuples > 0 AND u.found > $2::bigint), 0)::bigint AS "estimate!"
+        r#"SELECT u.found AS "rows!", u.organizations AS "organizations!"
            FROM unnest($1::text[]) WITH ORDINALITY AS q (role, number)
            CROSS JOIN LATERAL (
                SELECT count(*) AS found, count(DISTINCT m.organization_id) AS organizations FROM (
@@ -79,17 +252,8 @@ pub async fn deployment_roles(
            ORDER BY q.number"#,
         &names,
         most,
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(counts.iter().map(|count| RoleUsage::of(count, most)).collect())
-}
-
-impl RoleUsage {
-    fn of(count: &BoundedCount, most: i64) -> Self {
-        let (members, organizations, is_estimate) = count.read(most);
-        Self { members, organizations, is_estimate }
-    }
+    );
+    Ok(counts.fetch_all(connection).await?)
 }
 
 /// The use of a role of the deployment in organizations of other kinds than one: exact up to `most` organizations, and a
@@ -120,65 +284,60 @@ pub async fn deployment_role_outside(
     Ok(RoleUsage { members, organizations, is_estimate: organizations > most })
 }
 
-/// The use of `admin` or `member`, of which there is no index: exact if the table of memberships has at most `most_bytes`,
-/// or if the statistics do not have the role because it is rare; else an estimate. The estimate takes every organization to
-/// have such a member.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn built_in_role(
-    connection: &mut PgConnection,
-    role: &RoleName,
-    most_bytes: i64,
-) -> Result<RoleUsage, StoreError> {
-    let estimate = sqlx::query!(
-        r#"SELECT (c.reltuples * s.most_common_freqs[array_position(s.most_common_vals::text::text[], $1)])::bigint
-                      AS members,
-                  (SELECT o.reltuples FROM pg_class o WHERE o.oid = to_regclass('organizations'))::bigint
-                      AS organizations
-           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-           JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname
-                AND s.attname = 'role'
-           WHERE c.oid = to_regclass('memberships') AND c.reltuples > 0 AND pg_relation_size(c.oid) > $2"#,
-        role.as_str(),
-        most_bytes,
-    )
-    .fetch_optional(&mut *connection)
-    .await?;
-    if let Some(estimate) = estimate
-        && let Some(members) = estimate.members
-    {
-        let organizations = estimate.organizations.unwrap_or_default().clamp(0, members);
-        return Ok(RoleUsage { members, organizations, is_estimate: true });
-    }
-    let usage = sqlx::query!(
-        r#"SELECT count(*) AS "members!", count(DISTINCT organization_id) AS "organizations!"
-           FROM memberships WHERE role = $1"#,
-        role.as_str(),
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(RoleUsage { members: usage.members, organizations: usage.organizations, is_estimate: false })
-}
-
-/// The use of each of these permissions by roles of organizations, in their order, exact up to `most` roles of each.
+/// The use of each of these permissions by roles of organizations, in their order.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn permissions(
     connection: &mut PgConnection,
     permissions: &[String],
-    most: i64,
+    limits: &CountLimits,
 ) -> Result<Vec<PermissionUsage>, StoreError> {
+    let sizes = sizes(connection).await?;
+    let part = part_of(sizes.roles, limits);
+    let rows = sqlx::query!(
+        "SELECT organization_id, permissions FROM organization_roles TABLESAMPLE SYSTEM ($1::float8 * 100)",
+        part,
+    );
+    // Counted here: Postgres sorts every word of every row for it.
+    let mut holders: HashMap<&str, Vec<Uuid>> = permissions.iter().map(|word| (word.as_str(), Vec::new())).collect();
+    for row in rows.fetch_all(&mut *connection).await? {
+        for word in &row.permissions {
+            if let Some(organizations) = holders.get_mut(word.as_str()) {
+                organizations.push(row.organization_id);
+            }
+        }
+    }
+    let counts = holders.into_iter().map(|(word, mut organizations)| {
+        let rows = organizations.len();
+        organizations.sort_unstable();
+        organizations.dedup();
+        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        SampledCount { value: word.to_owned(), rows: number(rows), organizations: number(organizations.len()) }
+    });
+    let sample = Sample::new(part, sizes.organizations, counts.collect());
+    let most = limits.of_each(permissions.len());
+    let is_rare = |word: &&String| sample.is_rare(word, most);
+    let rare: Vec<String> = permissions.iter().filter(is_rare).cloned().collect();
+    let mut found = bounded_roles(connection, &rare, most).await?.into_iter();
+    let usages = permissions.iter().map(|word| {
+        let found = if is_rare(&word) { found.next() } else { None };
+        found.map_or_else(|| sample.count(word), |found| sample.refine(word, &found, most)).into()
+    });
+    Ok(usages.collect())
+}
+
+async fn bounded_roles(
+    connection: &mut PgConnection,
+    permissions: &[String],
+    most: i64,
+) -> Result<Vec<BoundedCount>, StoreError> {
+    if permissions.is_empty() {
+        return Ok(Vec::new());
+    }
     let counts = sqlx::query_as!(
         BoundedCount,
-        r#"SELECT u.found AS "found!", u.organizations AS "organizations!", coalesce((
-                      SELECT c.reltuples
-                             * s.most_common_elem_freqs[array_position(s.most_common_elems::text::text[], q.permission)]
-                      FROM pg_stats s JOIN pg_class c ON c.oid = to_regclass('organization_roles')
-                      JOIN pg_namespace n ON n.oid = c.relnamespace
-                      WHERE s.schemaname = n.nspname AND s.tablename = c.relname
-                        AND s.attname = 'permissions' AND c.reltuples > 0 AND u.found > $2::bigint), 0)::bigint AS "estimate!"
+        r#"SELECT u.found AS "rows!", u.organizations AS "organizations!"
            FROM unnest($1::text[]) WITH ORDINALITY AS q (permission, number)
            CROSS JOIN LATERAL (
                SELECT count(*) AS found, count(DISTINCT r.organization_id) AS organizations FROM (
@@ -187,14 +346,35 @@ pub async fn permissions(
            ORDER BY q.number"#,
         permissions,
         most,
-    )
-    .fetch_all(connection)
-    .await?;
-    let usage = |count: &BoundedCount| {
-        let (roles, organizations, is_estimate) = count.read(most);
-        PermissionUsage { roles, organizations, is_estimate }
-    };
-    Ok(counts.iter().map(usage).collect())
+    );
+    Ok(counts.fetch_all(connection).await?)
+}
+
+/// Whether a role of an organization that was written after these heads of the change log, one for each bucket in order,
+/// holds one of these permissions, or did when it was written.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn are_permissions_used_since(
+    connection: &mut PgConnection,
+    heads: &[LogPosition],
+    permissions: &[String],
+) -> Result<bool, StoreError> {
+    let positions: Vec<i64> = heads.iter().map(|head| head.position).collect();
+    let times: Vec<OffsetDateTime> = heads.iter().map(|head| head.write_time).collect();
+    // The time finds the partitions of the log.
+    let is_used = sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT FROM unnest($1::bigint[], $2::timestamptz[]) WITH ORDINALITY AS q (position, write_time, number)
+               JOIN log_heads h ON h.bucket = q.number - 1 AND h.position > q.position
+               CROSS JOIN LATERAL (
+                   SELECT FROM log WHERE log.bucket = h.bucket AND log.position > q.position
+                       AND log.write_time > q.write_time AND log.permissions && $3::text[] LIMIT 1) l) AS "is_used!""#,
+        &positions,
+        &times,
+        permissions,
+    );
+    Ok(is_used.fetch_one(connection).await?)
 }
 
 /// The first organizations, in the order of their locks, that have members with a role of the deployment: at most `most`
@@ -252,15 +432,39 @@ pub async fn organizations_outside(
 mod tests {
     use super::*;
 
+    fn sample(part: f64, rows: i64, organizations: i64) -> Sample {
+        Sample::new(part, 5_000, vec![SampledCount { value: "a".to_owned(), rows, organizations }])
+    }
+
     #[test]
-    fn a_count_beyond_the_bound_is_an_estimate_and_no_less_than_what_was_found() {
-        let count = |found, organizations, estimate| BoundedCount { found, organizations, estimate }.read(100);
-        assert_eq!(count(0, 0, 0), (0, 0, false));
-        assert_eq!(count(100, 7, 5_000), (100, 7, false));
-        assert_eq!(count(101, 50, 1_010), (1_010, 500, true));
-        // The statistics say nothing, or less than was found.
-        assert_eq!(count(101, 101, 0), (101, 101, true));
-        assert_eq!(count(101, 1, 3), (101, 1, true));
-        assert_eq!(count(101, 101, i64::MAX), (i64::MAX, i64::MAX, true));
+    fn a_whole_table_gives_exact_counts() {
+        let whole = sample(1.0, 200_000, 7_000);
+        assert_eq!(whole.count("a"), Count { rows: 200_000, organizations: 7_000, is_estimate: false });
+        assert_eq!(whole.count("b"), Count::default());
+        assert!(!whole.is_rare("a", 1_000) && !whole.is_rare("b", 1_000));
+    }
+
+    #[test]
+    fn a_part_of_a_table_gives_estimates_of_what_is_not_rare() {
+        let many = sample(0.01, 200, 100);
+        assert_eq!(many.count("a"), Count { rows: 20_000, organizations: 5_000, is_estimate: true });
+        assert!(!many.is_rare("a", 1_000) && many.is_rare("a", 20_000) && many.is_rare("b", 1_000));
+        let few = sample(0.01, 7, 1);
+        assert!(few.is_rare("a", 1_000));
+        let found = |rows, organizations| BoundedCount { rows, organizations };
+        let exact = Count { rows: 1_000, organizations: 9, is_estimate: false };
+        assert_eq!(few.refine("a", &found(1_000, 9), 1_000), exact);
+        let estimate = |rows, organizations| Count { rows, organizations, is_estimate: true };
+        assert_eq!(few.refine("a", &found(1_001, 9), 1_000), estimate(1_001, 100));
+        // The sample is no less than what was found.
+        assert_eq!(few.refine("b", &found(1_001, 9), 1_000), estimate(1_001, 9));
+    }
+
+    #[test]
+    fn many_roles_share_the_rows_to_count() {
+        let limits = CountLimits { rows_of_each: 1_000, rows: 200_000, table_bytes: 0 };
+        for (count, most) in [(0, 1_000), (1, 1_000), (200, 1_000), (201, 995), (2_000, 100)] {
+            assert_eq!(limits.of_each(count), most);
+        }
     }
 }

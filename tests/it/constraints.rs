@@ -171,7 +171,7 @@ async fn acme() -> (Server, String) {
     let roles = "INSERT INTO access_model_revisions (revision, model, actor_kind, actor_id, create_time)
                  VALUES (1, '{}', 'operator', 'ops', now());
                  UPDATE access_model SET revision = 1, write_time = (SELECT create_time FROM access_model_revisions);
-                 UPDATE log_heads SET model_revision = 1;
+                 UPDATE log_heads SET model_revision = 1, model_time = (SELECT write_time FROM access_model);
                  INSERT INTO deployment_roles (name, kind) VALUES ('auditor', 'organization')";
     sqlx::raw_sql(roles).execute(&server.database.pool).await.unwrap();
     let role = "WITH o AS (

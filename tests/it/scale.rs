@@ -3,7 +3,9 @@
 
 use crate::harness::Database;
 use crate::harness::bulk::Bulk;
-use roster::domain::{OrganizationId, OrganizationState, UserId};
+use roster::domain::{OrganizationId, OrganizationRef, OrganizationState, RoleName, RoleTable, UserId};
+use roster::store::standing::{self, StandingKey};
+use roster::store::usage::{self, CountLimits, PermissionUsage, RoleUsage};
 use roster::store::{events, memberships, organizations};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -34,7 +36,7 @@ async fn fill(database: &Database, users: usize, organizations: usize) {
 async fn pages(connection: &mut PgConnection) -> i64 {
     sqlx::query("SELECT pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
     let touched = "SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
-        FROM pg_statio_user_tables WHERE relname IN ('users', 'organizations', 'memberships', 'events')";
+        FROM pg_statio_user_tables WHERE relname IN ('users', 'organizations', 'memberships', 'events', 'organization_roles')";
     sqlx::query_scalar(touched).fetch_one(connection).await.unwrap()
 }
 
@@ -142,4 +144,97 @@ async fn the_first_page_costs_the_same_for_a_hundred_and_a_hundred_thousand_even
         }
     };
     assert_alike(&database, first_page(ids[0]), first_page(ids[1])).await;
+}
+
+/// 5 000 roles of organizations hold a common permission, each holds one of 50 other ones, and one role holds a rare one.
+/// 20 000 members have a common role of the deployment, and one member has a rare one.
+#[tokio::test]
+async fn the_plan_of_an_access_model_reads_a_part_of_the_roles_and_of_the_members() {
+    let database = Database::new().await;
+    fill(&database, 200, 100).await;
+    run(
+        &database,
+        "INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
+                                         create_time, update_time)
+         SELECT bucket, id, 'org:role-' || n, '', repeat('x', 200),
+                ARRAY['app.common', 'app.word-' || n] || CASE WHEN slug = 'acme-7' AND n = 7 THEN '{app.rare}' END::text[],
+                1, now(), now()
+         FROM organizations, generate_series(1, 50) n;
+         INSERT INTO deployment_roles (name) VALUES ('common'), ('rare'), ('none');
+         INSERT INTO memberships (bucket, organization_id, user_id, role, deployment_role, attributes, revision, create_time,
+                                  update_time)
+         SELECT bucket, id, 'user-' || n, role, role, '{}', 1, now(), now()
+         FROM organizations, generate_series(2, 200) n,
+              LATERAL (SELECT CASE WHEN slug = 'acme-7' AND n = 7 THEN 'rare' ELSE 'common' END AS role) r",
+    )
+    .await;
+    let limits = CountLimits { rows_of_each: 60, rows: 10_000, table_bytes: 256 * 1024 };
+    let whole: i64 = database.count("SELECT pg_relation_size('memberships') / 8192").await;
+    assert!(whole > 250, "{whole} pages");
+    for statistics in ["SELECT 1", "ANALYZE"] {
+        run(&database, statistics).await;
+        let mut connection = PgConnection::connect(&database.url).await.unwrap();
+        let before = pages(&mut connection).await;
+        let words = ["app.common", "app.rare", "app.none", "app.word-3"].map(str::to_owned);
+        let used = usage::permissions(&mut connection, &words, &limits).await.unwrap();
+        assert!(used[0].is_estimate && (1_000..10_000).contains(&used[0].roles), "{:?}", used[0]);
+        let one = PermissionUsage { roles: 1, organizations: 1, is_estimate: false };
+        assert_eq!(used[1..3], [one, PermissionUsage::default()]);
+        assert!(used[3].is_estimate && used[3].roles > 60, "{:?}", used[3]);
+        let roles = ["common", "rare", "none", "admin"].map(|role| RoleName::parse(role).unwrap());
+        let used = usage::roles(&mut connection, &roles, &limits).await.unwrap();
+        assert!(used[0].is_estimate && (4_000..40_000).contains(&used[0].members), "{:?}", used[0]);
+        let one = RoleUsage { members: 1, organizations: 1, is_estimate: false };
+        assert_eq!(used[1..3], [one, RoleUsage::default()]);
+        assert!(used[3].is_estimate, "{:?}", used[3]);
+        let read = pages(&mut connection).await - before;
+        // The samples have 32 pages each on average. The index of permissions returns 61 roles in as many pages.
+        assert!(read < whole, "{statistics}: {read} of {whole} pages");
+    }
+}
+
+/// Each organization has a role of its own with 1 000 permissions, and members who hold it.
+#[tokio::test]
+async fn what_a_role_holds_is_read_once_for_all_its_members() {
+    let database = Database::new().await;
+    fill(&database, 200, 2).await;
+    run(
+        &database,
+        "INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
+                                         create_time, update_time)
+         SELECT bucket, id, 'org:all', '', '', ARRAY(SELECT 'once.' || slug || '-' || n FROM generate_series(1, 1000) n), 1,
+                now(), now() FROM organizations;
+         INSERT INTO memberships (bucket, organization_id, user_id, role, organization_role, attributes, revision,
+                                  create_time, update_time)
+         SELECT bucket, id, 'user-' || n, 'org:all', 'org:all', '{}', 1, now(), now()
+         FROM organizations, generate_series(2, 200) n",
+    )
+    .await;
+    let ids: Vec<uuid::Uuid> =
+        sqlx::query_scalar("SELECT id FROM organizations ORDER BY slug").fetch_all(&database.pool).await.unwrap();
+    let all = RoleName::parse("org:all").unwrap();
+    let question = |number: usize| StandingKey {
+        organization: OrganizationRef::Id(OrganizationId::from_uuid(ids[number % 2])),
+        user: Some(UserId::parse(&format!("user-{}", number / 2 + 1)).unwrap()),
+        named_role: (number % 3 > 0).then(|| all.clone()),
+    };
+    let questions: Vec<StandingKey> = (0..400).map(question).collect();
+    let mut connection = PgConnection::connect(&database.url).await.unwrap();
+    let questions: Vec<&StandingKey> = questions.iter().collect();
+    let rows = standing::many(&mut connection, &questions).await.unwrap();
+    // For each organization once as the role of members, and once as the role that is named.
+    assert_eq!(rows.words(), 4 * 1_000);
+    let answers = rows.resolve(&RoleTable::built_in());
+    assert_eq!(answers.len(), 400);
+    for (number, answer) in answers.iter().enumerate() {
+        let holds = |role: &roster::domain::Role, number: usize| {
+            let word = format!("once.acme-{}-1000", number % 2 + 1);
+            role.permissions.as_ref().unwrap().contains(roster::domain::Permission::find(&word).unwrap())
+        };
+        let role = answer.standing.role.as_ref().unwrap();
+        // `user-1` owns both organizations.
+        assert!(holds(role, number) && (number < 2) == holds(role, number + 1), "{number}: {role:?}");
+        assert_eq!(answer.named_role.is_some(), number % 3 > 0);
+        assert!(answer.named_role.iter().all(|role| holds(role, number) && !holds(role, number + 1)), "{number}");
+    }
 }

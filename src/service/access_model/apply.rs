@@ -1,8 +1,9 @@
 //! The change of the access model.
 //!
-//! The order of the locks is that of every write: the model, organizations whose members move, roles that are removed, the
-//! heads of the change log. After the heads are locked, no write that was decided by the former model can commit any more.
-//! Only then the uses of what the change takes away are counted.
+//! The order of the locks is that of every write: the model, organizations whose members move, roles that are taken away,
+//! the heads of the change log. Members with a role that is taken away are counted while the role is locked, which holds up
+//! the writes that assign it. Uses of permissions are counted before, and the change log has what was written since: after
+//! the heads are locked, no write that was decided by the former model can commit any more, so little is done then.
 
 use super::{AppliedModel, ApplyModel, effects};
 use crate::domain::access_model::plan::RoleChange;
@@ -16,7 +17,7 @@ use crate::service::{ServiceError, limits};
 use crate::store::StoreError;
 use crate::store::access_model::{self, DeploymentRoleRow, StoredModel};
 use crate::store::organization_roles;
-use crate::store::usage;
+use crate::store::usage::{self, PermissionUsage};
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 
@@ -44,15 +45,19 @@ impl Change for ApplyModel {
         let plan = ModelPlan::between(&former, &self.model);
         self.check_replacements(&plan)?;
         self.check_older_clients(&plan)?;
-        let mut applied = effects::count(tx.connection, &plan, self).await?;
+        let withdrawn = effects::withdrawn(&plan);
+        if !withdrawn.is_empty() {
+            tx.withdraw_permissions(withdrawn).await?;
+        }
+        let (mut applied, withdrawn) = effects::count(tx.connection, &plan, self).await?;
         applied.etag = stored.revision.to_string();
         if plan.is_empty() {
             return Ok(applied);
         }
+        check_permissions(withdrawn)?;
         let mut organizations = self.lock_organizations(tx, &plan).await?;
         let roles = deployment_roles(&self.model);
         applied.etag = tx.apply_model(&self.model.to_stored(), &roles).await?.to_string();
-        check_permissions(tx.connection, &plan).await?;
         applied.moved = self.move_members(tx, &plan, &mut organizations).await?;
         check_roles(tx.connection, &plan).await?;
         access_model::delete_roles(tx.connection, &roles).await?;
@@ -185,8 +190,11 @@ fn in_use(role: &RoleName, members: i64) -> Refusal {
 
 /// Refuses to take away roles that members still hold.
 async fn check_roles(connection: &mut PgConnection, plan: &ModelPlan) -> Result<(), ServiceError> {
+    let removed = plan.roles.iter().filter(|change| change.is_removal()).map(|change| change.name.clone());
+    let held = usage::held_roles(connection, &removed.collect::<Vec<_>>()).await?;
+    let is_held = |change: &&RoleChange| held.contains(&change.name) || change.is_taken_from_a_kind();
     let (mut roles, mut members) = (Vec::new(), Vec::new());
-    for change in plan.roles.iter().filter(|change| change.is_removal() || change.is_taken_from_a_kind()) {
+    for change in plan.roles.iter().filter(is_held) {
         let kept = change.after.as_ref().and_then(|role| role.kind.as_ref());
         let held = count_members(connection, &change.name, kept).await?.members;
         // Members of deleted roles of organizations hold it before they move.
@@ -204,18 +212,11 @@ async fn check_roles(connection: &mut PgConnection, plan: &ModelPlan) -> Result<
 }
 
 /// Refuses to take away permissions that roles of organizations hold.
-async fn check_permissions(connection: &mut PgConnection, plan: &ModelPlan) -> Result<(), ServiceError> {
-    let removed =
-        plan.permissions.iter().filter(|change| change.after.is_none()).map(|change| change.name().to_owned());
-    let words: Vec<String> = removed.chain(plan.no_longer_delegable.iter().map(ToString::to_string)).collect();
-    if words.is_empty() {
-        return Ok(());
-    }
-    let usages = usage::permissions(connection, &words, limits::COUNTED_ROLES).await?;
-    let in_use = words.into_iter().zip(usages).filter(|(_, usage)| usage.roles > 0);
-    let in_use = in_use.take(limits::NAMED_USES).map(|(word, usage)| (word, u64::try_from(usage.roles).unwrap_or(0)));
-    let (permissions, roles): (Vec<String>, Vec<u64>) = in_use.unzip();
-    if permissions.is_empty() { Ok(()) } else { Err(Refusal::PermissionInUse { permissions, roles }.into()) }
+fn check_permissions(uses: Vec<(String, PermissionUsage)>) -> Result<(), Refusal> {
+    let in_use = uses.into_iter().filter(|(_, usage)| usage.roles > 0).take(limits::NAMED_USES);
+    let count = |roles: i64| u64::try_from(roles.min(limits::COUNTED_ROWS + 1)).unwrap_or_default();
+    let (permissions, roles): (Vec<String>, Vec<u64>) = in_use.map(|(word, usage)| (word, count(usage.roles))).unzip();
+    if permissions.is_empty() { Ok(()) } else { Err(Refusal::PermissionInUse { permissions, roles }) }
 }
 
 /// The roles of a model for the table that memberships refer to.

@@ -6,9 +6,10 @@ use crate::domain::access_model::plan::RoleChange;
 use crate::domain::access_model::{Difference, ModelPlan, WordSet};
 use crate::service::limits;
 use crate::store::StoreError;
-use crate::store::usage::{self, PermissionUsage, RoleUsage};
+use crate::store::usage::{self, CountLimits, PermissionUsage, RoleUsage};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use std::collections::BTreeMap;
 
 /// A permission of the application that differs, and its use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,20 +47,46 @@ pub struct RoleEffect {
     pub replaced_by: Option<RoleName>,
 }
 
-/// Counts what a plan touches. The counts are not made under locks: members may come and go until the change is made.
+/// What counts of uses read at most.
+const LIMITS: CountLimits = CountLimits {
+    rows_of_each: limits::COUNTED_ROWS,
+    rows: limits::COUNTED_ROWS_IN_ALL,
+    table_bytes: limits::COUNTED_TABLE_BYTES,
+};
+
+/// Counts what a plan touches. The counts are not made under locks: members and roles may come and go until the change is
+/// made. Returns the uses of the [withdrawn permissions](withdrawn) too.
 pub(super) async fn count(
     connection: &mut PgConnection,
     plan: &ModelPlan,
     input: &ApplyModel,
-) -> Result<AppliedModel, StoreError> {
-    Ok(AppliedModel {
-        permissions: permissions(connection, plan).await?,
+) -> Result<(AppliedModel, Vec<(String, PermissionUsage)>), StoreError> {
+    // No role holds a permission that is not declared yet.
+    let present = plan.permissions.iter().filter(|change| change.difference() != Difference::Added);
+    let mut words: Vec<String> = present.map(|change| change.name().to_owned()).collect();
+    words.extend(texts(&plan.no_longer_delegable));
+    let usages = if words.is_empty() { Vec::new() } else { usage::permissions(connection, &words, &LIMITS).await? };
+    let uses: BTreeMap<String, PermissionUsage> = words.into_iter().zip(usages).collect();
+    let applied = AppliedModel {
+        permissions: permissions(plan, &uses),
         roles: roles(connection, plan, input).await?,
         newly_delegable: texts(&plan.newly_delegable),
         no_longer_delegable: texts(&plan.no_longer_delegable),
         warnings: warnings(plan),
         ..AppliedModel::default()
-    })
+    };
+    let withdrawn = withdrawn(plan).into_iter().map(|word| {
+        let usage = uses.get(&word).copied().unwrap_or_default();
+        (word, usage)
+    });
+    Ok((applied, withdrawn.collect()))
+}
+
+/// The permissions that roles of organizations may no longer hold.
+pub(super) fn withdrawn(plan: &ModelPlan) -> Vec<String> {
+    let removed = plan.permissions.iter().filter(|change| change.after.is_none());
+    let removed = removed.map(|change| change.name().to_owned());
+    removed.chain(texts(&plan.no_longer_delegable)).collect()
 }
 
 fn texts(words: &WordSet) -> Vec<String> {
@@ -76,23 +103,14 @@ fn warnings(plan: &ModelPlan) -> Vec<String> {
     warnings
 }
 
-async fn permissions(connection: &mut PgConnection, plan: &ModelPlan) -> Result<Vec<PermissionEffect>, StoreError> {
-    // No role holds a permission that is not declared yet.
-    let present = plan.permissions.iter().filter(|change| change.difference() != Difference::Added);
-    let names: Vec<String> = present.map(|change| change.name().to_owned()).collect();
-    let mut usages = if names.is_empty() {
-        Vec::new().into_iter()
-    } else {
-        usage::permissions(connection, &names, limits::COUNTED_ROLES).await?.into_iter()
-    };
+fn permissions(plan: &ModelPlan, uses: &BTreeMap<String, PermissionUsage>) -> Vec<PermissionEffect> {
     let effects = plan.permissions.iter().map(|change| {
-        let difference = change.difference();
-        let is_added = difference == Difference::Added;
-        let usage = if is_added { None } else { usages.next() };
-        let PermissionUsage { roles, organizations, is_estimate } = usage.unwrap_or_default();
-        PermissionEffect { name: change.name().to_owned(), difference, roles, organizations, is_estimate }
+        let usage = uses.get(change.name()).copied().unwrap_or_default();
+        let PermissionUsage { roles, organizations, is_estimate } = usage;
+        let (name, difference) = (change.name().to_owned(), change.difference());
+        PermissionEffect { name, difference, roles, organizations, is_estimate }
     });
-    Ok(effects.collect())
+    effects.collect()
 }
 
 async fn roles(
@@ -101,24 +119,17 @@ async fn roles(
     input: &ApplyModel,
 ) -> Result<Vec<RoleEffect>, StoreError> {
     // No member has a role that does not exist yet.
-    let is_counted = |change: &&RoleChange| !change.is_built_in() && change.difference() != Difference::Added;
+    let is_counted = |change: &&RoleChange| change.difference() != Difference::Added;
     let names: Vec<RoleName> = plan.roles.iter().filter(is_counted).map(|change| change.name.clone()).collect();
     let mut usages = if names.is_empty() {
         Vec::new().into_iter()
     } else {
-        usage::deployment_roles(connection, &names, limits::COUNTED_MEMBERS).await?.into_iter()
+        usage::roles(connection, &names, &LIMITS).await?.into_iter()
     };
-    let mut effects = Vec::with_capacity(plan.roles.len());
-    for change in &plan.roles {
-        let usage = if change.is_built_in() {
-            Some(usage::built_in_role(connection, &change.name, limits::COUNTED_TABLE_BYTES).await?)
-        } else if is_counted(&change) {
-            usages.next()
-        } else {
-            None
-        };
+    let effects = plan.roles.iter().map(|change| {
+        let usage = if is_counted(&change) { usages.next() } else { None };
         let RoleUsage { members, organizations, is_estimate } = usage.unwrap_or_default();
-        effects.push(RoleEffect {
+        RoleEffect {
             name: change.name.clone(),
             difference: change.difference(),
             gained: texts(&change.gained),
@@ -127,7 +138,7 @@ async fn roles(
             organizations,
             is_estimate,
             replaced_by: input.replace.get(&change.name).cloned(),
-        });
-    }
-    Ok(effects)
+        }
+    });
+    Ok(effects.collect())
 }

@@ -18,6 +18,7 @@ use crate::domain::{
     ActorKind, AuditReason, BucketPosition, Organization, OrganizationHead, Refusal, RoleName, RoleTable, Scope,
     Standing, UserId, ValueKind,
 };
+use crate::replica::PublishedRoles;
 use crate::service::consistency_token::ConsistencyToken;
 use crate::service::limits;
 use crate::store::events::Cause;
@@ -289,7 +290,7 @@ impl Roster {
             places.push(self.queues.enter(key, meta.deadline).await?);
         }
         let mut attempt = 1;
-        let mut roles = self.replica.roles();
+        let mut roles = self.replica.published_roles();
         loop {
             let outcome = self.attempt(caller.as_ref(), &meta, &change, &roles).await;
             match outcome {
@@ -323,7 +324,7 @@ impl Roster {
         caller: Option<&Caller>,
         meta: &Meta,
         change: &C,
-        roles: &Arc<RoleTable>,
+        roles: &PublishedRoles,
     ) -> Result<WriteResult<C::Answer>, ServiceError> {
         // A write whose caller no longer waits does not begin.
         meta.in_time()?;
@@ -357,7 +358,7 @@ impl Roster {
 /// The caller of a write, and the roles by which the write is decided.
 struct Author<'a> {
     caller: Option<&'a Caller>,
-    roles: &'a Arc<RoleTable>,
+    roles: &'a PublishedRoles,
 }
 
 async fn transaction<C: Change>(

@@ -9,17 +9,18 @@ mod roles;
 use crate::authn::{Caller, UserCaller};
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::event::EventType;
-use crate::domain::ids::MODEL_BUCKET;
 use crate::domain::{
     Attributes, BucketPosition, Membership, Organization, OrganizationId, Refusal, Role, RoleName, RoleTable, Slug,
     User, UserId,
 };
+use crate::replica::PublishedRoles;
 use crate::service::ServiceError;
 use crate::service::consistency_token::ConsistencyToken;
 use crate::store::events::{self, Cause, Event};
 use crate::store::log::tail::LogPosition;
 use crate::store::{StoreError, log};
 use crate::store::{invitation_tokens, memberships, organization_roles, organizations, slugs, users};
+use model::WithdrawnPermissions;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,10 +42,13 @@ pub(in crate::service) struct UnitOfWork<'t> {
     pub(in crate::service) caller: Option<Caller>,
     /// The roles of the deployment by which the write is decided. If they change before it ends, it is repeated.
     roles: Arc<RoleTable>,
-    /// The revision of the access model by which the write is decided.
-    model_revision: i64,
-    /// The end of the access model's change log, if the write read or changed it.
-    model_at: Option<LogPosition>,
+    /// The position of the access model by which the write is decided.
+    model: BucketPosition,
+    /// Whether the write read or changed the access model itself.
+    covers_model: bool,
+    /// The access model that the write has stored, which is not yet in the heads of the change log.
+    applied_model: Option<LogPosition>,
+    withdrawn: Option<WithdrawnPermissions>,
     cause: Cause,
     entries: BTreeMap<i16, Vec<LogEntry>>,
     events: BTreeMap<OrganizationId, Vec<Event>>,
@@ -60,15 +64,17 @@ impl<'t> UnitOfWork<'t> {
     pub(in crate::service) fn new(
         connection: &'t mut PgConnection,
         caller: Option<Caller>,
-        roles: Arc<RoleTable>,
+        roles: PublishedRoles,
         cause: Cause,
     ) -> Self {
         Self {
             connection,
             caller,
-            model_revision: roles.revision(),
-            model_at: None,
-            roles,
+            roles: roles.table,
+            model: roles.at,
+            covers_model: false,
+            applied_model: None,
+            withdrawn: None,
             cause,
             entries: BTreeMap::new(),
             events: BTreeMap::new(),
@@ -102,7 +108,7 @@ impl<'t> UnitOfWork<'t> {
     pub(in crate::service) async fn lock(&mut self, id: OrganizationId) -> Result<Option<Organization>, ServiceError> {
         self.locked.insert(id.bucket());
         let Some(locked) = organizations::lock(self.connection, id).await? else { return Ok(None) };
-        if locked.model_revision > self.model_revision {
+        if locked.model_revision > self.model.position {
             return Err(StoreError::ModelChanged.into());
         }
         Ok(Some(locked.organization))
@@ -419,9 +425,12 @@ impl<'t> UnitOfWork<'t> {
             token.cover_user(log::append_user(self.connection, id, user.revision, user.state).await?);
             self.locked_users.remove(bucket);
         }
+        self.finish_model().await?;
         for (bucket, entries) in &self.entries {
             let appended = log::append(self.connection, *bucket, entries).await?;
-            if appended.model_revision != self.model_revision {
+            // The marks are compared too. After a failover that lost a revision, another model may have its number before
+            // this process notices the loss. A write that is decided by the lost model must not be committed.
+            if appended.model != self.model {
                 return Err(StoreError::ModelChanged.into());
             }
             token.cover(appended.at);
@@ -435,8 +444,8 @@ impl<'t> UnitOfWork<'t> {
             let at: BucketPosition = log::position(self.connection, bucket).await?;
             token.cover(at);
         }
-        if let Some(at) = self.model_at {
-            token.cover(at.in_bucket(MODEL_BUCKET));
+        if self.covers_model {
+            token.cover(self.model);
         }
         Ok(self.revokes_own_access)
     }

@@ -12,6 +12,7 @@ pub mod tail;
 
 use super::StoreError;
 use crate::domain::change::{ChangeDetail, LogEntry};
+use crate::domain::ids::MODEL_BUCKET;
 use crate::domain::{BucketPosition, OrganizationState, UserId, UserState};
 use sqlx::PgConnection;
 use tail::LogPosition;
@@ -24,12 +25,12 @@ pub(super) const PURGED: &str = "PURGED";
 pub struct AppendedRows {
     /// The new end of the bucket's log.
     pub at: BucketPosition,
-    /// The revision of the access model while the head of the bucket is locked. A write that resolved roles by another
-    /// revision must be rolled back and repeated.
-    pub model_revision: i64,
+    /// The position of the access model in its log while the head of the bucket is locked. A write that resolved roles by
+    /// another model must be rolled back and repeated.
+    pub model: BucketPosition,
 }
 
-/// Appends the changes of a transaction to the log of one bucket. Returns the new end of that log, and the revision of the
+/// Appends the changes of a transaction to the log of one bucket. Returns the new end of that log, and the position of the
 /// access model by which the transaction must have been decided.
 ///
 /// Locks the head of the bucket. A transaction that appends to several buckets does so in ascending order, which
@@ -63,7 +64,7 @@ pub async fn append(
                UPDATE log_heads
                SET position = position + cardinality($2::uuid[]),
                    write_time = greatest(clock_timestamp(), write_time + interval '1 microsecond')
-               WHERE bucket = $1 RETURNING position, write_time, model_revision
+               WHERE bucket = $1 RETURNING position, write_time, model_revision, model_time
            ), written AS (
                INSERT INTO log (bucket, position, commit_position, organization_id, revision, kind, entry, user_id, role,
                                 state, owner_id, slug, permissions, replaced_by, write_time)
@@ -76,7 +77,9 @@ pub async fn append(
                     AS q (organization_id, revision, kind, entry, user_id, role, state, owner_id, slug, permissions,
                           replaced_by, number)
            )
-           SELECT position AS "position!", write_time AS "write_time!", model_revision AS "model_revision!" FROM head"#,
+           SELECT position AS "position!", write_time AS "write_time!", model_revision AS "model_revision!",
+                  model_time AS "model_time!"
+           FROM head"#,
         bucket,
         &organizations,
         &revisions,
@@ -93,7 +96,8 @@ pub async fn append(
     .fetch_one(connection)
     .await?;
     let at = LogPosition { position: head.position, write_time: head.write_time };
-    Ok(AppendedRows { at: at.in_bucket(bucket), model_revision: head.model_revision })
+    let model = LogPosition { position: head.model_revision, write_time: head.model_time };
+    Ok(AppendedRows { at: at.in_bucket(bucket), model: model.in_bucket(MODEL_BUCKET) })
 }
 
 /// The columns of a change: the entry, the user, the role, the state, the owner, the slug, the permissions with spaces
@@ -175,6 +179,15 @@ pub async fn append_user(
 pub async fn position(connection: &mut PgConnection, bucket: i16) -> Result<BucketPosition, StoreError> {
     let head = sqlx::query_as!(LogPosition, "SELECT position, write_time FROM log_heads WHERE bucket = $1", bucket);
     Ok(head.fetch_one(connection).await?.in_bucket(bucket))
+}
+
+/// The last positions in the logs of all buckets of organizations, in their order.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn positions(connection: &mut PgConnection) -> Result<Vec<LogPosition>, StoreError> {
+    let heads = sqlx::query_as!(LogPosition, "SELECT position, write_time FROM log_heads ORDER BY bucket");
+    Ok(heads.fetch_all(connection).await?)
 }
 
 /// The last position in the log of a bucket of users.

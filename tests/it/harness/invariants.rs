@@ -123,7 +123,7 @@ const INVARIANTS: &[(&str, &str)] = &[
     ),
     (
         "the revisions of the access model are dense and end at the present one, and every head has its number",
-        "SELECT (SELECT count(*) FROM log_heads h, access_model m WHERE h.model_revision <> m.revision)
+        "SELECT (SELECT count(*) FROM log_heads h, access_model m WHERE (h.model_revision, h.model_time) <> (m.revision, m.write_time))
                 + (SELECT count(*) FROM access_model m LEFT JOIN access_model_revisions r USING (revision)
                    WHERE m.revision <> (SELECT count(*) FROM access_model_revisions)
                       OR m.revision < (SELECT max(revision) FROM access_model_revisions)

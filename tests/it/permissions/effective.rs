@@ -235,7 +235,8 @@ async fn large_database() -> Database {
     let everything: Vec<String> = (0..1_000).map(word).collect();
     let model = json!({ "permissions": permissions, "roles": [{ "name": "everything", "permissions": everything }] });
     let role = DeploymentRoleRow { name: RoleName::parse("everything").unwrap(), kind: None, replaced_by: None };
-    access_model::apply(&mut transaction, &model, &[role], &cause).await.unwrap();
+    let at = access_model::apply(&mut transaction, &model, &[role], &cause).await.unwrap();
+    access_model::write_to_heads(&mut transaction, at).await.unwrap();
     transaction.commit().await.unwrap();
     let id = "('10000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid";
     Bulk {

@@ -4,7 +4,7 @@ use super::faults::cluster;
 use super::oracle::Mode;
 use super::traffic::{SeededRandom, Traffic, Workload};
 use super::{Rig, until};
-use crate::harness::{Database, Server, is_member};
+use crate::harness::{Database, Server, add, assert_refused, is_member};
 use crate::roles::apply;
 use roster::grpc::pb;
 use roster::postgres::{Binaries, Cluster, Options, Stop};
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tonic::Code;
 
 /// The address of the current primary: a link to its socket directory.
 struct Address(PathBuf);
@@ -208,5 +209,40 @@ async fn a_lost_access_model_is_forgotten() {
         assert!(check(server, "billing.kept").await.is_ok());
         let refused = check(server, "billing.lost").await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused:?}");
+    }
+}
+
+/// The primary has lost the last access model, and this server has not noticed: its polls wait. Another model has the same
+/// number since, or none has it.
+#[tokio::test]
+async fn a_write_is_not_decided_by_a_lost_access_model() {
+    for revision in [2, 1] {
+        let server = Server::start().await;
+        let mut operator = server.operator();
+        let acme = operator.create("Acme").await;
+        for title in ["", "Accountant"] {
+            let role = json!({ "name": "accountant", "title": title, "permissions": [] });
+            operator.models.apply_access_model(apply(json!({ "roles": [role] }))).await.unwrap();
+        }
+        operator.add(&acme, "grace", "accountant").await;
+
+        let mut polls_wait = PgConnection::connect(&server.database.url).await.unwrap();
+        let lock = "BEGIN; LOCK TABLE user_log IN ACCESS EXCLUSIVE MODE";
+        sqlx::raw_sql(lock).execute(&mut polls_wait).await.unwrap();
+        // After the failover the role is one of another kind.
+        let history = "DELETE FROM access_model_revisions WHERE revision > $1";
+        sqlx::query(history).bind(revision).execute(&server.database.pool).await.unwrap();
+        let model = "UPDATE access_model SET revision = $1, write_time = write_time + interval '1 second',
+            model = '{\"roles\":[{\"name\":\"accountant\",\"kind\":\"team\",\"permissions\":[]}]}'";
+        sqlx::query(model).bind(revision).execute(&server.database.pool).await.unwrap();
+        let rest = "UPDATE access_model_revisions r SET model = m.model, create_time = m.write_time
+                FROM access_model m WHERE m.revision = r.revision;
+            UPDATE deployment_roles SET kind = 'team';
+            UPDATE log_heads SET model_revision = m.revision, model_time = m.write_time FROM access_model m";
+        sqlx::raw_sql(rest).execute(&server.database.pool).await.unwrap();
+
+        let added = operator.organizations.add_member(add(&acme, "alan", "accountant")).await;
+        assert_refused(added, Code::InvalidArgument, "INVALID_REQUEST");
+        operator.add(&acme, "alan", "member").await;
     }
 }

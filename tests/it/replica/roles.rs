@@ -326,7 +326,8 @@ async fn switch(database: &Database, organization: OrganizationId, accountant: &
         request_id: None,
     };
     access_model::lock(&mut transaction).await.unwrap();
-    access_model::apply(&mut transaction, &model(accountant), &roles, &cause).await.unwrap();
+    let at = access_model::apply(&mut transaction, &model(accountant), &roles, &cause).await.unwrap();
+    access_model::write_to_heads(&mut transaction, at).await.unwrap();
     let mut stored = organizations::lock(&mut transaction, organization).await.unwrap().unwrap().organization;
     stored.revision += 1;
     let (user, attributes) = (UserId::parse("grace").unwrap(), Attributes::default());

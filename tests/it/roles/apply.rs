@@ -1,11 +1,15 @@
 //! The access model over the network: its plan, what it refuses, and its events.
 
-use super::{apply, metadata, run};
+use super::{apply, connect, metadata, name, run, until_waiting};
+use crate::harness::dump::assert_same;
 use crate::harness::server::Clients;
 use crate::harness::{Server, add, assert_refused};
-use roster::domain::Scope;
+use roster::domain::change::{ChangeDetail, LogEntry};
+use roster::domain::{OrganizationId, Scope};
 use roster::grpc::pb;
+use roster::store::{log, organizations};
 use serde_json::{Value, json};
+use sqlx::Connection;
 use std::collections::BTreeMap;
 use tonic::{Code, Status};
 
@@ -122,7 +126,7 @@ async fn a_role_that_members_hold_is_removed_only_with_a_replacement() {
         assert!(status.message().contains("accountant: 4"), "{status:?}");
         assert_refused(Err::<(), _>(status), Code::FailedPrecondition, "ROLE_IN_USE");
     }
-    assert!(server.database.dump().await == before);
+    assert_same(&server.database.dump().await, &before);
 
     let mut with = without.clone();
     with["roles"].as_array_mut().unwrap().push(json!({ "name": "clerk", "permissions": ["billing.read"] }));
@@ -133,7 +137,7 @@ async fn a_role_that_members_hold_is_removed_only_with_a_replacement() {
     };
     let dry = pb::ApplyAccessModelRequest { validate_only: true, ..request.clone() };
     let dry = operator.models.apply_access_model(dry).await.unwrap().into_inner();
-    assert!(server.database.dump().await == before);
+    assert_same(&server.database.dump().await, &before);
     let applied = operator.models.apply_access_model(request).await.unwrap().into_inner();
     assert_eq!((&applied.plan, &applied.etag, applied.moved_members), (&dry.plan, &dry.etag, 4));
     let plan = applied.plan.unwrap();
@@ -244,11 +248,48 @@ async fn permissions_that_roles_of_organizations_hold_stay() {
     assert_eq!(metadata(&status, "permissions"), "billing.read,members.list");
     assert_eq!(metadata(&status, "roles"), "1,1");
     assert_refused(Err::<(), _>(status), Code::FailedPrecondition, "PERMISSION_IN_USE");
-    assert!(server.database.dump().await == before);
+    assert_same(&server.database.dump().await, &before);
     let mut without = billing();
     without["permissions"] = json!([{ "name": "billing.read" }]);
     without["roles"] = json!([]);
     put(&mut operator, without).await.unwrap();
+}
+
+/// A role of an organization gets the permission after its uses were counted, and before the change log is locked.
+#[tokio::test]
+async fn a_permission_that_a_role_gets_while_a_model_takes_it_away_stays() {
+    let server = Server::start().await;
+    let mut operator = server.operator();
+    put(&mut operator, billing()).await.unwrap();
+    let acme = operator.create("Acme").await;
+    let id = OrganizationId::from_uuid(acme.parse().unwrap());
+    let mut writer = connect(&server.database).await;
+    let mut write = writer.begin().await.unwrap();
+    let organization = organizations::lock(&mut write, id).await.unwrap().unwrap().organization;
+    let insert =
+        "INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
+                                                  create_time, update_time)
+         SELECT bucket, id, 'org:auditor', '', '', '{billing.pay}', revision + 1, now(), now() FROM organizations
+         WHERE id = $1";
+    sqlx::query(insert).bind(id.as_uuid()).execute(&mut *write).await.unwrap();
+    let role = ChangeDetail::Role {
+        name: name("org:auditor"),
+        permissions: Some(vec!["billing.pay".to_owned()]),
+        replaced_by: None,
+    };
+    let (revision, kind) = (organization.revision + 1, organization.kind);
+    let entry = LogEntry { organization: id, kind, revision, detail: role };
+    organizations::set_revision(&mut write, id, revision).await.unwrap();
+    log::append(&mut write, id.bucket(), &[entry]).await.unwrap();
+
+    let without = json!({ "permissions": [{ "name": "billing.read" }] });
+    let mut backend = operator.clone();
+    let applied = tokio::spawn(async move { put(&mut backend, without).await });
+    until_waiting(&server.database, 1).await;
+    write.commit().await.unwrap();
+    let status = applied.await.unwrap().unwrap_err();
+    assert_eq!((metadata(&status, "permissions"), metadata(&status, "roles")), ("billing.pay".into(), "1".into()));
+    assert_refused(Err::<(), _>(status), Code::FailedPrecondition, "PERMISSION_IN_USE");
 }
 
 #[tokio::test]
@@ -308,7 +349,7 @@ async fn nothing_custom_is_accepted_until_roles_are_enabled() {
     assert!(!present(&mut operator).await.roles_enabled);
     let dry = pb::EnableRolesRequest { validate_only: true, ..Default::default() };
     assert!(operator.models.enable_roles(dry).await.unwrap().into_inner().newly_enabled);
-    assert!(server.database.dump().await == before);
+    assert_same(&server.database.dump().await, &before);
     let refused =
         server.service(&[Scope::Model, Scope::Manage]).models.enable_roles(pb::EnableRolesRequest::default()).await;
     assert_refused(refused, Code::PermissionDenied, "SCOPE_MISSING");

@@ -13,7 +13,7 @@ use roster::store::log::history::{self, LogEvidence};
 use roster::store::log::snapshot::BucketSnapshot;
 use roster::store::log::tail::{self, LogChange, LogPosition};
 use roster::store::log::{self, AppendedRows, replay};
-use roster::store::usage::{self, PermissionUsage, RoleUsage};
+use roster::store::usage::{self, CountLimits, PermissionUsage, RoleUsage};
 use roster::store::{StoreError, memberships};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -29,6 +29,7 @@ async fn apply(database: &Database, model: &Value, roles: &[DeploymentRoleRow]) 
     access_model::lock(&mut transaction).await.unwrap();
     let at = access_model::apply(&mut transaction, model, roles, &cause()).await.unwrap();
     access_model::delete_roles(&mut transaction, roles).await.unwrap();
+    access_model::write_to_heads(&mut transaction, at).await.unwrap();
     transaction.commit().await.unwrap();
     at
 }
@@ -83,7 +84,8 @@ async fn an_applied_model_is_the_present_one_a_revision_and_the_table_of_roles()
             create_time: at.write_time,
         };
         assert_eq!(access_model::revision(&mut connection, revision).await.unwrap(), Some(expected));
-        let heads = "SELECT count(*) FROM log_heads WHERE model_revision = (SELECT revision FROM access_model)";
+        let heads = "SELECT count(*) FROM log_heads
+            WHERE (model_revision, model_time) = (SELECT revision, write_time FROM access_model)";
         assert_eq!(database.count(heads).await, 256);
     }
     for unknown in [-1, 0, 5, i64::MAX] {
@@ -111,7 +113,7 @@ async fn a_model_is_applied_after_the_writes_before_it_and_sees_them() {
     let database = database().await;
     let mut writer = connect(&database).await;
     let mut write = writer.begin().await.unwrap();
-    assert_eq!(assign(&mut write, "clerk").await.unwrap().model_revision, 0);
+    assert_eq!(assign(&mut write, "clerk").await.unwrap().model, BucketPosition::start(MODEL_BUCKET));
     let url = database.url.clone();
     let applying = tokio::spawn(async move {
         let mut connection = PgConnection::connect(&url).await.unwrap();
@@ -137,7 +139,7 @@ async fn a_model_waits_for_a_write_that_changes_no_role_it_takes_away() {
     let mut writer = connect(&database).await;
     let mut write = writer.begin().await.unwrap();
     let appended = log::append(&mut write, 255, &[LogEntry { ..entry(None) }]).await;
-    assert_eq!(appended.unwrap().model_revision, 0);
+    assert_eq!(appended.unwrap().model, BucketPosition::start(MODEL_BUCKET));
     let applied = tokio::spawn({
         let database = database.clone();
         async move { apply(&database, &json!({}), &[of_all_kinds("auditor"), of_all_kinds("clerk")]).await }
@@ -164,14 +166,15 @@ async fn a_write_after_a_model_sees_its_revision_or_fails_for_the_want_of_the_ro
         access_model::lock(&mut transaction).await.unwrap();
         let kind = kind.map(|kind| Kind::parse(kind).unwrap());
         let roles = [DeploymentRoleRow { kind, ..of_all_kinds("auditor") }];
-        access_model::apply(&mut transaction, &json!({}), &roles, &cause()).await.unwrap();
+        let at = access_model::apply(&mut transaction, &json!({}), &roles, &cause()).await.unwrap();
+        access_model::write_to_heads(&mut transaction, at).await.unwrap();
         let url = database.url.clone();
         let writing = tokio::spawn(async move {
             let mut connection = PgConnection::connect(&url).await.unwrap();
             let mut transaction = connection.begin().await.unwrap();
             let appended = assign(&mut transaction, role).await;
             transaction.rollback().await.unwrap();
-            appended.map(|appended| appended.model_revision)
+            appended.map(|appended| appended.model.position)
         });
         until_waiting(&database, 1).await;
         access_model::delete_roles(&mut transaction, &roles).await.unwrap();
@@ -229,7 +232,7 @@ async fn add_two(database: &Database, user: &str) -> bool {
     }
     for bucket in [1, 2] {
         let appended = log::append(&mut transaction, bucket, &[entry(Some(role.clone()))]).await.unwrap();
-        if appended.model_revision != model.revision {
+        if appended.model != model.at().in_bucket(MODEL_BUCKET) {
             return false;
         }
     }
@@ -249,6 +252,7 @@ async fn toggle_clerk(database: &Database) {
         assert_eq!(at.position, revision + 1);
         if usage::deployment_roles(&mut transaction, &[name("clerk")], 0).await.unwrap()[0].members == 0 || !is_there {
             access_model::delete_roles(&mut transaction, &roles).await.unwrap();
+            access_model::write_to_heads(&mut transaction, at).await.unwrap();
             return transaction.commit().await.unwrap();
         }
         transaction.rollback().await.unwrap();
@@ -424,45 +428,39 @@ async fn uses_are_counted_up_to_a_bound_and_estimated_beyond() {
          FROM organizations, generate_series(1, 200) n WHERE bucket = 1",
     )
     .await;
-    for has_statistics in [false, true] {
-        if has_statistics {
-            run(&database, "ANALYZE memberships; ANALYZE organizations; ANALYZE organization_roles").await;
-        }
-        let exact = usage::deployment_roles(&mut connection, &roles[..1], 550).await.unwrap();
-        assert_eq!(exact, [usage(550, 2)]);
-        let estimate = usage::deployment_roles(&mut connection, &roles, 549).await.unwrap()[0];
-        assert_eq!(estimate, RoleUsage { is_estimate: true, ..usage(550, 2) });
-        let estimate = usage::deployment_roles(&mut connection, &roles, 99).await.unwrap()[0];
-        let expected = if has_statistics { usage(550, 5) } else { usage(100, 1) };
-        assert_eq!(estimate, RoleUsage { is_estimate: true, ..expected });
+    let exact = usage::deployment_roles(&mut connection, &roles, 550).await.unwrap();
+    assert_eq!(exact, [usage(550, 2), usage(0, 0), usage(1, 1)]);
+    let more = usage::deployment_roles(&mut connection, &roles[..1], 549).await.unwrap();
+    assert_eq!(more, [RoleUsage { is_estimate: true, ..usage(550, 2) }]);
+    for (kind, most, expected) in [
+        ("team", 1, usage(500, 1)),
+        ("organization", 1, usage(50, 1)),
+        ("other", 2, usage(550, 2)),
+        ("other", 1, RoleUsage { is_estimate: true, ..usage(550, 2) }),
+    ] {
+        let kind = Kind::parse(kind).unwrap();
+        let outside = usage::deployment_role_outside(&mut connection, &roles[0], &kind, most).await.unwrap();
+        assert_eq!(outside, expected);
+    }
 
-        for (kind, most, expected) in [
-            ("team", 1, usage(500, 1)),
-            ("organization", 1, usage(50, 1)),
-            ("other", 2, usage(550, 2)),
-            ("other", 1, RoleUsage { is_estimate: true, ..usage(550, 2) }),
-        ] {
-            let kind = Kind::parse(kind).unwrap();
-            let outside = usage::deployment_role_outside(&mut connection, &roles[0], &kind, most).await.unwrap();
-            assert_eq!(outside, expected);
-        }
-
-        // Eve has a role of her organization in Acme, and bob is an auditor there.
-        for (role, most_bytes, expected) in [
-            (RoleName::ADMIN, i64::MAX, usage(2, 2)),
-            (RoleName::MEMBER, i64::MAX, usage(2, 1)),
-            (RoleName::ADMIN, 0, RoleUsage { is_estimate: has_statistics, ..usage(2, 2) }),
-        ] {
-            assert_eq!(usage::built_in_role(&mut connection, &role, most_bytes).await.unwrap(), expected);
-        }
-
-        let words = ["billing.pay", "billing.read", "billing.fly"].map(str::to_owned);
-        let permission = |roles, organizations| PermissionUsage { roles, organizations, is_estimate: false };
-        let used = usage::permissions(&mut connection, &words, 203).await.unwrap();
-        assert_eq!(used, [permission(200, 1), permission(203, 2), permission(0, 0)]);
-        let estimate = usage::permissions(&mut connection, &words, 99).await.unwrap()[0];
-        let expected = if has_statistics { permission(200, 2) } else { permission(100, 1) };
-        assert_eq!(estimate, PermissionUsage { is_estimate: true, ..expected });
+    // A small table is read in full. Eve has a role of her organization in Acme, and bob is an auditor there.
+    let small = CountLimits { rows_of_each: 0, rows: 0, table_bytes: i64::MAX };
+    let every = [roles.as_slice(), &[RoleName::ADMIN, RoleName::MEMBER]].concat();
+    let expected = [usage(550, 2), usage(0, 0), usage(1, 1), usage(2, 2), usage(2, 1)];
+    assert_eq!(usage::roles(&mut connection, &every, &small).await.unwrap(), expected);
+    let words = ["billing.pay", "billing.read", "billing.fly"].map(str::to_owned);
+    let permission = |roles, organizations| PermissionUsage { roles, organizations, is_estimate: false };
+    let expected = [permission(200, 1), permission(203, 2), permission(0, 0)];
+    assert_eq!(usage::permissions(&mut connection, &words, &small).await.unwrap(), expected);
+    // Nothing of a large table is read, so the indexes count: 200 of each.
+    let large = CountLimits { rows_of_each: 200, rows: 1_000, table_bytes: 0 };
+    let counted = usage::permissions(&mut connection, &words, &large).await.unwrap();
+    assert_eq!((counted[0], counted[2]), (permission(200, 1), permission(0, 0)));
+    assert_eq!((counted[1].roles, counted[1].is_estimate), (201, true));
+    let counted = usage::roles(&mut connection, &every, &large).await.unwrap();
+    assert_eq!(counted[1..3], [usage(0, 0), usage(1, 1)]);
+    for (index, members) in [(0, 201), (3, 0)] {
+        assert_eq!((counted[index].members, counted[index].is_estimate), (members, true));
     }
     let organizations = async |connection: &mut PgConnection, after, most| {
         usage::organizations_with(connection, &roles[0], after, most).await.unwrap()
