@@ -200,8 +200,8 @@ pub enum Refusal {
     RolesNotEnabled,
     /// Members hold roles that the change removes or takes from them.
     #[error(
-        "members hold roles that the change takes away ({}): name replacements, in an access model for at most 10 000 \
-         members in all, or give the members other roles first",
+        "members hold roles that the change takes away ({}): name replacements, or give the members other roles \
+         first",
         uses(roles, members)
     )]
     RoleInUse {

@@ -1,8 +1,8 @@
 //! What the roles of a deployment hold, at one revision of its access model.
 
-use super::access_model::{AccessModel, PermissionName};
+use super::access_model::{AccessModel, PermissionName, ReplacedRoles};
 use super::role::{ADMIN_PERMISSIONS, MEMBER_PERMISSIONS, built_in_permissions};
-use super::{Kind, Permission, PermissionSet, Role, RoleName};
+use super::{Kind, Permission, PermissionSet, Role, RoleName, RoleView};
 use std::collections::HashMap;
 
 /// The roles of the deployment with what they hold, resolved from an access model. Roles of organizations are not in it.
@@ -15,6 +15,8 @@ pub struct RoleTable {
     roles: HashMap<RoleName, RoleTableEntry>,
     /// What `member` and `admin` hold, as in `roles`. Most members hold one of them.
     built_in: [Option<PermissionSet>; 2],
+    /// Removed roles whose members move to one of `roles`.
+    replaced: ReplacedRoles,
     /// The permissions that the model declares, and roster's own.
     declared: PermissionSet,
     /// Roster's own permissions that roles of organizations may hold.
@@ -71,7 +73,13 @@ impl RoleTable {
     ) -> Self {
         let permissions = |name: RoleName| roles.get(&name).and_then(|role| role.permissions.clone());
         let built_in = [permissions(RoleName::MEMBER), permissions(RoleName::ADMIN)];
-        Self { revision, roles, built_in, declared, delegable }
+        Self { revision, roles, built_in, replaced: ReplacedRoles::default(), declared, delegable }
+    }
+
+    /// The table with removed roles whose members still move.
+    #[must_use]
+    pub fn with_replaced(self, replaced: ReplacedRoles) -> Self {
+        Self { replaced, ..self }
     }
 
     /// The table without an access model.
@@ -85,7 +93,8 @@ impl RoleTable {
     pub fn unreadable(revision: i64) -> Self {
         let declared = Permission::RESERVED.iter().copied().collect();
         let (roles, built_in) = (HashMap::new(), [None, None]);
-        Self { revision, roles, built_in, declared, delegable: PermissionSet::NONE }
+        let (replaced, delegable) = (ReplacedRoles::default(), PermissionSet::NONE);
+        Self { revision, roles, built_in, replaced, declared, delegable }
     }
 
     /// Whether the access model changes what `admin` or `member` hold.
@@ -102,8 +111,14 @@ impl RoleTable {
         self.revision
     }
 
-    /// The permissions of a role of the deployment, or of `owner`. `None` if this table does not have the role, or this
-    /// process does not know what it holds.
+    /// The role that replaces a removed one whose members still move; `None` for any other role.
+    #[must_use]
+    pub fn replacement(&self, name: &RoleName) -> Option<&RoleName> {
+        self.replaced.get(name)
+    }
+
+    /// The permissions of a role of the deployment, or of `owner`. A removed role holds what its replacement holds. `None`
+    /// if this table does not have the role, or this process does not know what it holds.
     #[must_use]
     pub fn permissions(&self, name: &RoleName) -> Option<&PermissionSet> {
         const OWNER: &PermissionSet = &PermissionSet::EVERYTHING;
@@ -112,21 +127,32 @@ impl RoleTable {
             "member" => member.as_ref(),
             "admin" => admin.as_ref(),
             "owner" => Some(OWNER),
-            _ => self.roles.get(name)?.permissions.as_ref(),
+            _ => {
+                let role = self.roles.get(name).or_else(|| self.roles.get(self.replacement(name)?));
+                role?.permissions.as_ref()
+            }
         }
     }
 
-    /// Whether the deployment has the role, also if this process does not know what it holds. `false` for roles of
-    /// organizations.
+    /// Whether the deployment has the role, or members who still have it, also if this process does not know what it holds.
+    /// `false` for roles of organizations.
     #[must_use]
     pub fn has(&self, name: &RoleName) -> bool {
-        *name == RoleName::OWNER || self.roles.contains_key(name)
+        *name == RoleName::OWNER || self.roles.contains_key(name) || self.replacement(name).is_some()
     }
 
-    /// The role with this name as a membership holds it. Unknown if it is not in this table.
+    /// The role with this name as a membership holds it: a removed role is its replacement. Unknown if it is not in this
+    /// table.
     #[must_use]
     pub fn role(&self, name: RoleName) -> Role {
-        Role { permissions: self.permissions(&name).cloned(), name }
+        let permissions = self.permissions(&name).cloned();
+        Role { permissions, name: self.replacement(&name).cloned().unwrap_or(name) }
+    }
+
+    /// As [`Self::role`], lent.
+    #[must_use]
+    pub fn view<'t>(&'t self, name: &'t RoleName) -> RoleView<'t> {
+        RoleView { name: self.replacement(name).unwrap_or(name), permissions: self.permissions(name) }
     }
 
     /// Whether organizations of this kind have the role. `false` for `owner` and for roles of organizations.

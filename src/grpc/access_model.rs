@@ -38,6 +38,7 @@ impl AccessModelService for Api {
         respond(pb::ApplyAccessModelResponse {
             plan: Some(plan(&result.answer)),
             consistency_token: result.token,
+            roles_moving_later: result.answer.moving.iter().map(ToString::to_string).collect(),
             etag: result.answer.etag,
             moved_members: i32::try_from(result.answer.moved).unwrap_or(i32::MAX),
         })

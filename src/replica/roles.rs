@@ -1,7 +1,7 @@
 //! The roles of the deployment in memory, and their refresh from the primary.
 
 use super::{Replica, ReplicaState};
-use crate::domain::access_model::AccessModel;
+use crate::domain::access_model::{AccessModel, ReplacedRoles};
 use crate::domain::ids::MODEL_BUCKET;
 use crate::domain::{BucketPosition, RoleTable};
 use crate::replica::limits;
@@ -33,7 +33,7 @@ pub(super) fn published(at: LogPosition, model: &Value) -> PublishedRoles {
         return PublishedRoles::built_in();
     }
     let table = match AccessModel::from_stored(model) {
-        Ok(model) => RoleTable::new(at.position, &model),
+        Ok(parsed) => RoleTable::new(at.position, &parsed).with_replaced(ReplacedRoles::from_stored(model)),
         Err(error) => {
             tracing::error!(
                 revision = at.position,

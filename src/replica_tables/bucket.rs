@@ -287,9 +287,7 @@ impl Bucket {
     /// The role that a slot of the organization names.
     fn role<'t>(&'t self, organization: OrganizationId, code: RoleCode, roles: &'t RoleTable) -> RoleView<'t> {
         let role = match (code.deployment_number(), code.organization_place()) {
-            (Some(number), _) => {
-                self.role_names.name(number).map(|name| RoleView { name, permissions: roles.permissions(name) })
-            }
+            (Some(number), _) => self.role_names.name(number).map(|name| roles.view(name)),
             (None, Some(place)) => self.roles.get(organization, place, roles),
             (None, None) => None,
         };

@@ -206,32 +206,12 @@ impl Model {
                 (number, ChangeDetail::Membership { user: user(member), role: role.map(Role::read) })
             }
             Step::Role { number, name, words } => {
-                let key = (number, ORGANIZATION_ROLES[name]);
-                let is_held =
-                    self.members.iter().any(|((other, _), role)| (*other, *role) == key) || self.has_replaced(key);
-                let is_replaced = matches!(self.roles.get(&key), Some(OwnRole::ReplacedBy(_)));
-                let is_refused = if words.is_none() { is_held } else { is_replaced };
-                if !self.organizations.contains_key(&number) || is_refused {
-                    return;
-                }
-                match words {
-                    Some(words) => drop(self.roles.insert(key, OwnRole::Defined(WORDS[words]))),
-                    None => drop(self.roles.remove(&key)),
-                }
-                let permissions = words.map(|words| WORDS[words].iter().map(ToString::to_string).collect());
-                let name = RoleName::from_stored(key.1);
-                (number, ChangeDetail::Role { name, permissions, replaced_by: None })
+                let Some(detail) = self.change_role((number, ORGANIZATION_ROLES[name]), words) else { return };
+                (number, detail)
             }
             Step::Replace { number, name, by } => {
-                let key = (number, ORGANIZATION_ROLES[name]);
-                let exists = |key| matches!(self.roles.get(&key), Some(OwnRole::Defined(_)));
-                let can_replace = !by.starts_with("org:") || (by != key.1 && exists((number, by)));
-                if !exists(key) || !can_replace || self.has_replaced(key) {
-                    return;
-                }
-                self.roles.insert(key, OwnRole::ReplacedBy(by));
-                let (name, replaced_by) = (RoleName::from_stored(key.1), Some(RoleName::from_stored(by)));
-                (number, ChangeDetail::Role { name, permissions: Some(Vec::new()), replaced_by })
+                let Some(detail) = self.replace_role((number, ORGANIZATION_ROLES[name]), by) else { return };
+                (number, detail)
             }
             Step::Unknown { number } => {
                 if self.purged.contains(&number) {
@@ -249,6 +229,34 @@ impl Model {
         for _ in 0..2 {
             tables.apply(std::iter::once((position, &entry)), at(id(number).bucket(), position));
         }
+    }
+
+    /// Defines, changes or deletes a role, if that is possible.
+    fn change_role(&mut self, key: (u128, &'static str), words: Option<usize>) -> Option<ChangeDetail> {
+        let is_held = self.members.iter().any(|((other, _), role)| (*other, *role) == key) || self.has_replaced(key);
+        let is_replaced = matches!(self.roles.get(&key), Some(OwnRole::ReplacedBy(_)));
+        let is_refused = if words.is_none() { is_held } else { is_replaced };
+        if !self.organizations.contains_key(&key.0) || is_refused {
+            return None;
+        }
+        match words {
+            Some(words) => drop(self.roles.insert(key, OwnRole::Defined(WORDS[words]))),
+            None => drop(self.roles.remove(&key)),
+        }
+        let permissions = words.map(|words| WORDS[words].iter().map(ToString::to_string).collect());
+        Some(ChangeDetail::Role { name: RoleName::from_stored(key.1), permissions, replaced_by: None })
+    }
+
+    /// Replaces a role by another one, if that is possible.
+    fn replace_role(&mut self, key: (u128, &'static str), by: &'static str) -> Option<ChangeDetail> {
+        let exists = |key| matches!(self.roles.get(&key), Some(OwnRole::Defined(_)));
+        let can_replace = !by.starts_with("org:") || (by != key.1 && exists((key.0, by)));
+        if !exists(key) || !can_replace || self.has_replaced(key) {
+            return None;
+        }
+        self.roles.insert(key, OwnRole::ReplacedBy(by));
+        let (name, replaced_by) = (RoleName::from_stored(key.1), Some(RoleName::from_stored(by)));
+        Some(ChangeDetail::Role { name, permissions: Some(Vec::new()), replaced_by })
     }
 
     /// Whether a role is the replacement of another one.

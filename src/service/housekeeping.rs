@@ -5,10 +5,12 @@ use super::organizations::PurgeIfDue;
 use super::roles::replacement::MovePart;
 use super::write::Meta;
 use super::{Roster, ServiceError};
-use crate::domain::OrganizationId;
+use crate::domain::{OrganizationId, RoleName};
 use crate::service::limits;
 use crate::store::log::partitions::{self, PartitionedTable};
-use crate::store::{StoreError, folded_names, invitations, organization_roles, organizations, quotas, requests};
+use crate::store::{
+    StoreError, access_model, folded_names, invitations, organization_roles, organizations, quotas, requests, usage,
+};
 use sqlx::PgConnection;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -68,8 +70,8 @@ impl Roster {
     /// Moves members of deleted roles to the roles that replace these, a part of each role in turn.
     async fn move_members(&self, report: &mut TidyReport) -> Result<(), ServiceError> {
         let mut connection = self.pool.acquire().await?;
-        let outcome = organization_roles::to_move(&mut connection, limits::TIDY_MOVED_ROLES).await;
-        let mut open = VecDeque::from(connection.finish(outcome)?);
+        let outcome = roles_to_move(&mut connection).await;
+        let mut open = connection.finish(outcome)?;
         for _ in 0..limits::TIDY_MOVED_PARTS {
             let Some((organization, role)) = open.pop_front() else { break };
             let meta = Meta::own(Instant::now() + crate::store::limits::STATEMENT);
@@ -95,6 +97,20 @@ impl Roster {
         let outcome = organizations::due_for_purge(&mut connection, limits::TIDY_ORGANIZATIONS).await;
         Ok(connection.finish(outcome)?)
     }
+}
+
+/// The deleted roles with the organizations whose members still have them. Deletes removed roles of the deployment that no
+/// member has any more.
+async fn roles_to_move(connection: &mut PgConnection) -> Result<VecDeque<(OrganizationId, RoleName)>, StoreError> {
+    let mut open = VecDeque::from(organization_roles::to_move(connection, limits::TIDY_MOVED_ROLES).await?);
+    for role in access_model::replaced_roles(connection).await? {
+        let organizations = usage::organizations_with(connection, &role.name, None, limits::TIDY_MOVED_ROLES).await?;
+        if organizations.is_empty() {
+            access_model::delete_replaced_role(connection, &role.name).await?;
+        }
+        open.extend(organizations.into_iter().map(|organization| (organization, role.name.clone())));
+    }
+    Ok(open)
 }
 
 /// Deletes invitations, stored answers and quota windows that are older than their retention.

@@ -119,12 +119,35 @@ pub async fn deployment_roles(connection: &mut PgConnection) -> Result<Vec<Deplo
         .collect())
 }
 
+/// Reads the removed roles of the deployment whose members still move to another role, by name.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn replaced_roles(connection: &mut PgConnection) -> Result<Vec<DeploymentRoleRow>, StoreError> {
+    let roles = deployment_roles(connection).await?;
+    Ok(roles.into_iter().filter(|role| role.replaced_by.is_some()).collect())
+}
+
+/// Deletes a removed role, unless a member still holds it. Returns whether it was deleted.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn delete_replaced_role(connection: &mut PgConnection, name: &RoleName) -> Result<bool, StoreError> {
+    let result = sqlx::query!(
+        "DELETE FROM deployment_roles
+         WHERE name = $1 AND replaced_by IS NOT NULL
+           AND NOT EXISTS (SELECT FROM memberships WHERE deployment_role = $1)",
+        name.as_str(),
+    );
+    Ok(result.execute(connection).await?.rows_affected() == 1)
+}
+
 /// Stores the next model and its revision, and inserts and updates the roles of the deployment. Returns the end of the
 /// model's change log.
 ///
-/// Waits for every transaction that assigns one of the roles that are not in `roles`, or that become roles of one kind.
-/// Those roles stay locked: no write can assign them until this transaction ends. [`delete_roles`] deletes the former. The
-/// caller holds the lock of the model.
+/// Waits for every transaction that assigns one of the roles that are not in `roles`, that become roles of one kind, or that
+/// are replaced from now on. Those roles stay locked: no write can assign them until this transaction ends.
+/// [`delete_roles`] deletes the former. The caller holds the lock of the model.
 ///
 /// # Errors
 /// If Postgres does not answer, or a lock is not granted in time.
@@ -143,11 +166,13 @@ pub async fn apply(
     // A role that is assigned has a lock FOR KEY SHARE of the foreign key.
     sqlx::query!(
         "SELECT r.name FROM deployment_roles r
-         LEFT JOIN unnest($1::text[], $2::text[]) AS q (name, kind) ON q.name = r.name
+         LEFT JOIN unnest($1::text[], $2::text[], $3::text[]) AS q (name, kind, replaced_by) ON q.name = r.name
          WHERE q.name IS NULL OR q.kind <> r.kind OR (q.kind IS NOT NULL AND r.kind IS NULL)
+            OR (q.replaced_by IS NOT NULL AND r.replaced_by IS NULL)
          ORDER BY r.name FOR UPDATE OF r",
         &names,
         &kinds as &[Option<String>],
+        &replacements as &[Option<String>],
     )
     .fetch_all(&mut *connection)
     .await?;

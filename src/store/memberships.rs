@@ -133,8 +133,9 @@ pub async fn get(
 ) -> Result<Option<Membership>, StoreError> {
     Ok(membership_query!(
         "SELECT",
-        "r.replaced_by, (m.user_id = o.owner_id) AS is_owner
+        "coalesce(r.replaced_by, d.replaced_by) AS replaced_by, (m.user_id = o.owner_id) AS is_owner
          FROM memberships m JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
+         LEFT JOIN deployment_roles d ON d.name = m.deployment_role
          LEFT JOIN organization_roles r
              ON r.bucket = m.bucket AND r.organization_id = m.organization_id AND r.name = m.organization_role
          WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = $3",
@@ -278,16 +279,17 @@ pub async fn list(
     let rows = membership_query!(
         record
         "SELECT",
-        "r.replaced_by, (m.user_id = o.owner_id) AS is_owner, u.state AS user_state, u.deactivated_by_operator, u.email,
-         u.email_verified, u.display_name, u.profile_issued_at, u.revision AS user_revision,
-         u.create_time AS user_create_time, u.update_time AS user_update_time, m.has_next
+        "coalesce(r.replaced_by, d.replaced_by) AS replaced_by, (m.user_id = o.owner_id) AS is_owner, m.has_next,
+         u.state AS user_state, u.deactivated_by_operator, u.email, u.email_verified, u.display_name, u.profile_issued_at,
+         u.revision AS user_revision, u.create_time AS user_create_time, u.update_time AS user_update_time
          FROM organizations o
          CROSS JOIN LATERAL (
              SELECT array(
                  SELECT name FROM unnest($4::text[]) AS name EXCEPT
                  SELECT name FROM organization_roles
-                 WHERE bucket = $1 AND organization_id = $2 AND replaced_by IS NOT NULL
-                 UNION
+                 WHERE bucket = $1 AND organization_id = $2 AND replaced_by IS NOT NULL EXCEPT
+                 SELECT name FROM deployment_roles WHERE replaced_by IS NOT NULL UNION
+                 SELECT name FROM deployment_roles WHERE replaced_by = ANY ($4) UNION
                  SELECT name FROM organization_roles
                  WHERE bucket = $1 AND organization_id = $2 AND replaced_by = ANY ($4)) AS roles) wanted
          CROSS JOIN LATERAL (
@@ -309,6 +311,7 @@ pub async fn list(
              WHERE coalesce(t.text_before, 0) < $7) m
          CROSS JOIN LATERAL (
              SELECT * FROM users WHERE user_bucket = user_bucket_of(m.user_id) AND id = m.user_id OFFSET 0) u
+         LEFT JOIN LATERAL (SELECT replaced_by FROM deployment_roles WHERE name = m.deployment_role OFFSET 0) d ON true
          LEFT JOIN LATERAL (
              SELECT replaced_by FROM organization_roles
              WHERE bucket = $1 AND organization_id = $2 AND name = m.organization_role OFFSET 0) r ON true

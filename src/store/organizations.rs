@@ -410,7 +410,7 @@ pub async fn list_of_user(
     let rows = organization_query!(
         record
         "SELECT",
-        r#", coalesce(r.replaced_by, o.role) AS "role!", o.has_next
+        r#", coalesce(r.replaced_by, d.replaced_by, o.role) AS "role!", o.has_next
          FROM (
              SELECT * FROM (
                  SELECT s.*, sum(octet_length(s.attributes::text)) OVER before AS text_before
@@ -418,7 +418,7 @@ pub async fn list_of_user(
                      SELECT p.*, sum(pg_column_size(p.attributes || '{}')) OVER before AS stored_before,
                             lead(true) OVER (ORDER BY p.bucket, p.id) AS has_next
                      FROM (
-                         SELECT found.*, m.role, m.organization_role FROM memberships m
+                         SELECT found.*, m.role, m.organization_role, m.deployment_role FROM memberships m
                          CROSS JOIN LATERAL (
                              SELECT * FROM organizations
                              WHERE bucket = m.bucket AND id = m.organization_id AND delete_time IS NULL
@@ -431,6 +431,8 @@ pub async fn list_of_user(
                  WHERE coalesce(s.stored_before, 0) < $7
                  WINDOW before AS (ORDER BY s.bucket, s.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) t
              WHERE coalesce(t.text_before, 0) < $8) o
+         LEFT JOIN LATERAL (
+             SELECT replaced_by FROM deployment_roles WHERE name = o.deployment_role OFFSET 0) d ON true
          LEFT JOIN LATERAL (
              SELECT replaced_by FROM organization_roles
              WHERE bucket = o.bucket AND organization_id = o.id AND name = o.organization_role OFFSET 0) r ON true

@@ -20,6 +20,7 @@ pub mod parts;
 pub mod patch;
 pub mod permission_name;
 pub mod plan;
+mod replaced;
 mod stored;
 mod summary;
 #[cfg(all(test, feature = "server"))]
@@ -30,6 +31,7 @@ mod validate;
 pub use parts::{ModelParts, PermissionParts, RoleParts};
 pub use permission_name::PermissionName;
 pub use plan::{Difference, ModelPlan};
+pub use replaced::ReplacedRoles;
 pub use text::{Description, Title};
 
 use crate::domain::{Kind, RoleName};

@@ -7,7 +7,7 @@
 
 use super::{AppliedModel, ApplyModel, effects};
 use crate::domain::access_model::plan::RoleChange;
-use crate::domain::access_model::{AccessModel, ModelPlan};
+use crate::domain::access_model::{AccessModel, ModelPlan, ReplacedRoles};
 use crate::domain::{Kind, Organization, OrganizationId, Refusal, RoleName};
 use crate::service::write::Change;
 use crate::service::write::preconditions::check_etag;
@@ -18,11 +18,25 @@ use crate::store::StoreError;
 use crate::store::access_model::{self, DeploymentRoleRow, StoredModel};
 use crate::store::organization_roles;
 use crate::store::usage::{self, PermissionUsage};
+use serde_json::Value;
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 
 /// The organizations whose members move, locked, in the order of their locks.
 type LockedOrganizations = BTreeMap<(i16, OrganizationId), Organization>;
+
+/// The members who are to move.
+struct Moves {
+    organizations: LockedOrganizations,
+    /// The removed roles whose members move after this change.
+    later: Vec<DeploymentRoleRow>,
+}
+
+/// The document to store: the model, and the removed roles whose members still move.
+fn document(model: &AccessModel, replaced: &[DeploymentRoleRow]) -> Value {
+    let roles = replaced.iter().filter_map(|role| Some((role.name.clone(), role.replaced_by.clone()?)));
+    roles.collect::<ReplacedRoles>().add_to(model.to_stored())
+}
 
 impl Change for ApplyModel {
     type Place = StoredModel;
@@ -55,11 +69,17 @@ impl Change for ApplyModel {
             return Ok(applied);
         }
         check_permissions(withdrawn)?;
-        let mut organizations = self.lock_organizations(tx, &plan).await?;
-        let roles = deployment_roles(&self.model);
-        applied.etag = tx.apply_model(&self.model.to_stored(), &roles).await?.to_string();
-        applied.moved = self.move_members(tx, &plan, &mut organizations).await?;
-        check_roles(tx.connection, &plan).await?;
+        let mut replaced = access_model::replaced_roles(tx.connection).await?;
+        self.check_names(&replaced)?;
+        let Moves { mut organizations, later } = self.lock_organizations(tx, &plan).await?;
+        replaced.extend(later.iter().cloned());
+        let mut roles = deployment_roles(&self.model);
+        roles.extend(replaced.iter().cloned());
+        applied.etag = tx.apply_model(&document(&self.model, &replaced), &roles).await?.to_string();
+        self.check_kinds(tx.connection, &later).await?;
+        applied.moved = self.move_members(tx, &plan, &mut organizations, &later).await?;
+        applied.moving = later.into_iter().map(|role| role.name).collect();
+        check_roles(tx.connection, &plan, &replaced).await?;
         access_model::delete_roles(tx.connection, &roles).await?;
         Ok(applied)
     }
@@ -99,17 +119,46 @@ impl ApplyModel {
         changes.map(|(change, new)| (&change.name, change.after.as_ref().and_then(|role| role.kind.as_ref()), new))
     }
 
-    /// Locks the organizations with members who are to move.
-    async fn lock_organizations(
+    /// Refuses a role with the name of a removed one whose members still move.
+    fn check_names(&self, replaced: &[DeploymentRoleRow]) -> Result<(), Refusal> {
+        let Some(role) = replaced.iter().find(|role| self.model.role(role.name.as_str()).is_some()) else {
+            return Ok(());
+        };
+        let sentence = format!("the members of a removed role {} are still moving: define the role later", role.name);
+        Err(Refusal::field("model.roles", sentence))
+    }
+
+    /// Refuses replacements that do not exist for the kind of each organization whose members move later.
+    async fn check_kinds(
         &self,
-        tx: &mut UnitOfWork<'_>,
-        plan: &ModelPlan,
-    ) -> Result<LockedOrganizations, ServiceError> {
-        let mut ids = Vec::new();
-        for (former, kept, _) in self.moves(plan) {
+        connection: &mut PgConnection,
+        later: &[DeploymentRoleRow],
+    ) -> Result<(), ServiceError> {
+        for DeploymentRoleRow { name, replaced_by, .. } in later {
+            let new = replaced_by.as_ref().and_then(|new| self.model.role(new.as_str()));
+            let Some(kind) = new.and_then(|new| new.kind.as_ref()) else { continue };
+            if usage::deployment_role_outside(connection, name, kind, 0).await?.members > 0 {
+                let sentence =
+                    format!("the replacement exists for the kind {} only, and others have such members", kind.as_str());
+                return Err(Refusal::field(format!("replace_roles[{name}]"), sentence).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Locks the organizations with members who are to move. A removed role with more members than one transaction moves
+    /// is replaced at once, and its members move later.
+    async fn lock_organizations(&self, tx: &mut UnitOfWork<'_>, plan: &ModelPlan) -> Result<Moves, ServiceError> {
+        let (mut ids, mut later) = (Vec::new(), Vec::new());
+        for (former, kept, new) in self.moves(plan) {
             let (members, found) = users_of(tx.connection, former, kept).await?;
             if members > limits::MOVED_MEMBERS.into() {
-                return Err(in_use(former, members).into());
+                if kept.is_some() {
+                    return Err(in_use(former, members).into());
+                }
+                let (name, replaced_by) = (former.clone(), Some(new.clone()));
+                later.push(DeploymentRoleRow { name, kind: None, replaced_by });
+                continue;
             }
             ids.extend(found.into_iter().map(|id| (id.bucket(), id)));
         }
@@ -121,7 +170,7 @@ impl ApplyModel {
                 locked.insert((bucket, id), organization);
             }
         }
-        Ok(locked)
+        Ok(Moves { organizations: locked, later })
     }
 
     /// Moves the members of the replaced roles. Returns their number.
@@ -130,9 +179,13 @@ impl ApplyModel {
         tx: &mut UnitOfWork<'_>,
         plan: &ModelPlan,
         organizations: &mut LockedOrganizations,
+        later: &[DeploymentRoleRow],
     ) -> Result<u32, ServiceError> {
         let mut moved = 0;
         for (former, kept, new) in self.moves(plan) {
+            if later.iter().any(|role| role.name == *former) {
+                continue;
+            }
             let (members, found) = users_of(tx.connection, former, kept).await?;
             for id in found {
                 // A member got the role before the heads were locked: the organization must be locked first.
@@ -188,18 +241,29 @@ fn in_use(role: &RoleName, members: i64) -> Refusal {
     Refusal::RoleInUse { roles: vec![role.clone()], members: vec![u64::try_from(members).unwrap_or_default()] }
 }
 
-/// Refuses to take away roles that members still hold.
-async fn check_roles(connection: &mut PgConnection, plan: &ModelPlan) -> Result<(), ServiceError> {
+/// Refuses to take away roles that members still hold, other than those that are replaced.
+async fn check_roles(
+    connection: &mut PgConnection,
+    plan: &ModelPlan,
+    replaced: &[DeploymentRoleRow],
+) -> Result<(), ServiceError> {
     let removed = plan.roles.iter().filter(|change| change.is_removal()).map(|change| change.name.clone());
     let held = usage::held_roles(connection, &removed.collect::<Vec<_>>()).await?;
-    let is_held = |change: &&RoleChange| held.contains(&change.name) || change.is_taken_from_a_kind();
+    let replaces = |change: &RoleChange| replaced.iter().any(|role| role.replaced_by.as_ref() == Some(&change.name));
+    let is_held = |change: &&RoleChange| {
+        held.contains(&change.name) || change.is_taken_from_a_kind() || (change.is_removal() && replaces(change))
+    };
     let (mut roles, mut members) = (Vec::new(), Vec::new());
     for change in plan.roles.iter().filter(is_held) {
         let kept = change.after.as_ref().and_then(|role| role.kind.as_ref());
-        let held = count_members(connection, &change.name, kept).await?.members;
-        // Members of deleted roles of organizations hold it before they move.
+        let is_replaced = replaced.iter().any(|role| role.name == change.name);
+        let mut held = if is_replaced { 0 } else { count_members(connection, &change.name, kept).await?.members };
+        // Members of deleted roles hold it before they move.
         let most = i64::from(limits::MOVED_MEMBERS);
-        let held = held + organization_roles::members_moving_to(connection, &change.name, kept, most).await?;
+        held += organization_roles::members_moving_to(connection, &change.name, kept, most).await?;
+        for former in replaced.iter().filter(|role| role.replaced_by.as_ref() == Some(&change.name)) {
+            held += count_members(connection, &former.name, None).await?.members.max(1);
+        }
         if held > 0 {
             roles.push(change.name.clone());
             members.push(u64::try_from(held).unwrap_or_default());

@@ -62,6 +62,10 @@ pub struct AppliedModel {
     pub etag: String,
     /// The members who got another role.
     pub moved: u32,
+    /// The removed roles with more members than one transaction moves: they hold the replacement from now on, and
+    /// housekeeping moves them.
+    #[serde(default)]
+    pub moving: Vec<RoleName>,
     /// The permissions of the application that differ.
     pub permissions: Vec<PermissionEffect>,
     /// The roles that differ.

@@ -152,10 +152,8 @@ impl Deletion<'_> {
             return Ok(self.outcome(organization.id, 0, false));
         };
         let is_moving = members == most;
-        let moved = match is_moving {
-            true => 0,
-            false => tx.move_members(organization, &name, new, limits::MOVED_MEMBERS).await?,
-        };
+        let moved =
+            if is_moving { 0 } else { tx.move_members(organization, &name, new, limits::MOVED_MEMBERS).await? };
         self.record(tx, organization);
         for role in former {
             tx.replace_role(organization, role, new).await?;

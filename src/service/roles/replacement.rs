@@ -12,12 +12,12 @@ use crate::service::{ServiceError, limits};
 use crate::store::organization_roles;
 use serde::{Deserialize, Serialize};
 
-/// The move of some members of a role. The last part also removes the role.
+/// The move of some members of a role. The last part also removes the role, if it is the organization's own.
 #[derive(Debug, Clone)]
 pub(in crate::service) struct MovePart {
-    /// The organization of the role.
+    /// The organization of the members.
     pub(in crate::service) organization: OrganizationId,
-    /// The deleted role.
+    /// The deleted role, of the organization or of the deployment.
     pub(in crate::service) role: RoleName,
 }
 
@@ -45,12 +45,17 @@ impl Change for MovePart {
     async fn apply(&self, tx: &mut UnitOfWork<'_>, organization: Self::Place) -> Result<MovedPart, ServiceError> {
         // Read again under the lock: the organization may have been purged, and another server may have removed the role.
         let Some(mut organization) = organization else { return Ok(MovedPart::default()) };
-        let stored = organization_roles::get(tx.connection, organization.id, &self.role).await?;
-        let Some(new) = stored.and_then(|role| role.content.replaced_by) else { return Ok(MovedPart::default()) };
+        let new = if self.role.is_of_organization() {
+            let stored = organization_roles::get(tx.connection, organization.id, &self.role).await?;
+            stored.and_then(|role| role.content.replaced_by)
+        } else {
+            tx.roles().replacement(&self.role).cloned()
+        };
+        let Some(new) = new else { return Ok(MovedPart::default()) };
         let most = limits::MOVED_MEMBERS_OF_A_PART;
         let members = tx.move_members(&mut organization, &self.role, &new, most).await?;
         let has_more = members == most;
-        if !has_more {
+        if !has_more && self.role.is_of_organization() {
             tx.delete_role(&organization, &self.role).await?;
         }
         Ok(MovedPart { members, has_more })

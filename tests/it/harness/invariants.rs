@@ -88,8 +88,10 @@ const INVARIANTS: &[(&str, &str)] = &[
     ),
     (
         "in an organization, positions follow revisions",
-        "SELECT count(*) FROM log a JOIN log b ON a.bucket = b.bucket AND a.organization_id = b.organization_id
-         WHERE a.revision < b.revision AND a.position >= b.position",
+        "SELECT count(*) FROM (
+             SELECT revision, lag(revision) OVER (PARTITION BY bucket, organization_id ORDER BY position) AS before
+             FROM log) rows
+         WHERE revision < before",
     ),
     (
         "replaying the log gives the table of memberships",

@@ -215,7 +215,10 @@ async fn more_members_than_one_transaction_moves_are_refused() {
         replace_roles: [("accountant".to_owned(), "member".to_owned())].into(),
         ..apply(json!({}))
     };
-    let refused = operator.models.apply_access_model(request()).await;
+    // A role that stays in the model holds its own permissions, so its members cannot move later.
+    let taken = json!({ "roles": [{ "name": "accountant", "kind": "vendor", "permissions": [] }] });
+    let taken = pb::ApplyAccessModelRequest { model: Some(super::model(taken)), ..request() };
+    let refused = operator.models.apply_access_model(taken).await;
     assert_refused(refused, Code::FailedPrecondition, "ROLE_IN_USE");
     run(&server.database, "DELETE FROM memberships WHERE user_id = 'user-1'").await;
     let mut patient = tonic::Request::new(request());

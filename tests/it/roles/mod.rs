@@ -8,6 +8,7 @@ mod define;
 mod integrity;
 mod migration;
 mod model;
+mod moves;
 mod organization;
 mod races;
 mod replacement;
