@@ -14,8 +14,12 @@
 //!
 //! `tls` compares checks over TLS with the echo over TLS, and counts new connections.
 //!
-//! `ROSTER_BENCH_MEMBERSHIPS` sets the number of memberships, `ROSTER_BENCH_SECONDS` the duration of one measurement,
-//! `ROSTER_BENCH_ROUNDS` the number of rounds.
+//! `permission` asks for permissions that members hold by built-in roles, roles of the deployment and roles of
+//! organizations.
+//!
+//! `ROSTER_BENCH_MEMBERSHIPS` sets the number of memberships, `ROSTER_BENCH_ROLES` the number of organizations with a role of
+//! their own (0 for built-in roles only), `ROSTER_BENCH_SECONDS` the duration of one measurement, `ROSTER_BENCH_ROUNDS` the
+//! number of rounds.
 //!
 //! The program runs in several roles. Without a role it starts Postgres and loads the memberships. Then it starts the program
 //! `roster`, and itself as an echo server and as the load generator, each pinned.
@@ -38,6 +42,8 @@ mod lag;
 mod open_loop;
 #[path = "figures/pages.rs"]
 mod pages;
+#[path = "figures/permission.rs"]
+mod permission;
 #[path = "figures/primary.rs"]
 mod primary;
 #[path = "figures/scale.rs"]
@@ -77,7 +83,8 @@ async fn bench() {
     let is_selected = |name: &str| selected.is_empty() || selected.iter().any(|selected| selected == name);
     let mut rows: Vec<Row> = Vec::new();
     let grpc_go = if is_selected("clients") { clients::build() } else { None };
-    let stage = Stage::new(tool::number("ROSTER_BENCH_MEMBERSHIPS", 1_000_000)).await;
+    let stage =
+        Stage::new(tool::number("ROSTER_BENCH_MEMBERSHIPS", 1_000_000), tool::number("ROSTER_BENCH_ROLES", 0)).await;
     if is_selected("scale") {
         rows.extend(scale::rows(&stage).await);
     }
@@ -114,6 +121,9 @@ async fn bench() {
         if is_selected("pages") {
             rows.extend(pages::rows(&stage, &server).await);
         }
+    }
+    if is_selected("permission") {
+        rows.extend(permission::rows().await);
     }
     if is_selected("primary") {
         rows.extend(primary::rows(&stage));

@@ -13,7 +13,7 @@ use roster::grpc::pb;
 const FEW: u32 = 10_000;
 
 pub(crate) async fn rows(stage: &Stage) -> Vec<Row> {
-    let small = Stage::new(FEW).await;
+    let small = Stage::new(FEW, 0).await;
     let (few, many) = (small.start(), stage.start());
     let first = first_answer(stage, &many).await;
     let loaded = many.until_loaded(stage.size).await;

@@ -67,7 +67,7 @@ impl Stage {
         migrations::migrate(&DatastoreUrl::parse(&url).unwrap()).await.unwrap();
         print_line(&format!("loading {MEMBERSHIPS} memberships"));
         let size = Size::of(MEMBERSHIPS);
-        table::fill(&url, size).await;
+        table::fill(&url, size, 0).await;
         let (user, organization, large) = add_attacker(&url).await;
         let key = SigningKey::generate();
         let jwks = directory.path().join("jwks.json");

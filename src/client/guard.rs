@@ -82,12 +82,16 @@ impl<B, F: Fn(GuardRejection) -> Response<B>> Respond<B> for RespondWith<F> {
 }
 
 impl<E: Fn(&Parts) -> CallSubject> RequirePermission<E> {
-    /// A layer that requires a permission.
+    /// A layer that requires a permission: one of roster's own, or one of the application
+    /// ([`Permission::new`]). While no access model declares it, the guard rejects every request as
+    /// [`GuardRejection::Unavailable`].
     pub fn new(cache: &MembershipCache, permission: Permission, extract: E) -> Self {
         Self::requiring(cache, Question::Permission(permission), extract)
     }
 
-    /// A layer that requires at least this role.
+    /// A layer that requires at least this role, of the deployment or of the organization: every permission that it
+    /// holds. A role of the deployment that the access model does not have rejects every request as
+    /// [`GuardRejection::Unavailable`], and a role that the organization does not have as [`GuardRejection::Denied`].
     pub fn role(cache: &MembershipCache, role: RoleName, extract: E) -> Self {
         Self::requiring(cache, Question::Role(role), extract)
     }

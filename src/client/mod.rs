@@ -7,6 +7,9 @@
 //! * [`RequirePermission`] is a tower layer on top of the cache. It forwards only requests whose user holds a
 //!   permission or a role.
 //!
+//! A check may name any role, and any permission that the access model of the deployment declares:
+//! [`Permission::new`](crate::domain::Permission::new) makes one of the application, such as `billing.refund`.
+//!
 //! Checks and their reasons are those of [`crate::domain::check`]. Every failure is an [`Error`], with the server's
 //! reason if there is one.
 

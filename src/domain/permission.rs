@@ -5,6 +5,7 @@
 //! only grows: equal numbers mean equal words at any time, whatever access model they come from.
 
 use super::Invalid;
+use super::access_model::PermissionName;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -133,6 +134,27 @@ impl Permission {
     /// The number of numbers that are kept for roster's own permissions: one word of a [`super::PermissionSet`].
     pub const RESERVED_NUMBERS: u16 = 64;
 
+    /// The permission with this word, for a program that asks for it: one of roster's own such as `members.add`, or one
+    /// of the application such as `billing.read`. An access model need not declare it yet.
+    ///
+    /// The process keeps every word of the application for its lifetime, and has room for about 65 000. So call this with
+    /// the words that the program knows, at its start, and not with texts from requests.
+    ///
+    /// # Errors
+    /// If the word is neither a permission of roster nor a valid name of the application (see [`PermissionName`]), or if
+    /// the process has no room for another word.
+    pub fn new(word: &str) -> Result<Self, Invalid> {
+        if let Some(known) = Self::find(word) {
+            return Ok(known);
+        }
+        let name = PermissionName::parse(word)?;
+        Self::declare(name.as_str()).ok_or_else(|| {
+            Invalid::new(
+                "this process has seen too many permissions: name only those that the program knows, and restart it",
+            )
+        })
+    }
+
     /// Finds a permission by its word: one of roster's own, or one that this process has seen in an access model. It
     /// may be declared no longer.
     #[must_use]
@@ -233,6 +255,48 @@ mod tests {
         for (index, permission) in all[0].iter().enumerate() {
             assert_eq!((permission.as_str(), Permission::find(&word(index))), (&*word(index), Some(*permission)));
         }
+    }
+
+    #[test]
+    fn a_program_names_permissions_by_valid_words() {
+        assert_eq!(Permission::new("members.add"), Ok(Permission::MEMBERS_ADD));
+        let read = Permission::new("billing.test-new").unwrap();
+        assert_eq!(
+            (read.as_str(), Permission::new("billing.test-new"), read.is_reserved()),
+            ("billing.test-new", Ok(read), false)
+        );
+        assert_eq!(Permission::declare("billing.test-new"), Some(read));
+        let longest = format!("a.{}", "b".repeat(98));
+        assert_eq!(Permission::new(&longest).map(Permission::as_str), Ok(&*longest));
+        for bad in ["", "billing", "Billing.read", "billing.read ", "billing.*", "a.b.c.d.e", &format!("{longest}b")] {
+            assert!(Permission::new(bad).is_err() && Permission::find(bad).is_none(), "{bad}");
+        }
+        // A word that a newer release may reserve.
+        assert!(Permission::new("members.fly").is_err() && Permission::find("members.fly").is_none());
+    }
+
+    /// Fills the table of words, which the tests of a process share: [`a_full_table_of_words_is_an_error`] runs it in a
+    /// process of its own.
+    #[test]
+    #[ignore = "it leaves no room for words of other tests"]
+    fn fill_the_table_of_words() {
+        let known = Permission::new("billing.test-known").unwrap();
+        let full =
+            (0..=u32::from(u16::MAX)).find_map(|index| Permission::new(&format!("billing.test-fill-{index}")).err());
+        assert!(full.unwrap().0.contains("too many permissions"));
+        assert_eq!(Permission::new("billing.test-known"), Ok(known));
+        assert_eq!(Permission::new("members.add"), Ok(Permission::MEMBERS_ADD));
+        assert_eq!(Permission::declare("billing.test-late"), None);
+        assert_eq!(Permission::find("billing.test-fill-60000").unwrap().as_str(), "billing.test-fill-60000");
+    }
+
+    #[test]
+    fn a_full_table_of_words_is_an_error() {
+        let name = "domain::permission::tests::fill_the_table_of_words";
+        let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = program.args(["--exact", name, "--ignored"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
 
     #[test]

@@ -47,6 +47,28 @@ impl RoleTable {
         }
         let delegable = model.delegable().iter().filter_map(|word| Permission::find(word));
         let delegable = delegable.filter(|permission| permission.is_reserved()).collect();
+        Self::with_roles(revision, roles, declared, delegable)
+    }
+
+    /// The table of an access model at this revision, from what a server sends of it: the permissions that exist, and each
+    /// role of the deployment with its kind and what it holds; `None` for permissions that this program does not know.
+    #[must_use]
+    pub fn of_sets(
+        revision: i64,
+        declared: PermissionSet,
+        roles: impl IntoIterator<Item = (RoleName, Option<Kind>, Option<PermissionSet>)>,
+    ) -> Self {
+        let roles = roles.into_iter().filter(|(name, ..)| *name != RoleName::OWNER);
+        let roles = roles.map(|(name, kind, permissions)| (name, RoleTableEntry { permissions, kind })).collect();
+        Self::with_roles(revision, roles, declared, PermissionSet::NONE)
+    }
+
+    fn with_roles(
+        revision: i64,
+        roles: HashMap<RoleName, RoleTableEntry>,
+        declared: PermissionSet,
+        delegable: PermissionSet,
+    ) -> Self {
         let permissions = |name: RoleName| roles.get(&name).and_then(|role| role.permissions.clone());
         let built_in = [permissions(RoleName::MEMBER), permissions(RoleName::ADMIN)];
         Self { revision, roles, built_in, declared, delegable }
@@ -139,14 +161,18 @@ impl RoleTable {
     }
 
     /// The permissions behind the stored words of a role of an organization; `None` if this program does not know one.
+    #[must_use]
+    pub fn set_of_words<W: AsRef<str>>(words: impl IntoIterator<Item = W>) -> Option<PermissionSet> {
+        words.into_iter().map(|word| Self::permission_of(word.as_ref())).collect()
+    }
+
+    /// The permission behind a word of a stored model or role; `None` if this program does not know it.
     ///
     /// A model has declared each word of the application before, but this process may not have read that model yet.
     #[must_use]
-    pub fn set_of_words<W: AsRef<str>>(words: impl IntoIterator<Item = W>) -> Option<PermissionSet> {
-        let declared =
-            |word: &str| PermissionName::parse(word).ok().and_then(|name| Permission::declare(name.as_str()));
-        let permission = |word: W| Permission::find(word.as_ref()).or_else(|| declared(word.as_ref()));
-        words.into_iter().map(permission).collect()
+    pub fn permission_of(word: &str) -> Option<Permission> {
+        let declare = || PermissionName::parse(word).ok().and_then(|name| Permission::declare(name.as_str()));
+        Permission::find(word).or_else(declare)
     }
 }
 

@@ -6,7 +6,10 @@ use super::decode::access_model as decode;
 use super::pb::access_model_service_server::AccessModelService;
 use super::{convert, pb};
 use crate::domain::access_model::{AccessModel, ModelParts};
+use crate::domain::{Kind, Permission, RoleName};
 use crate::service::access_model::{AppliedModel, Difference, PermissionEffect, RoleEffect};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use tonic::{Request, Response, Status, async_trait};
 
 #[async_trait]
@@ -78,6 +81,32 @@ fn model(model: &AccessModel) -> pb::AccessModel {
         permissions: role.permissions,
     });
     pb::AccessModel { permissions: permissions.collect(), roles: roles.collect(), delegable }
+}
+
+/// What checks depend on in a stored access model. Leaves out each role that this program does not know, and every role
+/// of a model that it cannot read.
+pub(super) fn change(revision: i64, stored: &Value) -> pb::AccessModelChange {
+    let model = AccessModel::from_stored(stored).ok();
+    let declared = model.iter().flat_map(AccessModel::permissions).map(|permission| permission.name.as_str());
+    let words: BTreeSet<&str> = Permission::RESERVED.iter().map(|own| own.as_str()).chain(declared).collect();
+    let indexes: BTreeMap<&str, u32> = words.iter().copied().zip(0..).collect();
+    let roles = model.as_ref().map(|model| deployment_roles(model, &indexes)).unwrap_or_default();
+    pb::AccessModelChange { revision, permissions: words.into_iter().map(str::to_owned).collect(), roles }
+}
+
+/// The roles of a model, with `admin` and `member`, ordered by name.
+fn deployment_roles(model: &AccessModel, indexes: &BTreeMap<&str, u32>) -> Vec<pb::DeploymentRole> {
+    let built_in = [RoleName::ADMIN, RoleName::MEMBER];
+    let mut kinds: BTreeMap<&str, &str> = built_in.iter().map(|name| (name.as_str(), "")).collect();
+    kinds.extend(model.roles().iter().map(|role| (role.name.as_str(), role.kind.as_ref().map_or("", Kind::as_str))));
+    kinds.remove(RoleName::OWNER.as_str());
+    let role = |(name, kind): (&str, &str)| {
+        let words = model.words_of(name)?;
+        let permissions = words.iter().map(|word| indexes.get(&**word).copied()).collect::<Option<_>>()?;
+        let (name, kind) = (name.to_owned(), kind.to_owned());
+        Some(pb::DeploymentRole { name, kind, permissions, replaced_by: String::new() })
+    };
+    kinds.into_iter().filter_map(role).collect()
 }
 
 fn difference(difference: Difference) -> i32 {

@@ -61,9 +61,10 @@ pub const LOOKUP_ATTEMPTS: usize = 3;
 /// Access models of other revisions than the newest that memory keeps: two statements of the primary lookup may be answered
 /// by different revisions, and a model changes some times a day.
 pub const RECENT_MODELS: usize = 4;
-/// Maximum length of the consistency tokens and cursors that the server issues, in characters. The protos state it: callers
-/// store them. A token of one check or write has about 60. A cursor has a position for every bucket but that of the access model, whatever the
-/// history, because each bucket has a log of its own: 3 858 characters in form 1, and 5 394 in form 2. The rest is for later forms.
+/// Maximum length of the consistency tokens and cursors that the server issues, in characters. The protos state it:
+/// callers store them. A token of one check or write has about 60. A cursor has a position for every bucket, that of
+/// the access model included, whatever the history, because each bucket has a log of its own: 3 871 characters in form
+/// 1, and 5 412 in form 2. The rest is for later forms.
 pub const TOKEN_CHARACTERS: usize = 8 * 1024;
 /// Maximum length of the text of a consistency token or cursor that the server reads: beyond what any release issues.
 pub const TOKEN_TEXT_BYTES: usize = 2 * TOKEN_CHARACTERS;

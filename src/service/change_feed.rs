@@ -18,7 +18,7 @@ use crate::store::log::history::{self, LogEvidence};
 use crate::store::log::tail::LogPosition;
 use crate::store::log::{replay, tail};
 use crate::store::pool::Pool;
-use crate::store::{StoreError, in_time};
+use crate::store::{StoreError, access_model, in_time};
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -80,6 +80,8 @@ pub struct ChangeFeed {
     heads_unknown: bool,
     /// Whether a lag of the broadcast is not the caller's fault, because the feed was reading the change log.
     lag_excused: bool,
+    /// Whether the feed has the changes of the access model, and its cursor did not cover the model.
+    lacks_model: bool,
 }
 
 impl Roster {
@@ -98,7 +100,7 @@ impl Roster {
         let feed = self.replica.feed();
         let mut connection = self.pool.acquire_read().await?;
         let outcome = self.start_positions(&mut connection, from, buckets).await;
-        let FeedStart { datastore, heads, positions } = connection.finish(outcome)?;
+        let FeedStart { datastore, heads, positions, lacks_model } = connection.finish(outcome)?;
         let mut feed = ChangeFeed {
             pool: self.pool.clone(),
             replica: self.replica.clone(),
@@ -108,6 +110,7 @@ impl Roster {
             targets: BTreeMap::new(),
             heads_unknown: false,
             lag_excused: true,
+            lacks_model,
         };
         feed.compare(&heads)?;
         Ok(feed)
@@ -122,10 +125,11 @@ impl Roster {
         buckets: impl Iterator<Item = i16>,
     ) -> Result<FeedStart, ServiceError> {
         let (datastore, heads) = in_time(limits::LOG_READ, read_heads(connection)).await?;
-        let mut start = FeedStart { datastore, heads, positions: BTreeMap::new() };
+        let mut start = FeedStart { datastore, heads, positions: BTreeMap::new(), lacks_model: false };
         let Some(cursor) = from else {
             let head = |bucket| Some((bucket, FeedPosition::of(start.heads.get(&bucket)?)));
             start.positions = buckets.filter_map(head).collect();
+            start.lacks_model = start.positions.contains_key(&MODEL_BUCKET);
             return Ok(start);
         };
         if !cursor.is_of(datastore) {
@@ -135,11 +139,12 @@ impl Roster {
         let mut unconfirmed = Vec::new();
         for bucket in buckets {
             let Some(at) = covered.get(&bucket).copied() else {
-                // A cursor of a release without access models, or of an export: their changes are watched from now on.
+                // A cursor of a release without access models, or of a watch without them: watched from now on.
                 match start.heads.get(&bucket).filter(|_| bucket == MODEL_BUCKET) {
                     Some(head) => start.positions.insert(bucket, FeedPosition::of(head)),
                     None => return Err(cursor_too_narrow().into()),
                 };
+                start.lacks_model = true;
                 continue;
             };
             let mark = Some(at.mark).filter(|_| cursor.has_marks());
@@ -189,6 +194,7 @@ struct FeedStart {
     /// The end of each bucket's log.
     heads: BTreeMap<i16, LogPosition>,
     positions: BTreeMap<i16, FeedPosition>,
+    lacks_model: bool,
 }
 
 /// Reads the id of the datastore, and the position at which each bucket's log ends.
@@ -270,6 +276,23 @@ impl ChangeFeed {
             return Err(Refusal::CursorExpired.into());
         }
         Ok(rows)
+    }
+
+    /// The present access model, as a row of its change log, if the feed has its changes and the caller's cursor does not
+    /// cover it. The feed starts at this row or before, so that a caller may receive the row again.
+    ///
+    /// # Errors
+    /// If the datastore does not answer.
+    pub async fn unknown_model(&self) -> Result<Option<LogRow>, ServiceError> {
+        if !self.lacks_model {
+            return Ok(None);
+        }
+        let mut connection = self.pool.acquire_read().await?;
+        let outcome = in_time(limits::LOG_READ, access_model::current(&mut connection)).await;
+        let stored = connection.finish(outcome)?;
+        let at = stored.at();
+        let change = LogChange::Model { revision: at.position, model: stored.model };
+        Ok(Some(LogRow { at, commit_position: at.position, change }))
     }
 
     /// Waits for the next rows of the broadcast; `None` if the change log must be read first. Safe to cancel: no rows

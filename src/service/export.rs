@@ -1,32 +1,45 @@
 //! Exports: all facts from which checks are answered, and the position in the change log from which to follow changes.
 //!
-//! An export reads bucket by bucket. Each bucket comes from one snapshot, with the position at which the change log of
-//! that snapshot ends. From this position on the log has every later change, whatever happened to the other buckets.
+//! An export reads the access model, and then bucket by bucket. Each bucket comes from one snapshot, with the position
+//! at which the change log of that snapshot ends. From this position on the log has every later change, whatever
+//! happened to the other buckets.
 
 use super::consistency_token::ConsistencyToken;
 use super::export_queue::{ExportOrigin, ExportTurn};
 use super::{Roster, ServiceError};
-use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{Kind, Refusal, UserId, UserState};
+use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS, USER_BUCKETS};
+use crate::domain::{Kind, OrganizationId, Refusal, Role, UserId, UserState};
 use crate::service::limits;
 use crate::store::datastore::{self, Datastore};
 use crate::store::export::ExportSnapshot;
 use crate::store::limits::COPY_SILENCE;
-use crate::store::{StoreError, in_time};
+use crate::store::{StoreError, access_model, in_time};
 use futures_util::TryStreamExt;
 use sqlx::PgConnection;
+use std::collections::HashMap;
 use std::future::Future;
 use tokio::time::timeout;
 
-pub use crate::store::export::{ExportHead, ExportRow};
+pub use crate::store::access_model::StoredModel;
+pub use crate::store::export::{ExportHead, ExportRole};
 
 /// The receiver of an export. It may delay the export, up to [`limits::EXPORT_BUCKET`] for each bucket.
 pub trait ExportSink: Send {
     /// The error that ends the export.
     type Error: From<ServiceError> + Send;
 
-    /// Receives a row of the current organization, or the first row of the next one.
-    fn row(&mut self, row: ExportRow) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    /// Receives the access model, before anything else.
+    fn model(&mut self, model: StoredModel) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Receives the next organization, and the roles that it defines.
+    fn organization(
+        &mut self,
+        head: ExportHead,
+        roles: Vec<ExportRole>,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Receives a member of the organization that came last, and the role as stored.
+    fn member(&mut self, user: UserId, role: Role) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// Called now and then while the export waits for its turn.
     fn waiting(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
@@ -51,6 +64,9 @@ impl Roster {
     ) -> Result<ConsistencyToken, S::Error> {
         let mut turn = self.export_turn(origin, sink).await?;
         let mut token = self.replica.token(self.read_datastore().await?);
+        let model = self.read_model().await?;
+        token.cover(model.at().in_bucket(MODEL_BUCKET));
+        sink.model(model).await?;
         for number in 0..ORGANIZATION_BUCKETS + USER_BUCKETS {
             if turn.is_over() {
                 // Between two buckets an export holds neither a connection nor a snapshot.
@@ -90,6 +106,12 @@ impl Roster {
         Ok(connection.finish(outcome)?)
     }
 
+    async fn read_model(&self) -> Result<StoredModel, ServiceError> {
+        let mut connection = self.export_pool.acquire().await?;
+        let outcome = in_time(COPY_SILENCE, access_model::current(&mut connection)).await;
+        Ok(connection.finish(outcome)?)
+    }
+
     async fn export_organizations<S: ExportSink>(
         &self,
         bucket: i16,
@@ -123,12 +145,34 @@ async fn send_organizations<S: ExportSink>(
 ) -> Result<(), S::Error> {
     let mut snapshot = ExportSnapshot::begin(connection).await.map_err(ServiceError::from)?;
     token.cover(snapshot.position(bucket).await.map_err(ServiceError::from)?);
+    let mut roles = roles_of(&mut snapshot, bucket, kind).await?;
     let mut rows = snapshot.organizations(bucket, kind);
     while let Some(row) = next(rows.try_next()).await? {
-        sink.row(row).await?;
+        if let Some(head) = row.head {
+            let roles = roles.remove(&head.id).unwrap_or_default();
+            sink.organization(head, roles).await?;
+        }
+        if let Some((user, role)) = row.member {
+            sink.member(user, role).await?;
+        }
     }
     drop(rows);
     Ok(snapshot.end().await.map_err(ServiceError::from)?)
+}
+
+/// Reads the roles that the organizations of a bucket define. They are kept in memory, as those of every bucket are in
+/// the replica.
+async fn roles_of(
+    snapshot: &mut ExportSnapshot<'_>,
+    bucket: i16,
+    kind: Option<&Kind>,
+) -> Result<HashMap<OrganizationId, Vec<ExportRole>>, ServiceError> {
+    let mut roles: HashMap<OrganizationId, Vec<ExportRole>> = HashMap::new();
+    let mut rows = snapshot.organization_roles(bucket, kind);
+    while let Some(role) = next(rows.try_next()).await? {
+        roles.entry(role.organization).or_default().push(role);
+    }
+    Ok(roles)
 }
 
 async fn send_users<S: ExportSink>(

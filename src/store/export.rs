@@ -2,7 +2,10 @@
 
 use super::access_model::{self, StoredModel};
 use super::{StoreError, in_time, limits, log, transaction};
-use crate::domain::{BucketPosition, Kind, OrganizationId, OrganizationState, Role, RoleName, Slug, UserId, UserState};
+use crate::domain::{
+    BucketPosition, Kind, OrganizationId, OrganizationState, PermissionSet, Role, RoleName, RoleTable, Slug, UserId,
+    UserState,
+};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use sqlx::{PgConnection, Postgres, Transaction};
@@ -40,8 +43,8 @@ pub struct ExportRole {
     pub organization: OrganizationId,
     /// The name, which begins with `org:`.
     pub name: RoleName,
-    /// The words of its permissions, as stored.
-    pub permissions: Vec<String>,
+    /// What the role holds; `None` if this program does not know one of its permissions.
+    pub permissions: Option<PermissionSet>,
     /// The role that replaces it, while its members move there: they hold what that role holds, and the permissions are
     /// empty. Never a role that is itself replaced.
     pub replaced_by: Option<RoleName>,
@@ -138,11 +141,10 @@ impl<'c> ExportSnapshot<'c> {
         .fetch(&mut *self.0);
         rows.map(|row| {
             let row = row?;
-            let organization = OrganizationId::from_uuid(row.organization_id);
             Ok(ExportRole {
-                organization,
+                organization: OrganizationId::from_uuid(row.organization_id),
                 name: RoleName::from_stored(&row.name),
-                permissions: row.permissions,
+                permissions: RoleTable::set_of_words(&row.permissions),
                 replaced_by: row.replaced_by.as_deref().map(RoleName::from_stored),
             })
         })

@@ -19,6 +19,8 @@ const ADDED: u32 = 1_000;
 pub(crate) enum Kind {
     /// A check of one membership that exists.
     Check { fully_consistent: bool },
+    /// A check of a permission of one member of each of the first organizations.
+    Permission { permission: String, member: u32, organizations: u32 },
     /// A check of one membership, by organization, user and consistency token. The token is sent if `fresh`.
     Fresh { questions: Vec<[String; 3]>, fresh: bool },
     /// A thousand of these checks in one call.
@@ -47,6 +49,11 @@ impl Questions {
             Kind::Check { fully_consistent } => all(PREPARED.min(table.memberships), &|index| {
                 frame(&check(spread(index, table), table, *fully_consistent))
             }),
+            Kind::Permission { permission, member, organizations } => {
+                all(PREPARED.min(*organizations), &|organization| {
+                    frame(&check_permission(table::member(organization, *member, table.users), permission))
+                })
+            }
             Kind::Fresh { questions, fresh } => {
                 questions.iter().map(|question| frame(&check_fresh(question, *fresh))).collect()
             }
@@ -68,7 +75,9 @@ impl Questions {
 
     pub(crate) fn path(&self) -> &'static str {
         match self.kind {
-            Kind::Check { .. } | Kind::Fresh { .. } => "/roster.v1.CheckService/CheckMembership",
+            Kind::Check { .. } | Kind::Permission { .. } | Kind::Fresh { .. } => {
+                "/roster.v1.CheckService/CheckMembership"
+            }
             Kind::Batch => "/roster.v1.CheckService/BatchCheckMembership",
             Kind::Stream => "/roster.v1.CheckService/StreamChecks",
             Kind::Add { .. } => "/roster.v1.OrganizationService/AddMember",
@@ -100,7 +109,7 @@ impl Questions {
         assert!(frame[0] == 0 && frame.len() == 5 + length, "not one message");
         frame.advance(5);
         match self.kind {
-            Kind::Check { .. } | Kind::Fresh { .. } => {
+            Kind::Check { .. } | Kind::Permission { .. } | Kind::Fresh { .. } => {
                 let answer = pb::CheckMembershipResponse::decode(frame).unwrap();
                 assert!(answer.result.unwrap().allowed, "a member was denied");
             }
@@ -144,6 +153,11 @@ fn check(number: u32, table: Size, fully_consistent: bool) -> pb::CheckMembershi
     let consistency = fully_consistent
         .then_some(pb::Consistency { requirement: Some(pb::consistency::Requirement::FullyConsistent(true)) });
     pb::CheckMembershipRequest { organization, user_id, consistency, question: None }
+}
+
+fn check_permission((organization, user_id): (String, String), permission: &str) -> pb::CheckMembershipRequest {
+    let question = pb::check_membership_request::Question::Permission(permission.to_owned());
+    pb::CheckMembershipRequest { organization, user_id, consistency: None, question: Some(question) }
 }
 
 fn check_fresh([organization, user_id, token]: &[String; 3], fresh: bool) -> pb::CheckMembershipRequest {

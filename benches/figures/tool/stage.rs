@@ -55,8 +55,8 @@ pub(crate) struct Server {
 }
 
 impl Stage {
-    /// Starts Postgres and adds this number of memberships.
-    pub(crate) async fn new(memberships: u32) -> Self {
+    /// Starts Postgres and adds this number of memberships. See [`table::fill`] for the roles.
+    pub(crate) async fn new(memberships: u32, roles: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let binaries = Binaries::find(None).unwrap_or_else(|error| panic!("{error}"));
         let options = Options::temporary()
@@ -69,7 +69,7 @@ impl Stage {
         migrations::migrate(&DatastoreUrl::parse(&url).unwrap()).await.unwrap();
         let size = Size::of(memberships);
         print_line(&format!("loading {memberships} memberships"));
-        table::fill(&url, size).await;
+        table::fill(&url, size, roles).await;
         let key = SigningKey::generate();
         let jwks = directory.path().join("jwks.json");
         // Without its id, which marks a key of `roster dev`: `roster serve` refuses such a key.

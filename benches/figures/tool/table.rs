@@ -1,11 +1,24 @@
 //! The memberships of the measurements: number n is user n (modulo the number of users) in organization n / 10, with ids
 //! derived from the numbers.
+//!
+//! With roles, the deployment has an access model with 20 roles, and each of the first organizations has one role of its own.
+//! Then the first members of these organizations are admins, [`DEPLOYMENT_MEMBER`] has a role of the deployment, and
+//! [`ORGANIZATION_MEMBER`] that of the organization.
 
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection};
 use std::path::{Path, PathBuf};
 
 /// The number of members of each organization.
 const MEMBERS: u32 = 10;
+/// The number of roles of the deployment.
+const ROLES: u32 = 20;
+/// The first of three members with a role of the deployment.
+pub(crate) const DEPLOYMENT_MEMBER: u32 = 4;
+/// The first of three members with the role of their organization.
+pub(crate) const ORGANIZATION_MEMBER: u32 = 7;
+/// The permission of the application that these roles hold.
+pub(crate) const PERMISSION: &str = "billing.read";
 
 /// The numbers of memberships and users.
 #[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
@@ -25,8 +38,9 @@ impl Size {
     }
 }
 
-/// Fills the tables by SQL, since a million writes through the service would take too long.
-pub(crate) async fn fill(url: &str, size: Size) {
+/// Fills the tables by SQL, since a million writes through the service would take too long. `roles` is the number of
+/// organizations with a role of their own; 0 for built-in roles only.
+pub(crate) async fn fill(url: &str, size: Size, roles: u32) {
     let number_of_users = size.users;
     let count = size.organizations();
     let made = format!(
@@ -46,7 +60,44 @@ pub(crate) async fn fill(url: &str, size: Size) {
         )),
     ];
     run(url, &statements).await;
+    if roles > 0 {
+        run(url, &add_roles(&made, size.users, roles)).await;
+    }
     run(url, &["CHECKPOINT".to_owned()]).await;
+}
+
+/// The statements that apply the access model, and that define and assign the roles.
+fn add_roles(made: &str, users: u32, roles: u32) -> Vec<String> {
+    let role = |number| json!({ "name": format!("role-{number}"), "permissions": [PERMISSION] });
+    let model = json!({
+        "permissions": [{ "name": PERMISSION }, { "name": "billing.write" }],
+        "roles": (0..ROLES).map(role).collect::<Vec<_>>(),
+    });
+    let organizations =
+        format!("SELECT organization_bucket_of(id) AS bucket, * FROM ({made}) made WHERE number < {roles}");
+    let assign = |first: u32, column: &str, name: &str| {
+        format!(
+            "UPDATE memberships m SET role = {name}, {column} = {name}
+             FROM ({organizations}) o, generate_series({first}, {first} + 2) AS member
+             WHERE m.bucket = o.bucket AND m.organization_id = o.id AND m.user_id <> o.owner
+               AND m.user_id = md5('u' || (o.number * {MEMBERS} + member) % {users})::uuid::text"
+        )
+    };
+    vec![
+        format!("UPDATE access_model SET revision = 1, write_time = now(), model = '{model}', enabled = true"),
+        "INSERT INTO access_model_revisions (revision, model, actor_kind, actor_id, create_time)
+         SELECT revision, model, 'system', '', write_time FROM access_model"
+            .to_owned(),
+        "UPDATE log_heads SET model_revision = 1".to_owned(),
+        format!("INSERT INTO deployment_roles (name) SELECT 'role-' || number FROM generate_series(0, {ROLES} - 1) AS number"),
+        format!(
+            "INSERT INTO organization_roles (bucket, organization_id, name, title, description, permissions, revision,
+                                             create_time, update_time)
+             SELECT bucket, id, 'org:clerk', '', '', '{{{PERMISSION},members.list}}', 1, now(), now() FROM ({organizations}) o"
+        ),
+        assign(DEPLOYMENT_MEMBER, "deployment_role", &format!("'role-' || o.number % {ROLES}")),
+        assign(ORGANIZATION_MEMBER, "organization_role", "'org:clerk'"),
+    ]
 }
 
 fn uuid(text: String) -> String {
@@ -81,6 +132,11 @@ pub(crate) fn pgbench_script(directory: &Path, Size { memberships, users }: Size
     );
     std::fs::write(&path, script).unwrap();
     path
+}
+
+/// The ids of an organization and of one of its members.
+pub(crate) fn member(organization: u32, member: u32, users: u32) -> (String, String) {
+    ids(organization * MEMBERS + member, users)
 }
 
 /// Adds an organization with this number of members, and returns its id.

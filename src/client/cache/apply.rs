@@ -7,14 +7,16 @@
 
 use super::super::Error;
 use super::super::question::unreadable;
+use super::model::{self, PermissionList};
 use super::replica::ClientReplica;
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{
-    BucketPosition, Kind, LogMark, OrganizationId, OrganizationRef, OrganizationState, Role, Slug, UserId, UserState,
+    BucketPosition, Kind, LogMark, OrganizationId, OrganizationRef, OrganizationState, Role, RoleName, Slug, UserId,
+    UserState,
 };
 use crate::pb::{self, memberships_change::Change as ChangeMessage};
-use crate::replica_tables::Bucket;
+use crate::replica_tables::{Bucket, PublishedRoles};
 use std::collections::{BTreeMap, HashMap};
 
 /// Why changes cannot be outcome.
@@ -108,6 +110,16 @@ fn organization_entry(change: &pb::OrganizationChange) -> Result<LogEntry, Error
     Ok(LogEntry { organization, kind, revision: change.revision, detail })
 }
 
+fn role_entry(change: &pb::OrganizationRoleChange) -> Result<LogEntry, Error> {
+    let detail = ChangeDetail::Role {
+        name: RoleName::from_stored(&change.role),
+        permissions: (!change.deleted).then(|| change.permissions.clone()),
+        replaced_by: (!change.replaced_by.is_empty()).then(|| RoleName::from_stored(&change.replaced_by)),
+    };
+    let (organization, kind) = (organization_id(&change.organization_id)?, Kind::from_stored(change.kind.clone()));
+    Ok(LogEntry { organization, kind, revision: change.revision, detail })
+}
+
 /// A position that counts the applied changes of a bucket. The client knows no marks.
 fn local_position(bucket: i16, position: i64) -> BucketPosition {
     BucketPosition { bucket, position, mark: LogMark::START }
@@ -130,6 +142,10 @@ fn unknown_entry(change: &pb::MembershipsChange) -> Result<Option<LogEntry>, Err
 /// The changes of one watch message, parsed completely before any of them is outcome.
 #[derive(Default)]
 struct WatchBatch {
+    /// The newest access model.
+    model: Option<PublishedRoles>,
+    /// The number of access models.
+    models: usize,
     entries: Vec<LogEntry>,
     users: Vec<(UserId, i64, UserState)>,
 }
@@ -147,6 +163,14 @@ fn parse(changes: &[pb::MembershipsChange]) -> Result<WatchBatch, Error> {
                     user_state(change.state),
                 ));
             }
+            Some(ChangeMessage::Role(change)) => batch.entries.push(role_entry(change)?),
+            Some(ChangeMessage::AccessModel(change)) => {
+                let newest = batch.model.as_ref().map(|roles| roles.at.position);
+                if newest.is_none_or(|newest| change.revision > newest) {
+                    batch.model = Some(model::published(change));
+                }
+                batch.models += 1;
+            }
             None => batch.entries.extend(unknown_entry(change)?),
         }
     }
@@ -163,20 +187,21 @@ impl ClientReplica {
         let batch = parse(changes)?;
         let mut outcome = ApplyOutcome::default();
         let mut buckets: BTreeMap<i16, Vec<LogEntry>> = BTreeMap::new();
-        let mut revisions: HashMap<OrganizationId, i64> = HashMap::new();
+        // The revision of each organization, and whether this message has reached it: several entries may have it.
+        let mut revisions: HashMap<OrganizationId, (i64, bool)> = HashMap::new();
         for entry in batch.entries {
             let id = entry.organization;
-            let known = revisions.entry(id).or_insert_with(|| self.revision(id, recent));
-            if entry.revision <= *known {
+            let (known, is_new) = revisions.entry(id).or_insert_with(|| (self.revision(id, recent), false));
+            if entry.revision < *known || (entry.revision == *known && !*is_new) {
                 outcome.repetitions += 1;
                 continue;
             }
             let is_purge = matches!(entry.detail, ChangeDetail::Organization { state: None, .. });
             // A purge does not depend on earlier changes.
-            if entry.revision != *known + 1 && !is_purge {
+            if entry.revision > *known + 1 && !is_purge {
                 return Err(ApplyError::Gap);
             }
-            *known = entry.revision;
+            (*known, *is_new) = (entry.revision, true);
             if entry.detail == ChangeDetail::Unknown {
                 self.mark_incomplete();
             }
@@ -186,11 +211,18 @@ impl ClientReplica {
             }
             buckets.entry(id.bucket()).or_default().push(entry);
         }
+        // Before the entries: each bucket adopts the model together with its entries of the same message.
+        let has_newer_model = batch.model.is_some_and(|roles| self.put_roles(roles));
+        outcome.changes += usize::from(has_newer_model);
+        outcome.repetitions += batch.models - usize::from(has_newer_model);
         for (number, entries) in &buckets {
             let position = self.tables.read(*number).as_ref().map_or(0, Bucket::position);
             let last = position + i64::try_from(entries.len()).unwrap_or(i64::MAX);
             self.tables.apply((position + 1..).zip(entries), local_position(*number, last));
             outcome.changes += entries.len();
+        }
+        if has_newer_model {
+            self.adopt_roles();
         }
         for (user, revision, state) in batch.users {
             let known = recent.users.entry(user.clone()).or_default();
@@ -231,6 +263,11 @@ impl ExportLoader {
 
     /// Adds the content of a message.
     pub(super) fn add(&mut self, message: &pb::ExportMembershipsResponse) -> Result<(), Error> {
+        if let Some(model) = &message.access_model {
+            self.replica.put_roles(model::published(model));
+            self.replica.adopt_roles();
+        }
+        let permissions = PermissionList::new(&message.permissions);
         for exported in &message.organizations {
             let organization = exported.organization.as_ref();
             let organization = organization.ok_or_else(|| unreadable("an organization", "without an id"))?;
@@ -244,6 +281,14 @@ impl ExportLoader {
             // An organization with many members is split over several messages.
             if bucket.revision(id).is_none() {
                 bucket.put_organization(id, state, entry.revision, owner.as_ref(), &slug);
+            }
+            for role in &exported.roles {
+                let name = RoleName::from_stored(&role.name);
+                if role.replaced_by.is_empty() {
+                    bucket.put_role(id, &name, permissions.set(&role.permissions));
+                } else {
+                    bucket.put_replaced_role(id, &name, &RoleName::from_stored(&role.replaced_by));
+                }
             }
             for member in &exported.members {
                 bucket.put_member(id, &member.user_id, role(&member.role).name.as_str());

@@ -4,9 +4,15 @@
 //! Freshness is a lease, as in the server: the time, on this machine's boot-time clock, at which the newest ping that a
 //! checkpoint has returned was sent. The replica includes every write acknowledged before that time. When the lease is
 //! older than the maximum staleness, the cache asks the server.
+//!
+//! The replica has the access model and the roles of organizations too, so it knows what every role holds. The server
+//! answers about a permission that the model does not declare, and about a role that the replica does not know or of
+//! which it does not know every permission. Servers of releases up to 0.3 send no model: the replica then knows the
+//! built-in permissions of `admin` and `member` only.
 
 mod apply;
 mod follow;
+mod model;
 mod replica;
 mod statistics;
 #[cfg(test)]
@@ -14,10 +20,9 @@ mod tests;
 
 pub use statistics::Statistics;
 
-use super::{Answer, Check, Client, Consistency, Error, Source};
+use super::{Answer, Check, Client, Consistency, Error};
 use crate::client::limits;
-use crate::domain::check::{answer, role_and_revision};
-use crate::domain::{Kind, RoleTable, Standing};
+use crate::domain::Kind;
 use replica::ClientReplica;
 use statistics::CacheCounters;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -108,11 +113,12 @@ impl MembershipCache {
         let _ = leases.wait_for(|lease| *lease > now).await;
     }
 
-    /// Answers from the replica, without waiting. `None` if the replica cannot answer or is not fresh enough.
+    /// Answers from the replica, without waiting. `None` if the replica is not fresh enough, or does not know the
+    /// permission or a role that the answer depends on: it never denies for that reason.
     #[must_use]
     pub fn check_now(&self, check: &Check) -> Option<Answer> {
         let shared = &self.0.shared;
-        let answer = shared.query(|replica| to_answer(check, &replica.standing(check)?, &replica.roles))?;
+        let answer = shared.query(|replica| replica.answer(check))?;
         shared.counters.count_cache_answers(1);
         Some(answer)
     }
@@ -120,9 +126,9 @@ impl MembershipCache {
     /// Answers from the replica if it is fresh enough, otherwise from the server.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the replica is not fresh enough and the server does not answer; other errors
-    /// if the server refuses the call. Treat every error as a denial or as a failure of the request, never as
-    /// permission.
+    /// [`Error::Unavailable`] if the replica cannot answer and the server does not; other errors if the server refuses the
+    /// call. With the reason `INVALID_REQUEST`, the access model has no such permission or role. Treat every error as a
+    /// denial or as a failure of the request, never as permission.
     pub async fn check(&self, check: &Check) -> Result<Answer, Error> {
         self.check_with(check, &Consistency::Recent).await
     }
@@ -145,15 +151,15 @@ impl MembershipCache {
 
     /// Answers a batch of any size, in the order of the checks. All answers come from the replica, or all from the
     /// server. The server receives batches of at most [`crate::domain::limits::BATCH_CHECKS`]; within one such batch,
-    /// and in answers from the replica, all answers about one organization come from one state of it.
+    /// and in answers from the replica, all answers about one organization come from one state of it, and all answers
+    /// from one access model.
     ///
     /// # Errors
     /// Those of [`Self::check`].
     pub async fn check_batch(&self, checks: &[Check], consistency: &Consistency) -> Result<Vec<Answer>, Error> {
         let shared = &self.0.shared;
         if *consistency == Consistency::Recent
-            && let Some(answers) =
-                shared.query(|replica| to_answers(checks, &replica.standings(checks)?, &replica.roles))
+            && let Some(answers) = shared.query(|replica| replica.answers(checks))
         {
             shared.counters.count_cache_answers(checks.len());
             return Ok(answers);
@@ -174,22 +180,6 @@ impl MembershipCache {
         let replica = shared.replica.read().unwrap_or_else(PoisonError::into_inner);
         shared.counters.statistics(replica.as_deref())
     }
-}
-
-/// The answer from the replica; `None` if the question names a permission or a role that only the server knows.
-fn to_answer(check: &Check, standing: &Standing, roles: &RoleTable) -> Option<Answer> {
-    if check.question.organization_role().is_some() {
-        return None;
-    }
-    let standing = standing.view(roles);
-    let reason = answer(&check.question, &standing).ok()?;
-    let (role, revision) = role_and_revision(reason, &standing);
-    let role = role.cloned();
-    Some(Answer { reason, role, revision, source: Source::Cache, consistency_token: String::new() })
-}
-
-fn to_answers(checks: &[Check], standings: &[Standing], roles: &RoleTable) -> Option<Vec<Answer>> {
-    checks.iter().zip(standings).map(|(check, standing)| to_answer(check, standing, roles)).collect()
 }
 
 fn nanoseconds(time: Duration) -> u64 {

@@ -1,11 +1,11 @@
 //! The client's replica applies messages, without a server.
 
-use super::super::CheckReason;
+mod roles;
+
 use super::apply::{ApplyError, ApplyOutcome, ExportLoader, RecentChanges};
 use super::follow::{PingHistory, WriteParts};
 use super::replica::ClientReplica;
-use super::{Check, to_answer};
-use crate::client::limits;
+use crate::client::{Check, CheckReason, limits};
 use crate::domain::Kind;
 use crate::pb::{self, memberships_change::Change as ChangeMessage};
 
@@ -58,7 +58,7 @@ fn empty() -> (ClientReplica, RecentChanges) {
 /// The reason and the revision of the replica's answer.
 fn answer(replica: &ClientReplica, organization: &str, user: &str) -> (CheckReason, i64) {
     let check = Check::member(organization, user).unwrap();
-    let answer = to_answer(&check, &replica.standing(&check).unwrap(), &replica.roles).unwrap();
+    let answer = replica.answer(&check).unwrap();
     (answer.reason, answer.revision)
 }
 
@@ -132,7 +132,7 @@ fn an_unreadable_change_rejects_the_whole_message() {
 
 /// Whether the replica leaves the check to the server.
 fn asks_server(replica: &ClientReplica, organization: &str, user: &str) -> bool {
-    replica.standing(&Check::member(organization, user).unwrap()).is_none()
+    replica.answer(&Check::member(organization, user).unwrap()).is_none()
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn a_value_of_a_newer_server_concerns_only_its_own_membership_organization_or_us
     }
     // A batch with such a check goes to the server.
     let checks = [Check::member(ACME, "ada").unwrap(), Check::member(ACME, "eve").unwrap()];
-    assert!(replica.standings(&checks).is_none() && replica.standings(&checks[..1]).is_some());
+    assert!(replica.answers(&checks).is_none() && replica.answers(&checks[..1]).is_some());
     // The values go away.
     let known = [
         member(ACME, "eve", "admin", 5),
@@ -216,11 +216,15 @@ fn an_export_may_have_values_of_a_newer_server() {
     let mut loader = ExportLoader::new(true);
     let members = [("ada", "admin"), ("eve", "auditor"), ("joan", "member")];
     let members = members.map(|(user, role)| pb::ExportedMember { user_id: user.to_owned(), role: role.to_owned() });
-    let acme = pb::ExportedOrganization { organization: Some(organization(ACME, 7, false)), members: members.to_vec() };
+    let acme = pb::ExportedOrganization {
+        organization: Some(organization(ACME, 7, false)),
+        members: members.to_vec(),
+        ..Default::default()
+    };
     let other = pb::OrganizationChange { state: 0, ..organization(OTHER, 7, false) };
-    let other = pb::ExportedOrganization { organization: Some(other), members: members.to_vec() };
+    let other = pb::ExportedOrganization { organization: Some(other), members: members.to_vec(), ..Default::default() };
     let users = vec![pb::ExportedUser { user_id: "joan".to_owned(), state: 77 }];
-    let message = pb::ExportMembershipsResponse { organizations: vec![acme, other], users, cursor: String::new() };
+    let message = pb::ExportMembershipsResponse { organizations: vec![acme, other], users, ..Default::default() };
     loader.add(&message).unwrap();
     let replica = loader.finish();
     assert_eq!(answer(&replica, ACME, "ada"), (CheckReason::Allowed, 7));
@@ -257,9 +261,13 @@ fn an_organization_may_be_split_over_several_export_messages() {
     let mut loader = ExportLoader::new(true);
     for name in ["ada", "eve"] {
         let members = vec![pb::ExportedMember { user_id: name.to_owned(), role: "admin".to_owned() }];
-        let exported = pb::ExportedOrganization { organization: Some(organization(ACME, 7, false)), members };
+        let exported = pb::ExportedOrganization {
+            organization: Some(organization(ACME, 7, false)),
+            members,
+            ..Default::default()
+        };
         let users = vec![pb::ExportedUser { user_id: "eve".to_owned(), state: pb::UserState::Inactive.into() }];
-        let message = pb::ExportMembershipsResponse { organizations: vec![exported], users, cursor: String::new() };
+        let message = pb::ExportMembershipsResponse { organizations: vec![exported], users, ..Default::default() };
         loader.add(&message).unwrap();
     }
     let replica = loader.finish();
@@ -273,7 +281,7 @@ fn an_organization_may_be_split_over_several_export_messages() {
 fn a_replica_of_one_kind_does_not_answer_for_others() {
     let replica = ExportLoader::new(false).finish();
     for name in [ACME, "acme"] {
-        assert_eq!(replica.standing(&Check::member(name, "ada").unwrap()), None);
+        assert_eq!(replica.answer(&Check::member(name, "ada").unwrap()), None);
     }
 }
 

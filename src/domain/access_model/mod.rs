@@ -22,7 +22,7 @@ pub mod permission_name;
 pub mod plan;
 mod stored;
 mod summary;
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests;
 pub mod text;
 mod validate;

@@ -24,7 +24,7 @@ pub(in crate::grpc) async fn watch(
     let feed = roster.follow(input.cursor.as_ref(), scope.buckets().into_iter().chain(model)).await?;
     let pings = WatchPings::none(roster.clone());
     let view = EventView { roster, scope, types: input.types };
-    super::run(feed, pings, view, sender).await
+    super::run(feed, &[], pings, view, sender).await
 }
 
 /// The events of rows of the change log.

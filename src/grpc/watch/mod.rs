@@ -100,9 +100,10 @@ impl WatchScope {
     }
 }
 
-/// Sends messages until the stream ends.
+/// Sends messages until the stream ends, the first ones with these rows.
 async fn run<V: WatchView>(
     mut feed: ChangeFeed,
+    first: &[LogRow],
     mut pings: WatchPings,
     view: V,
     sender: StreamSender<V::Message>,
@@ -116,6 +117,7 @@ async fn run<V: WatchView>(
         due: Instant::now(),
         answered: 0,
     };
+    writer.write(first).await?;
     // The first checkpoint says where the watch starts, so that a stream that breaks off at once can be resumed. A watch
     // that starts behind the feed first has to learn whether the log still reaches back to its cursor.
     if !feed.is_behind() {

@@ -8,12 +8,14 @@ use super::{cached, settings, soon};
 use crate::harness::log::Log;
 use crate::harness::proxy::Proxy;
 use crate::harness::{Server, remove};
+use crate::roles::apply;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use roster::client::{
     CacheSettings, CallSubject, Check, CheckReason, Client, GuardRejection, MembershipCache, RequirePermission,
 };
 use roster::domain::{OrganizationRef, Permission, RoleName, UserId};
+use serde_json::json;
 use std::convert::Infallible;
 use tokio::net::TcpListener;
 use tonic::codegen::tokio_stream;
@@ -83,6 +85,41 @@ async fn only_permitted_requests_reach_the_service() {
     soon(async { while status_or_ok(&call("acme", "ada").await) != Code::Unavailable {} }).await;
     proxy.close(false);
     soon(async { while status_or_ok(&call("acme", "ada").await) != Code::Ok {} }).await;
+}
+
+#[tokio::test]
+async fn the_guard_asks_for_permissions_and_roles_of_the_application() {
+    let (server, _proxy, cache) = cached().await;
+    let mut operator = server.operator();
+    let model = json!({
+        "permissions": [{ "name": "shop.refund" }],
+        "roles": [{ "name": "cashier", "permissions": ["shop.refund"] }],
+    });
+    let id = server.user("ada").create("Acme").await;
+    let refund = RequirePermission::new(&cache, Permission::new("shop.refund").unwrap(), subject);
+    let mut refund = ServiceBuilder::new().layer(refund).service(service_fn(echo));
+    let mut is_allowed = async |user: &str| {
+        let response = refund.ready().await.unwrap().call(request("acme", user)).await.unwrap();
+        status_or_ok(&response)
+    };
+    // The program may be ahead of the model: not even the owner has what nothing declares.
+    assert_eq!(is_allowed("ada").await, Code::Unavailable);
+    operator.models.apply_access_model(apply(model)).await.unwrap();
+    for (user, role) in [("grace", "cashier"), ("joan", "admin")] {
+        operator.add(&id, user, role).await;
+    }
+    soon(cache.caught_up()).await;
+    let from_server = cache.statistics().from_server;
+    for (user, code) in [("ada", Code::Ok), ("grace", Code::Ok), ("joan", Code::PermissionDenied)] {
+        assert_eq!(is_allowed(user).await, code, "{user}");
+    }
+    let cashier = RequirePermission::role(&cache, RoleName::parse("cashier").unwrap(), subject);
+    let mut cashier = ServiceBuilder::new().layer(cashier).service(service_fn(echo));
+    for (user, code) in [("grace", Code::Ok), ("joan", Code::PermissionDenied), ("eve", Code::PermissionDenied)] {
+        let response = cashier.ready().await.unwrap().call(request("acme", user)).await.unwrap();
+        assert_eq!(status_or_ok(&response), code, "{user}");
+    }
+    assert_eq!(cache.statistics().from_server, from_server);
 }
 
 fn status_or_ok(response: &Response<String>) -> Code {

@@ -4,6 +4,7 @@ mod cache;
 mod checks;
 mod faults;
 mod guard;
+mod roles;
 mod tls;
 
 use crate::harness::Server;

@@ -1,6 +1,7 @@
 //! Invalid combinations of fields in requests about invitations, and invalid invitation tokens.
 
-use super::{Fixture, assert_same, violations};
+use super::{Fixture, violations};
+use crate::harness::dump::assert_same;
 use crate::harness::raw::{Call, path};
 use crate::harness::reason;
 use crate::invitations::{accept, invite};

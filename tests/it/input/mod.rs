@@ -9,6 +9,7 @@ mod values;
 
 use crate::access::user_token;
 use crate::harness::Server;
+use crate::harness::dump::assert_same;
 use crate::harness::dynamic::{self, Caller, message, path};
 use crate::harness::samples::{SampleCaller, Target, Write, sample};
 use crate::harness::server::Clients;
@@ -72,13 +73,6 @@ impl Fixture {
     /// Asserts that the database is unchanged since the start.
     async fn assert_unchanged(&self) {
         assert_same(&self.server.database.dump().await, &self.before);
-    }
-}
-
-/// Asserts that two dumps are equal, table by table, to keep failure messages short.
-fn assert_same(now: &BTreeMap<String, Vec<String>>, before: &BTreeMap<String, Vec<String>>) {
-    for (table, rows) in now {
-        assert_eq!(Some(rows), before.get(table), "{table}");
     }
 }
 

@@ -73,6 +73,7 @@ async fn a_watch_of_memberships_delivers_every_change_live_and_from_the_log() {
                     assert!(!organization.purged);
                     seen.push(format!("{} {:?}", organization.organization_id, organization.state()));
                 }
+                Some(change @ (Change::Role(_) | Change::AccessModel(_))) => panic!("{change:?}"),
                 Some(Change::User(user)) => seen.push(format!("{} {:?}", user.user_id, user.state())),
                 None => seen.push(format!("{organization_id} at {}", change.revision)),
             }

@@ -1,6 +1,7 @@
 //! The access model over the network: its plan, what it refuses, and its events.
 
 use super::{apply, connect, metadata, name, run, until_waiting};
+use crate::harness::dump::assert_same;
 use crate::harness::server::Clients;
 use crate::harness::{Server, add, assert_refused};
 use roster::domain::change::{ChangeDetail, LogEntry};
@@ -125,7 +126,7 @@ async fn a_role_that_members_hold_is_removed_only_with_a_replacement() {
         assert!(status.message().contains("accountant: 4"), "{status:?}");
         assert_refused(Err::<(), _>(status), Code::FailedPrecondition, "ROLE_IN_USE");
     }
-    assert!(server.database.dump().await == before);
+    assert_same(&server.database.dump().await, &before);
 
     let mut with = without.clone();
     with["roles"].as_array_mut().unwrap().push(json!({ "name": "clerk", "permissions": ["billing.read"] }));
@@ -136,7 +137,7 @@ async fn a_role_that_members_hold_is_removed_only_with_a_replacement() {
     };
     let dry = pb::ApplyAccessModelRequest { validate_only: true, ..request.clone() };
     let dry = operator.models.apply_access_model(dry).await.unwrap().into_inner();
-    assert!(server.database.dump().await == before);
+    assert_same(&server.database.dump().await, &before);
     let applied = operator.models.apply_access_model(request).await.unwrap().into_inner();
     assert_eq!((&applied.plan, &applied.etag, applied.moved_members), (&dry.plan, &dry.etag, 4));
     let plan = applied.plan.unwrap();
@@ -247,7 +248,7 @@ async fn permissions_that_roles_of_organizations_hold_stay() {
     assert_eq!(metadata(&status, "permissions"), "billing.read,members.list");
     assert_eq!(metadata(&status, "roles"), "1,1");
     assert_refused(Err::<(), _>(status), Code::FailedPrecondition, "PERMISSION_IN_USE");
-    assert!(server.database.dump().await == before);
+    assert_same(&server.database.dump().await, &before);
     let mut without = billing();
     without["permissions"] = json!([{ "name": "billing.read" }]);
     without["roles"] = json!([]);
@@ -348,7 +349,7 @@ async fn nothing_custom_is_accepted_until_roles_are_enabled() {
     assert!(!present(&mut operator).await.roles_enabled);
     let dry = pb::EnableRolesRequest { validate_only: true, ..Default::default() };
     assert!(operator.models.enable_roles(dry).await.unwrap().into_inner().newly_enabled);
-    assert!(server.database.dump().await == before);
+    assert_same(&server.database.dump().await, &before);
     let refused =
         server.service(&[Scope::Model, Scope::Manage]).models.enable_roles(pb::EnableRolesRequest::default()).await;
     assert_refused(refused, Code::PermissionDenied, "SCOPE_MISSING");

@@ -2,6 +2,7 @@
 
 use super::{apply, model};
 use crate::harness::Server;
+use crate::harness::dump::assert_same;
 use roster::grpc::pb;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
@@ -107,7 +108,7 @@ async fn every_bad_model_is_refused_with_the_place_of_the_violation() {
             assert_eq!(violations(&status), [place], "{context}");
         }
     }
-    assert!(server.database.dump().await == before);
+    assert_same(&server.database.dump().await, &before);
 }
 
 #[tokio::test]
@@ -166,7 +167,7 @@ async fn every_bad_replacement_is_refused() {
     let request = pb::ApplyAccessModelRequest { replace_roles, ..apply(without) };
     let status = operator.models.apply_access_model(request).await.unwrap_err();
     assert_eq!(violations(&status), ["replace_roles"]);
-    assert!(server.database.dump().await == before);
+    assert_same(&server.database.dump().await, &before);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! `ExportMemberships`: the content of the tables as of the cursor.
 
 use super::memberships::Memberships;
-use super::writers::Writers;
+use super::writers::{Writers, apply_model, define};
 use super::{Watch, soon};
 use crate::harness::bulk;
 use crate::harness::server::Clients;
@@ -15,17 +15,23 @@ async fn an_export_equals_the_tables() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Check]);
     let (empty, _) = Memberships::export(&clients, "").await;
-    assert_eq!(empty, Memberships::default());
+    assert_eq!(empty, Memberships::of(&server.database).await);
+    assert_eq!(empty.model.unwrap().revision, 0);
 
     let mut operator = server.operator();
+    operator.models.apply_access_model(apply_model(0)).await.unwrap();
     for (name, kind) in [("Acme", "account"), ("Beta", "vendor"), ("Gone", "vendor"), ("Pending", "account")] {
         let owner_user_id = if name == "Pending" { String::new() } else { "ada".to_owned() };
         let request = pb::CreateOrganizationRequest { kind: kind.to_owned(), owner_user_id, ..organization(name) };
         let created = operator.organizations.create_organization(request).await.unwrap().into_inner();
         let id = created.organization.unwrap().id;
         if name != "Pending" {
+            for (role, words) in [("org:reader", vec!["billing.read"]), ("org:none", vec![])] {
+                operator.roles.create_role(define(&id, role, &words)).await.unwrap();
+            }
             operator.add(&id, "grace", "admin").await;
-            operator.add(&id, "alan", "member").await;
+            operator.add(&id, "alan", "org:reader").await;
+            operator.add(&id, "eve", "clerk").await;
         }
         if name == "Gone" {
             let request = pb::DeleteOrganizationRequest { organization: id, ..Default::default() };
@@ -38,13 +44,16 @@ async fn an_export_equals_the_tables() {
     operator.users.delete_user(request).await.unwrap();
 
     let table = Memberships::of(&server.database).await;
-    assert_eq!((table.organizations.len(), table.users.len()), (4, 2));
+    assert_eq!((table.organizations.len(), table.users.len(), table.roles.len()), (4, 2, 6));
+    assert_eq!(table.model.as_ref().unwrap().roles["clerk"].1, ["billing.read".to_owned()].into());
     let (memberships, _) = Memberships::export(&clients, "").await;
     assert_eq!(memberships, table);
     // An export of one kind has its organizations and every inactive user.
     let (vendors, _) = Memberships::export(&clients, "vendor").await;
     let of_kind = |id: &String| table.organizations[id].1 == "vendor";
     let expected = Memberships {
+        model: table.model.clone(),
+        roles: table.roles.clone().into_iter().filter(|((id, _), _)| of_kind(id)).collect(),
         organizations: table.organizations.clone().into_iter().filter(|(id, _)| of_kind(id)).collect(),
         members: table.members.clone().into_iter().filter(|((id, _), _)| of_kind(id)).collect(),
         users: table.users.clone(),
@@ -52,7 +61,7 @@ async fn an_export_equals_the_tables() {
     assert_eq!(vendors, expected);
     assert_eq!(
         Memberships::export(&clients, "no-such-kind").await.0,
-        Memberships { users: table.users, ..Memberships::default() }
+        Memberships { users: table.users, model: table.model, ..Memberships::default() }
     );
 }
 
@@ -60,7 +69,7 @@ async fn an_export_equals_the_tables() {
 async fn an_export_during_writes_and_a_watch_from_its_cursor_equal_the_tables() {
     let server = Server::start().await;
     let clients = server.service(&[Scope::Check]);
-    let writers = Writers::begin(&server, 3);
+    let writers = Writers::with_roles(&server, 3);
     soon(writers.until(100)).await;
     for round in 0..4 {
         let (mut memberships, cursor) = Memberships::export(&clients, "").await;
@@ -73,7 +82,7 @@ async fn an_export_during_writes_and_a_watch_from_its_cursor_equal_the_tables() 
                 memberships.apply(&message);
             }
             assert_eq!(memberships, Memberships::of(&server.database).await);
-            assert!(memberships.members.len() > 20);
+            assert!(memberships.members.len() > 20 && memberships.model.unwrap().revision > 0);
             break;
         }
         for message in watch.until(1).await {

@@ -6,6 +6,7 @@ mod export;
 mod large;
 mod life;
 mod memberships;
+mod roles;
 mod slow;
 mod watch;
 pub mod writers;

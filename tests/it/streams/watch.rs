@@ -1,7 +1,7 @@
 //! `WatchMemberships`: every change, in order, at least once, and each write in one message.
 
 use super::memberships::Memberships;
-use super::writers::{BATCH, Writers};
+use super::writers::{BATCH, Writers, apply_model, define};
 use super::{Watch, soon};
 use crate::harness::server::Clients;
 use crate::harness::{Database, Server, add, assert_refused, organization, refused, remove};
@@ -45,7 +45,8 @@ fn assert_whole_writes(message: &pb::WatchMembershipsResponse) {
                 (&change.organization_id, change.revision)
             }
             Change::Organization(change) => (&change.organization_id, change.revision),
-            Change::User(_) => continue,
+            Change::Role(change) => (&change.organization_id, change.revision),
+            Change::AccessModel(_) | Change::User(_) => continue,
         };
         let before = revisions.insert(organization, revision);
         assert!(before.is_none_or(|before| before < revision), "{organization}: {before:?} before {revision}");
@@ -56,7 +57,7 @@ fn assert_whole_writes(message: &pb::WatchMembershipsResponse) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_that_is_disconnected_and_resumed_repeatedly_equals_the_tables() {
     let server = Server::start().await;
-    let writers = Writers::begin(&server, 3);
+    let writers = Writers::with_roles(&server, 3);
     let (mut memberships, mut cursor) = Memberships::export(&server.service(&[Scope::Check]), "").await;
     let (mut disconnects, mut repeated) = (0_u32, 0_u32);
     while disconnects < 60 {
@@ -150,7 +151,8 @@ async fn each_kind_of_change_is_delivered() {
     );
 }
 
-/// Adds members to two organizations, renames both, and deactivates the members.
+/// Adds members to two organizations, renames both, defines a role in each, applies an access model, and deactivates the
+/// members.
 async fn change_everything(operator: &mut Clients, acme: &pb::Organization, beta: &pb::Organization) {
     for (organization, user) in [(acme, "alan"), (acme, "grace"), (beta, "alan")] {
         operator.add(&organization.id, user, "member").await;
@@ -165,13 +167,17 @@ async fn change_everything(operator: &mut Clients, acme: &pb::Organization, beta
         };
         operator.organizations.update_organization(request).await.unwrap();
     }
+    for organization in [acme, beta] {
+        operator.roles.create_role(define(&organization.id, "org:own", &[])).await.unwrap();
+    }
+    operator.models.apply_access_model(apply_model(0)).await.unwrap();
     for user in ["alan", "grace"] {
         let request = pb::DeactivateUserRequest { user_id: user.to_owned(), ..Default::default() };
         operator.users.deactivate_user(request).await.unwrap();
     }
 }
 
-/// The changes in messages, by name and sorted: states of users, then memberships and organizations.
+/// The changes in messages, by name and sorted: the model and states of users, then the others.
 fn names_of(messages: &[pb::WatchMembershipsResponse], acme: &str) -> (Vec<String>, Vec<String>) {
     let mut received = (Vec::new(), Vec::new());
     for change in messages.iter().flat_map(|message| &message.changes) {
@@ -181,6 +187,8 @@ fn names_of(messages: &[pb::WatchMembershipsResponse], acme: &str) -> (Vec<Strin
                 received.1.push(format!("{} {}", name(&change.organization_id), change.user_id));
             }
             Change::Organization(change) => received.1.push(format!("{} renamed", name(&change.organization_id))),
+            Change::Role(change) => received.1.push(format!("{} {}", name(&change.organization_id), change.role)),
+            Change::AccessModel(change) => received.0.push(format!("model {}", change.revision)),
             Change::User(change) => received.0.push(format!("{} inactive", change.user_id)),
         }
     }
@@ -212,24 +220,26 @@ async fn a_watch_delivers_the_changes_of_its_filter_only() {
         kind: kind.to_owned(),
         ..Default::default()
     };
-    // Each filter, with the changes that it delivers: states of users, then memberships and organizations.
-    let both = ["Acme alan", "Acme grace", "Acme renamed", "Beta alan", "Beta renamed"];
+    // Each filter, with the changes that it delivers: the model and states of users, then the others.
+    let both = ["Acme alan", "Acme grace", "Acme org:own", "Acme renamed", "Beta alan", "Beta org:own", "Beta renamed"];
+    let all = vec!["alan inactive", "grace inactive", "model 1"];
     let filters = [
-        (request("", "", ""), vec!["alan inactive", "grace inactive"], both.to_vec()),
-        (request(&acme.id, "", ""), vec![], both[..3].to_vec()),
-        (request(&beta.slug, "", ""), vec![], both[3..].to_vec()),
+        (request("", "", ""), all.clone(), both.to_vec()),
+        (request(&acme.id, "", ""), vec!["model 1"], both[..4].to_vec()),
+        (request(&beta.slug, "", ""), vec!["model 1"], both[4..].to_vec()),
         (request("", "alan", ""), vec!["alan inactive"], vec!["Acme alan", "Beta alan"]),
-        (request("", "", "vendor"), vec!["alan inactive", "grace inactive"], both[3..].to_vec()),
+        (request("", "", "vendor"), all.clone(), both[4..].to_vec()),
         (request(&acme.id, "alan", ""), vec![], vec!["Acme alan"]),
         (request("", "alan", "vendor"), vec!["alan inactive"], vec!["Beta alan"]),
-        (request(&acme.id, "", "vendor"), vec![], vec![]),
-        (request("", "", "no-such-kind"), vec!["alan inactive", "grace inactive"], vec![]),
+        (request(&acme.id, "", "vendor"), vec!["model 1"], vec![]),
+        (request("", "", "no-such-kind"), all, vec![]),
         (request("", "unknown", ""), vec![], vec![]),
     ];
     let mut watches = Vec::new();
     for (first, users, organizations) in filters {
         let mut watch = Watch::open(&clients, first.clone()).await;
-        watch.next().await;
+        let present = names_of(&[watch.next().await], &acme.id).0;
+        assert_eq!(present.is_empty(), !first.user_id.is_empty(), "{present:?}");
         watches.push((first, users, organizations, watch));
     }
     change_everything(&mut operator, acme, beta).await;
@@ -275,7 +285,9 @@ async fn a_checkpoint_arrives_every_second() {
     let begin = Instant::now();
     for number in 0..4 {
         let message = watch.next().await;
-        assert!(message.changes.is_empty() && message.checkpoint.is_some_and(|checkpoint| checkpoint.ping == 0));
+        // The first message has the access model.
+        assert_eq!(message.changes.len(), usize::from(number == 0));
+        assert!(message.checkpoint.is_some_and(|checkpoint| checkpoint.ping == 0));
         let elapsed = begin.elapsed();
         assert!(elapsed >= Duration::from_millis(900) * number, "{number} after {elapsed:?}");
         assert!(elapsed < Duration::from_secs(1) * number + Duration::from_secs(3), "{number} after {elapsed:?}");

@@ -2,6 +2,7 @@
 
 use crate::harness::server::Clients;
 use crate::harness::{Server, add, organization, remove, set_role, transfer};
+use crate::roles::apply;
 use roster::domain::Scope;
 use roster::grpc::pb;
 use std::sync::Arc;
@@ -15,12 +16,50 @@ pub struct Writers {
     tasks: Vec<JoinHandle<()>>,
 }
 
+/// A request to apply one of four access models. They differ in what `clerk` and `member` hold, and in the kinds of
+/// `agent`.
+pub fn apply_model(number: u64) -> pb::ApplyAccessModelRequest {
+    let kind = if number < 2 { "vendor" } else { "" };
+    let clerk: &[&str] = if number.is_multiple_of(2) { &["billing.read"] } else { &["billing.read", "billing.pay"] };
+    let member: &[&str] = if number == 3 { &["organization.read", "billing.read"] } else { &["organization.read"] };
+    let admin = ["organization.read", "members.list", "members.add", "billing.read"];
+    let json = serde_json::json!({
+        "permissions": [{ "name": "billing.read" }, { "name": "billing.pay", "title": "Pay bills" }],
+        "roles": [
+            { "name": "clerk", "permissions": clerk },
+            { "name": "agent", "kind": kind, "permissions": ["members.list"] },
+            { "name": "member", "permissions": member },
+            { "name": "admin", "permissions": admin },
+        ],
+    });
+    pb::ApplyAccessModelRequest { older_clients_gone: true, ..apply(json) }
+}
+
+/// A request to define a role that holds these permissions.
+pub fn define(organization: &str, name: &str, permissions: &[&str]) -> pb::CreateRoleRequest {
+    pb::CreateRoleRequest {
+        organization: organization.to_owned(),
+        name: name.to_owned(),
+        permissions: permissions.iter().map(|word| (*word).to_owned()).collect(),
+        ..Default::default()
+    }
+}
+
 /// The number of members that a batch adds in one write.
 pub const BATCH: usize = 7;
 
 impl Writers {
-    /// Starts this many writers.
+    /// Starts this many writers, of memberships, organizations and users.
     pub fn begin(server: &Server, count: u64) -> Self {
+        Self::of(server, count, 12)
+    }
+
+    /// Starts this many writers, also of access models and of the roles of organizations.
+    pub fn with_roles(server: &Server, count: u64) -> Self {
+        Self::of(server, count, 18)
+    }
+
+    fn of(server: &Server, count: u64, kinds: u64) -> Self {
         let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let tasks = (0..count)
             .map(|number| {
@@ -28,7 +67,7 @@ impl Writers {
                 let (stop, written) = (stop.clone(), written.clone());
                 tokio::spawn(async move {
                     let mut writer =
-                        Writer { clients, seed: number + 1, organizations: Vec::new(), number, batches: 0 };
+                        Writer { clients, seed: number + 1, organizations: Vec::new(), number, batches: 0, kinds };
                     while !stop.load(Ordering::Relaxed) {
                         if writer.write().await {
                             written.fetch_add(1, Ordering::Relaxed);
@@ -67,6 +106,8 @@ struct Writer {
     organizations: Vec<String>,
     number: u64,
     batches: u64,
+    /// The number of kinds of writes that it makes.
+    kinds: u64,
 }
 
 impl Writer {
@@ -91,7 +132,39 @@ impl Writer {
         let index = usize::try_from(self.below(3)).unwrap();
         let organization = self.organizations[index].clone();
         let [operator, service] = &mut self.clients.clone();
-        match self.below(12) {
+        match self.below(self.kinds) {
+            12 => operator.roles.create_role(define(&organization, "org:own", &["billing.read"])).await.is_ok(),
+            13 => {
+                let permissions = [vec![], vec!["billing.pay".to_owned()]][usize::from(self.below(2) == 0)].clone();
+                let request = pb::UpdateRoleRequest {
+                    organization,
+                    name: "org:own".to_owned(),
+                    permissions,
+                    update_mask: Some(prost_types::FieldMask { paths: vec!["permissions".to_owned()] }),
+                    ..Default::default()
+                };
+                operator.roles.update_role(request).await.is_ok()
+            }
+            14 => {
+                let request = pb::DeleteRoleRequest {
+                    organization,
+                    name: "org:own".to_owned(),
+                    replace_with: "member".to_owned(),
+                    ..Default::default()
+                };
+                operator.roles.delete_role(request).await.is_ok()
+            }
+            15 => {
+                let keep = apply_model(self.below(4));
+                let replace_roles = [("agent".to_owned(), "member".to_owned())].into();
+                let replace = pb::ApplyAccessModelRequest { replace_roles, ..keep.clone() };
+                operator.models.apply_access_model(keep).await.is_ok()
+                    || operator.models.apply_access_model(replace).await.is_ok()
+            }
+            16..=17 => {
+                let role = ["org:own", "clerk", "agent"][usize::try_from(self.below(3)).unwrap()];
+                operator.organizations.update_member(set_role(&organization, &user, role)).await.is_ok()
+            }
             0..=3 => service.organizations.add_member(add(&organization, &user, "member")).await.is_ok(),
             4..=5 => service.organizations.remove_member(remove(&organization, &user)).await.is_ok(),
             6 => service.organizations.update_member(set_role(&organization, &user, "admin")).await.is_ok(),
