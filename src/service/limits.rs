@@ -94,8 +94,8 @@ pub const COUNTED_ROWS: i64 = 1_000;
 /// The rows that a plan counts in all: they take a tenth of a second, or a second if they are on disk.
 pub const COUNTED_ROWS_IN_ALL: i64 = 100_000;
 /// The size up to which a plan reads a table in full, and of the sample of a larger one, in bytes: some ten thousand rows,
-/// less than a tenth of a second.
-pub const COUNTED_TABLE_BYTES: i64 = 8 * 1024 * 1024;
+/// less than a tenth of a second. The transaction of the plan must not be idle while they are counted.
+pub const COUNTED_TABLE_BYTES: i64 = 4 * 1024 * 1024;
 /// Roles or permissions in use that one error names: it must fit the headers of a response.
 pub const NAMED_USES: usize = 10;
 /// Warnings of a plan: with them it stays below the size of a message.
