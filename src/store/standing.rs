@@ -145,6 +145,45 @@ impl StandingRow {
     }
 }
 
+/// Questions as the columns of the statement.
+#[derive(Default)]
+struct QuestionColumns {
+    buckets: Vec<Option<i16>>,
+    ids: Vec<Option<Uuid>>,
+    slugs: Vec<Option<String>>,
+    users: Vec<String>,
+    user_buckets: Vec<i16>,
+    named_roles: Vec<Option<String>>,
+    /// For each question, the number of the first one that names the same role of the same organization.
+    named_at: Vec<usize>,
+}
+
+impl QuestionColumns {
+    fn of(questions: &[&StandingKey]) -> Self {
+        let mut columns = Self::default();
+        let mut first_named = HashMap::new();
+        for (number, StandingKey { organization, user, named_role }) in questions.iter().enumerate() {
+            let (bucket, id, slug) = match organization {
+                OrganizationRef::Id(id) => (Some(id.bucket()), Some(id.as_uuid()), None),
+                OrganizationRef::Slug(slug) => (None, None, Some(slug.as_str().to_owned())),
+            };
+            // A role that several questions name is read for the first of them.
+            let named = named_role.as_ref().map(|name| (id, slug.clone(), name));
+            let at = named.map_or(number, |named| *first_named.entry(named).or_insert(number));
+            let named_role = named_role.as_ref().filter(|_| at == number);
+            columns.named_roles.push(named_role.map(|name| name.as_str().to_owned()));
+            columns.named_at.push(at);
+            columns.buckets.push(bucket);
+            columns.ids.push(id);
+            columns.slugs.push(slug);
+            // A CHECK excludes the empty id, so a question without a user finds no membership.
+            columns.users.push(user.as_ref().map_or_else(String::new, |user| user.as_str().to_owned()));
+            columns.user_buckets.push(user.as_ref().map_or(0, UserId::bucket));
+        }
+        columns
+    }
+}
+
 /// Reads the standings of several questions, in their order, with one statement and therefore from one snapshot.
 ///
 /// A question without a user is about the organization alone. The user state is `None` for an active user: the
@@ -155,31 +194,8 @@ impl StandingRow {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn many(connection: &mut PgConnection, questions: &[&StandingKey]) -> Result<StandingRows, StoreError> {
-    let mut buckets = Vec::with_capacity(questions.len());
-    let mut ids = Vec::with_capacity(questions.len());
-    let mut slugs = Vec::with_capacity(questions.len());
-    let mut users = Vec::with_capacity(questions.len());
-    let mut user_buckets = Vec::with_capacity(questions.len());
-    let mut named_roles = Vec::with_capacity(questions.len());
-    let mut named_at = Vec::with_capacity(questions.len());
-    let mut first_named = HashMap::new();
-    for (number, StandingKey { organization, user, named_role }) in questions.iter().enumerate() {
-        let (bucket, id, slug) = match organization {
-            OrganizationRef::Id(id) => (Some(id.bucket()), Some(id.as_uuid()), None),
-            OrganizationRef::Slug(slug) => (None, None, Some(slug.as_str().to_owned())),
-        };
-        // A role that several questions name is read for the first of them.
-        let named = named_role.as_ref().map(|name| (id, slug.clone(), name));
-        let at = named.map_or(number, |named| *first_named.entry(named).or_insert(number));
-        named_roles.push(named_role.as_ref().filter(|_| at == number).map(|name| name.as_str().to_owned()));
-        named_at.push(at);
-        buckets.push(bucket);
-        ids.push(id);
-        slugs.push(slug);
-        // A CHECK excludes the empty id, so a question without a user finds no membership.
-        users.push(user.as_ref().map_or_else(String::new, |user| user.as_str().to_owned()));
-        user_buckets.push(user.as_ref().map_or(0, UserId::bucket));
-    }
+    let QuestionColumns { buckets, ids, slugs, users, user_buckets, named_roles, named_at } =
+        QuestionColumns::of(questions);
     // LATERAL with LIMIT 1 makes the plan one index lookup for each question and table, whatever the statistics. A join with
     // the replacement of a role would read every role of the organization.
     let rows = sqlx::query_as!(
