@@ -5,7 +5,7 @@ use super::admit::{Api, read, respond};
 use super::decode::access_model as decode;
 use super::pb::access_model_service_server::AccessModelService;
 use super::{convert, pb};
-use crate::domain::access_model::{AccessModel, ModelParts};
+use crate::domain::access_model::{AccessModel, ModelParts, ReplacedRoles};
 use crate::domain::{Kind, Permission, RoleName};
 use crate::service::access_model::{AppliedModel, Difference, PermissionEffect, RoleEffect};
 use serde_json::Value;
@@ -84,14 +84,20 @@ fn model(model: &AccessModel) -> pb::AccessModel {
     pb::AccessModel { permissions: permissions.collect(), roles: roles.collect(), delegable }
 }
 
-/// What checks depend on in a stored access model. Leaves out each role that this program does not know, and every role
-/// of a model that it cannot read.
+/// What checks depend on in a stored access model, with the removed roles whose members still move. Leaves out each role that
+/// this program does not know, and every role of a model that it cannot read.
 pub(super) fn change(revision: i64, stored: &Value) -> pb::AccessModelChange {
     let model = AccessModel::from_stored(stored).ok();
     let declared = model.iter().flat_map(AccessModel::permissions).map(|permission| permission.name.as_str());
     let words: BTreeSet<&str> = Permission::RESERVED.iter().map(|own| own.as_str()).chain(declared).collect();
     let indexes: BTreeMap<&str, u32> = words.iter().copied().zip(0..).collect();
-    let roles = model.as_ref().map(|model| deployment_roles(model, &indexes)).unwrap_or_default();
+    let mut roles = model.as_ref().map(|model| deployment_roles(model, &indexes)).unwrap_or_default();
+    let replaced = ReplacedRoles::from_stored(stored);
+    roles.extend(replaced.iter().map(|(former, new)| pb::DeploymentRole {
+        name: former.to_string(),
+        replaced_by: new.to_string(),
+        ..pb::DeploymentRole::default()
+    }));
     pb::AccessModelChange { revision, permissions: words.into_iter().map(str::to_owned).collect(), roles }
 }
 

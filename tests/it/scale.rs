@@ -193,7 +193,7 @@ async fn the_plan_of_an_access_model_reads_a_part_of_the_roles_and_of_the_member
     }
 }
 
-/// Each organization has a role of its own with 1 000 permissions, and members who hold it.
+/// Each organization has one role with 1 000 permissions, and members who hold it.
 #[tokio::test]
 async fn what_a_role_holds_is_read_once_for_all_its_members() {
     let database = Database::new().await;

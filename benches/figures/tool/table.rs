@@ -1,7 +1,7 @@
 //! The memberships of the measurements: number n is user n (modulo the number of users) in organization n / 10, with ids
 //! derived from the numbers.
 //!
-//! With roles, the deployment has an access model with 20 roles, and each of the first organizations has one role of its own.
+//! With roles, the deployment has an access model with 20 roles, and each of the first organizations defines one role.
 //! Then the first members of these organizations are admins, [`DEPLOYMENT_MEMBER`] has a role of the deployment, and
 //! [`ORGANIZATION_MEMBER`] that of the organization.
 

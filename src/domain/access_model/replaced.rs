@@ -39,6 +39,11 @@ impl ReplacedRoles {
     pub fn get(&self, role: &RoleName) -> Option<&RoleName> {
         self.0.get(role)
     }
+
+    /// The replaced roles, each with the role that replaces it, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&RoleName, &RoleName)> {
+        self.0.iter()
+    }
 }
 
 impl FromIterator<(RoleName, RoleName)> for ReplacedRoles {

@@ -11,12 +11,14 @@ use sqlx::PgConnection;
 pub struct ReplayPage {
     /// The database that the page was read from.
     pub datastore: Datastore,
-    /// The rows from the position on, with the row at the position if the log still has it, up to the limit. The last transaction may be incomplete.
+    /// The rows from the position on, with the row at the position if the log still has it, up to the limit. The last
+    /// transaction may be incomplete.
     pub rows: Vec<LogRow>,
 }
 
 /// Reads up to `limit` rows of a bucket from a position on. Buckets 0 to 255 are of organizations, 256 to 287 of users, and
-/// 288 is of the access model, whose pages have at most [`limits::MODEL_ROWS`] rows.
+/// 288 is of the access model, whose pages have at most [`limits::MODEL_ROWS`] rows. A page ends early by the bytes of the
+/// permissions in it, after two rows at least.
 ///
 /// # Errors
 /// If Postgres does not answer, or a row is not readable.
@@ -55,11 +57,18 @@ async fn organizations(
                   NULL::jsonb AS model
            FROM datastore d JOIN log_heads h ON h.bucket = $1
            LEFT JOIN LATERAL (
-               SELECT * FROM log WHERE log.bucket = $1 AND log.position >= $2 ORDER BY log.position LIMIT $3) l ON true
+               SELECT * FROM (
+                   SELECT p.*, sum(octet_length(array_to_string(p.permissions, ''))) OVER (
+                                   ORDER BY p.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS text_before
+                   FROM (
+                       SELECT * FROM log WHERE log.bucket = $1 AND log.position >= $2
+                       ORDER BY log.position LIMIT $3) p) s
+               WHERE coalesce(s.text_before, 0) < $4) l ON true
            ORDER BY l.position"#,
         bucket,
         position,
         limit,
+        limits::PAGE_TEXT_BYTES,
     )
     .fetch_all(connection)
     .await?;

@@ -7,19 +7,23 @@ use sqlx::AssertSqlSafe;
 /// in `datastore`.
 pub struct Snapshot {
     database: Database,
-    tables: Vec<String>,
+    /// The tables, each with the list of its columns that are not generated.
+    tables: Vec<(String, String)>,
     rows: Vec<(String, String)>,
 }
 
 impl Snapshot {
     /// Takes a snapshot. Each database can have one.
     pub async fn take(database: &Database) -> Self {
-        let names = "SELECT relname::text FROM pg_class
+        let names = "SELECT relname::text, string_agg(quote_ident(attname), ', ' ORDER BY attnum)
+            FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
             WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
-              AND relname NOT IN ('_sqlx_migrations', 'datastore') ORDER BY relname";
-        let tables: Vec<String> = sqlx::query_scalar(names).fetch_all(&database.pool).await.unwrap();
+              AND relname NOT IN ('_sqlx_migrations', 'datastore')
+              AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+            GROUP BY relname ORDER BY relname";
+        let tables: Vec<(String, String)> = sqlx::query_as(names).fetch_all(&database.pool).await.unwrap();
         let copies: Vec<String> =
-            tables.iter().map(|table| format!("CREATE TABLE saved.{table} AS TABLE public.{table}")).collect();
+            tables.iter().map(|(table, _)| format!("CREATE TABLE saved.{table} AS TABLE public.{table}")).collect();
         let keep = format!("BEGIN; CREATE SCHEMA saved; {}; COMMIT", copies.join("; "));
         sqlx::raw_sql(AssertSqlSafe(keep)).execute(&database.pool).await.unwrap();
         let mut snapshot = Self { database: database.clone(), tables, rows: Vec::new() };
@@ -29,7 +33,7 @@ impl Snapshot {
 
     async fn current(&self) -> Vec<(String, String)> {
         let selects: Vec<String> =
-            self.tables.iter().map(|table| format!("SELECT '{table}', t::text FROM public.{table} t")).collect();
+            self.tables.iter().map(|(table, _)| format!("SELECT '{table}', t::text FROM public.{table} t")).collect();
         let all = selects.join(" UNION ALL ");
         let mut rows: Vec<_> = sqlx::query_as(AssertSqlSafe(all)).fetch_all(&self.database.pool).await.unwrap();
         rows.sort();
@@ -47,10 +51,10 @@ impl Snapshot {
 
     /// Restores all rows.
     pub async fn restore(&self) {
-        let undo = self.tables.iter().map(|table| {
+        let undo = self.tables.iter().map(|(table, columns)| {
             format!(
                 "DELETE FROM public.{table} t WHERE t::text NOT IN (SELECT k::text FROM saved.{table} k);
-                 INSERT INTO public.{table} SELECT * FROM saved.{table} k
+                 INSERT INTO public.{table} ({columns}) SELECT {columns} FROM saved.{table} k
                  WHERE k::text NOT IN (SELECT t::text FROM public.{table} t)"
             )
         });

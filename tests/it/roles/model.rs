@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use time::OffsetDateTime;
 
-/// Applies a model in a transaction of its own, as a request does.
+/// Applies a model in a separate transaction, as a request does.
 async fn apply(database: &Database, model: &Value, roles: &[DeploymentRoleRow]) -> LogPosition {
     let mut connection = connect(database).await;
     let mut transaction = connection.begin().await.unwrap();

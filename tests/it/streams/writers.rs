@@ -133,38 +133,7 @@ impl Writer {
         let organization = self.organizations[index].clone();
         let [operator, service] = &mut self.clients.clone();
         match self.below(self.kinds) {
-            12 => operator.roles.create_role(define(&organization, "org:own", &["billing.read"])).await.is_ok(),
-            13 => {
-                let permissions = [vec![], vec!["billing.pay".to_owned()]][usize::from(self.below(2) == 0)].clone();
-                let request = pb::UpdateRoleRequest {
-                    organization,
-                    name: "org:own".to_owned(),
-                    permissions,
-                    update_mask: Some(prost_types::FieldMask { paths: vec!["permissions".to_owned()] }),
-                    ..Default::default()
-                };
-                operator.roles.update_role(request).await.is_ok()
-            }
-            14 => {
-                let request = pb::DeleteRoleRequest {
-                    organization,
-                    name: "org:own".to_owned(),
-                    replace_with: "member".to_owned(),
-                    ..Default::default()
-                };
-                operator.roles.delete_role(request).await.is_ok()
-            }
-            15 => {
-                let keep = apply_model(self.below(4));
-                let replace_roles = [("agent".to_owned(), "member".to_owned())].into();
-                let replace = pb::ApplyAccessModelRequest { replace_roles, ..keep.clone() };
-                operator.models.apply_access_model(keep).await.is_ok()
-                    || operator.models.apply_access_model(replace).await.is_ok()
-            }
-            16..=17 => {
-                let role = ["org:own", "clerk", "agent"][usize::try_from(self.below(3)).unwrap()];
-                operator.organizations.update_member(set_role(&organization, &user, role)).await.is_ok()
-            }
+            kind @ 12.. => self.write_role(kind, &organization, &user).await,
             0..=3 => service.organizations.add_member(add(&organization, &user, "member")).await.is_ok(),
             4..=5 => service.organizations.remove_member(remove(&organization, &user)).await.is_ok(),
             6 => service.organizations.update_member(set_role(&organization, &user, "admin")).await.is_ok(),
@@ -208,6 +177,37 @@ impl Writer {
                 let request = pb::DeleteOrganizationRequest { organization, purge, ..Default::default() };
                 self.organizations.remove(index);
                 operator.organizations.delete_organization(request).await.is_ok()
+            }
+        }
+    }
+    /// Makes a write about roles, and returns whether it succeeded.
+    async fn write_role(&mut self, kind: u64, organization: &str, user: &str) -> bool {
+        let mut operator = self.clients[0].clone();
+        let (organization, name) = (organization.to_owned(), "org:own".to_owned());
+        match kind {
+            12 => operator.roles.create_role(define(&organization, &name, &["billing.read"])).await.is_ok(),
+            13 => {
+                let permissions = if self.below(2) == 0 { vec!["billing.pay".to_owned()] } else { Vec::new() };
+                let update_mask = Some(prost_types::FieldMask { paths: vec!["permissions".to_owned()] });
+                let request =
+                    pb::UpdateRoleRequest { organization, name, permissions, update_mask, ..Default::default() };
+                operator.roles.update_role(request).await.is_ok()
+            }
+            14 => {
+                let replace_with = "member".to_owned();
+                let request = pb::DeleteRoleRequest { organization, name, replace_with, ..Default::default() };
+                operator.roles.delete_role(request).await.is_ok()
+            }
+            15 => {
+                let keep = apply_model(self.below(4));
+                let replace_roles = [("agent".to_owned(), "member".to_owned())].into();
+                let replace = pb::ApplyAccessModelRequest { replace_roles, ..keep.clone() };
+                operator.models.apply_access_model(keep).await.is_ok()
+                    || operator.models.apply_access_model(replace).await.is_ok()
+            }
+            _ => {
+                let role = ["org:own", "clerk", "agent"][usize::try_from(self.below(3)).unwrap()];
+                operator.organizations.update_member(set_role(&organization, user, role)).await.is_ok()
             }
         }
     }
