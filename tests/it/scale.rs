@@ -216,7 +216,7 @@ async fn what_a_role_holds_is_read_once_for_all_its_members() {
     let question = |number: usize| StandingKey {
         organization: OrganizationRef::Id(OrganizationId::from_uuid(ids[number % 2])),
         user: Some(UserId::parse(&format!("user-{}", number / 2 + 1)).unwrap()),
-        named_role: (number % 3 > 0).then(|| all.clone()),
+        named_role: (!number.is_multiple_of(3)).then(|| all.clone()),
     };
     let questions: Vec<StandingKey> = (0..400).map(question).collect();
     let mut connection = PgConnection::connect(&database.url).await.unwrap();

@@ -23,7 +23,8 @@ pub mod plan;
 mod replaced;
 mod stored;
 mod summary;
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
+#[cfg(feature = "server")]
 mod tests;
 pub mod text;
 mod validate;

@@ -249,9 +249,9 @@ async fn check_roles(
 ) -> Result<(), ServiceError> {
     let removed = plan.roles.iter().filter(|change| change.is_removal()).map(|change| change.name.clone());
     let held = usage::held_roles(connection, &removed.collect::<Vec<_>>()).await?;
-    let replaces = |change: &RoleChange| replaced.iter().any(|role| role.replaced_by.as_ref() == Some(&change.name));
+    let has_former = |change: &RoleChange| replaced.iter().any(|role| role.replaced_by.as_ref() == Some(&change.name));
     let is_held = |change: &&RoleChange| {
-        held.contains(&change.name) || change.is_taken_from_a_kind() || (change.is_removal() && replaces(change))
+        held.contains(&change.name) || change.is_taken_from_a_kind() || (change.is_removal() && has_former(change))
     };
     let (mut roles, mut members) = (Vec::new(), Vec::new());
     for change in plan.roles.iter().filter(is_held) {

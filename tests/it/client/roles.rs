@@ -311,20 +311,20 @@ async fn expected(client: &Client, checks: &[Check]) -> Vec<Option<Answer>> {
 /// Asserts that a replica which has caught up answers as the primary does, and one by one as in a batch.
 async fn assert_equal(cache: &MembershipCache, checks: &[Check], expected: &[Option<Answer>], context: &str) {
     soon(cache.caught_up()).await;
-    let content = |answer: &Answer| (answer.reason, answer.role.clone(), answer.revision);
+    let facts = |answer: &Answer| (answer.reason, answer.role.clone(), answer.revision);
     let mut known = (Vec::new(), Vec::new());
     for (check, expected) in checks.iter().zip(expected) {
         if let Some(expected) = expected {
             let answer = from_memory(cache, check).await;
-            assert_eq!(content(&answer), content(expected), "{context}: {check:?}");
+            assert_eq!(facts(&answer), facts(expected), "{context}: {check:?}");
             known.0.push(check.clone());
-            known.1.push(content(expected));
+            known.1.push(facts(expected));
         } else {
             assert!(cache.check_now(check).is_none(), "{context}: {check:?}");
         }
     }
     let answers = cache.check_batch(&known.0, &Consistency::Recent).await.unwrap();
-    assert_eq!(answers.iter().map(content).collect::<Vec<_>>(), known.1, "{context}");
+    assert_eq!(answers.iter().map(facts).collect::<Vec<_>>(), known.1, "{context}");
 }
 
 /// Makes random changes. After each one, a replica that follows must answer as the primary does; so must one that loads an

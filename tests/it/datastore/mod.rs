@@ -96,8 +96,8 @@ fn sample_calls(server: &Server, organization: &str) -> Vec<(&'static Method, St
 async fn assert_every_method_is_unavailable(server: &Server, organization: &str) {
     // Fewer at once than the server accepts.
     for calls in sample_calls(server, organization).chunks(CALLS_AT_ONCE) {
-        let calls = calls.iter().cloned().map(async |(method, token, message)| {
-            let call = samples::call(server.channel(), &token, method.path, message);
+        let calls = calls.iter().map(async |(method, token, message)| {
+            let call = samples::call(server.channel(), token, method.path, message.clone());
             (method.path, timeout(CALL_TIMEOUT, call).await)
         });
         for (path, answer) in futures_util::future::join_all(calls).await {

@@ -319,12 +319,12 @@ async fn the_replacement_of_a_role_is_replaced_and_kept_by_the_model() {
         replace_roles: [("accountant".to_owned(), "member".to_owned())].into(),
         ..request
     };
-    let taken = with(json!(["billing.pay"]), "vendor");
+    let of_vendors = with(json!(["billing.pay"]), "vendor");
     for (request, members) in [
         (without.clone(), "10002"),
         (replacing(without.clone()), "10001"),
-        (taken.clone(), "10002"),
-        (replacing(taken), "10001"),
+        (of_vendors.clone(), "10002"),
+        (replacing(of_vendors), "10001"),
     ] {
         let status = operator.models.apply_access_model(request).await.unwrap_err();
         assert_eq!(

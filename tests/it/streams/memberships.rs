@@ -49,7 +49,7 @@ impl Model {
         let mut roles = BTreeMap::from(built_in);
         for role in model.roles() {
             let kind = role.kind.as_ref().map(|kind| kind.as_str().to_owned()).unwrap_or_default();
-            let words = role.permissions.iter().map(|word| word.to_string()).collect();
+            let words = role.permissions.iter().map(ToString::to_string).collect();
             roles.insert(role.name.to_string(), (kind, words));
         }
         let declared = model.permissions().iter().map(|permission| permission.name.to_string());

@@ -283,12 +283,12 @@ async fn an_export_leaves_out_what_the_server_does_not_know_and_names_a_replacem
     let request = pb::ExportMembershipsRequest::default();
     let mut parts = clients.checks.clone().export_memberships(request).await.unwrap().into_inner();
     let part = soon(parts.message()).await.unwrap().unwrap();
-    let named = |name: &str, permissions: &[u32], replaced_by: &str| pb::ExportedRole {
+    let exported = |name: &str, permissions: &[u32], replaced_by: &str| pb::ExportedRole {
         name: name.to_owned(),
         permissions: permissions.to_vec(),
         replaced_by: replaced_by.to_owned(),
     };
-    assert_eq!(part.organizations[0].roles, [named("org:known", &[0], ""), named("org:old", &[], "clerk")]);
+    assert_eq!(part.organizations[0].roles, [exported("org:known", &[0], ""), exported("org:old", &[], "clerk")]);
     assert_eq!(part.permissions, ["billing.read"]);
     let model = part.access_model.unwrap();
     let names: Vec<_> = model.roles.iter().map(|role| role.name.as_str()).collect();
