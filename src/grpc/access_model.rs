@@ -98,6 +98,7 @@ pub(super) fn change(revision: i64, stored: &Value) -> pb::AccessModelChange {
         replaced_by: new.to_string(),
         ..pb::DeploymentRole::default()
     }));
+    roles.sort_by(|one, other| one.name.cmp(&other.name));
     pb::AccessModelChange { revision, permissions: words.into_iter().map(str::to_owned).collect(), roles }
 }
 
@@ -149,5 +150,21 @@ fn plan(applied: &AppliedModel) -> pb::AccessModelPlan {
         newly_delegable: applied.newly_delegable.clone(),
         no_longer_delegable: applied.no_longer_delegable.clone(),
         warnings: applied.warnings.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_removed_role_whose_members_still_move_names_its_replacement() {
+        let model = AccessModel::from_stored(&json!({ "roles": [{ "name": "seller", "permissions": [] }] })).unwrap();
+        let [clerk, seller] = ["clerk", "seller"].map(|name| RoleName::parse(name).unwrap());
+        let replaced: ReplacedRoles = [(clerk, seller)].into_iter().collect();
+        let change = change(3, &replaced.add_to(model.to_stored()));
+        let roles: Vec<_> = change.roles.iter().map(|role| (role.name.as_str(), role.replaced_by.as_str())).collect();
+        assert_eq!(roles, [("admin", ""), ("clerk", "seller"), ("member", ""), ("seller", "")]);
     }
 }
