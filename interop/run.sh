@@ -98,6 +98,9 @@ printed() {
     done
     echo "interop: the example in $language did not print: $1; it printed:" >&2
     cat "$work/example" "$work/example.log" >&2
+    kill -0 "$example" 2>/dev/null || echo "interop: the example has ended" >&2
+    echo "interop: the log of the server ends with:" >&2
+    tail -20 "$work/log" >&2
     exit 1
 }
 
