@@ -56,7 +56,7 @@ enum CheckRequirement<'t> {
     Permission(Permission),
     /// What this role holds; `None` if this program does not know it.
     Role(Option<&'t PermissionSet>),
-    /// The organization has no role of its own with the name in the question.
+    /// The organization does not define the role in the question.
     NoSuchRole,
 }
 
@@ -142,7 +142,7 @@ pub enum CheckReason {
     OrganizationPending,
     /// The user is deactivated.
     UserInactive,
-    /// The organization has no role of its own with the name in the question.
+    /// The organization does not define the role in the question.
     RoleNotFound,
     /// The user's role lacks a permission of the role in the question.
     RoleTooLow,

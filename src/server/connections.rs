@@ -24,8 +24,8 @@ pub(super) struct ConnectionUsage {
     streams_end: CancellationToken,
     /// Cancelled when the connection has to make room for another one.
     evicted: CancellationToken,
-    /// The time at which the connection reaches its maximum age; `None` if it has none.
-    aged_at: Option<Instant>,
+    /// The maximum age of the connection, from the beginning of HTTP/2 on; `None` if it has none.
+    max_age: Option<Duration>,
     /// When the client certificate expires, if there is one.
     expiry: OnceLock<Instant>,
 }
@@ -62,7 +62,7 @@ impl ConnectionUsage {
             streams_end: stopping.child_token(),
             stopping,
             evicted: CancellationToken::new(),
-            aged_at: max_age.and_then(|age| Instant::now().checked_add(with_jitter(age, random::bits()))),
+            max_age: max_age.map(|age| with_jitter(age, random::bits())),
             expiry: OnceLock::new(),
         };
         usage.used();
@@ -93,13 +93,14 @@ impl ConnectionUsage {
         }
     }
 
-    /// Resolves when the connection has to end.
+    /// Resolves when the connection has to end. Called when HTTP/2 begins: the age counts from then on.
     pub(super) async fn ended(self: Arc<Self>) -> ConnectionEnd {
+        let aged_at = self.max_age.and_then(|age| Instant::now().checked_add(age));
         tokio::select! {
             biased;
             end = self.clone().ended_by_server() => end,
             () = until(self.expiry.get().copied()) => ConnectionEnd::Expired,
-            () = until(self.aged_at) => ConnectionEnd::Aged,
+            () = until(aged_at) => ConnectionEnd::Aged,
         }
     }
 

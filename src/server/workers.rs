@@ -200,8 +200,8 @@ async fn open(
     };
     tokio::select! {
         biased;
-        // Nothing was promised to this peer.
-        _ = usage.clone().ended() => None,
+        // Nothing was promised to this peer. Its age does not count yet: a client that takes long would find no connection.
+        _ = usage.clone().ended_by_server() => None,
         opened = opening => opened,
     }
 }

@@ -336,7 +336,7 @@ pub async fn members_with(
 pub struct MovedMember {
     /// The member whose role changed.
     pub user: UserId,
-    /// The revision of the organization that this change made. Each member has one of its own.
+    /// The revision of the organization that this change made: another one for each member.
     pub revision: i64,
 }
 

@@ -28,7 +28,7 @@ pub struct CountLimits {
 }
 
 impl CountLimits {
-    /// The rows to count for each of so many.
+    /// The rows to count for one role or permission, if this number of them is counted.
     fn of_each(&self, count: usize) -> i64 {
         let count = i64::try_from(count).unwrap_or(i64::MAX).max(1);
         (self.rows / count).min(self.rows_of_each)

@@ -4,7 +4,7 @@ use crate::domain::RoleName;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// The field of the stored document. It is not a part of the model: nobody sets it.
+/// The field of the stored document. It is not a part of the model, and no request sets it.
 const FIELD: &str = "replaced";
 
 /// The removed roles of the deployment that members may still hold, and the role that replaces each. Their members hold what

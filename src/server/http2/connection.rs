@@ -41,14 +41,14 @@ where
         .max_send_buffer_size(limits::SEND_BUFFER)
         .max_pending_accept_reset_streams(limits::RESET_CALLS)
         .handshake(GuardedIo::new(socket, activity.clone()));
-    let mut ended: EndFuture = Box::pin(connection.usage.clone().ended());
     let mut http2 = tokio::select! {
         biased;
         // Nothing was promised to this peer.
-        _ = &mut ended => return Ok(()),
+        _ = connection.usage.clone().ended_by_server() => return Ok(()),
         http2 = handshake => http2?,
     };
     let keep_alive = KeepAlive::new(http2.ping_pong(), activity.clone());
+    let ended: EndFuture = Box::pin(connection.usage.clone().ended());
     let mut served = ServedConnection {
         http2,
         pipeline,

@@ -1,6 +1,6 @@
 //! The members of a deleted role who still have to move to the role that replaces it: one transaction for each part of them.
 //!
-//! Every part is a write of its own under the lock of the organization. So servers that move the same members, changes of
+//! Every part is a separate write under the lock of the organization. So servers that move the same members, changes of
 //! the owner in between, and a purge exclude each other, and a server that is stopped leaves a state that the next round of
 //! any server continues.
 

@@ -12,6 +12,7 @@ use roster::client::{Answer, CacheSettings, Check, Client, ClientSettings, Consi
 use roster::domain::Scope;
 use roster::server::ServerSettings;
 use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -201,11 +202,25 @@ async fn a_peer_that_ignores_the_announcement_is_closed_after_the_grace() {
     let begin = Instant::now();
     let mut silent = Socket::with(server.address, OPENING).await;
     silent.until_accepted().await;
-    // This one has not sent its preface.
-    let unopened = Socket::with(server.address, &OPENING[..10]).await;
     assert!(says_goaway(&silent.rest().await));
     assert!(begin.elapsed() >= age * 9 / 10 + grace, "{:?}", begin.elapsed());
-    soon(unopened.rest()).await;
+}
+
+/// A client that needs longer than the age to open a connection gets one: to most clients a connection that ends before it
+/// is open is a failed server, which they leave out for a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_age_of_a_connection_begins_when_it_is_open() {
+    let (age, grace) = (Duration::from_millis(300), Duration::from_millis(700));
+    let server = server(age, grace).await;
+    let mut late = Socket::with(server.address, &OPENING[..10]).await;
+    // The connection that is opened after it has ended by its age and its grace.
+    let other = Socket::with(server.address, OPENING).await;
+    assert!(says_goaway(&other.rest().await));
+    late.0.write_all(&OPENING[10..]).await.unwrap();
+    late.until_accepted().await;
+    let begin = Instant::now();
+    assert!(says_goaway(&late.rest().await));
+    assert!(begin.elapsed() >= age / 2 + grace, "{:?}", begin.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
