@@ -28,3 +28,7 @@ pub const CACHE_PAUSE: Duration = Duration::from_millis(25);
 pub const CACHE_PAUSE_MAX: Duration = Duration::from_secs(3);
 /// Minimum age of the client's replica before it is exported again only to free the memory of purged organizations.
 pub const CACHE_SWEEP: Duration = Duration::from_hours(1);
+/// Pauses before a check is made again whose connection ended under it. A load balancer leaves out a server that stops within
+/// about a second.
+pub const REPEAT_PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];

@@ -36,7 +36,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// The consistency requirement of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -166,19 +166,26 @@ impl Client {
         tokio::time::timeout(self.settings.timeout, call).await.unwrap_or(Err(Error::TimedOut))
     }
 
-    /// Makes a call that only reads. If its connection ends under it, makes it once more: tonic does not repeat a call that
-    /// the server has not begun, as other libraries do when a connection reaches its maximum age.
+    /// Makes a call that only reads. If its connection ends under it, makes it again after each of
+    /// [`limits::REPEAT_PAUSES`]: tonic does not repeat a call that the server has not begun, as other libraries do when a
+    /// connection reaches its maximum age. The next connection may lead to a server that stops too. A call for which no
+    /// connection could be opened is made once more, at once.
     async fn repeat<M: Clone, T>(
         &self,
         message: M,
         call: impl AsyncFn(CheckServiceClient<Channel>, Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
-        let first = call(self.checks(), self.request(message.clone()).await?).await;
-        let answer = match first {
-            Err(status) if error::is_of_connection(&status) => call(self.checks(), self.request(message).await?).await,
-            first => first,
-        };
-        Ok(answer?.into_inner())
+        let mut pauses = limits::REPEAT_PAUSES.iter();
+        loop {
+            let answer = call(self.checks(), self.request(message.clone()).await?).await;
+            let is_repeated = |status: &Status, pause: &Duration| {
+                error::is_of_connection(status) && (pause.is_zero() || status.code() != Code::Unavailable)
+            };
+            match (answer, pauses.next()) {
+                (Err(status), Some(pause)) if is_repeated(&status, pause) => tokio::time::sleep(*pause).await,
+                (answer, _) => return Ok(answer?.into_inner()),
+            }
+        }
     }
 
     /// Checks one user in one organization.
