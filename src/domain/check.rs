@@ -1,9 +1,8 @@
 //! Checks: whether a user is a member of an organization, has a role there, or has a permission there.
 
-use super::access_model::PermissionName;
 use super::{
-    Invalid, OrganizationRef, OrganizationState, Permission, PermissionSet, RoleName, StandingView, UserId, UserState,
-    ValueKind,
+    Invalid, OrganizationRef, OrganizationState, Permission, PermissionName, PermissionSet, RoleName, StandingView,
+    UserId, UserState, ValueKind,
 };
 
 /// The condition that a check tests.

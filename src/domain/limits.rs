@@ -14,6 +14,12 @@ pub const SLUG_CHARACTERS: usize = 200;
 pub const SLUG_CHARACTERS_MIN: usize = 2;
 /// Characters in a kind: a short label, of which a deployment defines a few.
 pub const KIND_CHARACTERS: usize = 64;
+/// Characters in the name of a permission: an index entry and a log line stay short.
+pub const PERMISSION_NAME_CHARACTERS: usize = 100;
+/// Segments in the name of a permission: at least a thing and an action on it.
+pub const PERMISSION_NAME_SEGMENTS_MIN: usize = 2;
+/// Segments in the name of a permission: an area, a thing, a part of it and an action.
+pub const PERMISSION_NAME_SEGMENTS_MAX: usize = 4;
 /// Characters in a user's display name.
 pub const DISPLAY_NAME_CHARACTERS: usize = 200;
 /// Characters in the reason for a change: a sentence or a ticket number, not a document.

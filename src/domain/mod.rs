@@ -20,6 +20,7 @@ mod named_enum;
 #[cfg(feature = "server")]
 pub(crate) mod nearest;
 pub mod permission;
+pub mod permission_name;
 pub mod permission_set;
 pub mod quota;
 pub mod refusal;
@@ -44,6 +45,7 @@ pub use model::{
     StandingView, User,
 };
 pub use permission::Permission;
+pub use permission_name::PermissionName;
 pub use permission_set::PermissionSet;
 pub use quota::Quota;
 pub use refusal::{Refusal, Violation};

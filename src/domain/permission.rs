@@ -4,8 +4,7 @@
 //! [`Permission::RESERVED_NUMBERS`]. A word of the application gets its number from one table for the whole process, which
 //! only grows: equal numbers mean equal words at any time, whatever access model they come from.
 
-use super::Invalid;
-use super::access_model::PermissionName;
+use super::{Invalid, PermissionName};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};

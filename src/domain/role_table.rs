@@ -1,8 +1,8 @@
 //! What the roles of a deployment hold, at one revision of its access model.
 
-use super::access_model::{AccessModel, PermissionName, ReplacedRoles};
+use super::access_model::{AccessModel, ReplacedRoles};
 use super::role::{ADMIN_PERMISSIONS, MEMBER_PERMISSIONS, built_in_permissions};
-use super::{Kind, Permission, PermissionSet, Role, RoleName, RoleView};
+use super::{Kind, Permission, PermissionName, PermissionSet, Role, RoleName, RoleView};
 use std::collections::HashMap;
 
 /// The roles of the deployment with what they hold, resolved from an access model. Roles of organizations are not in it.

@@ -4,6 +4,7 @@
 //! neither comes first: a mistake in the command line, in the settings or in the file ends the program with exit code 2
 //! before a connection is opened.
 
+mod applied;
 mod server;
 mod target;
 
@@ -14,11 +15,12 @@ use crate::config::{self, DatastoreFlags, Environment, Mistakes};
 use crate::domain::access_model::file::{FileFormat, ModelFileError};
 use crate::domain::access_model::{AccessModel, ModelPlan};
 use crate::domain::{Invalid, RoleName};
+use applied::{AppliedPlan, ModelVersion};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use target::{AppliedPlan, ModelTarget, ModelVersion, TIMEOUT};
+use target::{ModelTarget, TIMEOUT};
 
 #[derive(clap::Args)]
 pub(super) struct AccessModelFlags {
@@ -244,6 +246,9 @@ fn report(applied: &AppliedPlan, options: &ApplyFlags) -> Result<(), CliError> {
     print_plan(&applied.plan)?;
     for held in applied.uses.iter().filter(|held| held.count > 0) {
         super::print_message(&held.to_string());
+    }
+    for role in &applied.moving {
+        super::print_message(&format!("The members of {role} hold the other role at once, and move later."));
     }
     super::print_message(&match (applied.plan.is_empty(), options.dry_run) {
         (true, _) => format!("No difference from revision {}: nothing was changed.", applied.revision),

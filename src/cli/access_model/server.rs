@@ -1,6 +1,6 @@
 //! The commands over a server, through the client library.
 
-use super::target::{AppliedPlan, Holders, ModelUse, ModelVersion};
+use super::applied::{AppliedPlan, Holders, ModelUse, ModelVersion};
 use super::{ApplyFlags, CliError};
 use crate::client::{Client, ClientSettings, Error};
 use crate::domain::access_model::{AccessModel, ModelParts, ModelPlan, PermissionParts, RoleParts};
@@ -41,13 +41,15 @@ pub(super) async fn apply(
     };
     let request = client.request(message).await?;
     let answer = AccessModelServiceClient::new(client.channel()).apply_access_model(request).await;
-    let pb::ApplyAccessModelResponse { plan, etag, moved_members, .. } = answer.map_err(Error::from)?.into_inner();
+    let answer = answer.map_err(Error::from)?.into_inner();
+    let pb::ApplyAccessModelResponse { plan, etag, moved_members, roles_moving_later, .. } = answer;
     let plan = plan.unwrap_or_default();
     let uses = plan.permissions.into_iter().map(ModelUse::from);
     Ok(AppliedPlan {
         plan: ModelPlan::between(&stored.model, model),
         uses: uses.chain(plan.roles.into_iter().map(ModelUse::from)).collect(),
         moved: moved_members.try_into().unwrap_or_default(),
+        moving: roles_moving_later,
         revision: etag,
     })
 }

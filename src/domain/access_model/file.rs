@@ -2,6 +2,7 @@
 
 use super::{AccessModel, ModelParts, limits};
 use crate::domain::Violation;
+use crate::domain::limits::PERMISSION_NAME_CHARACTERS;
 use crate::domain::nearest::nearest;
 use serde_json::Value;
 use std::path::Path;
@@ -170,7 +171,7 @@ fn names(document: &Value, place: &str) -> String {
         value = value.and_then(|value| value.get(index));
         let name = value.and_then(|item| item.get("name").unwrap_or(item).as_str());
         names.extend(name.filter(|name| !name.is_empty()).map(|name| {
-            let start: String = name.chars().take(limits::PERMISSION_NAME_CHARACTERS).collect();
+            let start: String = name.chars().take(PERMISSION_NAME_CHARACTERS).collect();
             Value::String(start).to_string()
         }));
     }

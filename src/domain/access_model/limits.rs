@@ -6,12 +6,6 @@ pub const PERMISSIONS: usize = 1_000;
 pub const ROLES_OF_A_KIND: usize = 100;
 /// Roles in all, without `admin` and `member`. The replica stores a role in 12 bits.
 pub const ROLES: usize = 2_000;
-/// Characters in the name of a permission: an index entry and a log line stay short.
-pub const PERMISSION_NAME_CHARACTERS: usize = 100;
-/// Segments in the name of a permission: at least a thing and an action on it.
-pub const PERMISSION_NAME_SEGMENTS_MIN: usize = 2;
-/// Segments in the name of a permission: an area, a thing, a part of it and an action.
-pub const PERMISSION_NAME_SEGMENTS_MAX: usize = 4;
 /// Characters in the title of a permission or a role, as in the name of an organization.
 pub const TITLE_CHARACTERS: usize = 200;
 /// Characters in the description of a permission or a role: a paragraph.

@@ -18,7 +18,6 @@ pub mod file;
 pub mod limits;
 pub mod parts;
 pub mod patch;
-pub mod permission_name;
 pub mod plan;
 mod replaced;
 mod stored;
@@ -30,12 +29,11 @@ pub mod text;
 mod validate;
 
 pub use parts::{ModelParts, PermissionParts, RoleParts};
-pub use permission_name::PermissionName;
 pub use plan::{Difference, ModelPlan};
 pub use replaced::ReplacedRoles;
 pub use text::{Description, Title};
 
-use crate::domain::{Kind, RoleName};
+use crate::domain::{Kind, PermissionName, RoleName};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 

@@ -1,10 +1,9 @@
 //! The form of a model in the datastore: the JSON of [`ModelParts`].
 
 use super::{
-    AccessModel, DeclaredPermission, DeclaredRole, Description, ModelParts, PermissionName, PermissionParts, RoleParts,
-    Title, WordSet,
+    AccessModel, DeclaredPermission, DeclaredRole, Description, ModelParts, PermissionParts, RoleParts, Title, WordSet,
 };
-use crate::domain::{Invalid, Kind, RoleName};
+use crate::domain::{Invalid, Kind, PermissionName, RoleName};
 use serde::Deserialize;
 use serde_json::Value;
 

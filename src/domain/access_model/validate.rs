@@ -1,11 +1,9 @@
 //! The rules of a model. Every violation is found at once, with its place in the document.
 
 use super::parts::{ModelParts, PermissionParts, RoleParts};
-use super::permission_name::{has_reserved_segment, is_label};
-use super::{
-    AccessModel, DeclaredPermission, DeclaredRole, Description, PermissionName, Title, WordSet, built_in, limits,
-};
-use crate::domain::{Invalid, Kind, Permission, RoleName, Violation};
+use super::{AccessModel, DeclaredPermission, DeclaredRole, Description, Title, WordSet, built_in, limits};
+use crate::domain::permission_name::{has_reserved_segment, is_label};
+use crate::domain::{Invalid, Kind, Permission, PermissionName, RoleName, Violation};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{Arguments, Display};
 

@@ -1,10 +1,9 @@
 //! Inputs of `CheckService`.
 
 use super::{FieldReader, InvalidFields, borrow_oneof, item_count};
-use crate::domain::access_model::PermissionName;
 use crate::domain::check::{Question, UndeclaredWord};
 use crate::domain::limits::BATCH_CHECKS;
-use crate::domain::{Invalid, Kind, OrganizationRef, Permission, RoleName, UserId};
+use crate::domain::{Invalid, Kind, OrganizationRef, Permission, PermissionName, RoleName, UserId};
 use crate::grpc::pb;
 use crate::service::Freshness;
 use crate::service::checks::{Check, CheckAnswer};

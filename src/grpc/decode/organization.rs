@@ -2,11 +2,10 @@
 
 use super::invitation::delivery;
 use super::{FieldReader, InvalidFields, UserReference, borrow_oneof, item_count};
-use crate::domain::access_model::PermissionName;
 use crate::domain::ids::parse_uuid;
 use crate::domain::{
-    EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, Permission, RoleName, SearchText, Slug,
-    UserId,
+    EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, Permission, PermissionName, RoleName,
+    SearchText, Slug, UserId,
 };
 use crate::grpc::page::Page;
 use crate::grpc::{convert, limits, pb};

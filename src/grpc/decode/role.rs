@@ -2,8 +2,8 @@
 
 use super::organization::etag;
 use super::{FieldReader, InvalidFields};
-use crate::domain::access_model::{Description, PermissionName, Title};
-use crate::domain::{Invalid, Permission, RoleName};
+use crate::domain::access_model::{Description, Title};
+use crate::domain::{Invalid, Permission, PermissionName, RoleName};
 use crate::grpc::page::Page;
 use crate::grpc::pb;
 use crate::service::limits;

@@ -1,7 +1,6 @@
 //! The names of the application's permissions.
 
-use super::limits;
-use crate::domain::Invalid;
+use super::{Invalid, limits};
 use std::fmt;
 
 /// The first segments of roster's own permissions, now or later.
@@ -64,20 +63,20 @@ impl fmt::Display for PermissionName {
 }
 
 /// Whether the first segment of a word is reserved for roster.
-pub(super) fn has_reserved_segment(word: &str) -> bool {
+pub(crate) fn has_reserved_segment(word: &str) -> bool {
     RESERVED_SEGMENTS.contains(&word.split('.').next().unwrap_or_default())
 }
 
 /// Whether a text is `[a-z][a-z0-9_-]*`.
-pub(super) fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::built_in;
     use super::*;
+    use crate::domain::Permission;
 
     #[test]
     fn a_name_is_two_to_four_labels() {
@@ -117,7 +116,7 @@ mod tests {
 
     #[test]
     fn no_name_collides_with_a_permission_of_roster() {
-        for permission in built_in::reserved() {
+        for permission in Permission::RESERVED {
             assert!(has_reserved_segment(permission.as_str()), "{permission:?}: add its first segment");
             assert!(PermissionName::parse(permission.as_str()).is_err());
         }
