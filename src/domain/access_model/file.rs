@@ -1,6 +1,6 @@
 //! The document as a file that people keep in version control, in TOML or JSON. Both have the same shape.
 
-use super::{AccessModel, ModelParts, limits};
+use super::{AccessModel, ModelParts};
 use crate::domain::Violation;
 use crate::domain::limits::PERMISSION_NAME_CHARACTERS;
 use crate::domain::nearest::nearest;
