@@ -130,6 +130,13 @@ pub struct User {
 }
 
 impl User {
+    /// The address, if the identity provider has verified it. An unverified address appears in the profile and has no
+    /// other effect: anyone can claim it.
+    #[must_use]
+    pub fn verified_email(&self) -> Option<&EmailAddress> {
+        self.email.as_ref().filter(|_| self.email_verified)
+    }
+
     /// Checks that this program knows the state of the user.
     ///
     /// # Errors

@@ -253,8 +253,9 @@ async fn compose_added(
     if user.as_ref().is_some_and(|user| user.state == UserState::Unknown) {
         return Err(StoreError::ValueUnknown(ValueKind::UserState));
     }
-    let user = user.filter(|user| user.state == UserState::Active && user.email_verified);
-    let (Some(membership), Some(to)) = (membership, user.and_then(|user| user.email)) else { return Ok(None) };
+    let user = user.filter(|user| user.state == UserState::Active);
+    let to = user.as_ref().and_then(User::verified_email).cloned();
+    let (Some(membership), Some(to)) = (membership, to) else { return Ok(None) };
     Ok(Some(Letter {
         id: mail,
         occasion: Occasion::Added,
@@ -269,7 +270,7 @@ async fn compose_added(
 }
 
 fn reply_to(sender: &User) -> Option<EmailAddress> {
-    sender.email.clone().filter(|_| sender.email_verified && sender.state == UserState::Active)
+    sender.verified_email().filter(|_| sender.state == UserState::Active).cloned()
 }
 
 /// Records in the organization's history that a mail was given up.

@@ -193,7 +193,7 @@ fn token_hash(reference: &InvitationReference) -> Option<[u8; 32]> {
 }
 
 fn verified_address(user: Option<User>) -> Option<EmailAddress> {
-    user.filter(|user| user.email_verified && user.state == UserState::Active).and_then(|user| user.email)
+    user.filter(|user| user.state == UserState::Active)?.verified_email().cloned()
 }
 
 /// An invitation and its organization. The organization's lock protects both.

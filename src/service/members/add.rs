@@ -108,9 +108,9 @@ async fn find_allowed(
 
 /// Checks that a held user still has the address by which the request names them.
 pub(super) fn check_person(person: &Person, user: &User) -> Result<(), Refusal> {
-    let matches = |email: &EmailAddress| user.email.as_ref().is_some_and(|own| own.normal() == email.normal());
+    let has = |email: &EmailAddress| user.verified_email().is_some_and(|own| own.normal() == email.normal());
     match person {
-        Person::Email(email) if !(user.email_verified && matches(email)) => Err(Refusal::UserNotFound),
+        Person::Email(email) if !has(email) => Err(Refusal::UserNotFound),
         Person::Id(_) | Person::Email(_) => Ok(()),
     }
 }

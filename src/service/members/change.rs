@@ -95,13 +95,14 @@ async fn remove(
     Ok(member)
 }
 
-/// Revokes the pending invitations to a removed user's address: the user must not become a member again through one.
+/// Revokes the pending invitations to a removed user's verified address: the user must not become a member again through
+/// one. An invitation to an unverified address may be another person's.
 async fn revoke_invitations_to(
     tx: &mut UnitOfWork<'_>,
     organization: &mut Organization,
     user: &User,
 ) -> Result<(), ServiceError> {
-    match &user.email {
+    match user.verified_email() {
         Some(email) => revoke_all(tx, organization, Some(email)).await,
         None => Ok(()),
     }

@@ -3,6 +3,7 @@
 mod secrecy;
 mod texts;
 mod timing;
+mod unverified;
 
 use super::{Fixture, accept, accept_id, create, decline, hex, invite, invite_identifier, remind, revoke};
 use crate::harness::{IssuedInvitation, assert_refused, remove, set_role};
