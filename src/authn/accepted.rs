@@ -62,6 +62,10 @@ impl AcceptedIssuer {
         Self { issuer, settings, retired: Retirement::default() }
     }
 
+    pub(super) fn settings(&self) -> &IssuerSettings {
+        &self.settings
+    }
+
     /// Whether its tokens are no longer accepted.
     pub(super) fn is_retired(&self) -> bool {
         self.retired.is_set()

@@ -2,7 +2,7 @@
 
 use super::accepted::{AcceptedCredentials, AcceptedIssuer, CredentialChanges};
 use super::api_keys::{self, AcceptedApiKey, ApiKeys};
-use super::caller::Caller;
+use super::caller::{Caller, UserCaller};
 use super::client_certificates::{ClientCertificate, ClientCertificates};
 use super::credential_error::CredentialError;
 use super::headers::{apply_on_behalf_of, authorization_header, bearer};
@@ -10,6 +10,8 @@ use super::jwt::{Issuer, TokenCandidate, UnverifiedToken};
 use super::keys::{KeySettings, KeyStatistics, Keys};
 use super::limits;
 use super::peer_share::PeerShare;
+use super::profile_claims::IgnoredClaimsLog;
+use super::profile_sources::ProfileSources;
 use super::settings::{AuthSettings, IssuerSettings};
 use super::tenant::prefixes_collide;
 use super::token_cache::{CacheEntry, KnownCredential, RecentCredentials};
@@ -37,6 +39,7 @@ pub struct Authenticator {
     cache: Arc<Cache<[u8; 32], Arc<CacheEntry>>>,
     verifier: Arc<Verifier>,
     refusal_log: Arc<LimitedLog<CredentialError>>,
+    ignored_claims: Arc<IgnoredClaimsLog>,
     clock: Clock,
 }
 
@@ -73,8 +76,8 @@ impl Authenticator {
             let accepted = AcceptedCredentials { issuers, api_keys, client_certificates };
             let accepted = Arc::new(watch::Sender::new(Arc::new(accepted)));
             let anonymous = Arc::new(Caller::Anonymous);
-            let (verifier, refusal_log) = (Arc::default(), Arc::default());
-            Ok(Self { accepted, anonymous, cache, verifier, refusal_log, clock })
+            let (verifier, refusal_log, ignored_claims) = (Arc::default(), Arc::default(), Arc::default());
+            Ok(Self { accepted, anonymous, cache, verifier, refusal_log, ignored_claims, clock })
         } else {
             Err(mistakes)
         }
@@ -187,6 +190,12 @@ impl Authenticator {
             issuer.keys.warnings().into_iter().map(move |sentence| format!("issuers[{index}].{sentence}"))
         };
         issuers.flat_map(named).collect()
+    }
+
+    /// Returns the sources of profiles. They follow the reloads of the settings.
+    #[must_use]
+    pub fn profile_sources(&self) -> ProfileSources {
+        ProfileSources::new(self.accepted.subscribe())
     }
 
     /// Returns whether any client certificate is a credential.
@@ -360,6 +369,9 @@ impl Authenticator {
             return Err(CredentialError::UnknownIssuer);
         }
         let caller = verified.caller.clone();
+        if let Caller::User(UserCaller { id, claims: Some(claims), .. }) = &*caller {
+            self.ignored_claims.report(token.issuer(), id, &claims.profile.ignored);
+        }
         self.cache.insert(*digest, Arc::new(CacheEntry { verified, issuer: issuer.clone() }));
         Ok(caller)
     }

@@ -1,6 +1,7 @@
 //! The caller of a request.
 
-use crate::domain::{ActorKind, DisplayName, EmailAddress, PermissionSet, Scope, UserId};
+use super::profile_claims::ProfileClaims;
+use crate::domain::{ActorKind, PermissionSet, Scope, UserId};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -31,24 +32,13 @@ pub struct UserCaller {
 /// The claims about the user in an identity provider's token.
 #[derive(Debug)]
 pub struct UserClaims {
-    /// The user's profile.
-    pub profile: Profile,
-    /// When the token was issued, in seconds since 1970; 0 if the token has no `iat`. A profile from an older token
-    /// never overwrites one from a newer token.
+    /// The claims about the user's profile.
+    pub profile: ProfileClaims,
+    /// When the token was issued, in seconds since 1970; 0 if the token has no `iat`. A claim of an older token never
+    /// overwrites one of a newer token.
     pub issued_at: i64,
     /// Whether this process has already updated the stored profile from this token.
     pub applied: AtomicBool,
-}
-
-/// A user's profile in a token of the identity provider.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Profile {
-    /// The email address; `None` if the token has no well-formed one.
-    pub email: Option<EmailAddress>,
-    /// Whether the provider has verified the address.
-    pub email_verified: bool,
-    /// The display name; `None` if the token has no valid one.
-    pub display_name: Option<DisplayName>,
 }
 
 /// A backend service that calls.

@@ -149,10 +149,22 @@ impl ClaimValue {
         Some(())
     }
 
-    /// Returns whether this is `true`, as a Boolean or as a text. Some providers send Booleans as texts, and Entra as
-    /// `1`.
-    pub(super) fn is_true(&self) -> bool {
-        matches!(self, Self::Bool(true)) || matches!(self.as_text(), Some("true" | "1"))
+    /// Returns a Boolean, which may be a text: some providers send `"true"`, and Entra `"1"`. `None` for everything else.
+    pub(super) fn as_bool(&self) -> Option<bool> {
+        match self {
+            Self::Bool(value) => Some(*value),
+            Self::Text(text) => match text.as_str() {
+                "true" | "1" => Some(true),
+                "false" | "0" => Some(false),
+                _ => None,
+            },
+            Self::Null | Self::Number(_) | Self::List(_) | Self::Object(_) => None,
+        }
+    }
+
+    /// Returns whether this is `null`, or a blank text.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Null) || self.as_text().is_some_and(|text| text.trim().is_empty())
     }
 }
 

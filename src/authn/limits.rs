@@ -15,6 +15,9 @@ pub const LEEWAY_SECONDS: i64 = 60;
 /// Maximum number of verified tokens in the cache. An entry takes a few hundred bytes; the cache evicts the least used
 /// entries first.
 pub const CACHED_TOKENS: usize = 10_000;
+/// Users whose unusable claims were logged, which are remembered so that each is logged once. An entry takes the length of
+/// the id and about 50 bytes.
+pub const REPORTED_USERS: usize = 10_000;
 /// Credentials that a connection remembers: more tokens of common size than fit into its HPACK table.
 pub const RECENT_CREDENTIALS: usize = 8;
 /// The size of the HPACK table of a connection, in bytes: the default of HTTP/2.

@@ -2,7 +2,7 @@
 //!
 //! [`Authenticator`] takes the credential from the request headers and returns a [`Caller`]. It verifies an API key
 //! with [`api_keys`], a client certificate with [`client_certificates`], and a bearer token with `jwt`, using the `keys` of
-//! the token's issuer. The `token_rules` of the issuer say which `claims` hold what; `presets` know the providers. The
+//! the token's issuer. The `token_rules` of the issuer say which `claims` hold what; `presets` know the providers, and `profile_claims` what a token says about its user. The
 //! `verifier` computes
 //! signatures on threads of their own, and [`PeerShare`] bounds what one address can make it compute. Each rejected
 //! credential has one `credential_error` reason. The log contains the reason; the caller receives only a general refusal,
@@ -22,6 +22,8 @@ pub mod limits;
 pub mod mint;
 mod peer_share;
 mod presets;
+pub mod profile_claims;
+mod profile_sources;
 mod retirement;
 pub mod secret;
 mod service_mark;
@@ -41,10 +43,12 @@ mod testing;
 
 pub use accepted::CredentialChanges;
 pub use authenticator::Authenticator;
-pub use caller::{Actor, Caller, CallerKey, OperatorCaller, Profile, ServiceCaller, UserCaller, UserClaims};
+pub use caller::{Actor, Caller, CallerKey, OperatorCaller, ServiceCaller, UserCaller, UserClaims};
 pub use client_certificates::{CertificateName, ClientCertificate};
 pub use keys::KeyStatistics;
 pub use peer_share::PeerShare;
+pub use profile_claims::{IgnoredClaim, ProfileClaims};
+pub use profile_sources::ProfileSources;
 pub use secret::Secret;
 pub use settings::AuthSettings;
 pub use stream_credential::StreamCredential;

@@ -59,7 +59,8 @@ async fn outcome(fixture: &AuthFixture, claims: &str) -> Result<String, Box<dyn 
         Caller::User(user) => {
             let profile = &user.claims.as_ref().ok_or("no claims")?.profile;
             let email = profile.email.as_ref().map_or("-", EmailAddress::normal);
-            let verified = if profile.email_verified { " verified" } else { "" };
+            let is_verified = profile.email.is_some() && profile.email_verified == Some(true);
+            let verified = if is_verified { " verified" } else { "" };
             format!("user {} {email}{verified}", user.id)
         }
     })

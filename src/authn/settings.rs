@@ -84,6 +84,8 @@ pub struct IssuerSettings {
     pub callers: Option<Callers>,
     /// The tenants that are accepted, if `issuer` contains `{tenant}`; absent, all of them are.
     pub tenants: Option<Vec<String>>,
+    /// What may write the profiles of its users. Absent, both may.
+    pub profile_source: Option<ProfileSource>,
 }
 
 /// The claims of an issuer's tokens. Each is the name of a claim, or a path into objects, as `realm_access.roles`.
@@ -136,6 +138,19 @@ pub enum Callers {
     People,
     /// Services. A token without a roster scope is refused.
     Services,
+}
+
+/// What may write the profiles of the users of an issuer: the address, its verification and the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProfileSource {
+    /// The claims of tokens. `PutUser` is for operators only.
+    Tokens,
+    /// `PutUser`. The claims of tokens about the profile are not read.
+    PutUser,
+    /// Both: the newer one counts, claim by claim.
+    #[default]
+    Both,
 }
 
 /// One text, or a list of texts.

@@ -76,6 +76,19 @@ pub(super) fn separates_tenants(prefix: &str) -> bool {
     })
 }
 
+/// Returns the length of the prefix that the issuer with this setting gives to a user id; `None` if the id cannot be that
+/// of one of its users.
+pub(super) fn matched_prefix(setting: &str, user_id: &str) -> Option<usize> {
+    let Some((before, after)) = setting.split_once(TENANT) else {
+        return user_id.starts_with(setting).then_some(setting.len());
+    };
+    let rest = user_id.strip_prefix(before)?;
+    // What follows begins with a character that no tenant has.
+    let tenant = rest.bytes().position(|byte| !is_tenant_byte(byte)).unwrap_or(rest.len());
+    let is_one = is_tenant(&rest[..tenant]) && rest[tenant..].starts_with(after);
+    is_one.then(|| before.len() + tenant + after.len())
+}
+
 /// Returns whether users of two issuers with these prefixes could have one id. Of two plain prefixes only equal ones count:
 /// the empty one is the default, and begins every other.
 pub(super) fn prefixes_collide(one: &str, other: &str) -> bool {
@@ -132,6 +145,30 @@ mod tests {
         ] {
             assert_eq!(prefixes_collide(one, other), collide, "{one} {other}");
             assert_eq!(prefixes_collide(other, one), collide, "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_names_the_issuer_of_a_user() {
+        let long = format!("x:{}:ada", "a".repeat(limits::TENANT_BYTES));
+        for (setting, user_id, length) in [
+            ("", "ada", Some(0)),
+            ("x|", "x|ada", Some(2)),
+            ("x|", "x|", Some(2)),
+            ("x|", "x", None),
+            ("x|", "xx|ada", None),
+            ("x:{tenant}:", "x:acme:ada", Some(7)),
+            ("x:{tenant}:", "x:acme:b:c", Some(7)),
+            ("x:{tenant}:", "x:a-b_c:", Some(8)),
+            ("x:{tenant}:", "x::ada", None),
+            ("x:{tenant}:", "x:acme", None),
+            ("x:{tenant}:", "x:\u{e4}:ada", None),
+            ("{tenant}|x|", "acme|x|ada", Some(7)),
+            ("{tenant}|x|", "acme|y|ada", None),
+            ("x:{tenant}:", &long, Some(long.len() - 3)),
+            ("x:{tenant}:", &long.replace("a:", "aa:"), None),
+        ] {
+            assert_eq!(matched_prefix(setting, user_id), length, "{setting} {user_id}");
         }
     }
 

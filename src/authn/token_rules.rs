@@ -1,18 +1,17 @@
 //! How the tokens of one issuer are read: which claims hold what, and what makes a caller a user or a service.
 
 use super::api_keys;
-use super::caller::{Caller, Profile, UserCaller, UserClaims};
-use super::claims::{ClaimValue, Claims};
+use super::caller::{Caller, UserCaller, UserClaims};
+use super::claims::Claims;
 use super::credential_error::CredentialError;
 use super::presets;
+use super::profile_claims::{ProfileRules, TRUSTED};
 use super::service_mark::ServiceMark;
-use super::settings::{Callers, IssuerSettings, Preset};
+use super::settings::{Callers, IssuerSettings, Preset, ProfileSource};
 use super::tenant::{IssuerName, TENANT, is_tenant, separates_tenants};
-use crate::domain::{DisplayName, EmailAddress, Scope, UserId};
+use crate::domain::{Scope, UserId};
 use std::sync::atomic::AtomicBool;
 
-/// The value of `claims.email_verified` that stands for a provider that verifies every address.
-const TRUSTED: &str = "trusted";
 /// The claims that are read for every issuer, beside `iss`.
 const TIMES: [&str; 3] = ["exp", "nbf", "iat"];
 
@@ -21,10 +20,8 @@ pub(super) struct TokenRules {
     /// Every claim that is read.
     names: Vec<String>,
     user_id: Vec<String>,
-    email: String,
-    /// The claim that says whether the address is verified; `None` if every address is.
-    email_verified: Option<String>,
-    display_name: String,
+    /// `None` if tokens are no source of profiles.
+    profile: Option<ProfileRules>,
     scopes: Vec<String>,
     scope_prefix: String,
     audience: Vec<String>,
@@ -43,6 +40,7 @@ impl TokenRules {
         check_audience(settings, mistakes);
         check_claims(settings, mistakes);
         check_tenants(settings, mistakes);
+        check_profile_source(settings, mistakes);
         let service_marks = read_marks(settings, mistakes);
         let (shape, claims) = (presets::shape(settings.preset), &settings.claims);
         let one = |setting: &Option<String>, default: &str| setting.clone().unwrap_or_else(|| default.to_owned());
@@ -52,9 +50,7 @@ impl TokenRules {
         let mut rules = Self {
             names: owned(&TIMES),
             user_id: first(&claims.user_id, shape.user_id),
-            email: one(&claims.email, shape.email),
-            email_verified: Some(one(&claims.email_verified, shape.email_verified)).filter(|name| name != TRUSTED),
-            display_name: one(&claims.name, shape.name),
+            profile: ProfileRules::new(settings, &shape),
             scopes: claims.scopes.clone().map_or_else(|| owned(shape.scopes), |list| list.0),
             scope_prefix: one(&settings.scope_prefix, shape.scope_prefix),
             audience: first(&claims.audience, shape.audience),
@@ -64,8 +60,8 @@ impl TokenRules {
             callers: settings.callers.unwrap_or(Callers::People),
         };
         let marks = rules.service_marks.iter().flat_map(ServiceMark::claims);
-        let profile = [&rules.email, &rules.display_name];
-        let read = rules.user_id.iter().chain(&rules.email_verified).chain(&rules.scopes).chain(&rules.audience);
+        let profile = rules.profile.iter().flat_map(ProfileRules::names);
+        let read = rules.user_id.iter().chain(&rules.scopes).chain(&rules.audience);
         let read: Vec<String> = read.chain(marks).chain(profile).cloned().collect();
         rules.names.extend(read);
         rules.names.sort_unstable();
@@ -110,7 +106,8 @@ impl TokenRules {
             return Ok(None);
         }
         let id = UserId::parse(&format!("{user_id_prefix}{subject}")).map_err(|_| CredentialError::InvalidSubject)?;
-        let claims = UserClaims { profile: self.profile(claims), issued_at, applied: AtomicBool::new(false) };
+        let profile = self.profile.as_ref().map(|rules| rules.read(claims)).unwrap_or_default();
+        let claims = UserClaims { profile, issued_at, applied: AtomicBool::new(false) };
         Ok(Some(Caller::User(UserCaller { id, via: None, claims: Some(claims.into()) })))
     }
 
@@ -139,20 +136,6 @@ impl TokenRules {
             }
         }
         Ok(scopes)
-    }
-
-    /// Returns the profile. Its claims do not affect the validity of the token, so one of a wrong type counts as
-    /// absent.
-    fn profile(&self, claims: &Claims) -> Profile {
-        let find = |name: &str| claims.find(name).ok().flatten();
-        let text = |name: &str| find(name).and_then(ClaimValue::as_text);
-        let email = text(&self.email).and_then(|text| EmailAddress::parse(text).ok());
-        let is_verified = self.email_verified.as_deref().is_none_or(|name| find(name).is_some_and(ClaimValue::is_true));
-        Profile {
-            email_verified: email.is_some() && is_verified,
-            email,
-            display_name: text(&self.display_name).and_then(|text| DisplayName::parse(text).ok()),
-        }
     }
 }
 
@@ -212,6 +195,21 @@ fn check_claims(settings: &IssuerSettings, mistakes: &mut Vec<String>) {
             mistakes.push("scope_prefix: write a prefix without blanks, which separate scopes".to_owned());
         }
         _ => {}
+    }
+}
+
+/// Refuses settings that have no effect beside `profile_source`, and the source where no token is a person's.
+fn check_profile_source(settings: &IssuerSettings, mistakes: &mut Vec<String>) {
+    let Some(source) = settings.profile_source else { return };
+    if settings.callers == Some(Callers::Services) {
+        mistakes.push("profile_source: with callers = \"services\" no token is a person's: remove it".to_owned());
+    }
+    let claims = &settings.claims;
+    let read = [("email", &claims.email), ("email_verified", &claims.email_verified), ("name", &claims.name)];
+    for (field, _) in read.iter().filter(|(_, name)| name.is_some() && source == ProfileSource::PutUser) {
+        mistakes.push(format!(
+            "claims.{field}: profile_source = \"put_user\" reads no profile from tokens: remove one of them"
+        ));
     }
 }
 

@@ -119,8 +119,15 @@ pub struct User {
     pub email_verified: bool,
     /// The display name, if known.
     pub display_name: Option<super::DisplayName>,
-    /// The time at which the identity provider issued this profile, in seconds since 1970; 0 without a profile.
+    /// The later of the two times of issue below, which former releases know.
     pub profile_issued_at: i64,
+    /// When the identity provider issued the address with its verification, in seconds since 1970; 0 if it issued none.
+    /// Stored answers of former releases have none.
+    #[serde(default)]
+    pub email_issued_at: i64,
+    /// When the identity provider issued the display name, likewise.
+    #[serde(default)]
+    pub display_name_issued_at: i64,
     /// The number of changes so far.
     pub revision: i64,
     /// The time when roster first stored the user.

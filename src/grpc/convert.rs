@@ -1,7 +1,7 @@
 //! The answers of the service to response messages.
 
 use super::pb;
-use crate::authn::Caller;
+use crate::authn::{Caller, IgnoredClaim};
 use crate::authz::decide::Grant;
 use crate::domain::check::CheckReason;
 use crate::domain::event::EventRecord;
@@ -152,6 +152,12 @@ pub(super) fn user(user: &User) -> pb::User {
         create_time: Some(timestamp(user.create_time)),
         update_time: Some(timestamp(user.update_time)),
     }
+}
+
+/// A claim of a token that cannot be used.
+pub(super) fn ignored_claim(ignored: &IgnoredClaim) -> pb::IgnoredClaim {
+    let IgnoredClaim { claim, reason } = ignored;
+    pb::IgnoredClaim { claim: claim.clone(), reason: reason.clone() }
 }
 
 /// The reason for the answer to a check.

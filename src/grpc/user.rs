@@ -5,7 +5,7 @@ use super::admit::{Api, read, respond};
 use super::decode::user as decode;
 use super::pb::user_service_server::UserService;
 use super::{convert, pb, status};
-use crate::authn::Caller;
+use crate::authn::{Caller, UserCaller};
 use crate::domain::{Refusal, Scope, UserId};
 use crate::service::ServiceError;
 use tonic::{Request, Response, Status, async_trait};
@@ -22,6 +22,9 @@ impl UserService for Api {
             message.kind = actor.kind.to_string();
             message.id = actor.id;
             message.via_service = actor.via.unwrap_or_default();
+        }
+        if let Caller::User(UserCaller { claims: Some(claims), .. }) = &caller {
+            message.ignored_claims = claims.profile.ignored.iter().map(convert::ignored_claim).collect();
         }
         match &caller {
             Caller::User(user) => match self.roster().get_user(&user.id).await {

@@ -214,14 +214,14 @@ pub async fn serve(parts: ServerParts, stop: CancellationToken) -> Result<(), Se
         routes.add_service(reflection.server());
         routes.add_service(reflection.former_server());
     }
+    let roster = roster.with_profile_sources(authenticator.profile_sources());
     let api = Api::new(roster.clone());
     add_services(&mut routes, &api);
 
     let (lame_duck, drain) = (settings.lame_duck, settings.drain);
     let (workers, most) = (settings.workers, settings.max_connections);
     let shares = ServerShares::new(&settings);
-    let metrics = Metrics::new(roster.clone(), shares.clone(), authenticator.clone(), settings.tls.clone());
-    let metrics = Arc::new(metrics);
+    let metrics = Arc::new(Metrics::new(roster.clone(), shares.clone(), authenticator.clone(), settings.tls.clone()));
     let stopping = CancellationToken::new();
     let connections = Connections::new(stopping.clone(), settings.max_connection_age);
     let peers = Arc::new(Peers::new(&settings));

@@ -20,6 +20,7 @@ pub mod members;
 pub mod organizations;
 pub mod outbox;
 mod permit;
+pub mod profiles;
 pub mod reads;
 pub mod roles;
 pub mod users;
@@ -32,6 +33,7 @@ pub use invitations::InvitationSettings;
 pub use invitations::respond::InvitationReference;
 pub use permit::CallPermit;
 
+use crate::authn::ProfileSources;
 use crate::clock::Clock;
 use crate::replica::Replica;
 use crate::store::pool::Pool;
@@ -55,6 +57,7 @@ pub struct Roster {
     queues: WriteQueues,
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
+    profile_sources: ProfileSources,
     exports: ExportQueue,
     /// Exports have connections of their own, so that they delay no call.
     export_pool: Pool,
@@ -77,6 +80,7 @@ impl Roster {
             queues: WriteQueues::new(limits::QUEUE_WRITES),
             invitations: Arc::default(),
             mail_due: Arc::default(),
+            profile_sources: ProfileSources::default(),
             exports: ExportQueue::default(),
             export_pool,
             log_retention: limits::LOG_RETENTION,
@@ -88,6 +92,13 @@ impl Roster {
     #[must_use]
     pub fn with_invitations(mut self, settings: InvitationSettings) -> Self {
         self.invitations = Arc::new(settings);
+        self
+    }
+
+    /// Sets what may write the profile of each user. Default: tokens and `PutUser`.
+    #[must_use]
+    pub fn with_profile_sources(mut self, sources: ProfileSources) -> Self {
+        self.profile_sources = sources;
         self
     }
 

@@ -1,11 +1,11 @@
-//! Users: profiles, deactivation, deletion.
+//! Users: reads, deactivation, deletion. [`profiles`](super::profiles) writes their profiles.
 
 use super::members::{ownership_required, remove_deleted_user};
 use super::write::queue::QueueKey;
 use super::write::unit_of_work::UnitOfWork;
 use super::write::{Change, Meta, WriteResult, enter_as_caller};
 use super::{Roster, ServiceError};
-use crate::authn::{Caller, Profile, UserCaller};
+use crate::authn::Caller;
 use crate::domain::event::EventType;
 use crate::domain::{Organization, OrganizationId, Refusal, User, UserId, UserState};
 use crate::service::limits;
@@ -13,7 +13,6 @@ use crate::store::row_page::RowPage;
 use crate::store::{memberships, users};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::sync::atomic::Ordering;
 
 pub use crate::store::users::UserFilter;
 
@@ -29,21 +28,6 @@ pub struct DeletedUser {
 }
 
 impl Roster {
-    /// Replaces a user's profile; creates the user if the id is unknown.
-    ///
-    /// # Errors
-    /// `USER_DELETED`.
-    pub async fn put_user(
-        &self,
-        caller: Caller,
-        meta: Meta,
-        id: UserId,
-        profile: Profile,
-    ) -> Result<WriteResult<User>, ServiceError> {
-        let issued_at = self.clock.unix_seconds();
-        self.write(Some(caller), meta, Put { id, profile, issued_at }).await
-    }
-
     /// Lists users, ordered by bucket and id.
     ///
     /// # Errors
@@ -93,134 +77,6 @@ impl Roster {
         let user = connection.finish(outcome)?.ok_or(Refusal::UserNotFound)?;
         user.require_known_state()?;
         Ok(user)
-    }
-
-    /// Updates the stored profile from the claims of the calling user's bearer token. Runs once for each token and
-    /// process; an older token never overwrites the profile of a newer one.
-    ///
-    /// # Errors
-    /// If the datastore does not answer.
-    pub async fn refresh_profile(&self, caller: &UserCaller, meta: impl FnOnce() -> Meta) -> Result<(), ServiceError> {
-        let Some(claims) = &caller.claims else { return Ok(()) };
-        if claims.applied.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let mut connection = self.pool.acquire_read().await?;
-        let outcome = users::get(&mut connection, &caller.id).await;
-        let stored = connection.finish(outcome)?;
-        let is_outdated = stored.is_none_or(|stored| {
-            !matches!(stored.state, UserState::Erased | UserState::Unknown)
-                && stored.profile_issued_at <= claims.issued_at
-                && (profile(&stored) != claims.profile || stored.profile_issued_at < claims.issued_at)
-        });
-        if is_outdated {
-            let change =
-                Refresh { id: caller.id.clone(), profile: claims.profile.clone(), issued_at: claims.issued_at };
-            self.write(Some(Caller::User(caller.clone())), meta(), change).await?;
-        }
-        claims.applied.store(true, Ordering::Release);
-        Ok(())
-    }
-}
-
-fn profile(user: &User) -> Profile {
-    Profile { email: user.email.clone(), email_verified: user.email_verified, display_name: user.display_name.clone() }
-}
-
-/// Saves a profile, with an event that names the changed fields. The event does not hold their values: those are erased
-/// with the user, and events are kept.
-async fn save_profile(
-    tx: &mut UnitOfWork<'_>,
-    user: &mut User,
-    new: &Profile,
-    issued_at: i64,
-) -> Result<(), ServiceError> {
-    let old = profile(user);
-    let mut changed = Vec::new();
-    if old.email != new.email {
-        changed.push("email");
-    }
-    if old.email_verified != new.email_verified {
-        changed.push("email_verified");
-    }
-    if old.display_name != new.display_name {
-        changed.push("display_name");
-    }
-    user.email.clone_from(&new.email);
-    user.email_verified = new.email_verified;
-    user.display_name.clone_from(&new.display_name);
-    user.profile_issued_at = issued_at.max(user.profile_issued_at);
-    if changed.is_empty() {
-        // Only the issue time is new: it is stored, but clients see no change, so there is no event.
-        *user = users::update(tx.connection, user).await?;
-        return Ok(());
-    }
-    tx.save_user(user, EventType::UserUpdated, false, json!({ "changed": changed })).await
-}
-
-async fn lock_or_create(tx: &mut UnitOfWork<'_>, id: &UserId) -> Result<User, ServiceError> {
-    if let Some(user) = tx.lock_user(id).await? {
-        return Ok(user);
-    }
-    tx.create_user(id).await?;
-    Ok(tx.lock_user(id).await?.ok_or(Refusal::Conflict)?)
-}
-
-struct Put {
-    id: UserId,
-    profile: Profile,
-    issued_at: i64,
-}
-
-impl Change for Put {
-    type Place = ();
-    type Answer = User;
-
-    fn queue(&self) -> Option<QueueKey> {
-        Some(QueueKey::User(self.id.clone()))
-    }
-
-    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
-        enter_as_caller(tx).await
-    }
-
-    async fn apply(&self, tx: &mut UnitOfWork<'_>, (): ()) -> Result<User, ServiceError> {
-        let mut user = lock_or_create(tx, &self.id).await?;
-        if user.state == UserState::Erased {
-            return Err(Refusal::UserDeleted { user_id: user.id }.into());
-        }
-        if profile(&user) != self.profile || user.profile_issued_at < self.issued_at {
-            save_profile(tx, &mut user, &self.profile, self.issued_at).await?;
-        }
-        Ok(user)
-    }
-}
-
-/// Applies the profile in the calling user's own bearer token.
-struct Refresh {
-    id: UserId,
-    profile: Profile,
-    issued_at: i64,
-}
-
-impl Change for Refresh {
-    type Place = ();
-    type Answer = ();
-
-    fn queue(&self) -> Option<QueueKey> {
-        Some(QueueKey::User(self.id.clone()))
-    }
-
-    async fn enter(&self, _: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
-        Ok(())
-    }
-
-    async fn apply(&self, tx: &mut UnitOfWork<'_>, (): ()) -> Result<(), ServiceError> {
-        let mut user = lock_or_create(tx, &self.id).await?;
-        if user.state != UserState::Erased && user.profile_issued_at <= self.issued_at {
-            save_profile(tx, &mut user, &self.profile, self.issued_at).await?;
-        }
-        Ok(())
     }
 }
 

@@ -13,6 +13,8 @@ pub(super) struct UserRow {
     pub(super) email_verified: bool,
     pub(super) display_name: Option<String>,
     pub(super) profile_issued_at: i64,
+    pub(super) email_issued_at: i64,
+    pub(super) display_name_issued_at: i64,
     pub(super) revision: i64,
     pub(super) create_time: OffsetDateTime,
     pub(super) update_time: OffsetDateTime,
@@ -26,7 +28,8 @@ macro_rules! user_query {
             UserRow,
             $before
                 + " u.id, u.state, u.deactivated_by_operator, u.email, u.email_verified, u.display_name,
-                    u.profile_issued_at, u.revision, u.create_time, u.update_time "
+                    u.profile_issued_at, u.email_issued_at, u.display_name_issued_at, u.revision, u.create_time,
+                    u.update_time "
                 + $after,
             $($argument)*
         )
@@ -35,6 +38,13 @@ macro_rules! user_query {
 
 impl From<UserRow> for User {
     fn from(row: UserRow) -> Self {
+        let latest = row.email_issued_at.max(row.display_name_issued_at);
+        let (email_issued_at, display_name_issued_at) = if latest < row.profile_issued_at {
+            // A server of a former release wrote the profile last: the whole of it.
+            (row.profile_issued_at, row.profile_issued_at)
+        } else {
+            (row.email_issued_at, row.display_name_issued_at)
+        };
         Self {
             id: UserId::from_stored(row.id),
             state: UserState::read(&row.state),
@@ -43,6 +53,8 @@ impl From<UserRow> for User {
             email_verified: row.email_verified,
             display_name: row.display_name.map(DisplayName::from_stored),
             profile_issued_at: row.profile_issued_at,
+            email_issued_at,
+            display_name_issued_at,
             revision: row.revision,
             create_time: row.create_time,
             update_time: row.update_time,
@@ -184,7 +196,8 @@ pub async fn update(connection: &mut PgConnection, user: &User) -> Result<User, 
     Ok(user_query!(
         "UPDATE users u
          SET state = $3, deactivated_by_operator = $4, email = $5, email_normal = $6, email_verified = $7,
-             display_name = $8, profile_issued_at = $9, revision = $10, update_time = clock_timestamp()
+             display_name = $8, profile_issued_at = $9, email_issued_at = $10, display_name_issued_at = $11, revision = $12,
+             update_time = clock_timestamp()
          WHERE u.user_bucket = $1 AND u.id = $2
          RETURNING",
         "",
@@ -197,11 +210,32 @@ pub async fn update(connection: &mut PgConnection, user: &User) -> Result<User, 
         user.email_verified,
         user.display_name.as_ref().map(DisplayName::as_str),
         user.profile_issued_at,
+        user.email_issued_at,
+        user.display_name_issued_at,
         user.revision,
     )
     .fetch_one(connection)
     .await?
     .into())
+}
+
+/// Overwrites the times at which the profile of a user was issued, which clients do not see: the update time stays.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn update_issue_times(connection: &mut PgConnection, user: &User) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE users SET profile_issued_at = $3, email_issued_at = $4, display_name_issued_at = $5
+         WHERE user_bucket = $1 AND id = $2",
+        user.id.bucket(),
+        user.id.as_str(),
+        user.profile_issued_at,
+        user.email_issued_at,
+        user.display_name_issued_at,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Finds the active users with this verified address. At most two, which is enough to detect that it is ambiguous.

@@ -31,6 +31,7 @@ mod peers;
 mod permissions;
 mod pipeline;
 mod pool;
+mod profiles;
 mod providers;
 mod races;
 mod random;

@@ -1,10 +1,10 @@
 //! Inputs of `UserService`.
 
 use super::{FieldReader, InvalidFields};
-use crate::authn::Profile;
 use crate::domain::{DisplayName, EmailAddress, Invalid, UserId, UserState};
 use crate::grpc::page::Page;
 use crate::grpc::{convert, pb};
+use crate::service::profiles::Profile;
 use crate::service::users::UserFilter;
 
 /// The input of `PutUser`.
