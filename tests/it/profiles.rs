@@ -2,7 +2,7 @@
 
 use crate::harness::log::Log;
 use crate::harness::server::Clients;
-use crate::harness::{Database, Server, assert_refused};
+use crate::harness::{Database, Server, assert_refused, refused};
 use crate::invitations::{accept_id, create, invite};
 use crate::tokens::Forger;
 use roster::authn::settings::ProfileSource;
@@ -187,4 +187,84 @@ async fn the_source_of_profiles_is_a_setting_of_the_issuer() {
         let answer = server.operator().users.put_user(put("operator@example.com", false, "")).await.unwrap();
         assert_eq!(answer.into_inner().user.unwrap().email, "operator@example.com");
     }
+}
+
+/// The user without the time of update, and that time.
+async fn read(backend: &mut Clients) -> (pb::User, Option<prost_types::Timestamp>) {
+    let request = pb::GetUserRequest { user_id: "ada".to_owned() };
+    let mut user = backend.users.get_user(request).await.unwrap().into_inner().user.unwrap();
+    let update_time = user.update_time.take();
+    (user, update_time)
+}
+
+async fn changes_so_far(server: &Server) -> i64 {
+    server.database.count("SELECT count(*) FROM user_events WHERE user_id = 'ada'").await
+}
+
+/// Makes a random call that may change ada.
+async fn change(server: &Server, step: i64) {
+    let choice = roster::random::bits();
+    let email = ["", ADDRESS, "Ada@Example.com", "new@example.com"][usize::try_from(choice >> 8 & 3).unwrap()];
+    let name = ["", "Ada", "Ada L."][usize::try_from((choice >> 16) % 3).unwrap()];
+    let verified = choice >> 24 & 1 == 1;
+    let user_id = "ada".to_owned();
+    let mut by = if choice >> 32 & 1 == 1 { server.operator() } else { server.service(&[Scope::Manage]) };
+    match choice % 8 {
+        0..=2 => {
+            by.users.put_user(put(email, verified && !email.is_empty(), name)).await.unwrap();
+        }
+        3 => {
+            let request = pb::DeactivateUserRequest { user_id, ..Default::default() };
+            by.users.deactivate_user(request).await.unwrap();
+        }
+        4 => {
+            let request = pb::ReactivateUserRequest { user_id, ..Default::default() };
+            let _: Result<_, _> = by.users.reactivate_user(request).await;
+        }
+        _ => {
+            let claims = json!({ "email": email, "email_verified": verified, "name": name });
+            let answer = ada(server, step % 60 - 20, &claims).users.get_caller(pb::GetCallerRequest {}).await;
+            if let Err(status) = answer {
+                assert_eq!(refused::<()>(Err(status)).1, "CALLER_INACTIVE");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_update_time_of_a_user_moves_exactly_with_the_other_fields() {
+    let server = Server::start().await;
+    let mut backend = server.service(&[Scope::Manage]);
+    backend.users.put_user(put(ADDRESS, true, "Ada")).await.unwrap();
+    // The cases that moved it before: a repetition, and a newer token with the same claims.
+    let before = read(&mut backend).await;
+    let claims = json!({ "email": ADDRESS, "email_verified": true, "name": "Ada" });
+    for issued in [10, 20] {
+        backend.users.put_user(put(ADDRESS, true, "Ada")).await.unwrap();
+        after(&server, issued, claims.clone()).await;
+        after(&server, issued + 5, json!({})).await;
+        assert_eq!(read(&mut backend).await, before);
+    }
+    let mut moved = 0;
+    for step in 0..120 {
+        let ((user, time), events) = (read(&mut backend).await, changes_so_far(&server).await);
+        change(&server, step).await;
+        let (user_after, time_after) = read(&mut backend).await;
+        assert_eq!(time_after != time, user_after != user, "step {step}: {user:?} {user_after:?}");
+        assert_eq!(changes_so_far(&server).await - events, i64::from(user_after != user), "step {step}");
+        moved += i32::from(user_after != user);
+    }
+    assert!(moved > 10, "{moved}");
+    let request = pb::DeleteUserRequest { user_id: "ada".to_owned(), ..Default::default() };
+    backend.users.delete_user(request.clone()).await.unwrap();
+    let deleted = read(&mut backend).await;
+    backend.users.delete_user(request).await.unwrap();
+    after_deletion(&server, &claims).await;
+    assert_eq!(read(&mut backend).await, deleted);
+}
+
+/// A deleted user's tokens are refused, and change nothing.
+async fn after_deletion(server: &Server, claims: &Value) {
+    let answer = ada(server, 50, claims).users.get_caller(pb::GetCallerRequest {}).await;
+    assert_refused(answer, Code::PermissionDenied, "CALLER_INACTIVE");
 }
