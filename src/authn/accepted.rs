@@ -73,7 +73,7 @@ impl AcceptedIssuer {
 
     /// Whether `other` accepts the same tokens.
     fn equals(&self, other: &Self) -> bool {
-        self.settings == other.settings && self.keys.can_replace(&other.keys)
+        self.settings == other.settings && self.has_same_users(other) && self.keys.can_replace(&other.keys)
     }
 }
 
@@ -113,10 +113,11 @@ impl AcceptedCredentials {
                 issuer.keys.take_over(&old.keys);
             }
             let name = issuer.settings.issuer.clone();
-            if self.issuers.iter().any(|old| old.settings == issuer.settings) {
-                changes.rekeyed_issuers.push(name);
-            } else {
-                changes.added_issuers.push(name);
+            match self.issuers.iter().find(|old| old.settings == issuer.settings) {
+                // The prefixes of other issuers changed, which are in the list.
+                Some(old) if old.keys.can_replace(&issuer.keys) => {}
+                Some(_) => changes.rekeyed_issuers.push(name),
+                None => changes.added_issuers.push(name),
             }
             issuers.push(issuer.clone());
         }

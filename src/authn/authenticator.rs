@@ -13,7 +13,7 @@ use super::peer_share::PeerShare;
 use super::profile_claims::IgnoredClaimsLog;
 use super::profile_sources::ProfileSources;
 use super::settings::{AuthSettings, IssuerSettings};
-use super::tenant::prefixes_collide;
+use super::tenant::{longer_prefixes, prefixes_collide};
 use super::token_cache::{CacheEntry, KnownCredential, RecentCredentials};
 use super::verifier::Verifier;
 use crate::clock::{self, Clock};
@@ -396,7 +396,9 @@ fn read_issuers(auth: &AuthSettings, clock: &Clock, mistakes: &mut Vec<String>) 
             Err(_) if setting.issuer.is_empty() && !setting.has_keys() => (None, Vec::new()),
             Err(sentences) => (None, sentences),
         };
-        issuers.extend(Issuer::new(setting, keys, &mut sentences));
+        let others = settings.iter().map(|other| other.user_id_prefix.as_str());
+        let foreign = longer_prefixes(&setting.user_id_prefix, others);
+        issuers.extend(Issuer::new(setting, foreign, keys, &mut sentences));
         for sentence in &sentences {
             reject(sentence);
         }

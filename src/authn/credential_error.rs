@@ -45,6 +45,8 @@ pub(super) enum CredentialError {
     WrongAudience,
     #[error("the subject is not a valid user id")]
     InvalidSubject,
+    #[error("the user id begins with the longer user_id_prefix of another issuer")]
+    ForeignUser,
     #[error("the token is not valid yet (nbf)")]
     NotYetValid,
     #[error("the token was issued in the future (iat)")]
@@ -98,6 +100,7 @@ impl CredentialError {
             | Self::InvalidSignature
             | Self::WrongAudience
             | Self::InvalidSubject
+            | Self::ForeignUser
             | Self::NotYetValid
             | Self::IssuedInFuture
             | Self::UnknownScope

@@ -9,7 +9,7 @@ use super::credential_error::CredentialError;
 use super::keys::{KeySet, Keys};
 use super::limits::LEEWAY_SECONDS;
 use super::settings::{Algorithm, IssuerSettings};
-use super::tenant::IssuerName;
+use super::tenant::{IssuerName, matched_prefix};
 use super::token_rules::TokenRules;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -25,6 +25,8 @@ pub(super) struct Issuer {
     rules: TokenRules,
     /// The prefix that turns the id in a token into a user id.
     user_id_prefix: String,
+    /// The prefixes of other issuers that no user id of this one may begin with.
+    foreign_prefixes: Vec<String>,
     /// Shared with the settings of the next reload, if they name the same source.
     pub(super) keys: Arc<Keys>,
 }
@@ -154,10 +156,20 @@ fn seconds(claims: &Claims, name: &str) -> Result<Option<i64>, CredentialError> 
 impl Issuer {
     /// Returns the issuer of an entry of the settings with these keys. Every mistake in the entry that does not concern
     /// its keys is added; it begins with the name of the setting.
-    pub(super) fn new(settings: &IssuerSettings, keys: Option<Arc<Keys>>, mistakes: &mut Vec<String>) -> Option<Self> {
+    pub(super) fn new(
+        settings: &IssuerSettings,
+        foreign_prefixes: Vec<String>,
+        keys: Option<Arc<Keys>>,
+        mistakes: &mut Vec<String>,
+    ) -> Option<Self> {
         let rules = TokenRules::new(settings, mistakes);
         let name = IssuerName::parse(&settings.issuer, settings.tenants.as_ref()).ok()?;
-        Some(Self { name, rules, user_id_prefix: settings.user_id_prefix.clone(), keys: keys? })
+        Some(Self { name, rules, user_id_prefix: settings.user_id_prefix.clone(), foreign_prefixes, keys: keys? })
+    }
+
+    /// Returns whether both refuse the users of the same other issuers.
+    pub(super) fn has_same_users(&self, other: &Self) -> bool {
+        self.foreign_prefixes == other.foreign_prefixes
     }
 
     /// Checks everything except the signature and the expiry of a token that claims to be from this issuer.
@@ -183,6 +195,11 @@ impl Issuer {
         self.rules.require_audience(&claims)?;
         let prefix = self.name.user_id_prefix(&self.user_id_prefix, issuer);
         let caller = self.rules.caller(&claims, issuer, &prefix, issued_at.unwrap_or_default())?;
+        if let Some(user) = caller.as_ref().and_then(Caller::user)
+            && self.foreign_prefixes.iter().any(|prefix| matched_prefix(prefix, user.as_str()).is_some())
+        {
+            return Err(CredentialError::ForeignUser);
+        }
         let latest = now.saturating_add(LEEWAY_SECONDS);
         if not_before.is_some_and(|at| at > latest) {
             return Err(CredentialError::NotYetValid);

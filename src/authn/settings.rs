@@ -68,7 +68,8 @@ pub struct IssuerSettings {
     /// scope, and such a request must not create an operator.
     pub scopes: Vec<Scope>,
     /// The prefix that turns a `sub` of this issuer into a user id; empty by default. Each issuer needs a different
-    /// prefix: an issuer chooses its subjects freely, so it could otherwise name the users of another issuer.
+    /// prefix: an issuer chooses its subjects freely, so it could otherwise name the users of another issuer. A token whose
+    /// user id begins with a longer prefix of another issuer is refused.
     pub user_id_prefix: String,
 
     /// The provider, which says what the other settings do not: the claims, and the mark of services.

@@ -89,6 +89,14 @@ pub(super) fn matched_prefix(setting: &str, user_id: &str) -> Option<usize> {
     is_one.then(|| before.len() + tenant + after.len())
 }
 
+/// Returns those of the other prefixes that are longer than this one and that a user id with this prefix may begin with. The
+/// settings allow them: the empty prefix is the default, and begins every other.
+pub(super) fn longer_prefixes<'p>(prefix: &str, others: impl Iterator<Item = &'p str>) -> Vec<String> {
+    // No other prefix may begin like a pattern, so a user id with the prefix of a tenant is of one issuer.
+    let is_longer = |other: &&str| !prefix.contains(TENANT) && other.len() > prefix.len() && other.starts_with(prefix);
+    others.filter(is_longer).map(str::to_owned).collect()
+}
+
 /// Returns whether users of two issuers with these prefixes could have one id. Of two plain prefixes only equal ones count:
 /// the empty one is the default, and begins every other.
 pub(super) fn prefixes_collide(one: &str, other: &str) -> bool {
@@ -169,6 +177,30 @@ mod tests {
             ("x:{tenant}:", &long.replace("a:", "aa:"), None),
         ] {
             assert_eq!(matched_prefix(setting, user_id), length, "{setting} {user_id}");
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_names_the_issuer() {
+        let prefixes = ["", "a", "ab", "a|", "x:{tenant}:"];
+        for (own, ids) in [
+            ("", &["b", "x:", "x:acme", "x::ada"][..]),
+            ("a", &["a", "acme", "a:b"]),
+            ("ab", &["ab", "abc", "ab|x"]),
+            ("a|", &["a|", "a|b"]),
+            ("x:{tenant}:", &["x:acme:ada", "x:acme:x:b:ada"]),
+        ] {
+            for id in ids {
+                let owners: Vec<&str> = prefixes
+                    .into_iter()
+                    .filter(|prefix| {
+                        let longer = longer_prefixes(prefix, prefixes.into_iter());
+                        matched_prefix(prefix, id).is_some()
+                            && longer.iter().all(|other| matched_prefix(other, id).is_none())
+                    })
+                    .collect();
+                assert_eq!(owners, [own], "{id}");
+            }
         }
     }
 

@@ -230,25 +230,80 @@ async fn hs256_tokens_and_api_keys_identify_callers() -> Outcome {
     Ok(())
 }
 
+/// The settings of issuers whose names follow from their prefixes.
+fn prefixed_issuers(prefixes: &[&str]) -> Vec<IssuerSettings> {
+    let tenants = |prefix: &str| if prefix.contains("{tenant}") { "/{tenant}/" } else { "" };
+    let issuers = prefixes.iter().enumerate().map(|(number, prefix)| IssuerSettings {
+        user_id_prefix: (*prefix).to_owned(),
+        ..issuer(&format!("https://{number}.example{}", tenants(prefix)), std::path::PathBuf::new(), &[])
+    });
+    issuers.collect()
+}
+
 #[tokio::test]
 async fn user_id_prefixes_separate_the_users_of_issuers() -> Outcome {
-    let directory = tempfile::tempdir()?;
-    let jwks = directory.path().join("jwks.json");
-    let key = crate::authn::mint::SigningKey::generate();
-    std::fs::write(&jwks, key.public_jwks().to_string())?;
-    let prefixed = |name: &str, prefix: &str| IssuerSettings {
-        user_id_prefix: prefix.to_owned(),
-        ..issuer(name, jwks.clone(), &[])
-    };
-    let issuers = vec![prefixed("https://one.example", ""), prefixed("https://two.example", "two|")];
-    let clock = Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
-    let auth = Authenticator::new(&AuthSettings { issuers, development_keys: true, ..AuthSettings::default() }, clock)
-        .map_err(|all| all.join(" "))?;
-    for (name, id) in [("https://one.example", "ada"), ("https://two.example", "two|ada")] {
-        let token = key.mint(&ClaimSet { iss: name.to_owned(), ..claims("ada") })?;
-        let caller = auth.authenticate(&headers(&format!("Bearer {}", token.expose()), &[])?, &peer()).await?;
-        assert_eq!(caller.user().map(UserId::as_str), Some(id));
+    let fixture = AuthFixture::with(prefixed_issuers(&["", "a", "ab", "x|", "t:{tenant}:"]))?;
+    for (issuer, subject, id) in [
+        ("https://0.example", "bob", Some("bob")),
+        ("https://0.example", "x", Some("x")),
+        ("https://0.example", "t:acme", Some("t:acme")),
+        ("https://1.example", "da", Some("ada")),
+        ("https://2.example", "c", Some("abc")),
+        ("https://3.example", "x|bob", Some("x|x|bob")),
+        ("https://4.example/acme/", "bob", Some("t:acme:bob")),
+        ("https://4.example/acme/", "x|bob", Some("t:acme:x|bob")),
+        // Users of other issuers.
+        ("https://0.example", "ada", None),
+        ("https://0.example", "abc", None),
+        ("https://0.example", "x|bob", None),
+        ("https://0.example", "x|", None),
+        ("https://0.example", "t:acme:bob", None),
+        ("https://1.example", "b", None),
+        ("https://1.example", "bc", None),
+    ] {
+        let claims = ClaimSet { iss: issuer.to_owned(), ..claims(subject) };
+        match authenticate(&fixture, &claims, &[]).await {
+            Ok(caller) => assert_eq!(caller.user().map(UserId::as_str), id, "{issuer} {subject}"),
+            Err(refusal) => assert_eq!((refusal, id), (Refusal::CredentialInvalid, None), "{issuer} {subject}"),
+        }
     }
+    Ok(())
+}
+
+/// Tokens that were verified before count too: another issuer owns their users from the reload on.
+#[tokio::test]
+async fn a_reload_that_adds_a_longer_prefix_refuses_tokens_with_it() -> Outcome {
+    let fixture = AuthFixture::with(prefixed_issuers(&["", "y|"]))?;
+    let recent = RecentCredentials::default();
+    let mut requests = Vec::new();
+    for subject in ["x|bob", "bob"] {
+        let token = fixture.key.mint(&ClaimSet { iss: "https://0.example".to_owned(), ..claims(subject) })?;
+        let request = headers(&format!("Bearer {}", token.expose()), &[])?;
+        fixture.auth.authenticate(&request, &peer()).await?;
+        assert!(fixture.auth.recognize(&request, &recent, &peer())?.is_some());
+        requests.push(request);
+    }
+    let with_file = |prefixes: &[&str]| -> Result<Authenticator, Box<dyn std::error::Error>> {
+        let mut issuers = prefixed_issuers(prefixes);
+        for issuer in &mut issuers {
+            issuer.jwks_file = Some(fixture.jwks_file());
+        }
+        let clock = Clock::from_fn(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.unsigned_abs()));
+        let settings = AuthSettings { issuers, development_keys: true, ..AuthSettings::default() };
+        Ok(Authenticator::new(&settings, clock).map_err(|mistakes| mistakes.join("; "))?)
+    };
+    let changes = fixture.auth.adopt(&with_file(&["", "y|", "x|"])?);
+    let added = CredentialChanges { added_issuers: vec!["https://2.example".to_owned()], ..Default::default() };
+    assert_eq!(changes, added);
+    for request in &requests {
+        assert!(fixture.auth.recognize(request, &recent, &peer())?.is_none());
+    }
+    let [of_another, own] = &*requests else { return Err("two requests".into()) };
+    assert_eq!(fixture.auth.authenticate(of_another, &peer()).await.err(), Some(Refusal::CredentialInvalid));
+    fixture.auth.authenticate(own, &peer()).await?;
+    // Without the issuer, its prefix is free again.
+    let _ = fixture.auth.adopt(&with_file(&["", "y|"])?);
+    fixture.auth.authenticate(of_another, &peer()).await?;
     Ok(())
 }
 
