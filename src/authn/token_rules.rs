@@ -313,6 +313,15 @@ mod tests {
                     "claims.scopes",
                 ],
             ),
+            // Tokens are no source of the profile, or no token is a person's.
+            (
+                "profile_source = 'put_user'\nclaims = { email = 'a', email_verified = 'b', name = 'c' }",
+                &["claims.email", "claims.email_verified", "claims.name"],
+            ),
+            ("profile_source = 'put_user'\nclaims = { user_id = 'a', scopes = 'b' }", &[]),
+            ("profile_source = 'tokens'\nclaims = { email = 'a' }", &[]),
+            ("profile_source = 'tokens'\ncallers = 'services'", &["profile_source"]),
+            ("profile_source = 'both'\ncallers = 'people'", &[]),
             // Tokens of Google have no scopes.
             ("preset = 'google'\nscopes = ['check']", &["scopes"]),
             ("preset = 'google'\nscopes = ['check']\nclaims = { scopes = 'roles' }", &[]),
