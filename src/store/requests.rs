@@ -97,6 +97,17 @@ pub async fn keep(
     Ok(())
 }
 
+/// Frees a request id that this transaction has claimed.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn release(connection: &mut PgConnection, key: &RequestKey) -> Result<(), StoreError> {
+    sqlx::query!("DELETE FROM requests WHERE caller = $1 AND request_id = $2", &key.caller, key.request_id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// Deletes at most `most` answers older than 24 hours. Returns the number deleted. Several processes may run this at
 /// the same time.
 ///

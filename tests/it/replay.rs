@@ -1,5 +1,7 @@
 //! Repeated requests and dry runs: `request_id` and `validate_only`.
 
+mod refusals;
+
 use crate::harness::samples::{Fixture, SampleCaller, Target, Write, call, sample};
 use crate::harness::server::Clients;
 use crate::harness::{Database, add, assert_refused, organization, reason, remove, set_role, transfer};

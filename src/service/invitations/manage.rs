@@ -160,6 +160,10 @@ pub(in crate::service) struct InviteAll {
 impl OrganizationChange for InviteAll {
     type Answer = Vec<ItemResult<IssuedInvitation>>;
 
+    fn is_success(answer: &Self::Answer) -> bool {
+        answer.iter().any(Result::is_ok)
+    }
+
     async fn apply(
         &self,
         tx: &mut UnitOfWork<'_>,

@@ -164,6 +164,10 @@ impl OrganizationChange for Ensure {
 impl OrganizationChange for BatchAddMembers {
     type Answer = Vec<ItemResult<Member>>;
 
+    fn is_success(answer: &Self::Answer) -> bool {
+        answer.iter().any(Result::is_ok)
+    }
+
     async fn apply(
         &self,
         tx: &mut UnitOfWork<'_>,

@@ -125,6 +125,12 @@ pub(super) trait Change: Send + Sync + 'static {
     /// The answer to the caller.
     type Answer: Serialize + DeserializeOwned + Send + 'static;
 
+    /// Whether the answer reports a change. An answer that does not is a refusal, of one thing or of each item of a batch:
+    /// it is not stored for its request id.
+    fn is_success(_: &Self::Answer) -> bool {
+        true
+    }
+
     /// The row that the change locks first and that other writes may hold; `None` if there is none.
     fn queue(&self) -> Option<QueueKey>;
 
@@ -144,6 +150,11 @@ pub(super) trait OrganizationChange: Send + Sync + 'static {
     /// The answer to the caller.
     type Answer: Serialize + DeserializeOwned + Send + 'static;
 
+    /// Whether the answer reports a change, as in [`Change::is_success`].
+    fn is_success(_: &Self::Answer) -> bool {
+        true
+    }
+
     /// Makes the change in the locked organization.
     fn apply(
         &self,
@@ -161,6 +172,10 @@ struct AuthorizedChange<C> {
 impl<C: OrganizationChange> Change for AuthorizedChange<C> {
     type Place = (Organization, Grant);
     type Answer = C::Answer;
+
+    fn is_success(answer: &C::Answer) -> bool {
+        C::is_success(answer)
+    }
 
     fn queue(&self) -> Option<QueueKey> {
         Some(QueueKey::Organization(self.access.organization()))
@@ -425,19 +440,29 @@ async fn steps<C: Change>(
         _ => None,
     };
     let mut tx = UnitOfWork::new(connection, caller.cloned(), roles.clone(), meta.cause(caller));
-    if let Some(stored) = stored {
+    let place = match stored {
+        Some(stored) if stored.revokes_own_access => return Ok(parse_answer(stored)?),
         // The caller's rights are checked again before an answer is repeated, unless the write itself took them away.
-        if !stored.revokes_own_access {
-            change.enter(&mut tx).await?;
+        Some(stored) => {
+            let place = change.enter(&mut tx).await?;
+            let written: WriteResult<C::Answer> = parse_answer(stored)?;
+            if C::is_success(&written.answer) {
+                return Ok(written);
+            }
+            // Releases up to 0.3 stored refusals too. Such a request runs again; the claim has locked its row.
+            place
         }
-        return Ok(parse_answer(stored)?);
-    }
-    let place = change.enter(&mut tx).await?;
+        None => change.enter(&mut tx).await?,
+    };
     let answer = change.apply(&mut tx, place).await?;
     let revokes_own_access = tx.finish(token).await?;
     let written = WriteResult { answer, token: token.encode() };
-    if let Some(key) = key {
-        requests::keep(connection, &key, &serde_json::to_value(&written)?, revokes_own_access).await?;
+    match key {
+        Some(key) if C::is_success(&written.answer) => {
+            requests::keep(connection, &key, &serde_json::to_value(&written)?, revokes_own_access).await?;
+        }
+        Some(key) => requests::release(connection, &key).await?,
+        None => {}
     }
     Ok(written)
 }

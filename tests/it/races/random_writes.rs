@@ -2,7 +2,9 @@
 
 use super::{Call, Fixture, outcome, side};
 use crate::harness::{self, add, remove, set_role, transfer};
+use prost::Message;
 use roster::grpc::pb;
+use tonic::Status;
 
 /// The allowed outcomes of a write. They include no internal error, and no transaction that was retried too often.
 const OUTCOMES: &[&str] = &[
@@ -58,7 +60,16 @@ fn write(fixture: &Fixture, random: &mut Random, organizations: &[String], users
             };
             let items = vec![item(random.pick(users)), item(random.pick(users)), item(&user)];
             let request = pb::BatchAddMembersRequest { organization, items, request_id, ..Default::default() };
-            side(async move { organization_client.batch_add_members(request).await })
+            side(async move {
+                let answer = organization_client.batch_add_members(request).await?;
+                let results = &answer.get_ref().results;
+                if results.iter().any(|result| result.member.is_some()) {
+                    return Ok(answer);
+                }
+                // A batch without a success is a refusal: its answer is not stored.
+                let first = results[0].status.clone().unwrap();
+                Err(Status::with_details(first.code.into(), first.message.clone(), first.encode_to_vec().into()))
+            })
         }
         3 => {
             let request = pb::RemoveMemberRequest { request_id, ..remove(&organization, &user) };
