@@ -350,6 +350,7 @@ struct InvitationTable {
     sends_per_invitation: Option<u32>,
     cooldown_seconds: Option<u32>,
     mails_per_recipient_and_day: Option<u32>,
+    mails_per_sender_to_recipient_and_day: Option<u32>,
     failed_tokens_per_minute: Option<u32>,
 }
 
@@ -363,6 +364,9 @@ fn invitations(reader: &mut SettingsReader, mail: bool) -> InvitationSettings {
         sends_per_invitation: table.sends_per_invitation.unwrap_or(default.sends_per_invitation),
         cooldown: table.cooldown_seconds.map_or(default.cooldown, |seconds| Duration::from_secs(seconds.into())),
         mails_per_recipient_and_day: table.mails_per_recipient_and_day.unwrap_or(default.mails_per_recipient_and_day),
+        mails_per_sender_to_recipient_and_day: table
+            .mails_per_sender_to_recipient_and_day
+            .unwrap_or(default.mails_per_sender_to_recipient_and_day),
         failed_tokens_per_minute: table.failed_tokens_per_minute.unwrap_or(default.failed_tokens_per_minute),
     }
 }

@@ -13,8 +13,10 @@ named_enum! {
     SendsPerInvitation = "sends_per_invitation",
     /// Time between two deliveries of one invitation.
     Cooldown = "cooldown",
-    /// Mails to one recipient in 24 hours, over all organizations.
+    /// Mails of all senders to one recipient in 24 hours, over all organizations.
     MailsPerRecipientAndDay = "mails_per_recipient_and_day",
+    /// Mails of one user to one recipient in 24 hours, over all organizations.
+    MailsPerSenderToRecipientAndDay = "mails_per_sender_to_recipient_and_day",
     /// Invalid invitation tokens from one caller in one minute.
     FailedTokensPerMinute = "failed_tokens_per_minute",
     /// Roles that one organization defines for itself.

@@ -5,8 +5,8 @@ use crate::authn::Caller;
 use crate::authz::decide::{Access, Grant};
 use crate::domain::event::EventType;
 use crate::domain::{
-    Delivery, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Organization, Quota, Recipient,
-    Refusal, StoredValue, UserId, ValueKind,
+    ActorKind, Delivery, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Organization, Quota,
+    Recipient, Refusal, StoredValue, UserId, ValueKind,
 };
 use crate::random;
 use crate::service::write::preconditions::check_writable;
@@ -227,7 +227,7 @@ impl InviteAll {
         }
         let delivery = delivery(&self.terms, &input.recipient);
         if delivery == Delivery::Email {
-            take_mail(tx, &self.settings, &input.recipient).await?;
+            take_mail(tx, &self.settings, &self.inviter, &input.recipient).await?;
         }
         let new = invitations::NewInvitation {
             organization: organization.id,
@@ -248,26 +248,58 @@ impl InviteAll {
     }
 }
 
-/// Takes one mail from the recipient's daily quota.
+/// Takes one mail from the daily shares of the recipient's mailbox: the share of the sending user, and that of all senders.
+/// A service has no share, and an operator passes.
 async fn take_mail(
     tx: &mut UnitOfWork<'_>,
     settings: &InvitationSettings,
+    sender: &Inviter,
     recipient: &Recipient,
 ) -> Result<(), ServiceError> {
-    let most = settings.mails_per_recipient_and_day;
-    let subject = mail_subject(recipient);
-    if quotas::take(tx.connection, &subject, i32::try_from(most).unwrap_or(i32::MAX), DAY).await? {
-        return Ok(());
+    let own = match sender.kind.known() {
+        Some(ActorKind::Operator) => return Ok(()),
+        Some(ActorKind::User) => Some(sender_subject(&sender.id, recipient)),
+        Some(ActorKind::Service | ActorKind::System) | None => None,
+    };
+    // In this order for each mailbox: two calls must not deadlock.
+    if let Some(own) = &own {
+        let most = settings.mails_per_sender_to_recipient_and_day;
+        take(tx, own, Quota::MailsPerSenderToRecipientAndDay, most).await?;
     }
-    Err(quota(Quota::MailsPerRecipientAndDay, most, DAY).into())
+    let most = settings.mails_per_recipient_and_day;
+    let taken = take(tx, &mail_subject(recipient), Quota::MailsPerRecipientAndDay, most).await;
+    if let (Err(ServiceError::Refused(_)), Some(own)) = (&taken, &own) {
+        // The other items of a batch may succeed, and this one is not sent.
+        quotas::give_back(tx.connection, own).await?;
+    }
+    taken
 }
 
-/// The subject of the mail quota: a hash of the recipient's mailbox, without the part after a plus sign.
-fn mail_subject(recipient: &Recipient) -> [u8; 32] {
+/// Takes one use of a daily quota.
+async fn take(tx: &mut UnitOfWork<'_>, subject: &[u8; 32], limit: Quota, most: u32) -> Result<(), ServiceError> {
+    if quotas::take(tx.connection, subject, i32::try_from(most).unwrap_or(i32::MAX), DAY).await? {
+        return Ok(());
+    }
+    Err(quota(limit, most, DAY).into())
+}
+
+/// The recipient's mailbox: the normal form without the part after a plus sign.
+fn mailbox(recipient: &Recipient) -> String {
     let normal = recipient.normal();
     let (local, domain) = normal.rsplit_once('@').unwrap_or((normal, ""));
     let local = local.split_once('+').map_or(local, |(mailbox, _)| mailbox);
-    Sha256::digest(format!("mail\0{local}@{domain}")).into()
+    format!("{local}@{domain}")
+}
+
+/// The subject of the quota of all senders to a mailbox.
+fn mail_subject(recipient: &Recipient) -> [u8; 32] {
+    Sha256::digest(format!("mail\0{}", mailbox(recipient))).into()
+}
+
+/// The subject of the quota of one user to a mailbox.
+fn sender_subject(user: &str, recipient: &Recipient) -> [u8; 32] {
+    // A user id may hold any character, so its length separates it from the mailbox.
+    Sha256::digest(format!("mail of\0{}\0{user}{}", user.len(), mailbox(recipient))).into()
 }
 
 /// Delivers an invitation token: queues a mail, for which the token is minted when it is sent, or mints a token for the
@@ -359,7 +391,7 @@ impl OrganizationChange for Remind {
             return Err(quota(Quota::Cooldown, 1, Duration::from_secs(seconds_left)).into());
         }
         if delivery == Delivery::Email {
-            take_mail(tx, &self.settings, &invitation.recipient).await?;
+            take_mail(tx, &self.settings, &self.inviter, &invitation.recipient).await?;
         }
         tx.record_invitation(
             &mut organization,

@@ -36,9 +36,11 @@ pub struct InvitationSettings {
     pub sends_per_invitation: u32,
     /// Minimum time between two deliveries of one invitation.
     pub cooldown: Duration,
-    /// Maximum mails to one recipient in 24 hours, over all organizations. Plus-addresses of one mailbox count
-    /// together.
+    /// Maximum mails of all senders but operators to one recipient in 24 hours, over all organizations. Plus-addresses of
+    /// one mailbox count together.
     pub mails_per_recipient_and_day: u32,
+    /// Maximum mails of one user to one recipient in 24 hours, over all organizations.
+    pub mails_per_sender_to_recipient_and_day: u32,
     /// Maximum invalid invitation tokens from one caller in one minute.
     pub failed_tokens_per_minute: u32,
 }
@@ -51,7 +53,8 @@ impl Default for InvitationSettings {
             per_organization_and_day: 50,
             sends_per_invitation: 10,
             cooldown: Duration::from_mins(1),
-            mails_per_recipient_and_day: 3,
+            mails_per_recipient_and_day: 10,
+            mails_per_sender_to_recipient_and_day: 3,
             failed_tokens_per_minute: 20,
         }
     }

@@ -78,6 +78,7 @@ impl Server {
             sends_per_invitation: u32::MAX,
             cooldown: Duration::ZERO,
             mails_per_recipient_and_day: u32::MAX,
+            mails_per_sender_to_recipient_and_day: u32::MAX,
             failed_tokens_per_minute: u32::MAX,
         })
         .await

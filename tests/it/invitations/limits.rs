@@ -1,7 +1,9 @@
 //! Every limit of the invitations: the error has the name of the limit and the time until a retry.
 
 use super::{Fixture, high_limits, invite, invite_by_mail, invite_identifier, preview, remind};
+use crate::harness::server::Clients;
 use crate::harness::{assert_refused, reason};
+use roster::grpc::pb;
 use roster::service::InvitationSettings;
 use std::time::Duration;
 use tonic::{Code, Response, Status};
@@ -113,7 +115,7 @@ async fn mails_to_a_recipient_in_a_day_are_limited_over_all_organizations() {
     let invitation = fixture.invite("grace+yet-another@example.com").await;
     // The mail of a reminder counts.
     let mut by_mail = remind(&fixture.acme, &invitation.id, false);
-    by_mail.delivery = roster::grpc::pb::InvitationDelivery::Email.into();
+    by_mail.delivery = pb::InvitationDelivery::Email.into();
     let refused = backend.invitations.remind_invitation(by_mail.clone()).await;
     assert_limited(refused, "mails_per_recipient_and_day", 3, DAY);
     // The counters contain no address, and expire after a day.
@@ -121,6 +123,71 @@ async fn mails_to_a_recipient_in_a_day_are_limited_over_all_organizations() {
     assert!(!dump["quotas"].is_empty() && !dump["quotas"].iter().any(|row| row.contains("grace")));
     fixture.sql("UPDATE quotas SET window_start = clock_timestamp() - interval '24 hours'").await;
     backend.invitations.remind_invitation(by_mail).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_user_has_a_share_of_a_mailbox_and_operators_pass() {
+    let defaults = InvitationSettings::default();
+    let fixture = Fixture::with(InvitationSettings {
+        mails_per_recipient_and_day: defaults.mails_per_recipient_and_day,
+        mails_per_sender_to_recipient_and_day: defaults.mails_per_sender_to_recipient_and_day,
+        ..high_limits()
+    })
+    .await;
+    let mut number = 0;
+    // Each mail goes to another address of one mailbox.
+    let mut send = async |sender: &Clients| {
+        number += 1;
+        let request = invite_by_mail(&fixture.acme, &format!("grace+{number}@example.com"));
+        sender.clone().invitations.create_invitation(request).await
+    };
+    let strangers = [fixture.admin("alan").await, fixture.admin("joan").await, fixture.admin("kay").await];
+    for stranger in &strangers {
+        for _ in 0..3 {
+            send(stranger).await.unwrap();
+        }
+        assert_limited(send(stranger).await, "mails_per_sender_to_recipient_and_day", 3, DAY);
+    }
+    // The share is one user's with one mailbox.
+    super::create(&strangers[0], invite_by_mail(&fixture.acme, "hopper@example.com")).await;
+    // A reminder counts as a mail of the user who sends it.
+    let hopper = super::create(&strangers[1], invite_by_mail(&fixture.acme, "mary@example.com")).await;
+    let mut by_mail = remind(&fixture.acme, &hopper.id, false);
+    by_mail.delivery = pb::InvitationDelivery::Email.into();
+    for expected in [Some(()), Some(()), None] {
+        let answer = strangers[1].clone().invitations.remind_invitation(by_mail.clone()).await;
+        match expected {
+            Some(()) => drop(answer.unwrap()),
+            None => assert_limited(answer, "mails_per_sender_to_recipient_and_day", 3, DAY),
+        }
+    }
+    // A service counts in the total only: the tenth mail is its own, and there is no eleventh.
+    send(&fixture.backend).await.unwrap();
+    assert_limited(send(&fixture.backend).await, "mails_per_recipient_and_day", 10, DAY);
+    let mary = fixture.admin("mary").await;
+    let used = "SELECT sum(used)::bigint FROM quotas";
+    let before = fixture.server.database.count(used).await;
+    assert_limited(send(&mary).await, "mails_per_recipient_and_day", 10, DAY);
+    // What is not sent counts in no share, in a batch neither.
+    let item = |email: &str| pb::BatchCreateInvitationsItem {
+        recipient: Some(pb::batch_create_invitations_item::Recipient::Email(email.to_owned())),
+        ..Default::default()
+    };
+    let batch = pb::BatchCreateInvitationsRequest {
+        organization: fixture.acme.clone(),
+        items: vec![item("grace+batch@example.com"), item("fresh@example.com")],
+        ..Default::default()
+    };
+    let results = mary.clone().invitations.batch_create_invitations(batch).await.unwrap().into_inner().results;
+    assert_eq!(results.iter().map(|result| result.invitation.is_some()).collect::<Vec<_>>(), [false, true]);
+    // One mail in two shares: mary's and that of all senders to the fresh mailbox.
+    assert_eq!(fixture.server.database.count(used).await, before + 2);
+    // Operators pass, and use up nothing.
+    let operator = fixture.server.operator();
+    for _ in 0..4 {
+        send(&operator).await.unwrap();
+    }
+    assert_eq!(fixture.server.database.count(used).await, before + 2);
 }
 
 #[tokio::test]

@@ -97,6 +97,7 @@ pub fn high_limits() -> InvitationSettings {
         sends_per_invitation: 1_000_000,
         cooldown: Duration::ZERO,
         mails_per_recipient_and_day: 1_000_000,
+        mails_per_sender_to_recipient_and_day: 1_000_000,
         failed_tokens_per_minute: 1_000_000,
     }
 }

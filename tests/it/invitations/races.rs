@@ -282,21 +282,26 @@ async fn a_burst_does_not_exceed_the_sends_of_an_invitation() {
 
 #[tokio::test]
 async fn a_burst_does_not_exceed_the_mails_of_a_recipient() {
-    let fixture = Fixture::with(InvitationSettings { mails_per_recipient_and_day: LIMIT, ..high_limits() }).await;
-    for number in 0..rounds() {
-        let mut calls = Vec::new();
-        for call in 0..12 {
-            // Each in another organization, so that the calls share no lock.
-            let organization = fixture.ada.clone().create(&format!("Organization {call}")).await;
-            calls.push(creating(
-                &fixture.backend,
-                invite_by_mail(&organization, &format!("round-{number}+{call}@example.com")),
-            ));
+    // The limit of all senders for a service, and that of one sender for a user.
+    for (is_user, settings) in [
+        (false, InvitationSettings { mails_per_recipient_and_day: LIMIT, ..high_limits() }),
+        (true, InvitationSettings { mails_per_sender_to_recipient_and_day: LIMIT, ..high_limits() }),
+    ] {
+        let fixture = Fixture::with(settings).await;
+        let sender = if is_user { &fixture.ada } else { &fixture.backend };
+        for number in 0..rounds() {
+            let mut calls = Vec::new();
+            for call in 0..12 {
+                // Each in another organization, so that the calls share no lock.
+                let organization = fixture.ada.clone().create(&format!("Organization {call}")).await;
+                let address = format!("round-{number}+{call}@example.com");
+                calls.push(creating(sender, invite_by_mail(&organization, &address)));
+            }
+            burst(&fixture, calls, "OK").await;
         }
-        burst(&fixture, calls, "OK").await;
+        let mails = i64::try_from(rounds() * LIMIT as usize).unwrap();
+        assert_eq!(fixture.server.database.count("SELECT count(*) FROM outbox").await, mails);
     }
-    let mails = i64::try_from(rounds() * LIMIT as usize).unwrap();
-    assert_eq!(fixture.server.database.count("SELECT count(*) FROM outbox").await, mails);
 }
 
 #[tokio::test]
@@ -319,9 +324,11 @@ async fn batches_that_invite_the_same_mailboxes_do_not_deadlock() {
     // The mails of each mailbox are counted in one row. Sorted by their spelling, the two batches would lock the two
     // rows in opposite orders: '+' < '.' < '@'.
     let batches = [["a+b@example.com", "a.b@example.com"], ["a@example.com", "a.b@example.com"]];
+    // A user has a share of each mailbox beside that of all senders.
+    let senders = [&fixture.ada, &fixture.ada, &fixture.backend];
     for number in 0..rounds() * 4 {
         let mut calls = Vec::new();
-        for batch in batches {
+        for (batch, sender) in batches.iter().cycle().zip(senders) {
             let organization = fixture.ada.clone().create(&format!("Round {number}")).await;
             let items = batch.map(|address| pb::BatchCreateInvitationsItem {
                 recipient: Some(pb::batch_create_invitations_item::Recipient::Email(address.to_owned())),
@@ -330,7 +337,7 @@ async fn batches_that_invite_the_same_mailboxes_do_not_deadlock() {
             let delivery = pb::InvitationDelivery::Email.into();
             let request =
                 pb::BatchCreateInvitationsRequest { organization, items: items.into(), delivery, ..Default::default() };
-            let mut client = fixture.backend.invitations.clone();
+            let mut client = sender.invitations.clone();
             calls.push(side(async move {
                 let answer = client.batch_create_invitations(request).await?;
                 assert!(answer.get_ref().results.iter().all(|result| result.invitation.is_some()));
