@@ -1,6 +1,9 @@
 //! Invitations and their states.
 
-use super::{ActorKind, Attributes, EmailAddress, Invalid, OrganizationId, Role, StoredValue, UserId, limits};
+use super::{
+    ActorKind, Attributes, EmailAddress, Invalid, Organization, OrganizationId, Role, RoleName, StoredValue, UserId,
+    limits,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use time::OffsetDateTime;
@@ -263,6 +266,21 @@ pub struct Invitation {
     pub create_time: OffsetDateTime,
     /// The time of the last change.
     pub update_time: OffsetDateTime,
+}
+
+impl Invitation {
+    /// The role that the recipient receives: the owner's, or that of the future member.
+    #[must_use]
+    pub fn granted_role(&self) -> &RoleName {
+        if self.makes_owner { &RoleName::OWNER } else { &self.role.name }
+    }
+
+    /// Whether it would make the owner of an organization that has one. It is as good as revoked; a server of release 0.3
+    /// leaves it pending.
+    #[must_use]
+    pub fn is_void_in(&self, organization: &Organization) -> bool {
+        self.makes_owner && organization.owner.is_some()
+    }
 }
 
 #[cfg(test)]

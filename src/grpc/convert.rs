@@ -8,7 +8,7 @@ use crate::domain::event::EventRecord;
 use crate::domain::{
     Attributes, EmailAddress, Member, Organization, OrganizationState, Permission, User, UserId, UserState,
 };
-use crate::domain::{Invitation, InvitationState, MailState, Recipient, RoleName};
+use crate::domain::{Invitation, InvitationState, MailState, Recipient};
 use crate::service::AnswerSource;
 use crate::service::checks::CheckAnswer;
 use crate::service::invitations::InvitationPreview;
@@ -244,12 +244,12 @@ pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
 
 /// An invitation, for its recipient: of the organization it shows the name only.
 pub(super) fn received(preview: &InvitationPreview) -> pb::ReceivedInvitation {
-    let InvitationPreview { invitation, organization_name, inviter_name, .. } = preview;
+    let InvitationPreview { invitation, organization_name, inviter_name, member_role } = preview;
     pb::ReceivedInvitation {
         invitation_id: invitation.id.to_string(),
         organization_name: organization_name.clone(),
         inviter_name: inviter_name.clone().unwrap_or_default(),
-        role: if invitation.makes_owner { &RoleName::OWNER } else { &invitation.role.name }.to_string(),
+        role: member_role.as_ref().unwrap_or(invitation.granted_role()).to_string(),
         expire_time: Some(timestamp(invitation.expire_time)),
         recipient: invitation.recipient.masked(),
     }

@@ -17,6 +17,7 @@ use crate::domain::{
 };
 use crate::random;
 use crate::service::limits;
+use crate::store::invitations::PendingInvitations;
 use crate::store::{organizations, slugs};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -399,7 +400,7 @@ impl OrganizationChange for DeleteOrganization {
         } else if organization.state() != OrganizationState::Deleted {
             let old = json!({ "state": organization.state().as_str() });
             let new = json!({ "state": OrganizationState::Deleted.as_str() });
-            revoke_all(tx, &mut organization, None).await?;
+            revoke_all(tx, &mut organization, PendingInvitations::All).await?;
             tx.save(&mut organization, DeletionMark::Deleted, EventType::OrganizationDeleted, old, new).await?;
         }
         Ok(organization)

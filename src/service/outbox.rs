@@ -217,8 +217,11 @@ async fn compose_invitation(
     occasion: Occasion,
 ) -> Result<Option<Letter>, StoreError> {
     let Some(invitation) = invitations::get(connection, organization.id, id).await? else { return Ok(None) };
+    let role = invitation.granted_role().clone();
+    let is_void = invitation.is_void_in(&organization);
     let Recipient::Email(to) = invitation.recipient else { return Ok(None) };
     match invitation.state {
+        InvitationState::Pending if is_void => return Ok(None),
         InvitationState::Pending => {}
         InvitationState::Unknown => return Err(StoreError::ValueUnknown(ValueKind::InvitationState)),
         InvitationState::Accepted | InvitationState::Declined | InvitationState::Revoked | InvitationState::Expired => {
@@ -234,7 +237,7 @@ async fn compose_invitation(
         organization: organization.name,
         reply_to: sender.as_ref().and_then(reply_to),
         sender: sender.and_then(|sender| sender.display_name),
-        role: if invitation.makes_owner { RoleName::OWNER } else { invitation.role.name },
+        role,
         token: Some(token),
         expire_time: Some(invitation.expire_time),
     }))

@@ -2,7 +2,7 @@
 
 use super::StoreError;
 use super::invitations::{InvitationPageKey, InvitationRow, invitation_query};
-use crate::domain::{Attributes, EmailAddress, Invitation, InvitationId, OrganizationId, UserId};
+use crate::domain::{Attributes, EmailAddress, Invitation, InvitationId, OrganizationId, RoleName, UserId};
 use crate::store::limits;
 use crate::store::row_page::RowPage;
 use sqlx::PgConnection;
@@ -110,6 +110,8 @@ pub struct InvitationPreview {
     pub organization_name: String,
     /// The display name of the inviter; `None` if it is not a user or the user has none.
     pub inviter_name: Option<String>,
+    /// The present role of the user who asks, if the user is a member already: accepting does not change it.
+    pub member_role: Option<RoleName>,
 }
 
 struct InvitationPreviewRow {
@@ -132,19 +134,27 @@ struct InvitationPreviewRow {
     update_time: OffsetDateTime,
     name: String,
     inviter_name: Option<String>,
+    member_role: Option<String>,
     has_next: Option<bool>,
 }
 
 /// A statement that returns [`InvitationPreviewRow`]s: the FROM clause up to the invitation `i`, the text after the
-/// joins with its organization `o` and its inviter `u`, the arguments.
+/// joins with its organization `o`, its inviter `u` and the membership of the user `$2`, the arguments.
 macro_rules! preview_query {
     ($from:literal, $after:literal, $($argument:tt)*) => {
         invitation_query!(
             stored InvitationPreviewRow,
             "SELECT",
-            r#", o.name, u.display_name AS "inviter_name?" "#
+            r#", o.name, u.display_name AS "inviter_name?",
+               CASE WHEN m.user_id = o.owner_id THEN 'owner' ELSE coalesce(r.replaced_by, d.replaced_by, m.role) END
+                   AS "member_role?" "#
                 $from
                 " JOIN organizations o ON o.bucket = i.bucket AND o.id = i.organization_id
+                  LEFT JOIN memberships m
+                      ON m.bucket = i.bucket AND m.organization_id = i.organization_id AND m.user_id = $2
+                  LEFT JOIN deployment_roles d ON d.name = m.deployment_role
+                  LEFT JOIN organization_roles r ON r.bucket = m.bucket
+                      AND r.organization_id = m.organization_id AND r.name = m.organization_role
                   LEFT JOIN users u ON i.inviter_kind = 'user'
                       AND u.user_bucket = user_bucket_of(i.inviter_id) AND u.id = i.inviter_id "
                 $after,
@@ -175,12 +185,17 @@ impl From<InvitationPreviewRow> for InvitationPreview {
             update_time: row.update_time,
             has_next: row.has_next,
         };
-        Self { invitation: invitation.into(), organization_name: row.name, inviter_name: row.inviter_name }
+        Self {
+            invitation: invitation.into(),
+            organization_name: row.name,
+            inviter_name: row.inviter_name,
+            member_role: row.member_role.as_deref().map(RoleName::from_stored),
+        }
     }
 }
 
 /// Finds the invitation of a valid token: one that is pending, or that this user has accepted. Returns `None` for any
-/// other token, whatever is wrong with it. The only difference left in timing is one index lookup.
+/// other token, whatever is wrong with it, and for a pending invitation to own an organization that has an owner. The only difference left in timing is one index lookup.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -193,7 +208,8 @@ pub async fn find_valid(
         "FROM invitation_tokens t
          JOIN invitations i ON i.bucket = t.bucket AND i.organization_id = t.organization_id AND i.id = t.invitation_id",
         "WHERE t.hash = $1 AND o.delete_time IS NULL
-           AND ((i.state = 'PENDING' AND i.expire_time > clock_timestamp()) OR i.accepted_by = $2)",
+           AND ((i.state = 'PENDING' AND i.expire_time > clock_timestamp()
+                 AND (o.owner_id IS NULL OR NOT i.makes_owner)) OR i.accepted_by = $2)",
         hash,
         user.map(UserId::as_str),
     )
@@ -202,21 +218,25 @@ pub async fn find_valid(
     .map(InvitationPreview::from))
 }
 
-/// Lists the pending invitations to an address, the oldest first, over all organizations that are neither deleted nor
-/// inactive.
+/// Lists the pending invitations to an address of this user, the oldest first, over all organizations that are neither
+/// deleted nor inactive. An organization without an owner has invitations of its future owner only, and one with an owner
+/// has none of them.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn received(
     connection: &mut PgConnection,
     address: &EmailAddress,
+    user: &UserId,
     after: Option<InvitationPageKey>,
     limit: i64,
 ) -> Result<RowPage<InvitationPreview>, StoreError> {
     let rows = invitation_query!(
         listed InvitationPreviewRow,
         "SELECT",
-        r#", i.name AS "name!", u.display_name AS "inviter_name?"
+        r#", i.name AS "name!", u.display_name AS "inviter_name?",
+           CASE WHEN m.user_id = i.owner_id THEN 'owner' ELSE coalesce(r.replaced_by, d.replaced_by, m.role) END
+               AS "member_role?"
          FROM (
              SELECT * FROM (
                  SELECT s.*, sum(octet_length(s.attributes::text)) OVER before AS text_before
@@ -224,11 +244,12 @@ pub async fn received(
                      SELECT p.*, sum(pg_column_size(p.attributes || '{}')) OVER before AS stored_before,
                             lead(true) OVER (ORDER BY p.create_time, p.id) AS has_next
                      FROM (
-                         SELECT found.*, o.name FROM invitations found
+                         SELECT found.*, o.name, o.owner_id FROM invitations found
                          JOIN organizations o ON o.bucket = found.bucket AND o.id = found.organization_id
                          WHERE found.identifier_normal = $1 AND found.is_email AND found.state = 'PENDING'
                            AND found.expire_time > clock_timestamp()
                            AND o.delete_time IS NULL AND o.state <> 'INACTIVE'
+                           AND (o.owner_id IS NULL) = found.makes_owner
                            AND (found.create_time, found.id) > (
                                coalesce($2, '-infinity'::timestamptz),
                                coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid))
@@ -238,6 +259,10 @@ pub async fn received(
                  WHERE coalesce(s.stored_before, 0) < $5
                  WINDOW before AS (ORDER BY s.create_time, s.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) t
              WHERE coalesce(t.text_before, 0) < $6) i
+         LEFT JOIN memberships m ON m.bucket = i.bucket AND m.organization_id = i.organization_id AND m.user_id = $7
+         LEFT JOIN deployment_roles d ON d.name = m.deployment_role
+         LEFT JOIN organization_roles r
+             ON r.bucket = m.bucket AND r.organization_id = m.organization_id AND r.name = m.organization_role
          LEFT JOIN users u ON i.inviter_kind = 'user'
              AND u.user_bucket = user_bucket_of(i.inviter_id) AND u.id = i.inviter_id
          ORDER BY i.create_time, i.id"#,
@@ -247,6 +272,7 @@ pub async fn received(
         limit,
         limits::PAGE_STORED_BYTES,
         limits::PAGE_TEXT_BYTES,
+        user.as_str(),
     )
     .fetch_all(connection)
     .await?;

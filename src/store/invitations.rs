@@ -343,23 +343,47 @@ pub async fn pending(
     Ok(id.map(InvitationId::from_uuid))
 }
 
-/// Revokes the pending invitations of an organization: all of them, or only those to one address. Returns their ids.
+/// A selection of the pending invitations of an organization.
+#[derive(Debug, Clone, Copy)]
+pub enum PendingInvitations<'a> {
+    /// All of them.
+    All,
+    /// Those to one address.
+    To(&'a EmailAddress),
+    /// Those of its future owner.
+    OfOwner,
+}
+
+impl PendingInvitations<'_> {
+    /// The address, and whether only invitations of the future owner are selected.
+    pub(super) fn columns(&self) -> (Option<&str>, bool) {
+        match self {
+            Self::All => (None, false),
+            Self::To(address) => (Some(address.normal()), false),
+            Self::OfOwner => (None, true),
+        }
+    }
+}
+
+/// Revokes pending invitations of an organization. Returns their ids.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn revoke_all(
     connection: &mut PgConnection,
     organization: OrganizationId,
-    address: Option<&EmailAddress>,
+    selection: PendingInvitations<'_>,
 ) -> Result<Vec<InvitationId>, StoreError> {
+    let (address, only_of_owner) = selection.columns();
     let ids = sqlx::query_scalar!(
         r#"UPDATE invitations SET state = 'REVOKED', update_time = clock_timestamp()
            WHERE bucket = $1 AND organization_id = $2 AND state = 'PENDING' AND expire_time > clock_timestamp()
-             AND ($3::text IS NULL OR (is_email AND identifier_normal = $3))
+             AND ($3::text IS NULL OR (is_email AND identifier_normal = $3)) AND (makes_owner OR NOT $4)
            RETURNING id"#,
         organization.bucket(),
         organization.as_uuid(),
-        address.map(EmailAddress::normal),
+        address,
+        only_of_owner,
     )
     .fetch_all(connection)
     .await?;

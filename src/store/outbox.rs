@@ -2,8 +2,8 @@
 //! and reads the address when it sends the mail.
 
 use super::StoreError;
-use super::invitations::interval;
-use crate::domain::{ActorKind, EmailAddress, InvitationId, Inviter, OrganizationId, StoredValue, UserId};
+use super::invitations::{PendingInvitations, interval};
+use crate::domain::{ActorKind, InvitationId, Inviter, OrganizationId, StoredValue, UserId};
 use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
@@ -208,24 +208,26 @@ pub async fn remove_about(
     Ok(())
 }
 
-/// Removes the mails about an organization's pending invitations from the outbox: about all of them, or only about
-/// those to one address.
+/// Removes the mails about pending invitations of an organization from the outbox.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn remove_pending(
     connection: &mut PgConnection,
     organization: OrganizationId,
-    address: Option<&EmailAddress>,
+    selection: PendingInvitations<'_>,
 ) -> Result<(), StoreError> {
+    let (address, only_of_owner) = selection.columns();
     sqlx::query!(
         r#"DELETE FROM outbox o USING invitations i
            WHERE o.bucket = $1 AND o.organization_id = $2
              AND i.bucket = o.bucket AND i.organization_id = o.organization_id AND i.id = o.invitation_id
-             AND i.state = 'PENDING' AND ($3::text IS NULL OR (i.is_email AND i.identifier_normal = $3))"#,
+             AND i.state = 'PENDING' AND ($3::text IS NULL OR (i.is_email AND i.identifier_normal = $3))
+             AND (i.makes_owner OR NOT $4)"#,
         organization.bucket(),
         organization.as_uuid(),
-        address.map(EmailAddress::normal),
+        address,
+        only_of_owner,
     )
     .execute(connection)
     .await?;

@@ -5,14 +5,15 @@ use crate::authn::Caller;
 use crate::authz::decide::{Access, Grant};
 use crate::domain::event::EventType;
 use crate::domain::{
-    ActorKind, Delivery, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Organization, Quota,
-    Recipient, Refusal, StoredValue, UserId, ValueKind,
+    ActorKind, Delivery, Invitation, InvitationId, InvitationState, Inviter, Organization, Quota, Recipient, Refusal,
+    StoredValue, UserId, ValueKind,
 };
 use crate::random;
 use crate::service::write::preconditions::check_writable;
 use crate::service::write::unit_of_work::UnitOfWork;
 use crate::service::write::{Meta, OrganizationChange, WriteResult};
 use crate::service::{ItemResult, Roster, ServiceError};
+use crate::store::invitations::PendingInvitations;
 use crate::store::outbox::{self, Subject};
 use crate::store::{invitation_tokens, invitations, quotas, users};
 use serde_json::json;
@@ -358,6 +359,14 @@ pub(super) fn check_pending(invitation: &Invitation) -> Result<(), Refusal> {
     }
 }
 
+/// Refuses an invitation to own an organization that has an owner.
+pub(super) fn check_not_void(invitation: &Invitation, organization: &Organization) -> Result<(), Refusal> {
+    if invitation.is_void_in(organization) {
+        return Err(Refusal::InvitationNotPending { state: InvitationState::Revoked.as_str().to_owned() });
+    }
+    Ok(())
+}
+
 /// Delivers a pending invitation again.
 pub(super) struct Remind {
     pub(super) id: InvitationId,
@@ -379,6 +388,7 @@ impl OrganizationChange for Remind {
     ) -> Result<IssuedInvitation, ServiceError> {
         check_writable(&organization)?;
         let invitation = pending(tx, &organization, self.id).await?;
+        check_not_void(&invitation, &organization)?;
         grant.reaches(&tx.role(organization.id, &invitation.role.name).await?)?;
         check_delivery(&self.caller, &self.terms, self.settings.mail, std::iter::once(&invitation.recipient))?;
         let delivery = delivery(&self.terms, &invitation.recipient);
@@ -450,14 +460,14 @@ pub(super) async fn settle(
     Ok(())
 }
 
-/// Revokes the pending invitations of the locked organization: all of them, or those to one address.
+/// Revokes pending invitations of the locked organization.
 pub(in crate::service) async fn revoke_all(
     tx: &mut UnitOfWork<'_>,
     organization: &mut Organization,
-    address: Option<&EmailAddress>,
+    selection: PendingInvitations<'_>,
 ) -> Result<(), ServiceError> {
-    outbox::remove_pending(tx.connection, organization.id, address).await?;
-    for id in invitations::revoke_all(tx.connection, organization.id, address).await? {
+    outbox::remove_pending(tx.connection, organization.id, selection).await?;
+    for id in invitations::revoke_all(tx.connection, organization.id, selection).await? {
         tx.record_invitation(organization, EventType::InvitationRevoked, json!({ "invitation": id }));
     }
     Ok(())

@@ -4,7 +4,7 @@
 //! to the caller. Callers cannot distinguish unknown, foreign, used, revoked and expired tokens: all of them take one
 //! statement and get one answer.
 
-use super::manage::{check_pending, quota, settle};
+use super::manage::{check_not_void, check_pending, quota, settle};
 use super::{InvitationKey, InvitationPageKey, InvitationPreview, tokens};
 use crate::authn::{Actor, Caller};
 use crate::authz::decide;
@@ -64,7 +64,7 @@ impl Roster {
     ///
     /// # Errors
     /// `INVITATION_NOT_FOUND`, `NOT_YOUR_INVITATION`, `INVITATION_NOT_PENDING`, `INVITER_NOT_ALLOWED`,
-    /// `ORGANIZATION_INACTIVE`, `QUOTA_EXCEEDED`.
+    /// `ORGANIZATION_INACTIVE`, `ORGANIZATION_PENDING`, `QUOTA_EXCEEDED`.
     pub async fn accept(
         &self,
         caller: Caller,
@@ -159,7 +159,7 @@ async fn list_received(
     limit: i64,
 ) -> Result<RowPage<InvitationPreview>, StoreError> {
     match verified_address(users::get(connection, user).await?) {
-        Some(address) => invitation_tokens::received(connection, &address, after, limit).await,
+        Some(address) => invitation_tokens::received(connection, &address, user, after, limit).await,
         None => Ok(RowPage { rows: Vec::new(), is_cut: false }),
     }
 }
@@ -274,6 +274,11 @@ impl Change for Accept {
             return Ok(Member { membership, user });
         }
         check_pending(&invitation)?;
+        check_not_void(&invitation, &organization)?;
+        if organization.owner.is_none() && !invitation.makes_owner {
+            // The first member becomes the owner, which is not the role that this invitation offers.
+            return Err(Refusal::OrganizationPending.into());
+        }
         let role = self.role(tx, &organization, &invitation.role.name).await?;
         check_inviter(tx, &organization, &invitation.inviter, &role).await?;
         settle(tx, &mut organization, &invitation, InvitationState::Accepted, Some(&self.user)).await?;

@@ -7,10 +7,12 @@ use crate::domain::{
     EmailAddress, Member, Organization, OrganizationId, OrganizationState, Refusal, Role, RoleName, User, UserId,
 };
 use crate::random;
+use crate::service::invitations::revoke_all;
 use crate::service::write::OrganizationChange;
 use crate::service::write::preconditions::{check_user, check_writable};
 use crate::service::write::unit_of_work::{DeletionMark, UnitOfWork};
 use crate::service::{ItemResult, ServiceError};
+use crate::store::invitations::PendingInvitations;
 use crate::store::outbox::{self, Subject};
 use crate::store::users;
 use serde_json::json;
@@ -63,6 +65,8 @@ pub(in crate::service) async fn add(
         let new = json!({ "owner": user.id, "state": OrganizationState::Active.as_str() });
         tx.save(organization, DeletionMark::No, EventType::OwnerChanged, old, new).await?;
         membership.role = Role::OWNER;
+        // They offered the ownership, which is taken now.
+        revoke_all(tx, organization, PendingInvitations::OfOwner).await?;
     }
     if let Some(sender) = &input.notify {
         let subject = Subject::Added(user.id.clone());

@@ -13,6 +13,7 @@ use crate::service::limits;
 use crate::service::write::OrganizationChange;
 use crate::service::write::preconditions::{check_etag, check_user, check_writable, unknown_state};
 use crate::service::write::unit_of_work::{DeletionMark, UnitOfWork};
+use crate::store::invitations::PendingInvitations;
 use crate::store::users;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -103,7 +104,7 @@ async fn revoke_invitations_to(
     user: &User,
 ) -> Result<(), ServiceError> {
     match user.verified_email() {
-        Some(email) => revoke_all(tx, organization, Some(email)).await,
+        Some(email) => revoke_all(tx, organization, PendingInvitations::To(email)).await,
         None => Ok(()),
     }
 }

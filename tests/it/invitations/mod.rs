@@ -1,5 +1,6 @@
 //! Invitations, from creation to their end.
 
+mod agreement;
 mod life;
 mod limits;
 mod outbox;

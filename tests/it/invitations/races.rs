@@ -144,6 +144,30 @@ async fn accept_against_direct_add() {
 }
 
 #[tokio::test]
+async fn accept_of_the_ownership_against_direct_add() {
+    let fixture = Fixture::new().await;
+    let grace = known_user(&fixture, "grace").await;
+    // The first call decides the owner. The other user becomes a member, or finds the invitation revoked.
+    let outcomes = Outcomes {
+        free: &[(["INVITATION_NOT_FOUND", "OK"], 3)],
+        ..Outcomes::of((["OK", "OK"], 4), (["INVITATION_NOT_PENDING REVOKED", "OK"], 3))
+    };
+    run(&fixture.server, outcomes, async |number| {
+        let request = pb::CreateOrganizationRequest {
+            owner_email: "grace@example.com".to_owned(),
+            owner_delivery: pb::InvitationDelivery::Token.into(),
+            ..crate::harness::organization(&format!("Round {number}"))
+        };
+        let made = fixture.backend.clone().organizations.create_organization(request).await.unwrap().into_inner();
+        let organization = made.organization.unwrap().id;
+        let (mut client, request) = (fixture.backend.organizations.clone(), add(&organization, "alan", "member"));
+        let adding = side(async move { client.add_member(request).await });
+        Sides { row: ContendedRow::Organization(organization), calls: [accepting(&grace, &made.owner_token), adding] }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn two_users_accept_one_token_without_an_address() {
     let fixture = Fixture::new().await;
     let (grace, alan) = (known_user(&fixture, "grace").await, known_user(&fixture, "alan").await);
