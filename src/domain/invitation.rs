@@ -191,6 +191,8 @@ pub enum MailState {
     Sent,
     /// Failed for good.
     Failed,
+    /// Removed from the outbox before the mail server accepted it: the invitation ended, or its tokens were replaced.
+    NotSent,
     /// A state that this program does not know, because a newer one wrote it. Never written.
     #[serde(other)]
     Unknown,
@@ -204,6 +206,7 @@ impl MailState {
             Self::Waiting => "WAITING",
             Self::Sent => "SENT",
             Self::Failed => "FAILED",
+            Self::NotSent => "NOT_SENT",
             Self::Unknown => "UNKNOWN",
         }
     }
@@ -211,7 +214,7 @@ impl MailState {
     /// Reads a stored state.
     #[must_use]
     pub fn read(text: &str) -> Self {
-        let known = [Self::Waiting, Self::Sent, Self::Failed];
+        let known = [Self::Waiting, Self::Sent, Self::Failed, Self::NotSent];
         known.into_iter().find(|state| state.as_str() == text).unwrap_or(Self::Unknown)
     }
 }

@@ -216,6 +216,7 @@ pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
         Some(MailState::Waiting) => pb::MailState::Waiting,
         Some(MailState::Sent) => pb::MailState::Sent,
         Some(MailState::Failed) => pb::MailState::Failed,
+        Some(MailState::NotSent) => pb::MailState::NotSent,
     };
     let (email, identifier) = match &invitation.recipient {
         Recipient::Email(email) => (email.given().to_owned(), String::new()),

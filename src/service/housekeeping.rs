@@ -1,6 +1,7 @@
 //! Housekeeping: removes what has expired, moves the members of deleted roles, and maintains the partitions of the change
 //! log. Several processes may run it at the same time, and nothing depends on when it runs.
 
+use super::invitations::ExpireInvitations;
 use super::organizations::PurgeIfDue;
 use super::roles::replacement::MovePart;
 use super::write::Meta;
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 pub struct TidyReport {
     /// The number of organizations purged.
     pub purged: u64,
+    /// Invitations whose expiry was recorded.
+    pub expired: usize,
     /// Invitations deleted after their retention.
     pub invitations: u64,
     /// Stored answers and quota windows deleted.
@@ -54,6 +57,7 @@ impl Roster {
                 Err(error) => return Err(error),
             }
         }
+        self.expire_invitations(&mut report).await?;
         let mut connection = self.pool.acquire().await?;
         let outcome = delete_expired(&mut connection, &mut report).await;
         connection.finish(outcome)?;
@@ -65,6 +69,24 @@ impl Roster {
         connection.finish(outcome)?;
         self.move_members(&mut report).await?;
         Ok(report)
+    }
+
+    /// Records the expiry of invitations, organization by organization.
+    async fn expire_invitations(&self, report: &mut TidyReport) -> Result<(), ServiceError> {
+        let mut connection = self.pool.acquire().await?;
+        let outcome = invitations::with_expired(&mut connection, limits::TIDY_EXPIRED_ORGANIZATIONS).await;
+        for id in connection.finish(outcome)? {
+            let meta = Meta::own(Instant::now() + crate::store::limits::STATEMENT);
+            match self.write(None, meta, ExpireInvitations(id)).await {
+                Ok(written) => report.expired += written.answer,
+                // The invitations stay for a later round; the other organizations go on.
+                Err(ServiceError::Refused(refusal)) => {
+                    tracing::warn!(organization = %id, error = %refusal, "expired invitations cannot be recorded");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Moves members of deleted roles to the roles that replace these, a part of each role in turn.

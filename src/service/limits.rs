@@ -50,6 +50,10 @@ pub const MAIL_RETRY_MOST: Duration = Duration::from_hours(1);
 pub const MAIL_GIVE_UP: Duration = Duration::from_hours(24);
 /// Retention of an invitation after its end: long enough to answer questions about it, and no address is kept longer.
 pub const INVITATION_RETENTION: Duration = Duration::from_hours(90 * 24);
+/// Organizations whose expired invitations one round records: each takes one transaction.
+pub const TIDY_EXPIRED_ORGANIZATIONS: i64 = 100;
+/// Expired invitations of one organization that one transaction records.
+pub const TIDY_EXPIRED_INVITATIONS: i64 = 1_000;
 /// Invitations deleted in one round.
 pub const TIDY_INVITATIONS: i64 = 1_000;
 /// Exports that have their turn at the same time: each holds a connection to Postgres and a snapshot.

@@ -82,15 +82,29 @@ impl DeliveryOutcome {
 }
 
 impl Roster {
-    /// Claims the letter that has been due for longest; `None` if no letter is due. Removes obsolete mails on the way:
-    /// their invitation is no longer pending, or their organization no longer active.
+    /// Claims the letter that has been due for longest; `None` if no letter is due. Removes mails on the way whose
+    /// invitation is no longer pending, or whose organization is not active: the mail of an invitation that is still
+    /// pending has failed then.
     ///
     /// # Errors
     /// If the datastore does not answer.
     pub async fn claim_letter(&self) -> Result<Option<Letter>, ServiceError> {
-        let mut connection = self.pool.acquire().await?;
-        let outcome = in_time(limits::OUTBOX_STATEMENTS, claim(&mut connection)).await;
-        Ok(connection.finish(outcome)?)
+        loop {
+            let mut connection = self.pool.acquire().await?;
+            let outcome = in_time(limits::OUTBOX_STATEMENTS, claim(&mut connection)).await;
+            match connection.finish(outcome)? {
+                Claim::Letter(letter) => return Ok(Some(*letter)),
+                Claim::Failed(mail) => self.record_abandoned(mail, UNDELIVERABLE).await?,
+                Claim::Nothing => return Ok(None),
+            }
+        }
+    }
+
+    async fn record_abandoned(&self, mail: QueuedMail, error: &str) -> Result<(), ServiceError> {
+        tracing::warn!(mail = %mail.id, error, "a mail was given up");
+        let deadline = Instant::now() + crate::store::limits::STATEMENT;
+        self.write(None, Meta::own(deadline), RecordAbandonedMail(mail)).await?;
+        Ok(())
     }
 
     /// Reports the size and the age of the outbox. Waits for no call: it has another connection, so only one
@@ -112,22 +126,43 @@ impl Roster {
         let mut connection = self.pool.acquire().await?;
         let settled = in_time(limits::OUTBOX_STATEMENTS, settle(&mut connection, id, &outcome)).await;
         if let Some(mail) = connection.finish(settled)? {
-            tracing::warn!(mail = %id, error = outcome.error(), "a mail was given up");
-            let deadline = Instant::now() + crate::store::limits::STATEMENT;
-            self.write(None, Meta::own(deadline), RecordAbandonedMail(mail)).await?;
+            self.record_abandoned(mail, outcome.error().unwrap_or_default()).await?;
         }
         Ok(())
     }
 }
 
-async fn claim(connection: &mut PgConnection) -> Result<Option<Letter>, StoreError> {
+/// The mail error of an invitation whose mail was due while the organization was inactive.
+const UNDELIVERABLE: &str = "the organization was inactive when the mail was due";
+
+/// The outcome of a claim.
+enum Claim {
+    /// A letter to send.
+    Letter(Box<Letter>),
+    /// The mail of a pending invitation that can never be sent. It was removed.
+    Failed(QueuedMail),
+    /// No mail is due.
+    Nothing,
+}
+
+/// The content of a queued mail.
+enum Composition {
+    /// A letter to send.
+    Letter(Box<Letter>),
+    /// No letter is needed any more.
+    Obsolete,
+    /// The letter is needed, and can never be sent.
+    Undeliverable,
+}
+
+async fn claim(connection: &mut PgConnection) -> Result<Claim, StoreError> {
     loop {
         let mut tx = connection.begin().await?;
         let Some(mail) = outbox::claim(&mut tx, limits::MAIL_LEASE).await? else {
             tx.rollback().await?;
-            return Ok(None);
+            return Ok(Claim::Nothing);
         };
-        let letter = match compose(&mut tx, &mail).await {
+        let composition = match compose(&mut tx, &mail).await {
             // A newer program can send it; the other mails go on.
             Err(StoreError::ValueUnknown(value)) => {
                 tracing::warn!(mail = %mail.id, %value, "a mail waits for a newer version of roster");
@@ -135,14 +170,27 @@ async fn claim(connection: &mut PgConnection) -> Result<Option<Letter>, StoreErr
                 tx.commit().await?;
                 continue;
             }
-            letter => letter?,
+            composition => composition?,
         };
-        if letter.is_none() {
+        if !matches!(composition, Composition::Letter(_)) {
             outbox::remove(&mut tx, mail.organization, mail.id).await?;
         }
+        let (organization, invitation) = (mail.organization, mail.subject.invitation());
+        let claim = match (composition, invitation) {
+            (Composition::Letter(letter), _) => Some(Claim::Letter(letter)),
+            (Composition::Undeliverable, Some(id)) => {
+                outbox::set_mail_state(&mut tx, organization, id, MailState::Failed, Some(UNDELIVERABLE)).await?;
+                Some(Claim::Failed(mail))
+            }
+            (Composition::Obsolete, Some(id)) => {
+                invitations::cancel_mail(&mut tx, organization, id).await?;
+                None
+            }
+            (Composition::Obsolete | Composition::Undeliverable, None) => None,
+        };
         tx.commit().await?;
-        if letter.is_some() {
-            return Ok(letter);
+        if let Some(claim) = claim {
+            return Ok(claim);
         }
     }
 }
@@ -183,71 +231,77 @@ fn retry_delay(attempts: i32) -> Duration {
     limits::MAIL_RETRY.saturating_mul(2_u32.pow(doublings)).min(limits::MAIL_RETRY_MOST)
 }
 
-/// Composes the letter of a queued mail; `None` if the mail is obsolete.
-async fn compose(connection: &mut PgConnection, mail: &QueuedMail) -> Result<Option<Letter>, StoreError> {
-    let Some(organization) = organizations::get(connection, mail.organization).await? else { return Ok(None) };
-    if !matches!(organization.state(), OrganizationState::Active | OrganizationState::Pending) {
-        return Ok(None);
-    }
+/// Composes the letter of a queued mail.
+async fn compose(connection: &mut PgConnection, mail: &QueuedMail) -> Result<Composition, StoreError> {
+    let Some(organization) = organizations::get(connection, mail.organization).await? else {
+        return Ok(Composition::Obsolete);
+    };
     let sender = match mail.sender.user() {
         Some(user) => users::get(connection, &user).await?,
         None => None,
     };
-    match &mail.subject {
-        Subject::Added(user) => compose_added(connection, mail.id, organization, sender, user).await,
+    let letter = match &mail.subject {
+        Subject::Added(user) => compose_added(connection, mail.id, &organization, sender, user).await?,
         Subject::Invitation(id) => {
-            compose_invitation(connection, mail.id, organization, sender, *id, Occasion::Invitation).await
+            compose_invitation(connection, mail.id, &organization, sender, *id, Occasion::Invitation).await?
         }
         Subject::Reminder(id) => {
-            compose_invitation(connection, mail.id, organization, sender, *id, Occasion::Reminder).await
+            compose_invitation(connection, mail.id, &organization, sender, *id, Occasion::Reminder).await?
         }
         Subject::OwnerActivation(id) => {
-            compose_invitation(connection, mail.id, organization, sender, *id, Occasion::OwnerActivation).await
+            compose_invitation(connection, mail.id, &organization, sender, *id, Occasion::OwnerActivation).await?
         }
+    };
+    let Some(mut letter) = letter else { return Ok(Composition::Obsolete) };
+    if !matches!(organization.state(), OrganizationState::Active | OrganizationState::Pending) {
+        return Ok(Composition::Undeliverable);
     }
+    if let Some(invitation) = mail.subject.invitation() {
+        let (token, hash) = tokens::mint();
+        invitation_tokens::add_token(connection, organization.id, invitation, &hash).await?;
+        letter.token = Some(token);
+    }
+    Ok(Composition::Letter(Box::new(letter)))
 }
 
-/// Composes a letter about an invitation, with a new invitation token.
+/// Composes a letter about a pending invitation, without its invitation token; `None` if the letter is obsolete.
 async fn compose_invitation(
     connection: &mut PgConnection,
     mail: Uuid,
-    organization: Organization,
+    organization: &Organization,
     sender: Option<User>,
     id: InvitationId,
     occasion: Occasion,
 ) -> Result<Option<Letter>, StoreError> {
     let Some(invitation) = invitations::get(connection, organization.id, id).await? else { return Ok(None) };
-    let role = invitation.granted_role().clone();
-    let is_void = invitation.is_void_in(&organization);
-    let Recipient::Email(to) = invitation.recipient else { return Ok(None) };
     match invitation.state {
-        InvitationState::Pending if is_void => return Ok(None),
+        InvitationState::Pending if invitation.is_void_in(organization) => return Ok(None),
         InvitationState::Pending => {}
         InvitationState::Unknown => return Err(StoreError::ValueUnknown(ValueKind::InvitationState)),
         InvitationState::Accepted | InvitationState::Declined | InvitationState::Revoked | InvitationState::Expired => {
             return Ok(None);
         }
     }
-    let (token, hash) = tokens::mint();
-    invitation_tokens::add_token(connection, organization.id, id, &hash).await?;
+    let role = invitation.granted_role().clone();
+    let Recipient::Email(to) = invitation.recipient else { return Ok(None) };
     Ok(Some(Letter {
         id: mail,
         occasion,
         to,
-        organization: organization.name,
+        organization: organization.name.clone(),
         reply_to: sender.as_ref().and_then(reply_to),
         sender: sender.and_then(|sender| sender.display_name),
         role,
-        token: Some(token),
+        token: None,
         expire_time: Some(invitation.expire_time),
     }))
 }
 
-/// Composes a letter to a user who was added as a member.
+/// Composes a letter to a user who was added as a member; `None` if the letter is obsolete.
 async fn compose_added(
     connection: &mut PgConnection,
     mail: Uuid,
-    organization: Organization,
+    organization: &Organization,
     sender: Option<User>,
     user: &UserId,
 ) -> Result<Option<Letter>, StoreError> {
@@ -263,7 +317,7 @@ async fn compose_added(
         id: mail,
         occasion: Occasion::Added,
         to,
-        organization: organization.name,
+        organization: organization.name.clone(),
         reply_to: sender.as_ref().and_then(reply_to),
         sender: sender.and_then(|sender| sender.display_name),
         role: membership.role.name,

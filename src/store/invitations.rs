@@ -2,13 +2,13 @@
 //!
 //! Every statement uses the same predicate for a pending invitation: `state = 'PENDING' AND expire_time >
 //! clock_timestamp()`. `clock_timestamp()` instead of `now()`, because `now()` is the start of the transaction, which
-//! may have waited for a lock since.
+//! may have waited for a lock since. An UPDATE uses `statement_timestamp()`, because a distributed one may not use a clock.
 
 use super::row_page::RowPage;
 use super::{StoreError, limits};
 use crate::domain::{
-    ActorKind, Attributes, EmailAddress, Invitation, InvitationId, InvitationState, Inviter, MailState, OrganizationId,
-    Recipient, Role, StoredValue, UserId,
+    ActorKind, Attributes, Invitation, InvitationId, InvitationState, Inviter, MailState, OrganizationId, Recipient,
+    Role, StoredValue, UserId,
 };
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
@@ -81,6 +81,9 @@ macro_rules! invitation_query {
     };
 }
 pub(super) use invitation_query;
+
+mod end;
+pub use end::{PendingInvitations, cancel_mail, end, expired, forget_old, settle, unexpired, with_expired};
 
 impl From<InvitationRow> for Invitation {
     fn from(row: InvitationRow) -> Self {
@@ -270,58 +273,8 @@ pub async fn list(
     Ok(RowPage::new(rows, |row| row.has_next, Invitation::from))
 }
 
-/// Moves a pending invitation to its final state; false if it is not pending, or no longer.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn settle(
-    connection: &mut PgConnection,
-    invitation: &Invitation,
-    to: InvitationState,
-    accepted_by: Option<&UserId>,
-) -> Result<bool, StoreError> {
-    let result = sqlx::query!(
-        r#"UPDATE invitations SET state = $4, accepted_by = $5, update_time = clock_timestamp()
-           WHERE bucket = $1 AND organization_id = $2 AND id = $3
-             AND state = 'PENDING' AND expire_time > clock_timestamp()"#,
-        invitation.organization.bucket(),
-        invitation.organization.as_uuid(),
-        invitation.id.as_uuid(),
-        to.as_str(),
-        accepted_by.map(UserId::as_str),
-    )
-    .execute(connection)
-    .await?;
-    Ok(result.rows_affected() == 1)
-}
-
-/// Sets the state of a recipient's expired invitations to `EXPIRED`, so that the recipient can be invited again.
-/// Returns their ids.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn expire(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    recipient: &Recipient,
-) -> Result<Vec<InvitationId>, StoreError> {
-    let ids = sqlx::query_scalar!(
-        r#"UPDATE invitations SET state = 'EXPIRED', update_time = clock_timestamp()
-           WHERE bucket = $1 AND organization_id = $2 AND is_email = $3 AND identifier_normal = $4
-             AND state = 'PENDING' AND expire_time <= clock_timestamp()
-           RETURNING id"#,
-        organization.bucket(),
-        organization.as_uuid(),
-        recipient.email().is_some(),
-        recipient.normal(),
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(ids.into_iter().map(InvitationId::from_uuid).collect())
-}
-
-/// Finds the recipient's invitation whose stored state is `PENDING`. Call [`expire`] first: this does not look at the
-/// expiry time.
+/// Finds the recipient's invitation whose stored state is `PENDING`. End the [`expired`] ones first: this does not look at
+/// the expiry time.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -341,53 +294,6 @@ pub async fn pending(
     .fetch_optional(connection)
     .await?;
     Ok(id.map(InvitationId::from_uuid))
-}
-
-/// A selection of the pending invitations of an organization.
-#[derive(Debug, Clone, Copy)]
-pub enum PendingInvitations<'a> {
-    /// All of them.
-    All,
-    /// Those to one address.
-    To(&'a EmailAddress),
-    /// Those of its future owner.
-    OfOwner,
-}
-
-impl PendingInvitations<'_> {
-    /// The address, and whether only invitations of the future owner are selected.
-    pub(super) fn columns(&self) -> (Option<&str>, bool) {
-        match self {
-            Self::All => (None, false),
-            Self::To(address) => (Some(address.normal()), false),
-            Self::OfOwner => (None, true),
-        }
-    }
-}
-
-/// Revokes pending invitations of an organization. Returns their ids.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn revoke_all(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    selection: PendingInvitations<'_>,
-) -> Result<Vec<InvitationId>, StoreError> {
-    let (address, only_of_owner) = selection.columns();
-    let ids = sqlx::query_scalar!(
-        r#"UPDATE invitations SET state = 'REVOKED', update_time = clock_timestamp()
-           WHERE bucket = $1 AND organization_id = $2 AND state = 'PENDING' AND expire_time > clock_timestamp()
-             AND ($3::text IS NULL OR (is_email AND identifier_normal = $3)) AND (makes_owner OR NOT $4)
-           RETURNING id"#,
-        organization.bucket(),
-        organization.as_uuid(),
-        address,
-        only_of_owner,
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(ids.into_iter().map(InvitationId::from_uuid).collect())
 }
 
 /// The numbers of an organization's invitations that its limits apply to.
@@ -465,29 +371,4 @@ pub async fn cooldown_left(
     .fetch_one(connection)
     .await?;
     Ok(u64::try_from(left).unwrap_or(0))
-}
-
-/// Deletes at most `most` invitations that ended or expired longer than `age` ago, and their tokens. Returns the number
-/// of invitations deleted. Several processes may run this at the same time. The events stay; they contain no address.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn forget_old(connection: &mut PgConnection, age: Duration, most: i64) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
-        r#"WITH old AS (
-               SELECT bucket, organization_id, id FROM invitations
-               WHERE greatest(expire_time, update_time) < clock_timestamp() - $1::interval
-               LIMIT $2 FOR UPDATE SKIP LOCKED
-           ), tokens AS (
-               DELETE FROM invitation_tokens t USING old
-               WHERE t.bucket = old.bucket AND t.organization_id = old.organization_id AND t.invitation_id = old.id
-           )
-           DELETE FROM invitations i USING old
-           WHERE i.bucket = old.bucket AND i.organization_id = old.organization_id AND i.id = old.id"#,
-        interval(age)?,
-        most,
-    )
-    .execute(connection)
-    .await?;
-    Ok(result.rows_affected())
 }

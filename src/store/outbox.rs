@@ -2,7 +2,7 @@
 //! and reads the address when it sends the mail.
 
 use super::StoreError;
-use super::invitations::{PendingInvitations, interval};
+use super::invitations::interval;
 use crate::domain::{ActorKind, InvitationId, Inviter, OrganizationId, StoredValue, UserId};
 use sqlx::PgConnection;
 use std::time::Duration;
@@ -188,46 +188,21 @@ pub async fn remove(connection: &mut PgConnection, organization: OrganizationId,
     Ok(())
 }
 
-/// Removes the mails about an invitation from the outbox.
+/// Removes the mails about invitations of an organization from the outbox.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn remove_about(
     connection: &mut PgConnection,
     organization: OrganizationId,
-    invitation: InvitationId,
+    invitations: &[InvitationId],
 ) -> Result<(), StoreError> {
+    let ids: Vec<Uuid> = invitations.iter().map(|id| id.as_uuid()).collect();
     sqlx::query!(
-        "DELETE FROM outbox WHERE bucket = $1 AND organization_id = $2 AND invitation_id = $3",
+        "DELETE FROM outbox WHERE bucket = $1 AND organization_id = $2 AND invitation_id = ANY ($3)",
         organization.bucket(),
         organization.as_uuid(),
-        invitation.as_uuid()
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Removes the mails about pending invitations of an organization from the outbox.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn remove_pending(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    selection: PendingInvitations<'_>,
-) -> Result<(), StoreError> {
-    let (address, only_of_owner) = selection.columns();
-    sqlx::query!(
-        r#"DELETE FROM outbox o USING invitations i
-           WHERE o.bucket = $1 AND o.organization_id = $2
-             AND i.bucket = o.bucket AND i.organization_id = o.organization_id AND i.id = o.invitation_id
-             AND i.state = 'PENDING' AND ($3::text IS NULL OR (i.is_email AND i.identifier_normal = $3))
-             AND (i.makes_owner OR NOT $4)"#,
-        organization.bucket(),
-        organization.as_uuid(),
-        address,
-        only_of_owner,
+        &ids,
     )
     .execute(connection)
     .await?;

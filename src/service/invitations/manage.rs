@@ -1,19 +1,19 @@
 //! The organization's side of invitations: create, deliver again, revoke.
 
+use super::end::{check_not_void, check_pending, expire, settle};
 use super::{InvitationSettings, Invite, IssuedInvitation, Terms, tokens};
 use crate::authn::Caller;
 use crate::authz::decide::{Access, Grant};
 use crate::domain::event::EventType;
 use crate::domain::{
     ActorKind, Delivery, Invitation, InvitationId, InvitationState, Inviter, Organization, Quota, Recipient, Refusal,
-    StoredValue, UserId, ValueKind,
+    StoredValue,
 };
 use crate::random;
 use crate::service::write::preconditions::check_writable;
 use crate::service::write::unit_of_work::UnitOfWork;
 use crate::service::write::{Meta, OrganizationChange, WriteResult};
 use crate::service::{ItemResult, Roster, ServiceError};
-use crate::store::invitations::PendingInvitations;
 use crate::store::outbox::{self, Subject};
 use crate::store::{invitation_tokens, invitations, quotas, users};
 use serde_json::json;
@@ -213,9 +213,7 @@ impl InviteAll {
                 }
             }
         }
-        for id in invitations::expire(tx.connection, organization.id, &input.recipient).await? {
-            tx.record_invitation(organization, EventType::InvitationExpired, json!({ "invitation": id }));
-        }
+        expire(tx, organization, Some(&input.recipient)).await?;
         if let Some(id) = invitations::pending(tx.connection, organization.id, &input.recipient).await? {
             return Err(Refusal::InvitationPending { invitation_id: id.to_string() }.into());
         }
@@ -317,7 +315,8 @@ async fn deliver(
     let (organization, id) = (invitation.organization, invitation.id);
     if rotate {
         // Mails before tokens: this waits for a mail that is being claimed, and then deletes its token with the others.
-        outbox::remove_about(tx.connection, organization, id).await?;
+        outbox::remove_about(tx.connection, organization, &[id]).await?;
+        invitations::cancel_mail(tx.connection, organization, id).await?;
         invitation_tokens::drop_tokens(tx.connection, organization, id).await?;
     }
     let mut token = None;
@@ -350,23 +349,6 @@ async fn pending(
     Ok(invitation)
 }
 
-/// Refuses an invitation that is not pending; the refusal names its state.
-pub(super) fn check_pending(invitation: &Invitation) -> Result<(), Refusal> {
-    match invitation.state {
-        InvitationState::Pending => Ok(()),
-        InvitationState::Unknown => Err(Refusal::ValueUnknown { value: ValueKind::InvitationState }),
-        other => Err(Refusal::InvitationNotPending { state: other.as_str().to_owned() }),
-    }
-}
-
-/// Refuses an invitation to own an organization that has an owner.
-pub(super) fn check_not_void(invitation: &Invitation, organization: &Organization) -> Result<(), Refusal> {
-    if invitation.is_void_in(organization) {
-        return Err(Refusal::InvitationNotPending { state: InvitationState::Revoked.as_str().to_owned() });
-    }
-    Ok(())
-}
-
 /// Delivers a pending invitation again.
 pub(super) struct Remind {
     pub(super) id: InvitationId,
@@ -392,6 +374,10 @@ impl OrganizationChange for Remind {
         grant.reaches(&tx.role(organization.id, &invitation.role.name).await?)?;
         check_delivery(&self.caller, &self.terms, self.settings.mail, std::iter::once(&invitation.recipient))?;
         let delivery = delivery(&self.terms, &invitation.recipient);
+        if delivery == Delivery::None && !self.rotate {
+            let advice = "a reminder needs a delivery: by e-mail, or the invitation token in the answer";
+            return Err(Refusal::field("delivery", advice).into());
+        }
         if invitation.sends >= i32::try_from(self.settings.sends_per_invitation).unwrap_or(i32::MAX) {
             return Err(quota(Quota::SendsPerInvitation, self.settings.sends_per_invitation, DAY).into());
         }
@@ -434,41 +420,4 @@ impl OrganizationChange for Revoke {
         let revoked = invitations::get(tx.connection, organization.id, self.id).await?;
         Ok(revoked.ok_or(Refusal::InvitationNotFound)?)
     }
-}
-
-/// Moves a pending invitation to its final state, with the event, and removes its queued mails.
-pub(super) async fn settle(
-    tx: &mut UnitOfWork<'_>,
-    organization: &mut Organization,
-    invitation: &Invitation,
-    to: InvitationState,
-    accepted_by: Option<&UserId>,
-) -> Result<(), ServiceError> {
-    // The lock order is mails before invitations, in every use case and in the outbox.
-    outbox::remove_about(tx.connection, organization.id, invitation.id).await?;
-    if !invitations::settle(tx.connection, invitation, to, accepted_by).await? {
-        // The organization is locked, so the invitation can only have expired.
-        return Err(Refusal::InvitationNotPending { state: InvitationState::Expired.as_str().to_owned() }.into());
-    }
-    let kind = match to {
-        InvitationState::Accepted => EventType::InvitationAccepted,
-        InvitationState::Declined => EventType::InvitationDeclined,
-        InvitationState::Revoked => EventType::InvitationRevoked,
-        InvitationState::Pending | InvitationState::Expired | InvitationState::Unknown => EventType::InvitationExpired,
-    };
-    tx.record_invitation(organization, kind, json!({ "invitation": invitation.id }));
-    Ok(())
-}
-
-/// Revokes pending invitations of the locked organization.
-pub(in crate::service) async fn revoke_all(
-    tx: &mut UnitOfWork<'_>,
-    organization: &mut Organization,
-    selection: PendingInvitations<'_>,
-) -> Result<(), ServiceError> {
-    outbox::remove_pending(tx.connection, organization.id, selection).await?;
-    for id in invitations::revoke_all(tx.connection, organization.id, selection).await? {
-        tx.record_invitation(organization, EventType::InvitationRevoked, json!({ "invitation": id }));
-    }
-    Ok(())
 }

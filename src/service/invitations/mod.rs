@@ -1,12 +1,14 @@
 //! Invitations. `manage` creates, resends and revokes them for the organization; `respond` accepts and declines them
-//! for the recipient; `tokens` mints invitation tokens. This module has the settings, the inputs and the
+//! for the recipient; `end` makes pending ones final; `tokens` mints invitation tokens. This module has the settings, the inputs and the
 //! reads.
 
+mod end;
 mod manage;
 pub mod respond;
 pub(super) mod tokens;
 
-pub(super) use manage::{InviteAll, check_delivery, inviter, revoke_all};
+pub(super) use end::{ExpireInvitations, revoke_all};
+pub(super) use manage::{InviteAll, check_delivery, inviter};
 
 use crate::authn::Secret;
 use crate::authz::decide::Access;

@@ -4,7 +4,8 @@
 //! to the caller. Callers cannot distinguish unknown, foreign, used, revoked and expired tokens: all of them take one
 //! statement and get one answer.
 
-use super::manage::{check_not_void, check_pending, quota, settle};
+use super::end::{check_not_void, check_pending, settle};
+use super::manage::quota;
 use super::{InvitationKey, InvitationPageKey, InvitationPreview, tokens};
 use crate::authn::{Actor, Caller};
 use crate::authz::decide;

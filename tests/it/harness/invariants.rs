@@ -196,6 +196,16 @@ const INVARIANTS: &[(&str, &str)] = &[
          WHERE o.id IS NULL OR coalesce(i.id::text, u.id) IS NULL",
     ),
     (
+        "the mail of an invitation is WAITING if and only if it is in the outbox",
+        "SELECT count(*) FROM invitations i LEFT JOIN (SELECT DISTINCT invitation_id FROM outbox) m ON m.invitation_id = i.id
+         WHERE (i.mail_state IS NOT DISTINCT FROM 'WAITING') <> (m.invitation_id IS NOT NULL)",
+    ),
+    (
+        "no pending invitation makes an owner of an organization that has one",
+        "SELECT count(*) FROM invitations i JOIN organizations o ON o.bucket = i.bucket AND o.id = i.organization_id
+         WHERE i.state = 'PENDING' AND i.makes_owner AND o.owner_id IS NOT NULL",
+    ),
+    (
         "an invitation has one event of its creation and at most one of its end",
         "SELECT count(*) FROM invitations i LEFT JOIN (
              SELECT organization_id, new ->> 'invitation' AS id,

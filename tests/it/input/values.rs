@@ -60,10 +60,9 @@ fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
         // NONE, which suits every recipient.
         "delivery" | "owner_delivery" => Some(Value::EnumNumber(3)),
         "lifetime" => Some(duration(7200, 0)),
-        "validate_only" | "fully_consistent" => Some(Value::Bool(true)),
-        "inactive" | "purge" | "all_or_nothing" | "email_verified" | "rotate" | "older_clients_gone" => {
-            Some(Value::Bool(false))
-        }
+        // Without `rotate`, a reminder with the delivery NONE has no effect.
+        "validate_only" | "fully_consistent" | "rotate" => Some(Value::Bool(true)),
+        "inactive" | "purge" | "all_or_nothing" | "email_verified" | "older_clients_gone" => Some(Value::Bool(false)),
         "page_size" => Some(Value::I32(10)),
         "types" => Some(Value::List(vec![Value::String("member.added".to_owned())])),
         "states" => Some(Value::List(vec![Value::EnumNumber(2)])),

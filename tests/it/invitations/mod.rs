@@ -3,6 +3,7 @@
 mod agreement;
 mod life;
 mod limits;
+mod mail_states;
 mod outbox;
 mod published;
 mod races;

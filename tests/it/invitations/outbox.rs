@@ -87,7 +87,7 @@ async fn mails_about_ended_invitations_are_not_claimed() {
     let token = fixture.remind(&invitation.id, false).await;
     fixture.server.user_with_email("hopper").invitations.decline_invitation(decline(&token)).await.unwrap();
     assert!(fixture.claim().await.is_none());
-    // Expired, which no job records: the claim removes the mail.
+    // Expired, before housekeeping records it: the claim removes the mail.
     let invitation = fixture.create(invite_by_mail(&fixture.acme, "alan@example.com")).await;
     fixture.expire(&invitation.id).await;
     assert_eq!(fixture.waiting().await, 1);

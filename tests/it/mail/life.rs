@@ -243,7 +243,7 @@ async fn no_mail_is_sent_for_an_invitation_that_is_no_longer_pending() {
     stage.relay.misbehave([Some(Fault { at: "RCPT", act: Act::Answer("451 4.3.0 try again later") })]);
     let id = stage.invite("grace@example.com").await;
     stage.until_mail(&id, pb::MailState::Waiting, true).await;
-    // The invitation expires while its mail waits. No job removes the mail from the outbox.
+    // The invitation expires while its mail waits. The mail worker finds it before housekeeping does.
     stage.execute("UPDATE invitations SET expire_time = clock_timestamp()").await;
     stage.make_mails_due().await;
     let second = stage.invite("alan@example.com").await;
