@@ -51,7 +51,8 @@ pub const PAGE_TEXT_BYTES: i64 = 4 * 1024 * 1024;
 /// Size of the values in the events that are found at once by their keys, as text, in bytes: what a watch holds beyond its
 /// message. A list of small numbers takes four times its text in the message.
 pub const EVENTS_TEXT_BYTES: i64 = 512 * 1024;
-/// Time in which a deleted organization can be restored.
+/// Time in which a deleted organization can be restored, and after which a registration is purged whose owner did not
+/// accept.
 pub const PURGE_AFTER: Duration = Duration::from_hours(30 * 24);
 /// Time for which the answer to a request id is stored.
 pub const REQUEST_MEMORY: Duration = Duration::from_hours(24);

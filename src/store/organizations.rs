@@ -79,7 +79,9 @@ macro_rules! organization_row {
     };
 }
 
+mod purge;
 mod search;
+pub use purge::{due_for_purge, is_due};
 pub use search::search_candidates;
 
 impl From<OrganizationRow> for Organization {
@@ -276,30 +278,6 @@ pub async fn delete(connection: &mut PgConnection, id: OrganizationId) -> Result
     Ok(())
 }
 
-/// The organizations that are due to be purged, at most `most` of each sort: deleted organizations past their purge
-/// time, the longest overdue first, and pending organizations older than [`limits::PURGE_AFTER`] without a pending
-/// invitation, which can no longer become active.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn due_for_purge(connection: &mut PgConnection, most: i64) -> Result<Vec<OrganizationId>, StoreError> {
-    let ids = sqlx::query_scalar!(
-        r#"(SELECT id AS "id!" FROM organizations WHERE purge_time <= clock_timestamp() ORDER BY purge_time LIMIT $1)
-           UNION ALL
-           (SELECT o.id FROM organizations o
-            WHERE o.state = 'PENDING' AND o.purge_time IS NULL AND o.create_time < clock_timestamp() - $2::interval
-              AND NOT EXISTS (
-                  SELECT FROM invitations i WHERE i.bucket = o.bucket AND i.organization_id = o.id AND i.state = 'PENDING'
-                  AND i.expire_time > clock_timestamp())
-            LIMIT $1)"#,
-        most,
-        super::invitations::interval(limits::PURGE_AFTER)?,
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(ids.into_iter().map(OrganizationId::from_uuid).collect())
-}
-
 /// The last organization of the previous page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrganizationPageKey {
@@ -458,24 +436,4 @@ pub async fn list_of_user(
             (organization, role)
         },
     ))
-}
-
-/// Whether an organization is due to be purged, as in [`due_for_purge`]; false if it has no row.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn is_due(connection: &mut PgConnection, id: OrganizationId) -> Result<bool, StoreError> {
-    let due = sqlx::query_scalar!(
-        r#"SELECT coalesce(o.purge_time <= clock_timestamp(),
-                           o.state = 'PENDING' AND o.create_time < clock_timestamp() - $3::interval AND NOT EXISTS (
-                               SELECT FROM invitations i WHERE i.bucket = o.bucket AND i.organization_id = o.id
-                               AND i.state = 'PENDING' AND i.expire_time > clock_timestamp())) AS due
-           FROM organizations o WHERE o.bucket = $1 AND o.id = $2"#,
-        id.bucket(),
-        id.as_uuid(),
-        super::invitations::interval(limits::PURGE_AFTER)?,
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(due.flatten() == Some(true))
 }

@@ -219,6 +219,30 @@ fn the_table_of_settings_is_current() {
     }
 }
 
+/// The table of what is kept names the times that the program uses.
+#[test]
+fn the_table_of_retention_is_current() {
+    use roster::{service, store};
+    let text = Document::read("docs/operations.md").text;
+    let (_, rest) = text.split_once("## What is kept, and for how long").unwrap();
+    let (table, _) = rest.split_once("\n## ").unwrap();
+    let days = |duration: std::time::Duration| format!("{} days", duration.as_secs() / 86_400);
+    let hours = |duration: std::time::Duration| format!("{} hours", duration.as_secs() / 3_600);
+    for (what, time) in [
+        ("a deleted organization", days(store::limits::PURGE_AFTER)),
+        ("a registration", days(store::limits::PURGE_AFTER)),
+        ("an invitation and its tokens", days(service::limits::INVITATION_RETENTION)),
+        ("invitation tokens", format!("latest {} ", store::limits::INVITATION_TOKENS)),
+        ("a mail in the outbox", hours(service::limits::MAIL_GIVE_UP)),
+        ("the response to a `request_id`", hours(store::limits::REQUEST_MEMORY)),
+        ("counters of limits", days(store::limits::PURGE_AFTER)),
+        ("the change log", format!("{} by default", service::limits::LOG_RETENTION.as_secs() / 3_600)),
+    ] {
+        let mut rows = table.lines().filter(|line| line.starts_with(&format!("| {what}")));
+        assert!(rows.any(|row| row.contains(&time)), "the row about {what} does not say {time}");
+    }
+}
+
 #[test]
 fn a_test_runs_every_command_that_is_no_example() {
     let run = fs::read_to_string(root().join("interop/run.sh")).unwrap();

@@ -56,25 +56,76 @@ async fn a_purge_removes_invitations_tokens_and_mails() {
     server.database.assert_invariants().await;
 }
 
-#[tokio::test]
-async fn an_organization_that_cannot_become_active_is_purged() {
-    let server = Server::start().await;
+/// Pending organizations: the name, the end of the owner's invitation, its change in SQL, and whether housekeeping purges the
+/// organization. One without a change has no owner's invitation.
+const PENDING_ORGANIZATIONS: [(&str, &str, Option<&str>, bool); 9] = [
+    ("Without an owner", "", None, false),
+    (
+        "Still invited",
+        "",
+        Some("update_time = now() - interval '31 days', expire_time = now() + interval '1 day'"),
+        false,
+    ),
+    ("Expired", "", Some("expire_time = now() - interval '29 days'"), false),
+    ("Expired longer ago", "", Some("expire_time = now() - interval '31 days'"), true),
+    // A server of release 0.3 sets the time of the update when the owner is invited again.
+    ("Expired and updated", "", Some("state = 'EXPIRED', expire_time = now() - interval '31 days'"), true),
+    ("Declined", "decline", Some("update_time = now() - interval '29 days'"), false),
+    ("Declined longer ago", "decline", Some("update_time = now() - interval '31 days'"), true),
+    ("Revoked longer ago", "revoke", Some("update_time = now() - interval '31 days'"), true),
+    ("Invited as admin only", "", Some("makes_owner = false, expire_time = now() - interval '31 days'"), false),
+];
+
+/// Creates a pending organization with this name, and its owner's invitation with this end and change.
+async fn create_pending(server: &Server, name: &str, end: &str, change: Option<&str>) {
     let mut operator = server.operator();
-    for (name, email) in [("Waiting", "grace@example.com"), ("Given up", "alan@example.com")] {
-        let request = pb::CreateOrganizationRequest {
-            owner_email: email.to_owned(),
-            owner_delivery: pb::InvitationDelivery::Token.into(),
-            ..organization(name)
-        };
-        operator.organizations.create_organization(request).await.unwrap();
+    let owner_email = change.map(|_| "grace@example.com".to_owned()).unwrap_or_default();
+    let owner_delivery = change.map_or(pb::InvitationDelivery::Unspecified, |_| pb::InvitationDelivery::Token).into();
+    let request = pb::CreateOrganizationRequest { owner_email, owner_delivery, ..organization(name) };
+    let made = operator.organizations.create_organization(request).await.unwrap().into_inner();
+    let id = made.organization.unwrap().id;
+    // An invitation of another member does not count.
+    operator.invitations.create_invitation(invite(&id, "joan@example.com")).await.unwrap();
+    match end {
+        "decline" => {
+            let mut grace = server.user_with_email("grace").invitations;
+            grace.decline_invitation(crate::invitations::decline(&made.owner_token)).await.unwrap();
+        }
+        "revoke" => {
+            let invitation = made.owner_invitation.unwrap().invitation_id;
+            operator.invitations.revoke_invitation(crate::invitations::revoke(&id, &invitation)).await.unwrap();
+        }
+        _ => {}
     }
-    let expire = "UPDATE invitations SET expire_time = now() WHERE identifier_normal = 'alan@example.com'";
-    sqlx::query(expire).execute(&server.database.pool).await.unwrap();
-    assert_eq!(server.roster.tidy().await.unwrap(), TidyReport::default());
-    let age = "UPDATE organizations SET create_time = create_time - interval '31 days'";
-    sqlx::query(age).execute(&server.database.pool).await.unwrap();
-    assert_eq!(server.roster.tidy().await.unwrap(), TidyReport { purged: 1, ..TidyReport::default() });
-    assert_eq!(server.database.count("SELECT count(*) FROM organizations WHERE slug = 'waiting'").await, 1);
+    if let Some(change) = change {
+        let change = format!(
+            "UPDATE invitations SET {change} WHERE organization_id = '{id}' AND identifier_normal = 'grace@example.com'"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(change)).execute(&server.database.pool).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_registration_is_purged_a_month_after_the_last_invitation_of_its_owner_ended() {
+    let server = Server::start_generous().await;
+    for (name, end, change, _) in PENDING_ORGANIZATIONS {
+        create_pending(&server, name, end, change).await;
+    }
+    let mut kept: Vec<&str> = PENDING_ORGANIZATIONS.iter().filter(|one| !one.3).map(|one| one.0).collect();
+    kept.sort_unstable();
+    // The time of creation does not count.
+    sqlx::query("UPDATE organizations SET create_time = create_time - interval '1 year'")
+        .execute(&server.database.pool)
+        .await
+        .unwrap();
+    let rounds = futures_util::future::join_all((0..4).map(|_| server.roster.tidy())).await;
+    let purged: u64 = rounds.into_iter().map(|round| round.unwrap().purged).sum();
+    assert_eq!(purged, u64::try_from(PENDING_ORGANIZATIONS.len() - kept.len()).unwrap());
+    let names = sqlx::query_scalar("SELECT name FROM organizations ORDER BY name");
+    let names: Vec<String> = names.fetch_all(&server.database.pool).await.unwrap();
+    assert_eq!(names, kept);
+    let events = "SELECT count(*) FROM events WHERE type = 'organization.purged' AND actor_kind = 'system'";
+    assert_eq!(server.database.count(events).await, i64::try_from(purged).unwrap());
     server.database.assert_invariants().await;
 }
 

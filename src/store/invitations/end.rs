@@ -171,8 +171,9 @@ pub async fn cancel_mail(
     Ok(())
 }
 
-/// Deletes at most `most` invitations that ended or expired longer than `age` ago, and their tokens. Returns the number
-/// of invitations deleted. Several processes may run this at the same time. The events stay; they contain no address.
+/// Deletes at most `most` invitations that ended or expired longer than `age` ago, accepted ones included, and their
+/// tokens. Returns the number of invitations deleted. Several processes may run this at the same time. The events stay;
+/// they contain no address.
 ///
 /// # Errors
 /// If Postgres does not answer.
