@@ -4,7 +4,9 @@
 //! stores folded names. Unicode never changes the folding or the normalization of an assigned character, so a stored
 //! folding stays valid when the Unicode data of this program are updated.
 
-use super::{Name, Slug, limits};
+use super::characters::{JOINER, NON_JOINER};
+use super::text::bounded;
+use super::{Invalid, Name, Slug, limits};
 use icu_casemap::CaseMapper;
 use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
 
@@ -25,10 +27,15 @@ pub fn fold(text: &str) -> String {
 pub struct SearchText(String);
 
 impl SearchText {
-    /// Folds a text that follows the rules of a name.
-    #[must_use]
-    pub fn new(text: &Name) -> Self {
-        Self(fold(text.as_str()))
+    /// Parses a text that may stand in a name.
+    ///
+    /// Joiners at its end are ignored: what they join may not be typed yet.
+    ///
+    /// # Errors
+    /// If it is longer than a name, or has characters that a name does not have. It need not have a visible character.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let text = text.trim_end_matches([NON_JOINER, JOINER]);
+        bounded(text, "a search", limits::NAME_CHARACTERS).map(|text| Self(fold(&text)))
     }
 
     /// The folded text.
@@ -67,7 +74,7 @@ mod tests {
 
     fn finds(search: &str, name: &str) -> bool {
         let slug = Slug::from_name("unrelated").unwrap();
-        SearchText::new(&Name::parse(search).unwrap()).finds(&Name::parse(name).unwrap(), &slug)
+        SearchText::parse(search).unwrap().finds(&Name::parse(name).unwrap(), &slug)
     }
 
     #[test]
@@ -140,10 +147,20 @@ mod tests {
     }
 
     #[test]
+    fn unfinished_words_are_searched() {
+        assert!(finds("خانه\u{200c}", "خانه\u{200c}ها") && finds("👩\u{200d}", "👩\u{200d}🚀"));
+        assert!(finds("خانه\u{200c}ها", "خانه\u{200c}ها") && !finds("خانه\u{200c}ها", "خانهها"));
+        // The virama of a conjunct that is not complete, and a vowel sign.
+        assert!(finds("श्", "श्री") && SearchText::parse("ा").is_ok());
+        for bad in ["", "\u{200c}", "a\u{202e}b", "Ac\u{200c}me", "a\nb"] {
+            assert!(SearchText::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn slugs_match_like_names() {
         let slug = Slug::parse("acme-org").unwrap();
-        let finds =
-            |search: &str| SearchText::new(&Name::parse(search).unwrap()).finds(&Name::parse("x").unwrap(), &slug);
+        let finds = |search: &str| SearchText::parse(search).unwrap().finds(&Name::parse("x").unwrap(), &slug);
         assert!(finds("ACME") && finds("E-o") && finds("ac"));
         assert!(!finds("or") && !finds("acme_org"));
     }

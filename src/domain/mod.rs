@@ -7,6 +7,7 @@ pub mod access_model;
 pub mod actor;
 pub mod attributes;
 pub mod change;
+pub mod characters;
 pub mod check;
 pub mod email;
 pub mod event;

@@ -1,6 +1,10 @@
 //! Bounded texts: names, kinds, reasons.
+//!
+//! Names of organizations and of users follow one rule. They are stored in normalization form C, trimmed. They have at
+//! least one letter, number, punctuation mark or symbol that is visible. Invisible characters stand only where a script or
+//! an emoji needs them: [`characters`] has the contexts.
 
-use super::{Invalid, limits};
+use super::{Invalid, characters, limits};
 use serde::{Deserialize, Serialize};
 
 /// Declares a text type that only `parse` constructs.
@@ -42,11 +46,11 @@ macro_rules! text {
 }
 
 text! {
-    /// An organization's name: 1 to 200 characters after trimming, no control characters. Not unique.
+    /// An organization's name: 1 to 200 characters in normalization form C, after trimming. Not unique.
     Name, parse_name
 }
 text! {
-    /// A user's display name: 1 to 200 characters after trimming, no control characters.
+    /// A user's display name: 1 to 200 characters in normalization form C, after trimming.
     DisplayName, parse_display_name
 }
 text! {
@@ -67,37 +71,41 @@ impl Kind {
     }
 }
 
-/// Whether a character is invisible or reorders the text around it: such characters let one name pass for another.
-#[must_use]
-pub fn is_invisible(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
-            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
-            | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
-fn bounded(text: &str, what: &str, most: usize) -> Result<String, Invalid> {
-    let trimmed = text.trim();
+/// A text that people read: in normalization form C, trimmed, of 1 to `most` characters, with invisible characters only
+/// where a script or an emoji needs them.
+pub(super) fn bounded(text: &str, what: &str, most: usize) -> Result<String, Invalid> {
+    let composed = characters::compose(text);
+    let trimmed = composed.trim();
     if trimmed.is_empty() {
         return Err(Invalid::new(format!("{what} is needed")));
     }
     if trimmed.chars().count() > most {
         return Err(Invalid::new(format!("{what} has at most {most} characters")));
     }
-    // U+200D joins emoji and Indic letters; it is the only invisible character that names need.
-    if trimmed.chars().any(|c| is_invisible(c) && c != '\u{200d}') {
-        return Err(Invalid::new(format!("{what} holds no control, zero-width or direction characters")));
+    if characters::has_misplaced(trimmed) {
+        return Err(Invalid::new(format!(
+            "{what} holds no control, zero-width or direction characters, except where letters or emoji need them"
+        )));
     }
     Ok(trimmed.to_owned())
 }
 
+fn visible(text: &str, what: &str, most: usize) -> Result<String, Invalid> {
+    let text = bounded(text, what, most)?;
+    if !characters::has_ink(&text) {
+        return Err(Invalid::new(format!(
+            "{what} has at least one visible letter, number, punctuation mark or symbol"
+        )));
+    }
+    Ok(text)
+}
+
 fn parse_name(text: &str) -> Result<String, Invalid> {
-    bounded(text, "a name", limits::NAME_CHARACTERS)
+    visible(text, "a name", limits::NAME_CHARACTERS)
 }
 
 fn parse_display_name(text: &str) -> Result<String, Invalid> {
-    bounded(text, "a display name", limits::DISPLAY_NAME_CHARACTERS)
+    visible(text, "a display name", limits::DISPLAY_NAME_CHARACTERS)
 }
 
 fn parse_kind(text: &str) -> Result<String, Invalid> {
@@ -124,6 +132,7 @@ fn parse_reason(text: &str) -> Result<String, Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn names_are_trimmed_and_bounded() {
@@ -133,7 +142,36 @@ mod tests {
         for bad in ["", "   ", "a\0b", "a\u{202e}b", "a\u{200b}b", "a\nb", "a\u{3164}b", "a\u{e0041}b"] {
             assert!(Name::parse(bad).is_err(), "{bad:?}");
         }
-        assert!(Name::parse("👩\u{200d}🚀").is_ok());
+    }
+
+    #[test]
+    fn names_are_composed_before_they_are_measured() {
+        assert_eq!(Name::parse("e\u{301}").map(Name::into_string), Ok("é".to_owned()));
+        assert_eq!(DisplayName::parse("בּ").map(DisplayName::into_string), Ok("ב\u{5bc}".to_owned()));
+        assert!(Name::parse(&"e\u{301}".repeat(200)).is_ok());
+        // Normalization form C decomposes this symbol into three characters.
+        assert!(Name::parse(&"\u{1d160}".repeat(66)).is_ok() && Name::parse(&"\u{1d160}".repeat(67)).is_err());
+    }
+
+    #[test]
+    fn names_are_visible_in_every_script() {
+        for name in ["خانه\u{200c}ها", "ශ්\u{200d}රී", "👩\u{200d}🚀", "🏳\u{fe0f}\u{200d}🌈", "🇮🇷", "한", "!"]
+        {
+            assert_eq!(Name::parse(name).map(Name::into_string), Ok(name.to_owned()));
+            assert_eq!(DisplayName::parse(name).map(DisplayName::into_string), Ok(name.to_owned()));
+        }
+        for bad in ["\u{200d}", "\u{2800}", "\u{fe0f}", "\u{1d159}", "\u{301}", "\u{2800} \u{fffc}", "Ac\u{200d}me"] {
+            assert!(Name::parse(bad).is_err() && DisplayName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_its_own_parsed_form(text in any::<String>()) {
+            if let Ok(name) = Name::parse(&text) {
+                prop_assert_eq!(Name::parse(name.as_str()), Ok(name));
+            }
+        }
     }
 
     #[test]

@@ -13,9 +13,14 @@
 //!
 //! Any other variable is an error. Values are never interpreted as templates, and minijinja escapes them in files whose
 //! name ends with `.html`.
+//!
+//! A name that is written from right to left, or stands in a template with text from right to left, is isolated from the
+//! text around it: between U+2068 and U+2069 in subjects and texts, in an element `<bdi>` in HTML. In HTML, a name is
+//! therefore content of an element, and not the value of an attribute.
 
-use super::names::quoted;
+use super::names::{END_OF_ISOLATE, ISOLATE, quoted};
 use crate::domain::DisplayName;
+use crate::domain::characters::has_right_to_left;
 use crate::service::outbox::{Letter, Occasion};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, UndefinedBehavior, Value};
@@ -68,10 +73,13 @@ struct Values<'a> {
 }
 
 impl Values<'_> {
-    fn context(&self) -> Value {
+    /// The variables of a template with this source.
+    fn context(&self, source: &str) -> Value {
+        let is_right_to_left = has_right_to_left(source);
+        let name = |name: &str| quoted(name, is_right_to_left);
         let mut values = BTreeMap::from([
-            ("organization", Value::from(quoted(self.organization))),
-            ("sender", Value::from(self.sender.map(quoted))),
+            ("organization", Value::from(name(self.organization))),
+            ("sender", Value::from(self.sender.map(name))),
             ("role", Value::from(self.role)),
         ]);
         values.extend(self.link.map(|link| ("link", Value::from(link))));
@@ -148,7 +156,11 @@ impl Templates {
     }
 
     fn part(&self, name: &str, values: &Values) -> Result<String, Error> {
-        self.0.get_template(name)?.render(values.context())
+        let template = self.0.get_template(name)?;
+        let text = template.render(values.context(template.source()))?;
+        // After the escaping, and whatever filters a template has for the names.
+        let is_html = name.ends_with(".html");
+        Ok(if is_html { text.replace(ISOLATE, "<bdi>").replace(END_OF_ISOLATE, "</bdi>") } else { text })
     }
 
     /// Renders a template with sample data, with a sender and without, and returns the first mistake.

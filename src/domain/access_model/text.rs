@@ -1,15 +1,15 @@
 //! The texts of permissions and roles that people read.
 
 use super::limits;
-use crate::domain::Invalid;
-use crate::domain::text::is_invisible;
+use crate::domain::{Invalid, characters};
 
-/// The title of a permission or a role: at most 200 characters after trimming, no control characters. May be empty.
+/// The title of a permission or a role: at most 200 characters in normalization form C, after trimming. Invisible
+/// characters stand only where a name may have them. May be empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Title(Box<str>);
 
-/// The description of a permission or a role: at most 1 000 characters after trimming, no control characters except line
-/// breaks and tabs. May be empty.
+/// The description of a permission or a role: at most 1 000 characters in normalization form C, after trimming. It may
+/// have line breaks and tabs; other invisible characters stand only where a name may have them. May be empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Description(Box<str>);
 
@@ -19,12 +19,16 @@ impl Title {
     /// # Errors
     /// If it is too long or has characters that a title does not have.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let title = text.trim();
+        let composed = characters::compose(text);
+        let title = composed.trim();
         if title.chars().count() > limits::TITLE_CHARACTERS {
             return Err(Invalid::new("a title has at most 200 characters: shorten it"));
         }
-        if title.chars().any(|c| !is_visible(c)) {
-            return Err(Invalid::new("a title holds no control, zero-width or direction characters: remove them"));
+        if characters::has_misplaced(title) {
+            return Err(Invalid::new(
+                "a title holds no control, zero-width or direction characters, except where letters or emoji need them: \
+                 remove them",
+            ));
         }
         Ok(Self(title.into()))
     }
@@ -48,14 +52,15 @@ impl Description {
     /// # Errors
     /// If it is too long or has characters that a description does not have.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let description = text.trim();
+        let composed = characters::compose(text);
+        let description = composed.trim();
         if description.chars().count() > limits::DESCRIPTION_CHARACTERS {
             return Err(Invalid::new("a description has at most 1 000 characters: shorten it"));
         }
-        if description.chars().any(|c| !is_visible(c) && !matches!(c, '\n' | '\r' | '\t')) {
+        if description.split(['\n', '\r', '\t']).any(characters::has_misplaced) {
             return Err(Invalid::new(
-                "a description holds no zero-width or direction characters, and no control characters except line \
-                 breaks and tabs: remove them",
+                "a description holds no zero-width or direction characters, except where letters or emoji need them, and \
+                 no control characters except line breaks and tabs: remove them",
             ));
         }
         Ok(Self(description.into()))
@@ -75,11 +80,6 @@ impl Description {
     }
 }
 
-/// Whether a name may hold a character. U+200D joins emoji and Indic letters.
-fn is_visible(c: char) -> bool {
-    !is_invisible(c) || c == '\u{200d}'
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,14 +92,21 @@ mod tests {
         for bad in ["a\nb", "a\tb", "a\0b", "a\u{202e}b", "a\u{200b}b", "a\u{1b}[31m"] {
             assert!(Title::parse(bad).is_err(), "{bad:?}");
         }
-        assert!(Title::parse("👩\u{200d}🚀").is_ok());
+        for title in ["👩\u{200d}🚀", "خانه\u{200c}ها"] {
+            assert_eq!(Title::parse(title).unwrap().as_str(), title);
+        }
+        assert_eq!(Title::parse("e\u{301}").unwrap().as_str(), "é");
     }
 
     #[test]
     fn descriptions_may_have_lines() {
         assert_eq!(Description::parse("\n One.\r\n\tTwo.\n").unwrap().as_str(), "One.\r\n\tTwo.");
+        assert_eq!(
+            Description::parse("می\u{200c}خواهم\n👩\u{200d}🚀").unwrap().as_str(),
+            "می\u{200c}خواهم\n👩\u{200d}🚀"
+        );
         assert!(Description::parse(&"é".repeat(1000)).is_ok() && Description::parse(&"é".repeat(1001)).is_err());
-        for bad in ["a\0b", "a\u{202e}b", "a\u{1b}[31m", "a\u{2028}b"] {
+        for bad in ["a\0b", "a\u{202e}b", "a\u{1b}[31m", "a\u{2028}b", "می\u{200c}\nخواهم"] {
             assert!(Description::parse(bad).is_err(), "{bad:?}");
         }
     }

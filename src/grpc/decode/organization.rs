@@ -188,9 +188,7 @@ pub(in crate::grpc) fn list(
 ) -> Result<(Page, OrganizationFilter), InvalidFields> {
     let kind = fields.kind(&message.kind);
     let states = states(fields, &message.states, &OrganizationState::ALL);
-    // The search takes whatever a name may hold.
-    let search =
-        fields.optional("search", &message.search, |text| Name::parse(text).map(|text| SearchText::new(&text)));
+    let search = fields.optional("search", &message.search, SearchText::parse);
     let state_list = format!("{:?}", message.states);
     let filter = ["organizations", &message.kind, &state_list, &message.search];
     let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;

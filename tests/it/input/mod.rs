@@ -4,6 +4,7 @@ mod batches;
 mod bytes;
 mod fields;
 mod invitations;
+mod names;
 mod protocol;
 mod values;
 

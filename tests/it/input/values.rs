@@ -113,8 +113,8 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         "invitation_id" => texts(&["", "x", "\0", "7b0c3a1e5a394d0c9a533a0f2c8f7a11", "the-one", "é"]),
         "delivery" | "owner_delivery" => [-1, 4, 99, i32::MIN, i32::MAX].map(Value::EnumNumber).into(),
         "lifetime" => BAD_LIFETIMES.iter().map(|(seconds, nanos)| duration(*seconds, *nanos)).collect(),
-        "title" => texts(&["a\0b", "a\u{202e}b", "a\nb"]),
-        "description" => texts(&["a\0b", "a\u{202e}b"]),
+        "title" => texts(&["a\0b", "a\u{202e}b", "a\nb", "a\u{200c}b"]),
+        "description" => texts(&["a\0b", "a\u{202e}b", "a\u{200d}b"]),
         // Lists of messages have invalid values in their items only.
         "permissions" | "roles" if matches!(field.kind(), Kind::Message(_)) => Vec::new(),
         "permissions" | "delegable" => [&[""][..], &["a"], &["members.fly"], &["members.add\0"], &["A.b"]]
@@ -122,7 +122,10 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
             .into(),
         "replace_roles" => ["admin", "", "org:a", "a\0", "A"].map(|former| replacement(former, "member")).into(),
         "replace_with" => texts(&["owner", "Member", "org:", "a\0", "é"]),
-        "name" | "display_name" | "search" => texts(&["   ", "a\0b", "a\u{202e}b", "a\nb"]),
+        "name" | "display_name" => {
+            texts(&["   ", "a\0b", "a\u{202e}b", "a\nb", "\u{200d}", "\u{2800}", "\u{fe0f}", "\u{1d159}", "a\u{200c}b"])
+        }
+        "search" => texts(&["   ", "a\0b", "a\u{202e}b", "a\nb", "\u{200d}", "a\u{200c}b"]),
         "slug" => texts(&["a", "a_b", "a\0b", UUID, "é-é"]),
         "kind" => texts(&["Vendor", "2x", "a\0", "a b"]),
         "role" => texts(&["King", "Owner", "mem\0ber", "member "]),

@@ -162,18 +162,66 @@ async fn names_are_rendered_as_text() {
 }
 
 #[tokio::test]
+async fn names_from_right_to_left_do_not_reorder_the_sentence() {
+    for (organization, sender) in [
+        ("شرکت خانه\u{200c}ها", "Ada Lovelace"),
+        ("Acme", "עדה לאבלייס!"),
+        ("محمد & Söhne (GmbH)", "مَحَمَّد ٣"),
+        ("Acme שלום", "Ada\u{202e}\u{2067} ܫܠܡܐ"),
+    ] {
+        let mut letter = invitation();
+        letter.organization = Name::parse(organization).unwrap();
+        letter.sender = Some(unchecked(sender));
+        let bytes = deliver(&letter).await;
+        let message = parse(&bytes);
+        let [subject, text, html] = texts(&message);
+        let isolated = |name: &str, [begin, end]: [&str; 2]| {
+            let name = name.replace(['\u{202e}', '\u{2067}'], "");
+            if name.is_ascii() { format!("“{name}”") } else { format!("“{begin}{name}{end}”") }
+        };
+        let in_text = |name: &str| isolated(name, ["\u{2068}", "\u{2069}"]);
+        let in_html = |name: &str| isolated(&name.replace('&', "&amp;"), ["<bdi>", "</bdi>"]);
+        let sentence = |name: &dyn Fn(&str) -> String| {
+            format!("{} invites you to join {} as member.", name(sender), name(organization))
+        };
+        assert_eq!(subject, format!("Invitation to {}", in_text(organization)));
+        assert!(text.contains(&sentence(&in_text)), "{text}");
+        assert!(html.contains(&sentence(&in_html)) && !html.contains(['\u{2068}', '\u{2069}']), "{html}");
+        // The name of a mailbox stands alone.
+        assert!(!mailbox(message.reply_to()).0.unwrap().contains(['\u{2068}', '\u{2069}', '\u{202e}', '\u{2067}']));
+    }
+}
+
+#[tokio::test]
+async fn every_name_is_isolated_in_a_template_from_right_to_left() {
+    let server = SmtpServer::start(SmtpOptions::default()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let files = [
+        ("invitation.subject", "הזמנה אל {{ organization }}"),
+        ("invitation.html", "<p dir=rtl>הזמנה אל {{ organization|upper }}: {{ link }}"),
+    ];
+    let settings = with_templates(&server, directory.path(), &files);
+    assert_eq!(mailer(&settings).deliver(&invitation()).await, DeliveryOutcome::Delivered);
+    let bytes = server.mailbox().remove(0).data;
+    let [subject, text, html] = texts(&parse(&bytes));
+    assert_eq!(subject, "הזמנה אל “\u{2068}Acme\u{2069}”");
+    assert!(html.contains("הזמנה אל “<bdi>ACME</bdi>”: "), "{html}");
+    assert!(text.contains("join “Acme” as member"), "the built-in text is written from left to right");
+}
+
+#[tokio::test]
 async fn long_names_are_complete() {
     let mut letter = invitation();
-    for name in ["🦀".repeat(200), "W".repeat(200), "ß ".repeat(99) + "ß", "a.".repeat(100)] {
+    for name in ["🦀".repeat(200), "W".repeat(200), "א".repeat(200), "ß ".repeat(99) + "ß", "a.".repeat(100)] {
         letter.organization = Name::parse(&name).unwrap();
         letter.sender = Some(DisplayName::parse(&name).unwrap());
         let bytes = deliver(&letter).await;
         let sanitized = name.replace('.', ". ").trim_end().to_owned();
         let message = parse(&bytes);
-        let [subject, text, html] = texts(&message);
+        let [subject, text, html] = texts(&message).map(|part| part.replace(['\u{2068}', '\u{2069}'], ""));
         assert_eq!(subject, format!("Invitation to “{sanitized}”"));
         assert_eq!(mailbox(message.reply_to()).0.unwrap(), sanitized);
-        for part in [text, html] {
+        for part in [text, html.replace("<bdi>", "").replace("</bdi>", "")] {
             assert!(part.contains(&format!("“{sanitized}” invites you to join “{sanitized}” as member.")));
         }
         // RFC 5322 §2.1.1: no line is longer than 998 bytes.

@@ -93,6 +93,8 @@ async fn a_search_has_the_same_answer_under_every_locale() {
         for name in NAMES {
             ada.create(name).await;
         }
+        // Former releases stored names as they were written. The folding is the same.
+        run(&server.database, "UPDATE organizations SET name = 'A\u{308}rger AG' WHERE name = 'Ärger AG'").await;
         for (text, found) in SEARCHES {
             let found: Vec<&str> = found.iter().map(|number| NAMES[*number]).collect();
             assert_eq!(search(&mut operator, text).await, found, "{text:?} in {locale}");
@@ -117,7 +119,9 @@ async fn a_search_finds_the_names_whose_folding_contains_its_folding() {
         let (mut ada, mut operator) = (server.user("ada"), server.operator());
         let mut organizations = Vec::new();
         for _ in 0..90 {
-            let request = crate::harness::organization(&text(&mut runner, "[aAbBiIİıßsSẞσςΣé%_\\\\\u{301}]{1,9}"));
+            let mut names = std::iter::repeat_with(|| text(&mut runner, "[aAbBiIİıßsSẞσςΣé%_\\\\\u{301}]{1,9}"));
+            let name = names.find(|name| Name::parse(name).is_ok()).unwrap();
+            let request = crate::harness::organization(&name);
             let created = ada.organizations.create_organization(request).await.unwrap().into_inner();
             let created = created.organization.unwrap();
             organizations.push((created.name, created.id, created.slug));
@@ -131,12 +135,12 @@ async fn a_search_finds_the_names_whose_folding_contains_its_folding() {
         .await;
         organizations.sort();
         for _ in 0..60 {
-            let searched = Name::parse(&text(&mut runner, "[abisIßΣé%_\\\\]{1,4}")).unwrap();
-            let filter = SearchText::new(&searched);
+            let searched = text(&mut runner, "[abisIßΣé%_\\\\]{1,4}");
+            let filter = SearchText::parse(&searched).unwrap();
             let finds = |name: &str, slug: &str| filter.finds(&Name::parse(name).unwrap(), &Slug::parse(slug).unwrap());
             let found = organizations.iter().filter(|(name, _, slug)| finds(name, slug));
             let found: Vec<&String> = found.map(|(name, ..)| name).collect();
-            let answer = search_paged(&mut operator, searched.as_str(), 3).await;
+            let answer = search_paged(&mut operator, &searched, 3).await;
             assert_eq!(answer.iter().collect::<Vec<_>>(), found, "{searched:?} in {locale}");
         }
     }

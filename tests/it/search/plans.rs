@@ -4,7 +4,7 @@ use super::run;
 use crate::harness::bulk::Bulk;
 use crate::harness::program::roster;
 use crate::harness::{Database, Server};
-use roster::domain::{Name, OrganizationState, SearchText};
+use roster::domain::{OrganizationState, SearchText};
 use roster::server::ServerSettings;
 use roster::store::organizations::{self, OrganizationFilter};
 use sqlx::{Connection, PgConnection};
@@ -32,7 +32,7 @@ async fn filled() -> Database {
 /// arguments. Returns the number of organizations found, the sequential scans, and the rows read by each search.
 async fn cost(database: &Database, text: &str) -> (usize, i64, i64) {
     const TIMES: i64 = 12;
-    let search = SearchText::new(&Name::parse(text).unwrap());
+    let search = SearchText::parse(text).unwrap();
     let filter = OrganizationFilter {
         kind: None,
         states: vec![OrganizationState::Active],
