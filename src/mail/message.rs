@@ -4,7 +4,7 @@ use super::names::sanitize;
 use super::templates::MailTexts;
 use crate::domain::EmailAddress;
 use crate::service::outbox::Letter;
-use lettre::address::AddressError;
+use lettre::address::{AddressError, Envelope};
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
 use lettre::message::{Body, Mailbox, MultiPart, SinglePart};
 use lettre::{Address, Message};
@@ -37,12 +37,16 @@ pub(super) fn build(
     reader: MessageReader,
 ) -> Result<Message, String> {
     let invalid = |_| "an address cannot be written into a message".to_owned();
+    let to = address(&letter.to).map_err(invalid)?;
+    // lettre would parse the headers for the envelope, and fail at a local part in quotation marks.
+    let envelope = Envelope::new(Some(from.email.clone()), vec![to.clone()]);
     let date = UNIX_EPOCH + Duration::from_secs(u64::try_from(unix_seconds).unwrap_or(0));
     let mut message = Message::builder()
         .message_id(Some(format!("<{}@{}>", letter.id, from.email.domain())))
         .date(date)
         .from(from.clone())
-        .to(address(&letter.to).map_err(invalid)?.into())
+        .to(to.into())
+        .envelope(envelope.map_err(|error| format!("the message has no envelope: {error}"))?)
         .subject(texts.subject);
     if let Some(reply_to) = &letter.reply_to {
         let name = letter.sender.as_ref().map(|sender| sanitize(sender.as_str())).filter(|name| !name.is_empty());
@@ -71,9 +75,8 @@ fn part(kind: ContentType, text: String, reader: MessageReader) -> SinglePart {
     SinglePart::builder().header(kind).body(body)
 }
 
-/// The local part as its owner spells it, and the domain in its ASCII form, which every relay can look up.
+/// The local part for mail, and the domain in its ASCII form, which every relay can look up.
 fn address(address: &EmailAddress) -> Result<Address, AddressError> {
-    let (local, _) = address.given().rsplit_once('@').unwrap_or_default();
     let (_, domain) = address.normal().rsplit_once('@').unwrap_or_default();
-    Address::new(local, domain)
+    Address::new(address.local_for_mail(), domain)
 }

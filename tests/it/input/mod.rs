@@ -1,5 +1,6 @@
 //! Invalid input of every kind: the error names every invalid field, and nothing changes.
 
+mod addresses;
 mod batches;
 mod bytes;
 mod fields;

@@ -214,11 +214,43 @@ async fn a_non_ascii_address_needs_a_relay_with_smtputf8() {
     assert_eq!(plain(&server).deliver(&letter).await, DeliveryOutcome::Delivered);
     assert_eq!(server.mailbox()[0].to, "bücher@xn--bcher-kva.example");
 
+    letter.to = EmailAddress::parse("सपंर्क@bücher.example").unwrap();
+    assert_eq!(plain(&server).deliver(&letter).await, DeliveryOutcome::Delivered);
+    assert_eq!(server.mailbox()[1].to, "सपंर्क@xn--bcher-kva.example");
+
     // With an ASCII local part, every relay accepts the ASCII form of the domain.
     letter.to = EmailAddress::parse("buch@bücher.example").unwrap();
     let server = SmtpServer::start(PLAIN).await;
     assert_eq!(plain(&server).deliver(&letter).await, DeliveryOutcome::Delivered);
     assert_eq!(server.mailbox()[0].to, "buch@xn--bcher-kva.example");
+}
+
+#[tokio::test]
+async fn local_parts_that_are_no_dot_atom_are_quoted() {
+    let server = SmtpServer::start(SmtpOptions { utf8: true, ..PLAIN }).await;
+    let longest = format!("{}.@docomo.ne.jp", "a".repeat(61));
+    for (given, sent) in [
+        ("a..b@docomo.ne.jp", "\"a..b\"@docomo.ne.jp"),
+        ("Ab.@ezweb.ne.jp", "\"Ab.\"@ezweb.ne.jp"),
+        ("a.b@docomo.ne.jp", "a.b@docomo.ne.jp"),
+        ("やまだ..@docomo.ne.jp", "\"やまだ..\"@docomo.ne.jp"),
+        (&longest, &format!("\"{}.\"@docomo.ne.jp", "a".repeat(61))),
+    ] {
+        let mut letter = invitation();
+        letter.to = EmailAddress::parse(given).unwrap();
+        letter.reply_to = Some(letter.to.clone());
+        assert_eq!(plain(&server).deliver(&letter).await, DeliveryOutcome::Delivered, "{given}");
+        let received = server.mailbox().pop().unwrap();
+        assert_eq!(received.to, sent);
+        let headers = String::from_utf8(received.data).unwrap();
+        for header in ["To", "Reply-To"] {
+            let line = headers.replace("\r\n ", " ");
+            let line = line.lines().find(|line| line.starts_with(&format!("{header}: "))).unwrap().to_owned();
+            assert!(line.contains(sent), "{line}");
+        }
+        let rcpt = server.commands().into_iter().rev().find(|line| line.starts_with("RCPT")).unwrap();
+        assert_eq!(rcpt, format!("RCPT TO:<{sent}>"));
+    }
 }
 
 #[tokio::test]

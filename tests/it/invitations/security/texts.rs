@@ -73,21 +73,27 @@ impl Fixture {
 async fn addresses_that_look_alike_are_different_mailboxes() {
     let fixture = Fixture::new().await;
     let mut backend = fixture.backend.clone();
-    for bad in
-        ["a..b@example.com", ".a@example.com", "a.@example.com", "a@b@example.com", "a@example..com", "a@-x.example"]
-    {
+    for bad in [
+        ".a@example.com",
+        "a@b@example.com",
+        "a@example..com",
+        "a@-x.example",
+        "\u{212a}im@example.com",
+        "ki\u{200d}m@example.com",
+    ] {
         let refused = backend.invitations.create_invitation(invite(&fixture.acme, bad)).await;
         assert_refused(refused, Code::InvalidArgument, "INVALID_REQUEST");
     }
-    // The Kelvin sign, full-width letters, a dotless i, a Cyrillic a, a composed and a decomposed é: different
-    // mailboxes.
+    // The Kelvin sign, full-width letters, a dotless i, a Cyrillic a, dots: different mailboxes.
     for (number, (invited, other)) in [
         ("kim@example.com", "\u{212a}im@example.com"),
         ("ada.l@example.com", "\u{ff41}da.l@example.com"),
         ("info@example.com", "\u{131}nfo@example.com"),
         ("alan@example.com", "\u{430}lan@example.com"),
-        ("ren\u{e9}e@example.com", "rene\u{301}e@example.com"),
+        ("ren\u{e9}e@example.com", "renee@example.com"),
         ("a.b@example.com", "ab@example.com"),
+        ("a.c@example.com", "a..c@example.com"),
+        ("a.d@example.com", "a.d.@example.com"),
         ("a+b@example.com", "a@example.com"),
     ]
     .into_iter()
