@@ -53,8 +53,8 @@ impl ApiKeys {
         for (index, key) in settings.iter().enumerate() {
             let mut reject =
                 |field: &str, sentence: &str| mistakes.push(format!("api_keys[{index}].{field}: {sentence}"));
-            if UserId::parse(&key.name).is_err() {
-                reject("name", "a name has 1 to 255 bytes and no control characters");
+            if UserId::parse_new(&key.name).is_err() {
+                reject("name", "a name has 1 to 255 bytes, no invisible characters, and no blanks at its ends");
             }
             if key.scopes.is_empty() {
                 reject("scopes", "a key without a scope can do nothing: name at least one");

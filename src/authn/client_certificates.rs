@@ -113,8 +113,8 @@ impl ClientCertificates {
             let mut reject = |field: &str, sentence: &str| {
                 mistakes.push(format!("client_certificates[{index}].{field}: {sentence}"));
             };
-            if UserId::parse(&certificate.name).is_err() {
-                reject("name", "a name has 1 to 255 bytes and no control characters");
+            if UserId::parse_new(&certificate.name).is_err() {
+                reject("name", "a name has 1 to 255 bytes, no invisible characters, and no blanks at its ends");
             }
             if certificate.scopes.is_empty() {
                 reject("scopes", "a certificate without a scope can do nothing: name at least one");

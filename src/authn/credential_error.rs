@@ -113,9 +113,10 @@ impl CredentialError {
             Self::Expired | Self::CertificateExpired => Refusal::CredentialExpired,
             Self::OnBehalfOfWithoutCredential => Refusal::CredentialMissing,
             Self::OnBehalfOfNotAllowed => Refusal::OnBehalfOfNotAllowed,
-            Self::InvalidOnBehalfOf => {
-                Refusal::field(ON_BEHALF_OF, "one user's id is needed: 1 to 255 bytes of printable ASCII")
-            }
+            Self::InvalidOnBehalfOf => Refusal::field(
+                ON_BEHALF_OF,
+                "one user's id is needed: 1 to 255 bytes of printable ASCII, without blanks at its ends",
+            ),
         }
     }
 }

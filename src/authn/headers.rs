@@ -38,7 +38,7 @@ pub(super) fn apply_on_behalf_of(caller: Arc<Caller>, headers: &HeaderMap) -> Re
         Caller::Operator(operator) => operator.name.clone(),
         Caller::User(_) | Caller::Service(_) => return Err(CredentialError::OnBehalfOfNotAllowed),
     };
-    let id = value.to_str().ok().and_then(|text| UserId::parse(text).ok());
+    let id = value.to_str().ok().and_then(|text| UserId::parse_new(text).ok());
     match (id, values.next()) {
         (Some(id), None) => Ok(Arc::new(Caller::User(UserCaller { id, via: Some(via), claims: None }))),
         _ => Err(CredentialError::InvalidOnBehalfOf),

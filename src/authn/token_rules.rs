@@ -39,6 +39,7 @@ impl TokenRules {
     pub(super) fn new(settings: &IssuerSettings, mistakes: &mut Vec<String>) -> Self {
         check_audience(settings, mistakes);
         check_claims(settings, mistakes);
+        check_prefix(settings, mistakes);
         check_tenants(settings, mistakes);
         check_profile_source(settings, mistakes);
         let service_marks = read_marks(settings, mistakes);
@@ -92,7 +93,7 @@ impl TokenRules {
         issued_at: i64,
     ) -> Result<Option<Caller>, CredentialError> {
         let subject = claims.text(&self.user_id)?.ok_or(CredentialError::InvalidClaims)?;
-        UserId::parse(subject).map_err(|_| CredentialError::InvalidSubject)?;
+        UserId::parse_new(subject).map_err(|_| CredentialError::InvalidSubject)?;
         let scopes = self.granted_scopes(claims)?;
         if !scopes.is_empty() {
             return Ok(Some(api_keys::caller_with_scopes(subject.to_owned(), Some(issuer.into()), scopes)));
@@ -105,7 +106,8 @@ impl TokenRules {
         if self.callers == Callers::Services {
             return Ok(None);
         }
-        let id = UserId::parse(&format!("{user_id_prefix}{subject}")).map_err(|_| CredentialError::InvalidSubject)?;
+        let id =
+            UserId::parse_new(&format!("{user_id_prefix}{subject}")).map_err(|_| CredentialError::InvalidSubject)?;
         let profile = self.profile.as_ref().map(|rules| rules.read(claims)).unwrap_or_default();
         let claims = UserClaims { profile, issued_at, applied: AtomicBool::new(false) };
         Ok(Some(Caller::User(UserCaller { id, via: None, claims: Some(claims.into()) })))
@@ -195,6 +197,16 @@ fn check_claims(settings: &IssuerSettings, mistakes: &mut Vec<String>) {
             mistakes.push("scope_prefix: write a prefix without blanks, which separate scopes".to_owned());
         }
         _ => {}
+    }
+}
+
+fn check_prefix(settings: &IssuerSettings, mistakes: &mut Vec<String>) {
+    if UserId::parse_new(&format!("{}x", settings.user_id_prefix)).is_err() {
+        mistakes.push(
+            "user_id_prefix: write at most 254 bytes without invisible characters, and no blank at the beginning: no user \
+             id begins with one"
+                .to_owned(),
+        );
     }
 }
 

@@ -8,7 +8,7 @@ use crate::domain::{Scope, UserId};
 #[derive(clap::Args)]
 pub(super) struct ApiKeyFlags {
     /// Name of the service; events record it as the actor
-    #[arg(long, value_parser = UserId::parse)]
+    #[arg(long, value_parser = UserId::parse_new)]
     name: UserId,
     /// Scopes of the key, separated by commas: check, manage, operator, act-as, model
     #[arg(long, value_name = "SCOPE,…", value_delimiter = ',', required = true, value_parser = parse_scope)]

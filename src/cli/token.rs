@@ -42,7 +42,7 @@ struct SubjectFlags {
     #[arg(long, value_name = "SCOPE,…", value_delimiter = ',', value_parser = parse_scope)]
     service: Option<Vec<Scope>>,
     /// Issue the token for the user with this id
-    #[arg(long, value_name = "ID", value_parser = UserId::parse)]
+    #[arg(long, value_name = "ID", value_parser = UserId::parse_new)]
     user: Option<UserId>,
 }
 

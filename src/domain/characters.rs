@@ -47,6 +47,12 @@ pub fn is_invisible(c: char) -> bool {
         || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
 
+/// Whether a character is white space, or a letter or a symbol without ink.
+#[must_use]
+pub fn is_blank(c: char) -> bool {
+    c.is_whitespace() || BLANK.contains(&c)
+}
+
 /// Whether a text has at least one letter, number, punctuation mark or symbol with ink.
 #[must_use]
 pub fn has_ink(text: &str) -> bool {

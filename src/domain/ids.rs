@@ -1,6 +1,6 @@
 //! Ids of users and organizations, and references to organizations by id or slug.
 
-use super::{Invalid, Slug, limits};
+use super::{Invalid, Slug, characters, limits};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -91,11 +91,14 @@ pub fn parse_uuid(text: &str) -> Option<Uuid> {
 }
 
 /// A user's id: 1 to 255 bytes, exactly as the identity provider spells it. Opaque, and compared byte for byte.
+///
+/// [`Self::parse_new`] parses the id of a user who signs in, is created or is added somewhere. [`Self::parse`] parses the
+/// id of a user to read, to change or to remove.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UserId(String);
 
 impl UserId {
-    /// Parses a user's id.
+    /// Parses the id of a user who may be stored. Former releases stored ids that [`Self::parse_new`] refuses.
     ///
     /// # Errors
     /// If it is empty, longer than 255 bytes, or contains a control character.
@@ -110,6 +113,22 @@ impl UserId {
             return Err(Invalid::new("a user's id holds no control characters"));
         }
         Ok(Self(text.to_owned()))
+    }
+
+    /// Parses the id of a user who signs in, is created or is added somewhere. No such id looks like another id with
+    /// invisible characters.
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; and if it begins or ends with a blank, or contains an invisible character.
+    pub fn parse_new(text: &str) -> Result<Self, Invalid> {
+        let id = Self::parse(text)?;
+        if text.starts_with(characters::is_blank) || text.ends_with(characters::is_blank) {
+            return Err(Invalid::new("a user's id has no blanks at its ends"));
+        }
+        if text.chars().any(characters::is_invisible) {
+            return Err(Invalid::new("a user's id holds no control, zero-width or direction characters"));
+        }
+        Ok(id)
     }
 
     /// A text of the datastore. Its rules were checked when it was written, by a program that may have newer ones.
@@ -160,5 +179,27 @@ mod tests {
         assert!(UserId::parse("a\0b").is_err());
         assert!(UserId::parse("").is_err());
         assert_eq!(UserId::parse("ada").map(|id| id.bucket()), Ok(29));
+    }
+
+    #[test]
+    fn new_user_ids_have_no_invisible_characters() {
+        for good in ["ada", "auth0|5f7c", "Ada Lovelace", "ädä", "a@x.example", "用户", "-", "{tenant}:7"] {
+            assert_eq!(UserId::parse_new(good).map(|id| id.0), Ok(good.to_owned()));
+        }
+        for bad in
+            ["", " ", " ada", "ada ", "\u{a0}ada", "ada\u{3000}", "ada\u{2003}", "ada\u{2800}", "\u{2028}", "a\tb"]
+        {
+            assert!(UserId::parse_new(bad).is_err(), "{bad:?}");
+        }
+        assert!(UserId::parse_new(&"x".repeat(256)).is_err());
+        for c in '\0'..=char::MAX {
+            let id = format!("a{c}b");
+            assert_eq!(UserId::parse_new(&id).is_err(), characters::is_invisible(c), "{c:?}");
+            assert_eq!(UserId::parse(&id).is_err(), c.is_control(), "{c:?}");
+            let is_refused = characters::is_invisible(c) || characters::is_blank(c);
+            for id in [format!("{c}a"), format!("a{c}")] {
+                assert_eq!(UserId::parse_new(&id).is_err(), is_refused, "{c:?}");
+            }
+        }
     }
 }

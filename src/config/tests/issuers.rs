@@ -66,6 +66,19 @@ fn every_mistake_about_tokens_is_reported_with_its_field() {
 }
 
 #[test]
+fn a_prefix_that_no_user_id_can_have_is_a_mistake() {
+    for prefix in [" b:", "\u{a0}b:", "b\u{200b}:", "\u{202e}b:", "b\u{fe0f}:"] {
+        let file = format!(
+            "[[issuers]]\nissuer = 'https://b.example'\naudience = 'roster'\njwks_url = 'https://b.example/keys'\n\
+             callers = 'people'\nuser_id_prefix = '{prefix}'\n[mail]\nkind = 'off'\n"
+        );
+        let found = mistakes(&[DATABASE], &[], &file);
+        let [mistake] = found.as_slice() else { panic!("{prefix:?}: {found:?}") };
+        assert!(mistake.starts_with("issuers[0].user_id_prefix: write at most 254 bytes"), "{mistake}");
+    }
+}
+
+#[test]
 fn an_issuer_that_names_no_kind_of_callers_is_a_warning() -> Outcome {
     let directory = tempfile::tempdir()?;
     std::fs::write(directory.path().join("jwks.json"), include_str!("../../../tests/keys/es256.jwks.json"))?;

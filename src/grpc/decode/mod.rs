@@ -98,10 +98,10 @@ impl FieldReader {
         self.take(field, parse_attributes(attributes))
     }
 
-    /// Takes a user, by id or by e-mail address.
+    /// Takes a user to add or to make the owner, by id or by e-mail address.
     pub(super) fn person(&mut self, reference: Option<UserReference<'_>>) -> Result<Person, InvalidFields> {
         match reference {
-            Some(UserReference::UserId(id)) => self.take("user_id", UserId::parse(id)).map(Person::Id),
+            Some(UserReference::UserId(id)) => self.take("user_id", UserId::parse_new(id)).map(Person::Id),
             Some(UserReference::Email(email)) => self.take("email", EmailAddress::parse(email)).map(Person::Email),
             None => Err(self.wrong("user_id", Invalid::new("name the user: user_id or email"))),
         }

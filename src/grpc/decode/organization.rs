@@ -46,7 +46,7 @@ fn owner(message: &pb::CreateOrganizationRequest, fields: &mut FieldReader) -> R
     match (message.owner_user_id.as_str(), message.owner_email.as_str()) {
         ("", "") => delivery.map(|_| None),
         (id, "") => {
-            let user = fields.take("owner_user_id", UserId::parse(id)).map(Owner::User);
+            let user = fields.take("owner_user_id", UserId::parse_new(id)).map(Owner::User);
             delivery?;
             user.map(Some)
         }

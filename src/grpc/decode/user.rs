@@ -12,7 +12,7 @@ pub(in crate::grpc) fn put(
     message: &pb::PutUserRequest,
     fields: &mut FieldReader,
 ) -> Result<(UserId, Profile), InvalidFields> {
-    let user = fields.take("user_id", UserId::parse(&message.user_id));
+    let user = fields.take("user_id", UserId::parse_new(&message.user_id));
     let email = fields.optional("email", &message.email, EmailAddress::parse);
     let display_name = fields.optional("display_name", &message.display_name, DisplayName::parse);
     if message.email_verified && message.email.is_empty() {

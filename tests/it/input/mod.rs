@@ -7,6 +7,7 @@ mod fields;
 mod invitations;
 mod names;
 mod protocol;
+mod user_ids;
 mod values;
 
 use crate::access::user_token;

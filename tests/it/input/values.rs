@@ -204,6 +204,18 @@ fn wrong_for_message(name: &str, parent: &str) -> Vec<Value> {
             | "ExplainCheckRequest",
         )
         | ("email", "CreateInvitationRequest" | "BatchCreateInvitationsItem") => texts(&[""]),
+        // These make or add a user, or make one the owner.
+        (
+            "user_id",
+            "AddMemberRequest"
+            | "EnsureMemberRequest"
+            | "BatchAddMembersItem"
+            | "TransferOwnershipRequest"
+            | "PutUserRequest",
+        )
+        | ("owner_user_id", _) => {
+            texts(&[" ada", "ada\u{a0}", "ada\u{2800}", "a\u{200b}da", "\u{202e}ada", "ada\u{fe0f}"])
+        }
         ("states", "ListUserOrganizationsRequest") => [&[1][..], &[4]].map(numbers).into(),
         ("states", "ListOrganizationsRequest") => [&[5][..], &[2, 2, 2, 2, 2]].map(numbers).into(),
         ("states", "ListUsersRequest") => [&[4][..], &[2, 2, 2, 2]].map(numbers).into(),
