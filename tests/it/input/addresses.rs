@@ -2,6 +2,7 @@
 
 use crate::harness::{Database, Server, assert_refused};
 use crate::invitations::{accept, invite};
+use roster::domain::characters::compose;
 use roster::grpc::pb;
 use roster::server::ServerSettings;
 use roster::store::migrations::MIGRATIONS;
@@ -105,12 +106,14 @@ async fn addresses_of_former_releases_are_found_after_the_migration() {
     for (number, (given, normal)) in FORMER_ADDRESSES.into_iter().enumerate() {
         let id = format!("user-{}", number + 1);
         let get = pb::GetUserRequest { user_id: id.clone() };
-        assert_eq!(server.operator().users.get_user(get).await.unwrap().into_inner().user.unwrap().email, given);
+        let shown = server.operator().users.get_user(get).await.unwrap().into_inner().user.unwrap().email;
         if given.contains('\u{212a}') {
             let list = pb::ListUsersRequest { email: given.to_owned(), ..Default::default() };
             let listed = server.operator().users.list_users(list).await;
             assert_refused(listed, Code::InvalidArgument, "INVALID_REQUEST");
+            assert_eq!(shown, given);
         } else {
+            assert_eq!(shown, compose(given));
             for email in [given, normal] {
                 assert_eq!(users(&server, email).await, [id.as_str()], "{email:?}");
             }
