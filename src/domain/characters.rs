@@ -101,10 +101,10 @@ fn is_misplaced(characters: &[char], index: usize) -> bool {
             before.last().is_some_and(|c| CodePointSetData::new::<UnifiedIdeograph>().contains(*c))
         }
         // The variation selectors of Mongolian, and its vowel separator before a final A or E (The Unicode Standard, 13.5).
-        '\u{180b}'..='\u{180d}' | '\u{180f}' => before.last().is_some_and(is_mongolian),
+        '\u{180b}'..='\u{180d}' | '\u{180f}' => before.last().is_some_and(|c| is_mongolian(*c)),
         '\u{180e}' => {
             let is_vowel = |c: &char| matches!(c, '\u{1820}' | '\u{1821}');
-            before.last().is_some_and(is_mongolian) && after.first().is_some_and(is_vowel)
+            before.last().is_some_and(|c| is_mongolian(*c)) && after.first().is_some_and(is_vowel)
         }
         '\u{e0020}'..='\u{e007f}' => is_in_flag(before, c, after),
         _ => false,
@@ -112,7 +112,7 @@ fn is_misplaced(characters: &[char], index: usize) -> bool {
     !is_needed
 }
 
-fn is_mongolian(c: &char) -> bool {
+fn is_mongolian(c: char) -> bool {
     matches!(c, '\u{1820}'..='\u{18aa}')
 }
 

@@ -159,7 +159,7 @@ impl Templates {
         let template = self.0.get_template(name)?;
         let text = template.render(values.context(template.source()))?;
         // After the escaping, and whatever filters a template has for the names.
-        let is_html = name.ends_with(".html");
+        let is_html = name.split_once('.').is_some_and(|(_, extension)| extension == "html");
         Ok(if is_html { text.replace(ISOLATE, "<bdi>").replace(END_OF_ISOLATE, "</bdi>") } else { text })
     }
 
