@@ -103,16 +103,32 @@ impl UserId {
     /// # Errors
     /// If it is empty, longer than 255 bytes, or contains a control character.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
+        Self::validate(text)?;
+        Ok(Self(text.to_owned()))
+    }
+
+    /// As [`Self::parse`], without a copy of the text.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_string(text: String) -> Result<Self, Invalid> {
+        Self::validate(&text)?;
+        Ok(Self(text))
+    }
+
+    fn validate(text: &str) -> Result<(), Invalid> {
         if text.is_empty() {
             return Err(Invalid::new("a user's id is needed"));
         }
         if text.len() > limits::USER_ID_BYTES {
             return Err(Invalid::new("a user's id has at most 255 bytes"));
         }
-        if text.chars().any(char::is_control) {
+        // Most ids are ASCII: a check needs no decoding of characters then.
+        let is_printable_ascii = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        if !is_printable_ascii && text.chars().any(char::is_control) {
             return Err(Invalid::new("a user's id holds no control characters"));
         }
-        Ok(Self(text.to_owned()))
+        Ok(())
     }
 
     /// Parses the id of a user who signs in, is created or is added somewhere. No such id looks like another id with

@@ -141,6 +141,12 @@ const OWNER_NAME: &RoleName = &RoleName::OWNER;
 const EVERYTHING: &PermissionSet = &PermissionSet::EVERYTHING;
 
 impl RoleView<'_> {
+    /// Whether it is [`RoleView::UNKNOWN`].
+    #[must_use]
+    pub fn is_unknown(self) -> bool {
+        self.permissions.is_none() && *self.name == RoleName::UNKNOWN
+    }
+
     /// A copy of the role.
     #[must_use]
     pub fn to_role(self) -> Role {

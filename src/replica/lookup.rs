@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// The answers of memory to many questions; `None` where memory cannot answer.
-type MemoryAnswers<Q> = AnswerGroup<Vec<Option<SourcedAnswer<<Q as StandingQuestion>::Answer>>>>;
+type MemoryAnswers<Q> = AnswerGroup<Option<<Q as StandingQuestion>::Answer>>;
 
 impl ReplicaState {
     pub(super) fn datastore(&self) -> Option<Datastore> {
@@ -177,7 +177,7 @@ impl ReplicaState {
         if self.is_model_behind(question, roles) {
             return None;
         }
-        let mut facts = Facts { user_position, ..Facts::in_bucket(question, bucket, id, roles)? };
+        let mut facts = Facts { user_position, ..Facts::in_bucket(question, bucket, id)? };
         facts.standing.user_state = user_state;
         Some(SourcedAnswer::new(question, &facts, source)).filter(|answered| Q::is_final(&answered.answer))
     }
@@ -210,17 +210,19 @@ impl ReplicaState {
         fresh: bool,
         empty: ConsistencyToken,
     ) -> Result<AnswerBatch<Q::Answer>, StoreError> {
-        let AnswerGroup { mut answers, mut token, model } = if fresh {
+        let AnswerGroup { mut answers, organizations, mut token, model, .. } = if fresh {
             self.lookup_many(questions, &empty, AnswerSource::Memory)
         } else {
-            AnswerGroup { answers: questions.iter().map(|_| None).collect(), token: empty.clone(), model: None }
+            AnswerGroup::open(questions.len(), empty.clone())
         };
+        let mut sources = vec![AnswerSource::Memory; questions.len()];
         let mut open: Vec<usize> = (0..questions.len()).filter(|index| answers[*index].is_none()).collect();
         if !open.is_empty() {
             let asked: Vec<&Q> = open.iter().map(|index| &questions[*index]).collect();
             let mut more = self.query_primary_or_stale(&asked, freshness, token.clone()).await?;
-            let known = organizations(questions, &answers);
-            let has_known = more.answers.iter().filter_map(|answer| answer.organization).any(|id| known.contains(&id));
+            let answered = organizations.iter().zip(&answers).filter(|(_, answer)| answer.is_some());
+            let known: HashSet<OrganizationId> = answered.filter_map(|(organization, _)| *organization).collect();
+            let has_known = more.organizations.iter().flatten().any(|id| known.contains(id));
             let has_other_model = model.is_some() && more.model.is_some() && more.model != model;
             if has_known || has_other_model {
                 open = (0..questions.len()).collect();
@@ -229,18 +231,14 @@ impl ReplicaState {
             }
             token = more.token;
             for (index, answer) in open.into_iter().zip(more.answers) {
-                answers[index] = Some(answer);
+                (answers[index], sources[index]) = (Some(answer), more.source);
             }
         }
-        let from_memory = answers.iter().flatten().filter(|answer| answer.source == AnswerSource::Memory).count();
+        let from_memory = sources.iter().filter(|source| **source == AnswerSource::Memory).count();
         self.counters.count_answers(AnswerSource::Memory, from_memory);
-        let (mut batch, mut sources) = (Vec::with_capacity(answers.len()), Vec::with_capacity(answers.len()));
-        for SourcedAnswer { answer, source, .. } in answers.into_iter().flatten() {
-            batch.push(answer);
-            sources.push(source);
-        }
-        if batch.len() == questions.len() {
-            Ok(AnswerBatch { answers: batch, sources, token })
+        let answers: Vec<Q::Answer> = answers.into_iter().flatten().collect();
+        if answers.len() == questions.len() {
+            Ok(AnswerBatch { answers, sources, token })
         } else {
             Err(StoreError::Unreadable("a question was not answered".to_owned()))
         }
@@ -253,29 +251,30 @@ impl ReplicaState {
         questions: &[&Q],
         freshness: &Freshness,
         mut token: ConsistencyToken,
-    ) -> Result<AnswerGroup<Vec<SourcedAnswer<Q::Answer>>>, StoreError> {
+    ) -> Result<AnswerGroup<Q::Answer>, StoreError> {
         let keys = questions.iter().map(|question| key(*question)).collect();
         match self.query_primary(keys, freshness).await {
             Ok(PrimaryAnswers { standings, roles, .. }) => {
-                let facts = standings.iter().map(|resolved| Facts::of_primary(resolved, &roles));
-                let answers: Vec<_> = (questions.iter().zip(facts))
-                    .map(|(question, facts)| SourcedAnswer::new(*question, &facts, AnswerSource::Primary))
-                    .collect();
-                for answer in &answers {
-                    answer.cover(&mut token);
+                let (source, mut model) = (AnswerSource::Primary, None);
+                let (mut answers, mut organizations) = (Vec::new(), Vec::new());
+                for (question, resolved) in questions.iter().zip(&standings) {
+                    let answered = SourcedAnswer::new(*question, &Facts::of_primary(resolved, &roles), source);
+                    answered.cover(&mut token);
+                    model = model.or(answered.model);
+                    organizations.push(answered.organization);
+                    answers.push(answered.answer);
                 }
-                let model = answers.iter().find_map(|answer| answer.model);
-                Ok(AnswerGroup { answers, token, model })
+                Ok(AnswerGroup { answers, organizations, source, token, model })
             }
             Err(error) if self.allows_stale(freshness, &error) => {
-                let AnswerGroup { answers, token, model } =
-                    self.lookup_many(questions, &token, AnswerSource::StaleMemory);
-                let answers: Vec<_> = answers.into_iter().flatten().collect();
+                let group = self.lookup_many(questions, &token, AnswerSource::StaleMemory);
+                let answers: Vec<_> = group.answers.into_iter().flatten().collect();
                 if answers.len() < questions.len() {
                     return Err(error);
                 }
                 self.counters.count_answers(AnswerSource::StaleMemory, questions.len());
-                Ok(AnswerGroup { answers, token, model })
+                let AnswerGroup { organizations, source, token, model, .. } = group;
+                Ok(AnswerGroup { answers, organizations, source, token, model })
             }
             Err(error) => Err(error),
         }
@@ -291,11 +290,7 @@ impl ReplicaState {
     ) -> MemoryAnswers<Q> {
         let attempt = |_| self.lookup_once(questions, empty.clone(), source);
         let group = (0..limits::LOOKUP_ATTEMPTS).find_map(attempt);
-        group.unwrap_or_else(|| AnswerGroup {
-            answers: questions.iter().map(|_| None).collect(),
-            token: empty.clone(),
-            model: None,
-        })
+        group.unwrap_or_else(|| AnswerGroup::open(questions.len(), empty.clone()))
     }
 
     /// As [`Self::lookup_many`]; `None` if the access model was replaced while the buckets were read. Each bucket adopts it
@@ -306,71 +301,104 @@ impl ReplicaState {
         mut token: ConsistencyToken,
         source: AnswerSource,
     ) -> Option<MemoryAnswers<Q>> {
+        if (0..USER_BUCKETS).any(|bucket| self.is_behind(user_bucket(bucket))) {
+            return Some(AnswerGroup::open(questions.len(), token));
+        }
         let mut answers: Vec<_> = questions.iter().map(|_| None).collect();
         let mut model = None;
-        if (0..USER_BUCKETS).any(|bucket| self.is_behind(user_bucket(bucket))) {
-            return Some(AnswerGroup { answers, token, model });
-        }
-        let ids: Vec<Option<OrganizationId>> =
+        let organizations: Vec<Option<OrganizationId>> =
             questions.iter().map(|question| self.tables.organization(question.subject().0)).collect();
         // Read before the states, which are then at least as new.
         for bucket in 0..USER_BUCKETS {
             token.cover_user(self.tables.user_position(bucket));
         }
-        for (number, indexes) in by_bucket(&ids) {
+        for (number, subjects) in OrderedSubjects::new(&organizations).buckets() {
             let bucket = self.tables.read(number);
             let Some(bucket) = bucket.as_ref() else { continue };
             let roles = bucket.deployment_roles();
-            for (index, id) in indexes {
+            // All of them before the first answer, so that their cache misses overlap.
+            let found =
+                subjects.iter().map(|(index, id)| bucket.find(*id, questions[*index].subject().1, &roles.table));
+            let found: Vec<_> = found.collect();
+            for (&(index, id), member) in subjects.iter().zip(found) {
                 let question = &questions[index];
                 let (organization, user) = question.subject();
                 if !self.can_answer(bucket, id, organization) || self.is_model_behind(question, roles) {
                     continue;
                 }
-                let Some(mut facts) = Facts::in_bucket(question, bucket, id, roles) else { continue };
+                let facts = member.and_then(|member| Facts::of_member(question, bucket, id, member));
+                let Some(mut facts) = facts else { continue };
                 facts.standing.user_state = user.and_then(|user| self.tables.user_state(user));
-                let answered = SourcedAnswer::new(question, &facts, source);
-                if answered.model.is_some_and(|at| *model.get_or_insert(at) != at) {
+                if question.depends_on_model() && *model.get_or_insert(facts.model) != facts.model {
                     return None;
                 }
-                answers[index] = Some(answered).filter(|answered| Q::is_final(&answered.answer));
+                answers[index] = Some(question.answer(&facts)).filter(Q::is_final);
             }
             token.cover(bucket.at());
         }
         cover_model(&mut token, model);
-        Some(AnswerGroup { answers, token, model })
+        Some(AnswerGroup { answers, organizations, source, token, model })
     }
 }
 
-/// Answers from one place, with the token that covers them.
+/// Answers from one place, with the token that covers them. They are not [`SourcedAnswer`]s: a batch has one token, and
+/// copies each answer more than once.
 struct AnswerGroup<A> {
-    answers: A,
+    answers: Vec<A>,
+    /// The organization of each answer; `None` if it does not exist.
+    organizations: Vec<Option<OrganizationId>>,
+    source: AnswerSource,
     token: ConsistencyToken,
     /// The position of the access model by which they were answered; `None` if none of them depends on one.
     model: Option<BucketPosition>,
 }
 
-/// The organizations of the questions that have an answer.
-fn organizations<Q: StandingQuestion>(
-    questions: &[Q],
-    answers: &[Option<SourcedAnswer<Q::Answer>>],
-) -> HashSet<OrganizationId> {
-    let answered = questions.iter().zip(answers).filter_map(|(question, answer)| Some((question, answer.as_ref()?)));
-    let ids = answered.filter_map(|(question, answer)| match question.subject().0 {
-        OrganizationRef::Id(id) => Some(*id),
-        OrganizationRef::Slug(_) => answer.organization,
-    });
-    ids.collect()
+impl<A> AnswerGroup<Option<A>> {
+    /// The group of this many questions that memory does not answer.
+    fn open(count: usize, token: ConsistencyToken) -> Self {
+        let answers = (0..count).map(|_| None).collect();
+        Self { answers, organizations: vec![None; count], source: AnswerSource::Memory, token, model: None }
+    }
 }
 
-/// The ids with their indexes, grouped by bucket.
-fn by_bucket(ids: &[Option<OrganizationId>]) -> Vec<(i16, Vec<(usize, OrganizationId)>)> {
-    let mut buckets: Vec<Vec<(usize, OrganizationId)>> =
-        vec![Vec::new(); usize::from(ORGANIZATION_BUCKETS.unsigned_abs())];
-    for (index, id) in ids.iter().enumerate() {
-        if let Some(id) = id {
-            buckets[usize::from(id.bucket().unsigned_abs())].push((index, *id));
+/// The number of buckets of organizations.
+const ORGANIZATION_BUCKET_COUNT: usize = ORGANIZATION_BUCKETS.unsigned_abs() as usize;
+
+/// The organizations of a batch with the indexes of their questions, in the order of the buckets.
+struct OrderedSubjects {
+    subjects: Vec<(usize, OrganizationId)>,
+    /// The end of each bucket in `subjects`.
+    ends: [usize; ORGANIZATION_BUCKET_COUNT],
+}
+
+impl OrderedSubjects {
+    /// Sorts the organizations that are known by bucket, by counting.
+    fn new(organizations: &[Option<OrganizationId>]) -> Self {
+        let bucket = |id: OrganizationId| usize::from(id.bucket().unsigned_abs());
+        let mut ends = [0; ORGANIZATION_BUCKET_COUNT];
+        for id in organizations.iter().flatten() {
+            ends[bucket(*id)] += 1;
         }
+        let mut count = 0;
+        for end in &mut ends {
+            // The begin of the bucket, which moves to its end below.
+            count += std::mem::replace(end, count);
+        }
+        let mut subjects = vec![(0, OrganizationId::from_uuid(uuid::Uuid::nil())); count];
+        for (index, id) in organizations.iter().enumerate() {
+            if let Some(id) = id {
+                let end = &mut ends[bucket(*id)];
+                subjects[*end] = (index, *id);
+                *end += 1;
+            }
+        }
+        Self { subjects, ends }
     }
-    (0..).zip(buckets).filter(|(_, indexes)| !indexes.is_empty()).collect()
+
+    /// The buckets that have any.
+    fn buckets(&self) -> impl Iterator<Item = (i16, &[(usize, OrganizationId)])> {
+        let begins = std::iter::once(0).chain(self.ends);
+        let ranges = begins.zip(self.ends).map(|(begin, end)| &self.subjects[begin..end]);
+        (0..).zip(ranges).filter(|(_, subjects)| !subjects.is_empty())
+    }
 }

@@ -5,7 +5,7 @@ use super::consistency_token::ConsistencyToken;
 use crate::domain::{
     BucketPosition, OrganizationId, OrganizationRef, Role, RoleName, RoleView, Standing, StandingView, UserId,
 };
-use crate::replica_tables::{Bucket, PublishedRoles};
+use crate::replica_tables::{Bucket, MemberLookup, PublishedRoles};
 use crate::store::standing::{ResolvedStanding, StandingKey};
 
 /// A question about a user in an organization. It is answered where the standing is read, under the lock of the bucket:
@@ -96,19 +96,25 @@ pub(super) fn cover_model(token: &mut ConsistencyToken, model: Option<BucketPosi
 impl<'t> Facts<'t> {
     /// The standing in a bucket of the tables; `None` if the tables do not know it, or have no room for a role that it
     /// depends on. The state of the user is not part of the bucket.
-    pub(super) fn in_bucket<Q: StandingQuestion>(
+    pub(super) fn in_bucket<Q: StandingQuestion>(question: &Q, bucket: &'t Bucket, id: OrganizationId) -> Option<Self> {
+        let deployment = bucket.deployment_roles();
+        let member = bucket.find(id, question.subject().1, &deployment.table)?;
+        Self::of_member(question, bucket, id, member)
+    }
+
+    /// As [`Self::in_bucket`], after the lookup of the subject in the bucket.
+    pub(super) fn of_member<Q: StandingQuestion>(
         question: &Q,
         bucket: &'t Bucket,
         id: OrganizationId,
-        deployment: &'t PublishedRoles,
+        MemberLookup { organization, role }: MemberLookup<'t>,
     ) -> Option<Self> {
-        let roles = &*deployment.table;
-        let member = bucket.find(id, question.subject().1, roles)?;
-        let named_role = question.named_role().and_then(|name| bucket.organization_role(id, name, roles));
-        if member.role == Some(RoleView::UNKNOWN) {
+        if role.is_some_and(RoleView::is_unknown) {
             return None;
         }
-        let (organization, role) = (member.organization, member.role);
+        let deployment = bucket.deployment_roles();
+        let roles = &*deployment.table;
+        let named_role = question.named_role().and_then(|name| bucket.organization_role(id, name, roles));
         Some(Self {
             standing: StandingView { organization, role, user_state: None, roles, named_role },
             position: Some(bucket.at()),

@@ -103,8 +103,12 @@ impl Roster {
         checks: &[Check],
         freshness: &Freshness,
     ) -> Result<(Vec<Result<CheckAnswer, UndeclaredWord>>, ConsistencyToken), ServiceError> {
-        let AnswerBatch { answers, sources, token } = self.replica.answers(checks, freshness).await?;
-        let with_source = |(answer, source): (Result<CheckAnswer, _>, _)| Ok(CheckAnswer { source, ..answer? });
-        Ok((answers.into_iter().zip(sources).map(with_source).collect(), token))
+        let AnswerBatch { mut answers, sources, token } = self.replica.answers(checks, freshness).await?;
+        for (answer, from) in answers.iter_mut().zip(sources) {
+            if let Ok(CheckAnswer { source, .. }) = answer {
+                *source = from;
+            }
+        }
+        Ok((answers, token))
     }
 }

@@ -35,7 +35,7 @@ impl Api {
     pub fn admit_check(&self, caller: &Caller, frame: &[u8]) -> Option<AdmittedCheck> {
         let message = Sealed::<pb::CheckMembershipRequest>::of_frame(frame)?;
         let message = admit_now(caller, message)?;
-        read(|fields| decode::check(&message, fields)).ok().map(|(check, freshness)| AdmittedCheck(check, freshness))
+        read(|fields| decode::check(message, fields)).ok().map(|(check, freshness)| AdmittedCheck(check, freshness))
     }
 
     /// The response frame, from the replica and without waiting; `None` if the replica cannot answer.
@@ -72,7 +72,7 @@ impl CheckService for Api {
         request: Request<Sealed<pb::CheckMembershipRequest>>,
     ) -> Result<Response<pb::CheckMembershipResponse>, Status> {
         let (message, _) = self.admit_caller(request).await?;
-        let (check, freshness) = read(|fields| decode::check(&message, fields))?;
+        let (check, freshness) = read(|fields| decode::check(message, fields))?;
         let (answer, token) = self.roster().check(&check, &freshness).await?;
         respond(pb::CheckMembershipResponse { result: Some(convert::check_result(answer, token.encode())) })
     }
@@ -82,10 +82,14 @@ impl CheckService for Api {
         request: Request<Sealed<pb::BatchCheckMembershipRequest>>,
     ) -> Result<Response<pb::BatchCheckMembershipResponse>, Status> {
         let (message, _) = self.admit_caller(request).await?;
-        let (checks, freshness) = read(|fields| decode::batch(&message, fields))?;
+        let (checks, freshness) = read(|fields| decode::batch(message, fields))?;
         let (answers, token) = self.roster().check_batch(&checks, &freshness).await?;
-        let answers = read(|fields| decode::declared(answers, fields))?;
-        let results = answers.into_iter().map(|answer| convert::check_result(answer, String::new())).collect();
+        let results = read(|fields| {
+            fields.items(answers, |fields, answer| {
+                let answer = answer.map_err(|undeclared| fields.wrong(undeclared.field(), undeclared.invalid()))?;
+                Ok(convert::check_result(answer, String::new()))
+            })
+        })?;
         respond(pb::BatchCheckMembershipResponse { results, consistency_token: token.encode() })
     }
 

@@ -59,7 +59,7 @@ impl CheckStream {
     }
 
     /// Answers a question from the replica where that is possible.
-    fn answer(&self, request: &pb::StreamChecksRequest) -> QueuedCheck {
+    fn answer(&self, request: pb::StreamChecksRequest) -> QueuedCheck {
         let (check, freshness) = match read(|fields| decode::stream(request, fields)) {
             Ok(input) => input,
             Err(status) => return QueuedCheck::Answered(error_response(&status)),
@@ -75,7 +75,7 @@ impl CheckStream {
         let room = limits::QUESTIONS_IN_FLIGHT - self.batch.as_ref().map_or(0, |(_, count)| *count);
         while self.end.is_none() && self.queue.len() < room {
             match Pin::new(&mut self.requests).poll_next(context) {
-                Poll::Ready(Some(Ok(request))) => match self.answer(&request) {
+                Poll::Ready(Some(Ok(request))) => match self.answer(request) {
                     QueuedCheck::Answered(answer) if self.queue.is_empty() && self.batch.is_none() => {
                         return Some(answer);
                     }

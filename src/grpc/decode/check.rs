@@ -1,12 +1,12 @@
 //! Inputs of `CheckService`.
 
 use super::{FieldReader, InvalidFields, borrow_oneof, item_count};
-use crate::domain::check::{Question, UndeclaredWord};
+use crate::domain::check::Question;
 use crate::domain::limits::BATCH_CHECKS;
 use crate::domain::{Invalid, Kind, OrganizationRef, Permission, PermissionName, RoleName, UserId};
 use crate::grpc::pb;
 use crate::service::Freshness;
-use crate::service::checks::{Check, CheckAnswer};
+use crate::service::checks::Check;
 use crate::service::consistency_token::ConsistencyToken;
 
 /// The question of a check, as the request spells it.
@@ -21,11 +21,11 @@ enum QuestionText<'m> {
 fn question(
     fields: &mut FieldReader,
     organization: &str,
-    user_id: &str,
+    user_id: String,
     question: Option<QuestionText<'_>>,
 ) -> Result<Check, InvalidFields> {
     let organization = fields.take("organization", OrganizationRef::parse(organization));
-    let user = fields.take("user_id", UserId::parse(user_id));
+    let user = fields.take("user_id", UserId::parse_string(user_id));
     let question = match question {
         None => Ok(Question::Member),
         Some(QuestionText::Role(role)) => fields.take("role", RoleName::parse(role)).map(Question::Role),
@@ -45,17 +45,6 @@ fn permission(word: &str) -> Result<Question, Invalid> {
     }
 }
 
-/// The answers of a batch, in the order of its items, if the access model declares every permission and role that the items
-/// name.
-pub(in crate::grpc) fn declared(
-    answers: Vec<Result<CheckAnswer, UndeclaredWord>>,
-    fields: &mut FieldReader,
-) -> Result<Vec<CheckAnswer>, InvalidFields> {
-    fields.items(answers, |fields, answer| {
-        answer.map_err(|undeclared| fields.wrong(undeclared.field(), undeclared.invalid()))
-    })
-}
-
 /// The consistency that the answer must have.
 pub(super) fn freshness(
     fields: &mut FieldReader,
@@ -73,31 +62,31 @@ pub(super) fn freshness(
 
 /// The question of `CheckMembership`.
 pub(in crate::grpc) fn check(
-    message: &pb::CheckMembershipRequest,
+    message: pb::CheckMembershipRequest,
     fields: &mut FieldReader,
 ) -> Result<(Check, Freshness), InvalidFields> {
     let text =
         borrow_oneof!(message.question, pb::check_membership_request::Question => QuestionText { Role, Permission });
-    let check = question(fields, &message.organization, &message.user_id, text);
+    let check = question(fields, &message.organization, message.user_id, text);
     let freshness = freshness(fields, message.consistency.as_ref());
     Ok((check?, freshness?))
 }
 
 /// One question of `StreamChecks`.
 pub(in crate::grpc) fn stream(
-    message: &pb::StreamChecksRequest,
+    message: pb::StreamChecksRequest,
     fields: &mut FieldReader,
 ) -> Result<(Check, Freshness), InvalidFields> {
     let text =
         borrow_oneof!(message.question, pb::stream_checks_request::Question => QuestionText { Role, Permission });
-    let check = question(fields, &message.organization, &message.user_id, text);
+    let check = question(fields, &message.organization, message.user_id, text);
     let freshness = freshness(fields, message.consistency.as_ref());
     Ok((check?, freshness?))
 }
 
 /// The questions of `BatchCheckMembership`.
 pub(in crate::grpc) fn batch(
-    message: &pb::BatchCheckMembershipRequest,
+    message: pb::BatchCheckMembershipRequest,
     fields: &mut FieldReader,
 ) -> Result<(Vec<Check>, Freshness), InvalidFields> {
     let count = if (1..=BATCH_CHECKS).contains(&message.items.len()) {
@@ -107,9 +96,9 @@ pub(in crate::grpc) fn batch(
     };
     let freshness = freshness(fields, message.consistency.as_ref());
     count?;
-    let checks = fields.items(&message.items, |fields, item| {
+    let checks = fields.items(message.items, |fields, item| {
         let text = borrow_oneof!(item.question, pb::check_item::Question => QuestionText { Role, Permission });
-        question(fields, &item.organization, &item.user_id, text)
+        question(fields, &item.organization, item.user_id, text)
     });
     Ok((checks?, freshness?))
 }

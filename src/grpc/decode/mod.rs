@@ -56,13 +56,17 @@ impl FieldReader {
         items: I,
         mut read: impl FnMut(&mut Self, I::Item) -> Result<T, InvalidFields>,
     ) -> Result<Vec<T>, InvalidFields> {
-        let read = |(index, item)| {
+        let items = items.into_iter();
+        let (mut values, mut outcome) = (Vec::with_capacity(items.size_hint().0), Ok(()));
+        for (index, item) in items.enumerate() {
             self.item = Some(index);
-            read(self, item)
-        };
-        let all: Vec<_> = items.into_iter().enumerate().map(read).collect();
+            match read(self, item) {
+                Ok(value) => values.push(value),
+                Err(invalid) => outcome = Err(invalid),
+            }
+        }
         self.item = None;
-        all.into_iter().collect()
+        outcome.map(|()| values)
     }
 
     /// Adds a violation. The first twenty are kept.

@@ -14,7 +14,7 @@ pub(in crate::grpc) fn effective(
     fields: &mut FieldReader,
 ) -> Result<(Check, Freshness), InvalidFields> {
     let pb::GetEffectivePermissionsRequest { organization, user_id, consistency } = message;
-    check::check(&pb::CheckMembershipRequest { organization, user_id, consistency, question: None }, fields)
+    check::check(pb::CheckMembershipRequest { organization, user_id, consistency, question: None }, fields)
 }
 
 /// The input of `BatchGetEffectivePermissions`: checks without a question.
@@ -34,7 +34,7 @@ pub(in crate::grpc) fn effective_of_batch(
         question: None,
     };
     let items = items.into_iter().map(item).collect();
-    check::batch(&pb::BatchCheckMembershipRequest { items, consistency }, fields)
+    check::batch(pb::BatchCheckMembershipRequest { items, consistency }, fields)
 }
 
 /// The input of `ExplainCheck`, which has the fields of `CheckMembership`.
@@ -49,5 +49,5 @@ pub(in crate::grpc) fn explain(
         Explained::Role(role) => Question::Role(role),
         Explained::Permission(permission) => Question::Permission(permission),
     });
-    check::check(&pb::CheckMembershipRequest { organization, user_id, question, consistency }, fields)
+    check::check(pb::CheckMembershipRequest { organization, user_id, question, consistency }, fields)
 }
