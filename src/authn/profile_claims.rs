@@ -192,7 +192,11 @@ mod tests {
             (
                 r#"{"email":"a@x.example","name":"a\u202eb"}"#,
                 "a@x.example - -",
-                &[("name", "a display name holds no control, zero-width or direction characters")],
+                &[(
+                    "name",
+                    "a display name holds no control, zero-width or direction characters, except where letters or emoji \
+                     need them",
+                )],
             ),
         ] {
             let (found, reasons) = outcome("", json);
