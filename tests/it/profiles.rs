@@ -143,7 +143,11 @@ async fn claims_that_cannot_be_used_are_reported_to_the_user_and_once_in_the_log
         let expected = [
             ("email", "an address has the form name@domain"),
             ("email_verified", "the claim is neither true nor false"),
-            ("name", "a display name holds no control, zero-width or direction characters"),
+            (
+                "name",
+                "a display name holds no control, zero-width or direction characters, except where letters or emoji \
+                 need them",
+            ),
         ];
         assert_eq!(found, expected.map(|(claim, reason)| (claim.to_owned(), reason.to_owned())));
         let user = caller.user.unwrap();

@@ -9,6 +9,7 @@ use prost::Message;
 use prost::encoding::{decode_key, decode_varint};
 use prost_reflect::{DynamicMessage, Kind, MethodDescriptor, Value};
 use prost_types::{ListValue, Struct, Value as StructValue};
+use roster::authn::mint::ClaimSet;
 use roster::domain::Scope;
 use roster::grpc::{limits, pb};
 use sqlx::AssertSqlSafe;
@@ -254,6 +255,16 @@ async fn measure_batches(server: &Server, measured: &mut MeasuredMethods) {
     measured.add("BatchGetEffectivePermissions", &answer);
 }
 
+/// A user whose token has no claim about the profile that can be used.
+async fn measure_caller(server: &Server, measured: &mut MeasuredMethods) {
+    let unusable = || Some("\u{202e}".repeat(1_000));
+    let claims = ClaimSet { email: unusable(), name: unusable(), ..Server::claims("zoe") };
+    let mut zoe = server.with_token(&server.mint(&claims));
+    let answer = zoe.users.get_caller(pb::GetCallerRequest {}).await.unwrap().into_inner();
+    assert_eq!(answer.ignored_claims.len(), 2);
+    measured.add("GetCaller", &answer);
+}
+
 /// Streams of all changes and events since a cursor, and of everything.
 async fn measure_streams(backend: &Clients, watch: &mut Watch, cursor: String, measured: &mut MeasuredMethods) {
     for message in watch.until(1).await {
@@ -291,6 +302,7 @@ async fn every_other_message_with_a_list_is_one_that_a_default_client_receives()
     let mut watch = Watch::open(&backend, pb::WatchMembershipsRequest::default()).await;
     let cursor = watch.next().await.checkpoint.unwrap().cursor;
     measure_batches(&server, &mut measured).await;
+    measure_caller(&server, &mut measured).await;
     // An organization with hundreds of members and invitations is deleted, for a long reason.
     let reason = LONG.repeat(500);
     let request = pb::DeleteOrganizationRequest { organization: ACME.to_owned(), reason, ..Default::default() };
