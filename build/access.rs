@@ -264,6 +264,7 @@ pub fn requests(table: &[MethodRule]) -> Result<String, std::fmt::Error> {
                 "impl crate::grpc::request::WriteRequest for {request} {{ \
                  fn reason(&self) -> &str {{ &self.reason }} \
                  fn request_id(&self) -> &str {{ &self.request_id }} \
+                 fn request_id_mut(&mut self) -> &mut String {{ &mut self.request_id }} \
                  fn validate_only(&self) -> bool {{ self.validate_only }} }}"
             )?;
         }

@@ -28,6 +28,8 @@ pub trait WriteRequest: Request {
     fn reason(&self) -> &str;
     /// The request id, as the caller wrote it. Empty: none.
     fn request_id(&self) -> &str;
+    /// The request id, to bring it into its normal form.
+    fn request_id_mut(&mut self) -> &mut String;
     /// Whether the write is only validated.
     fn validate_only(&self) -> bool;
 }

@@ -192,6 +192,23 @@ async fn request_ids_belong_to_one_caller_and_one_method() {
 }
 
 #[tokio::test]
+async fn a_request_id_is_a_uuid_in_any_spelling() {
+    let stage = Fixture::new().await;
+    let mut ada = stage.ada.clone();
+    let request = pb::CreateOrganizationRequest { request_id: fresh_id(), ..organization("Acme") };
+    let first = ada.organizations.create_organization(request.clone()).await.unwrap().into_inner();
+    let mixed = request.request_id.char_indices().map(|(at, c)| if at % 2 == 0 { c.to_ascii_uppercase() } else { c });
+    for request_id in [request.request_id.to_uppercase(), mixed.collect()] {
+        let repeated = pb::CreateOrganizationRequest { request_id, ..request.clone() };
+        let answer = ada.organizations.create_organization(repeated).await.unwrap().into_inner();
+        assert_eq!(answer.organization, first.organization);
+    }
+    let other =
+        pb::CreateOrganizationRequest { request_id: request.request_id.to_uppercase(), ..organization("Other") };
+    assert_refused(ada.organizations.create_organization(other).await, Code::AlreadyExists, "REQUEST_ID_REUSED");
+}
+
+#[tokio::test]
 async fn refusals_are_not_stored() {
     let stage = Fixture::new().await;
     let mut ada = stage.ada.clone();

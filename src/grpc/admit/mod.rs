@@ -294,7 +294,10 @@ struct WriteMessage<M> {
 impl<M: WriteRequest> WriteMessage<M> {
     fn open(request: Request<Sealed<M>>) -> Self {
         let context = CallContext::of(&request);
-        Self { message: request.into_inner().open(), context }
+        let mut message = request.into_inner().open();
+        // A request id is a UUID: its spelling makes no other request of an equal one.
+        message.request_id_mut().make_ascii_lowercase();
+        Self { message, context }
     }
 
     fn read<W>(
