@@ -1,2 +1,8 @@
--- What housekeeping asks for: pending invitations that have expired, in any organization.
-CREATE INDEX invitations_to_expire ON invitations (expire_time) WHERE state = 'PENDING';
+-- Housekeeping finds with them the invitations that have expired, and the organizations that wait for the owner that they
+-- invited. Writes of invitations wait while the table is read twice.
+DO $$
+BEGIN
+    CREATE INDEX invitations_to_expire ON invitations (expire_time, organization_id) WHERE state = 'PENDING';
+    CREATE INDEX invitations_of_owners ON invitations (bucket, organization_id) WHERE makes_owner;
+END
+$$;

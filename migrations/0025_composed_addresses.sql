@@ -2,6 +2,8 @@
 -- signs that compose. The program would not find these. It refuses the Kelvin sign, U+212A, whose normalization form C
 -- is the letter K: such addresses stay as they are. No other normal form has a capital letter of ASCII.
 --
+-- What a server of release 0.3 writes afterwards is found once the address is written again.
+--
 -- Reads the users and the invitations once, and writes few. Where an organization has pending invitations to several forms
 -- of an address, those that are not composed stay; they can be listed and revoked.
 DO $$

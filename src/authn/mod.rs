@@ -2,11 +2,10 @@
 //!
 //! [`Authenticator`] takes the credential from the request headers and returns a [`Caller`]. It verifies an API key
 //! with [`api_keys`], a client certificate with [`client_certificates`], and a bearer token with `jwt`, using the `keys` of
-//! the token's issuer. The `token_rules` of the issuer say which `claims` hold what; `presets` know the providers, and `profile_claims` what a token says about its user. The
-//! `verifier` computes
-//! signatures on threads of their own, and [`PeerShare`] bounds what one address can make it compute. Each rejected
-//! credential has one `credential_error` reason. The log contains the reason; the caller receives only a general refusal,
-//! so that it cannot probe the checks. [`mint`] creates tokens for `roster dev`, `roster token` and the tests.
+//! the token's issuer. The `token_rules` of the issuer say which `claims` hold what; `presets` know the providers, and
+//! `profile_claims` are the claims about the profile of the user. The `verifier` computes signatures on separate threads,
+//! and [`PeerShare`] bounds what one address can make it compute. Each rejected credential has one `credential_error` reason.
+//! The log contains the reason; the caller receives only a general refusal, so that it cannot probe the checks. [`mint`] creates tokens for `roster dev`, `roster token` and the tests.
 
 mod accepted;
 pub mod api_keys;

@@ -1,4 +1,4 @@
-//! What a token says about its user: the address with its verification, and the name, claim by claim.
+//! The claims of a token about the profile of its user: the address with its verification, and the name, claim by claim.
 
 use super::claims::{ClaimValue, Claims};
 use super::limits;
@@ -18,7 +18,7 @@ pub(super) const TRUSTED: &str = "trusted";
 pub struct ProfileClaims {
     /// The email address.
     pub email: Option<EmailAddress>,
-    /// Whether the provider has verified the address. Without an address in the same token it says nothing.
+    /// Whether the provider has verified the address. Without an address in the same token it has no effect.
     pub email_verified: Option<bool>,
     /// The display name.
     pub display_name: Option<DisplayName>,

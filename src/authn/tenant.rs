@@ -94,7 +94,10 @@ pub(super) fn matched_prefix(setting: &str, user_id: &str) -> Option<usize> {
 pub(super) fn longer_prefixes<'p>(prefix: &str, others: impl Iterator<Item = &'p str>) -> Vec<String> {
     // No other prefix may begin like a pattern, so a user id with the prefix of a tenant is of one issuer.
     let is_longer = |other: &&str| !prefix.contains(TENANT) && other.len() > prefix.len() && other.starts_with(prefix);
-    others.filter(is_longer).map(str::to_owned).collect()
+    let mut longer: Vec<String> = others.filter(is_longer).map(str::to_owned).collect();
+    // In one order, however the settings order the issuers.
+    longer.sort_unstable();
+    longer
 }
 
 /// Returns whether users of two issuers with these prefixes could have one id. Of two plain prefixes only equal ones count:

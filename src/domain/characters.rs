@@ -160,7 +160,9 @@ fn breaks_conjunct(before: &[char], after: &[char]) -> bool {
 fn follows_virama(before: &[char], after: &[char]) -> bool {
     let classes = CodePointMapData::<IndicSyllabicCategory>::new();
     let is_vowel = |c: &char| classes.get(*c) == IndicSyllabicCategory::VowelDependent;
-    ends_with_virama(before) && !after.first().is_some_and(is_vowel)
+    // Invisible characters between the two may be removed.
+    let next = after.iter().find(|c| !is_invisible(**c));
+    ends_with_virama(before) && !next.is_some_and(is_vowel)
 }
 
 /// Whether a text ends with a letter and a virama, and marks behind each.

@@ -244,9 +244,10 @@ mod tests {
     fn the_normal_form_is_the_former_one_composed() {
         for c in '\0'..=char::MAX {
             for local in [format!("{c}"), format!("aE{c}"), format!("Αப\u{bc6}{c}\u{345}"), format!("{c}Z.z")] {
-                if let (Some(former), Some(new)) = (former(&local), normal(&format!("{local}@x.example"))) {
+                let Some(former) = former(&local) else { continue };
+                if let Some(new) = normal(&format!("{local}@x.example")) {
                     assert_eq!(characters::compose(&former), new, "{local:?}");
-                } else if former(&local).is_some() {
+                } else {
                     let is_refused = characters::is_invisible(c) || ASCII_IN_DISGUISE.contains(&c);
                     assert!(is_refused, "{local:?} was accepted");
                 }

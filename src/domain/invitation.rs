@@ -278,7 +278,7 @@ impl Invitation {
         if self.makes_owner { &RoleName::OWNER } else { &self.role.name }
     }
 
-    /// Whether it would make the owner of an organization that has one. It is as good as revoked; a server of release 0.3
+    /// Whether it would make the owner of an organization that has one. It has no effect any more; a server of release 0.3
     /// leaves it pending.
     #[must_use]
     pub fn is_void_in(&self, organization: &Organization) -> bool {

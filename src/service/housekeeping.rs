@@ -57,7 +57,6 @@ impl Roster {
                 Err(error) => return Err(error),
             }
         }
-        self.expire_invitations(&mut report).await?;
         let mut connection = self.pool.acquire().await?;
         let outcome = delete_expired(&mut connection, &mut report).await;
         connection.finish(outcome)?;
@@ -68,6 +67,8 @@ impl Roster {
         let outcome = maintain_log(&mut connection, self.log_retention, &mut report).await;
         connection.finish(outcome)?;
         self.move_members(&mut report).await?;
+        // Last, because each of these writes may wait for other writes of its organization.
+        self.expire_invitations(&mut report).await?;
         Ok(report)
     }
 

@@ -48,8 +48,8 @@ pub const MAIL_RETRY: Duration = Duration::from_secs(30);
 pub const MAIL_RETRY_MOST: Duration = Duration::from_hours(1);
 /// Age at which a mail that the mail server does not accept is given up.
 pub const MAIL_GIVE_UP: Duration = Duration::from_hours(24);
-/// Retention of an invitation after its end, whether it was accepted or not: long enough to answer questions about it, and
-/// no address is kept longer.
+/// Retention of an invitation after its end and its expire time, whether it was accepted or not: long enough to answer
+/// questions about it.
 pub const INVITATION_RETENTION: Duration = Duration::from_hours(90 * 24);
 /// Organizations whose expired invitations one round records: each takes one transaction.
 pub const TIDY_EXPIRED_ORGANIZATIONS: i64 = 100;

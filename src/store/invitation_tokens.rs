@@ -195,7 +195,8 @@ impl From<InvitationPreviewRow> for InvitationPreview {
 }
 
 /// Finds the invitation of a valid token: one that is pending, or that this user has accepted. Returns `None` for any
-/// other token, whatever is wrong with it, and for a pending invitation to own an organization that has an owner. The only difference left in timing is one index lookup.
+/// other token, whatever is wrong with it, and for a pending invitation to own an organization that has an owner. The
+/// only difference left in timing is one index lookup.
 ///
 /// # Errors
 /// If Postgres does not answer.

@@ -1,8 +1,8 @@
 //! Rows of invitations.
 //!
-//! Every statement uses the same predicate for a pending invitation: `state = 'PENDING' AND expire_time >
-//! clock_timestamp()`. `clock_timestamp()` instead of `now()`, because `now()` is the start of the transaction, which
-//! may have waited for a lock since. An UPDATE uses `statement_timestamp()`, because a distributed one may not use a clock.
+//! A pending invitation has the stored state `PENDING` and an expire time later than `clock_timestamp()`, or than
+//! `statement_timestamp()` where the statement needs a stable time: in an UPDATE, and for the range of an index. `now()` is
+//! the start of the transaction, which may have waited for a lock since.
 
 use super::row_page::RowPage;
 use super::{StoreError, limits};
@@ -83,10 +83,16 @@ macro_rules! invitation_query {
 pub(super) use invitation_query;
 
 mod end;
-pub use end::{PendingInvitations, cancel_mail, end, expired, forget_old, settle, unexpired, with_expired};
+pub use end::{PendingInvitations, cancel_mail, end, expired, expired_to, forget_old, settle, unexpired, with_expired};
 
 impl From<InvitationRow> for Invitation {
     fn from(row: InvitationRow) -> Self {
+        let state = InvitationState::read(row.state.as_deref().unwrap_or_default());
+        // Servers of release 0.3 leave WAITING on an invitation that ended before its mail was sent.
+        let is_over = !matches!(state, InvitationState::Pending | InvitationState::Unknown);
+        let mail_state = row.mail_state.as_deref().map(MailState::read);
+        let mail_state =
+            if is_over && mail_state == Some(MailState::Waiting) { Some(MailState::NotSent) } else { mail_state };
         Self {
             organization: OrganizationId::from_uuid(row.organization_id),
             id: InvitationId::from_uuid(row.id),
@@ -94,12 +100,12 @@ impl From<InvitationRow> for Invitation {
             role: Role::read(&row.role),
             makes_owner: row.makes_owner,
             attributes: row.attributes.0,
-            state: InvitationState::read(row.state.as_deref().unwrap_or_default()),
+            state,
             inviter: Inviter { kind: StoredValue::read(&row.inviter_kind, ActorKind::parse), id: row.inviter_id },
             accepted_by: row.accepted_by.map(UserId::from_stored),
             expire_time: row.expire_time,
             sends: row.sends,
-            mail_state: row.mail_state.as_deref().map(MailState::read),
+            mail_state,
             mail_error: row.mail_error,
             create_time: row.create_time,
             update_time: row.update_time,

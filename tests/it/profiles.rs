@@ -22,14 +22,19 @@ async fn server_with(source: Option<ProfileSource>) -> Server {
     server
 }
 
-/// Clients of ada with a token that was issued at this time, in seconds from now, and has these claims beside the needed
+/// The present time in seconds since 1970. A test reads it once: the distances between its tokens do not depend on how long
+/// the calls take.
+fn now() -> i64 {
+    Server::claims("").iat
+}
+
+/// Clients of ada with a token that was issued at this time, in seconds since 1970, and has these claims beside the needed
 /// ones.
-fn ada(server: &Server, issued: i64, claims: &Value) -> Clients {
+fn ada(server: &Server, issued_at: i64, claims: &Value) -> Clients {
     let forger = Forger::new(&server.key);
-    let now = Server::claims("").iat;
     let mut all: Map<String, Value> = claims.as_object().cloned().unwrap();
     let needed = json!({
-        "iss": "https://issuer.test", "aud": "roster", "sub": "ada", "exp": now + 600, "iat": now + issued,
+        "iss": "https://issuer.test", "aud": "roster", "sub": "ada", "exp": now() + 600, "iat": issued_at,
     });
     all.extend(needed.as_object().cloned().unwrap());
     server.with_token(&forger.sign(&forger.header(), &all.into()))
@@ -40,8 +45,8 @@ async fn whole_caller(caller: &mut Clients) -> pb::GetCallerResponse {
 }
 
 /// The profile after a call with such a token: address, verification and name.
-async fn after(server: &Server, issued: i64, claims: Value) -> (String, bool, String) {
-    let user = whole_caller(&mut ada(server, issued, &claims)).await.user.unwrap();
+async fn after(server: &Server, issued_at: i64, claims: Value) -> (String, bool, String) {
+    let user = whole_caller(&mut ada(server, issued_at, &claims)).await.user.unwrap();
     (user.email, user.email_verified, user.display_name)
 }
 
@@ -61,6 +66,7 @@ fn profile(email: &str, verified: bool, name: &str) -> (String, bool, String) {
 
 #[tokio::test]
 async fn a_token_without_claims_about_the_user_changes_nothing() {
+    let now = now();
     let server = Server::start().await;
     let mut backend = server.service(&[Scope::Manage]);
     backend.users.put_user(put(ADDRESS, true, "Ada")).await.unwrap();
@@ -75,15 +81,16 @@ async fn a_token_without_claims_about_the_user_changes_nothing() {
         json!({ "email": ADDRESS }),
         json!({ "email": "not an address", "email_verified": false, "name": ["Ada"] }),
     ] {
-        assert_eq!(after(&server, 30, claims.clone()).await, whole, "{claims}");
+        assert_eq!(after(&server, now + 30, claims.clone()).await, whole, "{claims}");
     }
     // A newer token without a claim does not stand in the way of an older one that has it.
-    assert_eq!(after(&server, 20, json!({ "name": "Ada L." })).await, profile(ADDRESS, true, "Ada L."));
-    ada(&server, 40, &json!({})).invitations.accept_invitation(accept_id(&invitation.id)).await.unwrap();
+    assert_eq!(after(&server, now + 20, json!({ "name": "Ada L." })).await, profile(ADDRESS, true, "Ada L."));
+    ada(&server, now + 40, &json!({})).invitations.accept_invitation(accept_id(&invitation.id)).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_newest_claim_counts_on_its_own() {
+    let now = now();
     let server = Server::start().await;
     for (issued, claims, expected) in [
         (10, json!({ "name": "Ada" }), profile("", false, "Ada")),
@@ -107,38 +114,40 @@ async fn the_newest_claim_counts_on_its_own() {
             profile("new@example.com", false, "Ada L."),
         ),
     ] {
-        assert_eq!(after(&server, issued, claims.clone()).await, expected, "{issued} {claims}");
+        assert_eq!(after(&server, now + issued, claims.clone()).await, expected, "{issued} {claims}");
     }
     // PutUser replaces everything, and tokens that are older change nothing.
     server.operator().users.put_user(put("", false, "")).await.unwrap();
     let older = json!({ "email": ADDRESS, "email_verified": true, "name": "Ada" });
-    assert_eq!(after(&server, 28, older.clone()).await, profile(ADDRESS, true, "Ada"));
+    assert_eq!(after(&server, now + 28, older.clone()).await, profile(ADDRESS, true, "Ada"));
     server.operator().users.put_user(put("", false, "")).await.unwrap();
-    assert_eq!(after(&server, -10, older).await, profile("", false, ""));
+    assert_eq!(after(&server, now - 10, older).await, profile("", false, ""));
 }
 
 /// A server of the release before writes the whole profile, with one time of issue.
 #[tokio::test]
 async fn a_profile_that_a_former_release_wrote_has_one_time_of_issue() {
+    let now = now();
     let server = Server::start().await;
-    assert_eq!(after(&server, 10, json!({ "name": "Ada" })).await, profile("", false, "Ada"));
+    assert_eq!(after(&server, now + 10, json!({ "name": "Ada" })).await, profile("", false, "Ada"));
     let former = format!(
         "UPDATE users SET email = '{ADDRESS}', email_normal = '{ADDRESS}', email_verified = true, display_name = NULL,
              profile_issued_at = profile_issued_at + 10, revision = revision + 1 WHERE id = 'ada'"
     );
     sqlx::query(AssertSqlSafe(former)).execute(&server.database.pool).await.unwrap();
     let claims = json!({ "email": "new@example.com", "name": "Ada" });
-    assert_eq!(after(&server, 15, claims.clone()).await, profile(ADDRESS, true, ""));
-    assert_eq!(after(&server, 25, claims).await, profile("new@example.com", false, "Ada"));
+    assert_eq!(after(&server, now + 15, claims.clone()).await, profile(ADDRESS, true, ""));
+    assert_eq!(after(&server, now + 25, claims).await, profile("new@example.com", false, "Ada"));
 }
 
 #[tokio::test]
 async fn claims_that_cannot_be_used_are_reported_to_the_user_and_once_in_the_log() {
+    let now = now();
     let log = Log::watch();
     let server = Server::start().await;
     let claims = json!({ "email": "s3cret address", "email_verified": "maybe", "name": "s3cret\u{202e}" });
     for issued in [1, 2, 2] {
-        let caller = whole_caller(&mut ada(&server, issued, &claims)).await;
+        let caller = whole_caller(&mut ada(&server, now + issued, &claims)).await;
         let found: Vec<_> = caller.ignored_claims.into_iter().map(|ignored| (ignored.claim, ignored.reason)).collect();
         let expected = [
             ("email", "an address has the form name@domain"),
@@ -157,7 +166,7 @@ async fn claims_that_cannot_be_used_are_reported_to_the_user_and_once_in_the_log
     let name = Some("\u{202e}".to_owned());
     let grace = server.mint(&roster::authn::mint::ClaimSet { name, ..Server::claims("grace") });
     assert_eq!(whole_caller(&mut server.with_token(&grace)).await.ignored_claims.len(), 1);
-    assert_eq!(whole_caller(&mut ada(&server, 5, &json!({ "name": "Ada" }))).await.ignored_claims, []);
+    assert_eq!(whole_caller(&mut ada(&server, now + 5, &json!({ "name": "Ada" }))).await.ignored_claims, []);
     assert_eq!(whole_caller(&mut server.on_behalf_of("ada")).await.ignored_claims, []);
     assert_eq!(whole_caller(&mut server.service(&[Scope::Manage])).await.ignored_claims, []);
     let log = log.end();
@@ -179,7 +188,7 @@ async fn the_source_of_profiles_is_a_setting_of_the_issuer() {
         (Some(ProfileSource::PutUser), "", 0, Some("put@example.com")),
     ] {
         let server = server_with(source).await;
-        let caller = whole_caller(&mut ada(&server, 0, &claims)).await;
+        let caller = whole_caller(&mut ada(&server, now(), &claims)).await;
         assert_eq!((caller.user.unwrap().email.as_str(), caller.ignored_claims.len()), (from_token, ignored));
         let mut backend = server.service(&[Scope::Manage]);
         let answer = backend.users.put_user(put("put@example.com", false, "")).await;
@@ -205,9 +214,8 @@ async fn changes_so_far(server: &Server) -> i64 {
     server.database.count("SELECT count(*) FROM user_events WHERE user_id = 'ada'").await
 }
 
-/// Makes a random call that may change ada.
-async fn change(server: &Server, step: i64) {
-    let choice = roster::random::bits();
+/// Makes a call that may change ada, by this choice.
+async fn change(server: &Server, step: i64, choice: u64) {
     let email = ["", ADDRESS, "Ada@Example.com", "new@example.com"][usize::try_from(choice >> 8 & 3).unwrap()];
     let name = ["", "Ada", "Ada L."][usize::try_from((choice >> 16) % 3).unwrap()];
     let verified = choice >> 24 & 1 == 1;
@@ -227,7 +235,7 @@ async fn change(server: &Server, step: i64) {
         }
         _ => {
             let claims = json!({ "email": email, "email_verified": verified, "name": name });
-            let answer = ada(server, step % 60 - 20, &claims).users.get_caller(pb::GetCallerRequest {}).await;
+            let answer = ada(server, now() + step % 60 - 20, &claims).users.get_caller(pb::GetCallerRequest {}).await;
             if let Err(status) = answer {
                 assert_eq!(refused::<()>(Err(status)).1, "CALLER_INACTIVE");
             }
@@ -237,6 +245,7 @@ async fn change(server: &Server, step: i64) {
 
 #[tokio::test]
 async fn the_update_time_of_a_user_moves_exactly_with_the_other_fields() {
+    let now = now();
     let server = Server::start().await;
     let mut backend = server.service(&[Scope::Manage]);
     backend.users.put_user(put(ADDRESS, true, "Ada")).await.unwrap();
@@ -245,17 +254,18 @@ async fn the_update_time_of_a_user_moves_exactly_with_the_other_fields() {
     let claims = json!({ "email": ADDRESS, "email_verified": true, "name": "Ada" });
     for issued in [10, 20] {
         backend.users.put_user(put(ADDRESS, true, "Ada")).await.unwrap();
-        after(&server, issued, claims.clone()).await;
-        after(&server, issued + 5, json!({})).await;
+        after(&server, now + issued, claims.clone()).await;
+        after(&server, now + issued + 5, json!({})).await;
         assert_eq!(read(&mut backend).await, before);
     }
     let mut moved = 0;
-    for step in 0..120 {
+    let choices: Vec<u64> = (0..120).map(|_| roster::random::bits()).collect();
+    for (step, choice) in (0..).zip(&choices) {
         let ((user, time), events) = (read(&mut backend).await, changes_so_far(&server).await);
-        change(&server, step).await;
+        change(&server, step, *choice).await;
         let (user_after, time_after) = read(&mut backend).await;
-        assert_eq!(time_after != time, user_after != user, "step {step}: {user:?} {user_after:?}");
-        assert_eq!(changes_so_far(&server).await - events, i64::from(user_after != user), "step {step}");
+        assert_eq!(time_after != time, user_after != user, "step {step} of {choices:?}: {user:?} {user_after:?}");
+        assert_eq!(changes_so_far(&server).await - events, i64::from(user_after != user), "step {step} of {choices:?}");
         moved += i32::from(user_after != user);
     }
     assert!(moved > 10, "{moved}");
@@ -269,6 +279,6 @@ async fn the_update_time_of_a_user_moves_exactly_with_the_other_fields() {
 
 /// A deleted user's tokens are refused, and change nothing.
 async fn after_deletion(server: &Server, claims: &Value) {
-    let answer = ada(server, 50, claims).users.get_caller(pb::GetCallerRequest {}).await;
+    let answer = ada(server, now() + 50, claims).users.get_caller(pb::GetCallerRequest {}).await;
     assert_refused(answer, Code::PermissionDenied, "CALLER_INACTIVE");
 }

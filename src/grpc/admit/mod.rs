@@ -239,7 +239,7 @@ impl Api {
         let context = CallContext::of(&request);
         self.decide_caller::<M>(&context).await?;
         let caller = context.caller.clone();
-        Ok(CallerWrite { caller, message: WriteMessage { message: request.into_inner().open(), context } })
+        Ok(CallerWrite { caller, message: WriteMessage::new(request.into_inner(), context) })
     }
 
     /// Opens a write that may take away the caller's own right to make it: leaving, a removal, a lower role, a transfer, a
@@ -294,8 +294,12 @@ struct WriteMessage<M> {
 impl<M: WriteRequest> WriteMessage<M> {
     fn open(request: Request<Sealed<M>>) -> Self {
         let context = CallContext::of(&request);
-        let mut message = request.into_inner().open();
-        // A request id is a UUID: its spelling makes no other request of an equal one.
+        Self::new(request.into_inner(), context)
+    }
+
+    fn new(message: Sealed<M>, context: CallContext) -> Self {
+        let mut message = message.open();
+        // The id is a UUID: a request with another spelling of it is the same request.
         message.request_id_mut().make_ascii_lowercase();
         Self { message, context }
     }

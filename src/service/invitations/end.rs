@@ -69,8 +69,13 @@ pub(super) async fn expire(
     organization: &mut Organization,
     recipient: Option<&Recipient>,
 ) -> Result<usize, ServiceError> {
-    let most = limits::TIDY_EXPIRED_INVITATIONS;
-    let ids = invitations::expired(tx.connection, organization.id, recipient, most).await?;
+    let ids = match recipient {
+        Some(recipient) => {
+            let id = invitations::expired_to(tx.connection, organization.id, recipient).await?;
+            id.into_iter().collect()
+        }
+        None => invitations::expired(tx.connection, organization.id, limits::TIDY_EXPIRED_INVITATIONS).await?,
+    };
     end(tx, organization, &ids, InvitationState::Expired, EventType::InvitationExpired).await?;
     Ok(ids.len())
 }

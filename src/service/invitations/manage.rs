@@ -185,7 +185,7 @@ impl InviteAll {
         grant: &Grant,
     ) -> Result<Vec<ItemResult<IssuedInvitation>>, ServiceError> {
         let mut results: Vec<Option<ItemResult<IssuedInvitation>>> = self.inputs.iter().map(|_| None).collect();
-        // In the order of the quota rows, one for each mailbox: two calls must not deadlock.
+        // In the order of the quota rows, two for a user's mail: two calls must not deadlock.
         let mut order: Vec<usize> = (0..self.inputs.len()).collect();
         order.sort_by_cached_key(|index| mail_subject(&self.inputs[*index].recipient));
         for index in order {

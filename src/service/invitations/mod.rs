@@ -1,6 +1,6 @@
 //! Invitations. `manage` creates, resends and revokes them for the organization; `respond` accepts and declines them
-//! for the recipient; `end` makes pending ones final; `tokens` mints invitation tokens. This module has the settings, the inputs and the
-//! reads.
+//! for the recipient; `end` makes pending ones final; `tokens` mints invitation tokens. This module has the settings, the
+//! inputs and the reads.
 
 mod end;
 mod manage;

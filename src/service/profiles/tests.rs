@@ -99,10 +99,11 @@ fn the_order_of_tokens_does_not_matter() {
             order.fold(stored(None, false), |user, token| token.applied_to(&user))
         };
         let forwards = apply(&mut tokens.iter());
-        assert_eq!(apply(&mut tokens.iter().rev()), forwards);
-        assert_eq!(apply(&mut tokens[2..].iter().chain(&tokens[..2])), forwards);
+        let claims = || tokens.iter().map(|token| &token.claims).collect::<Vec<_>>();
+        assert_eq!(apply(&mut tokens.iter().rev()), forwards, "{:?}", claims());
+        assert_eq!(apply(&mut tokens[2..].iter().chain(&tokens[..2])), forwards, "{:?}", claims());
         let newest = tokens.iter().rev().find(|token| token.claims.email.is_some());
-        assert_eq!(forwards.email.as_ref(), newest.and_then(|token| token.claims.email.as_ref()));
-        assert_eq!(forwards.email_issued_at, newest.map_or(100, |token| token.issued_at));
+        assert_eq!(forwards.email.as_ref(), newest.and_then(|token| token.claims.email.as_ref()), "{:?}", claims());
+        assert_eq!(forwards.email_issued_at, newest.map_or(100, |token| token.issued_at), "{:?}", claims());
     }
 }

@@ -81,26 +81,21 @@ pub async fn unexpired(
     Ok(ids.into_iter().map(InvitationId::from_uuid).collect())
 }
 
-/// Finds at most `most` invitations of an organization that have expired and whose stored state is still `PENDING`: to
-/// everyone, or to one recipient.
+/// Finds at most `most` invitations of an organization that have expired and whose stored state is still `PENDING`.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn expired(
     connection: &mut PgConnection,
     organization: OrganizationId,
-    recipient: Option<&Recipient>,
     most: i64,
 ) -> Result<Vec<InvitationId>, StoreError> {
     let ids = sqlx::query_scalar!(
         r#"SELECT id FROM invitations
-           WHERE bucket = $1 AND organization_id = $2 AND state = 'PENDING' AND expire_time <= clock_timestamp()
-             AND ($3::text IS NULL OR (identifier_normal = $3 AND is_email = $4))
-           ORDER BY expire_time, id LIMIT $5"#,
+           WHERE bucket = $1 AND organization_id = $2 AND state = 'PENDING' AND expire_time <= statement_timestamp()
+           ORDER BY expire_time, id LIMIT $3"#,
         organization.bucket(),
         organization.as_uuid(),
-        recipient.map(Recipient::normal),
-        recipient.is_some_and(|recipient| recipient.email().is_some()),
         most,
     )
     .fetch_all(connection)
@@ -108,14 +103,40 @@ pub async fn expired(
     Ok(ids.into_iter().map(InvitationId::from_uuid).collect())
 }
 
-/// Finds at most `most` organizations with [`expired`] invitations.
+/// Finds the invitation of an organization to this recipient that has expired and whose stored state is still `PENDING`.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn expired_to(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    recipient: &Recipient,
+) -> Result<Option<InvitationId>, StoreError> {
+    let id = sqlx::query_scalar!(
+        r#"SELECT id FROM invitations
+           WHERE bucket = $1 AND organization_id = $2 AND identifier_normal = $3 AND is_email = $4
+             AND state = 'PENDING' AND expire_time <= statement_timestamp()"#,
+        organization.bucket(),
+        organization.as_uuid(),
+        recipient.normal(),
+        recipient.email().is_some(),
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(id.map(InvitationId::from_uuid))
+}
+
+/// Finds at most `most` organizations with [`expired`] invitations: those that expired first, of ten times as many.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn with_expired(connection: &mut PgConnection, most: i64) -> Result<Vec<OrganizationId>, StoreError> {
     let ids = sqlx::query_scalar!(
-        r#"SELECT DISTINCT organization_id FROM invitations
-           WHERE state = 'PENDING' AND expire_time <= clock_timestamp() LIMIT $1"#,
+        r#"SELECT DISTINCT organization_id FROM (
+               SELECT organization_id FROM invitations
+               WHERE state = 'PENDING' AND expire_time <= statement_timestamp()
+               ORDER BY expire_time LIMIT 10 * $1::bigint
+           ) first LIMIT $1"#,
         most,
     )
     .fetch_all(connection)
@@ -171,8 +192,8 @@ pub async fn cancel_mail(
     Ok(())
 }
 
-/// Deletes at most `most` invitations that ended or expired longer than `age` ago, accepted ones included, and their
-/// tokens. Returns the number of invitations deleted. Several processes may run this at the same time. The events stay;
+/// Deletes at most `most` invitations whose end and whose expire time are longer than `age` ago, accepted ones included,
+/// and their tokens. Returns the number of invitations deleted. Several processes may run this at the same time. The events stay;
 /// they contain no address.
 ///
 /// # Errors
@@ -181,7 +202,7 @@ pub async fn forget_old(connection: &mut PgConnection, age: Duration, most: i64)
     let result = sqlx::query!(
         r#"WITH old AS (
                SELECT bucket, organization_id, id FROM invitations
-               WHERE greatest(expire_time, update_time) < clock_timestamp() - $1::interval
+               WHERE greatest(expire_time, update_time) < clock_timestamp() - $1::interval AND state <> 'PENDING'
                LIMIT $2 FOR UPDATE SKIP LOCKED
            ), tokens AS (
                DELETE FROM invitation_tokens t USING old
