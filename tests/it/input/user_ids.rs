@@ -8,7 +8,7 @@ use roster::grpc::pb;
 use roster::server::ServerSettings;
 use tonic::Code;
 
-const LOOK_ALIKES: [&str; 9] = [
+const SIMILAR_IDS: [&str; 9] = [
     " ada",
     "ada ",
     "ada\u{a0}",
@@ -21,9 +21,9 @@ const LOOK_ALIKES: [&str; 9] = [
 ];
 
 #[tokio::test]
-async fn look_alikes_cannot_sign_in() {
+async fn similar_ids_cannot_sign_in() {
     let server = Server::start().await;
-    for id in LOOK_ALIKES {
+    for id in SIMILAR_IDS {
         let request = pb::ListUserOrganizationsRequest::default();
         let refused = server.user(id).organizations.list_user_organizations(request).await;
         assert_refused(refused, Code::Unauthenticated, "CREDENTIAL_INVALID");
@@ -35,13 +35,13 @@ async fn look_alikes_cannot_sign_in() {
 }
 
 #[tokio::test]
-async fn look_alikes_are_neither_made_nor_added() {
+async fn similar_ids_are_neither_made_nor_added() {
     let server = Server::start().await;
     let mut ada = server.user("ada");
     let acme = ada.create("Acme").await;
     let mut operator = server.operator();
     let invalid = (Code::InvalidArgument, "INVALID_REQUEST");
-    for id in LOOK_ALIKES {
+    for id in SIMILAR_IDS {
         let (organization, id) = (acme.clone(), id.to_owned());
         let person = Some(pb::add_member_request::Person::UserId(id.clone()));
         let add = pb::AddMemberRequest { organization: organization.clone(), person, ..Default::default() };
@@ -68,7 +68,7 @@ async fn look_alikes_are_neither_made_nor_added() {
 /// A datastore of a former release: `ada` owns an organization in which every look-alike is an admin.
 async fn former() -> Database {
     let database = Database::new().await;
-    let ids = LOOK_ALIKES.map(|id| format!("('{id}')")).join(", ");
+    let ids = SIMILAR_IDS.map(|id| format!("('{id}')")).join(", ");
     let users = format!("SELECT * FROM (VALUES ('ada'), {ids}) ids (id)");
     let organizations = "SELECT '07000000-0000-4000-8000-000000000001'::uuid AS id, 'acme' AS slug, 'ada' AS owner";
     let memberships =
@@ -78,11 +78,11 @@ async fn former() -> Database {
 }
 
 #[tokio::test]
-async fn stored_look_alikes_are_read_changed_and_removed() {
+async fn stored_similar_ids_are_read_changed_and_removed() {
     let server = Server::over(former().await, ServerSettings::default()).await;
     let (mut ada, mut operator) = (server.user("ada"), server.operator());
     let acme = || "acme".to_owned();
-    for id in LOOK_ALIKES {
+    for id in SIMILAR_IDS {
         let user_id = id.to_owned();
         let get = pb::GetUserRequest { user_id: user_id.clone() };
         assert_eq!(operator.users.get_user(get).await.unwrap().into_inner().user.unwrap().user_id, id);
@@ -124,7 +124,7 @@ async fn stored_look_alikes_are_read_changed_and_removed() {
         request.page_token = page.next_page_token;
     }
     listed.sort();
-    let mut wanted = LOOK_ALIKES.map(str::to_owned);
+    let mut wanted = SIMILAR_IDS.map(str::to_owned);
     wanted.sort();
     assert_eq!(listed, wanted);
 }
