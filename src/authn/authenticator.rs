@@ -310,18 +310,11 @@ impl Authenticator {
         // Before any look at the token: which tokens are still refused for another reason would reveal something about
         // the checks.
         peer.require_budget(clock::uptime())?;
-        let verified = async {
-            let token = UnverifiedToken::parse(text)?;
-            self.verify(&token, &digest, now, peer).await.map_err(|error| Rejection {
-                error,
-                issuer: Some(excerpt(token.issuer())),
-                key_id: token.key_id().map(excerpt),
-            })
-        };
-        verified.await.inspect_err(|rejection: &Rejection| {
-            if rejection.error.is_charged() {
-                peer.charge(clock::uptime());
-            }
+        let token = UnverifiedToken::parse(text).inspect_err(|error| peer.refusals().charge(*error))?;
+        self.verify(&token, &digest, now, peer).await.map_err(|error| Rejection {
+            error,
+            issuer: Some(excerpt(token.issuer())),
+            key_id: token.key_id().map(excerpt),
         })
     }
 
@@ -341,7 +334,8 @@ impl Authenticator {
         None
     }
 
-    /// Verifies a token that is not in the cache, and adds it. The cheap checks come first, on the thread of the call.
+    /// Verifies a token that is not in the cache, and adds it. The cheap checks come first, on the thread of the call. Each
+    /// refusal is charged to the peer, that of a signature by the verifier.
     async fn verify(
         &self,
         token: &UnverifiedToken<'_>,
@@ -354,8 +348,10 @@ impl Authenticator {
             .filter(|issuer| issuer.name.matches(token.issuer()))
             // An entry for one issuer counts before one for the issuers of all tenants.
             .min_by_key(|issuer| !issuer.name.is_one())
-            .ok_or(CredentialError::UnknownIssuer)?;
-        let TokenCandidate { content, signature } = issuer.check(token, now).await?;
+            .ok_or(CredentialError::UnknownIssuer)
+            .inspect_err(|error| peer.refusals().charge(*error))?;
+        let candidate = issuer.check(token, now).await.inspect_err(|error| peer.refusals().charge(*error));
+        let TokenCandidate { content, signature } = candidate?;
         let places = self.verifier.enter(peer).await?;
         // While this call waited, another may have verified the same token, or others may have spent the budget.
         if let Some(caller) = self.find_cached(digest, now).await {
@@ -363,7 +359,7 @@ impl Authenticator {
         }
         peer.require_budget(clock::uptime())?;
         let _places = self.verifier.verify(places, move || signature.run()).await?;
-        let verified = content.accept(now)?;
+        let verified = content.accept(now).inspect_err(|error| peer.refusals().charge(*error))?;
         // A reload may have removed the issuer while this call waited.
         if issuer.is_retired() {
             return Err(CredentialError::UnknownIssuer);

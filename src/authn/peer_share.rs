@@ -8,6 +8,7 @@
 
 use super::credential_error::CredentialError;
 use super::limits;
+use crate::clock;
 use crate::leaky_bucket::LeakyBucket;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,20 @@ pub struct PeerShare {
 #[derive(Debug)]
 struct PeerLimits {
     verifications: VerificationPlaces,
-    refusals: LeakyBucket,
+    refusals: Arc<LeakyBucket>,
+}
+
+/// The budget of refused tokens of a peer address; none for an address without limits.
+#[derive(Debug, Clone)]
+pub(super) struct RefusalBudget(Option<Arc<LeakyBucket>>);
+
+impl RefusalBudget {
+    /// Counts a token that was refused with this error, if it was refused for what it is.
+    pub(super) fn charge(&self, error: CredentialError) {
+        if let Some(refusals) = self.0.as_ref().filter(|_| error.is_charged()) {
+            refusals.charge(clock::uptime());
+        }
+    }
 }
 
 impl PeerShare {
@@ -32,7 +46,7 @@ impl PeerShare {
     #[must_use]
     pub fn limited(name: String) -> Self {
         let verifications = VerificationPlaces::new(limits::PEER_VERIFICATIONS, limits::PEER_WAITING);
-        let refusals = LeakyBucket::new(limits::REFUSAL_REFILL, limits::REFUSAL_BURST);
+        let refusals = Arc::new(LeakyBucket::new(limits::REFUSAL_REFILL, limits::REFUSAL_BURST));
         Self { name, limits: Some(PeerLimits { verifications, refusals }) }
     }
 
@@ -60,10 +74,16 @@ impl PeerShare {
     }
 
     /// Counts a token that was refused.
+    #[cfg(test)]
     pub(crate) fn charge(&self, now: Duration) {
         if let Some(limits) = &self.limits {
             limits.refusals.charge(now);
         }
+    }
+
+    /// Returns the budget of refused tokens.
+    pub(super) fn refusals(&self) -> RefusalBudget {
+        RefusalBudget(self.limits.as_ref().map(|limits| limits.refusals.clone()))
     }
 
     /// Waits for a place among the verifications of this address, if it has limits.
@@ -125,7 +145,7 @@ mod tests {
     #[test]
     fn an_address_without_limits_is_never_exhausted() {
         let share = PeerShare::unlimited("192.0.2.7".to_owned());
-        (0..100_000).for_each(|_| share.charge(START));
+        (0..100_000).for_each(|_| share.refusals().charge(CredentialError::MalformedToken));
         assert!(share.require_budget(START).is_ok() && share.is_unused(START));
     }
 

@@ -6,7 +6,7 @@
 
 use super::credential_error::CredentialError;
 use super::limits;
-use super::peer_share::{PeerShare, VerificationPlace, VerificationPlaces};
+use super::peer_share::{PeerShare, RefusalBudget, VerificationPlace, VerificationPlaces};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,10 +16,12 @@ pub(super) struct Verifier {
     computed: AtomicU64,
 }
 
-/// The places of one verification: in the server and, if its peer has limits, in the share of the peer.
+/// The places of one verification: in the server and, if its peer has limits, in the share of the peer, whose budget a
+/// refused token is charged to.
 pub(super) struct VerifierPlaces {
     _server: VerificationPlace,
     _peer: Option<VerificationPlace>,
+    refusals: RefusalBudget,
 }
 
 impl Default for Verifier {
@@ -33,23 +35,35 @@ impl Verifier {
     /// Waits for a place in the share of the peer, then for one in the server. So an address has few calls in the line of
     /// the server, however many it has sent.
     pub(super) async fn enter(&self, peer: &PeerShare) -> Result<VerifierPlaces, CredentialError> {
-        let peer = peer.enter().await?;
-        Ok(VerifierPlaces { _server: self.places.enter().await?, _peer: peer })
+        let (refusals, peer) = (peer.refusals(), peer.enter().await?);
+        Ok(VerifierPlaces { _server: self.places.enter().await?, _peer: peer, refusals })
     }
 
     /// Runs a verification on a blocking thread. Returns the places, which the caller keeps until the result is in the
     /// cache: the next call in the line may have the same token.
     ///
-    /// The thread holds the places while it computes, even if the call is cancelled.
+    /// The thread holds the places while it computes, even if the call is cancelled. It charges a refusal before it returns
+    /// them: the next call in the line must find it in the budget.
     pub(super) async fn verify(
         &self,
         places: VerifierPlaces,
         verification: impl FnOnce() -> Result<(), CredentialError> + Send + 'static,
     ) -> Result<VerifierPlaces, CredentialError> {
         self.computed.fetch_add(1, Ordering::Relaxed);
-        match tokio::task::spawn_blocking(move || verification().map(|()| places)).await {
+        let refusals = places.refusals.clone();
+        let run = move || match verification() {
+            Ok(()) => Ok(places),
+            Err(error) => {
+                places.refusals.charge(error);
+                Err(error)
+            }
+        };
+        match tokio::task::spawn_blocking(run).await {
             Ok(result) => result,
-            Err(error) if error.is_panic() => Err(CredentialError::VerificationPanic),
+            Err(error) if error.is_panic() => {
+                refusals.charge(CredentialError::VerificationPanic);
+                Err(CredentialError::VerificationPanic)
+            }
             // The runtime of the thread stops.
             Err(_) => Err(CredentialError::VerificationsBusy),
         }
@@ -78,6 +92,35 @@ mod tests {
         let places = verifier.enter(&peer).await.unwrap();
         assert!(verifier.verify(places, || Ok(())).await.is_ok());
         assert_eq!(verifier.computed(), 11);
+    }
+
+    #[tokio::test]
+    async fn a_refused_signature_is_charged_before_the_next_one_also_if_its_call_is_cancelled() {
+        let verifier = Verifier { places: VerificationPlaces::new(1, 1024), computed: AtomicU64::new(0) };
+        let peer = PeerShare::limited("192.0.2.7".to_owned());
+        let refused = || Err(CredentialError::InvalidSignature);
+        // A call that is dropped as soon as its thread has begun, and one that waits for its answer, in turns.
+        for number in 0..limits::REFUSAL_BURST {
+            let places = verifier.enter(&peer).await.unwrap();
+            assert!(peer.require_budget(crate::clock::uptime()).is_ok(), "{number}");
+            let mut call = Box::pin(verifier.verify(places, refused));
+            if number % 2 == 0 {
+                let _ = (&mut call).now_or_never();
+            } else {
+                assert_eq!(call.await.err(), Some(CredentialError::InvalidSignature));
+            }
+        }
+        // The budget refills by a charge in ten milliseconds.
+        let mut more = 0;
+        loop {
+            let places = verifier.enter(&peer).await.unwrap();
+            if peer.require_budget(crate::clock::uptime()).is_err() {
+                break;
+            }
+            more += 1;
+            assert!(more < 10 * limits::REFUSAL_BURST, "refusals are not charged");
+            let _ = verifier.verify(places, refused).await;
+        }
     }
 
     #[tokio::test]

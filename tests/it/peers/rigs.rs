@@ -94,6 +94,12 @@ impl StartedCall {
         }
     }
 
+    /// Waits for the head of the response. `None` if the connection ended before.
+    pub async fn head_if_open(self) -> Option<(HeaderMap, RecvStream)> {
+        let (head, incoming) = soon(self.response).await.ok()?.into_parts();
+        Some((head.headers, incoming))
+    }
+
     /// Waits for the head of the response.
     pub async fn head(self) -> (HeaderMap, RecvStream) {
         let (head, incoming) = soon(self.response).await.unwrap().into_parts();
