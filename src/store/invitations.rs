@@ -83,7 +83,7 @@ macro_rules! invitation_query {
 pub(super) use invitation_query;
 
 mod end;
-pub use end::{PendingInvitations, cancel_mail, end, expired, expired_to, forget_old, settle, unexpired, with_expired};
+pub use end::{PendingInvitations, cancel_mail, end, expired, forget_old, settle, unexpired, with_expired};
 
 impl From<InvitationRow> for Invitation {
     fn from(row: InvitationRow) -> Self {
@@ -279,8 +279,7 @@ pub async fn list(
     Ok(RowPage::new(rows, |row| row.has_next, Invitation::from))
 }
 
-/// Finds the recipient's invitation whose stored state is `PENDING`. End the [`expired`] ones first: this does not look at
-/// the expiry time.
+/// Finds the recipient's invitation whose stored state is `PENDING`, and whether it has expired.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -288,9 +287,9 @@ pub async fn pending(
     connection: &mut PgConnection,
     organization: OrganizationId,
     recipient: &Recipient,
-) -> Result<Option<InvitationId>, StoreError> {
-    let id = sqlx::query_scalar!(
-        r#"SELECT id FROM invitations
+) -> Result<Option<(InvitationId, bool)>, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT id, expire_time <= clock_timestamp() AS "is_expired!" FROM invitations
            WHERE bucket = $1 AND organization_id = $2 AND is_email = $3 AND identifier_normal = $4 AND state = 'PENDING'"#,
         organization.bucket(),
         organization.as_uuid(),
@@ -299,7 +298,7 @@ pub async fn pending(
     )
     .fetch_optional(connection)
     .await?;
-    Ok(id.map(InvitationId::from_uuid))
+    Ok(row.map(|row| (InvitationId::from_uuid(row.id), row.is_expired)))
 }
 
 /// The numbers of an organization's invitations that its limits apply to.

@@ -2,7 +2,7 @@
 
 use crate::domain::event::EventType;
 use crate::domain::{
-    Invitation, InvitationId, InvitationState, Organization, OrganizationId, Recipient, Refusal, UserId, ValueKind,
+    Invitation, InvitationId, InvitationState, Organization, OrganizationId, Refusal, UserId, ValueKind,
 };
 use crate::service::write::Change;
 use crate::service::write::queue::QueueKey;
@@ -63,21 +63,13 @@ pub(in crate::service) async fn revoke_all(
     end(tx, organization, &ids, InvitationState::Revoked, EventType::InvitationRevoked).await
 }
 
-/// Records the expiry of invitations of the locked organization: to everyone, or to one recipient. Returns their number.
+/// Records the expiry of these invitations of the locked organization.
 pub(super) async fn expire(
     tx: &mut UnitOfWork<'_>,
     organization: &mut Organization,
-    recipient: Option<&Recipient>,
-) -> Result<usize, ServiceError> {
-    let ids = match recipient {
-        Some(recipient) => {
-            let id = invitations::expired_to(tx.connection, organization.id, recipient).await?;
-            id.into_iter().collect()
-        }
-        None => invitations::expired(tx.connection, organization.id, limits::TIDY_EXPIRED_INVITATIONS).await?,
-    };
-    end(tx, organization, &ids, InvitationState::Expired, EventType::InvitationExpired).await?;
-    Ok(ids.len())
+    ids: &[InvitationId],
+) -> Result<(), ServiceError> {
+    end(tx, organization, ids, InvitationState::Expired, EventType::InvitationExpired).await
 }
 
 async fn end(
@@ -116,7 +108,12 @@ impl Change for ExpireInvitations {
 
     async fn apply(&self, tx: &mut UnitOfWork<'_>, organization: Self::Place) -> Result<usize, ServiceError> {
         match organization {
-            Some(mut organization) => expire(tx, &mut organization, None).await,
+            Some(mut organization) => {
+                let most = limits::TIDY_EXPIRED_INVITATIONS;
+                let ids = invitations::expired(tx.connection, organization.id, most).await?;
+                expire(tx, &mut organization, &ids).await?;
+                Ok(ids.len())
+            }
             None => Ok(0),
         }
     }

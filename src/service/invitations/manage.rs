@@ -213,9 +213,10 @@ impl InviteAll {
                 }
             }
         }
-        expire(tx, organization, Some(&input.recipient)).await?;
-        if let Some(id) = invitations::pending(tx.connection, organization.id, &input.recipient).await? {
-            return Err(Refusal::InvitationPending { invitation_id: id.to_string() }.into());
+        match invitations::pending(tx.connection, organization.id, &input.recipient).await? {
+            Some((id, true)) => expire(tx, organization, &[id]).await?,
+            Some((id, false)) => return Err(Refusal::InvitationPending { invitation_id: id.to_string() }.into()),
+            None => {}
         }
         let counts = invitations::counts(tx.connection, organization.id).await?;
         if counts.pending >= self.settings.pending_per_organization.into() {

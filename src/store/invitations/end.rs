@@ -1,7 +1,7 @@
 //! The end of invitations: answered, revoked or expired, and forgotten later.
 
 use super::interval;
-use crate::domain::{EmailAddress, Invitation, InvitationId, InvitationState, OrganizationId, Recipient, UserId};
+use crate::domain::{EmailAddress, Invitation, InvitationId, InvitationState, OrganizationId, UserId};
 use crate::store::StoreError;
 use sqlx::PgConnection;
 use std::time::Duration;
@@ -101,29 +101,6 @@ pub async fn expired(
     .fetch_all(connection)
     .await?;
     Ok(ids.into_iter().map(InvitationId::from_uuid).collect())
-}
-
-/// Finds the invitation of an organization to this recipient that has expired and whose stored state is still `PENDING`.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn expired_to(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    recipient: &Recipient,
-) -> Result<Option<InvitationId>, StoreError> {
-    let id = sqlx::query_scalar!(
-        r#"SELECT id FROM invitations
-           WHERE bucket = $1 AND organization_id = $2 AND identifier_normal = $3 AND is_email = $4
-             AND state = 'PENDING' AND expire_time <= statement_timestamp()"#,
-        organization.bucket(),
-        organization.as_uuid(),
-        recipient.normal(),
-        recipient.email().is_some(),
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(id.map(InvitationId::from_uuid))
 }
 
 /// Finds at most `most` organizations with [`expired`] invitations: those that expired first, of ten times as many.
