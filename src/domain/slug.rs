@@ -48,16 +48,20 @@ impl Slug {
         Self::parse(slug.trim_end_matches('-')).ok()
     }
 
-    /// Creates a short slug from random bits, for names that have no slug of their own.
+    /// Creates a slug from 40 random bits: `stem` or `org`, and ten hexadecimal digits.
     #[must_use]
-    pub fn random(bits: u64) -> Self {
-        Self(format!("org-{:010x}", bits & 0xff_ffff_ffff))
+    pub fn random(stem: Option<&Self>, bits: u64) -> Self {
+        let org = Self("org".to_owned());
+        stem.unwrap_or(&org).with_suffix(&format!("-{:010x}", bits & 0xff_ffff_ffff))
     }
 
     /// The slug with a number appended, shortened to fit the length limit.
     #[must_use]
     pub fn numbered(&self, number: u32) -> Self {
-        let suffix = format!("-{number}");
+        self.with_suffix(&format!("-{number}"))
+    }
+
+    fn with_suffix(&self, suffix: &str) -> Self {
         let stem_length = limits::SLUG_CHARACTERS - suffix.len();
         let stem = &self.0[..self.0.len().min(stem_length)];
         Self(format!("{}{suffix}", stem.trim_end_matches('-')))
@@ -113,8 +117,13 @@ mod tests {
 
     #[test]
     fn random_slugs_are_valid() {
+        let long = Slug::from_name(&"a".repeat(300));
         for bits in [0, 1, u64::MAX] {
-            assert!(Slug::parse(Slug::random(bits).as_str()).is_ok());
+            for stem in [None, Slug::from_name("Acme"), long.clone()] {
+                assert!(Slug::parse(Slug::random(stem.as_ref(), bits).as_str()).is_ok());
+            }
         }
+        assert_eq!(Slug::random(None, 7).as_str(), "org-0000000007");
+        assert_eq!(Slug::random(Slug::from_name("Acme").as_ref(), 7).as_str(), "acme-0000000007");
     }
 }

@@ -184,6 +184,9 @@ impl Change for Create {
         if input.inactive && owner.is_none() {
             return Err(Refusal::field("inactive", "an inactive organization needs an owner: name one").into());
         }
+        if owner.is_none() && input.owner.is_none() && input.owner_attributes != Attributes::default() {
+            return Err(Refusal::field("owner_attributes", "attributes of an owner need an owner: name one").into());
+        }
         let state = match (&owner, input.inactive) {
             (None, _) => OrganizationState::Pending,
             (Some(_), false) => OrganizationState::Active,
@@ -266,8 +269,8 @@ async fn hold_owner(tx: &mut UnitOfWork<'_>, owner: &UserId) -> Result<(), Servi
     Ok(())
 }
 
-/// Claims the requested slug, or one derived from the name. A derived slug that is taken gets a number. The slug is
-/// random if the name has no slug, or if too many numbers are taken.
+/// Claims the requested slug, or one derived from the name. A derived slug that is taken gets a number, and random digits
+/// if every number is taken. The slug is random if the name has none.
 async fn claim(
     tx: &mut UnitOfWork<'_>,
     requested: Option<&Slug>,
@@ -278,7 +281,8 @@ async fn claim(
         let free = tx.claim_slug(slug, id).await?;
         return if free { Ok(slug.clone()) } else { Err(Refusal::SlugTaken { slug: slug.to_string() }.into()) };
     }
-    if let Some(plain) = Slug::from_name(name.as_str()) {
+    let plain = Slug::from_name(name.as_str());
+    if let Some(plain) = &plain {
         let mut candidates = vec![plain.clone()];
         candidates.extend((2..=limits::SLUG_SUFFIXES).map(|number| plain.numbered(number)));
         // Another transaction may claim the free slug first: then try the next one.
@@ -290,7 +294,7 @@ async fn claim(
             candidates.drain(..=index);
         }
     }
-    let slug = Slug::random(random::bits());
+    let slug = Slug::random(plain.as_ref(), random::bits());
     let free = tx.claim_slug(&slug, id).await?;
     if free { Ok(slug) } else { Err(Refusal::Conflict.into()) }
 }

@@ -1,6 +1,7 @@
 //! Repeated requests and dry runs: `request_id` and `validate_only`.
 
 mod refusals;
+mod repeated;
 
 use crate::harness::samples::{Fixture, SampleCaller, Target, Write, call, sample};
 use crate::harness::server::Clients;

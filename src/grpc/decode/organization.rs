@@ -42,7 +42,11 @@ pub(in crate::grpc) fn create(
 }
 
 fn owner(message: &pb::CreateOrganizationRequest, fields: &mut FieldReader) -> Result<Option<Owner>, InvalidFields> {
-    let delivery = delivery(fields, "owner_delivery", message.owner_delivery);
+    let mut delivery = delivery(fields, "owner_delivery", message.owner_delivery);
+    if matches!(delivery, Ok(Some(_))) && message.owner_email.is_empty() {
+        delivery =
+            Err(fields.wrong("owner_delivery", Invalid::new("only with owner_email: no other owner is invited")));
+    }
     match (message.owner_user_id.as_str(), message.owner_email.as_str()) {
         ("", "") => delivery.map(|_| None),
         (id, "") => {

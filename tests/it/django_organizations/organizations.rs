@@ -44,6 +44,15 @@ async fn a_slug_is_made_from_the_name_numbered_when_taken_and_kept_on_rename() {
         slugs.push(made.organization.unwrap().slug);
     }
     assert_eq!(slugs, ["acme", "acme-2", "acme-3"]);
+    // Beyond -100, random digits.
+    for number in 4..=100 {
+        let made = ada.organizations.create_organization(organization("Acme")).await.unwrap().into_inner();
+        assert_eq!(made.organization.unwrap().slug, format!("acme-{number}"));
+    }
+    let made = ada.organizations.create_organization(organization("Acme")).await.unwrap().into_inner();
+    let slug = made.organization.unwrap().slug;
+    let digits = slug.strip_prefix("acme-").unwrap();
+    assert!(digits.len() == 10 && digits.chars().all(|c| c.is_ascii_hexdigit()), "{slug}");
 
     let request = pb::UpdateOrganizationRequest {
         organization: "acme".to_owned(),
@@ -54,9 +63,10 @@ async fn a_slug_is_made_from_the_name_numbered_when_taken_and_kept_on_rename() {
     assert_eq!((renamed.name.as_str(), renamed.slug.as_str()), ("Apex", "acme"));
 
     // Names without ASCII letters still get a usable slug, and names without any letter a random one.
-    for name in ["株式会社", "!!!"] {
+    for (name, beginning) in [("株式会社", ""), ("!!!", "org-")] {
         let made = ada.organizations.create_organization(organization(name)).await.unwrap().into_inner();
-        assert!(roster::domain::Slug::parse(&made.organization.unwrap().slug).is_ok());
+        let slug = made.organization.unwrap().slug;
+        assert!(slug.starts_with(beginning) && roster::domain::Slug::parse(&slug).is_ok(), "{slug}");
     }
     server.database.assert_invariants().await;
 }

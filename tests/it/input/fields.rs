@@ -150,6 +150,41 @@ async fn an_inactive_organization_needs_an_owner() {
 }
 
 #[tokio::test]
+async fn a_field_of_the_owner_without_an_owner_is_named() {
+    let fixture = Fixture::new().await;
+    let (by_id, by_email) = ("grace".to_owned(), "grace@example.com".to_owned());
+    let base = crate::harness::organization("Gamma");
+    let none = pb::CreateOrganizationRequest { validate_only: true, ..base };
+    let by_id = pb::CreateOrganizationRequest { owner_user_id: by_id, ..none.clone() };
+    let by_email = pb::CreateOrganizationRequest { owner_email: by_email, ..none.clone() };
+    let delivered = |request: &pb::CreateOrganizationRequest| pb::CreateOrganizationRequest {
+        owner_delivery: pb::InvitationDelivery::Token.into(),
+        ..request.clone()
+    };
+    let described = |request: &pb::CreateOrganizationRequest| pb::CreateOrganizationRequest {
+        owner_attributes: Some(nested(2)),
+        ..request.clone()
+    };
+    let cases = [
+        (delivered(&none), Some("owner_delivery")),
+        (delivered(&by_id), Some("owner_delivery")),
+        (delivered(&by_email), None),
+        (described(&none), Some("owner_attributes")),
+        (described(&by_id), None),
+        (described(&by_email), None),
+    ];
+    for (request, field) in cases {
+        let answer = fixture.server.operator().organizations.create_organization(request.clone()).await;
+        let named = answer.err().map(|status| violations(&status)).unwrap_or_default();
+        assert_eq!(named, field.into_iter().collect::<Vec<_>>(), "{request:?}");
+    }
+    // A calling user is the owner.
+    let request = described(&none);
+    fixture.ada.clone().organizations.create_organization(request).await.unwrap();
+    fixture.assert_unchanged().await;
+}
+
+#[tokio::test]
 async fn values_at_the_limits_are_accepted() {
     let mut fixture = Fixture::new().await;
     let method = message("CreateOrganizationRequest");

@@ -3,6 +3,7 @@
 mod addresses;
 mod batches;
 mod bytes;
+mod defaults;
 mod fields;
 mod invitations;
 mod names;

@@ -52,13 +52,13 @@ fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
         "search" => text("ac"),
         "reason" => text("because"),
         "request_id" => text(UUID),
-        // The owner is given by id.
-        "etag" | "page_token" | "owner_email" | "cursor" | "replace_roles" => None,
+        // The owner is given by id, and so is not invited.
+        "etag" | "page_token" | "owner_email" | "owner_delivery" | "cursor" | "replace_roles" => None,
         "ping" => Some(Value::I64(7)),
         "invitation_id" => text(&fixture.invitation),
         "token" => text(&fixture.token),
         // NONE, which suits every recipient.
-        "delivery" | "owner_delivery" => Some(Value::EnumNumber(3)),
+        "delivery" => Some(Value::EnumNumber(3)),
         "lifetime" => Some(duration(7200, 0)),
         // Without `rotate`, a reminder with the delivery NONE has no effect.
         "validate_only" | "fully_consistent" | "rotate" => Some(Value::Bool(true)),
