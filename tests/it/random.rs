@@ -4,6 +4,7 @@
 //!
 //! `ROSTER_TEST_REQUESTS` sets the number of requests, `ROSTER_TEST_SEED` the seed.
 
+mod answers;
 mod contract;
 mod words;
 
@@ -102,6 +103,8 @@ impl Run {
                 if let Err(fault) = self.contract.check_items(&method, &answer) {
                     panic!("{description}: {fault}");
                 }
+                let faults = answers::faults(&answer);
+                assert!(faults.is_empty(), "{description}: not as the comments say: {faults:?}: {answer:.2000}");
                 self.words.lock().unwrap().learn(&answer);
                 *self.tally.lock().unwrap().good.entry(method.name().to_owned()).or_default() += 1;
             }
