@@ -35,7 +35,7 @@ pub use settings::ReplicaSettings;
 pub use statistics::ReplicaStatistics;
 
 use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{BucketPosition, OrganizationRef, Standing, UserId, UserState};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId, UserState};
 use crate::replica_tables::ReplicaTables;
 use crate::store::StoreError;
 use crate::store::datastore::{self, Datastore};
@@ -342,6 +342,15 @@ impl Replica {
     pub fn user_state_now(&self, user: &UserId) -> Option<Option<UserState>> {
         let known = self.0.is_fresh(&Freshness::Recent) && !self.0.is_behind(user_bucket(user.bucket()));
         known.then(|| self.0.tables.user(user).0)
+    }
+
+    /// Whether a user may have been a member of an organization that its bucket's log purged at this position. `false` only
+    /// if memory knows that the user was not.
+    #[must_use]
+    pub fn may_have_been_member(&self, organization: OrganizationId, user: &UserId, position: i64) -> bool {
+        let bucket = self.0.tables.read(organization.bucket());
+        let known = bucket.as_ref().and_then(|bucket| bucket.was_member_at_purge(organization, user, position));
+        known.unwrap_or(true)
     }
 
     /// The counters and gauges at this moment.

@@ -52,8 +52,10 @@ pub struct Bucket {
     at: BucketPosition,
     organizations: Table<OrganizationRecord, 1>,
     members: Table<Slot, 4>,
-    /// The number of slots of purged organizations: no lookup reaches them.
+    /// The number of slots of purged organizations: only [`Bucket::was_member_at_purge`] reaches them.
     garbage: usize,
+    /// Of an organization that is purged after this position, the table keeps the slot of every member.
+    garbage_since: i64,
     /// The names of the deployment's roles, shared by all buckets.
     role_names: Arc<RoleNames>,
     /// The roles of the deployment. Each bucket has a reference of its own: a lookup borrows it under the bucket's lock, and
@@ -81,7 +83,8 @@ impl Bucket {
         at: BucketPosition,
     ) -> Self {
         let (organizations, members, roles) = (Table::default(), Table::default(), RoleSideTable::default());
-        Self { key, at, organizations, members, garbage: 0, role_names, deployment, roles }
+        let garbage_since = at.position;
+        Self { key, at, organizations, members, garbage: 0, garbage_since, role_names, deployment, roles }
     }
 
     /// Sets the roles of the deployment.
@@ -171,7 +174,7 @@ impl Bucket {
         let mut slug_changes = Vec::new();
         for (position, entry) in entries {
             if position > self.at.position {
-                slug_changes.extend(self.apply_entry(entry));
+                slug_changes.extend(self.apply_entry(position, entry));
             }
         }
         if last.position > self.at.position {
@@ -180,7 +183,7 @@ impl Bucket {
         slug_changes
     }
 
-    fn apply_entry(&mut self, entry: &LogEntry) -> Option<SlugChange> {
+    fn apply_entry(&mut self, position: i64, entry: &LogEntry) -> Option<SlugChange> {
         let id = entry.organization;
         match &entry.detail {
             ChangeDetail::Membership { user, role } => {
@@ -198,6 +201,10 @@ impl Bucket {
                 self.roles.remove_all(id);
                 let record = self.organizations.remove(id)?;
                 self.garbage += usize::try_from(record.members).unwrap_or(usize::MAX);
+                if record.has_unknown_change {
+                    // The unknown change may have added a member.
+                    self.garbage_since = position;
+                }
                 record.slug.map(|slug| SlugChange { organization: id, old: Some(slug), new: None })
             }
             ChangeDetail::Organization { state: Some(state), owner, slug } => {
@@ -282,6 +289,15 @@ impl Bucket {
         let role = if is_owner { Some(RoleView::OWNER) } else { role() };
         let head = OrganizationHead { id: organization, state: record.state, revision: record.revision };
         Some(MemberLookup { organization: Some(head), role })
+    }
+
+    /// Whether a user was a member of an organization that the log purged at this position; `None` if the bucket does not
+    /// know, because it was loaded later or has not applied the purge yet.
+    #[must_use]
+    pub fn was_member_at_purge(&self, organization: OrganizationId, user: &UserId, position: i64) -> Option<bool> {
+        let is_known = self.garbage_since < position && position <= self.at.position;
+        let member = self.key.member(organization, user.as_str());
+        is_known.then(|| self.members.get(Slot::key_of(member)).is_some())
     }
 
     /// The role that a slot of the organization names.

@@ -117,6 +117,15 @@ enum OwnRole {
     ReplacedBy(&'static str),
 }
 
+#[derive(Debug)]
+struct Purge {
+    position: i64,
+    members: BTreeSet<usize>,
+    /// Whether the bucket has followed the log since before the purge, and knew every change of the organizations that
+    /// were purged since.
+    is_known: bool,
+}
+
 #[derive(Default)]
 struct Model {
     position: i64,
@@ -128,7 +137,7 @@ struct Model {
     /// Organizations with an unknown change since the bucket was loaded.
     changed: BTreeSet<u128>,
     /// The id of a purged organization is never reused.
-    purged: BTreeSet<u128>,
+    purged: BTreeMap<u128, Purge>,
     loaded: [bool; 2],
 }
 
@@ -165,7 +174,31 @@ impl Model {
         }
         tables.put(bucket);
         self.changed.retain(|changed| id(*changed).bucket() != number);
+        self.forget_purges(number);
         self.loaded[usize::from(number.unsigned_abs())] = true;
+    }
+
+    /// The bucket no longer knows the members of the organizations that were purged.
+    fn forget_purges(&mut self, bucket: i16) {
+        for (_, purge) in self.purged.iter_mut().filter(|(number, _)| id(**number).bucket() == bucket) {
+            purge.is_known = false;
+        }
+    }
+
+    fn purge(&mut self, number: u128) -> Option<ChangeDetail> {
+        let of_purged = self.members.keys().filter(|(organization, _)| *organization == number);
+        let members = of_purged.map(|(_, member)| *member).collect();
+        self.members.retain(|(organization, _), _| *organization != number);
+        self.roles.retain(|(organization, _), _| *organization != number);
+        let (_, _, named) = self.organizations.remove(&number)?;
+        let bucket = id(number).bucket();
+        let has_unknown_change = self.changed.remove(&number);
+        if has_unknown_change {
+            self.forget_purges(bucket);
+        }
+        let is_known = self.loaded[usize::from(bucket.unsigned_abs())] && !has_unknown_change;
+        self.purged.insert(number, Purge { position: self.position + 1, members, is_known });
+        Some(ChangeDetail::Organization { state: None, owner: None, slug: slug(named) })
     }
 
     fn step(&mut self, tables: &ReplicaTables, step: Step) {
@@ -176,17 +209,13 @@ impl Model {
                 return tables.take(bucket);
             }
             Step::Purge { number } => {
-                self.members.retain(|(organization, _), _| *organization != number);
-                self.roles.retain(|(organization, _), _| *organization != number);
-                let Some((_, _, named)) = self.organizations.remove(&number) else { return };
-                self.purged.insert(number);
-                self.changed.remove(&number);
-                (number, ChangeDetail::Organization { state: None, owner: None, slug: slug(named) })
+                let Some(detail) = self.purge(number) else { return };
+                (number, detail)
             }
             Step::Organization { number, state, owner, slug: named } => {
                 // A slug belongs to one organization.
                 let taken = self.organizations.iter().any(|(other, (.., taken))| *other != number && *taken == named);
-                if taken || self.purged.contains(&number) {
+                if taken || self.purged.contains_key(&number) {
                     return;
                 }
                 let head = OrganizationHead { id: id(number), state, revision: self.position + 1 };
@@ -214,7 +243,7 @@ impl Model {
                 (number, detail)
             }
             Step::Unknown { number } => {
-                if self.purged.contains(&number) {
+                if self.purged.contains_key(&number) {
                     return;
                 }
                 if self.loaded[usize::from(id(number).bucket().unsigned_abs())] {
@@ -283,6 +312,10 @@ impl Model {
             let Some(read) = read.as_ref() else { continue };
             let organization = self.organizations.get(&number);
             for member in 0..USERS.len() {
+                if let Some(Purge { position, members, is_known }) = self.purged.get(&number) {
+                    let was_member = read.was_member_at_purge(id(number), &user(member), *position);
+                    assert_eq!(was_member, is_known.then(|| members.contains(&member)));
+                }
                 let role = self.members.get(&(number, member)).copied();
                 let is_owner = organization.is_some_and(|(_, owner, _)| *owner == Some(member));
                 let lookup = read.find(id(number), Some(&user(member)), table);

@@ -10,7 +10,7 @@
 use super::consistency_token::{ConsistencyToken, TokenForm};
 use super::{Freshness, Roster, ServiceError};
 use crate::domain::ids::MODEL_BUCKET;
-use crate::domain::{BucketPosition, LogMark, OrganizationId, OrganizationRef, Refusal, RoleTable};
+use crate::domain::{BucketPosition, LogMark, OrganizationId, OrganizationRef, Refusal, RoleTable, UserId};
 use crate::replica::{Commits, Feed, Replica};
 use crate::service::limits;
 use crate::store::datastore::{self, Datastore};
@@ -18,7 +18,7 @@ use crate::store::log::history::{self, LogEvidence};
 use crate::store::log::tail::LogPosition;
 use crate::store::log::{replay, tail};
 use crate::store::pool::Pool;
-use crate::store::{StoreError, access_model, in_time};
+use crate::store::{StoreError, access_model, events, in_time};
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -180,6 +180,23 @@ impl Roster {
     ) -> Result<Option<OrganizationId>, ServiceError> {
         let (standing, _) = self.replica.standing(organization, None, &Freshness::Full).await?;
         Ok(standing.organization.map(|organization| organization.id))
+    }
+
+    /// Whether an organization that does not exist was purged.
+    ///
+    /// # Errors
+    /// If the datastore does not answer.
+    pub async fn was_purged(&self, id: OrganizationId) -> Result<bool, ServiceError> {
+        let mut connection = self.pool.acquire_read().await?;
+        let outcome = events::exist(&mut connection, id).await;
+        Ok(connection.finish(outcome)?)
+    }
+
+    /// Whether a user may have been a member of an organization that its bucket's log purged at this position. `false` only
+    /// if the replica knows that the user was not.
+    #[must_use]
+    pub fn may_have_been_member(&self, organization: OrganizationId, user: &UserId, position: i64) -> bool {
+        self.replica.may_have_been_member(organization, user, position)
     }
 
     /// Waits until every write that is acknowledged now is in every change feed.

@@ -229,6 +229,19 @@ pub async fn list(
     Ok(RowPage::new(rows, |row| row.has_next, EventRecord::from))
 }
 
+/// Whether an organization has events: whether it has ever existed, because its events outlive it.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn exist(connection: &mut PgConnection, organization: OrganizationId) -> Result<bool, StoreError> {
+    let exist = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM events WHERE bucket = $1 AND organization_id = $2) AS "exist!""#,
+        organization.bucket(),
+        organization.as_uuid(),
+    );
+    Ok(exist.fetch_one(connection).await?)
+}
+
 /// The key of an event: the organization or user that it belongs to, and the revision that it made there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventKey {

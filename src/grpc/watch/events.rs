@@ -18,7 +18,7 @@ pub(in crate::grpc) async fn watch(
     input: EventWatch,
     sender: StreamSender<pb::WatchEventsResponse>,
 ) -> Result<(), Status> {
-    let organization = WatchScope::find(&roster, input.organization.as_ref()).await?;
+    let organization = WatchScope::find(&roster, input.organization.as_ref(), input.cursor.is_some()).await?;
     let scope = WatchScope { organization, user: None, kind: input.kind };
     let model = organization.is_none().then_some(MODEL_BUCKET);
     let feed = roster.follow(input.cursor.as_ref(), scope.buckets().into_iter().chain(model)).await?;

@@ -67,11 +67,21 @@ struct WatchScope {
 const ORGANIZATIONS: Range<i16> = 0..crate::domain::ids::ORGANIZATION_BUCKETS;
 
 impl WatchScope {
-    /// Finds the organization that a request names; `None` if it names none.
-    async fn find(roster: &Roster, name: Option<&OrganizationRef>) -> Result<Option<OrganizationId>, Status> {
+    /// Finds the organization that a request names; `None` if it names none. A watch that continues from a cursor also
+    /// finds a purged organization by its id: the purge may come after the cursor.
+    async fn find(
+        roster: &Roster,
+        name: Option<&OrganizationRef>,
+        continues: bool,
+    ) -> Result<Option<OrganizationId>, Status> {
         let Some(name) = name else { return Ok(None) };
-        let id = roster.find_organization(name).await?;
-        Ok(Some(id.ok_or_else(|| status::refused(&Refusal::OrganizationNotFound))?))
+        if let Some(id) = roster.find_organization(name).await? {
+            return Ok(Some(id));
+        }
+        match name {
+            OrganizationRef::Id(id) if continues && roster.was_purged(*id).await? => Ok(Some(*id)),
+            OrganizationRef::Id(_) | OrganizationRef::Slug(_) => Err(status::refused(&Refusal::OrganizationNotFound)),
+        }
     }
 
     /// The buckets that a watch of this scope follows.

@@ -19,15 +19,15 @@ async fn next(watch: &mut Streaming<pb::WatchEventsResponse>) -> pb::WatchEvents
 }
 
 /// The key of an event: the organization or the user, the revision, and the type.
-type Key = (String, i64, String);
+pub(super) type Key = (String, i64, String);
 
-fn key(event: &pb::Event) -> Key {
+pub(super) fn key(event: &pb::Event) -> Key {
     let subject = if event.organization_id.is_empty() { &event.user_id } else { &event.organization_id };
     (subject.clone(), event.revision, event.r#type.clone())
 }
 
 /// The keys of all events of organizations, and of the events of users that change their state.
-async fn table(server: &Server) -> BTreeSet<Key> {
+pub(super) async fn table(server: &Server) -> BTreeSet<Key> {
     let all: Vec<Key> = sqlx::query_as(
         "SELECT organization_id::text, revision, type FROM events
          UNION ALL SELECT e.user_id, e.revision, e.type FROM user_events e

@@ -3,6 +3,7 @@
 mod checks;
 mod events;
 mod export;
+mod filters;
 mod large;
 mod life;
 mod memberships;
