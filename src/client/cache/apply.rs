@@ -177,6 +177,12 @@ fn parse(changes: &[pb::MembershipsChange]) -> Result<WatchBatch, Error> {
     Ok(batch)
 }
 
+/// Whether an entry deletes a role. After a move of members that ends with no member left to move, it has the revision of
+/// the change before.
+fn deletes_role(entry: &LogEntry) -> bool {
+    matches!(entry.detail, ChangeDetail::Role { permissions: None, .. })
+}
+
 impl ClientReplica {
     /// Applies the changes of one message; the changes of one organization take effect together.
     pub(super) fn apply(
@@ -192,7 +198,7 @@ impl ClientReplica {
         for entry in batch.entries {
             let id = entry.organization;
             let (known, is_new) = revisions.entry(id).or_insert_with(|| (self.revision(id, recent), false));
-            if entry.revision < *known || (entry.revision == *known && !*is_new) {
+            if entry.revision < *known || (entry.revision == *known && !*is_new && !deletes_role(&entry)) {
                 outcome.repetitions += 1;
                 continue;
             }

@@ -6,7 +6,7 @@ use super::apply::{ApplyError, ApplyOutcome, ExportLoader, RecentChanges};
 use super::follow::{PingHistory, WriteParts};
 use super::replica::ClientReplica;
 use crate::client::{Check, CheckReason, limits};
-use crate::domain::Kind;
+use crate::domain::{Kind, RoleName};
 use crate::pb::{self, memberships_change::Change as ChangeMessage};
 
 const ACME: &str = "7b0c3a1e-5a39-4d0c-9a53-3a0f2c8f7a11";
@@ -79,6 +79,23 @@ fn repeated_changes_are_skipped() {
         assert_eq!(answer(&replica, "slug-7b0c3a1e", "ada"), (CheckReason::Allowed, 4));
     }
     assert_eq!(replica.memberships(), 1);
+}
+
+#[test]
+fn a_role_is_deleted_also_without_a_new_revision() {
+    let (replica, mut recent) = empty();
+    let history = [created(ACME, 1), roles::defined(ACME, "org:auditor", &[], 2)];
+    replica.apply(&history, &mut recent).unwrap();
+    let check = Check::role(ACME, "eve", RoleName::parse("org:auditor").unwrap()).unwrap();
+    assert_eq!(replica.answer(&check).map(|answer| answer.reason), Some(CheckReason::NotAMember));
+    for _ in 0..2 {
+        replica.apply(&[roles::deleted(ACME, "org:auditor", 2)], &mut recent).unwrap();
+        // The server says that there is no such role.
+        assert_eq!(replica.answer(&check), None);
+    }
+    replica.apply(&[roles::defined(ACME, "org:auditor", &[], 3)], &mut recent).unwrap();
+    replica.apply(&[roles::deleted(ACME, "org:auditor", 2)], &mut recent).unwrap();
+    assert_eq!(replica.answer(&check).map(|answer| answer.reason), Some(CheckReason::NotAMember));
 }
 
 #[test]

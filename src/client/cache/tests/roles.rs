@@ -53,11 +53,11 @@ fn sent_role(role: pb::OrganizationRoleChange) -> pb::MembershipsChange {
     pb::MembershipsChange { organization_id, revision, ..change(ChangeMessage::Role(role)) }
 }
 
-fn defined(id: &str, role: &str, permissions: &[&str], revision: i64) -> pb::MembershipsChange {
+pub(super) fn defined(id: &str, role: &str, permissions: &[&str], revision: i64) -> pb::MembershipsChange {
     sent_role(role_change(id, role, permissions, revision))
 }
 
-fn deleted(id: &str, role: &str, revision: i64) -> pb::MembershipsChange {
+pub(super) fn deleted(id: &str, role: &str, revision: i64) -> pb::MembershipsChange {
     sent_role(pb::OrganizationRoleChange { deleted: true, ..role_change(id, role, &[], revision) })
 }
 
