@@ -23,6 +23,18 @@ impl EventService for Api {
         respond(pb::ListEventsResponse { events, next_page_token })
     }
 
+    async fn list_user_events(
+        &self,
+        request: Request<Sealed<pb::ListUserEventsRequest>>,
+    ) -> Result<Response<pb::ListUserEventsResponse>, Status> {
+        let (message, _) = self.admit_caller(request).await?;
+        let (page, filter) = read(|fields| decode::list_of_user(&message, fields))?;
+        let rows = self.roster().list_user_events(&filter).await?;
+        let (events, next_page_token) =
+            page.convert(&rows, convert::event, |last| last.revision.to_be_bytes().to_vec());
+        respond(pb::ListUserEventsResponse { events, next_page_token })
+    }
+
     type WatchEventsStream = PushStream<pb::WatchEventsResponse>;
 
     async fn watch_events(

@@ -3,11 +3,12 @@
 use super::change_feed::LogChange;
 use super::{Roster, ServiceError, access_model};
 use crate::authz::decide::Access;
+use crate::domain::Refusal;
 use crate::domain::event::{EventRecord, EventType};
 use crate::store::row_page::RowPage;
-use crate::store::{StoreError, events};
+use crate::store::{StoreError, events, users};
 
-pub use crate::store::events::EventFilter;
+pub use crate::store::events::{EventFilter, UserEventFilter};
 
 impl Roster {
     /// Lists the events of the organization, the newest first.
@@ -22,6 +23,22 @@ impl Roster {
         let mut connection = self.pool.acquire_read().await?;
         let outcome = events::list(&mut connection, access.organization(), filter).await;
         Ok(connection.finish(outcome)?)
+    }
+
+    /// Lists the events of a user, the newest first.
+    ///
+    /// # Errors
+    /// `USER_NOT_FOUND`; if the datastore does not answer.
+    pub async fn list_user_events(&self, filter: &UserEventFilter) -> Result<RowPage<EventRecord>, ServiceError> {
+        let mut connection = self.pool.acquire_read().await?;
+        let outcome = async {
+            let state = users::state(&mut connection, &filter.user).await?;
+            Ok::<_, StoreError>((state, events::list_of_user(&mut connection, filter).await?))
+        };
+        let outcome = outcome.await;
+        let (state, rows) = connection.finish(outcome)?;
+        state.ok_or(Refusal::UserNotFound)?;
+        Ok(RowPage { rows, is_cut: false })
     }
 
     /// Reads the events of these changes, in the order of the changes and each with the index of its change, and the number

@@ -229,6 +229,43 @@ pub async fn list(
     Ok(RowPage::new(rows, |row| row.has_next, EventRecord::from))
 }
 
+/// A page of a user's events.
+#[derive(Debug, Clone)]
+pub struct UserEventFilter {
+    /// The user whose events are listed.
+    pub user: UserId,
+    /// Only events of these types; `None` for every type.
+    pub types: Option<Vec<EventType>>,
+    /// Only revisions less than this one: the last of the previous page.
+    pub before: Option<i64>,
+    /// Maximum number of events.
+    pub limit: i64,
+}
+
+/// Lists the events of a user, the newest first, by the primary key. They hold no large values.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn list_of_user(
+    connection: &mut PgConnection,
+    filter: &UserEventFilter,
+) -> Result<Vec<EventRecord>, StoreError> {
+    let types = type_names(filter.types.as_deref());
+    let rows = event_query!(
+        r#"NULL::bigint AS number, NULL::uuid AS organization_id, e.user_id AS "user_id?", NULL::boolean AS has_next"#,
+        "FROM user_events e
+         WHERE e.user_bucket = $1 AND e.user_id = $2 AND e.revision < $3 AND ($4::text[] IS NULL OR e.type = ANY ($4))
+         ORDER BY e.revision DESC
+         LIMIT $5",
+        filter.user.bucket(),
+        filter.user.as_str(),
+        filter.before.unwrap_or(i64::MAX),
+        types.as_deref(),
+        filter.limit,
+    );
+    Ok(rows.fetch_all(connection).await?.into_iter().map(EventRecord::from).collect())
+}
+
 /// Whether an organization has events: whether it has ever existed, because its events outlive it.
 ///
 /// # Errors

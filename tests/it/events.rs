@@ -1,10 +1,15 @@
 //! The audit trail, as its readers see it.
 
+use crate::harness::server::Clients;
 use crate::harness::{Server, add, assert_refused, set_role};
+use crate::streams::memberships::Memberships;
+use crate::streams::soon;
+use roster::domain::Scope;
 use roster::grpc::pb;
+use std::collections::BTreeMap;
 use tonic::Code;
 
-async fn page(reader: &mut crate::harness::server::Clients, request: pb::ListEventsRequest) -> pb::ListEventsResponse {
+async fn page(reader: &mut Clients, request: pb::ListEventsRequest) -> pb::ListEventsResponse {
     reader.events.list_events(request).await.unwrap().into_inner()
 }
 
@@ -121,4 +126,124 @@ async fn events_of_a_deleted_organization_stay_readable_for_its_owner_and_of_a_p
     operator.organizations.delete_organization(purge).await.unwrap();
     assert_refused(operator.events.list_events(request.clone()).await, Code::NotFound, "ORGANIZATION_NOT_FOUND");
     assert_refused(ada.events.list_events(request).await, Code::PermissionDenied, "PERMISSION_DENIED");
+}
+
+fn of_user(user: &str, page_size: i32, types: &[&str]) -> pb::ListUserEventsRequest {
+    let types = types.iter().map(|name| (*name).to_owned()).collect();
+    pb::ListUserEventsRequest { user_id: user.to_owned(), types, page_size, ..Default::default() }
+}
+
+/// All pages of a list of a user's events.
+async fn all_of_user(reader: &mut Clients, mut request: pb::ListUserEventsRequest) -> Vec<pb::Event> {
+    let mut events = Vec::new();
+    loop {
+        let response = reader.events.list_user_events(request.clone()).await.unwrap().into_inner();
+        assert!(i32::try_from(response.events.len()).unwrap() <= request.page_size);
+        events.extend(response.events);
+        if response.next_page_token.is_empty() {
+            return events;
+        }
+        request.page_token = response.next_page_token;
+    }
+}
+
+/// Deactivates and reactivates a user this many times, with a profile that changes in between.
+async fn toggle(operator: &mut Clients, user: &str, times: usize) {
+    let user_id = user.to_owned();
+    for number in 0..times {
+        let reason = format!("number {number}");
+        let request = pb::DeactivateUserRequest { user_id: user_id.clone(), reason, ..Default::default() };
+        operator.users.deactivate_user(request).await.unwrap();
+        let request = pb::ReactivateUserRequest { user_id: user_id.clone(), ..Default::default() };
+        operator.users.reactivate_user(request).await.unwrap();
+        let display_name = format!("Name {number}");
+        let request = pb::PutUserRequest { user_id: user_id.clone(), display_name, ..Default::default() };
+        operator.users.put_user(request).await.unwrap();
+    }
+}
+
+/// The events of users' states that a watch sends from a cursor on, by user.
+async fn watched(clients: &Clients, cursor: String, count: usize) -> BTreeMap<String, Vec<pb::Event>> {
+    let types = ["user.deactivated", "user.reactivated", "user.deleted"].map(str::to_owned).into();
+    let request = pb::WatchEventsRequest { cursor, types, ..Default::default() };
+    let mut watch = clients.events.clone().watch_events(request).await.unwrap().into_inner();
+    let mut events: BTreeMap<String, Vec<pb::Event>> = BTreeMap::new();
+    while events.values().map(Vec::len).sum::<usize>() < count {
+        for event in soon(watch.message()).await.unwrap().unwrap().events {
+            events.entry(event.user_id.clone()).or_default().push(event);
+        }
+    }
+    events
+}
+
+#[tokio::test]
+async fn the_pages_of_a_users_events_are_what_a_watch_sends_and_the_changes_of_the_profile() {
+    let server = Server::start().await;
+    let (mut operator, mut backend) = (server.operator(), server.service(&[Scope::Manage]));
+    let (_, cursor) = Memberships::export(&backend, "").await;
+    for user in ["grace", "alan", "emmy"] {
+        let request = pb::PutUserRequest { user_id: user.to_owned(), ..Default::default() };
+        operator.users.put_user(request).await.unwrap();
+        toggle(&mut operator, user, 3).await;
+    }
+    let request = pb::DeleteUserRequest { user_id: "grace".to_owned(), ..Default::default() };
+    operator.users.delete_user(request).await.unwrap();
+
+    let watched = watched(&backend, cursor, 3 * 6 + 1).await;
+    for (user, mut expected) in watched {
+        expected.reverse();
+        let states = ["user.deactivated", "user.reactivated", "user.deleted"];
+        for page_size in [1, 4, 100] {
+            assert_eq!(all_of_user(&mut backend, of_user(&user, page_size, &states)).await, expected);
+            let all = all_of_user(&mut operator, of_user(&user, page_size, &[])).await;
+            let count = i64::try_from(all.len()).unwrap();
+            assert!(all.iter().map(|event| event.revision).eq((1..=count).rev()), "{all:?}");
+            assert!(all.iter().all(|event| event.user_id == user && event.organization_id.is_empty()));
+            assert!(expected.iter().all(|event| all.contains(event)));
+            let updated: Vec<_> = all.iter().filter(|event| event.r#type == "user.updated").collect();
+            assert_eq!((updated.len(), all.last().unwrap().r#type.as_str()), (3, "user.created"));
+            assert!(!format!("{all:?}").contains("Name"), "an event has a profile");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_a_users_events_keeps_its_page_token_and_outlasts_the_change_log() {
+    let server = Server::start().await;
+    let (mut operator, mut ada) = (server.operator(), server.user("ada"));
+    let acme = ada.create("Acme").await;
+    for user in ["grace", "alan"] {
+        let request = pb::PutUserRequest { user_id: user.to_owned(), ..Default::default() };
+        operator.users.put_user(request).await.unwrap();
+        toggle(&mut operator, user, 1).await;
+    }
+    let first = of_user("grace", 2, &[]);
+    let page_token = operator.events.list_user_events(first.clone()).await.unwrap().into_inner().next_page_token;
+    let list = pb::ListEventsRequest { organization: acme, page_size: 1, ..Default::default() };
+    let other_list = ada.events.list_events(list.clone()).await.unwrap().into_inner().next_page_token;
+    for (token, request) in [
+        (&page_token, of_user("alan", 2, &[])),
+        (&page_token, of_user("grace", 2, &["user.created"])),
+        (&other_list, first.clone()),
+    ] {
+        let request = pb::ListUserEventsRequest { page_token: token.clone(), ..request };
+        assert_refused(operator.events.list_user_events(request).await, Code::InvalidArgument, "INVALID_REQUEST");
+    }
+    let foreign = pb::ListEventsRequest { page_token: page_token.clone(), ..list };
+    assert_refused(ada.events.list_events(foreign).await, Code::InvalidArgument, "INVALID_REQUEST");
+
+    // New events come before the first page. The retention of the change log concerns watches only.
+    toggle(&mut operator, "grace", 1).await;
+    sqlx::query("DELETE FROM user_log").execute(&server.database.pool).await.unwrap();
+    let rest = all_of_user(&mut operator, pb::ListUserEventsRequest { page_token, ..first }).await;
+    assert_eq!(types(&rest), ["user.deactivated", "user.created"]);
+    assert_eq!(all_of_user(&mut operator, of_user("grace", 100, &[])).await.len(), 6);
+
+    let unknown = operator.events.list_user_events(of_user("unknown", 0, &[])).await;
+    assert_refused(unknown, Code::NotFound, "USER_NOT_FOUND");
+    assert_refused(
+        server.user("grace").events.list_user_events(of_user("grace", 0, &[])).await,
+        Code::PermissionDenied,
+        "CALLER_NOT_ALLOWED",
+    );
 }

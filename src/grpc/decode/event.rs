@@ -6,7 +6,7 @@ use crate::domain::{Invalid, Kind, OrganizationRef, UserId};
 use crate::grpc::page::Page;
 use crate::grpc::{limits, pb};
 use crate::service::consistency_token::ConsistencyToken;
-use crate::service::events::EventFilter;
+use crate::service::events::{EventFilter, UserEventFilter};
 
 /// The event types of a filter; `None` for all.
 fn types(fields: &mut FieldReader, types: &[String]) -> Result<Option<Vec<EventType>>, InvalidFields> {
@@ -27,12 +27,29 @@ pub(in crate::grpc) fn list(
     let type_list = format!("{:?}", message.types);
     let filter = ["events", &message.organization, &type_list, &message.user_id];
     let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
-    let before = page.key(fields, |key| {
-        // Revisions start at 1.
-        <[u8; 8]>::try_from(key).ok().map(i64::from_be_bytes).filter(|revision| *revision > 0)
-    })?;
+    let before = page.key(fields, revision)?;
     let limit = page.limit();
     Ok((page, EventFilter { types: types?, user: user?, before, limit }))
+}
+
+/// The key of an event in a page token. Revisions start at 1.
+fn revision(key: &[u8]) -> Option<i64> {
+    <[u8; 8]>::try_from(key).ok().map(i64::from_be_bytes).filter(|revision| *revision > 0)
+}
+
+/// The input of `ListUserEvents`.
+pub(in crate::grpc) fn list_of_user(
+    message: &pb::ListUserEventsRequest,
+    fields: &mut FieldReader,
+) -> Result<(Page, UserEventFilter), InvalidFields> {
+    let user = fields.take("user_id", UserId::parse(&message.user_id));
+    let types = types(fields, &message.types);
+    let type_list = format!("{:?}", message.types);
+    let filter = ["user events", &message.user_id, &type_list];
+    let page = Page::read(fields, message.page_size, &message.page_token, &filter)?;
+    let before = page.key(fields, revision)?;
+    let limit = page.limit();
+    Ok((page, UserEventFilter { user: user?, types: types?, before, limit }))
 }
 
 /// What an event watch asks for.

@@ -66,6 +66,7 @@ BatchCreateInvitations  cred      bad old     deny     deny  deny   off  role   
 GetInvitation           cred      bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
 ListInvitations         cred      bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
 ListEvents              cred      bad old     deny     deny  deny   off  role   read  read  role       read      deny        read
+ListUserEvents          cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 ListReceivedInvitations cred      bad old     read     read  read   off  read   read  read  read       read      read        read
 PreviewInvitation       read      bad old     read     read  read   off  read   read  read  read       read      lost        lost
 AcceptInvitation        cred      bad old     done     done  done   off  done   done  done  shut       shut      lost        lost
@@ -125,6 +126,7 @@ BatchCreateInvitations  scope done   scope  done     shut       none        gone
 GetInvitation           scope read   scope  read     read       none        read          read      role       deny         role
 ListInvitations         scope read   scope  read     read       none        read          read      role       deny         role
 ListEvents              scope read   scope  read     read       none        read          read      role       deny         role
+ListUserEvents          scope read   scope  read     read       read        read          kind      kind       kind         kind
 ListReceivedInvitations scope scope  kind   kind     scope      scope       kind          read      read       read         read
 PreviewInvitation       read  read   read   read     read       lost        lost          read      read       read         read
 AcceptInvitation        scope scope  kind   kind     scope      scope       kind          done      done       done         done

@@ -337,6 +337,7 @@ fn read_entry(name: &str, target: &Target) -> Option<Sample> {
             Owner.sends(request).after(Setup::InvitationToIdentifier)
         }
         "ListEvents" => Owner.sends(pb::ListEventsRequest { organization, ..Default::default() }),
+        "ListUserEvents" => Operator.sends(pb::ListUserEventsRequest { user_id: account, ..Default::default() }),
         "ListReceivedInvitations" => {
             let request = pb::ListReceivedInvitationsRequest::default();
             Invitee.sends(request).after(Setup::InvitationToInvitee)

@@ -81,10 +81,16 @@ async fn fill(server: &Server) {
          SELECT organization_bucket_of('{ACME}'), '{ACME}', n, 'member.updated', 'user', {}, {}, {ATTRIBUTES}, {ATTRIBUTES},
                 repeat('\u{1f600}', 500), now()
          FROM generate_series(1, {ROWS}) n;
+         INSERT INTO user_events (user_bucket, user_id, revision, type, actor_kind, actor_id, actor_via, reason, create_time)
+         SELECT user_bucket_of(u.id), u.id, n, 'user.deactivated', 'user', {}, repeat('s', 100), repeat('\u{1f600}', 500),
+                now()
+         FROM generate_series(1, {USERS}) n, (SELECT {} AS id) u;
          UPDATE organizations SET revision = {ROWS} WHERE id = '{ACME}'",
         user("n"),
         user("n"),
         user("n"),
+        user("n"),
+        user("'1'"),
     );
     sqlx::raw_sql(AssertSqlSafe(texts)).execute(&server.database.pool).await.unwrap();
 }
@@ -140,8 +146,13 @@ async fn pages(caller: &mut Caller, method: &MethodDescriptor) -> (Vec<usize>, u
         let mut request = DynamicMessage::new(method.input());
         request.set_field_by_name("page_size", Value::I32(1_000));
         request.set_field_by_name("page_token", Value::String(token));
-        if method.name() == "ListUserOrganizations" {
-            request.set_field_by_name("user_id", Value::String("zoe".to_owned()));
+        let user_id = match method.name() {
+            "ListUserOrganizations" => "zoe".to_owned(),
+            "ListUserEvents" => user(1),
+            _ => String::new(),
+        };
+        if !user_id.is_empty() {
+            request.set_field_by_name("user_id", Value::String(user_id));
         }
         if method.input().get_field_by_name("organization").is_some() {
             request.set_field_by_name("organization", Value::String(ACME.to_owned()));
@@ -174,12 +185,13 @@ async fn every_list_of_the_largest_rows_has_pages_that_a_default_client_receives
     };
     let mut zoe = Caller::with_token(&server.channel(), server.mint(&zoe));
     let lists: Vec<MethodDescriptor> = dynamic::methods().into_iter().filter(is_page).collect();
-    assert_eq!(lists.len(), 10);
+    assert_eq!(lists.len(), 11);
     for method in lists {
         let caller = if method.name() == "ListReceivedInvitations" { &mut zoe } else { &mut operator };
         let (sizes, items) = pages(caller, &method).await;
         let expected = match method.name() {
             "ListUsers" => USERS + 1,
+            "ListUserEvents" => USERS,
             // With the built-in roles.
             "ListRoles" => ROLES + 3,
             "ListModelEvents" => MODELS,
@@ -190,7 +202,7 @@ async fn every_list_of_the_largest_rows_has_pages_that_a_default_client_receives
         let largest = sizes.iter().max().copied().unwrap();
         assert!(largest <= LIMIT, "{}: {sizes:?}", method.name());
         // The rows with attributes fill a page.
-        let is_full = !["ListUsers", "ListReceivedInvitations"].contains(&method.name());
+        let is_full = !["ListUsers", "ListUserEvents", "ListReceivedInvitations"].contains(&method.name());
         assert!(!is_full || largest > LIMIT - 128 * 1024, "{}: {sizes:?}", method.name());
         assert!(largest > 100_000, "{}: {sizes:?}", method.name());
     }

@@ -6,7 +6,7 @@ mod export;
 mod filters;
 mod large;
 mod life;
-mod memberships;
+pub mod memberships;
 mod roles;
 mod slow;
 mod watch;

@@ -83,6 +83,7 @@ static REQUEST_TYPES: LazyLock<Vec<RequestType>> = LazyLock::new(|| {
         ListOrganizationsRequest,
         ListReceivedInvitationsRequest,
         ListRolesRequest,
+        ListUserEventsRequest,
         ListUserOrganizationsRequest,
         ListUsersRequest,
         PreviewInvitationRequest,
