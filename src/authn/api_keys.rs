@@ -3,7 +3,7 @@
 //! The settings contain only the SHA-256 of a key. A key has 256 random bits, so a fast hash protects it sufficiently,
 //! and the duration of the digest lookup reveals nothing useful to an attacker.
 
-use super::caller::{Caller, OperatorCaller, ServiceCaller};
+use super::caller::{Caller, Namespace, ServiceCaller, ServiceIdentity};
 use super::retirement::Retirement;
 use super::secret::Secret;
 use super::settings::ApiKeySettings;
@@ -63,7 +63,8 @@ impl ApiKeys {
                 None => reject("sha256", "the SHA-256 of the key is needed, as 64 hexadecimal digits"),
                 Some(Entry::Occupied(_)) => reject("sha256", "another entry has the same key"),
                 Some(Entry::Vacant(entry)) => {
-                    let caller = Arc::new(caller_with_scopes(key.name.clone(), None, key.scopes.clone()));
+                    let identity = ServiceIdentity { name: key.name.clone(), namespace: Namespace::ApiKeys };
+                    let caller = Arc::new(caller_with_scopes(identity, key.scopes.clone()));
                     entry.insert(Arc::new(AcceptedApiKey {
                         caller,
                         settings: key.clone(),
@@ -103,13 +104,13 @@ impl ApiKeys {
 }
 
 /// Returns the caller with these scopes: an operator if they contain [`Scope::Operator`], otherwise a service.
-pub(super) fn caller_with_scopes(name: String, issuer: Option<Arc<str>>, mut scopes: Vec<Scope>) -> Caller {
+pub(super) fn caller_with_scopes(identity: ServiceIdentity, mut scopes: Vec<Scope>) -> Caller {
     if scopes.contains(&Scope::Operator) {
-        return Caller::Operator(OperatorCaller { name, issuer });
+        return Caller::Operator(identity);
     }
     scopes.sort_unstable();
     scopes.dedup();
-    Caller::Service(ServiceCaller { name, issuer, scopes: scopes.into() })
+    Caller::Service(ServiceCaller { identity, scopes: scopes.into() })
 }
 
 fn parse_digest(text: &str) -> Option<[u8; 32]> {
@@ -146,7 +147,7 @@ mod tests {
         assert_eq!(mistakes, Vec::<String>::new());
 
         let scopes = |key: &GeneratedApiKey| match keys.find(key.secret.expose()).as_deref().map(|key| &*key.caller) {
-            Some(Caller::Service(service)) if service.name == "billing" => service.scopes.to_vec(),
+            Some(Caller::Service(service)) if service.identity.name == "billing" => service.scopes.to_vec(),
             _ => Vec::new(),
         };
         assert_eq!(scopes(&old), [Scope::Check]);

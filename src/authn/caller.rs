@@ -2,6 +2,7 @@
 
 use super::profile_claims::ProfileClaims;
 use crate::domain::{ActorKind, PermissionSet, Scope, UserId};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -15,7 +16,7 @@ pub enum Caller {
     /// A backend service.
     Service(ServiceCaller),
     /// An operator: passes every rule. This makes the operator a member of no organization.
-    Operator(OperatorCaller),
+    Operator(ServiceIdentity),
 }
 
 /// A calling user.
@@ -23,15 +24,28 @@ pub enum Caller {
 pub struct UserCaller {
     /// The user's id.
     pub id: UserId,
-    /// The name of the service or operator that acts on the user's behalf; `None` if the user calls directly.
-    pub via: Option<String>,
+    /// The service or operator that acts on the user's behalf; `None` if the user calls directly.
+    pub via: Option<ServiceIdentity>,
     /// The claims of the user's own token; `None` if a service or operator acts on the user's behalf.
     pub claims: Option<Arc<UserClaims>>,
+}
+
+impl UserCaller {
+    fn actor(&self) -> Actor {
+        let issuer = match &self.via {
+            Some(via) => via.namespace.issuer(),
+            None => self.claims.as_ref().map(|claims| &*claims.issuer),
+        };
+        let via = self.via.as_ref().map(|via| via.name.clone());
+        Actor { kind: ActorKind::User, id: self.id.to_string(), issuer: issuer.map(str::to_owned), via }
+    }
 }
 
 /// The claims about the user in an identity provider's token.
 #[derive(Debug)]
 pub struct UserClaims {
+    /// The `iss` of the token.
+    pub issuer: Arc<str>,
     /// The claims about the user's profile.
     pub profile: ProfileClaims,
     /// When the token was issued, in seconds since 1970; 0 if the token has no `iat`. A claim of an older token never
@@ -44,12 +58,10 @@ pub struct UserClaims {
 /// A backend service that calls.
 #[derive(Debug, Clone)]
 pub struct ServiceCaller {
-    /// The name: the subject of the token, or the configured name of the API key.
-    pub name: String,
-    /// The issuer of the token; `None` for an API key.
-    pub issuer: Option<Arc<str>>,
+    /// The identity of the service.
+    pub identity: ServiceIdentity,
     /// The granted scopes, sorted and unique. They never contain [`Scope::Operator`]: a credential with that scope
-    /// identifies an [`OperatorCaller`].
+    /// identifies an operator.
     pub scopes: Arc<[Scope]>,
 }
 
@@ -67,13 +79,55 @@ impl ServiceCaller {
     }
 }
 
-/// A calling operator.
-#[derive(Debug, Clone)]
-pub struct OperatorCaller {
-    /// The name: the subject of the token, or the configured name of the API key.
+/// What a service or an operator is known by: its name, and the namespace in which that name is unique.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServiceIdentity {
+    /// The name: the subject of the token, or the configured name of the API key or the client certificate.
     pub name: String,
-    /// The issuer of the token; `None` for an API key.
-    pub issuer: Option<Arc<str>>,
+    /// The namespace of the name.
+    pub namespace: Namespace,
+}
+
+impl ServiceIdentity {
+    fn actor(&self, kind: ActorKind) -> Actor {
+        Actor { kind, id: self.name.clone(), issuer: self.namespace.issuer().map(str::to_owned), via: None }
+    }
+}
+
+/// A namespace of the names of services and operators. Equal names in two namespaces are two callers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Namespace {
+    /// The subjects in the tokens of the issuer with this `iss`.
+    Issuer(Arc<str>),
+    /// The names of the configured API keys.
+    ApiKeys,
+    /// The names of the configured client certificates.
+    ClientCertificates,
+    /// The commands of this program.
+    Commands,
+}
+
+impl Namespace {
+    /// Returns the issuer; `None` for a namespace that no issuer has.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&str> {
+        match self {
+            Self::Issuer(issuer) => Some(issuer),
+            Self::ApiKeys | Self::ClientCertificates | Self::Commands => None,
+        }
+    }
+}
+
+/// A text that differs from that of every other namespace.
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Issuer(issuer) => write!(f, "issuer {issuer}"),
+            Self::ApiKeys => f.write_str("api keys"),
+            Self::ClientCertificates => f.write_str("client certificates"),
+            Self::Commands => f.write_str("commands"),
+        }
+    }
 }
 
 /// The caller as far as limits per caller distinguish callers. A service that acts on behalf of users is one caller,
@@ -84,9 +138,8 @@ pub enum CallerKey {
     Anonymous,
     /// A user with a token of their own.
     User(UserId),
-    /// A service or an operator: its name, and the issuer of its token. The issuer is `None` for an API key, and for a
-    /// caller that acts on behalf of a user.
-    Service(Option<Arc<str>>, String),
+    /// A service or an operator.
+    Service(ServiceIdentity),
 }
 
 /// The caller as recorded in the audit trail.
@@ -96,6 +149,9 @@ pub struct Actor {
     pub kind: ActorKind,
     /// The id of the user, or the name of the service or operator.
     pub id: String,
+    /// The `iss` of the token with which the call was made, by the actor or by the service or operator that acted on the
+    /// user's behalf. `None` if the call was made with an API key or a client certificate, and for roster itself.
+    pub issuer: Option<String>,
     /// The name of the service or operator that acted on the user's behalf, if any.
     pub via: Option<String>,
 }
@@ -106,9 +162,9 @@ impl Caller {
     pub fn actor(&self) -> Option<Actor> {
         match self {
             Self::Anonymous => None,
-            Self::User(user) => Some(Actor { kind: ActorKind::User, id: user.id.to_string(), via: user.via.clone() }),
-            Self::Service(service) => Some(Actor { kind: ActorKind::Service, id: service.name.clone(), via: None }),
-            Self::Operator(operator) => Some(Actor { kind: ActorKind::Operator, id: operator.name.clone(), via: None }),
+            Self::User(user) => Some(user.actor()),
+            Self::Service(service) => Some(service.identity.actor(ActorKind::Service)),
+            Self::Operator(identity) => Some(identity.actor(ActorKind::Operator)),
         }
     }
 
@@ -117,11 +173,10 @@ impl Caller {
     pub fn key(&self) -> CallerKey {
         match self {
             Self::Anonymous => CallerKey::Anonymous,
-            Self::User(UserCaller { via: Some(via), .. }) => CallerKey::Service(None, via.clone()),
+            Self::User(UserCaller { via: Some(identity), .. })
+            | Self::Service(ServiceCaller { identity, .. })
+            | Self::Operator(identity) => CallerKey::Service(identity.clone()),
             Self::User(user) => CallerKey::User(user.id.clone()),
-            Self::Service(ServiceCaller { name, issuer, .. }) | Self::Operator(OperatorCaller { name, issuer }) => {
-                CallerKey::Service(issuer.clone(), name.clone())
-            }
         }
     }
 
@@ -138,5 +193,66 @@ impl Caller {
     #[must_use]
     pub fn is_operator(&self) -> bool {
         matches!(self, Self::Operator(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name that an issuer may have, and the text of another namespace.
+    const ISSUERS: [&str; 4] = ["https://a.example", "https://b.example", "api keys", ""];
+
+    fn namespaces() -> Vec<Namespace> {
+        let others = [Namespace::ApiKeys, Namespace::ClientCertificates, Namespace::Commands];
+        ISSUERS.iter().map(|issuer| Namespace::Issuer((*issuer).into())).chain(others).collect()
+    }
+
+    /// A service, an operator, and a user on whose behalf each acts.
+    fn callers(identity: &ServiceIdentity) -> [Caller; 4] {
+        let user = |id| UserCaller { id: UserId::from_stored(id), via: Some(identity.clone()), claims: None };
+        [
+            Caller::Service(ServiceCaller { identity: identity.clone(), scopes: [].into() }),
+            Caller::Operator(identity.clone()),
+            Caller::User(user("ada".to_owned())),
+            Caller::User(user("grace".to_owned())),
+        ]
+    }
+
+    #[test]
+    fn a_service_is_one_caller_by_its_namespace_and_its_name() {
+        let mut keys = Vec::new();
+        for namespace in namespaces() {
+            for name in ["billing", "search"] {
+                let identity = ServiceIdentity { name: name.to_owned(), namespace: namespace.clone() };
+                let [key, rest @ ..] = callers(&identity).map(|caller| caller.key());
+                assert!(rest.iter().all(|other| *other == key), "{identity:?}");
+                assert!(!keys.contains(&key), "{identity:?}");
+                keys.push(key);
+            }
+        }
+        let texts: Vec<_> = namespaces().iter().map(ToString::to_string).collect();
+        assert!((1..texts.len()).all(|index| !texts[..index].contains(&texts[index])), "{texts:?}");
+    }
+
+    #[test]
+    fn an_actor_has_the_issuer_of_the_token_and_the_id_that_it_always_had() {
+        for namespace in namespaces() {
+            let identity = ServiceIdentity { name: "billing".to_owned(), namespace: namespace.clone() };
+            let issuer = match &namespace {
+                Namespace::Issuer(issuer) => Some(issuer.to_string()),
+                Namespace::ApiKeys | Namespace::ClientCertificates | Namespace::Commands => None,
+            };
+            for (caller, (kind, id, via)) in callers(&identity).iter().zip([
+                (ActorKind::Service, "billing", None),
+                (ActorKind::Operator, "billing", None),
+                (ActorKind::User, "ada", Some("billing".to_owned())),
+                (ActorKind::User, "grace", Some("billing".to_owned())),
+            ]) {
+                let expected = Actor { kind, id: id.to_owned(), issuer: issuer.clone(), via };
+                assert_eq!(caller.actor(), Some(expected));
+            }
+        }
+        assert_eq!(Caller::Anonymous.actor(), None);
     }
 }

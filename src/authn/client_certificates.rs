@@ -5,7 +5,7 @@
 //! wildcards identify no caller.
 
 use super::api_keys::caller_with_scopes;
-use super::caller::Caller;
+use super::caller::{Caller, Namespace, ServiceIdentity};
 use super::settings::ClientCertificateSettings;
 use crate::domain::UserId;
 use rustls::pki_types::DnsName;
@@ -127,7 +127,8 @@ impl ClientCertificates {
                 ),
                 Some(Entry::Occupied(_)) => reject("san", "another entry has the same name"),
                 Some(Entry::Vacant(entry)) => {
-                    let caller = caller_with_scopes(certificate.name.clone(), None, certificate.scopes.clone());
+                    let (name, namespace) = (certificate.name.clone(), Namespace::ClientCertificates);
+                    let caller = caller_with_scopes(ServiceIdentity { name, namespace }, certificate.scopes.clone());
                     entry.insert((index, Arc::new(caller)));
                 }
             }
@@ -175,7 +176,7 @@ mod tests {
 
     fn name(certificate: &ClientCertificate, configured: &Arc<ClientCertificates>) -> Option<String> {
         match certificate.caller(configured)?.as_ref() {
-            Caller::Service(service) => Some(service.name.clone()),
+            Caller::Service(service) => Some(service.identity.name.clone()),
             Caller::Operator(operator) => Some(format!("operator {}", operator.name)),
             Caller::Anonymous | Caller::User(_) => None,
         }

@@ -34,8 +34,8 @@ pub(super) fn apply_on_behalf_of(caller: Arc<Caller>, headers: &HeaderMap) -> Re
     let Some(value) = values.next() else { return Ok(caller) };
     let via = match &*caller {
         Caller::Anonymous => return Err(CredentialError::OnBehalfOfWithoutCredential),
-        Caller::Service(service) if service.has(Scope::ActAs) => service.name.clone(),
-        Caller::Operator(operator) => operator.name.clone(),
+        Caller::Service(service) if service.has(Scope::ActAs) => service.identity.clone(),
+        Caller::Operator(identity) => identity.clone(),
         Caller::User(_) | Caller::Service(_) => return Err(CredentialError::OnBehalfOfNotAllowed),
     };
     let id = value.to_str().ok().and_then(|text| UserId::parse_new(text).ok());

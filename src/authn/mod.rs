@@ -42,7 +42,7 @@ mod testing;
 
 pub use accepted::CredentialChanges;
 pub use authenticator::Authenticator;
-pub use caller::{Actor, Caller, CallerKey, OperatorCaller, ServiceCaller, UserCaller, UserClaims};
+pub use caller::{Actor, Caller, CallerKey, Namespace, ServiceCaller, ServiceIdentity, UserCaller, UserClaims};
 pub use client_certificates::{CertificateName, ClientCertificate};
 pub use keys::KeyStatistics;
 pub use peer_share::PeerShare;

@@ -54,7 +54,7 @@ async fn outcome(fixture: &AuthFixture, claims: &str) -> Result<String, Box<dyn 
         Caller::Operator(operator) => format!("operator {}", operator.name),
         Caller::Service(service) => {
             let scopes: Vec<_> = service.scopes.iter().map(|scope| scope.as_str()).collect();
-            format!("service {} {}", service.name, scopes.join(","))
+            format!("service {} {}", service.identity.name, scopes.join(","))
         }
         Caller::User(user) => {
             let profile = &user.claims.as_ref().ok_or("no claims")?.profile;

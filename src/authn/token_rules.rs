@@ -1,7 +1,7 @@
 //! How the tokens of one issuer are read: which claims hold what, and what makes a caller a user or a service.
 
 use super::api_keys;
-use super::caller::{Caller, UserCaller, UserClaims};
+use super::caller::{Caller, Namespace, ServiceIdentity, UserCaller, UserClaims};
 use super::claims::Claims;
 use super::credential_error::CredentialError;
 use super::presets;
@@ -96,7 +96,8 @@ impl TokenRules {
         UserId::parse_new(subject).map_err(|_| CredentialError::InvalidSubject)?;
         let scopes = self.granted_scopes(claims)?;
         if !scopes.is_empty() {
-            return Ok(Some(api_keys::caller_with_scopes(subject.to_owned(), Some(issuer.into()), scopes)));
+            let identity = ServiceIdentity { name: subject.to_owned(), namespace: Namespace::Issuer(issuer.into()) };
+            return Ok(Some(api_keys::caller_with_scopes(identity, scopes)));
         }
         for mark in &self.service_marks {
             if mark.is_on(claims)? {
@@ -109,7 +110,7 @@ impl TokenRules {
         let id =
             UserId::parse_new(&format!("{user_id_prefix}{subject}")).map_err(|_| CredentialError::InvalidSubject)?;
         let profile = self.profile.as_ref().map(|rules| rules.read(claims)).unwrap_or_default();
-        let claims = UserClaims { profile, issued_at, applied: AtomicBool::new(false) };
+        let claims = UserClaims { issuer: issuer.into(), profile, issued_at, applied: AtomicBool::new(false) };
         Ok(Some(Caller::User(UserCaller { id, via: None, claims: Some(claims.into()) })))
     }
 

@@ -162,19 +162,23 @@ fn require_any_scope(scopes: impl Iterator<Item = Scope> + Clone, has: impl Fn(S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authn::{OperatorCaller, UserCaller};
+    use crate::authn::{Namespace, ServiceIdentity, UserCaller};
     use crate::domain::UserId;
+
+    fn identity(name: &str) -> ServiceIdentity {
+        ServiceIdentity { name: name.to_owned(), namespace: Namespace::ApiKeys }
+    }
 
     fn user() -> Caller {
         Caller::User(UserCaller { id: UserId::parse("ada").unwrap(), via: None, claims: None })
     }
 
     fn service(scopes: &[Scope]) -> Caller {
-        Caller::Service(ServiceCaller { name: "billing".into(), issuer: None, scopes: scopes.into() })
+        Caller::Service(ServiceCaller { identity: identity("billing"), scopes: scopes.into() })
     }
 
     fn operator() -> Caller {
-        Caller::Operator(OperatorCaller { name: "root".into(), issuer: None })
+        Caller::Operator(identity("root"))
     }
 
     fn gate(callers: AllowedCallers, caller: &Caller) -> Result<(), Refusal> {

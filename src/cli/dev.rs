@@ -4,7 +4,7 @@ use super::CliError;
 use super::access_model::read_model;
 use super::data_directory::{DataDirectory, DirectoryLock};
 use super::welcome::welcome;
-use crate::authn::{Authenticator, Caller, OperatorCaller};
+use crate::authn::{Authenticator, Caller, Namespace, ServiceIdentity};
 use crate::clock::Clock;
 use crate::config::listen_address::ListenAddress;
 use crate::config::{Environment, LISTEN, Mistakes, unknown_variables_of};
@@ -110,7 +110,7 @@ async fn prepare(
 
 /// Enables custom roles, which a data directory of an earlier release lacks, and applies the access model, if there is one.
 async fn apply(roster: &Roster, model: Option<AccessModel>) -> Result<(), CliError> {
-    let caller = || Caller::Operator(OperatorCaller { name: "roster dev".to_owned(), issuer: None });
+    let caller = || Caller::Operator(ServiceIdentity { name: "roster dev".to_owned(), namespace: Namespace::Commands });
     let meta = || Meta::own(Instant::now() + MODEL_TIMEOUT);
     roster.enable_roles(caller(), meta()).await?;
     let Some(model) = model else { return Ok(()) };

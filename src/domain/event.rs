@@ -78,6 +78,9 @@ pub struct EventRecord {
     pub actor_kind: String,
     /// The actor's user id, or the name of the service or operator.
     pub actor_id: String,
+    /// The issuer of the token with which the call was made. `None` if it was made with another credential, for roster
+    /// itself, and if a release up to 0.3 wrote the event.
+    pub actor_issuer: Option<String>,
     /// The service that acted on behalf of the user, if one did.
     pub actor_via: Option<String>,
     /// The user that the event is about, for events about members and users.

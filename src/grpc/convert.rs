@@ -266,6 +266,7 @@ pub(super) fn event(event: &EventRecord) -> pb::Event {
         actor: Some(pb::Actor {
             kind: event.actor_kind.clone(),
             id: event.actor_id.clone(),
+            issuer: event.actor_issuer.clone().unwrap_or_default(),
             via: event.actor_via.clone().unwrap_or_default(),
         }),
         user_id: event.user.as_ref().map(ToString::to_string).unwrap_or_default(),

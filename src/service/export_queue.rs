@@ -162,11 +162,13 @@ impl Drop for ExportTurn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authn::{Namespace, ServiceIdentity};
     use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
 
     fn origin(caller: &str, connection: u64) -> ExportOrigin {
-        ExportOrigin { caller: CallerKey::Service(None, caller.to_owned()), connection }
+        let caller = ServiceIdentity { name: caller.to_owned(), namespace: Namespace::ApiKeys };
+        ExportOrigin { caller: CallerKey::Service(caller), connection }
     }
 
     type Wait = BoxFuture<'static, Result<ExportTurn, Refusal>>;

@@ -221,12 +221,13 @@ async fn store(connection: &mut PgConnection, model: &Value, cause: &Cause) -> R
     .await?;
     sqlx::query!(
         "INSERT INTO access_model_revisions
-             (revision, model, actor_kind, actor_id, actor_via, reason, request_id, create_time)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+             (revision, model, actor_kind, actor_id, actor_issuer, actor_via, reason, request_id, create_time)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         at.position,
         model,
         cause.actor_kind.as_str(),
         cause.actor_id,
+        cause.actor_issuer,
         cause.actor_via,
         cause.reason,
         cause.request_id,
@@ -258,6 +259,8 @@ pub struct ModelRevision {
     pub actor_kind: String,
     /// The actor's user id, or the name of the service or operator.
     pub actor_id: String,
+    /// The issuer of the token with which the call was made, if it was made with one.
+    pub actor_issuer: Option<String>,
     /// The service that acted on behalf of the user, if one did.
     pub actor_via: Option<String>,
     /// The reason in the request, if it had one.
@@ -275,7 +278,7 @@ pub struct ModelRevision {
 pub async fn revision(connection: &mut PgConnection, revision: i64) -> Result<Option<ModelRevision>, StoreError> {
     let row = sqlx::query_as!(
         ModelRevision,
-        "SELECT revision, model, actor_kind, actor_id, actor_via, reason, request_id, create_time
+        "SELECT revision, model, actor_kind, actor_id, actor_issuer, actor_via, reason, request_id, create_time
          FROM access_model_revisions WHERE revision = $1",
         revision,
     );
@@ -294,7 +297,7 @@ pub async fn history(
     // The first page starts before the highest possible revision: every page uses the same index condition.
     let rows = sqlx::query!(
         r#"SELECT revision AS "revision!", model AS "model!", actor_kind AS "actor_kind!", actor_id AS "actor_id!",
-                  actor_via, reason, request_id, create_time AS "create_time!", has_next
+                  actor_issuer, actor_via, reason, request_id, create_time AS "create_time!", has_next
            FROM (
                SELECT s.*, sum(octet_length(s.model::text)) OVER before AS text_before
                FROM (
@@ -322,6 +325,7 @@ pub async fn history(
             model: row.model,
             actor_kind: row.actor_kind,
             actor_id: row.actor_id,
+            actor_issuer: row.actor_issuer,
             actor_via: row.actor_via,
             reason: row.reason,
             request_id: row.request_id,

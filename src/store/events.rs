@@ -16,6 +16,8 @@ pub struct Cause {
     pub actor_kind: ActorKind,
     /// The id of the user, or the name of the service or operator.
     pub actor_id: String,
+    /// The issuer of the token with which the call was made, if it was made with one.
+    pub actor_issuer: Option<String>,
     /// The service that acted on behalf of the user, if any.
     pub actor_via: Option<String>,
     /// The reason that the caller stated.
@@ -55,15 +57,16 @@ pub async fn insert(
     let old: Vec<Option<Value>> = events.iter().map(|event| event.old.clone()).collect();
     let new: Vec<Option<Value>> = events.iter().map(|event| event.new.clone()).collect();
     sqlx::query!(
-        r#"INSERT INTO events (bucket, organization_id, revision, type, actor_kind, actor_id, actor_via, user_id, old, new,
-                               reason, request_id, create_time)
-           SELECT $1, $2, q.revision, q.type, $3, $4, $5, q.user_id, q.old, q.new, $6, $7, clock_timestamp()
-           FROM unnest($8::bigint[], $9::text[], $10::text[], $11::jsonb[], $12::jsonb[])
+        r#"INSERT INTO events (bucket, organization_id, revision, type, actor_kind, actor_id, actor_issuer, actor_via,
+                               user_id, old, new, reason, request_id, create_time)
+           SELECT $1, $2, q.revision, q.type, $3, $4, $5, $6, q.user_id, q.old, q.new, $7, $8, clock_timestamp()
+           FROM unnest($9::bigint[], $10::text[], $11::text[], $12::jsonb[], $13::jsonb[])
                 AS q (revision, type, user_id, old, new)"#,
         organization.bucket(),
         organization.as_uuid(),
         cause.actor_kind.as_str(),
         cause.actor_id,
+        cause.actor_issuer,
         cause.actor_via,
         cause.reason,
         cause.request_id,
@@ -90,15 +93,16 @@ pub async fn insert_user(
     event: &Event,
 ) -> Result<(), StoreError> {
     sqlx::query!(
-        r#"INSERT INTO user_events (user_bucket, user_id, revision, type, actor_kind, actor_id, actor_via, old, new, reason,
-                                    request_id, create_time)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, clock_timestamp())"#,
+        r#"INSERT INTO user_events (user_bucket, user_id, revision, type, actor_kind, actor_id, actor_issuer, actor_via,
+                                    old, new, reason, request_id, create_time)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, clock_timestamp())"#,
         user.bucket(),
         user.as_str(),
         event.revision,
         event.kind.as_str(),
         cause.actor_kind.as_str(),
         cause.actor_id,
+        cause.actor_issuer,
         cause.actor_via,
         event.old,
         event.new,
@@ -132,6 +136,7 @@ struct EventRow {
     event_type: String,
     actor_kind: String,
     actor_id: String,
+    actor_issuer: Option<String>,
     actor_via: Option<String>,
     user_id: Option<String>,
     old: Option<Value>,
@@ -151,8 +156,8 @@ macro_rules! event_query {
             EventRow,
             "SELECT "
                 + $columns
-                + ", e.revision, e.type AS event_type, e.actor_kind, e.actor_id, e.actor_via, e.old, e.new, e.reason,
-                     e.request_id, e.create_time "
+                + ", e.revision, e.type AS event_type, e.actor_kind, e.actor_id, e.actor_issuer, e.actor_via, e.old,
+                     e.new, e.reason, e.request_id, e.create_time "
                 + $after,
             $($argument)*
         )
@@ -167,6 +172,7 @@ impl From<EventRow> for EventRecord {
             event_type: row.event_type,
             actor_kind: row.actor_kind,
             actor_id: row.actor_id,
+            actor_issuer: row.actor_issuer,
             actor_via: row.actor_via,
             user: row.user_id.map(UserId::from_stored),
             old: row.old,

@@ -335,6 +335,7 @@ async fn every_column_that_must_hold_a_value_refuses_null() {
 }
 
 const OPTIONAL: &[&str] = &[
+    "access_model_revisions.actor_issuer",
     "access_model_revisions.actor_via",
     "access_model_revisions.reason",
     "access_model_revisions.request_id",
@@ -342,6 +343,7 @@ const OPTIONAL: &[&str] = &[
     "datastore.system_identifier",
     "deployment_roles.kind",
     "deployment_roles.replaced_by",
+    "events.actor_issuer",
     "events.actor_via",
     "events.new",
     "events.old",
@@ -371,6 +373,7 @@ const OPTIONAL: &[&str] = &[
     "outbox.invitation_id",
     "outbox.user_id",
     "requests.answer",
+    "user_events.actor_issuer",
     "user_events.actor_via",
     "user_events.new",
     "user_events.old",

@@ -1,6 +1,6 @@
 //! The audit trail, as its readers see it.
 
-use crate::harness::server::Clients;
+use crate::harness::server::{Clients, ISSUER};
 use crate::harness::{Server, add, assert_refused, set_role};
 use crate::streams::memberships::Memberships;
 use crate::streams::soon;
@@ -46,7 +46,8 @@ async fn each_event_names_its_actor_type_user_and_reason_newest_first() {
     assert_eq!(events.iter().map(|event| event.revision).collect::<Vec<_>>(), [4, 3, 2, 1]);
     assert!(events.iter().all(|event| event.organization_id == acme && event.create_time.is_some()));
     let actor = |kind: &str, id: &str, via: &str| {
-        Some(pb::Actor { kind: kind.to_owned(), id: id.to_owned(), via: via.to_owned() })
+        let issuer = ISSUER.to_owned();
+        Some(pb::Actor { kind: kind.to_owned(), id: id.to_owned(), issuer, via: via.to_owned() })
     };
     assert_eq!(events[0].actor, actor("operator", "root", ""));
     assert_eq!(events[1].actor, actor("user", "ada", "backend"));

@@ -6,6 +6,7 @@
 mod access;
 mod architecture;
 mod build_rules;
+mod callers;
 mod cancel;
 mod client;
 mod command_line;

@@ -5,7 +5,7 @@ use crate::authn::caller::Actor;
 use crate::authn::credential_error::ON_BEHALF_OF;
 use crate::authn::mint::{ClaimSet, SigningKey};
 use crate::authn::settings::ApiKeySettings;
-use crate::authn::testing::{AuthFixture, NOW, Outcome, claims, headers, issuer, peer};
+use crate::authn::testing::{AuthFixture, ISSUER, NOW, Outcome, claims, headers, issuer, peer};
 use crate::domain::{ActorKind, DisplayName, EmailAddress, Scope, UserId};
 use http::header::AUTHORIZATION;
 use std::path::Path;
@@ -84,7 +84,7 @@ async fn roster_scopes_identify_services_and_operators() -> Outcome {
     else {
         return Err("not a service".into());
     };
-    assert_eq!((billing.name.as_str(), &*billing.scopes), ("billing", &[Scope::Check, Scope::Manage][..]));
+    assert_eq!((billing.identity.name.as_str(), &*billing.scopes), ("billing", &[Scope::Check, Scope::Manage][..]));
     let root = authenticate(&fixture, &service("roster:check roster:operator"), &[]).await?;
     assert!(matches!(&*root, Caller::Operator(operator) if operator.name == "billing"));
     assert!(matches!(*fixture.auth.authenticate(&HeaderMap::new(), &peer()).await?, Caller::Anonymous));
@@ -97,7 +97,8 @@ async fn only_operators_and_services_with_act_as_act_on_behalf_of_a_user() -> Ou
     let fixture = AuthFixture::new(&Scope::ALL)?;
     for scope in ["roster:act-as", "roster:operator"] {
         let caller = authenticate(&fixture, &service(scope), &[FOR_ADA]).await?;
-        let ada = Actor { kind: ActorKind::User, id: "ada".to_owned(), via: Some("billing".to_owned()) };
+        let (id, via) = ("ada".to_owned(), Some("billing".to_owned()));
+        let ada = Actor { kind: ActorKind::User, id, issuer: Some(ISSUER.to_owned()), via };
         assert_eq!(caller.actor(), Some(ada));
         assert!(matches!(&*caller, Caller::User(user) if user.claims.is_none()));
         for bad in [&[FOR_ADA, FOR_ADA][..], &[(ON_BEHALF_OF, "")], &[(ON_BEHALF_OF, "\u{e9}")]] {
@@ -149,7 +150,7 @@ async fn a_valid_cached_token_is_recognized() -> Outcome {
     // The same header value is found by its address; an equal value elsewhere in memory is not.
     assert!(recent.find(&once[AUTHORIZATION]).is_some());
     assert!(recent.find(&headers(&token, &[])?[AUTHORIZATION]).is_none());
-    assert!(matches!(&*caller, Caller::Service(service) if service.name == "billing"));
+    assert!(matches!(&*caller, Caller::Service(service) if service.identity.name == "billing"));
     let for_ada = recognize(&headers(&token, &[(ON_BEHALF_OF, "ada")])?)?.ok_or("not in the cache")?;
     assert_eq!(for_ada.user().map(UserId::as_str), Some("ada"));
     for twice in ["Bearer x", &token] {
@@ -198,7 +199,7 @@ fn api_keys_are_recognized_or_refused_at_once() -> Outcome {
     let good = headers(&format!("Bearer {}", key.secret.expose()), &[])?;
     for _ in 0..2 {
         let caller = auth.recognize(&good, &recent, &peer())?.ok_or("not recognized")?;
-        assert!(matches!(&*caller, Caller::Service(service) if service.name == "billing"));
+        assert!(matches!(&*caller, Caller::Service(service) if service.identity.name == "billing"));
     }
     for wrong in [format!("Bearer {}", generate().secret.expose()), "Basic eDp5".to_owned(), "Bearer ".to_owned()] {
         let refusal = auth.recognize(&headers(&wrong, &[])?, &recent, &peer()).err();
@@ -226,7 +227,7 @@ async fn hs256_tokens_and_api_keys_identify_callers() -> Outcome {
         assert_eq!(auth.authenticate(&headers(&format!("Bearer {token}"), &[])?, &peer()).await.is_ok(), good);
     }
     let caller = auth.authenticate(&headers(&format!("Bearer {}", key.secret.expose()), &[])?, &peer()).await?;
-    assert!(matches!(&*caller, Caller::Service(service) if service.name == "billing"));
+    assert!(matches!(&*caller, Caller::Service(service) if service.identity.name == "billing"));
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use super::applied::{AppliedPlan, ModelUse, ModelVersion};
 use super::server;
 use super::{ApplyFlags, CliError};
-use crate::authn::{Caller, OperatorCaller};
+use crate::authn::{Caller, Namespace, ServiceIdentity};
 use crate::client::ClientSettings;
 use crate::clock::Clock;
 use crate::domain::access_model::{AccessModel, ModelPlan};
@@ -64,7 +64,7 @@ fn roster(url: &DatastoreUrl) -> Roster {
 
 /// The actor of the change: the command line has the rights of an operator over the database that it can write to.
 fn command() -> Caller {
-    Caller::Operator(OperatorCaller { name: "roster access-model".to_owned(), issuer: None })
+    Caller::Operator(ServiceIdentity { name: "roster access-model".to_owned(), namespace: Namespace::Commands })
 }
 
 async fn read_datastore(roster: &Roster) -> Result<ModelVersion, CliError> {

@@ -52,6 +52,7 @@ fn record(row: &ModelRevision, former: Option<&Value>) -> EventRecord {
         event_type: EventType::ModelChanged.as_str().to_owned(),
         actor_kind: row.actor_kind.clone(),
         actor_id: row.actor_id.clone(),
+        actor_issuer: row.actor_issuer.clone(),
         actor_via: row.actor_via.clone(),
         user: None,
         old: None,

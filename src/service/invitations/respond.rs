@@ -7,7 +7,7 @@
 use super::end::{check_not_void, check_pending, settle};
 use super::manage::quota;
 use super::{InvitationKey, InvitationPageKey, InvitationPreview, tokens};
-use crate::authn::{Actor, Caller};
+use crate::authn::{Caller, CallerKey};
 use crate::authz::decide;
 use crate::domain::{
     EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Member, Organization, OrganizationState,
@@ -130,7 +130,7 @@ impl Roster {
     /// cannot exceed the quota.
     async fn find_by_token(&self, caller: &Caller, token: &str) -> Result<InvitationPreview, ServiceError> {
         let most = self.invitations.failed_tokens_per_minute;
-        let subject = caller.actor().map(|actor| attempt_subject(&actor));
+        let subject = attempt_subject(caller);
         let mut connection = self.pool.acquire_read().await?;
         let lookup = async {
             if let Some(subject) = &subject
@@ -180,10 +180,17 @@ async fn find_by_id(
     })
 }
 
-/// The subject of the quota of failed tokens: a hash of the caller.
-fn attempt_subject(actor: &Actor) -> [u8; 32] {
+/// The subject of the quota of failed tokens: a hash of the caller, and of the user if a service acts for one. `None` for
+/// an anonymous caller, who has no quota.
+fn attempt_subject(caller: &Caller) -> Option<[u8; 32]> {
+    let actor = caller.actor()?;
     let via = actor.via.as_deref().unwrap_or_default();
-    Sha256::digest(format!("token\0{}\0{}\0{via}", actor.kind, actor.id)).into()
+    let mut subject = format!("token\0{}\0{}\0{via}", actor.kind, actor.id);
+    if let CallerKey::Service(identity) = caller.key() {
+        // Last, because an issuer may contain any character.
+        subject = format!("{subject}\0{}", identity.namespace);
+    }
+    Some(Sha256::digest(subject).into())
 }
 
 fn token_hash(reference: &InvitationReference) -> Option<[u8; 32]> {

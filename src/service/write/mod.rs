@@ -71,9 +71,13 @@ impl Meta {
         }
     }
 
+    /// The key of the stored answer. Services of two issuers with one name have one key, so each gets the answer of the
+    /// other to the same request id and the same message, if it may make the request. Releases up to 0.3 claim a request
+    /// by this key, and a request must not be claimed by two: the issuer becomes part of it with the next format of the
+    /// table.
     fn key(&self, caller: &Caller) -> Option<RequestKey> {
         let request_id = self.request_id.filter(|_| !self.validate_only)?;
-        let Actor { kind, id, via } = caller.actor()?;
+        let Actor { kind, id, via, issuer: _ } = caller.actor()?;
         let mut hasher = Sha256::new();
         for part in [kind.as_str(), &id, via.as_deref().unwrap_or_default()] {
             hasher.update(part.len().to_be_bytes());
@@ -102,10 +106,16 @@ impl Meta {
     }
 
     fn cause(&self, caller: Option<&Caller>) -> Cause {
-        let system = || Actor { kind: ActorKind::System, id: "roster".to_owned(), via: None };
-        let Actor { kind, id, via } = caller.and_then(Caller::actor).unwrap_or_else(system);
-        let reason = self.reason.as_ref().map(|reason| reason.as_str().to_owned());
-        Cause { actor_kind: kind, actor_id: id, actor_via: via, reason, request_id: self.request_id }
+        let system = || Actor { kind: ActorKind::System, id: "roster".to_owned(), issuer: None, via: None };
+        let actor = caller.and_then(Caller::actor).unwrap_or_else(system);
+        Cause {
+            actor_kind: actor.kind,
+            actor_id: actor.id,
+            actor_issuer: actor.issuer,
+            actor_via: actor.via,
+            reason: self.reason.as_ref().map(|reason| reason.as_str().to_owned()),
+            request_id: self.request_id,
+        }
     }
 }
 

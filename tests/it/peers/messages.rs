@@ -76,9 +76,9 @@ async fn fill(server: &Server) {
          FROM generate_series(1, {ROWS}) n, LATERAL (
              VALUES ('{ACME}'::uuid, rpad('guest-' || n, 1000, '\u{1f600}'), false),
                     ({other}, 'zoe@example.com', true)) i (id, text, is_email);
-         INSERT INTO events (bucket, organization_id, revision, type, actor_kind, actor_id, user_id, old, new, reason,
-                create_time)
-         SELECT organization_bucket_of('{ACME}'), '{ACME}', n, 'member.updated', 'user', {}, {}, {ATTRIBUTES}, {ATTRIBUTES},
+         INSERT INTO events (bucket, organization_id, revision, type, actor_kind, actor_id, actor_issuer, user_id, old, new,
+                reason, create_time)
+         SELECT organization_bucket_of('{ACME}'), '{ACME}', n, 'member.updated', 'user', {}, repeat('x', 2048), {}, {ATTRIBUTES}, {ATTRIBUTES},
                 repeat('\u{1f600}', 500), now()
          FROM generate_series(1, {ROWS}) n;
          INSERT INTO user_events (user_bucket, user_id, revision, type, actor_kind, actor_id, actor_via, reason, create_time)

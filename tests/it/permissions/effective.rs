@@ -228,6 +228,7 @@ async fn large_database() -> Database {
     let cause = Cause {
         actor_kind: ActorKind::Operator,
         actor_id: "ops".to_owned(),
+        actor_issuer: None,
         actor_via: None,
         reason: None,
         request_id: None,

@@ -321,6 +321,7 @@ async fn switch(database: &Database, organization: OrganizationId, accountant: &
     let cause = Cause {
         actor_kind: ActorKind::Operator,
         actor_id: "ops".to_owned(),
+        actor_issuer: None,
         actor_via: None,
         reason: None,
         request_id: None,

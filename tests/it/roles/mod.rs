@@ -150,6 +150,7 @@ fn cause() -> Cause {
     Cause {
         actor_kind: ActorKind::Operator,
         actor_id: "ops".to_owned(),
+        actor_issuer: None,
         actor_via: None,
         reason: Some("a test".to_owned()),
         request_id: None,

@@ -78,6 +78,7 @@ async fn an_applied_model_is_the_present_one_a_revision_and_the_table_of_roles()
             model,
             actor_kind: "operator".to_owned(),
             actor_id: "ops".to_owned(),
+            actor_issuer: None,
             actor_via: None,
             reason: Some("a test".to_owned()),
             request_id: None,

@@ -66,18 +66,20 @@ impl Drop for StreamShare {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authn::{Namespace, ServiceIdentity};
 
     #[test]
     fn a_share_is_exact_for_each_caller_and_leaves_nothing_behind() {
         let shares = StreamShares::new(2);
-        let service = |issuer: Option<&str>| CallerKey::Service(issuer.map(Into::into), "billing".to_owned());
-        let mut first = vec![shares.take(service(None)), shares.take(service(None))];
-        assert!(first.iter().all(Option::is_some) && shares.take(service(None)).is_none());
+        let service = |namespace| CallerKey::Service(ServiceIdentity { name: "billing".to_owned(), namespace });
+        let key = || service(Namespace::ApiKeys);
+        let mut first = vec![shares.take(key()), shares.take(key())];
+        assert!(first.iter().all(Option::is_some) && shares.take(key()).is_none());
         // Another issuer's service of the same name is another caller.
-        let other = shares.take(service(Some("https://issuer.test")));
+        let other = shares.take(service(Namespace::Issuer("https://issuer.test".into())));
         assert!(other.is_some());
         first.pop();
-        assert!(shares.take(service(None)).is_some(), "and it is returned at once");
+        assert!(shares.take(key()).is_some(), "and it is returned at once");
         drop((first, other));
         assert!(shares.0.open().is_empty());
     }
