@@ -1,8 +1,8 @@
 //! Invitations and their states.
 
 use super::{
-    ActorKind, Attributes, EmailAddress, Invalid, Organization, OrganizationId, Role, RoleName, StoredValue, UserId,
-    limits,
+    ActorKind, Attributes, EmailAddress, Invalid, Locale, Organization, OrganizationId, Role, RoleName, StoredValue,
+    UserId, limits,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -253,6 +253,9 @@ pub struct Invitation {
     pub attributes: Attributes,
     /// The state: [`InvitationState::Expired`] as soon as the expire time has passed, whatever state is stored.
     pub state: InvitationState,
+    /// The locale of its mails; `None` for that of the deployment.
+    #[serde(default)]
+    pub locale: Option<Locale>,
     /// The caller who created it.
     pub inviter: Inviter,
     /// The user who accepted it; `None` unless accepted.

@@ -37,5 +37,7 @@ pub const ATTRIBUTES_DEPTH: usize = 8;
 pub const BATCH_CHECKS: usize = 10_000;
 /// Questions in one batch of effective permissions. With 1 000 permissions of the application, the answer has 2.4 MB.
 pub const BATCH_EFFECTIVE_PERMISSIONS: usize = 1_000;
+/// Characters in a locale: RFC 5646 §4.4.1 recommends that a language tag of 35 characters fits.
+pub const LOCALE_CHARACTERS: usize = 35;
 /// Characters in a recipient that is not an e-mail address: the `max_length` of django-organizations.
 pub const IDENTIFIER_CHARACTERS: usize = 1_000;

@@ -16,6 +16,7 @@ pub mod folding;
 pub mod ids;
 pub mod invitation;
 pub mod limits;
+pub mod locale;
 pub mod model;
 mod named_enum;
 #[cfg(feature = "server")]
@@ -41,6 +42,7 @@ pub use email::EmailAddress;
 pub use folding::SearchText;
 pub use ids::{OrganizationId, OrganizationRef, UserId};
 pub use invitation::{Delivery, Invitation, InvitationId, InvitationState, Inviter, MailState, Recipient};
+pub use locale::Locale;
 pub use model::{
     BucketPosition, DeletionWindow, LogMark, Member, Membership, Organization, OrganizationHead, Standing,
     StandingView, User,

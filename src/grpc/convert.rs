@@ -240,6 +240,7 @@ pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
         sends: invitation.sends,
         mail_state: mail_state.into(),
         mail_error: invitation.mail_error.clone().unwrap_or_default(),
+        locale: invitation.locale.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 

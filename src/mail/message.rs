@@ -52,7 +52,8 @@ pub(super) fn build(
         let name = letter.sender.as_ref().map(|sender| sanitize(sender.as_str())).filter(|name| !name.is_empty());
         message = message.reply_to(Mailbox::new(name, address(reply_to).map_err(invalid)?));
     }
-    for (name, value) in AUTOMATIC {
+    let language = ("Content-Language", texts.locale.as_str());
+    for (name, value) in AUTOMATIC.into_iter().chain([language]) {
         message = message.raw_header(HeaderValue::new(HeaderName::new_from_ascii_str(name), value.to_owned()));
     }
     // The boundary contains the random id of the letter, so it does not occur in the parts.

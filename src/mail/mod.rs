@@ -1,16 +1,19 @@
 //! Mail: renders a [`Letter`] of the outbox and delivers it to a relay, which is the SMTP server of the deployment.
 //!
 //! * [`settings`] are the table `[mail]` of the settings file.
-//! * `names` sanitizes names, `templates` renders the texts, `message` builds the MIME message.
+//! * `names` sanitizes names, `templates` renders the texts from `template_files` in one of the `languages`, `message`
+//!   builds the MIME message.
 //! * `transport` delivers the message and classifies failures; `starttls` protects the upgrade to TLS.
 //! * [`worker`] sends the letters that are due, as long as the server runs.
 //!
 //! No log line and no [`DeliveryOutcome`] contains an address, a name or an invitation token.
 
+mod languages;
 mod message;
 mod names;
 pub mod settings;
 mod starttls;
+mod template_files;
 mod templates;
 mod transport;
 pub mod worker;
@@ -48,7 +51,11 @@ impl Mailer {
         let link = settings.link().map_err(|mistake| mistakes.push(mistake)).ok();
         let hello = from.as_ref().map_or("", |from| from.email.domain());
         let transport = Transport::new(settings, hello).map_err(|found| mistakes.extend(found)).ok();
-        let templates = Templates::load(settings.templates.as_deref());
+        let locale = settings.locale().unwrap_or_else(|(mistake, default)| {
+            mistakes.push(mistake);
+            default
+        });
+        let templates = Templates::load(settings.templates.as_deref(), locale);
         let templates = templates.map_err(|found| mistakes.extend(found)).ok();
         match (from, link, transport, templates) {
             (Some(from), Some(link), Some(transport), Some(templates)) if mistakes.is_empty() => {

@@ -40,18 +40,20 @@ pub(super) fn sanitize(name: &str) -> String {
     text
 }
 
-/// The sanitized name in quotation marks. Quotation marks inside it are replaced, so that it cannot close them. The
+/// The sanitized name between quotation marks. Quotation marks inside it are replaced, so that it cannot close them. The
 /// marks are part of the value, so that a custom template cannot omit them.
 ///
 /// A name stands between [`ISOLATE`] and [`END_OF_ISOLATE`] if it has text from right to left, or if the text around it does
 /// (`is_in_right_to_left`). A sanitized name contains none of the two.
-pub(super) fn quoted(name: &str, is_in_right_to_left: bool) -> String {
+pub(super) fn quoted(name: &str, [open, close]: [char; 2], is_in_right_to_left: bool) -> String {
     let is_mark = |c| matches!(c, '"' | '“' | '”' | '„' | '‟' | '«' | '»' | '〝' | '〞' | '〟' | '＂');
-    let name = sanitize(name).replace(is_mark, "'");
+    // Brackets are ordinary characters of a name where they are not its quotation marks.
+    let is_bracket = |c| open == '「' && matches!(c, '「' | '」' | '『' | '』' | '｢' | '｣' | '﹁' | '﹂' | '﹃' | '﹄');
+    let name = sanitize(name).replace(|c| is_mark(c) || is_bracket(c), "'");
     if is_in_right_to_left || characters::has_right_to_left(&name) {
-        format!("“{ISOLATE}{name}{END_OF_ISOLATE}”")
+        format!("{open}{ISOLATE}{name}{END_OF_ISOLATE}{close}")
     } else {
-        format!("“{name}”")
+        format!("{open}{name}{close}")
     }
 }
 
@@ -90,13 +92,20 @@ mod tests {
 
     #[test]
     fn names_cannot_close_their_quotation_marks() {
-        assert_eq!(quoted("Acme” has sent you “a present", false), "“Acme' has sent you 'a present”");
+        let (english, german, japanese) = (['“', '”'], ['„', '“'], ['「', '」']);
+        assert_eq!(quoted("Acme” has sent you “a present", english, false), "“Acme' has sent you 'a present”");
+        assert_eq!(quoted("Acme“ hat „ein Geschenk", german, false), "„Acme' hat 'ein Geschenk“");
+        for bracket in ['「', '」', '『', '』', '｢', '｣', '﹁', '﹂', '﹃', '﹄', '“', '"'] {
+            assert_eq!(quoted(&format!("株{bracket}空"), japanese, false), "「株'空」");
+        }
+        assert_eq!(quoted("株式会社「空」", english, false), "“株式会社「空」”");
     }
 
     #[test]
     fn names_are_isolated_where_a_direction_changes() {
-        assert_eq!(quoted("Acme", true), "“\u{2068}Acme\u{2069}”");
-        assert_eq!(quoted("Ac\u{61c}me\u{200f}", false), "“Acme”");
-        assert_eq!(quoted("שלום\u{2069}”", false), "“\u{2068}שלום'\u{2069}”");
+        const MARKS: [char; 2] = ['“', '”'];
+        assert_eq!(quoted("Acme", MARKS, true), "“\u{2068}Acme\u{2069}”");
+        assert_eq!(quoted("Ac\u{61c}me\u{200f}", MARKS, false), "“Acme”");
+        assert_eq!(quoted("שלום\u{2069}”", MARKS, false), "“\u{2068}שלום'\u{2069}”");
     }
 }

@@ -1,6 +1,7 @@
 //! The table `[mail]` of the settings file.
 
 use crate::authn::secret::Secret;
+use crate::domain::Locale;
 use lettre::message::Mailbox;
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -47,7 +48,11 @@ pub struct MailSettings {
     /// Maximum number of connections to the relay, and of mails that are sent at the same time.
     #[serde(default = "default_connections")]
     pub connections: usize,
-    /// A directory of templates that replace the built-in ones: `invitation.txt`, `added.html`, `reminder.subject` …
+    /// The locale of mails that have none, or one without templates: a language tag, as `de`.
+    #[serde(default = "default_locale")]
+    pub locale: String,
+    /// A directory of templates that replace the built-in ones or add languages: `invitation.txt`, `added.html`,
+    /// `reminder.subject` … for `locale`, and `invitation.fr.txt` … for another one.
     pub templates: Option<PathBuf>,
 }
 
@@ -83,6 +88,10 @@ fn default_connections() -> usize {
     2
 }
 
+fn default_locale() -> String {
+    "en".to_owned()
+}
+
 impl MailSettings {
     /// Settings that switch mail off.
     #[must_use]
@@ -101,6 +110,7 @@ impl MailSettings {
             password_file: None,
             timeout_ms: default_timeout_ms(),
             connections: default_connections(),
+            locale: default_locale(),
             templates: None,
         }
     }
@@ -124,6 +134,12 @@ impl MailSettings {
             mistakes.push("mail.connections: write a whole number from 1 to 64".to_owned());
         }
         mistakes
+    }
+
+    /// The locale of the deployment; a mistake in it comes with the default, with which the templates can be checked.
+    pub(super) fn locale(&self) -> Result<Locale, (String, Locale)> {
+        Locale::parse(&self.locale)
+            .map_err(|invalid| (format!("mail.locale: write {invalid}"), Locale::from_stored(default_locale())))
     }
 
     pub(super) fn sender(&self) -> Result<Mailbox, String> {

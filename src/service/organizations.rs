@@ -12,8 +12,8 @@ use crate::authn::Caller;
 use crate::authz::decide::{self, Access, Grant};
 use crate::domain::event::EventType;
 use crate::domain::{
-    Attributes, EmailAddress, Inviter, Kind, Name, Organization, OrganizationId, OrganizationState, PermissionSet,
-    Recipient, Refusal, RoleName, Slug, UserId,
+    Attributes, EmailAddress, Inviter, Kind, Locale, Name, Organization, OrganizationId, OrganizationState,
+    PermissionSet, Recipient, Refusal, RoleName, Slug, UserId,
 };
 use crate::random;
 use crate::service::limits;
@@ -39,6 +39,8 @@ pub struct CreateOrganization {
     pub owner: Option<Owner>,
     /// The deployment's own data about the owner's membership.
     pub owner_attributes: Attributes,
+    /// The locale of the mails to an owner named by address; `None` for that of the deployment.
+    pub owner_locale: Option<Locale>,
     /// Whether to create it inactive. Requires an owner.
     pub inactive: bool,
 }
@@ -243,6 +245,7 @@ impl Create {
             recipient: Recipient::Email(address.clone()),
             role: RoleName::ADMIN,
             attributes: self.input.owner_attributes.clone(),
+            locale: self.input.owner_locale.clone(),
         };
         let invite = InviteAll {
             inputs: vec![input],

@@ -12,7 +12,7 @@ use super::{Roster, ServiceError};
 use crate::authn::Secret;
 use crate::domain::event::EventType;
 use crate::domain::{
-    DisplayName, EmailAddress, InvitationId, InvitationState, MailState, Name, Organization, OrganizationState,
+    DisplayName, EmailAddress, InvitationId, InvitationState, Locale, MailState, Name, Organization, OrganizationState,
     Recipient, RoleName, User, UserId, UserState, ValueKind,
 };
 use crate::service::limits;
@@ -45,6 +45,8 @@ pub struct Letter {
     pub id: Uuid,
     /// The purpose of the letter.
     pub occasion: Occasion,
+    /// The locale of the letter; `None` for that of the deployment.
+    pub locale: Option<Locale>,
     /// The recipient's address.
     pub to: EmailAddress,
     /// The organization's name.
@@ -241,7 +243,10 @@ async fn compose(connection: &mut PgConnection, mail: &QueuedMail) -> Result<Com
         None => None,
     };
     let letter = match &mail.subject {
-        Subject::Added(user) => compose_added(connection, mail.id, &organization, sender, user).await?,
+        Subject::Added(user, locale) => {
+            let letter = compose_added(connection, mail.id, &organization, sender, user).await?;
+            letter.map(|letter| Letter { locale: locale.clone(), ..letter })
+        }
         Subject::Invitation(id) => {
             compose_invitation(connection, mail.id, &organization, sender, *id, Occasion::Invitation).await?
         }
@@ -287,6 +292,7 @@ async fn compose_invitation(
     Ok(Some(Letter {
         id: mail,
         occasion,
+        locale: invitation.locale,
         to,
         organization: organization.name.clone(),
         reply_to: sender.as_ref().and_then(reply_to),
@@ -316,6 +322,7 @@ async fn compose_added(
     Ok(Some(Letter {
         id: mail,
         occasion: Occasion::Added,
+        locale: None,
         to,
         organization: organization.name.clone(),
         reply_to: sender.as_ref().and_then(reply_to),

@@ -7,8 +7,8 @@
 use super::row_page::RowPage;
 use super::{StoreError, limits};
 use crate::domain::{
-    ActorKind, Attributes, Invitation, InvitationId, InvitationState, Inviter, MailState, OrganizationId, Recipient,
-    Role, StoredValue, UserId,
+    ActorKind, Attributes, Invitation, InvitationId, InvitationState, Inviter, Locale, MailState, OrganizationId,
+    Recipient, Role, StoredValue, UserId,
 };
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
@@ -25,6 +25,7 @@ pub(super) struct InvitationRow {
     pub(super) role: String,
     pub(super) makes_owner: bool,
     pub(super) attributes: Json<Attributes>,
+    pub(super) locale: Option<String>,
     pub(super) state: Option<String>,
     pub(super) inviter_kind: String,
     pub(super) inviter_id: String,
@@ -73,8 +74,8 @@ macro_rules! invitation_query {
             $row,
             $before
                 + r#" i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
-                      i.attributes AS "attributes: Json<Attributes>", i.inviter_kind, i.inviter_id, i.accepted_by,
-                      i.expire_time, i.sends, i.mail_state, i.mail_error, i.create_time, i.update_time, "#
+                      i.attributes AS "attributes: Json<Attributes>", i.locale, i.inviter_kind, i.inviter_id,
+                      i.accepted_by, i.expire_time, i.sends, i.mail_state, i.mail_error, i.create_time, i.update_time, "#
                 $(+ $after)+,
             $($argument)*
         )
@@ -100,6 +101,7 @@ impl From<InvitationRow> for Invitation {
             role: Role::read(&row.role),
             makes_owner: row.makes_owner,
             attributes: row.attributes.0,
+            locale: row.locale.map(Locale::from_stored),
             state,
             inviter: Inviter { kind: StoredValue::read(&row.inviter_kind, ActorKind::parse), id: row.inviter_id },
             accepted_by: row.accepted_by.map(UserId::from_stored),
@@ -134,6 +136,8 @@ pub struct NewInvitation {
     pub makes_owner: bool,
     /// The attributes of the future membership.
     pub attributes: Attributes,
+    /// The locale of the mails; `None` for that of the deployment.
+    pub locale: Option<Locale>,
     /// The caller that invites.
     pub inviter: Inviter,
     /// Time until it expires.
@@ -151,9 +155,9 @@ pub async fn insert(connection: &mut PgConnection, new: &NewInvitation) -> Resul
         stored InvitationRow,
         "INSERT INTO invitations AS i (bucket, organization_id, id, identifier, identifier_normal, is_email, role,
                                        makes_owner, attributes, state, inviter_kind, inviter_id, expire_time, sends,
-                                       send_time, mail_state, create_time, update_time)
+                                       send_time, mail_state, create_time, update_time, locale)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'PENDING', $10, $11, clock_timestamp() + $12::interval, 0,
-                 clock_timestamp(), CASE WHEN $13 THEN 'WAITING' END, clock_timestamp(), clock_timestamp())
+                 clock_timestamp(), CASE WHEN $13 THEN 'WAITING' END, clock_timestamp(), clock_timestamp(), $14)
          ON CONFLICT DO NOTHING
          RETURNING",
         "",
@@ -170,6 +174,7 @@ pub async fn insert(connection: &mut PgConnection, new: &NewInvitation) -> Resul
         new.inviter.id,
         interval(new.life)?,
         new.mail,
+        new.locale.as_ref().map(Locale::as_str),
     )
     .fetch_optional(connection)
     .await?

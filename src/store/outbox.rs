@@ -3,7 +3,7 @@
 
 use super::StoreError;
 use super::invitations::interval;
-use crate::domain::{ActorKind, InvitationId, Inviter, OrganizationId, StoredValue, UserId};
+use crate::domain::{ActorKind, InvitationId, Inviter, Locale, OrganizationId, StoredValue, UserId};
 use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
@@ -17,29 +17,36 @@ pub enum Subject {
     Reminder(InvitationId),
     /// The invitation of the future owner of a pending organization.
     OwnerActivation(InvitationId),
-    /// The notification of a user who was added as a member.
-    Added(UserId),
+    /// The notification of a user who was added as a member, in this locale or in that of the deployment.
+    Added(UserId, Option<Locale>),
 }
 
 impl Subject {
     /// The occasions that this program knows.
     const OCCASIONS: [&str; 4] = ["INVITATION", "REMINDER", "OWNER_ACTIVATION", "ADDED"];
 
-    fn columns(&self) -> (&'static str, Option<Uuid>, Option<&str>) {
+    /// The columns of the occasion, the invitation, the user and the locale. A mail about an invitation has the locale of
+    /// the invitation, which is stored there.
+    fn columns(&self) -> (&'static str, Option<Uuid>, Option<&str>, Option<&str>) {
         match self {
-            Self::Invitation(id) => ("INVITATION", Some(id.as_uuid()), None),
-            Self::Reminder(id) => ("REMINDER", Some(id.as_uuid()), None),
-            Self::OwnerActivation(id) => ("OWNER_ACTIVATION", Some(id.as_uuid()), None),
-            Self::Added(user) => ("ADDED", None, Some(user.as_str())),
+            Self::Invitation(id) => ("INVITATION", Some(id.as_uuid()), None, None),
+            Self::Reminder(id) => ("REMINDER", Some(id.as_uuid()), None, None),
+            Self::OwnerActivation(id) => ("OWNER_ACTIVATION", Some(id.as_uuid()), None, None),
+            Self::Added(user, locale) => ("ADDED", None, Some(user.as_str()), locale.as_ref().map(Locale::as_str)),
         }
     }
 
-    fn read(occasion: &str, invitation: Option<Uuid>, user: Option<&str>) -> Result<Self, StoreError> {
+    fn read(
+        occasion: &str,
+        invitation: Option<Uuid>,
+        user: Option<String>,
+        locale: Option<String>,
+    ) -> Result<Self, StoreError> {
         match (occasion, invitation.map(InvitationId::from_uuid), user) {
             ("INVITATION", Some(id), None) => Ok(Self::Invitation(id)),
             ("REMINDER", Some(id), None) => Ok(Self::Reminder(id)),
             ("OWNER_ACTIVATION", Some(id), None) => Ok(Self::OwnerActivation(id)),
-            ("ADDED", None, Some(user)) => Ok(Self::Added(UserId::from_stored(user.to_owned()))),
+            ("ADDED", None, Some(user)) => Ok(Self::Added(UserId::from_stored(user), locale.map(Locale::from_stored))),
             _ => Err(StoreError::Unreadable("a mail in the outbox has no valid subject".to_owned())),
         }
     }
@@ -49,7 +56,7 @@ impl Subject {
     pub fn invitation(&self) -> Option<InvitationId> {
         match self {
             Self::Invitation(id) | Self::Reminder(id) | Self::OwnerActivation(id) => Some(*id),
-            Self::Added(_) => None,
+            Self::Added(..) => None,
         }
     }
 }
@@ -77,6 +84,7 @@ struct QueuedMailRow {
     occasion: String,
     invitation_id: Option<Uuid>,
     user_id: Option<String>,
+    locale: Option<String>,
     sender_kind: String,
     sender_id: String,
     attempts: i32,
@@ -90,8 +98,8 @@ macro_rules! outbox_query {
         sqlx::query_as!(
             QueuedMailRow,
             $before
-                + r#" o.id, o.organization_id, o.occasion, o.invitation_id, o.user_id, o.sender_kind, o.sender_id,
-                      o.attempts, extract(epoch FROM clock_timestamp() - o.create_time)::bigint AS "age_seconds!" "#
+                + r#" o.id, o.organization_id, o.occasion, o.invitation_id, o.user_id, o.locale, o.sender_kind,
+                      o.sender_id, o.attempts, extract(epoch FROM clock_timestamp() - o.create_time)::bigint AS "age_seconds!" "#
                 + $after,
             $($argument)*
         )
@@ -104,7 +112,7 @@ impl TryFrom<QueuedMailRow> for QueuedMail {
         Ok(Self {
             id: row.id,
             organization: OrganizationId::from_uuid(row.organization_id),
-            subject: Subject::read(&row.occasion, row.invitation_id, row.user_id.as_deref())?,
+            subject: Subject::read(&row.occasion, row.invitation_id, row.user_id, row.locale)?,
             sender: Inviter { kind: StoredValue::read(&row.sender_kind, ActorKind::parse), id: row.sender_id },
             attempts: row.attempts,
             age_seconds: row.age_seconds,
@@ -123,11 +131,11 @@ pub async fn put(
     subject: &Subject,
     sender: &Inviter,
 ) -> Result<(), StoreError> {
-    let (occasion, invitation, user) = subject.columns();
+    let (occasion, invitation, user, locale) = subject.columns();
     sqlx::query!(
         r#"INSERT INTO outbox (bucket, id, organization_id, occasion, invitation_id, user_id, sender_kind, sender_id, attempts,
-                               next_attempt_time, create_time)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, clock_timestamp(), clock_timestamp())"#,
+                               next_attempt_time, create_time, locale)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, clock_timestamp(), clock_timestamp(), $9)"#,
         organization.bucket(),
         id,
         organization.as_uuid(),
@@ -136,6 +144,7 @@ pub async fn put(
         user,
         sender.kind.as_str(),
         sender.id,
+        locale,
     )
     .execute(connection)
     .await?;

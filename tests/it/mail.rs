@@ -2,6 +2,7 @@
 
 mod delivery;
 mod life;
+mod locales;
 mod settings;
 mod texts;
 mod worker;
@@ -9,7 +10,7 @@ mod worker;
 use crate::harness::smtp::SmtpServer;
 use roster::authn::secret::Secret;
 use roster::clock::Clock;
-use roster::domain::{DisplayName, EmailAddress, Name, RoleName};
+use roster::domain::{DisplayName, EmailAddress, Locale, Name, RoleName};
 use roster::mail::Mailer;
 use roster::mail::settings::{MailKind, MailSettings, Security};
 use roster::service::outbox::{Letter, Occasion};
@@ -56,6 +57,7 @@ fn letter(occasion: Occasion) -> Letter {
     Letter {
         id: Uuid::from_u128(7),
         occasion,
+        locale: None,
         to: EmailAddress::parse("bob@recipient.example").unwrap(),
         organization: Name::parse("Acme").unwrap(),
         sender: Some(DisplayName::parse("Ada Lovelace").unwrap()),
@@ -68,4 +70,8 @@ fn letter(occasion: Occasion) -> Letter {
 
 fn invitation() -> Letter {
     letter(Occasion::Invitation)
+}
+
+fn locale(tag: &str) -> Locale {
+    Locale::parse(tag).unwrap()
 }

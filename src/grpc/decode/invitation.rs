@@ -1,7 +1,9 @@
 //! Inputs of `InvitationService`.
 
 use super::{FieldReader, InvalidFields, borrow_oneof, item_count};
-use crate::domain::{Delivery, EmailAddress, Invalid, InvitationId, InvitationState, Recipient, RoleName, UserId};
+use crate::domain::{
+    Delivery, EmailAddress, Invalid, InvitationId, InvitationState, Locale, Recipient, RoleName, UserId,
+};
 use crate::grpc::page::Page;
 use crate::grpc::{convert, limits, pb};
 use crate::service::InvitationReference;
@@ -51,6 +53,7 @@ fn invite(
     recipient: Option<&RecipientText<'_>>,
     role: &str,
     attributes: Option<&prost_types::Struct>,
+    locale: &str,
 ) -> Result<Invite, InvalidFields> {
     let recipient = match recipient {
         Some(RecipientText::Email(text)) => fields.take("email", EmailAddress::parse(text)).map(Recipient::Email),
@@ -59,7 +62,9 @@ fn invite(
     };
     let role = fields.optional("role", role, RoleName::parse_assignable);
     let attributes = fields.attributes("attributes", attributes);
-    Ok(Invite { recipient: recipient?, role: role?.unwrap_or(RoleName::MEMBER), attributes: attributes? })
+    let locale = fields.optional("locale", locale, Locale::parse);
+    let role = role?.unwrap_or(RoleName::MEMBER);
+    Ok(Invite { recipient: recipient?, role, attributes: attributes?, locale: locale? })
 }
 
 /// The input of `CreateInvitation`.
@@ -71,7 +76,7 @@ pub(in crate::grpc) fn create(
         message.recipient,
         pb::create_invitation_request::Recipient => RecipientText { Email, Identifier }
     );
-    let invite = invite(fields, recipient.as_ref(), &message.role, message.attributes.as_ref());
+    let invite = invite(fields, recipient.as_ref(), &message.role, message.attributes.as_ref(), &message.locale);
     let terms = terms(fields, message.delivery, message.lifetime.as_ref(), message.validate_only);
     Ok((invite?, terms?))
 }
@@ -90,7 +95,7 @@ pub(in crate::grpc) fn batch(
             item.recipient,
             pb::batch_create_invitations_item::Recipient => RecipientText { Email, Identifier }
         );
-        invite(fields, recipient.as_ref(), &item.role, item.attributes.as_ref())
+        invite(fields, recipient.as_ref(), &item.role, item.attributes.as_ref(), &item.locale)
     });
     Ok((items?, terms?))
 }

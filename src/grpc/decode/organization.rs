@@ -4,7 +4,7 @@ use super::invitation::delivery;
 use super::{FieldReader, InvalidFields, UserReference, borrow_oneof, item_count};
 use crate::domain::ids::parse_uuid;
 use crate::domain::{
-    EmailAddress, Invalid, Kind, Name, OrganizationId, OrganizationState, Permission, PermissionName, RoleName,
+    EmailAddress, Invalid, Kind, Locale, Name, OrganizationId, OrganizationState, Permission, PermissionName, RoleName,
     SearchText, Slug, UserId,
 };
 use crate::grpc::page::Page;
@@ -29,6 +29,7 @@ pub(in crate::grpc) fn create(
     let kind = fields.kind(&message.kind);
     let attributes = fields.attributes("attributes", message.attributes.as_ref());
     let owner = owner(message, fields);
+    let owner_locale = fields.optional("owner_locale", &message.owner_locale, Locale::parse);
     let owner_attributes = fields.attributes("owner_attributes", message.owner_attributes.as_ref());
     Ok(CreateOrganization {
         name: name?,
@@ -37,6 +38,7 @@ pub(in crate::grpc) fn create(
         attributes: attributes?,
         owner: owner?,
         owner_attributes: owner_attributes?,
+        owner_locale: owner_locale?,
         inactive: message.inactive,
     })
 }
@@ -91,11 +93,14 @@ fn member(
     user: Option<UserReference<'_>>,
     role: &str,
     attributes: Option<&prost_types::Struct>,
+    locale: &str,
 ) -> Result<AddMember, InvalidFields> {
     let person = fields.person(user);
     let role = fields.optional("role", role, RoleName::parse_assignable);
     let attributes = fields.attributes("attributes", attributes);
-    Ok(AddMember { person: person?, role: role?.unwrap_or(RoleName::MEMBER), attributes: attributes?, notify: None })
+    let locale = fields.optional("locale", locale, Locale::parse);
+    let role = role?.unwrap_or(RoleName::MEMBER);
+    Ok(AddMember { person: person?, role, attributes: attributes?, locale: locale?, notify: None })
 }
 
 /// The input of `AddMember`.
@@ -104,7 +109,7 @@ pub(in crate::grpc) fn add_member(
     fields: &mut FieldReader,
 ) -> Result<AddMember, InvalidFields> {
     let user = borrow_oneof!(message.person, pb::add_member_request::Person => UserReference { UserId, Email });
-    member(fields, user, &message.role, message.attributes.as_ref())
+    member(fields, user, &message.role, message.attributes.as_ref(), &message.locale)
 }
 
 /// The input of `EnsureMember`.
@@ -113,7 +118,7 @@ pub(in crate::grpc) fn ensure_member(
     fields: &mut FieldReader,
 ) -> Result<AddMember, InvalidFields> {
     let user = borrow_oneof!(message.person, pb::ensure_member_request::Person => UserReference { UserId, Email });
-    member(fields, user, &message.role, message.attributes.as_ref())
+    member(fields, user, &message.role, message.attributes.as_ref(), &message.locale)
 }
 
 /// The input of `BatchAddMembers`.
@@ -126,7 +131,7 @@ pub(in crate::grpc) fn add_members(
     }
     let items = fields.items(&message.items, |fields, item| {
         let user = borrow_oneof!(item.person, pb::batch_add_members_item::Person => UserReference { UserId, Email });
-        member(fields, user, &item.role, item.attributes.as_ref())
+        member(fields, user, &item.role, item.attributes.as_ref(), &item.locale)
     });
     Ok(BatchAddMembers { items: items?, all_or_nothing: message.all_or_nothing })
 }

@@ -236,6 +236,7 @@ impl InviteAll {
             role,
             makes_owner: self.makes_owner,
             attributes: input.attributes.clone(),
+            locale: input.locale.clone(),
             inviter: self.inviter.clone(),
             life: self.terms.life,
             mail: delivery == Delivery::Email,

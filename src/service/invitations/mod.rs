@@ -13,8 +13,8 @@ pub(super) use manage::{InviteAll, check_delivery, inviter};
 use crate::authn::Secret;
 use crate::authz::decide::Access;
 use crate::domain::{
-    Attributes, Delivery, Invalid, Invitation, InvitationId, InvitationState, OrganizationId, Recipient, Refusal,
-    RoleName, ValueKind,
+    Attributes, Delivery, Invalid, Invitation, InvitationId, InvitationState, Locale, OrganizationId, Recipient,
+    Refusal, RoleName, ValueKind,
 };
 use crate::service::{Roster, ServiceError, limits};
 use crate::store::invitations;
@@ -71,6 +71,8 @@ pub struct Invite {
     pub role: RoleName,
     /// The attributes of the future membership.
     pub attributes: Attributes,
+    /// The locale of the mails; `None` for that of the deployment.
+    pub locale: Option<Locale>,
 }
 
 /// The options that apply to every invitation of one call.

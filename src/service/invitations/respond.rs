@@ -294,6 +294,7 @@ impl Change for Accept {
             person: Person::Id(self.user.clone()),
             role: role.name,
             attributes: invitation.attributes.clone(),
+            locale: None,
             notify: None,
         };
         match add(tx, &mut organization, &input, &user).await? {

@@ -69,7 +69,7 @@ pub(in crate::service) async fn add(
         revoke_all(tx, organization, PendingInvitations::OfOwner).await?;
     }
     if let Some(sender) = &input.notify {
-        let subject = Subject::Added(user.id.clone());
+        let subject = Subject::Added(user.id.clone(), input.locale.clone());
         outbox::put(tx.connection, organization.id, random::uuid(), &subject, sender).await?;
     }
     Ok(AddOutcome::Added(Member { membership, user: user.clone() }))

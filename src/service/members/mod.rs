@@ -12,7 +12,7 @@ use super::write::{Meta, WriteResult};
 use super::{ItemResult, Roster, ServiceError};
 use crate::authn::Caller;
 use crate::authz::decide::Access;
-use crate::domain::{Attributes, EmailAddress, Inviter, Member, Organization, Refusal, RoleName, UserId};
+use crate::domain::{Attributes, EmailAddress, Inviter, Locale, Member, Organization, Refusal, RoleName, UserId};
 use add::Ensure;
 use change::Leave;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,8 @@ pub struct AddMember {
     pub role: RoleName,
     /// The deployment's own data about the membership.
     pub attributes: Attributes,
+    /// The locale of the mail to the new member; `None` for that of the deployment.
+    pub locale: Option<Locale>,
     /// The sender of the mail to the new member; `None` to send no mail.
     pub notify: Option<Inviter>,
 }

@@ -53,12 +53,13 @@ fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
         "reason" => text("because"),
         "request_id" => text(UUID),
         // The owner is given by id, and so is not invited.
-        "etag" | "page_token" | "owner_email" | "owner_delivery" | "cursor" | "replace_roles" => None,
+        "etag" | "page_token" | "owner_email" | "owner_delivery" | "owner_locale" | "cursor" | "replace_roles" => None,
         "ping" => Some(Value::I64(7)),
         "invitation_id" => text(&fixture.invitation),
         "token" => text(&fixture.token),
         // NONE, which suits every recipient.
         "delivery" => Some(Value::EnumNumber(3)),
+        "locale" => Some(Value::String("de-at".to_owned())),
         "lifetime" => Some(duration(7200, 0)),
         // Without `rotate`, a reminder with the delivery NONE has no effect.
         "validate_only" | "fully_consistent" | "rotate" => Some(Value::Bool(true)),
@@ -113,6 +114,7 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         ]),
         "identifier" => texts(&["", "   ", "a\0b", "a\nb"]),
         "invitation_id" => texts(&["", "x", "\0", "7b0c3a1e5a394d0c9a533a0f2c8f7a11", "the-one", "é"]),
+        "locale" | "owner_locale" => texts(BAD_LOCALES),
         "delivery" | "owner_delivery" => [-1, 4, 99, i32::MIN, i32::MAX].map(Value::EnumNumber).into(),
         "lifetime" => BAD_LIFETIMES.iter().map(|(seconds, nanos)| duration(*seconds, *nanos)).collect(),
         "title" => texts(&["a\0b", "a\u{202e}b", "a\nb", "a\u{200c}b"]),
@@ -176,6 +178,10 @@ fn wrong_length(name: &str) -> Vec<Value> {
         "identifier" | "description" => [1001, 100_000].map(long).into(),
         "kind" => [65, 100_000].map(long).into(),
         "reason" => [501, 100_000].map(long).into(),
+        "locale" | "owner_locale" => {
+            let long = |parts| Value::String(format!("de{}", "-abcdefgh".repeat(parts)));
+            [4, 10_000].map(long).into()
+        }
         "role" | "replace_with" | "permission" | "request_id" | "page_token" | "at_least_as_fresh"
         | "invitation_id" | "cursor" => {
             vec![long(100_000)]
@@ -237,6 +243,10 @@ fn wrong_for_message(name: &str, parent: &str) -> Vec<Value> {
     }
     values
 }
+
+/// Texts that are no language tags.
+const BAD_LOCALES: &[&str] =
+    &["d", "german", "de_AT", "de-", "de-AT-", "dé", " de", "de\0", "de\r\nBcc: x", "x-y", "de,en"];
 
 /// Seconds and nanoseconds: under an hour, over thirty days, and invalid durations.
 const BAD_LIFETIMES: [(i64, i32); 11] = [

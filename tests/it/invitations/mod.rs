@@ -3,6 +3,7 @@
 mod agreement;
 mod life;
 mod limits;
+mod locales;
 mod mail_states;
 mod outbox;
 mod published;

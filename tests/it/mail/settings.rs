@@ -28,7 +28,7 @@ fn the_kind_is_required() {
 #[test]
 fn all_mistakes_are_reported_at_once() {
     let found = mistakes(
-        "kind = 'smtp'\ntimeout_ms = 0\nconnections = 0\nusername = 'u'\ntemplates = '/nowhere'\nca_file = '/nowhere'",
+        "kind = 'smtp'\ntimeout_ms = 0\nconnections = 0\nusername = 'u'\ntemplates = '/nowhere'\nca_file = '/nowhere'\nlocale = 'german'",
     );
     assert_eq!(
         names(&found),
@@ -41,6 +41,7 @@ fn all_mistakes_are_reported_at_once() {
             "mail.security",
             "mail.ca_file",
             "mail.password_file",
+            "mail.locale",
             "mail.templates (in /nowhere)",
         ]
     );

@@ -10,18 +10,18 @@ use roster::service::outbox::{DeliveryOutcome, Letter, Occasion};
 use std::path::Path;
 
 /// Delivers the letter and returns the bytes that the server received.
-async fn deliver(letter: &Letter) -> Vec<u8> {
+pub(super) async fn deliver(letter: &Letter) -> Vec<u8> {
     let server = SmtpServer::start(SmtpOptions::default()).await;
     assert_eq!(plain(&server).deliver(letter).await, DeliveryOutcome::Delivered);
     server.mailbox().remove(0).data
 }
 
-fn parse(bytes: &[u8]) -> Message<'_> {
+pub(super) fn parse(bytes: &[u8]) -> Message<'_> {
     MessageParser::default().parse(bytes).unwrap()
 }
 
 /// The texts of a message: subject, text, HTML.
-fn texts(message: &Message) -> [String; 3] {
+pub(super) fn texts(message: &Message) -> [String; 3] {
     let text = message.body_text(0).unwrap().replace("\r\n", "\n");
     let html = message.body_html(0).unwrap().replace("\r\n", "\n");
     [message.subject().unwrap().to_owned(), text, html]
@@ -53,8 +53,8 @@ async fn a_letter_is_a_readable_message() {
         format!(
             "Hello,\n\n“Ada Lovelace” invites you to join “Acme” as member.\n\n\
              To see the invitation, and to accept or decline it, open this page:\n\n{link}\n\n\
-             The invitation is for this address only and ends on 1 December 2026, 14:30 UTC. If you do\n\
-             not want it, there is nothing you need to do.\n\n\
+             The invitation is for this address only and ends on 1 December 2026, 14:30 UTC.\n\
+             If you do not want it, there is nothing you need to do.\n\n\
              The names in quotation marks were chosen by those who invite you. We do not\n\
              know more about them than you do."
         )
@@ -69,6 +69,7 @@ async fn a_letter_is_a_readable_message() {
     let value = |name: &str| message.header(name).and_then(HeaderValue::as_text).map(ToOwned::to_owned);
     assert_eq!(value("Auto-Submitted").as_deref(), Some("auto-generated"));
     assert_eq!(value("X-Auto-Response-Suppress").as_deref(), Some("All"));
+    assert_eq!(message.content_language().as_text(), Some("en"));
     let kind = message.content_type().unwrap();
     assert_eq!((kind.ctype(), kind.subtype()), ("multipart", Some("alternative")));
     assert_eq!(message.parts.len(), 3);
@@ -104,7 +105,7 @@ async fn a_letter_without_its_token_fails_finally() {
     let mut letter = invitation();
     letter.token = None;
     let sent = plain(&server).deliver(&letter).await;
-    assert_eq!(sent, DeliveryOutcome::Final("the template invitation.txt failed: undefined value".to_owned()));
+    assert_eq!(sent, DeliveryOutcome::Final("the template invitation.en.txt failed: undefined value".to_owned()));
     assert!(server.mailbox().is_empty());
 }
 
@@ -231,7 +232,7 @@ async fn long_names_are_complete() {
 }
 
 /// Settings with custom templates.
-fn with_templates(server: &SmtpServer, directory: &Path, files: &[(&str, &str)]) -> MailSettings {
+pub(super) fn with_templates(server: &SmtpServer, directory: &Path, files: &[(&str, &str)]) -> MailSettings {
     for (name, text) in files {
         std::fs::write(directory.join(name), text).unwrap();
     }
@@ -245,8 +246,8 @@ async fn custom_templates_replace_the_built_in_ones() {
     let server = SmtpServer::start(SmtpOptions::default()).await;
     let directory = tempfile::tempdir().unwrap();
     let files = [
-        ("invitation.subject", "Komm zu {{ organization }}!\n"),
-        ("invitation.txt", "{% if role == 'member' %}Grüße{% endif %}: {{ link }}\n"),
+        ("invitation.subject", "Join {{ organization }}!\n"),
+        ("invitation.txt", "{% if role == 'member' %}Good day{% endif %}: {{ link }}\n"),
     ];
     let settings = with_templates(&server, directory.path(), &files);
     // Kubernetes adds this entry beside the files of a ConfigMap.
@@ -256,8 +257,8 @@ async fn custom_templates_replace_the_built_in_ones() {
     assert_eq!(mailer(&settings).deliver(&letter).await, DeliveryOutcome::Delivered);
     let bytes = server.mailbox().remove(0).data;
     let [subject, text, html] = texts(&parse(&bytes));
-    assert_eq!(subject, "Komm zu “a b”!");
-    assert_eq!(text.trim_end(), format!("Grüße: https://app.example/join?token={TOKEN}"));
+    assert_eq!(subject, "Join “a b”!");
+    assert_eq!(text.trim_end(), format!("Good day: https://app.example/join?token={TOKEN}"));
     assert!(html.contains("invites you to join"), "the other templates stay built in");
 }
 

@@ -13,10 +13,11 @@ pub(super) fn entry(name: &str, target: &Target, write: &Write) -> Option<Sample
             let (role, attributes) = ("admin".to_owned(), Some(attributes()));
             // By mail, which waits in the outbox.
             let delivery = pb::InvitationDelivery::Email.into();
+            let locale = "de-AT".to_owned();
             let lifetime = Some(prost_types::Duration { seconds: 7200, nanos: 0 });
             Owner.sends(write_request!(
                 write,
-                CreateInvitationRequest { organization, recipient, role, attributes, delivery, lifetime }
+                CreateInvitationRequest { organization, recipient, role, attributes, delivery, lifetime, locale }
             ))
         }
         "BatchCreateInvitations" => {
