@@ -29,7 +29,9 @@ pub(in crate::grpc) fn create(
     let kind = fields.kind(&message.kind);
     let attributes = fields.attributes("attributes", message.attributes.as_ref());
     let owner = owner(message, fields);
-    let owner_locale = fields.optional("owner_locale", &message.owner_locale, Locale::parse);
+    let owner_locale = only_by_email(fields, message, "owner_locale", !message.owner_locale.is_empty(), |fields| {
+        fields.optional("owner_locale", &message.owner_locale, Locale::parse)
+    });
     let owner_attributes = fields.attributes("owner_attributes", message.owner_attributes.as_ref());
     Ok(CreateOrganization {
         name: name?,
@@ -43,12 +45,25 @@ pub(in crate::grpc) fn create(
     })
 }
 
-fn owner(message: &pb::CreateOrganizationRequest, fields: &mut FieldReader) -> Result<Option<Owner>, InvalidFields> {
-    let mut delivery = delivery(fields, "owner_delivery", message.owner_delivery);
-    if matches!(delivery, Ok(Some(_))) && message.owner_email.is_empty() {
-        delivery =
-            Err(fields.wrong("owner_delivery", Invalid::new("only with owner_email: no other owner is invited")));
+/// Reads a field about the invitation of the owner, which only an owner by address gets.
+fn only_by_email<T>(
+    fields: &mut FieldReader,
+    message: &pb::CreateOrganizationRequest,
+    field: &str,
+    is_set: bool,
+    read: impl FnOnce(&mut FieldReader) -> Result<T, InvalidFields>,
+) -> Result<T, InvalidFields> {
+    let value = read(fields)?;
+    if is_set && message.owner_email.is_empty() {
+        return Err(fields.wrong(field, Invalid::new("only with owner_email: no other owner is invited")));
     }
+    Ok(value)
+}
+
+fn owner(message: &pb::CreateOrganizationRequest, fields: &mut FieldReader) -> Result<Option<Owner>, InvalidFields> {
+    let delivery = only_by_email(fields, message, "owner_delivery", message.owner_delivery != 0, |fields| {
+        delivery(fields, "owner_delivery", message.owner_delivery)
+    });
     match (message.owner_user_id.as_str(), message.owner_email.as_str()) {
         ("", "") => delivery.map(|_| None),
         (id, "") => {

@@ -161,6 +161,10 @@ async fn a_field_of_the_owner_without_an_owner_is_named() {
         owner_delivery: pb::InvitationDelivery::Token.into(),
         ..request.clone()
     };
+    let located = |request: &pb::CreateOrganizationRequest| pb::CreateOrganizationRequest {
+        owner_locale: "de".to_owned(),
+        ..request.clone()
+    };
     let described = |request: &pb::CreateOrganizationRequest| pb::CreateOrganizationRequest {
         owner_attributes: Some(nested(2)),
         ..request.clone()
@@ -169,6 +173,9 @@ async fn a_field_of_the_owner_without_an_owner_is_named() {
         (delivered(&none), Some("owner_delivery")),
         (delivered(&by_id), Some("owner_delivery")),
         (delivered(&by_email), None),
+        (located(&none), Some("owner_locale")),
+        (located(&by_id), Some("owner_locale")),
+        (located(&by_email), None),
         (described(&none), Some("owner_attributes")),
         (described(&by_id), None),
         (described(&by_email), None),
