@@ -52,17 +52,17 @@ impl OrganizationChange for UpdateMember {
     ) -> Result<Member, ServiceError> {
         check_writable(&organization)?;
         let before = member(tx, &organization, &self.user).await?;
-        if self.role.is_some() {
+        let role = if let Some(name) = &self.role {
             check_not_owner(&organization, &self.user)?;
-        }
-        grant.reaches(&before.role)?;
-        let role = match &self.role {
-            Some(name) => Some(tx.assignable_role(&organization, name).await?),
-            None => None,
+            grant.reaches(&before.role)?;
+            let role = tx.assignable_role(&organization, name).await?;
+            grant.reaches(&role)?;
+            Some(role)
+        } else {
+            // Attributes give and take no permission, so the ceiling does not apply to them.
+            before.role.require()?;
+            None
         };
-        if let Some(role) = &role {
-            grant.reaches(role)?;
-        }
         check_etag(self.etag.as_deref(), &before.etag())?;
         let stored = if before.role.name == RoleName::OWNER {
             &tx.role(organization.id, &RoleName::ADMIN).await?

@@ -2,6 +2,7 @@
 //! role that does not exist, whatever is written and whatever races.
 
 mod apply;
+mod attributes;
 mod bad_models;
 mod ceiling;
 mod define;
