@@ -244,12 +244,15 @@ pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
     }
 }
 
-/// An invitation, for its recipient: of the organization it shows the name only.
+/// An invitation, for its recipient.
 pub(super) fn received(preview: &InvitationPreview) -> pb::ReceivedInvitation {
-    let InvitationPreview { invitation, organization_name, inviter_name, member_role } = preview;
+    let InvitationPreview { invitation, inviter_name, member_role, .. } = preview;
     pb::ReceivedInvitation {
         invitation_id: invitation.id.to_string(),
-        organization_name: organization_name.clone(),
+        organization_id: invitation.organization.to_string(),
+        organization_slug: preview.organization_slug.clone(),
+        organization_kind: preview.organization_kind.clone(),
+        organization_name: preview.organization_name.clone(),
         inviter_name: inviter_name.clone().unwrap_or_default(),
         role: member_role.as_ref().unwrap_or(invitation.granted_role()).to_string(),
         expire_time: Some(timestamp(invitation.expire_time)),

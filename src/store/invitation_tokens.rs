@@ -106,6 +106,10 @@ pub async fn drop_all(connection: &mut PgConnection, organization: OrganizationI
 pub struct InvitationPreview {
     /// The invitation of the token.
     pub invitation: Invitation,
+    /// The slug of the organization.
+    pub organization_slug: String,
+    /// The kind of the organization.
+    pub organization_kind: String,
     /// The name of the organization.
     pub organization_name: String,
     /// The display name of the inviter; `None` if it is not a user or the user has none.
@@ -133,6 +137,8 @@ struct InvitationPreviewRow {
     mail_error: Option<String>,
     create_time: OffsetDateTime,
     update_time: OffsetDateTime,
+    slug: String,
+    kind: String,
     name: String,
     inviter_name: Option<String>,
     member_role: Option<String>,
@@ -146,7 +152,7 @@ macro_rules! preview_query {
         invitation_query!(
             stored InvitationPreviewRow,
             "SELECT",
-            r#", o.name, u.display_name AS "inviter_name?",
+            r#", o.slug, o.kind, o.name, u.display_name AS "inviter_name?",
                CASE WHEN m.user_id = o.owner_id THEN 'owner' ELSE coalesce(r.replaced_by, d.replaced_by, m.role) END
                    AS "member_role?" "#
                 $from
@@ -189,6 +195,8 @@ impl From<InvitationPreviewRow> for InvitationPreview {
         };
         Self {
             invitation: invitation.into(),
+            organization_slug: row.slug,
+            organization_kind: row.kind,
             organization_name: row.name,
             inviter_name: row.inviter_name,
             member_role: row.member_role.as_deref().map(RoleName::from_stored),
@@ -237,7 +245,7 @@ pub async fn received(
     let rows = invitation_query!(
         listed InvitationPreviewRow,
         "SELECT",
-        r#", i.name AS "name!", u.display_name AS "inviter_name?",
+        r#", i.slug AS "slug!", i.kind AS "kind!", i.name AS "name!", u.display_name AS "inviter_name?",
            CASE WHEN m.user_id = i.owner_id THEN 'owner' ELSE coalesce(r.replaced_by, d.replaced_by, m.role) END
                AS "member_role?"
          FROM (
@@ -247,7 +255,7 @@ pub async fn received(
                      SELECT p.*, sum(pg_column_size(p.attributes || '{}')) OVER before AS stored_before,
                             lead(true) OVER (ORDER BY p.create_time, p.id) AS has_next
                      FROM (
-                         SELECT found.*, o.name, o.owner_id FROM invitations found
+                         SELECT found.*, o.slug, o.kind, o.name, o.owner_id FROM invitations found
                          JOIN organizations o ON o.bucket = found.bucket AND o.id = found.organization_id
                          WHERE found.identifier_normal = $1 AND found.is_email AND found.state = 'PENDING'
                            AND found.expire_time > clock_timestamp()

@@ -1,6 +1,6 @@
 //! The steps from an invitation to a membership.
 
-use super::{accept, invite};
+use super::{Fixture, accept, invite, invite_identifier, preview};
 use crate::harness::{Server, assert_refused, is_member};
 use roster::domain::Scope;
 use roster::grpc::pb;
@@ -64,4 +64,88 @@ async fn an_organization_created_for_an_address_is_pending_until_the_owner_accep
     let now = grace.organizations.get_organization(request).await.unwrap().into_inner().organization.unwrap();
     assert_eq!((now.state(), now.owner_user_id.as_str()), (pb::OrganizationState::Active, "grace"));
     server.database.assert_invariants().await;
+}
+
+/// The fields of a received invitation about its organization.
+fn about(received: &pb::ReceivedInvitation) -> [&str; 4] {
+    let pb::ReceivedInvitation { organization_id, organization_slug, organization_kind, organization_name, .. } =
+        received;
+    [organization_id, organization_slug, organization_kind, organization_name]
+}
+
+/// Creates an organization of the kind `team` with invitations of `grace`, by address and by identifier, and brings it into
+/// a state. Returns its id and the tokens of the invitations.
+async fn team(fixture: &Fixture, state: &str, name: &str) -> (String, [String; 2]) {
+    let (mut ada, mut backend) = (fixture.ada.clone(), fixture.backend.clone());
+    let request = pb::CreateOrganizationRequest { kind: "team".to_owned(), ..crate::harness::organization(name) };
+    let (id, token) = if state == "registered" {
+        let owner_delivery = pb::InvitationDelivery::Token.into();
+        let request =
+            pb::CreateOrganizationRequest { owner_email: "grace@example.com".to_owned(), owner_delivery, ..request };
+        let made = backend.organizations.create_organization(request).await.unwrap().into_inner();
+        (made.organization.unwrap().id, made.owner_token)
+    } else {
+        let creator = if state == "pending" { &mut backend } else { &mut ada };
+        let made = creator.organizations.create_organization(request).await.unwrap().into_inner();
+        let id = made.organization.unwrap().id;
+        (id.clone(), fixture.create(invite(&id, "grace@example.com")).await.token)
+    };
+    let by_identifier = fixture.create(invite_identifier(&id, "@grace")).await.token;
+    let organization = id.clone();
+    match state {
+        "renamed" => {
+            let (name, slug) = ("Renamed".to_owned(), "another-slug".to_owned());
+            let request = pb::UpdateOrganizationRequest { organization, name, slug, ..Default::default() };
+            ada.organizations.update_organization(request).await.unwrap();
+        }
+        "inactive" => {
+            let request = pb::DeactivateOrganizationRequest { organization, ..Default::default() };
+            ada.organizations.deactivate_organization(request).await.unwrap();
+        }
+        "deleted" => {
+            let request = pb::DeleteOrganizationRequest { organization, ..Default::default() };
+            ada.organizations.delete_organization(request).await.unwrap();
+        }
+        _ => {}
+    }
+    (id, [token, by_identifier])
+}
+
+#[tokio::test]
+async fn a_received_invitation_names_its_organization_in_each_state() {
+    let fixture = Fixture::new().await;
+    let mut operator = fixture.server.operator();
+    let mut grace = fixture.server.user_with_email("grace");
+    // An address that is not verified receives nothing.
+    let mut mallory = fixture.server.person("mallory", "grace@example.com", false);
+    for (number, state) in ["active", "renamed", "inactive", "pending", "registered", "deleted"].iter().enumerate() {
+        let (organization, tokens) = team(&fixture, state, &format!("Team {number}")).await;
+        let get = pb::GetOrganizationRequest { organization: organization.clone() };
+        let stored = operator.organizations.get_organization(get).await.unwrap().into_inner().organization.unwrap();
+        let expected = [&stored.id, &stored.slug, &stored.kind, &stored.name].map(String::as_str);
+        assert_eq!((expected[0], expected[2]), (organization.as_str(), "team"));
+        let list = pb::ListReceivedInvitationsRequest::default();
+        let listed = grace.invitations.list_received_invitations(list.clone()).await.unwrap().into_inner().invitations;
+        let listed: Vec<_> = listed.iter().filter(|one| one.organization_id == organization).map(about).collect();
+        let is_listed = ["active", "renamed", "registered"].contains(state);
+        assert_eq!(listed, if is_listed { vec![expected] } else { Vec::new() }, "{state}");
+        for token in &tokens {
+            for mut caller in [grace.clone(), fixture.server.anonymous()] {
+                match caller.invitations.preview_invitation(preview(token)).await {
+                    Ok(answer) => assert_eq!(about(&answer.into_inner().invitation.unwrap()), expected, "{state}"),
+                    answer @ Err(_) => {
+                        assert_refused(answer, Code::NotFound, "INVITATION_NOT_FOUND");
+                        assert_eq!(*state, "deleted");
+                    }
+                }
+            }
+        }
+        // The id and the slug give no access.
+        for organization in [stored.id, stored.slug] {
+            let answer = grace.organizations.get_organization(pb::GetOrganizationRequest { organization }).await;
+            assert_refused(answer, Code::PermissionDenied, "PERMISSION_DENIED");
+        }
+        let received = mallory.invitations.list_received_invitations(list).await.unwrap().into_inner();
+        assert_eq!(received.invitations, []);
+    }
 }
