@@ -22,13 +22,18 @@ pub(super) fn delivery(fields: &mut FieldReader, field: &str, number: i32) -> Re
     }
 }
 
-fn lifetime(fields: &mut FieldReader, lifetime: Option<&prost_types::Duration>) -> Result<Duration, InvalidFields> {
+/// The lifetime of an invitation; absent: the default.
+pub(super) fn lifetime(
+    fields: &mut FieldReader,
+    field: &str,
+    lifetime: Option<&prost_types::Duration>,
+) -> Result<Duration, InvalidFields> {
     // Not by prost's conversion, which overflows on the smallest number of seconds.
     let duration = lifetime.map(|lifetime| match (u64::try_from(lifetime.seconds), u32::try_from(lifetime.nanos)) {
         (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
         _ => Err(Invalid::new("an invitation is good for an hour to 30 days")),
     });
-    fields.take("lifetime", duration.transpose().and_then(life))
+    fields.take(field, duration.transpose().and_then(life))
 }
 
 fn terms(
@@ -38,7 +43,7 @@ fn terms(
     dry_run: bool,
 ) -> Result<Terms, InvalidFields> {
     let delivery = delivery(fields, "delivery", delivery_number);
-    let life = lifetime(fields, duration);
+    let life = lifetime(fields, "lifetime", duration);
     Ok(Terms { delivery: delivery?, life: life?, dry_run })
 }
 

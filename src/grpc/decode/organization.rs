@@ -1,6 +1,6 @@
 //! Inputs of `OrganizationService`.
 
-use super::invitation::delivery;
+use super::invitation::{delivery, lifetime};
 use super::{FieldReader, InvalidFields, UserReference, borrow_oneof, item_count};
 use crate::domain::ids::parse_uuid;
 use crate::domain::{
@@ -64,17 +64,19 @@ fn owner(message: &pb::CreateOrganizationRequest, fields: &mut FieldReader) -> R
     let delivery = only_by_email(fields, message, "owner_delivery", message.owner_delivery != 0, |fields| {
         delivery(fields, "owner_delivery", message.owner_delivery)
     });
+    let life = only_by_email(fields, message, "owner_lifetime", message.owner_lifetime.is_some(), |fields| {
+        lifetime(fields, "owner_lifetime", message.owner_lifetime.as_ref())
+    });
     match (message.owner_user_id.as_str(), message.owner_email.as_str()) {
-        ("", "") => delivery.map(|_| None),
+        ("", "") => life.and(delivery).map(|_| None),
         (id, "") => {
             let user = fields.take("owner_user_id", UserId::parse_new(id)).map(Owner::User);
-            delivery?;
+            life.and(delivery)?;
             user.map(Some)
         }
         ("", email) => {
             let address = fields.take("owner_email", EmailAddress::parse(email));
-            let life = crate::service::limits::INVITATION_LIFE;
-            let terms = Terms { delivery: delivery?, life, dry_run: message.validate_only };
+            let terms = Terms { delivery: delivery?, life: life?, dry_run: message.validate_only };
             Ok(Some(Owner::Address(address?, terms)))
         }
         (_, _) => Err(fields.wrong("owner_email", Invalid::new("the owner by id or by address, not both"))),

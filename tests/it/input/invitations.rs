@@ -60,7 +60,13 @@ async fn invalid_combinations_of_fields_are_named() {
     assert_eq!(violations(&status), ["token"]);
     let status = ada.invitations.decline_invitation(pb::DeclineInvitationRequest::default()).await.unwrap_err();
     assert_eq!(violations(&status), ["token"]);
+    fixture.assert_unchanged().await;
+}
 
+#[tokio::test]
+async fn invalid_combinations_of_fields_about_an_owner_are_named() {
+    let fixture = Fixture::new().await;
+    let mut operator = fixture.server.operator();
     let two_owners = pb::CreateOrganizationRequest {
         owner_user_id: "grace".to_owned(),
         owner_email: "grace@example.com".to_owned(),
@@ -68,6 +74,25 @@ async fn invalid_combinations_of_fields_are_named() {
     };
     let status = operator.organizations.create_organization(two_owners).await.unwrap_err();
     assert_eq!(violations(&status), ["owner_email"]);
+    let lifetime = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    for (owner_email, owner_user_id, seconds, expected) in [
+        // A lifetime without an invitation has no effect.
+        ("", "", 7200, &["owner_lifetime"][..]),
+        ("", "grace", 7200, &["owner_lifetime"]),
+        ("grace@example.com", "", 3599, &["owner_lifetime"]),
+        ("grace@example.com", "", 30 * 24 * 3600 + 1, &["owner_lifetime"]),
+        ("grace", "", 0, &["owner_email", "owner_lifetime"]),
+        ("grace@example.com", "grace", -1, &["owner_email", "owner_lifetime"]),
+    ] {
+        let request = pb::CreateOrganizationRequest {
+            owner_email: owner_email.to_owned(),
+            owner_user_id: owner_user_id.to_owned(),
+            owner_lifetime: lifetime(seconds),
+            ..crate::harness::organization("Gamma")
+        };
+        let status = operator.organizations.create_organization(request).await.unwrap_err();
+        assert_eq!(violations(&status), expected);
+    }
     let off = pb::CreateOrganizationRequest {
         owner_email: "grace@example.com".to_owned(),
         inactive: true,

@@ -53,7 +53,8 @@ fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
         "reason" => text("because"),
         "request_id" => text(UUID),
         // The owner is given by id, and so is not invited.
-        "etag" | "page_token" | "owner_email" | "owner_delivery" | "owner_locale" | "cursor" | "replace_roles" => None,
+        "owner_email" | "owner_delivery" | "owner_locale" | "owner_lifetime" => None,
+        "etag" | "page_token" | "cursor" | "replace_roles" => None,
         "ping" => Some(Value::I64(7)),
         "invitation_id" => text(&fixture.invitation),
         "token" => text(&fixture.token),
@@ -116,7 +117,7 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         "invitation_id" => texts(&["", "x", "\0", "7b0c3a1e5a394d0c9a533a0f2c8f7a11", "the-one", "é"]),
         "locale" | "owner_locale" => texts(BAD_LOCALES),
         "delivery" | "owner_delivery" => [-1, 4, 99, i32::MIN, i32::MAX].map(Value::EnumNumber).into(),
-        "lifetime" => BAD_LIFETIMES.iter().map(|(seconds, nanos)| duration(*seconds, *nanos)).collect(),
+        "lifetime" | "owner_lifetime" => bad_lifetimes(),
         "title" => texts(&["a\0b", "a\u{202e}b", "a\nb", "a\u{200c}b"]),
         "description" => texts(&["a\0b", "a\u{202e}b", "a\u{200d}b"]),
         // Lists of messages have invalid values in their items only.
@@ -262,6 +263,10 @@ const BAD_LIFETIMES: [(i64, i32); 11] = [
     (i64::MAX, i32::MAX),
     (i64::MIN, i32::MIN),
 ];
+
+fn bad_lifetimes() -> Vec<Value> {
+    BAD_LIFETIMES.iter().map(|(seconds, nanos)| duration(*seconds, *nanos)).collect()
+}
 
 pub(super) fn duration(seconds: i64, nanos: i32) -> Value {
     dynamic("google.protobuf.Duration", &prost_types::Duration { seconds, nanos }.encode_to_vec())

@@ -1,6 +1,6 @@
 //! The steps from an invitation to a membership.
 
-use super::{Fixture, accept, invite, invite_identifier, preview};
+use super::{Fixture, accept, invite, invite_identifier, preview, remind};
 use crate::harness::{Server, assert_refused, is_member};
 use roster::domain::Scope;
 use roster::grpc::pb;
@@ -147,5 +147,39 @@ async fn a_received_invitation_names_its_organization_in_each_state() {
         }
         let received = mallory.invitations.list_received_invitations(list).await.unwrap().into_inner();
         assert_eq!(received.invitations, []);
+    }
+}
+
+#[tokio::test]
+async fn the_invitation_of_an_owner_has_the_lifetime_of_the_request() {
+    let fixture = Fixture::new().await;
+    let request = pb::CreateOrganizationRequest {
+        owner_email: "grace@example.com".to_owned(),
+        owner_delivery: pb::InvitationDelivery::Token.into(),
+        ..crate::harness::organization("Navy")
+    };
+    let day = 24 * 3600;
+    for (lifetime, seconds) in [(None, 7 * day), (Some(3600), 3600), (Some(30 * day), 30 * day)] {
+        let owner_lifetime = lifetime.map(|seconds| prost_types::Duration { seconds, nanos: 0 });
+        let request_id = roster::random::uuid().to_string();
+        let request = pb::CreateOrganizationRequest { owner_lifetime, request_id, ..request.clone() };
+        let mut backend = fixture.backend.clone();
+        let made = backend.organizations.create_organization(request.clone()).await.unwrap().into_inner();
+        let invitation = made.owner_invitation.clone().unwrap();
+        let (created, expires) = (invitation.create_time.unwrap(), invitation.expire_time.unwrap());
+        assert_eq!(expires.seconds - created.seconds, seconds);
+        let again = backend.organizations.create_organization(request.clone()).await.unwrap().into_inner();
+        assert_eq!(again.owner_invitation, made.owner_invitation);
+        // Another lifetime is another request.
+        let other = prost_types::Duration { seconds: 7200, nanos: 0 };
+        let other = pb::CreateOrganizationRequest { owner_lifetime: Some(other), ..request };
+        let answer = backend.organizations.create_organization(other).await;
+        assert_refused(answer, Code::AlreadyExists, "REQUEST_ID_REUSED");
+        // A reminder does not prolong it.
+        let organization = invitation.organization;
+        backend.invitations.remind_invitation(remind(&organization, &invitation.invitation_id, true)).await.unwrap();
+        let get = pb::GetInvitationRequest { organization, invitation_id: invitation.invitation_id };
+        let now = backend.invitations.get_invitation(get).await.unwrap().into_inner().invitation.unwrap();
+        assert_eq!(now.expire_time.unwrap(), expires);
     }
 }
