@@ -8,26 +8,31 @@ use super::invitations::interval;
 use sqlx::PgConnection;
 use std::time::Duration;
 
-/// Counts one use by a subject; false if the subject has used `most` in the current window. A window starts with its
-/// first use.
+/// Counts uses by a subject; false, and no use is counted, if the current window has less than these uses left of `most`. A
+/// window starts with its first use. The counter is locked until the transaction ends, in both cases.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn take(
     connection: &mut PgConnection,
     subject: &[u8; 32],
-    most: i32,
+    uses: u32,
+    most: u32,
     window: Duration,
 ) -> Result<bool, StoreError> {
+    if uses > most {
+        return Ok(false);
+    }
     let result = sqlx::query!(
-        r#"INSERT INTO quotas AS q (subject, used, window_start) VALUES ($1, 1, clock_timestamp())
+        r#"INSERT INTO quotas AS q (subject, used, window_start) VALUES ($1, $2, clock_timestamp())
            ON CONFLICT (subject) DO UPDATE
-           SET used = CASE WHEN q.window_start <= clock_timestamp() - $3::interval THEN 1 ELSE q.used + 1 END,
-               window_start = CASE WHEN q.window_start <= clock_timestamp() - $3::interval THEN clock_timestamp()
+           SET used = CASE WHEN q.window_start <= clock_timestamp() - $4::interval THEN $2 ELSE q.used + $2 END,
+               window_start = CASE WHEN q.window_start <= clock_timestamp() - $4::interval THEN clock_timestamp()
                                    ELSE q.window_start END
-           WHERE q.used < $2 OR q.window_start <= clock_timestamp() - $3::interval"#,
+           WHERE q.used <= $3::integer - $2 OR q.window_start <= clock_timestamp() - $4::interval"#,
         subject,
-        most,
+        number(uses),
+        number(most),
         interval(window)?,
     )
     .execute(connection)
@@ -35,14 +40,46 @@ pub async fn take(
     Ok(result.rows_affected() == 1)
 }
 
-/// Takes back one counted use that turned out not to count. Deletes the counter when it reaches 0.
+/// Counts up to `wanted` uses by a subject, as many as the current window has left of `most`. Returns their number. The
+/// counter is locked until the transaction ends, unless its limit is 0.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn give_back(connection: &mut PgConnection, subject: &[u8; 32]) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE quotas SET used = used - 1 WHERE subject = $1 AND used > 0", subject)
-        .execute(&mut *connection)
-        .await?;
+pub async fn take_up_to(
+    connection: &mut PgConnection,
+    subject: &[u8; 32],
+    wanted: u32,
+    most: u32,
+    window: Duration,
+) -> Result<u32, StoreError> {
+    let wanted = wanted.min(most);
+    if wanted == 0 || take(connection, subject, wanted, most, window).await? {
+        return Ok(wanted);
+    }
+    let used = sqlx::query_scalar!("SELECT used FROM quotas WHERE subject = $1", subject);
+    // The failed statement has locked the counter.
+    let used = used.fetch_optional(&mut *connection).await?.unwrap_or(0);
+    let left = most.saturating_sub(u32::try_from(used).unwrap_or(0)).min(wanted);
+    let is_taken = left > 0 && take(connection, subject, left, most, window).await?;
+    Ok(if is_taken { left } else { 0 })
+}
+
+fn number(uses: u32) -> i32 {
+    i32::try_from(uses).unwrap_or(i32::MAX)
+}
+
+/// Takes back counted uses that turned out not to count. Deletes the counter when it reaches 0.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn give_back(connection: &mut PgConnection, subject: &[u8; 32], uses: u32) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE quotas SET used = greatest(used - $2, 0) WHERE subject = $1 AND used > 0",
+        subject,
+        number(uses)
+    )
+    .execute(&mut *connection)
+    .await?;
     sqlx::query!("DELETE FROM quotas WHERE subject = $1 AND used = 0", subject).execute(connection).await?;
     Ok(())
 }

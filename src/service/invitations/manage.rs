@@ -1,13 +1,13 @@
 //! The organization's side of invitations: create, deliver again, revoke.
 
 use super::end::{check_not_void, check_pending, expire, settle};
+use super::mail_shares::MailReservation;
 use super::{InvitationSettings, Invite, IssuedInvitation, Terms, tokens};
 use crate::authn::Caller;
 use crate::authz::decide::{Access, Grant};
 use crate::domain::event::EventType;
 use crate::domain::{
-    ActorKind, Delivery, Invitation, InvitationId, InvitationState, Inviter, Organization, Quota, Recipient, Refusal,
-    StoredValue,
+    Delivery, Invitation, InvitationId, InvitationState, Inviter, Organization, Quota, Recipient, Refusal, StoredValue,
 };
 use crate::random;
 use crate::service::write::preconditions::check_writable;
@@ -15,9 +15,8 @@ use crate::service::write::unit_of_work::UnitOfWork;
 use crate::service::write::{Meta, OrganizationChange, WriteResult};
 use crate::service::{ItemResult, Roster, ServiceError};
 use crate::store::outbox::{self, Subject};
-use crate::store::{invitation_tokens, invitations, quotas, users};
+use crate::store::{invitation_tokens, invitations, users};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -177,24 +176,27 @@ impl OrganizationChange for InviteAll {
 }
 
 impl InviteAll {
-    /// Creates the invitations in the locked organization. The results are in the order of the inputs.
+    /// Creates the invitations in the locked organization, in the order of the inputs: where a limit leaves too few, the
+    /// first ones are created.
     pub(in crate::service) async fn invite(
         &self,
         tx: &mut UnitOfWork<'_>,
         organization: &mut Organization,
         grant: &Grant,
     ) -> Result<Vec<ItemResult<IssuedInvitation>>, ServiceError> {
-        let mut results: Vec<Option<ItemResult<IssuedInvitation>>> = self.inputs.iter().map(|_| None).collect();
-        // In the order of the quota rows, two for a user's mail: two calls must not deadlock.
-        let mut order: Vec<usize> = (0..self.inputs.len()).collect();
-        order.sort_by_cached_key(|index| mail_subject(&self.inputs[*index].recipient));
-        for index in order {
-            results[index] = Some(match self.invite_one(tx, organization, grant, &self.inputs[index]).await {
+        let addresses = self.inputs.iter().map(|input| &input.recipient);
+        let addresses = addresses.filter(|recipient| delivery(&self.terms, recipient) == Delivery::Email);
+        let mut mails =
+            MailReservation::new(tx, &self.settings, &self.inviter, addresses.map(Recipient::normal)).await?;
+        let mut results = Vec::with_capacity(self.inputs.len());
+        for input in &self.inputs {
+            results.push(match self.invite_one(tx, organization, grant, input, &mut mails).await {
                 Ok(issued) => Ok(issued),
                 Err(error) => Err(error.into_refusal()?),
             });
         }
-        Ok(results.into_iter().flatten().collect())
+        mails.give_back(tx).await?;
+        Ok(results)
     }
 
     async fn invite_one(
@@ -203,6 +205,7 @@ impl InviteAll {
         organization: &mut Organization,
         grant: &Grant,
         input: &Invite,
+        mails: &mut MailReservation,
     ) -> Result<IssuedInvitation, ServiceError> {
         let role = tx.assignable_role(organization, &input.role).await?;
         grant.reaches(&role)?;
@@ -227,7 +230,7 @@ impl InviteAll {
         }
         let delivery = delivery(&self.terms, &input.recipient);
         if delivery == Delivery::Email {
-            take_mail(tx, &self.settings, &self.inviter, &input.recipient).await?;
+            mails.take(input.recipient.normal())?;
         }
         let new = invitations::NewInvitation {
             organization: organization.id,
@@ -249,58 +252,15 @@ impl InviteAll {
     }
 }
 
-/// Takes one mail from the daily shares of the recipient's mailbox: the share of the sending user, and that of all senders.
-/// A service has no share, and an operator passes.
+/// Takes one mail from the daily shares of the recipient's mailbox.
 async fn take_mail(
     tx: &mut UnitOfWork<'_>,
     settings: &InvitationSettings,
     sender: &Inviter,
     recipient: &Recipient,
 ) -> Result<(), ServiceError> {
-    let own = match sender.kind.known() {
-        Some(ActorKind::Operator) => return Ok(()),
-        Some(ActorKind::User) => Some(sender_subject(&sender.id, recipient)),
-        Some(ActorKind::Service | ActorKind::System) | None => None,
-    };
-    // In this order for each mailbox: two calls must not deadlock.
-    if let Some(own) = &own {
-        let most = settings.mails_per_sender_to_recipient_and_day;
-        take(tx, own, Quota::MailsPerSenderToRecipientAndDay, most).await?;
-    }
-    let most = settings.mails_per_recipient_and_day;
-    let taken = take(tx, &mail_subject(recipient), Quota::MailsPerRecipientAndDay, most).await;
-    if let (Err(ServiceError::Refused(_)), Some(own)) = (&taken, &own) {
-        // The other items of a batch may succeed, and this one is not sent.
-        quotas::give_back(tx.connection, own).await?;
-    }
-    taken
-}
-
-/// Takes one use of a daily quota.
-async fn take(tx: &mut UnitOfWork<'_>, subject: &[u8; 32], limit: Quota, most: u32) -> Result<(), ServiceError> {
-    if quotas::take(tx.connection, subject, i32::try_from(most).unwrap_or(i32::MAX), DAY).await? {
-        return Ok(());
-    }
-    Err(quota(limit, most, DAY).into())
-}
-
-/// The recipient's mailbox: the normal form without the part after a plus sign.
-fn mailbox(recipient: &Recipient) -> String {
-    let normal = recipient.normal();
-    let (local, domain) = normal.rsplit_once('@').unwrap_or((normal, ""));
-    let local = local.split_once('+').map_or(local, |(mailbox, _)| mailbox);
-    format!("{local}@{domain}")
-}
-
-/// The subject of the quota of all senders to a mailbox.
-fn mail_subject(recipient: &Recipient) -> [u8; 32] {
-    Sha256::digest(format!("mail\0{}", mailbox(recipient))).into()
-}
-
-/// The subject of the quota of one user to a mailbox.
-fn sender_subject(user: &str, recipient: &Recipient) -> [u8; 32] {
-    // A user id may hold any character, so its length separates it from the mailbox.
-    Sha256::digest(format!("mail of\0{}\0{user}{}", user.len(), mailbox(recipient))).into()
+    let address = recipient.normal();
+    Ok(MailReservation::new(tx, settings, sender, std::iter::once(address)).await?.take(address)?)
 }
 
 /// Delivers an invitation token: queues a mail, for which the token is minted when it is sent, or mints a token for the

@@ -1,8 +1,9 @@
 //! Invitations. `manage` creates, resends and revokes them for the organization; `respond` accepts and declines them
-//! for the recipient; `end` makes pending ones final; `tokens` mints invitation tokens. This module has the settings, the
-//! inputs and the reads.
+//! for the recipient; `end` makes pending ones final; `tokens` mints invitation tokens; `mail_shares` counts the mails to
+//! each mailbox. This module has the settings, the inputs and the reads.
 
 mod end;
+mod mail_shares;
 mod manage;
 pub mod respond;
 pub(super) mod tokens;

@@ -134,13 +134,13 @@ impl Roster {
         let mut connection = self.pool.acquire_read().await?;
         let lookup = async {
             if let Some(subject) = &subject
-                && !quotas::take(&mut connection, subject, i32::try_from(most).unwrap_or(i32::MAX), MINUTE).await?
+                && !quotas::take(&mut connection, subject, 1, most, MINUTE).await?
             {
                 return Ok::<_, StoreError>((false, None));
             }
             let preview = invitation_tokens::find_valid(&mut connection, &tokens::hash(token), caller.user()).await?;
             if let (Some(subject), Some(_)) = (&subject, &preview) {
-                quotas::give_back(&mut connection, subject).await?;
+                quotas::give_back(&mut connection, subject, 1).await?;
             }
             Ok((true, preview))
         };

@@ -1,6 +1,7 @@
 //! Invitations, from creation to their end.
 
 mod agreement;
+mod batches;
 mod life;
 mod limits;
 mod locales;
