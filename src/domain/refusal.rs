@@ -183,8 +183,8 @@ pub enum Refusal {
     /// The inviter is no longer a member, or may no longer grant this role.
     #[error("the inviter may no longer give this role: ask for a new invitation")]
     InviterNotAllowed,
-    /// The request asks for delivery by e-mail, and this deployment sends no mail.
-    #[error("this server sends no mail: choose another delivery")]
+    /// The request asks for an e-mail, and this deployment sends no mail.
+    #[error("this server sends no mail: choose another delivery, or inform the member yourself")]
     MailOff,
     /// The organization has a role of this name.
     #[error("the organization has a role {} already", role.as_str())]

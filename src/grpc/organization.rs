@@ -9,6 +9,7 @@ use super::{pb, status};
 use crate::authn::Caller;
 use crate::domain::{Member, Organization, OrganizationState, Refusal, Role, UserId};
 use crate::service::ItemResult;
+use crate::service::members::AddedMember;
 use crate::service::organizations::CreatedOrganization;
 use crate::service::write::WriteResult;
 use tonic::{Request, Response, Status, async_trait};
@@ -135,7 +136,11 @@ impl OrganizationService for Api {
         let call = self.admit_write(request).await?;
         let (viewer, (input, meta)) = (call.viewer(), call.read(decode::add_member)?);
         let result = self.roster().add_member(call.access, meta, input).await?;
-        member_response!(AddMemberResponse, viewer, result)
+        respond(pb::AddMemberResponse {
+            member: Some(convert::member(&viewer, &result.answer.member)),
+            consistency_token: result.token,
+            notified: result.answer.notified,
+        })
     }
 
     async fn ensure_member(
@@ -149,6 +154,7 @@ impl OrganizationService for Api {
             member: Some(convert::member(&viewer, &result.answer.member)),
             consistency_token: result.token,
             created: result.answer.created,
+            notified: result.answer.notified,
         })
     }
 
@@ -159,9 +165,10 @@ impl OrganizationService for Api {
         let call = self.admit_write(request).await?;
         let (viewer, (input, meta)) = (call.viewer(), call.read(decode::add_members)?);
         let result = self.roster().batch_add_members(call.access, meta, input).await?;
-        let item = |item: &ItemResult<Member>| pb::BatchAddMembersResult {
+        let item = |item: &ItemResult<AddedMember>| pb::BatchAddMembersResult {
             status: Some(status::of_item(item)),
-            member: item.as_ref().ok().map(|member| convert::member(&viewer, member)),
+            member: item.as_ref().ok().map(|added| convert::member(&viewer, &added.member)),
+            notified: item.as_ref().is_ok_and(|added| added.notified),
         };
         let results = result.answer.iter().map(item).collect();
         respond(pb::BatchAddMembersResponse { results, consistency_token: result.token })

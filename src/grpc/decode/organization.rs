@@ -10,7 +10,9 @@ use crate::domain::{
 use crate::grpc::page::Page;
 use crate::grpc::{convert, limits, pb};
 use crate::service::invitations::Terms;
-use crate::service::members::{AddMember, BatchAddMembers, RemoveMember, TransferOwnership, UpdateMember};
+use crate::service::members::{
+    AddMember, BatchAddMembers, MemberNotification, RemoveMember, TransferOwnership, UpdateMember,
+};
 use crate::service::organizations::{CreateOrganization, DeleteOrganization, Owner, UpdateOrganization};
 use crate::service::reads::{MemberFilter, OrganizationFilter, OrganizationPageKey, UserOrganizationFilter};
 
@@ -105,19 +107,51 @@ pub(in crate::grpc) fn delete(
     Ok(DeleteOrganization { purge: message.purge, etag: etag(&message.etag) })
 }
 
+/// The notification of new members, as a request names it.
+fn notification(fields: &mut FieldReader, number: i32) -> Result<MemberNotification, InvalidFields> {
+    match pb::MemberNotification::try_from(number) {
+        Ok(pb::MemberNotification::Unspecified) => Ok(MemberNotification::Default),
+        Ok(pb::MemberNotification::Email) => Ok(MemberNotification::Email),
+        Ok(pb::MemberNotification::None) => Ok(MemberNotification::None),
+        Err(_) => Err(fields.wrong("notify", Invalid::new("no such notification: one of EMAIL, NONE"))),
+    }
+}
+
+/// The locale of the mail to a new member, of whom the server sends none unless the request asks for it.
+fn mail_locale(
+    fields: &mut FieldReader,
+    text: &str,
+    user: Option<UserReference<'_>>,
+    notify: &Result<MemberNotification, InvalidFields>,
+) -> Result<Option<Locale>, InvalidFields> {
+    let locale = fields.optional("locale", text, Locale::parse)?;
+    let has_no_mail = match notify {
+        Ok(MemberNotification::None) => true,
+        Ok(MemberNotification::Default) => matches!(user, Some(UserReference::UserId(_))),
+        Ok(MemberNotification::Email) | Err(InvalidFields) => false,
+    };
+    if locale.is_some() && has_no_mail {
+        let advice = "only for a mail: name the user by email, or set notify to EMAIL";
+        return Err(fields.wrong("locale", Invalid::new(advice)));
+    }
+    Ok(locale)
+}
+
 fn member(
     fields: &mut FieldReader,
     user: Option<UserReference<'_>>,
     role: &str,
     attributes: Option<&prost_types::Struct>,
     locale: &str,
+    notify: &Result<MemberNotification, InvalidFields>,
 ) -> Result<AddMember, InvalidFields> {
     let person = fields.person(user);
     let role = fields.optional("role", role, RoleName::parse_assignable);
     let attributes = fields.attributes("attributes", attributes);
-    let locale = fields.optional("locale", locale, Locale::parse);
-    let role = role?.unwrap_or(RoleName::MEMBER);
-    Ok(AddMember { person: person?, role, attributes: attributes?, locale: locale?, notify: None })
+    let locale = mail_locale(fields, locale, user, notify);
+    let (role, attributes, locale) = (role?.unwrap_or(RoleName::MEMBER), attributes?, locale?);
+    let Ok(notify) = *notify else { return Err(InvalidFields) };
+    Ok(AddMember { person: person?, role, attributes, locale, notify })
 }
 
 /// The input of `AddMember`.
@@ -126,7 +160,8 @@ pub(in crate::grpc) fn add_member(
     fields: &mut FieldReader,
 ) -> Result<AddMember, InvalidFields> {
     let user = borrow_oneof!(message.person, pb::add_member_request::Person => UserReference { UserId, Email });
-    member(fields, user, &message.role, message.attributes.as_ref(), &message.locale)
+    let notify = notification(fields, message.notify);
+    member(fields, user, &message.role, message.attributes.as_ref(), &message.locale, &notify)
 }
 
 /// The input of `EnsureMember`.
@@ -135,7 +170,8 @@ pub(in crate::grpc) fn ensure_member(
     fields: &mut FieldReader,
 ) -> Result<AddMember, InvalidFields> {
     let user = borrow_oneof!(message.person, pb::ensure_member_request::Person => UserReference { UserId, Email });
-    member(fields, user, &message.role, message.attributes.as_ref(), &message.locale)
+    let notify = notification(fields, message.notify);
+    member(fields, user, &message.role, message.attributes.as_ref(), &message.locale, &notify)
 }
 
 /// The input of `BatchAddMembers`.
@@ -143,12 +179,13 @@ pub(in crate::grpc) fn add_members(
     message: &pb::BatchAddMembersRequest,
     fields: &mut FieldReader,
 ) -> Result<BatchAddMembers, InvalidFields> {
+    let notify = notification(fields, message.notify);
     if !(1..=limits::BATCH_WRITES).contains(&message.items.len()) {
         return Err(fields.wrong("items", Invalid(item_count(limits::BATCH_WRITES))));
     }
     let items = fields.items(&message.items, |fields, item| {
         let user = borrow_oneof!(item.person, pb::batch_add_members_item::Person => UserReference { UserId, Email });
-        member(fields, user, &item.role, item.attributes.as_ref(), &item.locale)
+        member(fields, user, &item.role, item.attributes.as_ref(), &item.locale, &notify)
     });
     Ok(BatchAddMembers { items: items?, all_or_nothing: message.all_or_nothing })
 }

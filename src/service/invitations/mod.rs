@@ -9,6 +9,7 @@ pub mod respond;
 pub(super) mod tokens;
 
 pub(super) use end::{ExpireInvitations, revoke_all};
+pub(super) use mail_shares::MailReservation;
 pub(super) use manage::{InviteAll, check_delivery, inviter};
 
 use crate::authn::Secret;
@@ -39,8 +40,8 @@ pub struct InvitationSettings {
     pub sends_per_invitation: u32,
     /// Minimum time between two deliveries of one invitation.
     pub cooldown: Duration,
-    /// Maximum mails of all senders but operators to one recipient in 24 hours, over all organizations. Plus-addresses of
-    /// one mailbox count together.
+    /// Maximum mails of all senders but operators to one recipient in 24 hours, over all organizations: invitations,
+    /// reminders, and mails to new members. Plus-addresses of one mailbox count together.
     pub mails_per_recipient_and_day: u32,
     /// Maximum mails of one user to one recipient in 24 hours, over all organizations.
     pub mails_per_sender_to_recipient_and_day: u32,

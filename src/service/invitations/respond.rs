@@ -13,7 +13,7 @@ use crate::domain::{
     EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Member, Organization, OrganizationState,
     Permission, PermissionSet, Quota, Recipient, Refusal, Role, RoleName, User, UserId, UserState, ValueKind,
 };
-use crate::service::members::{AddMember, AddOutcome, Person, add};
+use crate::service::members::{AddMember, AddOutcome, MemberNotification, Person, add};
 use crate::service::write::preconditions::unknown_state;
 use crate::service::write::queue::QueueKey;
 use crate::service::write::unit_of_work::UnitOfWork;
@@ -295,7 +295,7 @@ impl Change for Accept {
             role: role.name,
             attributes: invitation.attributes.clone(),
             locale: None,
-            notify: None,
+            notify: MemberNotification::None,
         };
         match add(tx, &mut organization, &input, &user).await? {
             AddOutcome::Added(member) | AddOutcome::Present(member) => Ok(member),

@@ -1,19 +1,18 @@
 //! Adding members, one or a batch.
 
-use super::{AddMember, BatchAddMembers, EnsuredMember, Person};
+use super::notification::Notifier;
+use super::{AddMember, AddedMember, BatchAddMembers, EnsuredMember, Person};
 use crate::authz::decide::Grant;
 use crate::domain::event::EventType;
 use crate::domain::{
     EmailAddress, Member, Organization, OrganizationId, OrganizationState, Refusal, Role, RoleName, User, UserId,
 };
-use crate::random;
 use crate::service::invitations::revoke_all;
 use crate::service::write::OrganizationChange;
 use crate::service::write::preconditions::{check_user, check_writable};
 use crate::service::write::unit_of_work::{DeletionMark, UnitOfWork};
 use crate::service::{ItemResult, ServiceError};
 use crate::store::invitations::PendingInvitations;
-use crate::store::outbox::{self, Subject};
 use crate::store::users;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -68,10 +67,6 @@ pub(in crate::service) async fn add(
         // They offered the ownership, which is taken now.
         revoke_all(tx, organization, PendingInvitations::OfOwner).await?;
     }
-    if let Some(sender) = &input.notify {
-        let subject = Subject::Added(user.id.clone(), input.locale.clone());
-        outbox::put(tx.connection, organization.id, random::uuid(), &subject, sender).await?;
-    }
     Ok(AddOutcome::Added(Member { membership, user: user.clone() }))
 }
 
@@ -124,30 +119,48 @@ async fn add_one(
     mut organization: Organization,
     input: &AddMember,
     grant: &Grant,
-) -> Result<AddOutcome, ServiceError> {
+    notifier: &Notifier,
+) -> Result<EnsuredMember, ServiceError> {
     check_writable(&organization)?;
     let users = hold(tx, &organization, std::slice::from_ref(input), grant).await?;
     let user = users.into_iter().next().ok_or(Refusal::UserNotFound)??;
-    add(tx, &mut organization, input, &user).await
+    match add(tx, &mut organization, input, &user).await? {
+        AddOutcome::Added(member) => {
+            let mut added = AddedMember { member, notified: false };
+            notifier.notify(tx, &organization, vec![(input, &mut added)]).await?;
+            Ok(EnsuredMember { member: added.member, created: true, notified: added.notified })
+        }
+        AddOutcome::Present(member) => Ok(EnsuredMember { member, created: false, notified: false }),
+    }
 }
 
-impl OrganizationChange for AddMember {
-    type Answer = Member;
+/// Adds a user who is no member.
+pub(super) struct Add {
+    pub(super) input: AddMember,
+    pub(super) notifier: Notifier,
+}
+
+impl OrganizationChange for Add {
+    type Answer = AddedMember;
 
     async fn apply(
         &self,
         tx: &mut UnitOfWork<'_>,
         organization: Organization,
         grant: Grant,
-    ) -> Result<Member, ServiceError> {
-        match add_one(tx, organization, self, &grant).await? {
-            AddOutcome::Added(member) => Ok(member),
-            AddOutcome::Present(_) => Err(Refusal::AlreadyMember.into()),
+    ) -> Result<AddedMember, ServiceError> {
+        match add_one(tx, organization, &self.input, &grant, &self.notifier).await? {
+            EnsuredMember { member, created: true, notified } => Ok(AddedMember { member, notified }),
+            EnsuredMember { created: false, .. } => Err(Refusal::AlreadyMember.into()),
         }
     }
 }
 
-pub(super) struct Ensure(pub(super) AddMember);
+/// Adds a user, or finds the membership.
+pub(super) struct Ensure {
+    pub(super) input: AddMember,
+    pub(super) notifier: Notifier,
+}
 
 impl OrganizationChange for Ensure {
     type Answer = EnsuredMember;
@@ -158,15 +171,18 @@ impl OrganizationChange for Ensure {
         organization: Organization,
         grant: Grant,
     ) -> Result<EnsuredMember, ServiceError> {
-        Ok(match add_one(tx, organization, &self.0, &grant).await? {
-            AddOutcome::Added(member) => EnsuredMember { member, created: true },
-            AddOutcome::Present(member) => EnsuredMember { member, created: false },
-        })
+        add_one(tx, organization, &self.input, &grant, &self.notifier).await
     }
 }
 
-impl OrganizationChange for BatchAddMembers {
-    type Answer = Vec<ItemResult<Member>>;
+/// Adds the users of a batch.
+pub(super) struct AddAll {
+    pub(super) batch: BatchAddMembers,
+    pub(super) notifier: Notifier,
+}
+
+impl OrganizationChange for AddAll {
+    type Answer = Vec<ItemResult<AddedMember>>;
 
     fn is_success(answer: &Self::Answer) -> bool {
         answer.iter().any(Result::is_ok)
@@ -179,21 +195,24 @@ impl OrganizationChange for BatchAddMembers {
         grant: Grant,
     ) -> Result<Self::Answer, ServiceError> {
         check_writable(&organization)?;
-        let mut users = hold(tx, &organization, &self.items, &grant).await?;
-        if self.all_or_nothing {
+        let BatchAddMembers { items, all_or_nothing } = &self.batch;
+        let mut users = hold(tx, &organization, items, &grant).await?;
+        if *all_or_nothing {
             abort_on_refusal(tx, organization.id, &mut users).await?;
         }
-        let mut results = Vec::with_capacity(users.len());
-        for (user, input) in users.into_iter().zip(&self.items) {
+        let mut results: Self::Answer = Vec::with_capacity(users.len());
+        for (user, input) in users.into_iter().zip(items) {
             results.push(match user {
                 Err(refusal) => Err(refusal),
                 Ok(user) => match add(tx, &mut organization, input, &user).await {
-                    Ok(AddOutcome::Added(member)) => Ok(member),
+                    Ok(AddOutcome::Added(member)) => Ok(AddedMember { member, notified: false }),
                     Ok(AddOutcome::Present(_)) => Err(Refusal::AlreadyMember),
                     Err(error) => Err(error.into_refusal()?),
                 },
             });
         }
+        let added = items.iter().zip(&mut results).filter_map(|(input, result)| Some((input, result.as_mut().ok()?)));
+        self.notifier.notify(tx, &organization, added.collect()).await?;
         // In a pending organization, the first user added is the owner now.
         Ok(results)
     }

@@ -1,8 +1,9 @@
-//! Members. `add` adds them; `change` updates and removes them, and transfers ownership. This module has the inputs and
-//! the methods of [`Roster`].
+//! Members. `add` adds them; `notification` mails to new ones; `change` updates and removes them, and transfers ownership.
+//! This module has the inputs and the methods of [`Roster`].
 
 mod add;
 mod change;
+mod notification;
 
 pub(super) use add::{AddOutcome, add};
 pub(super) use change::{ownership_required, remove_deleted_user};
@@ -12,9 +13,10 @@ use super::write::{Meta, WriteResult};
 use super::{ItemResult, Roster, ServiceError};
 use crate::authn::Caller;
 use crate::authz::decide::Access;
-use crate::domain::{Attributes, EmailAddress, Inviter, Locale, Member, Organization, Refusal, RoleName, UserId};
-use add::Ensure;
+use crate::domain::{Attributes, EmailAddress, Locale, Member, Organization, Refusal, RoleName, UserId};
+use add::{Add, AddAll, Ensure};
 use change::Leave;
+use notification::Notifier;
 use serde::{Deserialize, Serialize};
 
 /// A user as a request names them.
@@ -24,6 +26,17 @@ pub enum Person {
     Id(UserId),
     /// An address that exactly one active user has verified.
     Email(EmailAddress),
+}
+
+/// Whether a new member gets a mail about the membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberNotification {
+    /// A mail to a user whom the request names by address; none to a user named by id.
+    Default,
+    /// A mail to the user's verified address, if there is one.
+    Email,
+    /// No mail by roster.
+    None,
 }
 
 /// The member to add.
@@ -37,8 +50,8 @@ pub struct AddMember {
     pub attributes: Attributes,
     /// The locale of the mail to the new member; `None` for that of the deployment.
     pub locale: Option<Locale>,
-    /// The sender of the mail to the new member; `None` to send no mail.
-    pub notify: Option<Inviter>,
+    /// Whether the new member gets a mail.
+    pub notify: MemberNotification,
 }
 
 /// The members to add in one batch.
@@ -50,6 +63,17 @@ pub struct BatchAddMembers {
     pub all_or_nothing: bool,
 }
 
+/// A new member, and whether a mail to the user is queued.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AddedMember {
+    /// The member as added.
+    #[serde(flatten)]
+    pub member: Member,
+    /// Whether a mail about the membership is queued. Releases up to 0.3 stored answers without it.
+    #[serde(default)]
+    pub notified: bool,
+}
+
 /// A member, and whether this call added the user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EnsuredMember {
@@ -57,6 +81,9 @@ pub struct EnsuredMember {
     pub member: Member,
     /// Whether this call added the user.
     pub created: bool,
+    /// Whether a mail about the membership is queued, as in [`AddedMember`].
+    #[serde(default)]
+    pub notified: bool,
 }
 
 /// The changes of a member. Fields that are `None` stay unchanged.
@@ -95,24 +122,30 @@ impl Roster {
     ///
     /// # Errors
     /// `ALREADY_MEMBER`, `ROLE_ABOVE_CALLER`, `USER_NOT_FOUND`, `USER_INACTIVE`, `USER_DELETED`, `EMAIL_AMBIGUOUS`,
-    /// `ORGANIZATION_INACTIVE`.
+    /// `ORGANIZATION_INACTIVE`, `MAIL_OFF`.
     pub async fn add_member(
         &self,
         access: Access,
         meta: Meta,
         input: AddMember,
-    ) -> Result<WriteResult<Member>, ServiceError> {
-        let input = self.with_notification(&access, input)?;
-        let written = self.write_in(access, meta, input).await;
+    ) -> Result<WriteResult<AddedMember>, ServiceError> {
+        let notifier = self.notifier(&access, [&input])?;
+        let written = self.write_in(access, meta, Add { input, notifier }).await;
         self.mail_due.notify_one();
         written
     }
 
-    /// Sets the sender of the mail to the new member. Only users named by address get a mail, and only if mail is on.
-    fn with_notification(&self, access: &Access, input: AddMember) -> Result<AddMember, Refusal> {
-        let by_address = matches!(input.person, Person::Email(_));
-        let notify = if self.invitations.mail && by_address { Some(inviter(access.caller())?) } else { None };
-        Ok(AddMember { notify, ..input })
+    /// The sender of the mails to new members. The caller may ask for them if mail is on.
+    fn notifier<'i>(
+        &self,
+        access: &Access,
+        inputs: impl IntoIterator<Item = &'i AddMember>,
+    ) -> Result<Notifier, Refusal> {
+        let settings = (*self.invitations).clone();
+        if !settings.mail && inputs.into_iter().any(|input| input.notify == MemberNotification::Email) {
+            return Err(Refusal::MailOff);
+        }
+        Ok(Notifier { sender: inviter(access.caller())?, settings })
     }
 
     /// Adds a user as a member, or finds the existing membership.
@@ -125,8 +158,8 @@ impl Roster {
         meta: Meta,
         input: AddMember,
     ) -> Result<WriteResult<EnsuredMember>, ServiceError> {
-        let input = self.with_notification(&access, input)?;
-        let written = self.write_in(access, meta, Ensure(input)).await;
+        let notifier = self.notifier(&access, [&input])?;
+        let written = self.write_in(access, meta, Ensure { input, notifier }).await;
         self.mail_due.notify_one();
         written
     }
@@ -134,17 +167,16 @@ impl Roster {
     /// Adds a batch of users. The answer has one result for each item, in the order of the items.
     ///
     /// # Errors
-    /// `ORGANIZATION_INACTIVE`; an item is refused on its own with the other errors of [`Self::add_member`], or with
+    /// `ORGANIZATION_INACTIVE`, `MAIL_OFF`; an item is refused on its own with the other errors of [`Self::add_member`], or with
     /// `BATCH_ABORTED`.
     pub async fn batch_add_members(
         &self,
         access: Access,
         meta: Meta,
         input: BatchAddMembers,
-    ) -> Result<WriteResult<Vec<ItemResult<Member>>>, ServiceError> {
-        let items: Result<_, Refusal> =
-            input.items.into_iter().map(|item| self.with_notification(&access, item)).collect();
-        let written = self.write_in(access, meta, BatchAddMembers { items: items?, ..input }).await;
+    ) -> Result<WriteResult<Vec<ItemResult<AddedMember>>>, ServiceError> {
+        let notifier = self.notifier(&access, &input.items)?;
+        let written = self.write_in(access, meta, AddAll { batch: input, notifier }).await;
         self.mail_due.notify_one();
         written
     }

@@ -53,8 +53,8 @@ fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
         "reason" => text("because"),
         "request_id" => text(UUID),
         // The owner is given by id, and so is not invited.
-        "owner_email" | "owner_delivery" | "owner_locale" | "owner_lifetime" => None,
-        "etag" | "page_token" | "cursor" | "replace_roles" => None,
+        "owner_email" | "owner_delivery" | "owner_locale" | "owner_lifetime" | "etag" | "page_token" | "cursor"
+        | "replace_roles" => None,
         "ping" => Some(Value::I64(7)),
         "invitation_id" => text(&fixture.invitation),
         "token" => text(&fixture.token),
@@ -62,6 +62,8 @@ fn good_value(fixture: &Fixture, field: &FieldDescriptor) -> Option<Value> {
         "delivery" => Some(Value::EnumNumber(3)),
         "locale" => Some(Value::String("de-at".to_owned())),
         "lifetime" => Some(duration(7200, 0)),
+        // By e-mail, in the locale.
+        "notify" => Some(Value::EnumNumber(1)),
         // Without `rotate`, a reminder with the delivery NONE has no effect.
         "validate_only" | "fully_consistent" | "rotate" => Some(Value::Bool(true)),
         "inactive" | "purge" | "all_or_nothing" | "email_verified" | "older_clients_gone" => Some(Value::Bool(false)),
@@ -116,7 +118,7 @@ pub(super) fn wrong(field: &FieldDescriptor) -> Vec<Value> {
         "identifier" => texts(&["", "   ", "a\0b", "a\nb"]),
         "invitation_id" => texts(&["", "x", "\0", "7b0c3a1e5a394d0c9a533a0f2c8f7a11", "the-one", "é"]),
         "locale" | "owner_locale" => texts(BAD_LOCALES),
-        "delivery" | "owner_delivery" => [-1, 4, 99, i32::MIN, i32::MAX].map(Value::EnumNumber).into(),
+        "delivery" | "owner_delivery" | "notify" => [-1, 4, 99, i32::MIN, i32::MAX].map(Value::EnumNumber).into(),
         "lifetime" | "owner_lifetime" => bad_lifetimes(),
         "title" => texts(&["a\0b", "a\u{202e}b", "a\nb", "a\u{200c}b"]),
         "description" => texts(&["a\0b", "a\u{202e}b", "a\u{200d}b"]),

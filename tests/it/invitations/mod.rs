@@ -6,6 +6,7 @@ mod life;
 mod limits;
 mod locales;
 mod mail_states;
+mod notifications;
 mod outbox;
 mod published;
 mod races;

@@ -1,6 +1,8 @@
 //! Random messages, with plausible and implausible values for each field.
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value};
+use prost_reflect::{
+    DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value,
+};
 use roster::random;
 
 /// Users that call and are named in requests. Some are deactivated and deleted during the run.
@@ -172,7 +174,7 @@ impl Words {
             Kind::Bool => Value::Bool(random.one_in(4)),
             Kind::Int32 => Value::I32(i32::try_from(random.below(5)).unwrap()),
             Kind::Int64 => Value::I64(i64::try_from(random.below(5)).unwrap()),
-            Kind::Enum(_) if !field.is_list() => Value::EnumNumber(i32::try_from(random.below(4)).unwrap()),
+            Kind::Enum(kind) if !field.is_list() => number_of(random, &kind),
             Kind::Enum(_) => {
                 let states =
                     (0..=random.below(2)).map(|_| Value::EnumNumber(i32::try_from(1 + random.below(4)).unwrap()));
@@ -280,6 +282,11 @@ fn structure(random: &mut Random, descriptor: &MessageDescriptor, levels: usize)
     }
     object.set_field(&fields, Value::Map(map));
     Value::Message(object)
+}
+
+/// One of the first numbers of an enum.
+fn number_of(random: &mut Random, kind: &EnumDescriptor) -> Value {
+    Value::EnumNumber(i32::try_from(random.below(kind.values().len().min(4))).unwrap())
 }
 
 fn duration(descriptor: &MessageDescriptor, seconds: i64) -> Value {
