@@ -59,9 +59,16 @@ impl OrganizationChange for UpdateMember {
             grant.reaches(&role)?;
             Some(role)
         } else {
-            // Attributes give and take no permission, so the ceiling does not apply to them.
-            before.role.require()?;
-            None
+            // Attributes hold no permission of roster's. What they mean is up to the application, so users change them within
+            // the ceiling; a service is the application.
+            None if tx.user().is_some() => {
+                grant.reaches(&before.role)?;
+                None
+            }
+            None => {
+                before.role.require()?;
+                None
+            }
         };
         check_etag(self.etag.as_deref(), &before.etag())?;
         let stored = if before.role.name == RoleName::OWNER {
