@@ -33,6 +33,7 @@ pub(super) fn run(flags: &Flags) -> Result<(), CliError> {
         let pool = Pool::new(settings.database, settings.database_connections);
         let roster = Roster::new(pool, Clock::system())
             .with_invitations(settings.invitations)
+            .with_transfer_to_unknown(settings.transfer_to_unknown)
             .with_replica(settings.replica)
             .with_log_retention(settings.change_log_retention);
         if let Some(file) = settings.server.expected_model.file().filter(|_| settings.access_model_strict) {

@@ -27,7 +27,7 @@ use crate::mail::settings::MailSettings;
 use crate::server::ServerSettings;
 use crate::server::expected_model::{ExpectedModel, ModelFile};
 use crate::server::tls::ServerTls;
-use crate::service::{InvitationSettings, ReplicaSettings};
+use crate::service::{InvitationSettings, ReplicaSettings, UnknownOwners};
 use crate::store::datastore_url::{DatastoreUrl, read_password};
 use listen_address::ListenAddress;
 pub use reader::FixedSettings;
@@ -97,6 +97,8 @@ pub struct Settings {
     pub mailer: Option<Mailer>,
     /// The limits of invitations.
     pub invitations: InvitationSettings,
+    /// Whether ownership may be transferred to a user who is not known.
+    pub transfer_to_unknown: UnknownOwners,
     /// How long the change log is kept.
     pub change_log_retention: Duration,
     /// Memory and staleness of the replica.
@@ -199,6 +201,7 @@ impl Settings {
         let expected_model = expected_model(&mut reader, &values);
         files.extend(values.access_model_file.clone());
         check_addresses(&mut reader, &values);
+        let replica = replica(&values);
         let fixed = reader.fixed();
         let (mistakes, mut warnings) = reader.finish(unknown_variables, unknown_variables_of(environment));
         warnings.extend(authenticator.iter().flat_map(Authenticator::warnings));
@@ -235,13 +238,9 @@ impl Settings {
                 authenticator,
                 mailer,
                 invitations,
+                transfer_to_unknown: values.transfer_to_unknown,
                 change_log_retention: values.change_log_hours,
-                replica: ReplicaSettings {
-                    max_staleness: values.max_staleness_ms,
-                    memory_bytes: values.replica_memory_mib,
-                    serve_stale: values.serve_stale_ms,
-                    token_form: values.token_form,
-                },
+                replica,
                 access_model_strict: values.access_model_strict,
                 warnings,
                 files,
@@ -249,6 +248,15 @@ impl Settings {
             }),
             _ => Err(Mistakes(mistakes)),
         }
+    }
+}
+
+fn replica(values: &ServerValues) -> ReplicaSettings {
+    ReplicaSettings {
+        max_staleness: values.max_staleness_ms,
+        memory_bytes: values.replica_memory_mib,
+        serve_stale: values.serve_stale_ms,
+        token_form: values.token_form,
     }
 }
 

@@ -14,9 +14,9 @@ use super::{LISTEN, LogFormat, LogSettings};
 use crate::replica::limits::{MAX_STALENESS_MS, SERVE_STALE_MS};
 use crate::server::tls::ClientCertificateMode;
 use crate::server::{ServerSettings, TrustedProxies};
-use crate::service::ReplicaSettings;
 use crate::service::consistency_token::TokenForm;
 use crate::service::limits::{LOG_RETENTION, LOG_RETENTION_HOURS};
+use crate::service::{ReplicaSettings, UnknownOwners};
 use crate::store::datastore_url::DatastoreUrl;
 use crate::store::limits::STATEMENT;
 use std::fmt::Write;
@@ -154,6 +154,10 @@ settings! {
         lame_duck_ms: Duration = milliseconds(zero_to(Duration::from_mins(10))).or(server().lame_duck);
         /// Time for open calls to end when the server stops
         drain_ms: Duration = milliseconds(up_to(Duration::from_mins(10))).or(server().drain);
+        /// Whether the owner of an organization may transfer it to a user who is not known, which may be a typing mistake:
+        /// nothing but a method that adds members has named the id. Operators always may
+        transfer_to_unknown: UnknownOwners =
+            one_of("MODE", [("allow", UnknownOwners::Allow), ("refuse", UnknownOwners::Refuse)]).or(UnknownOwners::Allow);
         /// How long the change log is kept, and so how long a follower of changes may be away
         change_log_hours: Duration = hours(LOG_RETENTION_HOURS).or(LOG_RETENTION);
         /// Maximum staleness of a check that names no consistency requirement

@@ -128,6 +128,10 @@ pub struct User {
     /// When the identity provider issued the display name, likewise.
     #[serde(default)]
     pub display_name_issued_at: i64,
+    /// Whether the user has given a sign: a token, `PutUser`, or a call on the user's behalf. False for an id that only
+    /// others have named, such as `AddMember`: it may be a typing mistake.
+    #[serde(default)]
+    pub is_known: bool,
     /// The number of changes so far.
     pub revision: i64,
     /// The time when roster first stored the user.

@@ -137,6 +137,15 @@ pub enum Refusal {
     /// The new owner is not a member of the organization.
     #[error("the new owner must be a member: add them first")]
     TargetNotMember,
+    /// Only others have named the new owner, and the deployment refuses transfers to such an id.
+    #[error(
+        "the id of the new owner may be a typing mistake, because only memberships that others made have named it: check the \
+         id, and have the person sign in once, or call PutUser"
+    )]
+    NewOwnerUnknown {
+        /// The new owner that the request names.
+        user_id: UserId,
+    },
     /// The user named in the request is deactivated.
     #[error("the user is deactivated: reactivate them first")]
     UserInactive {

@@ -9,7 +9,7 @@ use super::{pb, status};
 use crate::authn::Caller;
 use crate::domain::{Member, Organization, OrganizationState, Refusal, Role, UserId};
 use crate::service::ItemResult;
-use crate::service::members::AddedMember;
+use crate::service::members::{AddedMember, TransferredOwnership};
 use crate::service::organizations::CreatedOrganization;
 use crate::service::write::WriteResult;
 use tonic::{Request, Response, Status, async_trait};
@@ -267,7 +267,12 @@ impl OrganizationService for Api {
                 self.roster().transfer_ownership(call.access, meta, input).await?
             }
         };
-        organization_response!(TransferOwnershipResponse, result)
+        let TransferredOwnership { organization, new_owner_known } = &result.answer;
+        respond(pb::TransferOwnershipResponse {
+            organization: Some(convert::organization(organization)),
+            consistency_token: result.token,
+            new_owner_known: *new_owner_known,
+        })
     }
 
     async fn list_user_organizations(

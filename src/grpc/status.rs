@@ -305,6 +305,7 @@ mod tests {
             Refusal::OrganizationPending,
             Refusal::OrganizationDeleted,
             Refusal::TargetNotMember,
+            Refusal::NewOwnerUnknown { user_id: user_id() },
             Refusal::UserInactive { user_id: user_id() },
             Refusal::UserDeleted { user_id: user_id() },
             Refusal::EmailAmbiguous,

@@ -23,6 +23,9 @@ pub const TIDY_NAMES: usize = 20_000;
 /// Candidates that a search reads at once when not all of the first ones match: only names that are not folded yet do
 /// not match.
 pub const SEARCH_CANDIDATES: i64 = 1_000;
+/// Users on whose behalf services have called, which are remembered so that the user is not read at each call. An entry
+/// takes the length of the id and about 100 bytes; for a user beyond, a call reads one row more.
+pub const KNOWN_USERS: usize = 100_000;
 /// Default retention of the change log: a follower that was offline for a weekend continues from its cursor.
 pub const LOG_RETENTION: Duration = Duration::from_hours(7 * 24);
 /// Allowed retention of the change log, in hours. The minimum is longer than a follower needs to reconnect. The maximum

@@ -31,6 +31,7 @@ pub use crate::store::row_page::RowPage;
 pub use error::{ItemResult, ServiceError};
 pub use invitations::InvitationSettings;
 pub use invitations::respond::InvitationReference;
+pub use members::UnknownOwners;
 pub use permit::CallPermit;
 
 use crate::authn::ProfileSources;
@@ -38,6 +39,7 @@ use crate::clock::Clock;
 use crate::replica::Replica;
 use crate::store::pool::Pool;
 use export_queue::ExportQueue;
+use profiles::KnownUsers;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -58,6 +60,8 @@ pub struct Roster {
     invitations: Arc<InvitationSettings>,
     mail_due: Arc<Notify>,
     profile_sources: ProfileSources,
+    known_users: KnownUsers,
+    transfer_to_unknown: UnknownOwners,
     exports: ExportQueue,
     /// Exports have connections of their own, so that they delay no call.
     export_pool: Pool,
@@ -81,6 +85,8 @@ impl Roster {
             invitations: Arc::default(),
             mail_due: Arc::default(),
             profile_sources: ProfileSources::default(),
+            known_users: KnownUsers::default(),
+            transfer_to_unknown: UnknownOwners::default(),
             exports: ExportQueue::default(),
             export_pool,
             log_retention: limits::LOG_RETENTION,
@@ -99,6 +105,13 @@ impl Roster {
     #[must_use]
     pub fn with_profile_sources(mut self, sources: ProfileSources) -> Self {
         self.profile_sources = sources;
+        self
+    }
+
+    /// Sets whether ownership may be transferred to a user who is not known. Default: [`UnknownOwners::Allow`].
+    #[must_use]
+    pub fn with_transfer_to_unknown(mut self, transfer_to_unknown: UnknownOwners) -> Self {
+        self.transfer_to_unknown = transfer_to_unknown;
         self
     }
 

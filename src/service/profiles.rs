@@ -2,6 +2,10 @@
 //!
 //! The address with its verification, and the display name, are two claims with a time of issue each. A newer claim
 //! replaces an older one, and a claim that a token does not have changes nothing.
+//!
+//! `PutUser`, a token and a call on behalf of a user are signs that the user is known. The first one is stored.
+
+mod known_users;
 
 use super::write::queue::QueueKey;
 use super::write::unit_of_work::UnitOfWork;
@@ -12,6 +16,7 @@ use crate::authn::{Caller, ProfileClaims, UserCaller};
 use crate::domain::event::EventType;
 use crate::domain::{DisplayName, EmailAddress, Refusal, User, UserId, UserState};
 use crate::store::users;
+pub(super) use known_users::KnownUsers;
 use serde_json::json;
 use std::sync::atomic::Ordering;
 
@@ -47,24 +52,35 @@ impl Roster {
         self.write(Some(caller), meta, Put { id, profile, issued_at }).await
     }
 
-    /// Updates the stored profile from the claims of the calling user's bearer token. Runs once for each token and
-    /// process.
+    /// Updates the stored profile from the claims of the calling user's bearer token, and stores that the user is known.
+    /// Reads the user once for each token and process, and for calls on behalf of the user once for each process.
     ///
     /// # Errors
     /// If the datastore does not answer.
     pub async fn refresh_profile(&self, caller: &UserCaller, meta: impl FnOnce() -> Meta) -> Result<(), ServiceError> {
-        let Some(claims) = &caller.claims else { return Ok(()) };
-        if claims.applied.load(Ordering::Acquire) {
+        let is_done = match &caller.claims {
+            Some(claims) => claims.applied.load(Ordering::Acquire),
+            None => self.known_users.contains(&caller.id),
+        };
+        if is_done {
             return Ok(());
         }
         let mut connection = self.pool.acquire_read().await?;
         let outcome = users::get(&mut connection, &caller.id).await;
         let stored = connection.finish(outcome)?;
-        let refresh = Refresh { id: caller.id.clone(), claims: claims.profile.clone(), issued_at: claims.issued_at };
-        if stored.is_none_or(|stored| stored.state != UserState::Unknown && refresh.applied_to(&stored) != stored) {
+        let refresh = Refresh::new(caller);
+        let is_new = |stored: &User| stored.state != UserState::Unknown && refresh.applied_to(stored) != *stored;
+        if stored.as_ref().is_none_or(is_new) {
             self.write(Some(Caller::User(caller.clone())), meta(), refresh).await?;
         }
-        claims.applied.store(true, Ordering::Release);
+        match &caller.claims {
+            Some(claims) => claims.applied.store(true, Ordering::Release),
+            None if stored.is_none_or(|stored| matches!(stored.state, UserState::Active | UserState::Inactive)) => {
+                self.known_users.add(&caller.id);
+            }
+            // Nothing was stored about a user who is deleted, or in a state that this program does not know.
+            None => {}
+        }
         Ok(())
     }
 }
@@ -83,7 +99,7 @@ async fn save_profile(tx: &mut UnitOfWork<'_>, old: &User, mut new: User) -> Res
         tx.save_user(&mut new, EventType::UserUpdated, false, json!({ "changed": changed })).await?;
     } else if new != *old {
         // Clients see no change, so there is no event.
-        users::update_issue_times(tx.connection, &new).await?;
+        users::update_unseen(tx.connection, &new).await?;
     }
     Ok(new)
 }
@@ -126,13 +142,14 @@ impl Change for Put {
             display_name,
             email_issued_at: self.issued_at.max(user.email_issued_at),
             display_name_issued_at: self.issued_at.max(user.display_name_issued_at),
+            is_known: true,
             ..user.clone()
         };
         save_profile(tx, &user, new).await
     }
 }
 
-/// Applies the claims of the calling user's own bearer token.
+/// Applies the claims of the calling user's own bearer token, if there is one, and marks the user as known.
 struct Refresh {
     id: UserId,
     claims: ProfileClaims,
@@ -141,12 +158,19 @@ struct Refresh {
 }
 
 impl Refresh {
-    /// Returns the user with those claims of the token that are not older than the stored ones.
+    fn new(caller: &UserCaller) -> Self {
+        let claims = caller.claims.as_ref().map(|claims| (claims.profile.clone(), claims.issued_at));
+        let (claims, issued_at) = claims.unwrap_or_default();
+        Self { id: caller.id.clone(), claims, issued_at }
+    }
+
+    /// Returns the user with those claims of the token that are not older than the stored ones, as a known user.
     fn applied_to(&self, user: &User) -> User {
         let mut new = user.clone();
         if user.state == UserState::Erased {
             return new;
         }
+        new.is_known = true;
         if let Some(email) = &self.claims.email
             && user.email_issued_at <= self.issued_at
         {

@@ -56,6 +56,7 @@ macro_rules! member_rows {
             profile_issued_at: $record.profile_issued_at,
             email_issued_at: $record.email_issued_at,
             display_name_issued_at: $record.display_name_issued_at,
+            known: $record.known,
             revision: $record.user_revision,
             create_time: $record.user_create_time,
             update_time: $record.user_update_time,
@@ -283,8 +284,8 @@ pub async fn list(
         "SELECT",
         "coalesce(r.replaced_by, d.replaced_by) AS replaced_by, (m.user_id = o.owner_id) AS is_owner, m.has_next,
          u.state AS user_state, u.deactivated_by_operator, u.email, u.email_verified, u.display_name, u.profile_issued_at,
-         u.email_issued_at, u.display_name_issued_at, u.revision AS user_revision, u.create_time AS user_create_time,
-         u.update_time AS user_update_time
+         u.email_issued_at, u.display_name_issued_at, u.known, u.revision AS user_revision,
+         u.create_time AS user_create_time, u.update_time AS user_update_time
          FROM organizations o
          CROSS JOIN LATERAL (
              SELECT array(

@@ -15,6 +15,7 @@ pub(super) struct UserRow {
     pub(super) profile_issued_at: i64,
     pub(super) email_issued_at: i64,
     pub(super) display_name_issued_at: i64,
+    pub(super) known: bool,
     pub(super) revision: i64,
     pub(super) create_time: OffsetDateTime,
     pub(super) update_time: OffsetDateTime,
@@ -28,7 +29,7 @@ macro_rules! user_query {
             UserRow,
             $before
                 + " u.id, u.state, u.deactivated_by_operator, u.email, u.email_verified, u.display_name,
-                    u.profile_issued_at, u.email_issued_at, u.display_name_issued_at, u.revision, u.create_time,
+                    u.profile_issued_at, u.email_issued_at, u.display_name_issued_at, u.known, u.revision, u.create_time,
                     u.update_time "
                 + $after,
             $($argument)*
@@ -55,6 +56,8 @@ impl From<UserRow> for User {
             profile_issued_at: row.profile_issued_at,
             email_issued_at,
             display_name_issued_at,
+            // A server of a former release writes a profile without marking its user as known.
+            is_known: row.known || row.profile_issued_at > 0,
             revision: row.revision,
             create_time: row.create_time,
             update_time: row.update_time,
@@ -126,23 +129,28 @@ pub async fn list(connection: &mut PgConnection, filter: &UserFilter) -> Result<
     Ok(rows.into_iter().map(User::from).collect())
 }
 
-/// Inserts rows without a profile for those of the users that have no row. Returns the users inserted. The ids must
-/// ascend, so that concurrent transactions cannot deadlock.
+/// Inserts rows without a profile for those of the users that have no row. `known` says whether the users have given a
+/// sign. Returns the users inserted. The ids must ascend, so that concurrent transactions cannot deadlock.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn insert_missing(connection: &mut PgConnection, ids: &[&UserId]) -> Result<Vec<UserId>, StoreError> {
+pub async fn insert_missing(
+    connection: &mut PgConnection,
+    ids: &[&UserId],
+    known: bool,
+) -> Result<Vec<UserId>, StoreError> {
     let buckets: Vec<i16> = ids.iter().map(|id| id.bucket()).collect();
     let texts: Vec<String> = ids.iter().map(|id| id.as_str().to_owned()).collect();
     let inserted = sqlx::query_scalar!(
-        r#"INSERT INTO users (user_bucket, id, state, deactivated_by_operator, email_verified, profile_issued_at, revision,
-                              create_time, update_time)
-           SELECT q.user_bucket, q.id, 'ACTIVE', false, false, 0, 1, clock_timestamp(), clock_timestamp()
+        r#"INSERT INTO users (user_bucket, id, state, deactivated_by_operator, email_verified, profile_issued_at, known,
+                              revision, create_time, update_time)
+           SELECT q.user_bucket, q.id, 'ACTIVE', false, false, 0, $3, 1, clock_timestamp(), clock_timestamp()
            FROM unnest($1::smallint[], $2::text[]) AS q (user_bucket, id)
            ON CONFLICT DO NOTHING
            RETURNING id"#,
         &buckets,
-        &texts
+        &texts,
+        known
     )
     .fetch_all(connection)
     .await?;
@@ -196,8 +204,8 @@ pub async fn update(connection: &mut PgConnection, user: &User) -> Result<User, 
     Ok(user_query!(
         "UPDATE users u
          SET state = $3, deactivated_by_operator = $4, email = $5, email_normal = $6, email_verified = $7,
-             display_name = $8, profile_issued_at = $9, email_issued_at = $10, display_name_issued_at = $11, revision = $12,
-             update_time = clock_timestamp()
+             display_name = $8, profile_issued_at = $9, email_issued_at = $10, display_name_issued_at = $11, known = $12,
+             revision = $13, update_time = clock_timestamp()
          WHERE u.user_bucket = $1 AND u.id = $2
          RETURNING",
         "",
@@ -212,6 +220,7 @@ pub async fn update(connection: &mut PgConnection, user: &User) -> Result<User, 
         user.profile_issued_at,
         user.email_issued_at,
         user.display_name_issued_at,
+        user.is_known,
         user.revision,
     )
     .fetch_one(connection)
@@ -219,19 +228,21 @@ pub async fn update(connection: &mut PgConnection, user: &User) -> Result<User, 
     .into())
 }
 
-/// Overwrites the times at which the profile of a user was issued, which clients do not see: the update time stays.
+/// Overwrites what clients do not see of a user: the times at which the profile was issued, and whether the user is known.
+/// The update time stays.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn update_issue_times(connection: &mut PgConnection, user: &User) -> Result<(), StoreError> {
+pub async fn update_unseen(connection: &mut PgConnection, user: &User) -> Result<(), StoreError> {
     sqlx::query!(
-        "UPDATE users SET profile_issued_at = $3, email_issued_at = $4, display_name_issued_at = $5
+        "UPDATE users SET profile_issued_at = $3, email_issued_at = $4, display_name_issued_at = $5, known = $6
          WHERE user_bucket = $1 AND id = $2",
         user.id.bucket(),
         user.id.as_str(),
         user.profile_issued_at,
         user.email_issued_at,
         user.display_name_issued_at,
+        user.is_known,
     )
     .execute(connection)
     .await?;

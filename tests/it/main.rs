@@ -25,6 +25,7 @@ mod identity;
 mod input;
 mod interop;
 mod invitations;
+mod known_users;
 mod lifecycle;
 mod mail;
 mod newer;

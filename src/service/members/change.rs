@@ -1,7 +1,7 @@
 //! Changes and removals of members, and the transfer of ownership.
 
 use super::add::{check_person, find};
-use super::{RemoveMember, TransferOwnership, UpdateMember};
+use super::{RemoveMember, TransferOwnership, TransferredOwnership, UnknownOwners, UpdateMember};
 use crate::authz::decide::Grant;
 use crate::domain::event::EventType;
 use crate::domain::{
@@ -154,32 +154,42 @@ impl OrganizationChange for Leave {
     }
 }
 
-impl OrganizationChange for TransferOwnership {
-    type Answer = Organization;
+pub(super) struct Transfer {
+    pub(super) input: TransferOwnership,
+    pub(super) to_unknown: UnknownOwners,
+}
+
+impl OrganizationChange for Transfer {
+    type Answer = TransferredOwnership;
 
     async fn apply(
         &self,
         tx: &mut UnitOfWork<'_>,
         mut organization: Organization,
         _: Grant,
-    ) -> Result<Organization, ServiceError> {
+    ) -> Result<TransferredOwnership, ServiceError> {
+        let TransferOwnership { person, etag } = &self.input;
         match organization.state() {
             OrganizationState::Active | OrganizationState::Inactive => {}
             OrganizationState::Pending => return Err(Refusal::OrganizationPending.into()),
             OrganizationState::Deleted => return Err(Refusal::OrganizationDeleted.into()),
             OrganizationState::Unknown => return Err(unknown_state().into()),
         }
-        check_etag(self.etag.as_deref(), &organization.etag())?;
-        let target = find(tx, &self.person).await?;
+        check_etag(etag.as_deref(), &organization.etag())?;
+        let target = find(tx, person).await?;
         if organization.owner.as_ref() == Some(&target) {
-            return Ok(organization);
+            let owner = users::get(tx.connection, &target).await?.ok_or(Refusal::UserNotFound)?;
+            return Ok(TransferredOwnership { organization, new_owner_known: owner.is_known });
         }
         let membership = tx.membership(organization.id, &target).await?.ok_or(Refusal::TargetNotMember)?;
-        for user in tx.lock_users_for_share(&BTreeSet::from([target.clone()])).await?.values() {
-            check_user(user)?;
-            check_person(&self.person, user)?;
-        }
+        let users = tx.lock_users_for_share(&BTreeSet::from([target.clone()])).await?;
+        let user = users.into_values().next().ok_or(Refusal::UserNotFound)?;
+        check_user(&user)?;
+        check_person(person, &user)?;
         membership.role.require()?;
+        if !user.is_known && self.to_unknown == UnknownOwners::Refuse && !tx.by_operator() {
+            return Err(Refusal::NewOwnerUnknown { user_id: target }.into());
+        }
         if membership.role.name != RoleName::ADMIN {
             let admin = tx.role(organization.id, &RoleName::ADMIN).await?;
             tx.update_member(&mut organization, &membership, &admin, &membership.attributes).await?;
@@ -190,7 +200,7 @@ impl OrganizationChange for TransferOwnership {
         let new = json!({ "owner": target });
         organization.owner = Some(target);
         tx.save(&mut organization, DeletionMark::No, EventType::OwnerChanged, old, new).await?;
-        Ok(organization)
+        Ok(TransferredOwnership { organization, new_owner_known: user.is_known })
     }
 }
 

@@ -15,7 +15,7 @@ use crate::authn::Caller;
 use crate::authz::decide::Access;
 use crate::domain::{Attributes, EmailAddress, Locale, Member, Organization, Refusal, RoleName, UserId};
 use add::{Add, AddAll, Ensure};
-use change::Leave;
+use change::{Leave, Transfer};
 use notification::Notifier;
 use serde::{Deserialize, Serialize};
 
@@ -115,6 +115,32 @@ pub struct TransferOwnership {
     pub person: Person,
     /// The expected etag of the organization; `None` to skip the check.
     pub etag: Option<String>,
+}
+
+/// Whether ownership may be transferred to a user who is not known. Operators pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnknownOwners {
+    /// It may. The answer says whether the new owner is known.
+    #[default]
+    Allow,
+    /// It is refused with `NEW_OWNER_UNKNOWN`.
+    Refuse,
+}
+
+/// The outcome of a transfer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TransferredOwnership {
+    /// The organization with its new owner. Servers of former releases store and read nothing else.
+    #[serde(flatten)]
+    pub organization: Organization,
+    /// Whether the new owner is known: see [`User::is_known`](crate::domain::User::is_known). True in answers that a
+    /// former release stored.
+    #[serde(default = "known")]
+    pub new_owner_known: bool,
+}
+
+fn known() -> bool {
+    true
 }
 
 impl Roster {
@@ -225,13 +251,13 @@ impl Roster {
     ///
     /// # Errors
     /// `TARGET_NOT_MEMBER`, `USER_INACTIVE`, `USER_NOT_FOUND`, `EMAIL_AMBIGUOUS`, `ETAG_MISMATCH`,
-    /// `ORGANIZATION_PENDING`.
+    /// `ORGANIZATION_PENDING`, `NEW_OWNER_UNKNOWN`.
     pub async fn transfer_ownership(
         &self,
         access: Access,
         meta: Meta,
         input: TransferOwnership,
-    ) -> Result<WriteResult<Organization>, ServiceError> {
-        self.write_in(access, meta, input).await
+    ) -> Result<WriteResult<TransferredOwnership>, ServiceError> {
+        self.write_in(access, meta, Transfer { input, to_unknown: self.transfer_to_unknown }).await
     }
 }

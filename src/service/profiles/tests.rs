@@ -18,6 +18,7 @@ fn stored(email: Option<&str>, verified: bool) -> User {
         profile_issued_at: 200,
         email_issued_at: 100,
         display_name_issued_at: 200,
+        is_known: true,
         revision: 1,
         create_time: OffsetDateTime::UNIX_EPOCH,
         update_time: OffsetDateTime::UNIX_EPOCH,

@@ -354,7 +354,7 @@ impl<'t> UnitOfWork<'t> {
     }
 
     /// Locks users for share until the transaction ends, so that their state cannot change while the write relies on it.
-    /// Creates unknown users without a profile. One call locks all users of a transaction, after the organization's lock.
+    /// Creates absent users without a profile, who do not count as known. One call locks all users of a transaction, after the organization's lock.
     pub(in crate::service) async fn lock_users_for_share(
         &mut self,
         ids: &BTreeSet<UserId>,
@@ -364,7 +364,7 @@ impl<'t> UnitOfWork<'t> {
         if locked.len() < ids.len() {
             let missing: Vec<&UserId> =
                 ids.iter().copied().filter(|id| locked.iter().all(|user| user.id != **id)).collect();
-            for id in users::insert_missing(self.connection, &missing).await? {
+            for id in users::insert_missing(self.connection, &missing, false).await? {
                 self.record_new_user(&id).await?;
             }
             locked = users::hold(self.connection, &ids).await?;
@@ -381,9 +381,9 @@ impl<'t> UnitOfWork<'t> {
         Ok(user)
     }
 
-    /// Creates an unknown user, without a profile.
+    /// Creates an absent user, without a profile, who counts as known.
     pub(in crate::service) async fn create_user(&mut self, id: &UserId) -> Result<(), ServiceError> {
-        if !users::insert_missing(self.connection, &[id]).await?.is_empty() {
+        if !users::insert_missing(self.connection, &[id], true).await?.is_empty() {
             self.record_new_user(id).await?;
         }
         Ok(())

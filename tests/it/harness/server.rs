@@ -15,7 +15,7 @@ use roster::grpc::pb::organization_service_client::OrganizationServiceClient;
 use roster::grpc::pb::role_service_client::RoleServiceClient;
 use roster::grpc::pb::user_service_client::UserServiceClient;
 use roster::server::{self, ServerParts, ServerSettings};
-use roster::service::{InvitationSettings, ReplicaSettings, Roster};
+use roster::service::{InvitationSettings, ReplicaSettings, Roster, UnknownOwners};
 use roster::store::datastore_url::DatastoreUrl;
 use roster::store::pool::Pool;
 use std::net::SocketAddr;
@@ -119,6 +119,14 @@ impl Server {
     pub async fn with_replica_over(database: Database, replica: ReplicaSettings) -> Self {
         let configure = |roster: Roster| roster.with_replica(replica);
         let server = Self::launch_as(database, ServerSettings::default(), |_| {}, configure).await;
+        server.until_serving().await;
+        server
+    }
+
+    /// Starts a server that treats transfers to unknown users in this way over a new database, and waits until it is healthy.
+    pub async fn with_unknown_owners(owners: UnknownOwners) -> Self {
+        let configure = |roster: Roster| roster.with_transfer_to_unknown(owners);
+        let server = Self::launch_as(Database::new().await, ServerSettings::default(), |_| {}, configure).await;
         server.until_serving().await;
         server
     }
