@@ -96,7 +96,8 @@ impl Authenticator {
     /// - [`Refusal::CredentialMissing`] for `roster-on-behalf-of` without a credential, which that header requires,
     /// - [`Refusal::OnBehalfOfNotAllowed`] for `roster-on-behalf-of` from a user, or from a service without the scope
     ///   `act-as`,
-    /// - [`Refusal::InvalidRequest`] if `roster-on-behalf-of` occurs twice or is not a valid user id,
+    /// - [`Refusal::InvalidRequest`] if `roster-on-behalf-of` occurs twice or is not a valid user id. All of this holds for
+    ///   `roster-on-behalf-of-bin` too, and both in one call are invalid,
     /// - [`Refusal::Overloaded`] for a token that is not in the cache, if the peer had too many tokens refused, or if too
     ///   many tokens wait for their verification,
     /// - [`Refusal::KeysUnavailable`] if the keys of the token's issuer could not be fetched.

@@ -4,6 +4,8 @@ use crate::domain::Refusal;
 
 /// The metadata header that names the user for whom a service acts.
 pub(super) const ON_BEHALF_OF: &str = "roster-on-behalf-of";
+/// The same for an id that is not ASCII: as in each header with this ending, the value is base64.
+pub(super) const ON_BEHALF_OF_BIN: &str = "roster-on-behalf-of-bin";
 
 /// The reason of a rejection, for the log. It contains no data from the request, and no parser message either, because
 /// a parser message can quote the request: tokens and personal data do not belong in a log. It is also the kind of the log
@@ -73,6 +75,10 @@ pub(super) enum CredentialError {
     OnBehalfOfNotAllowed,
     #[error("{ON_BEHALF_OF} occurs twice or is not a valid user id")]
     InvalidOnBehalfOf,
+    #[error("{ON_BEHALF_OF_BIN} occurs twice or is not a valid user id in base64")]
+    InvalidOnBehalfOfBin,
+    #[error("{ON_BEHALF_OF} and {ON_BEHALF_OF_BIN} in one call")]
+    OnBehalfOfTwice,
 }
 
 impl CredentialError {
@@ -115,8 +121,19 @@ impl CredentialError {
             Self::OnBehalfOfNotAllowed => Refusal::OnBehalfOfNotAllowed,
             Self::InvalidOnBehalfOf => Refusal::field(
                 ON_BEHALF_OF,
-                "one user's id is needed: 1 to 255 bytes of printable ASCII, without blanks at its ends",
+                format!(
+                    "one user's id is needed: 1 to 255 bytes of printable ASCII, without blanks at its ends; {ON_BEHALF_OF_BIN} \
+                     takes other ids"
+                ),
             ),
+            Self::InvalidOnBehalfOfBin => Refusal::field(
+                ON_BEHALF_OF_BIN,
+                "one user's id is needed: 1 to 255 bytes of UTF-8 in base64, without blanks at its ends, control characters \
+                 and invisible ones",
+            ),
+            Self::OnBehalfOfTwice => {
+                Refusal::field(ON_BEHALF_OF_BIN, format!("{ON_BEHALF_OF} names a user too: send one of the two"))
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The credential of a streaming call, verified again while the stream is open.
 
-use super::credential_error::ON_BEHALF_OF;
+use super::credential_error::{ON_BEHALF_OF, ON_BEHALF_OF_BIN};
 use super::{Authenticator, Caller, ClientCertificate, PeerShare, RecentCredentials};
 use crate::domain::Refusal;
 use http::header::AUTHORIZATION;
@@ -19,8 +19,8 @@ pub struct StreamCredential {
 }
 
 impl StreamCredential {
-    /// Copies the credential headers (`authorization` and `roster-on-behalf-of`) and no other header. `certificate` is the
-    /// client certificate of the connection.
+    /// Copies the credential headers (`authorization`, `roster-on-behalf-of` and `roster-on-behalf-of-bin`) and no other
+    /// header. `certificate` is the client certificate of the connection.
     #[must_use]
     pub fn new(
         authenticator: Authenticator,
@@ -29,7 +29,7 @@ impl StreamCredential {
         peer: Arc<PeerShare>,
     ) -> Self {
         let mut credential = HeaderMap::new();
-        for name in [AUTHORIZATION, HeaderName::from_static(ON_BEHALF_OF)] {
+        for name in [AUTHORIZATION, HeaderName::from_static(ON_BEHALF_OF), HeaderName::from_static(ON_BEHALF_OF_BIN)] {
             for value in headers.get_all(&name) {
                 credential.append(name.clone(), value.clone());
             }

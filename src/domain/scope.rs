@@ -15,7 +15,7 @@ pub enum Scope {
     Manage,
     /// Act as an operator: pass every rule.
     Operator,
-    /// Act on behalf of the user named in the `roster-on-behalf-of` metadata.
+    /// Act on behalf of the user named in the metadata `roster-on-behalf-of` or `roster-on-behalf-of-bin`.
     ActAs,
     /// Apply the access model of the deployment.
     Model,

@@ -140,6 +140,7 @@ async fn unusual_requests_are_answered_by_the_pipeline() {
         (changed(&|call| call.with("authorization", &format!("Bearer {token}"))), Some("CREDENTIAL_INVALID")),
         (changed(&|call| call.without("authorization")), Some("CREDENTIAL_MISSING")),
         (changed(&|call| call.with("roster-on-behalf-of", "ada")), Some("ON_BEHALF_OF_NOT_ALLOWED")),
+        (changed(&|call| call.with("roster-on-behalf-of-bin", "YWRh")), Some("ON_BEHALF_OF_NOT_ALLOWED")),
         (
             changed(&|call| call.without("authorization").bearer(&server.mint(&Server::claims("ada")))),
             Some("CALLER_NOT_ALLOWED"),

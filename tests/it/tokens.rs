@@ -6,7 +6,7 @@ use crate::harness::{Database, Server, add, organization};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use prost::Message;
 use roster::authn::api_keys::{self, GeneratedApiKey};
 use roster::authn::mint::{ClaimSet, SigningKey};
@@ -21,6 +21,7 @@ use tonic_types::StatusExt;
 const GET_CALLER: &str = "/roster.v1.UserService/GetCaller";
 const CREATE: &str = "/roster.v1.OrganizationService/CreateOrganization";
 const ON_BEHALF_OF: &str = "roster-on-behalf-of";
+const ON_BEHALF_OF_BIN: &str = "roster-on-behalf-of-bin";
 
 const SUBJECT: &str = "ada-of-the-tests";
 const ADDRESS: &str = "ada@private.example";
@@ -190,6 +191,8 @@ async fn make_valid_calls(server: &Server, token: &str, api_key: &GeneratedApiKe
     backend.users.delete_user(request).await.unwrap_err();
     let headers = [bearer(api_key.secret.expose()), vec![(ON_BEHALF_OF, SUBJECT.to_owned())]].concat();
     assert_eq!(outcome(&call(server, &headers).await), (Code::Ok, ""));
+    let headers = [bearer(api_key.secret.expose()), vec![(ON_BEHALF_OF_BIN, STANDARD.encode(SUBJECT))]].concat();
+    assert_eq!(outcome(&call(server, &headers).await), (Code::Ok, ""));
 }
 
 #[tokio::test]
@@ -228,7 +231,13 @@ async fn invalid_credentials_are_refused_and_neither_cached_nor_logged() {
     assert!(lines("answered") > 2 * credentials.len(), "{log}");
     // The log includes the libraries below roster, at both ends of the connection.
     assert!(log.contains(" h2::") && log.contains(" sqlx::"));
-    let mut secrets = vec![SUBJECT.to_owned(), ADDRESS.to_owned(), NAME.to_owned(), "private.example".to_owned()];
+    let mut secrets = vec![
+        STANDARD.encode(SUBJECT),
+        SUBJECT.to_owned(),
+        ADDRESS.to_owned(),
+        NAME.to_owned(),
+        "private.example".to_owned(),
+    ];
     let sent = credentials.into_iter().flat_map(|(_, headers, _)| headers).chain(bearer(&good));
     for (_, value) in sent.chain(bearer(key.secret.expose())) {
         secrets.extend(value.split(['.', ' ']).filter(|part| part.len() > 16).map(str::to_owned));
@@ -316,6 +325,35 @@ async fn a_service_acts_for_a_user_and_the_events_name_both() {
         assert_eq!(actors, [both.clone(), both]);
     }
     assert_eq!(server.database.count("SELECT count(*) FROM users WHERE email IS NOT NULL").await, 0);
+}
+
+#[tokio::test]
+async fn a_service_acts_for_a_user_whose_id_is_not_ascii() {
+    const IDS: [&str; 4] =
+        ["zo\u{eb}", "\u{5c71}\u{7530}", "auth0|\u{43e}\u{43b}\u{44f}", "\u{1f469}\u{200d}\u{1f52c}x"];
+    let server = Server::start().await;
+    for id in &IDS[..3] {
+        let mut caller = server.on_behalf_of(id);
+        let response = caller.users.get_caller(pb::GetCallerRequest {}).await.unwrap().into_inner();
+        assert_eq!((&*response.kind, &*response.id, &*response.via_service), ("user", *id, "backend"));
+        let acme = caller.create("Acme").await;
+        let request = pb::GetOrganizationRequest { organization: acme.clone() };
+        let own = server.user(id).organizations.get_organization(request).await.unwrap().into_inner();
+        assert_eq!(own.organization.unwrap().owner_user_id, *id);
+        let request = pb::ListEventsRequest { organization: acme, ..Default::default() };
+        let events = caller.events.list_events(request).await.unwrap().into_inner().events;
+        let actor = events[0].actor.clone().unwrap();
+        assert_eq!((&*actor.id, &*actor.via), (*id, "backend"));
+    }
+    // The limit of the length of an id is the only one: the headers have room for it.
+    let longest = "\u{e9}".repeat(127);
+    let response = server.on_behalf_of(&longest).users.get_caller(pb::GetCallerRequest {}).await.unwrap().into_inner();
+    assert_eq!(response.id, longest);
+    assert_eq!(server.database.count("SELECT count(*) FROM users").await, 4);
+    let refused = server.on_behalf_of(IDS[3]).users.get_caller(pb::GetCallerRequest {}).await.unwrap_err();
+    let violations = refused.get_details_bad_request().unwrap().field_violations;
+    assert_eq!((violations.len(), &*violations[0].field), (1, ON_BEHALF_OF_BIN));
+    assert_eq!(server.database.count("SELECT count(*) FROM users").await, 4);
 }
 
 #[tokio::test]

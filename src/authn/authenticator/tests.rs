@@ -2,7 +2,7 @@ use super::*;
 use crate::authn::ProfileClaims;
 use crate::authn::api_keys::{GeneratedApiKey, generate};
 use crate::authn::caller::Actor;
-use crate::authn::credential_error::ON_BEHALF_OF;
+use crate::authn::credential_error::{ON_BEHALF_OF, ON_BEHALF_OF_BIN};
 use crate::authn::mint::{ClaimSet, SigningKey};
 use crate::authn::settings::ApiKeySettings;
 use crate::authn::testing::{AuthFixture, ISSUER, NOW, Outcome, claims, headers, issuer, peer};
@@ -153,6 +153,8 @@ async fn a_valid_cached_token_is_recognized() -> Outcome {
     assert!(matches!(&*caller, Caller::Service(service) if service.identity.name == "billing"));
     let for_ada = recognize(&headers(&token, &[(ON_BEHALF_OF, "ada")])?)?.ok_or("not in the cache")?;
     assert_eq!(for_ada.user().map(UserId::as_str), Some("ada"));
+    let for_zoe = recognize(&headers(&token, &[(ON_BEHALF_OF_BIN, "Wm/Dqw")])?)?.ok_or("not in the cache")?;
+    assert_eq!(for_zoe.user().map(UserId::as_str), Some("Zo\u{eb}"));
     for twice in ["Bearer x", &token] {
         let twice = headers(&token, &[("authorization", twice)])?;
         assert_eq!(recognize(&twice).err(), Some(Refusal::CredentialInvalid));

@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::metadata::AsciiMetadataValue;
+use tonic::metadata::{AsciiMetadataValue, BinaryMetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -381,7 +381,13 @@ impl Interceptor for Credential {
             request.metadata_mut().insert("authorization", value);
         }
         if let Some(user) = &self.on_behalf_of {
-            request.metadata_mut().insert("roster-on-behalf-of", user.parse().unwrap());
+            if user.is_ascii() {
+                request.metadata_mut().insert("roster-on-behalf-of", user.parse().unwrap());
+            } else {
+                request
+                    .metadata_mut()
+                    .insert_bin("roster-on-behalf-of-bin", BinaryMetadataValue::from_bytes(user.as_bytes()));
+            }
         }
         Ok(request)
     }
