@@ -31,7 +31,9 @@ async fn a_binary_header_names_every_user() -> Outcome {
         for value in [padded.trim_end_matches('='), &padded] {
             let caller = authenticate(&fixture, &service("roster:act-as"), &[(ON_BEHALF_OF_BIN, value)]).await?;
             assert_eq!(caller.user().map(UserId::as_str), Some(id), "{value}");
-            assert!(matches!(&*caller, Caller::User(user) if user.via.as_deref() == Some("billing")));
+            assert!(
+                matches!(&*caller, Caller::User(user) if user.via.as_ref().is_some_and(|via| via.name == "billing"))
+            );
         }
     }
     let encode = |bytes: &[u8]| STANDARD.encode(bytes);

@@ -61,14 +61,11 @@ impl OrganizationChange for UpdateMember {
         } else {
             // Attributes hold no permission of roster's. What they mean is up to the application, so users change them within
             // the ceiling; a service is the application.
-            None if tx.user().is_some() => {
+            if tx.user().is_some() {
                 grant.reaches(&before.role)?;
-                None
             }
-            None => {
-                before.role.require()?;
-                None
-            }
+            before.role.require()?;
+            None
         };
         check_etag(self.etag.as_deref(), &before.etag())?;
         let stored = if before.role.name == RoleName::OWNER {
