@@ -94,6 +94,9 @@ impl From<InvitationRow> for Invitation {
         let mail_state = row.mail_state.as_deref().map(MailState::read);
         let mail_state =
             if is_over && mail_state == Some(MailState::Waiting) { Some(MailState::NotSent) } else { mail_state };
+        // An invitation that has expired changed at its expire time, whether that is recorded yet or not.
+        let update_time =
+            if state == InvitationState::Expired { row.update_time.max(row.expire_time) } else { row.update_time };
         Self {
             organization: OrganizationId::from_uuid(row.organization_id),
             id: InvitationId::from_uuid(row.id),
@@ -110,7 +113,7 @@ impl From<InvitationRow> for Invitation {
             mail_state,
             mail_error: row.mail_error,
             create_time: row.create_time,
-            update_time: row.update_time,
+            update_time,
         }
     }
 }

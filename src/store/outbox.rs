@@ -251,8 +251,9 @@ pub async fn set_mail_state(
     error: Option<&str>,
 ) -> Result<(), StoreError> {
     sqlx::query!(
-        r#"UPDATE invitations SET mail_state = $4, mail_error = $5
-           WHERE bucket = $1 AND organization_id = $2 AND id = $3"#,
+        r#"UPDATE invitations SET mail_state = $4, mail_error = $5,
+               update_time = greatest(update_time, statement_timestamp())
+           WHERE bucket = $1 AND organization_id = $2 AND id = $3 AND (mail_state, mail_error) IS DISTINCT FROM ($4, $5)"#,
         organization.bucket(),
         organization.as_uuid(),
         invitation.as_uuid(),

@@ -148,7 +148,8 @@ pub async fn end(
     Ok(())
 }
 
-/// Records that the waiting mail of an invitation was removed from the outbox.
+/// Records that the waiting mail of an invitation was removed from the outbox. A mail that servers of release 0.3 left
+/// waiting at the end of its invitation shows as not sent anyhow.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -158,8 +159,9 @@ pub async fn cancel_mail(
     id: InvitationId,
 ) -> Result<(), StoreError> {
     sqlx::query!(
-        r#"UPDATE invitations SET mail_state = 'NOT_SENT'
-           WHERE bucket = $1 AND organization_id = $2 AND id = $3 AND mail_state = 'WAITING'"#,
+        r#"UPDATE invitations SET mail_state = 'NOT_SENT',
+               update_time = greatest(update_time, least(expire_time, statement_timestamp()))
+           WHERE bucket = $1 AND organization_id = $2 AND id = $3 AND mail_state = 'WAITING' AND state = 'PENDING'"#,
         organization.bucket(),
         organization.as_uuid(),
         id.as_uuid(),
