@@ -57,7 +57,7 @@ impl Organization {
     /// The version of the row, which clients send back as the etag.
     #[must_use]
     pub fn etag(&self) -> String {
-        etag(self.row_revision)
+        self.row_revision.to_string()
     }
 
     /// A member's role, given the role in the membership's row. Ownership is a column of the organization and not of
@@ -79,19 +79,22 @@ pub struct Membership {
     pub role: Role,
     /// The deployment's own data about the membership.
     pub attributes: Attributes,
-    /// The organization's revision at which the membership last changed: the etag.
+    /// The organization's revision at which the row of the membership last changed.
     pub revision: i64,
     /// The time when the user became a member.
     pub create_time: OffsetDateTime,
-    /// The time of the last change of role or attributes.
+    /// The time of the last change of role, ownership or attributes.
     pub update_time: OffsetDateTime,
 }
 
 impl Membership {
-    /// The version, which clients send back as the etag.
+    /// The version, which clients send back as the etag: the update time, which moves with every change, and the role.
+    ///
+    /// Servers of release 0.3 transfer the ownership and leave the rows of the two members as they are. The role makes
+    /// such a transfer another version. They know the etag by the revision, so the two releases refuse each other's.
     #[must_use]
     pub fn etag(&self) -> String {
-        etag(self.revision)
+        format!("{:x}-{}", self.update_time.unix_timestamp_nanos().div_euclid(1_000), self.role.name)
     }
 }
 
@@ -275,8 +278,4 @@ impl LogMark {
     pub const fn bits(self) -> u32 {
         self.0
     }
-}
-
-fn etag(revision: i64) -> String {
-    revision.to_string()
 }

@@ -78,6 +78,8 @@ impl RoleService for Api {
 }
 
 fn role(role: &RoleDefinition) -> pb::Role {
+    // A deleted role has no version any more: it shows what another role holds.
+    let current = role.version.as_ref().filter(|_| role.replaced_by.is_none());
     pb::Role {
         organization: role.organization.to_string(),
         name: role.name.to_string(),
@@ -86,8 +88,8 @@ fn role(role: &RoleDefinition) -> pb::Role {
         description: role.description.clone(),
         permissions: role.permissions.clone(),
         create_time: role.version.as_ref().map(|version| convert::timestamp(version.create_time)),
-        update_time: role.version.as_ref().map(|version| convert::timestamp(version.update_time)),
-        etag: role.version.as_ref().map(|version| version.revision.to_string()).unwrap_or_default(),
+        update_time: current.map(|version| convert::timestamp(version.update_time)),
+        etag: current.map(|version| version.revision.to_string()).unwrap_or_default(),
         replaced_by: role.replaced_by.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }

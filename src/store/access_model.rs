@@ -128,6 +128,18 @@ pub async fn replaced_roles(connection: &mut PgConnection) -> Result<Vec<Deploym
     Ok(roles.into_iter().filter(|role| role.replaced_by.is_some()).collect())
 }
 
+/// Reads the time since which a removed role is replaced; `None` if it is not, or no longer.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn replace_time(
+    connection: &mut PgConnection,
+    name: &RoleName,
+) -> Result<Option<OffsetDateTime>, StoreError> {
+    let time = sqlx::query_scalar!("SELECT replace_time FROM deployment_roles WHERE name = $1", name.as_str());
+    Ok(time.fetch_optional(connection).await?.flatten())
+}
+
 /// Deletes a removed role, unless a member still holds it. Returns whether it was deleted.
 ///
 /// # Errors
@@ -177,9 +189,11 @@ pub async fn apply(
     .fetch_all(&mut *connection)
     .await?;
     sqlx::query!(
-        "INSERT INTO deployment_roles AS r (name, kind, replaced_by)
-         SELECT name, kind, replaced_by FROM unnest($1::text[], $2::text[], $3::text[]) AS q (name, kind, replaced_by)
-         ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, replaced_by = excluded.replaced_by
+        "INSERT INTO deployment_roles AS r (name, kind, replaced_by, replace_time)
+         SELECT name, kind, replaced_by, CASE WHEN replaced_by IS NOT NULL THEN statement_timestamp() END
+         FROM unnest($1::text[], $2::text[], $3::text[]) AS q (name, kind, replaced_by)
+         ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, replaced_by = excluded.replaced_by,
+                                          replace_time = excluded.replace_time
          WHERE (r.kind, r.replaced_by) IS DISTINCT FROM (excluded.kind, excluded.replaced_by)",
         &names,
         &kinds as &[Option<String>],

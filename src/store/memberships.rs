@@ -12,6 +12,7 @@ struct MembershipRow {
     user_id: String,
     role: String,
     replaced_by: Option<String>,
+    replace_time: Option<OffsetDateTime>,
     is_owner: Option<bool>,
     attributes: Json<Attributes>,
     revision: i64,
@@ -21,7 +22,7 @@ struct MembershipRow {
 
 /// A statement that returns [`MembershipRow`]s: the text before the column list, the text after it, the arguments. The
 /// table has the alias `m`. The text after the list adds `is_owner`, since a membership does not contain the owner, and
-/// `replaced_by`, the role that replaces the stored one.
+/// `replaced_by` and `replace_time`: the role that replaces the stored one, and since when.
 ///
 /// With `record` in front, the statement returns records, which may have more columns.
 macro_rules! membership_query {
@@ -65,6 +66,7 @@ macro_rules! member_rows {
             user_id: $record.user_id,
             role: $record.role,
             replaced_by: $record.replaced_by,
+            replace_time: $record.replace_time,
             is_owner: $record.is_owner,
             attributes: $record.attributes,
             revision: $record.revision,
@@ -86,7 +88,7 @@ impl MembershipRow {
             attributes: self.attributes.0,
             revision: self.revision,
             create_time: self.create_time,
-            update_time: self.update_time,
+            update_time: self.replace_time.map_or(self.update_time, |time| time.max(self.update_time)),
         }
     }
 }
@@ -111,7 +113,7 @@ pub async fn insert(
                  CASE WHEN $4 NOT LIKE 'org:%' AND $4 NOT IN ('admin', 'member') THEN $4 END)
          ON CONFLICT DO NOTHING
          RETURNING",
-        "NULL::text AS replaced_by, (m.user_id = $7) AS is_owner",
+        "NULL::text AS replaced_by, NULL::timestamptz AS replace_time, (m.user_id = $7) AS is_owner",
         organization.id.bucket(),
         organization.id.as_uuid(),
         user.as_str(),
@@ -136,7 +138,9 @@ pub async fn get(
 ) -> Result<Option<Membership>, StoreError> {
     Ok(membership_query!(
         "SELECT",
-        "coalesce(r.replaced_by, d.replaced_by) AS replaced_by, (m.user_id = o.owner_id) AS is_owner
+        "coalesce(r.replaced_by, d.replaced_by) AS replaced_by,
+         CASE WHEN r.replaced_by IS NULL THEN d.replace_time ELSE r.update_time END AS replace_time,
+         (m.user_id = o.owner_id) AS is_owner
          FROM memberships m JOIN organizations o ON o.bucket = m.bucket AND o.id = m.organization_id
          LEFT JOIN deployment_roles d ON d.name = m.deployment_role
          LEFT JOIN organization_roles r
@@ -163,12 +167,14 @@ pub async fn update(
     attributes: &Attributes,
 ) -> Result<Membership, StoreError> {
     Ok(membership_query!(
-        "UPDATE memberships m SET role = $4, attributes = $5, revision = $6, update_time = clock_timestamp(),
+        "UPDATE memberships m SET role = $4, attributes = $5, revision = $6,
+             update_time = greatest(statement_timestamp(),
+                                    (m.update_time AT TIME ZONE 'UTC' + interval '1 microsecond') AT TIME ZONE 'UTC'),
              organization_role = CASE WHEN $4 LIKE 'org:%' THEN $4 END,
              deployment_role = CASE WHEN $4 NOT LIKE 'org:%' AND $4 NOT IN ('admin', 'member') THEN $4 END
          WHERE m.bucket = $1 AND m.organization_id = $2 AND m.user_id = $3
          RETURNING",
-        "NULL::text AS replaced_by, (m.user_id = $7) AS is_owner",
+        "NULL::text AS replaced_by, NULL::timestamptz AS replace_time, (m.user_id = $7) AS is_owner",
         organization.id.bucket(),
         organization.id.as_uuid(),
         user.as_str(),
@@ -180,6 +186,32 @@ pub async fn update(
     .fetch_one(connection)
     .await?
     .read(organization.id))
+}
+
+/// Records that the ownership of members has changed, at the current revision of the organization.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn record_ownership(
+    connection: &mut PgConnection,
+    organization: &Organization,
+    users: &[&UserId],
+) -> Result<(), StoreError> {
+    let users: Vec<String> = users.iter().map(|user| user.as_str().to_owned()).collect();
+    sqlx::query!(
+        "UPDATE memberships
+         SET revision = $4,
+             update_time = greatest(statement_timestamp(),
+                                    (update_time AT TIME ZONE 'UTC' + interval '1 microsecond') AT TIME ZONE 'UTC')
+         WHERE bucket = $1 AND organization_id = $2 AND user_id = ANY ($3)",
+        organization.id.bucket(),
+        organization.id.as_uuid(),
+        &users,
+        organization.revision,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Removes a member; false if the user is not a member.
@@ -283,6 +315,7 @@ pub async fn list(
         record
         "SELECT",
         "coalesce(r.replaced_by, d.replaced_by) AS replaced_by, (m.user_id = o.owner_id) AS is_owner, m.has_next,
+         CASE WHEN r.replaced_by IS NULL THEN d.replace_time ELSE r.update_time END AS replace_time,
          u.state AS user_state, u.deactivated_by_operator, u.email, u.email_verified, u.display_name, u.profile_issued_at,
          u.email_issued_at, u.display_name_issued_at, u.known, u.revision AS user_revision,
          u.create_time AS user_create_time, u.update_time AS user_update_time
@@ -315,9 +348,9 @@ pub async fn list(
              WHERE coalesce(t.text_before, 0) < $7) m
          CROSS JOIN LATERAL (
              SELECT * FROM users WHERE user_bucket = user_bucket_of(m.user_id) AND id = m.user_id OFFSET 0) u
-         LEFT JOIN LATERAL (SELECT replaced_by FROM deployment_roles WHERE name = m.deployment_role OFFSET 0) d ON true
+         LEFT JOIN LATERAL (SELECT * FROM deployment_roles WHERE name = m.deployment_role OFFSET 0) d ON true
          LEFT JOIN LATERAL (
-             SELECT replaced_by FROM organization_roles
+             SELECT replaced_by, update_time FROM organization_roles
              WHERE bucket = $1 AND organization_id = $2 AND name = m.organization_role OFFSET 0) r ON true
          WHERE o.bucket = $1 AND o.id = $2
          ORDER BY m.user_id",

@@ -341,8 +341,9 @@ pub struct MovedMember {
 }
 
 /// Moves at most `most` members of an organization from one role to another, the first ones by user id. `from` is a role of
-/// the organization or of the deployment, and neither `admin` nor `member`: those have no index. Returns the
-/// moved members in the order of their revisions, which follow the current revision of the organization.
+/// the organization or of the deployment, and neither `admin` nor `member`: those have no index. `since` is the time since
+/// which they hold the other role; `None` leaves their update times. Returns the moved members in the order of their
+/// revisions, which follow the current revision of the organization.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -351,13 +352,14 @@ pub async fn move_members(
     organization: &Organization,
     from: &RoleName,
     to: &RoleName,
+    since: Option<OffsetDateTime>,
     most: i64,
 ) -> Result<Vec<MovedMember>, StoreError> {
     let users = members_of(connection, organization.id, from, most).await?;
     // One statement with a join of the table with itself would take minutes where the statistics are missing or old.
     let rows = sqlx::query!(
         "UPDATE memberships m
-         SET role = $4, revision = $5 + q.number, update_time = statement_timestamp(),
+         SET role = $4, revision = $5 + q.number, update_time = greatest(m.update_time, $6),
              organization_role = CASE WHEN $4 LIKE 'org:%' THEN $4 END,
              deployment_role = CASE WHEN $4 NOT LIKE 'org:%' AND $4 NOT IN ('admin', 'member') THEN $4 END
          FROM unnest($3::text[]) WITH ORDINALITY AS q (user_id, number)
@@ -368,6 +370,7 @@ pub async fn move_members(
         &users,
         to.as_str(),
         organization.revision,
+        since,
     )
     .fetch_all(connection)
     .await?;

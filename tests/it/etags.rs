@@ -90,3 +90,76 @@ async fn a_write_with_a_stale_etag_of_a_member_is_refused_even_after_the_member_
     }
     stage.database().assert_invariants().await;
 }
+
+/// The versions of members.
+async fn versions(caller: &mut Clients, organization: &str, users: &[&str]) -> Vec<(String, (i64, i32))> {
+    let mut versions = Vec::new();
+    for user in users {
+        let member = member(caller, organization, user).await;
+        let time = member.update_time.unwrap();
+        versions.push((member.etag, (time.seconds, time.nanos)));
+    }
+    versions
+}
+
+#[tokio::test]
+async fn a_transfer_of_the_ownership_changes_the_versions_of_both_members_and_of_no_other() {
+    let stage = Fixture::new().await;
+    let mut operator = stage.operator.clone();
+    let acme = stage.ada.clone().create("Acme").await;
+    let users = ["ada", "grace", "alan"];
+    for (user, role) in [("grace", "admin"), ("alan", "member")] {
+        operator.organizations.add_member(crate::harness::add(&acme, user, role)).await.unwrap();
+    }
+    let mut old = vec![versions(&mut operator, &acme, &users).await];
+    // To an admin, to a member, and back.
+    for (former, new) in [(0, 1), (1, 2), (2, 0), (0, 1), (1, 0)] {
+        let before = old.last().unwrap().clone();
+        operator.organizations.transfer_ownership(transfer(&acme, users[new])).await.unwrap();
+        let after = versions(&mut operator, &acme, &users).await;
+        for (index, user) in users.iter().enumerate() {
+            if index != former && index != new {
+                assert_eq!(after[index], before[index], "{user}");
+                continue;
+            }
+            assert!(after[index].1 > before[index].1, "{user}");
+            for stale in old.iter().map(|versions| versions[index].0.clone()) {
+                let attributes = Some(crate::harness::samples::attributes());
+                let update = pb::UpdateMemberRequest { etag: stale, attributes, ..set_role(&acme, user, "") };
+                let answer = operator.organizations.update_member(update).await;
+                crate::harness::assert_refused(answer, Code::Aborted, "ETAG_MISMATCH");
+            }
+        }
+        // To the present owner: nothing changes.
+        operator.organizations.transfer_ownership(transfer(&acme, users[new])).await.unwrap();
+        assert_eq!(versions(&mut operator, &acme, &users).await, after);
+        old.push(after);
+    }
+    stage.database().assert_invariants().await;
+}
+
+#[tokio::test]
+async fn servers_of_release_0_3_leave_no_stale_etag_of_a_member() {
+    let stage = Fixture::new().await;
+    let mut operator = stage.operator.clone();
+    let acme = stage.ada.clone().create("Acme").await;
+    operator.organizations.add_member(crate::harness::add(&acme, "grace", "admin")).await.unwrap();
+    let users = ["ada", "grace"];
+    let before = versions(&mut operator, &acme, &users).await;
+    // They leave the memberships when they transfer the ownership to an admin.
+    let transfer = "UPDATE organizations SET owner_id = 'grace' WHERE id = $1::uuid";
+    sqlx::query(transfer).bind(&acme).execute(&stage.database().pool).await.unwrap();
+    let after = versions(&mut operator, &acme, &users).await;
+    for (user, (before, after)) in users.iter().zip(before.into_iter().zip(after)) {
+        assert_ne!(before.0, after.0, "{user}");
+        // Their etag is the revision.
+        let revision = "SELECT revision::text FROM memberships WHERE user_id = $1";
+        let theirs: String = sqlx::query_scalar(revision).bind(user).fetch_one(&stage.database().pool).await.unwrap();
+        for etag in [before.0, theirs] {
+            let attributes = Some(crate::harness::samples::attributes());
+            let update = pb::UpdateMemberRequest { etag, attributes, ..set_role(&acme, user, "") };
+            let answer = operator.organizations.update_member(update).await;
+            crate::harness::assert_refused(answer, Code::Aborted, "ETAG_MISMATCH");
+        }
+    }
+}

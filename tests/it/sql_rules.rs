@@ -23,7 +23,7 @@ use std::fs;
 use tokens::Sql;
 
 /// The number of lines in the list of offenders. A change that corrects an offender lowers it.
-const OFFENDERS: usize = 43;
+const OFFENDERS: usize = 42;
 
 /// Migrations that are older than rule 7. Released migrations do not change.
 const OLD_MIGRATIONS: [&str; 3] = ["0001_storage.sql", "0002_invitations.sql", "0003_log_partitions.sql"];

@@ -14,7 +14,7 @@ use crate::service::write::OrganizationChange;
 use crate::service::write::preconditions::{check_etag, check_user, check_writable, unknown_state};
 use crate::service::write::unit_of_work::{DeletionMark, UnitOfWork};
 use crate::store::invitations::PendingInvitations;
-use crate::store::users;
+use crate::store::{memberships, users};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -195,8 +195,10 @@ impl OrganizationChange for Transfer {
         tx.revoke_own_access();
         let old = json!({ "owner": organization.owner });
         let new = json!({ "owner": target });
-        organization.owner = Some(target);
+        let former = organization.owner.replace(target.clone());
         tx.save(&mut organization, DeletionMark::No, EventType::OwnerChanged, old, new).await?;
+        let members: Vec<&UserId> = former.iter().chain([&target]).collect();
+        memberships::record_ownership(tx.connection, &organization, &members).await?;
         Ok(TransferredOwnership { organization, new_owner_known: user.is_known })
     }
 }

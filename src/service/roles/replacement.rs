@@ -9,7 +9,7 @@ use crate::service::write::Change;
 use crate::service::write::queue::QueueKey;
 use crate::service::write::unit_of_work::UnitOfWork;
 use crate::service::{ServiceError, limits};
-use crate::store::organization_roles;
+use crate::store::{access_model, organization_roles};
 use serde::{Deserialize, Serialize};
 
 /// The move of some members of a role. The last part also removes the role, if it is the organization's own.
@@ -45,15 +45,16 @@ impl Change for MovePart {
     async fn apply(&self, tx: &mut UnitOfWork<'_>, organization: Self::Place) -> Result<MovedPart, ServiceError> {
         // Read again under the lock: the organization may have been purged, and another server may have removed the role.
         let Some(mut organization) = organization else { return Ok(MovedPart::default()) };
-        let new = if self.role.is_of_organization() {
+        let (new, since) = if self.role.is_of_organization() {
             let stored = organization_roles::get(tx.connection, organization.id, &self.role).await?;
-            stored.and_then(|role| role.content.replaced_by)
+            stored.map(|role| (role.content.replaced_by, Some(role.update_time))).unwrap_or_default()
         } else {
-            tx.roles().replacement(&self.role).cloned()
+            let since = access_model::replace_time(tx.connection, &self.role).await?;
+            (tx.roles().replacement(&self.role).cloned(), since)
         };
         let Some(new) = new else { return Ok(MovedPart::default()) };
         let most = limits::MOVED_MEMBERS_OF_A_PART;
-        let members = tx.move_members(&mut organization, &self.role, &new, most).await?;
+        let members = tx.move_members_since(&mut organization, (&self.role, &new), since, most).await?;
         let has_more = members == most;
         if !has_more && self.role.is_of_organization() {
             tx.delete_role(&organization, &self.role).await?;

@@ -13,6 +13,7 @@ mod moves;
 mod organization;
 mod races;
 mod replacement;
+mod versions;
 
 use crate::harness::Database;
 use roster::domain::access_model::ModelParts;

@@ -115,7 +115,8 @@ async fn members_move_in_pieces_each_with_a_revision_of_its_own() {
         (&name("clerk"), &editor, 3, &["eve"]),
         (&name("auditor"), &name("clerk"), 3, &["bob"]),
     ] {
-        let outcome = organization_roles::move_members(&mut connection, &organization, from, to, most).await.unwrap();
+        let outcome =
+            organization_roles::move_members(&mut connection, &organization, from, to, None, most).await.unwrap();
         assert_eq!(outcome, moved(users, organization.revision), "{from} to {to}");
         for user in users {
             let member =
@@ -126,7 +127,8 @@ async fn members_move_in_pieces_each_with_a_revision_of_its_own() {
         organization.revision += i64::try_from(users.len()).unwrap();
     }
     // A role that does not exist: no member moves.
-    let ghost = organization_roles::move_members(&mut connection, &organization, &editor, &name("org:ghost"), 10).await;
+    let ghost =
+        organization_roles::move_members(&mut connection, &organization, &editor, &name("org:ghost"), None, 10).await;
     assert!(ghost.is_err());
     assert_eq!(database.count(DANGLING).await, 0);
     assert_eq!(database.count("SELECT count(*) FROM memberships WHERE bucket = 2 AND revision > 1").await, 0);

@@ -6,9 +6,11 @@ use crate::domain::ids::MODEL_BUCKET;
 use crate::domain::{Organization, Refusal, Role, RoleName};
 use crate::service::ServiceError;
 use crate::store::access_model::{self, DeploymentRoleRow, StoredModel};
+use crate::store::log::partitions;
 use crate::store::log::tail::LogPosition;
 use crate::store::{log, organization_roles, usage};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 /// Permissions that the access model takes away from the roles of organizations.
 pub(super) struct WithdrawnPermissions {
@@ -67,7 +69,20 @@ impl UnitOfWork<'_> {
         to: &RoleName,
         most: u32,
     ) -> Result<u32, ServiceError> {
-        let moved = organization_roles::move_members(self.connection, organization, from, to, most.into()).await?;
+        let now = partitions::now(self.connection).await?;
+        self.move_members_since(organization, (from, to), Some(now), most).await
+    }
+
+    /// As [`Self::move_members`], for members who hold the other role since a time: to them, nothing changes.
+    pub(in crate::service) async fn move_members_since(
+        &mut self,
+        organization: &mut Organization,
+        (from, to): (&RoleName, &RoleName),
+        since: Option<OffsetDateTime>,
+        most: u32,
+    ) -> Result<u32, ServiceError> {
+        let moved =
+            organization_roles::move_members(self.connection, organization, from, to, since, most.into()).await?;
         // The change log has the name only.
         let stored = Role { name: to.clone(), permissions: None };
         for member in &moved {
