@@ -344,6 +344,7 @@ const OPTIONAL: &[&str] = &[
     "datastore.database_oid",
     "datastore.system_identifier",
     "deployment_roles.kind",
+    "deployment_roles.replace_time",
     "deployment_roles.replaced_by",
     "events.actor_issuer",
     "events.actor_via",

@@ -49,3 +49,4 @@ mod tls;
 mod tokens;
 mod upkeep;
 mod users;
+mod versions;

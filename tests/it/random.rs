@@ -6,7 +6,7 @@
 
 mod answers;
 mod contract;
-mod words;
+pub mod words;
 
 use crate::harness::Server;
 use crate::harness::dynamic::{self, Caller};
