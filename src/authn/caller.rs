@@ -39,6 +39,14 @@ impl UserCaller {
         let via = self.via.as_ref().map(|via| via.name.clone());
         Actor { kind: ActorKind::User, id: self.id.to_string(), issuer: issuer.map(str::to_owned), via }
     }
+
+    /// Returns whether the user's own token was issued later than this time, in whole seconds since 1970. A token of the
+    /// same second and one without `iat` were not. True if a service or operator acts on the user's behalf: then there is
+    /// no token of the user.
+    #[must_use]
+    pub fn is_issued_after(&self, time: i64) -> bool {
+        self.claims.as_ref().is_none_or(|claims| claims.issued_at > time)
+    }
 }
 
 /// The claims about the user in an identity provider's token.
@@ -183,8 +191,14 @@ impl Caller {
     /// Returns the id of the calling user; `None` if the caller is not a user.
     #[must_use]
     pub fn user(&self) -> Option<&UserId> {
+        self.calling_user().map(|user| &user.id)
+    }
+
+    /// Returns the calling user; `None` if the caller is not a user.
+    #[must_use]
+    pub fn calling_user(&self) -> Option<&UserCaller> {
         match self {
-            Self::User(user) => Some(&user.id),
+            Self::User(user) => Some(user),
             Self::Anonymous | Self::Service(_) | Self::Operator(_) => None,
         }
     }

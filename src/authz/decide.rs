@@ -1,10 +1,10 @@
 //! The decision about a caller in one organization. A pure function makes it: once when a request arrives and again, on
 //! locked rows, inside each write.
 
-use crate::authn::Caller;
+use crate::authn::{Caller, UserCaller};
 use crate::domain::{
     OrganizationHead, OrganizationId, OrganizationState, Permission, PermissionSet, Refusal, Role, RoleName, Standing,
-    UserState, ValueKind,
+    UserState, UserStatus, ValueKind,
 };
 
 /// The requirement that a method makes of its caller in the organization of the request.
@@ -99,7 +99,7 @@ impl Access {
 /// [`Refusal::OrganizationNotFound`].
 ///
 /// # Errors
-/// [`Refusal::CredentialMissing`], [`Refusal::CallerInactive`], [`Refusal::PermissionDenied`],
+/// [`Refusal::CredentialMissing`], the refusals of [`require_admissible`], [`Refusal::PermissionDenied`],
 /// [`Refusal::RoleLacksPermission`], [`Refusal::ScopeMissing`] or [`Refusal::OrganizationNotFound`];
 /// [`Refusal::ValueUnknown`] if the decision depends on a value that this program does not know.
 pub fn decide(
@@ -126,8 +126,8 @@ pub fn decide(
                 _ => Err(Refusal::OrganizationNotFound),
             }
         }
-        Caller::User(_) => {
-            require_active(standing.user_state)?;
+        Caller::User(user) => {
+            require_admissible(user, standing.user_status())?;
             let (Some(organization), Some(role)) = (standing.organization, &standing.role) else {
                 return Err(Refusal::PermissionDenied { permission });
             };
@@ -152,12 +152,18 @@ fn require_known_state(organization: OrganizationHead) -> Result<(), Refusal> {
     }
 }
 
-/// Checks that a calling user is neither deactivated nor deleted. A user without a record (`None`) is active.
+/// Checks that a calling user is neither deactivated nor deleted, and that the user's own token is newer than the last
+/// reinstatement of the user.
 ///
 /// # Errors
-/// [`Refusal::CallerInactive`]; [`Refusal::ValueUnknown`] for a state that this program does not know.
-pub fn require_active(state: Option<UserState>) -> Result<(), Refusal> {
-    match state {
+/// [`Refusal::CredentialExpired`] for an older token, whatever the state: a reinstatement is never taken back, so this
+/// refusal holds even if a newer status is not known yet. [`Refusal::CallerInactive`]; [`Refusal::ValueUnknown`] for a state
+/// that this program does not know.
+pub fn require_admissible(user: &UserCaller, status: UserStatus) -> Result<(), Refusal> {
+    if status.reinstated_at.is_some_and(|time| !user.is_issued_after(time)) {
+        return Err(Refusal::CredentialExpired);
+    }
+    match status.state {
         None | Some(UserState::Active) => Ok(()),
         Some(UserState::Inactive | UserState::Erased) => Err(Refusal::CallerInactive),
         Some(UserState::Unknown) => Err(Refusal::ValueUnknown { value: ValueKind::UserState }),

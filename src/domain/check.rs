@@ -246,7 +246,8 @@ mod tests {
     fn standing(state: OrganizationState, role: Option<Role>, user_state: Option<UserState>) -> Standing {
         let head = OrganizationHead { id: OrganizationId::from_uuid(uuid::Uuid::nil()), state, revision: 1 };
         let at = BucketPosition::start(0);
-        Standing { organization: Some(head), role, user_state, position: Some(at), user_position: at }
+        let organization = Some(head);
+        Standing { organization, role, user_state, reinstated_at: None, position: Some(at), user_position: at }
     }
 
     fn answer(question: &Question, standing: &Standing) -> CheckReason {

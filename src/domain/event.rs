@@ -61,6 +61,8 @@ named_enum! {
     UserReactivated = "user.reactivated",
     /// A user was deleted: only the id is left.
     UserDeleted = "user.deleted",
+    /// A deleted user was reinstated: active, without a profile and without memberships.
+    UserReinstated = "user.reinstated",
     /// The access model of the deployment changed.
     ModelChanged = "model.changed",
 }

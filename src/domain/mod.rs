@@ -45,7 +45,7 @@ pub use invitation::{Delivery, Invitation, InvitationId, InvitationState, Invite
 pub use locale::Locale;
 pub use model::{
     BucketPosition, DeletionWindow, LogMark, Member, Membership, Organization, OrganizationHead, Standing,
-    StandingView, User,
+    StandingView, User, UserStatus,
 };
 pub use permission::Permission;
 pub use permission_name::PermissionName;

@@ -163,6 +163,24 @@ impl User {
     }
 }
 
+/// What decides whether a user may call roster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UserStatus {
+    /// The user's state if it is not active. `None` also for an unknown user, who counts as active.
+    pub state: Option<UserState>,
+    /// When an operator last reinstated the user, in whole seconds since 1970; `None` if none has. The user's bearer tokens
+    /// that were issued at that time or before no longer count.
+    pub reinstated_at: Option<i64>,
+}
+
+impl UserStatus {
+    /// The status of a user in this state.
+    #[must_use]
+    pub fn new(state: UserState, reinstated_at: Option<i64>) -> Self {
+        Self { state: (state != UserState::Active).then_some(state), reinstated_at }
+    }
+}
+
 /// The facts from which a check of one user in one organization is answered, all from one state of the datastore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
@@ -170,9 +188,10 @@ pub struct Standing {
     pub organization: Option<OrganizationHead>,
     /// The user's role in it, [`Role::OWNER`] for the owner; `None` if the user is not a member.
     pub role: Option<Role>,
-    /// The user's state if it is not active. `None` also for an unknown user, who counts as active. (A write reads the
-    /// state under a lock and also reports active.)
+    /// The user's state, as in [`UserStatus::state`].
     pub user_state: Option<UserState>,
+    /// When an operator last reinstated the user, as in [`UserStatus::reinstated_at`].
+    pub reinstated_at: Option<i64>,
     /// The position of the change log in the organization's bucket; `None` if the organization was named by an unknown
     /// slug.
     pub position: Option<BucketPosition>,
@@ -181,6 +200,12 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// What decides whether the user may call roster.
+    #[must_use]
+    pub fn user_status(&self) -> UserStatus {
+        UserStatus { state: self.user_state, reinstated_at: self.reinstated_at }
+    }
+
     /// The standing, lent. The question about it names no role of the organization.
     #[must_use]
     pub fn view<'t>(&'t self, roles: &'t RoleTable) -> StandingView<'t> {

@@ -26,8 +26,8 @@ pub enum Refusal {
     /// The credential is not accepted. Only the log has the cause.
     #[error("the server does not accept this credential; its log has the cause")]
     CredentialInvalid,
-    /// The bearer token was valid and has expired.
-    #[error("the token has expired: get a new one")]
+    /// The bearer token was valid and has expired, or its user was reinstated since it was issued.
+    #[error("the token has expired, or was issued before an operator reinstated its user: get a new one")]
     CredentialExpired,
     /// The credential is longer than the server accepts.
     #[error(

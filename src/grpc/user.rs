@@ -101,6 +101,17 @@ impl UserService for Api {
         respond(pb::ReactivateUserResponse { user, consistency_token: result.token })
     }
 
+    async fn reinstate_user(
+        &self,
+        request: Request<Sealed<pb::ReinstateUserRequest>>,
+    ) -> Result<Response<pb::ReinstateUserResponse>, Status> {
+        let call = self.admit_caller_write(request).await?;
+        let (id, meta) = call.read(|message, fields| fields.take("user_id", UserId::parse_new(&message.user_id)))?;
+        let result = self.roster().reinstate_user(call.caller, meta, id).await?;
+        let user = Some(convert::user(&result.answer));
+        respond(pb::ReinstateUserResponse { user, consistency_token: result.token })
+    }
+
     async fn delete_user(
         &self,
         request: Request<Sealed<pb::DeleteUserRequest>>,

@@ -274,12 +274,12 @@ impl<'a> Follower<'a> {
         Ok(self.connection.insert(connection))
     }
 
-    /// Loads the inactive and erased users. The next poll applies the log from the snapshot's positions on.
+    /// Loads the users who are not active or were reinstated. The next poll applies the log from the snapshot's positions on.
     async fn load_users(&mut self) -> Result<(), StoreError> {
         let connection = self.connection().await?;
-        for users in in_time(limits::INACTIVE_USERS_TIMEOUT, snapshot::inactive_users(connection)).await? {
-            self.shared.tables.put_users(users.at.in_bucket(users.bucket), &users.states);
-            self.rewind(user_bucket(users.bucket), users.at);
+        for bucket in in_time(limits::USERS_TIMEOUT, snapshot::exceptional_users(connection)).await? {
+            self.shared.tables.put_users(bucket.at.in_bucket(bucket.bucket), &bucket.users);
+            self.rewind(user_bucket(bucket.bucket), bucket.at);
         }
         self.users = UserLoadState::Loaded;
         Ok(())

@@ -31,8 +31,9 @@ pub const LOADS: usize = 2;
 pub const LOAD_BYTES: i64 = 16 * 1024 * 1024;
 /// Timeout of one load.
 pub const LOAD_TIMEOUT: Duration = Duration::from_mins(1);
-/// Timeout of loading the inactive users with one statement: a million of them take some seconds. Polls wait for it.
-pub const INACTIVE_USERS_TIMEOUT: Duration = Duration::from_secs(20);
+/// Timeout of loading the users who are not active or were reinstated with one statement: a million of them take some
+/// seconds. Polls wait for it.
+pub const USERS_TIMEOUT: Duration = Duration::from_secs(20);
 /// Minimum time between two notifications to other processes. Each is a commit, and one inside every write would cost
 /// more than the write; in return, a change right behind another is announced this much later.
 pub const NOTIFY_SPACING: Duration = Duration::from_millis(3);

@@ -5,7 +5,7 @@ use super::evidence::{PrimaryAnswers, TokenRequirement};
 use super::question::{Facts, SourcedAnswer, StandingQuestion, cover_model, key};
 use super::{AnswerBatch, Freshness, ReplicaState, nanoseconds, user_bucket};
 use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{BucketPosition, OrganizationId, OrganizationRef};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, UserStatus};
 use crate::replica::AnswerSource;
 use crate::replica::limits;
 use crate::replica_tables::{Bucket, PublishedRoles};
@@ -165,8 +165,8 @@ impl ReplicaState {
         source: AnswerSource,
     ) -> Option<SourcedAnswer<Q::Answer>> {
         let (organization, user) = question.subject();
-        let (user_state, user_position) = match user {
-            None => (None, BucketPosition::start(0)),
+        let (status, user_position) = match user {
+            None => (UserStatus::default(), BucketPosition::start(0)),
             Some(user) if self.is_behind(user_bucket(user.bucket())) => return None,
             Some(user) => self.tables.user(user),
         };
@@ -177,8 +177,7 @@ impl ReplicaState {
         if self.is_model_behind(question, roles) {
             return None;
         }
-        let mut facts = Facts { user_position, ..Facts::in_bucket(question, bucket, id)? };
-        facts.standing.user_state = user_state;
+        let facts = Facts::in_bucket(question, bucket, id)?.with_user(status, user_position);
         Some(SourcedAnswer::new(question, &facts, source)).filter(|answered| Q::is_final(&answered.answer))
     }
 
@@ -327,8 +326,9 @@ impl ReplicaState {
                     continue;
                 }
                 let facts = member.and_then(|member| Facts::of_member(question, bucket, id, member));
-                let Some(mut facts) = facts else { continue };
-                facts.standing.user_state = user.and_then(|user| self.tables.user_state(user));
+                let Some(facts) = facts else { continue };
+                let status = user.map(|user| self.tables.user_status(user)).unwrap_or_default();
+                let facts = facts.with_user(status, facts.user_position);
                 if question.depends_on_model() && *model.get_or_insert(facts.model) != facts.model {
                     return None;
                 }

@@ -35,7 +35,7 @@ pub use settings::ReplicaSettings;
 pub use statistics::ReplicaStatistics;
 
 use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS, USER_BUCKETS};
-use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId, UserState};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, Standing, UserId, UserStatus};
 use crate::replica_tables::ReplicaTables;
 use crate::store::StoreError;
 use crate::store::datastore::{self, Datastore};
@@ -110,7 +110,7 @@ struct ReplicaState {
     lease: AtomicU64,
     /// Whether the last poll succeeded. After a failure, the next connection may reach another datastore.
     last_poll_ok: AtomicBool,
-    /// Whether the inactive and erased users are in memory.
+    /// Whether the users who are not active or were reinstated are in memory.
     users_loaded: AtomicBool,
     /// The follower's position in each bucket's log, with the marks up to it; a published bucket is at least as new.
     applied: Arc<AppliedHistory>,
@@ -326,20 +326,19 @@ impl Replica {
         self.0.answer_many(questions, freshness, fresh, self.token(datastore)).await
     }
 
-    /// The state of a user, from the primary; `None` for an unknown user.
+    /// The status of a user, from the primary.
     ///
     /// # Errors
     /// If the datastore does not answer.
-    pub async fn user_state(&self, user: &UserId) -> Result<Option<UserState>, StoreError> {
+    pub async fn user_status(&self, user: &UserId) -> Result<UserStatus, StoreError> {
         let mut connection = self.0.pool.acquire_read().await?;
-        let outcome = users::state(&mut connection, user).await;
+        let outcome = users::status(&mut connection, user).await;
         connection.finish(outcome)
     }
 
-    /// The state of a user, from memory without waiting. The outer `None`: memory is not fresh enough to answer. The
-    /// inner `None`: the user is active or unknown.
+    /// The status of a user, from memory without waiting. `None` if memory is not fresh enough to answer.
     #[must_use]
-    pub fn user_state_now(&self, user: &UserId) -> Option<Option<UserState>> {
+    pub fn user_status_now(&self, user: &UserId) -> Option<UserStatus> {
         let known = self.0.is_fresh(&Freshness::Recent) && !self.0.is_behind(user_bucket(user.bucket()));
         known.then(|| self.0.tables.user(user).0)
     }

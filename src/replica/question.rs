@@ -4,6 +4,7 @@ use super::AnswerSource;
 use super::consistency_token::ConsistencyToken;
 use crate::domain::{
     BucketPosition, OrganizationId, OrganizationRef, Role, RoleName, RoleView, Standing, StandingView, UserId,
+    UserStatus,
 };
 use crate::replica_tables::{Bucket, MemberLookup, PublishedRoles};
 use crate::store::standing::{ResolvedStanding, StandingKey};
@@ -41,6 +42,8 @@ pub trait StandingQuestion {
 pub struct Facts<'t> {
     /// The standing of the subject.
     pub standing: StandingView<'t>,
+    /// When an operator last reinstated the user, as in [`Standing::reinstated_at`].
+    pub reinstated_at: Option<i64>,
     /// The position of the organization's bucket; `None` if the organization was named by an unknown slug.
     pub position: Option<BucketPosition>,
     /// The position of the user's bucket.
@@ -95,7 +98,8 @@ pub(super) fn cover_model(token: &mut ConsistencyToken, model: Option<BucketPosi
 
 impl<'t> Facts<'t> {
     /// The standing in a bucket of the tables; `None` if the tables do not know it, or have no room for a role that it
-    /// depends on. The state of the user is not part of the bucket.
+    /// depends on. The user is not part of the bucket: see
+    /// [`Self::with_user`].
     pub(super) fn in_bucket<Q: StandingQuestion>(question: &Q, bucket: &'t Bucket, id: OrganizationId) -> Option<Self> {
         let deployment = bucket.deployment_roles();
         let member = bucket.find(id, question.subject().1, &deployment.table)?;
@@ -117,6 +121,7 @@ impl<'t> Facts<'t> {
         let named_role = question.named_role().and_then(|name| bucket.organization_role(id, name, roles));
         Some(Self {
             standing: StandingView { organization, role, user_state: None, roles, named_role },
+            reinstated_at: None,
             position: Some(bucket.at()),
             user_position: BucketPosition::start(0),
             model: deployment.at,
@@ -129,10 +134,19 @@ impl<'t> Facts<'t> {
         let named_role = named_role.as_ref().map(Role::view);
         Self {
             standing: StandingView { named_role, ..standing.view(&deployment.table) },
+            reinstated_at: standing.reinstated_at,
             position: standing.position,
             user_position: standing.user_position,
             model: deployment.at,
         }
+    }
+
+    /// Adds the user, who is not part of the bucket.
+    pub(super) fn with_user(mut self, status: UserStatus, position: BucketPosition) -> Self {
+        self.standing.user_state = status.state;
+        self.reinstated_at = status.reinstated_at;
+        self.user_position = position;
+        self
     }
 
     fn to_standing(self) -> Standing {
@@ -140,6 +154,7 @@ impl<'t> Facts<'t> {
             organization: self.standing.organization,
             role: self.standing.role.map(RoleView::to_role),
             user_state: self.standing.user_state,
+            reinstated_at: self.reinstated_at,
             position: self.position,
             user_position: self.user_position,
         }

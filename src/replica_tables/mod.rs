@@ -19,7 +19,7 @@ pub use bucket::{Bucket, MemberLookup};
 
 use crate::domain::change::LogEntry;
 use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS};
-use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, RoleTable, Slug, UserId, UserState};
+use crate::domain::{BucketPosition, OrganizationId, OrganizationRef, RoleTable, Slug, UserId, UserStatus};
 use fingerprint::FingerprintKey;
 use role_names::RoleNames;
 use slugs::{SlugChange, Slugs};
@@ -156,13 +156,15 @@ impl ReplicaTables {
         bucket.apply(entries, last);
     }
 
-    /// Replaces a user bucket by its content in a snapshot at this position: the inactive and erased users.
-    pub fn put_users(&self, at: BucketPosition, states: &[(UserId, UserState)]) {
-        self.users.put_bucket(at, states);
+    /// Replaces a user bucket by its content in a snapshot at this position: the users who are not active or were
+    /// reinstated.
+    pub fn put_users(&self, at: BucketPosition, users: &[(UserId, UserStatus)]) {
+        self.users.put_bucket(at, users);
     }
 
-    /// Applies the changes in a user bucket's log, up to the position `last`.
-    pub fn apply_users<'a>(&self, changes: impl Iterator<Item = (&'a UserId, UserState)>, last: BucketPosition) {
+    /// Applies the changes in a user bucket's log, up to the position `last`. Without a reinstatement, a change
+    /// leaves an earlier one as it is.
+    pub fn apply_users<'a>(&self, changes: impl Iterator<Item = (&'a UserId, UserStatus)>, last: BucketPosition) {
         self.users.apply(changes, last);
     }
 
@@ -200,17 +202,16 @@ impl ReplicaTables {
         }
     }
 
-    /// The state of a user, and the position of the user bucket's log that the state corresponds to. The state is `None`
-    /// for an active or unknown user.
+    /// The status of a user, and the position of the user bucket's log that it corresponds to.
     #[must_use]
-    pub fn user(&self, user: &UserId) -> (Option<UserState>, BucketPosition) {
+    pub fn user(&self, user: &UserId) -> (UserStatus, BucketPosition) {
         self.users.find(user)
     }
 
-    /// The state of a user; `None` for an active or unknown user.
+    /// The status of a user.
     #[must_use]
-    pub fn user_state(&self, user: &UserId) -> Option<UserState> {
-        if self.users.is_empty() { None } else { self.users.find(user).0 }
+    pub fn user_status(&self, user: &UserId) -> UserStatus {
+        if self.users.is_empty() { UserStatus::default() } else { self.users.find(user).0 }
     }
 
     /// Whether an organization of this bucket has this slug at the bucket's position.

@@ -3,7 +3,9 @@
 use super::*;
 use crate::domain::access_model::AccessModel;
 use crate::domain::change::ChangeDetail;
-use crate::domain::{Kind, LogMark, OrganizationHead, OrganizationState, Role, RoleName, RoleTable, RoleView};
+use crate::domain::{
+    Kind, LogMark, OrganizationHead, OrganizationState, Role, RoleName, RoleTable, RoleView, UserState,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -376,16 +378,55 @@ fn inactive_and_erased_users_are_kept_and_active_ones_are_not() {
     let tables = ReplicaTables::new([3; 16]);
     let ada = user(0);
     let bucket = ada.bucket();
-    assert_eq!(tables.user(&ada), (None, BucketPosition::start(bucket)));
-    tables.put_users(at(bucket, 5), &[(ada.clone(), UserState::Inactive)]);
-    assert_eq!(tables.user(&ada), (Some(UserState::Inactive), at(bucket, 5)));
-    tables.apply_users([(&ada, UserState::Erased)].into_iter(), at(bucket, 6));
-    assert_eq!(tables.user(&ada), (Some(UserState::Erased), at(bucket, 6)));
-    tables.apply_users([(&ada, UserState::Unknown)].into_iter(), at(bucket, 7));
-    assert_eq!(tables.user(&ada), (Some(UserState::Unknown), at(bucket, 7)));
-    tables.apply_users([(&ada, UserState::Active)].into_iter(), at(bucket, 7));
-    assert_eq!(tables.user(&ada), (None, at(bucket, 7)));
-    assert_eq!(tables.user_state(&ada), None);
+    let status = |state| UserStatus::new(state, None);
+    assert_eq!(tables.user(&ada), (UserStatus::default(), BucketPosition::start(bucket)));
+    tables.put_users(at(bucket, 5), &[(ada.clone(), status(UserState::Inactive))]);
+    assert_eq!(tables.user(&ada), (status(UserState::Inactive), at(bucket, 5)));
+    tables.apply_users([(&ada, status(UserState::Erased))].into_iter(), at(bucket, 6));
+    assert_eq!(tables.user(&ada), (status(UserState::Erased), at(bucket, 6)));
+    tables.apply_users([(&ada, status(UserState::Unknown))].into_iter(), at(bucket, 7));
+    assert_eq!(tables.user(&ada), (status(UserState::Unknown), at(bucket, 7)));
+    tables.apply_users([(&ada, status(UserState::Active))].into_iter(), at(bucket, 7));
+    assert_eq!(tables.user(&ada), (UserStatus::default(), at(bucket, 7)));
+    assert_eq!(tables.user_status(&ada), UserStatus::default());
+    assert!(tables.user_bytes() > 0);
     tables.put_users(at(bucket, 8), &[]);
-    assert_eq!(tables.user(&ada), (None, at(bucket, 8)));
+    assert_eq!(tables.user(&ada), (UserStatus::default(), at(bucket, 8)));
+}
+
+#[test]
+fn a_reinstatement_stays_whatever_the_later_entries_say() {
+    use UserState::{Active, Erased, Inactive};
+    let tables = ReplicaTables::new([3; 16]);
+    let (ada, other) = (user(0), user(1));
+    let bucket = ada.bucket();
+    let mut apply = {
+        let mut position = 0;
+        let (tables, ada) = (&tables, &ada);
+        move |state, reinstated_at| {
+            position += 1;
+            tables.apply_users([(ada, UserStatus::new(state, reinstated_at))].into_iter(), at(bucket, position));
+            tables.user_status(ada)
+        }
+    };
+    for (state, reinstated_at, expected) in [
+        (Erased, None, (Some(Erased), None)),
+        (Active, Some(100), (None, Some(100))),
+        // Servers of release 0.3 write no such time.
+        (Inactive, None, (Some(Inactive), Some(100))),
+        (Active, None, (None, Some(100))),
+        (Erased, None, (Some(Erased), Some(100))),
+        (Active, Some(200), (None, Some(200))),
+        // A row that is applied again.
+        (Active, Some(100), (None, Some(200))),
+    ] {
+        let found = apply(state, reinstated_at);
+        assert_eq!((found.state, found.reinstated_at), expected, "{state:?} {reinstated_at:?}");
+    }
+    assert_eq!(tables.user_status(&other), UserStatus::default());
+    // Only a snapshot takes it back: that of a database that has lost the write.
+    tables.put_users(at(bucket, 3), &[(ada.clone(), UserStatus::new(Active, Some(150)))]);
+    assert_eq!(tables.user_status(&ada), UserStatus::new(Active, Some(150)));
+    tables.put_users(at(bucket, 3), &[]);
+    assert_eq!(tables.user_status(&ada), UserStatus::default());
 }

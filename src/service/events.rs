@@ -32,12 +32,12 @@ impl Roster {
     pub async fn list_user_events(&self, filter: &UserEventFilter) -> Result<RowPage<EventRecord>, ServiceError> {
         let mut connection = self.pool.acquire_read().await?;
         let outcome = async {
-            let state = users::state(&mut connection, &filter.user).await?;
-            Ok::<_, StoreError>((state, events::list_of_user(&mut connection, filter).await?))
+            let user = users::get(&mut connection, &filter.user).await?;
+            Ok::<_, StoreError>((user, events::list_of_user(&mut connection, filter).await?))
         };
         let outcome = outcome.await;
-        let (state, rows) = connection.finish(outcome)?;
-        state.ok_or(Refusal::UserNotFound)?;
+        let (user, rows) = connection.finish(outcome)?;
+        user.ok_or(Refusal::UserNotFound)?;
         Ok(RowPage { rows, is_cut: false })
     }
 

@@ -6,10 +6,10 @@ use super::invitations::{
 use super::write::preconditions::{check_etag, check_user, check_writable, unknown_state};
 use super::write::queue::QueueKey;
 use super::write::unit_of_work::{DeletionMark, UnitOfWork};
-use super::write::{Change, Meta, OrganizationChange, WriteResult, enter_as_caller};
+use super::write::{Change, Meta, OrganizationChange, WriteResult, enter_as_caller, hold_caller};
 use super::{Roster, ServiceError};
 use crate::authn::Caller;
-use crate::authz::decide::{self, Access, Grant};
+use crate::authz::decide::{Access, Grant};
 use crate::domain::event::EventType;
 use crate::domain::{
     Attributes, EmailAddress, Inviter, Kind, Locale, Name, Organization, OrganizationId, OrganizationState,
@@ -265,7 +265,7 @@ async fn hold_owner(tx: &mut UnitOfWork<'_>, owner: &UserId) -> Result<(), Servi
     for user in tx.lock_users_for_share(&BTreeSet::from([owner.clone()])).await?.values() {
         // Checked again now that the user is held: the caller may have been deactivated since the first decision.
         if tx.user() == Some(&user.id) {
-            decide::require_active(Some(user.state))?;
+            hold_caller(tx).await?;
         }
         check_user(user)?;
     }

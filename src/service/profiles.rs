@@ -68,6 +68,10 @@ impl Roster {
         let mut connection = self.pool.acquire_read().await?;
         let outcome = users::get(&mut connection, &caller.id).await;
         let stored = connection.finish(outcome)?;
+        if stored.as_ref().is_some_and(|stored| stored.state == UserState::Erased) {
+            // Nothing is applied to a deleted user. After a reinstatement, this token may count.
+            return Ok(());
+        }
         let refresh = Refresh::new(caller);
         let is_new = |stored: &User| stored.state != UserState::Unknown && refresh.applied_to(stored) != *stored;
         if stored.as_ref().is_none_or(is_new) {

@@ -1,4 +1,4 @@
-//! Users: reads, deactivation, deletion. [`profiles`](super::profiles) writes their profiles.
+//! Users: reads, deactivation, deletion, reinstatement. [`profiles`](super::profiles) writes their profiles.
 
 use super::members::{ownership_required, remove_deleted_user};
 use super::write::queue::QueueKey;
@@ -6,6 +6,7 @@ use super::write::unit_of_work::UnitOfWork;
 use super::write::{Change, Meta, WriteResult, enter_as_caller};
 use super::{Roster, ServiceError};
 use crate::authn::Caller;
+use crate::clock::Clock;
 use crate::domain::event::EventType;
 use crate::domain::{Organization, OrganizationId, Refusal, User, UserId, UserState};
 use crate::service::limits;
@@ -65,6 +66,20 @@ impl Roster {
     ) -> Result<WriteResult<DeletedUser>, ServiceError> {
         let dry_run = meta.validate_only;
         self.write(Some(caller), meta, Delete { id, dry_run }).await
+    }
+
+    /// Reinstates a deleted user: active, without a profile and without memberships. Bearer tokens that were issued before no
+    /// longer count. Changes nothing if the user is not deleted.
+    ///
+    /// # Errors
+    /// `USER_NOT_FOUND`.
+    pub async fn reinstate_user(
+        &self,
+        caller: Caller,
+        meta: Meta,
+        id: UserId,
+    ) -> Result<WriteResult<User>, ServiceError> {
+        self.write(Some(caller), meta, Reinstate { id, clock: self.clock.clone() }).await
     }
 
     /// Reads a user.
@@ -189,5 +204,38 @@ impl Change for Delete {
         tx.save_user(&mut user, EventType::UserDeleted, true, new).await?;
         answer.user = user;
         Ok(answer)
+    }
+}
+
+struct Reinstate {
+    id: UserId,
+    clock: Clock,
+}
+
+impl Change for Reinstate {
+    type Place = User;
+    type Answer = User;
+
+    fn queue(&self) -> Option<QueueKey> {
+        Some(QueueKey::User(self.id.clone()))
+    }
+
+    async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<User, ServiceError> {
+        enter_as_caller(tx).await?;
+        Ok(tx.lock_user(&self.id).await?.ok_or(Refusal::UserNotFound)?)
+    }
+
+    async fn apply(&self, tx: &mut UnitOfWork<'_>, mut user: User) -> Result<User, ServiceError> {
+        if user.state != UserState::Erased {
+            return Ok(user);
+        }
+        // Read under the lock of the user: tokens that are issued while this call waits for it are older.
+        let now = self.clock.unix_seconds();
+        user.state = UserState::Active;
+        // The first second whose tokens count: an older token that is still under way fills no profile.
+        let first = now.saturating_add(1);
+        (user.profile_issued_at, user.email_issued_at, user.display_name_issued_at) = (first, first, first);
+        tx.reinstate_user(&mut user, now).await?;
+        Ok(user)
     }
 }

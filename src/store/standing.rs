@@ -4,7 +4,7 @@ use super::StoreError;
 use super::log::tail::LogPosition;
 use crate::domain::{
     OrganizationHead, OrganizationId, OrganizationRef, OrganizationState, Role, RoleName, RoleTable, Standing, UserId,
-    UserState,
+    UserState, UserStatus,
 };
 use sqlx::PgConnection;
 use std::collections::HashMap;
@@ -54,6 +54,7 @@ struct StandingRow {
     named_role: Option<String>,
     named_role_permissions: Option<Vec<String>>,
     user_state: Option<String>,
+    reinstated_at: Option<i64>,
     position: Option<i64>,
     write_time: Option<OffsetDateTime>,
     user_bucket: i16,
@@ -124,6 +125,8 @@ impl StandingRow {
             }),
             _ => None,
         };
+        let user = row.user_state.map(|state| UserStatus::new(UserState::read(&state), row.reinstated_at));
+        let user = user.unwrap_or_default();
         // Ownership is not a stored role.
         let role = row.role.map(|name| match name.as_str() {
             name if name == RoleName::OWNER.as_str() => Role::unknown(),
@@ -132,7 +135,8 @@ impl StandingRow {
         Standing {
             organization,
             role: if row.is_owner == Some(true) { Some(Role::OWNER) } else { role },
-            user_state: row.user_state.map(|state| UserState::read(&state)),
+            user_state: user.state,
+            reinstated_at: user.reinstated_at,
             position: match (row.bucket, row.position, row.write_time) {
                 (Some(bucket), Some(position), Some(write_time)) => {
                     Some(LogPosition { position, write_time }.in_bucket(bucket))
@@ -187,7 +191,7 @@ impl QuestionColumns {
 /// Reads the standings of several questions, in their order, with one statement and therefore from one snapshot.
 ///
 /// A question without a user is about the organization alone. The user state is `None` for an active user: the
-/// statement reads only the index of the inactive users, which is small. What a role holds depends on the access model
+/// statement reads only the index of the users who are not active or were reinstated, which is small. What a role holds depends on the access model
 /// whose position comes with the rows. A role or state that this program does not know is part of the standing in which it
 /// stands, and concerns no other question.
 ///
@@ -206,8 +210,8 @@ pub async fn many(connection: &mut PgConnection, questions: &[&StandingKey]) -> 
                   CASE WHEN row_number() OVER (
                            PARTITION BY h.bucket, o.id, m.organization_role ORDER BY q.number) = 1
                        THEN r.permissions END AS "role_permissions?",
-                  n.name AS "named_role?", n.permissions AS "named_role_permissions?", u.state AS "user_state?", h.position AS "position?",
-                  h.write_time AS "write_time?",
+                  n.name AS "named_role?", n.permissions AS "named_role_permissions?", u.state AS "user_state?",
+                  u.reinstated_at AS "reinstated_at?", h.position AS "position?", h.write_time AS "write_time?",
                   uh.user_bucket, uh.position AS user_position, uh.write_time AS user_write_time,
                   am.revision AS model_revision, am.write_time AS model_write_time
            FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::smallint[], $6::text[])
@@ -244,8 +248,9 @@ pub async fn many(connection: &mut PgConnection, questions: &[&StandingKey]) -> 
                  AND own.organization_id = coalesce(q.organization_id, s.organization_id)
                  AND own.name = q.named_role COLLATE "C" LIMIT 1) n ON true
            LEFT JOIN LATERAL (
-               SELECT state FROM users
-               WHERE user_bucket = q.user_bucket AND id = q.user_id COLLATE "C" AND state <> 'ACTIVE' LIMIT 1) u ON true
+               SELECT state, reinstated_at FROM users
+               WHERE user_bucket = q.user_bucket AND id = q.user_id COLLATE "C"
+                 AND (state <> 'ACTIVE' OR reinstated_at IS NOT NULL) LIMIT 1) u ON true
            ORDER BY q.number"#,
         &buckets as &[Option<i16>],
         &ids as &[Option<Uuid>],

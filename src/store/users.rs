@@ -1,7 +1,7 @@
-//! Rows of users. A row is never deleted, so that an erased id is never reused.
+//! Rows of users. A row is never deleted, so that an erased id is not reused unless an operator reinstates it.
 
 use super::StoreError;
-use crate::domain::{DisplayName, EmailAddress, User, UserId, UserState};
+use crate::domain::{DisplayName, EmailAddress, User, UserId, UserState, UserStatus};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -249,6 +249,22 @@ pub async fn update_unseen(connection: &mut PgConnection, user: &User) -> Result
     Ok(())
 }
 
+/// Stores that the user is reinstated at this time, in whole seconds since 1970. Returns the time that counts: a later one
+/// that is stored already stays.
+///
+/// # Errors
+/// If Postgres does not answer, or the user has no row.
+pub async fn set_reinstated(connection: &mut PgConnection, id: &UserId, at: i64) -> Result<i64, StoreError> {
+    let stored = sqlx::query_scalar!(
+        r#"UPDATE users SET reinstated_at = greatest(reinstated_at, $3) WHERE user_bucket = $1 AND id = $2
+           RETURNING reinstated_at AS "reinstated_at!""#,
+        id.bucket(),
+        id.as_str(),
+        at
+    );
+    Ok(stored.fetch_one(connection).await?)
+}
+
 /// Finds the active users with this verified address. At most two, which is enough to detect that it is ambiguous.
 ///
 /// # Errors
@@ -263,30 +279,33 @@ pub async fn by_verified_email(connection: &mut PgConnection, email: &EmailAddre
     Ok(ids.into_iter().map(UserId::from_stored).collect())
 }
 
-/// Reads the state of a user; `None` for an unknown id.
+/// Reads the status of a user: active for an unknown id.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn state(connection: &mut PgConnection, id: &UserId) -> Result<Option<UserState>, StoreError> {
-    let state =
-        sqlx::query_scalar!("SELECT state FROM users WHERE user_bucket = $1 AND id = $2", id.bucket(), id.as_str())
-            .fetch_optional(connection)
-            .await?;
-    Ok(state.map(|state| UserState::read(&state)))
-}
-
-/// Reads the state of a user under a shared lock, so that it does not change until the transaction ends; `None` for an
-/// unknown id.
-///
-/// # Errors
-/// If Postgres does not answer, or the lock is not granted in time.
-pub async fn hold_state(connection: &mut PgConnection, id: &UserId) -> Result<Option<UserState>, StoreError> {
-    let state = sqlx::query_scalar!(
-        "SELECT state FROM users WHERE user_bucket = $1 AND id = $2 FOR SHARE",
+pub async fn status(connection: &mut PgConnection, id: &UserId) -> Result<UserStatus, StoreError> {
+    let row = sqlx::query!(
+        "SELECT state, reinstated_at FROM users WHERE user_bucket = $1 AND id = $2",
         id.bucket(),
         id.as_str()
     )
     .fetch_optional(connection)
     .await?;
-    Ok(state.map(|state| UserState::read(&state)))
+    Ok(row.map_or_else(UserStatus::default, |row| UserStatus::new(UserState::read(&row.state), row.reinstated_at)))
+}
+
+/// Reads the status of a user under a shared lock, so that it does not change until the transaction ends: active for an
+/// unknown id.
+///
+/// # Errors
+/// If Postgres does not answer, or the lock is not granted in time.
+pub async fn hold_status(connection: &mut PgConnection, id: &UserId) -> Result<UserStatus, StoreError> {
+    let row = sqlx::query!(
+        "SELECT state, reinstated_at FROM users WHERE user_bucket = $1 AND id = $2 FOR SHARE",
+        id.bucket(),
+        id.as_str()
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map_or_else(UserStatus::default, |row| UserStatus::new(UserState::read(&row.state), row.reinstated_at)))
 }

@@ -384,9 +384,11 @@ const OPTIONAL: &[&str] = &[
     "user_events.old",
     "user_events.reason",
     "user_events.request_id",
+    "user_log.reinstated_at",
     "users.display_name",
     "users.email",
     "users.email_normal",
+    "users.reinstated_at",
 ];
 
 #[tokio::test]

@@ -37,6 +37,7 @@ mod profiles;
 mod providers;
 mod races;
 mod random;
+mod reinstatement;
 mod replay;
 mod replica;
 mod retention;

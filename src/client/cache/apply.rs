@@ -13,7 +13,7 @@ use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::{ORGANIZATION_BUCKETS, USER_BUCKETS};
 use crate::domain::{
     BucketPosition, Kind, LogMark, OrganizationId, OrganizationRef, OrganizationState, Role, RoleName, Slug, UserId,
-    UserState,
+    UserState, UserStatus,
 };
 use crate::pb::{self, memberships_change::Change as ChangeMessage};
 use crate::replica_tables::{Bucket, PublishedRoles};
@@ -238,7 +238,8 @@ impl ClientReplica {
             }
             *known = revision;
             let last = self.tables.user_position(user.bucket()).position + 1;
-            self.tables.apply_users(std::iter::once((&user, state)), local_position(user.bucket(), last));
+            let status = UserStatus::new(state, None);
+            self.tables.apply_users(std::iter::once((&user, status)), local_position(user.bucket(), last));
             outcome.changes += 1;
         }
         Ok(outcome)
@@ -256,7 +257,7 @@ impl ClientReplica {
 pub(super) struct ExportLoader {
     replica: ClientReplica,
     buckets: Vec<Bucket>,
-    users: BTreeMap<i16, Vec<(UserId, UserState)>>,
+    users: BTreeMap<i16, Vec<(UserId, UserStatus)>>,
 }
 
 impl ExportLoader {
@@ -302,7 +303,9 @@ impl ExportLoader {
         }
         for exported in &message.users {
             let user = UserId::from_stored(exported.user_id.clone());
-            self.users.entry(user.bucket()).or_default().push((user, user_state(exported.state)));
+            // A client answers checks only: for these, a reinstated user is an active one.
+            let status = UserStatus::new(user_state(exported.state), None);
+            self.users.entry(user.bucket()).or_default().push((user, status));
         }
         Ok(())
     }

@@ -142,7 +142,7 @@ impl ClientReplica {
             return None;
         }
         let named_role = check.question.organization_role().and_then(|name| bucket.organization_role(id, name, roles));
-        let user_state = self.tables.user_state(&check.user);
+        let user_state = self.tables.user_status(&check.user).state;
         Some(StandingView { organization: member.organization, role: member.role, user_state, roles, named_role })
     }
 
@@ -154,7 +154,7 @@ impl ClientReplica {
     /// The standing of a user in an organization that is not in the replica; `None` if the organization may be of
     /// another kind, or may have got this name by a change of an unknown type.
     fn without_organization<'t>(&self, check: &Check, roles: &'t RoleTable) -> Option<StandingView<'t>> {
-        let user_state = self.tables.user_state(&check.user);
+        let user_state = self.tables.user_status(&check.user).state;
         let standing = StandingView { organization: None, role: None, user_state, roles, named_role: None };
         self.is_complete.load(Ordering::Acquire).then_some(standing)
     }

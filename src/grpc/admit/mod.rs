@@ -113,8 +113,8 @@ impl Api {
         let freshness = if M::METHOD.write && by_slug { Freshness::Full } else { Freshness::Recent };
         let (standing, source) = replica.standing(&organization, user, &freshness).await?;
         match Access::decide(requirement, context.caller.clone(), &standing) {
-            // The replica may lag behind a grant of a moment ago: only the primary refuses.
-            Err(_) if source != AnswerSource::Primary => {
+            // The replica may lag behind a grant of a moment ago: only the primary refuses. A reinstatement stays.
+            Err(refusal) if source != AnswerSource::Primary && refusal != Refusal::CredentialExpired => {
                 let (standing, _) = replica.standing(&organization, user, &Freshness::Full).await?;
                 Ok(Access::decide(requirement, context.caller.clone(), &standing)?)
             }
@@ -124,16 +124,16 @@ impl Api {
 
     async fn decide_caller<M: CallerRequest>(&self, context: &CallContext) -> Result<(), ServiceError> {
         rules::method_gate(&M::METHOD.rule, &context.caller)?;
-        if let Some(user) = context.caller.user() {
-            self.refresh(context).await?;
-            let replica = self.roster.replica();
-            let known = replica.user_state_now(user).filter(|_| !M::METHOD.write);
-            // The replica may lag behind a reactivation: only the primary refuses.
-            if known.is_none_or(|state| decide::require_active(state).is_err()) {
-                decide::require_active(replica.user_state(user).await?)?;
-            }
+        let Some(user) = context.caller.calling_user() else { return Ok(()) };
+        self.refresh(context).await?;
+        let replica = self.roster.replica();
+        let known = replica.user_status_now(&user.id).map(|status| decide::require_admissible(user, status));
+        match known {
+            // The replica may lag behind a reactivation: only the primary refuses. A reinstatement stays.
+            Some(Err(Refusal::CredentialExpired)) => Err(Refusal::CredentialExpired.into()),
+            Some(Ok(())) if !M::METHOD.write => Ok(()),
+            _ => Ok(decide::require_admissible(user, replica.user_status(&user.id).await?)?),
         }
-        Ok(())
     }
 
     /// Updates the stored profile from the caller's bearer token.

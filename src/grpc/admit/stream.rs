@@ -100,8 +100,8 @@ impl Api {
 impl StreamPermit {
     async fn decide(&self, caller: &Caller) -> Result<(), ServiceError> {
         rules::method_gate(&self.method.rule, caller)?;
-        if let Some(user) = caller.user() {
-            decide::require_active(self.roster.replica().user_state(user).await?)?;
+        if let Some(user) = caller.calling_user() {
+            decide::require_admissible(user, self.roster.replica().user_status(&user.id).await?)?;
         }
         Ok(())
     }

@@ -87,7 +87,7 @@ impl MembershipView {
                 Some(user) => self.convert_for(user, entry, row.at.position),
                 None => Some(convert_entry(entry)),
             },
-            LogChange::User { user, revision, state } => Some(of_known_type(ChangeMessage::User(pb::UserChange {
+            LogChange::User { user, revision, state, .. } => Some(of_known_type(ChangeMessage::User(pb::UserChange {
                 user_id: user.to_string(),
                 state: convert::user_state(*state).into(),
                 revision: *revision,

@@ -5,7 +5,7 @@ use super::super::roles::published;
 use super::{Follower, index};
 use crate::domain::change::{ChangeDetail, LogEntry};
 use crate::domain::ids::{MODEL_BUCKET, ORGANIZATION_BUCKETS};
-use crate::domain::{UserId, UserState};
+use crate::domain::{UserId, UserStatus};
 use crate::store::log::tail::{LogChange, LogRow};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -81,9 +81,9 @@ fn is_purge(row: &LogRow) -> bool {
     )
 }
 
-fn user_changes(rows: &[LogRow]) -> impl Iterator<Item = (&UserId, UserState)> {
+fn user_changes(rows: &[LogRow]) -> impl Iterator<Item = (&UserId, UserStatus)> {
     rows.iter().filter_map(|row| match &row.change {
-        LogChange::User { user, state, .. } => Some((user, *state)),
+        LogChange::User { user, state, reinstated_at, .. } => Some((user, UserStatus::new(*state, *reinstated_at))),
         LogChange::Organization(_) | LogChange::Model { .. } | LogChange::Unknown => None,
     })
 }

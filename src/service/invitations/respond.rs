@@ -8,7 +8,6 @@ use super::end::{check_not_void, check_pending, settle};
 use super::manage::quota;
 use super::{InvitationKey, InvitationPageKey, InvitationPreview, tokens};
 use crate::authn::{Caller, CallerKey};
-use crate::authz::decide;
 use crate::domain::{
     EmailAddress, Invitation, InvitationId, InvitationState, Inviter, Member, Organization, OrganizationState,
     Permission, PermissionSet, Quota, Recipient, Refusal, Role, RoleName, User, UserId, UserState, ValueKind,
@@ -17,7 +16,7 @@ use crate::service::members::{AddMember, AddOutcome, MemberNotification, Person,
 use crate::service::write::preconditions::unknown_state;
 use crate::service::write::queue::QueueKey;
 use crate::service::write::unit_of_work::UnitOfWork;
-use crate::service::write::{Change, Meta, WriteResult};
+use crate::service::write::{Change, Meta, WriteResult, hold_caller};
 use crate::service::{Roster, ServiceError};
 use crate::store::row_page::RowPage;
 use crate::store::{StoreError, invitation_tokens, invitations, quotas, users};
@@ -219,7 +218,7 @@ async fn enter(
 ) -> Result<LockedInvitation, ServiceError> {
     let (organization_id, id) = key;
     let organization = tx.lock(organization_id).await?.ok_or(Refusal::InvitationNotFound)?;
-    decide::require_active(users::hold_state(tx.connection, user).await?)?;
+    hold_caller(tx).await?;
     let invitation = invitations::get(tx.connection, organization.id, id).await?.ok_or(Refusal::InvitationNotFound)?;
     if let Some(hash) = token
         && invitation_tokens::invitation_of(tx.connection, hash).await? != Some(id)
@@ -333,18 +332,14 @@ async fn check_inviter(
     }
     let Some(inviter) = inviter.user() else { return Ok(()) };
     let membership = tx.membership(organization.id, &inviter).await?;
-    let state = users::state(tx.connection, &inviter).await?;
+    let state = users::status(tx.connection, &inviter).await?.state;
     if state == Some(UserState::Unknown) {
         return Err(Refusal::ValueUnknown { value: ValueKind::UserState }.into());
     }
     let own = membership.as_ref().map(|membership| membership.role.require()).transpose()?;
     let required = role.require()?;
     let may_invite = |own: &PermissionSet| own.contains(Permission::INVITATIONS_CREATE) && own.includes(required);
-    if state == Some(UserState::Active) && own.is_some_and(may_invite) {
-        Ok(())
-    } else {
-        Err(Refusal::InviterNotAllowed.into())
-    }
+    if state.is_none() && own.is_some_and(may_invite) { Ok(()) } else { Err(Refusal::InviterNotAllowed.into()) }
 }
 
 struct Decline {

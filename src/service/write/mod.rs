@@ -16,7 +16,7 @@ use crate::authn::{Actor, Caller};
 use crate::authz::decide::{self, Access, Grant};
 use crate::domain::{
     ActorKind, AuditReason, BucketPosition, Organization, OrganizationHead, Refusal, RoleName, RoleTable, Scope,
-    Standing, UserId, ValueKind,
+    Standing, UserStatus, ValueKind,
 };
 use crate::replica::PublishedRoles;
 use crate::service::consistency_token::ConsistencyToken;
@@ -193,7 +193,7 @@ impl<C: OrganizationChange> Change for AuthorizedChange<C> {
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<Self::Place, ServiceError> {
         let locked = tx.lock(self.access.organization()).await?;
-        let standing = standing(tx, locked.as_ref(), self.access.caller().user()).await?;
+        let standing = standing(tx, locked.as_ref()).await?;
         let (_, grant) = decide::decide(self.access.requirement(), self.access.caller(), &standing)?;
         let grant = with_roles(grant, self.access.caller(), tx.roles());
         // An organization that is not there has been refused by the decision.
@@ -221,16 +221,12 @@ fn with_roles(grant: Grant, caller: &Caller, roles: &RoleTable) -> Grant {
 }
 
 /// The input of the decision, read under the organization's lock.
-async fn standing(
-    tx: &mut UnitOfWork<'_>,
-    locked: Option<&Organization>,
-    user: Option<&UserId>,
-) -> Result<Standing, ServiceError> {
-    let (mut role, mut user_state) = (None, None);
-    if let (Some(organization), Some(user)) = (locked, user) {
-        role = tx.membership(organization.id, user).await?.map(|membership| membership.role);
+async fn standing(tx: &mut UnitOfWork<'_>, locked: Option<&Organization>) -> Result<Standing, ServiceError> {
+    let (mut role, mut status) = (None, UserStatus::default());
+    if let (Some(organization), Some(user)) = (locked, tx.user().cloned()) {
+        role = tx.membership(organization.id, &user).await?.map(|membership| membership.role);
         // Locked for share: a deactivation of the user waits until this write has ended.
-        user_state = users::hold_state(tx.connection, user).await?;
+        status = users::hold_status(tx.connection, &user).await?;
     }
     Ok(Standing {
         organization: locked.map(|organization| OrganizationHead {
@@ -239,7 +235,8 @@ async fn standing(
             revision: organization.revision,
         }),
         role,
-        user_state,
+        user_state: status.state,
+        reinstated_at: status.reinstated_at,
         // A decision uses no positions.
         position: None,
         user_position: BucketPosition::start(0),
@@ -477,10 +474,18 @@ async fn steps<C: Change>(
     Ok(written)
 }
 
-/// The decision about a change that needs no organization: by the caller's state only.
+/// The decision about a change that needs no organization: by the caller's status only.
 pub(super) async fn enter_as_caller(tx: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
-    if let Some(user) = tx.user().cloned() {
-        decide::require_active(users::state(tx.connection, &user).await?)?;
+    if let Some(user) = tx.calling_user().cloned() {
+        decide::require_admissible(&user, users::status(tx.connection, &user.id).await?)?;
+    }
+    Ok(())
+}
+
+/// The same decision under a shared lock of the user: their status does not change until the write has ended.
+pub(super) async fn hold_caller(tx: &mut UnitOfWork<'_>) -> Result<(), ServiceError> {
+    if let Some(user) = tx.calling_user().cloned() {
+        decide::require_admissible(&user, users::hold_status(tx.connection, &user.id).await?)?;
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::replica::PublishedRoles;
 use crate::service::ServiceError;
 use crate::service::consistency_token::ConsistencyToken;
 use crate::store::events::{self, Cause, Event};
+use crate::store::log::UserEntry;
 use crate::store::log::tail::LogPosition;
 use crate::store::{StoreError, log};
 use crate::store::{invitation_tokens, memberships, organization_roles, organizations, slugs, users};
@@ -54,7 +55,7 @@ pub(in crate::service) struct UnitOfWork<'t> {
     events: BTreeMap<OrganizationId, Vec<Event>>,
     /// The revisions of organizations that are not yet written to their rows.
     revisions: BTreeMap<OrganizationId, i64>,
-    user_states: BTreeMap<(i16, UserId), User>,
+    user_entries: BTreeMap<(i16, UserId), UserEntry>,
     locked: BTreeSet<i16>,
     locked_users: BTreeSet<i16>,
     revokes_own_access: bool,
@@ -79,7 +80,7 @@ impl<'t> UnitOfWork<'t> {
             entries: BTreeMap::new(),
             events: BTreeMap::new(),
             revisions: BTreeMap::new(),
-            user_states: BTreeMap::new(),
+            user_entries: BTreeMap::new(),
             locked: BTreeSet::new(),
             locked_users: BTreeSet::new(),
             revokes_own_access: false,
@@ -88,10 +89,12 @@ impl<'t> UnitOfWork<'t> {
 
     /// The calling user, if the caller is a user.
     pub(in crate::service) fn user(&self) -> Option<&UserId> {
-        match &self.caller {
-            Some(Caller::User(UserCaller { id, .. })) => Some(id),
-            _ => None,
-        }
+        self.calling_user().map(|user| &user.id)
+    }
+
+    /// The calling user with the claims of their token, if the caller is a user.
+    pub(in crate::service) fn calling_user(&self) -> Option<&UserCaller> {
+        self.caller.as_ref().and_then(Caller::calling_user)
     }
 
     /// Whether the caller is an operator.
@@ -407,8 +410,20 @@ impl<'t> UnitOfWork<'t> {
         let event = Event { revision: user.revision, kind, user: None, old: None, new: Some(new) };
         events::insert_user(self.connection, &user.id, &self.cause, &event).await?;
         if state_changed {
-            self.user_states.insert((user.id.bucket(), user.id.clone()), user.clone());
+            let entry = UserEntry { revision: user.revision, state: user.state, reinstated_at: None };
+            self.user_entries.insert((user.id.bucket(), user.id.clone()), entry);
         }
+        Ok(())
+    }
+
+    /// Saves a user who becomes active again by a reinstatement at this time, in whole seconds since 1970. The change log
+    /// gets the time together with the state.
+    pub(in crate::service) async fn reinstate_user(&mut self, user: &mut User, at: i64) -> Result<(), ServiceError> {
+        let at = users::set_reinstated(self.connection, &user.id, at).await?;
+        let new = json!({ "state": user.state.as_str() });
+        self.save_user(user, EventType::UserReinstated, true, new).await?;
+        let entry = UserEntry { revision: user.revision, state: user.state, reinstated_at: Some(at) };
+        self.user_entries.insert((user.id.bucket(), user.id.clone()), entry);
         Ok(())
     }
 
@@ -421,8 +436,8 @@ impl<'t> UnitOfWork<'t> {
         for (id, events) in &self.events {
             events::insert(self.connection, *id, &self.cause, events).await?;
         }
-        for ((bucket, id), user) in &self.user_states {
-            token.cover_user(log::append_user(self.connection, id, user.revision, user.state).await?);
+        for ((bucket, id), entry) in &self.user_entries {
+            token.cover_user(log::append_user(self.connection, id, *entry).await?);
             self.locked_users.remove(bucket);
         }
         self.finish_model().await?;

@@ -139,15 +139,25 @@ fn texts(detail: &ChangeDetail) -> [Option<String>; 8] {
     }
 }
 
-/// Appends the new state of a user to the log of the user's bucket. Returns the new end of that log.
+/// A change of a user for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UserEntry {
+    /// The revision of the user that the change made.
+    pub revision: i64,
+    /// The new state.
+    pub state: UserState,
+    /// If the change reinstated the user: when, in whole seconds since 1970.
+    pub reinstated_at: Option<i64>,
+}
+
+/// Appends a change of a user to the log of the user's bucket. Returns the new end of that log.
 ///
 /// # Errors
 /// If Postgres does not answer, or the lock is not granted in time.
 pub async fn append_user(
     connection: &mut PgConnection,
     user: &UserId,
-    revision: i64,
-    state: UserState,
+    entry: UserEntry,
 ) -> Result<BucketPosition, StoreError> {
     let bucket = user.bucket();
     let head = sqlx::query_as!(
@@ -158,14 +168,15 @@ pub async fn append_user(
                    write_time = greatest(clock_timestamp(), write_time + interval '1 microsecond')
                WHERE user_bucket = $1 RETURNING position, write_time
            ), written AS (
-               INSERT INTO user_log (user_bucket, position, user_id, revision, state, write_time)
-               SELECT $1, head.position, $2, $3, $4, head.write_time FROM head
+               INSERT INTO user_log (user_bucket, position, user_id, revision, state, reinstated_at, write_time)
+               SELECT $1, head.position, $2, $3, $4, $5, head.write_time FROM head
            )
            SELECT position AS "position!", write_time AS "write_time!" FROM head"#,
         bucket,
         user.as_str(),
-        revision,
-        state.as_str(),
+        entry.revision,
+        entry.state.as_str(),
+        entry.reinstated_at,
     )
     .fetch_one(connection)
     .await?;

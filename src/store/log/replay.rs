@@ -54,7 +54,7 @@ async fn organizations(
                   l.position AS "position?", l.commit_position AS "commit_position?", l.write_time AS "write_time?",
                   l.organization_id AS "organization_id?", l.revision AS "revision?", l.kind AS "kind?",
                   l.entry AS "entry?", l.user_id, l.role, l.state, l.owner_id, l.slug, l.permissions, l.replaced_by,
-                  NULL::jsonb AS model
+                  NULL::bigint AS reinstated_at, NULL::jsonb AS model
            FROM datastore d JOIN log_heads h ON h.bucket = $1
            LEFT JOIN LATERAL (
                SELECT * FROM (
@@ -88,7 +88,7 @@ async fn users(
                   NULL::uuid AS organization_id, l.revision AS "revision?", NULL::text AS kind, NULL::text AS entry,
                   l.user_id AS "user_id?", NULL::text AS role, l.state AS "state?", NULL::text AS owner_id,
                   NULL::text AS slug, NULL::text[] AS permissions, NULL::text AS replaced_by,
-                  NULL::jsonb AS model
+                  l.reinstated_at, NULL::jsonb AS model
            FROM datastore d JOIN user_log_heads h ON h.user_bucket = $1
            LEFT JOIN LATERAL (
                SELECT * FROM user_log WHERE user_log.user_bucket = $1 AND user_log.position >= $2
@@ -111,7 +111,7 @@ async fn models(connection: &mut PgConnection, position: i64, limit: i64) -> Res
                   NULL::uuid AS organization_id, l.revision AS "revision?", NULL::text AS kind, NULL::text AS entry,
                   NULL::text AS user_id, NULL::text AS role, NULL::text AS state, NULL::text AS owner_id,
                   NULL::text AS slug, NULL::text[] AS permissions, NULL::text AS replaced_by,
-                  l.model AS "model?"
+                  NULL::bigint AS reinstated_at, l.model AS "model?"
            FROM datastore d CROSS JOIN access_model h
            LEFT JOIN LATERAL (
                SELECT * FROM access_model_revisions r WHERE r.revision >= $1 ORDER BY r.revision LIMIT $2) l ON true

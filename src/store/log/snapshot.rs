@@ -2,7 +2,7 @@
 
 use super::copy::{CopyFields, CopyRows};
 use super::tail::LogPosition;
-use crate::domain::{OrganizationId, OrganizationState, RoleName, Slug, UserId, UserState};
+use crate::domain::{OrganizationId, OrganizationState, RoleName, Slug, UserId, UserState, UserStatus};
 use crate::store::{StoreError, in_time, limits, transaction};
 use futures_util::TryStreamExt;
 use sqlx::{PgConnection, Postgres, Transaction};
@@ -151,27 +151,29 @@ pub async fn membership_bytes(connection: &mut PgConnection) -> Result<i64, Stor
     Ok(size.fetch_one(connection).await?)
 }
 
-/// The inactive users of a bucket, from one snapshot.
-pub struct InactiveUsers {
+/// The users of a bucket who are not active or were reinstated, from one snapshot.
+pub struct ExceptionalUsers {
     /// The bucket: 0 to 31.
     pub bucket: i16,
     /// The end of the bucket's log in the snapshot.
     pub at: LogPosition,
-    /// The users who are not active, with their states.
-    pub states: Vec<(UserId, UserState)>,
+    /// The users with their status.
+    pub users: Vec<(UserId, UserStatus)>,
 }
 
-/// Reads the inactive users of all buckets from one snapshot.
+/// Reads the users who are not active or were reinstated, of all buckets from one snapshot.
 ///
 /// # Errors
 /// If Postgres does not answer, or a row is not readable.
-pub async fn inactive_users(connection: &mut PgConnection) -> Result<Vec<InactiveUsers>, StoreError> {
+pub async fn exceptional_users(connection: &mut PgConnection) -> Result<Vec<ExceptionalUsers>, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT h.user_bucket, h.position, h.write_time,
                   array_agg(u.id) FILTER (WHERE u.id IS NOT NULL) AS "ids: Vec<String>",
-                  array_agg(u.state) FILTER (WHERE u.id IS NOT NULL) AS "states: Vec<String>"
+                  array_agg(u.state) FILTER (WHERE u.id IS NOT NULL) AS "states: Vec<String>",
+                  array_agg(u.reinstated_at) FILTER (WHERE u.id IS NOT NULL) AS "reinstated: Vec<Option<i64>>"
            FROM user_log_heads h
-           LEFT JOIN users u ON u.user_bucket = h.user_bucket AND u.state <> 'ACTIVE'
+           LEFT JOIN users u
+             ON u.user_bucket = h.user_bucket AND (u.state <> 'ACTIVE' OR u.reinstated_at IS NOT NULL)
            GROUP BY h.user_bucket, h.position, h.write_time"#
     )
     .fetch_all(connection)
@@ -179,10 +181,11 @@ pub async fn inactive_users(connection: &mut PgConnection) -> Result<Vec<Inactiv
     Ok(rows
         .into_iter()
         .map(|row| {
-            let pairs = row.ids.unwrap_or_default().into_iter().zip(row.states.unwrap_or_default());
-            let states = pairs.map(|(id, state)| (UserId::from_stored(id), UserState::read(&state))).collect();
+            let statuses = row.states.unwrap_or_default().into_iter().zip(row.reinstated.unwrap_or_default());
+            let statuses = statuses.map(|(state, at)| UserStatus::new(UserState::read(&state), at));
+            let ids = row.ids.unwrap_or_default().into_iter().map(UserId::from_stored);
             let at = LogPosition { position: row.position, write_time: row.write_time };
-            InactiveUsers { bucket: row.user_bucket, at, states }
+            ExceptionalUsers { bucket: row.user_bucket, at, users: ids.zip(statuses).collect() }
         })
         .collect())
 }

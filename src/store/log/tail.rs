@@ -57,7 +57,7 @@ pub struct LogRow {
 pub enum LogChange {
     /// A change of an organization or of one of its memberships.
     Organization(LogEntry),
-    /// A change of a user's state.
+    /// A change of a user's state, or a reinstatement.
     User {
         /// The user whose state changed.
         user: UserId,
@@ -65,6 +65,8 @@ pub enum LogChange {
         revision: i64,
         /// The new state.
         state: UserState,
+        /// If the change reinstated the user: when, in whole seconds since 1970.
+        reinstated_at: Option<i64>,
     },
     /// The access model was replaced.
     Model {
@@ -119,6 +121,7 @@ pub(super) struct LogQueryRow {
     pub(super) slug: Option<String>,
     pub(super) permissions: Option<Vec<String>>,
     pub(super) replaced_by: Option<String>,
+    pub(super) reinstated_at: Option<i64>,
     pub(super) model: Option<Value>,
 }
 
@@ -139,12 +142,12 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
            )
            SELECT d.id AS "id!", d.epoch AS "epoch!", m.bucket, m.head, m.head_time, m.position, m.commit_position,
                   m.write_time, m.organization_id, m.revision, m.kind, m.entry, m.user_id, m.role, m.state, m.owner_id,
-                  m.slug, m.permissions, m.replaced_by, m.model
+                  m.slug, m.permissions, m.replaced_by, m.reinstated_at, m.model
            FROM (SELECT id, epoch FROM datastore
                  WHERE NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' LIMIT 1) d LEFT JOIN (
                SELECT h.bucket, h.position AS head, h.write_time AS head_time, l.position, l.commit_position, l.write_time,
                       l.organization_id, l.revision, l.kind, l.entry, l.user_id, l.role, l.state, l.owner_id, l.slug,
-                      l.permissions, l.replaced_by, NULL::jsonb AS model
+                      l.permissions, l.replaced_by, NULL::bigint AS reinstated_at, NULL::jsonb AS model
                FROM log_heads h JOIN known k ON k.bucket = h.bucket
                LEFT JOIN LATERAL (
                    SELECT * FROM log WHERE log.bucket = h.bucket AND log.position >= k.position
@@ -152,7 +155,8 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
                WHERE h.position <> k.position OR h.write_time <> k.write_time
                UNION ALL
                SELECT (256 + h.user_bucket)::smallint, h.position, h.write_time, l.position, l.position, l.write_time,
-                      NULL, l.revision, NULL, NULL, l.user_id, NULL, l.state, NULL, NULL, NULL, NULL, NULL
+                      NULL, l.revision, NULL, NULL, l.user_id, NULL, l.state, NULL, NULL, NULL, NULL,
+                      l.reinstated_at, NULL
                FROM user_log_heads h JOIN known k ON k.bucket = 256 + h.user_bucket
                LEFT JOIN LATERAL (
                    SELECT * FROM user_log WHERE user_log.user_bucket = h.user_bucket AND user_log.position >= k.position
@@ -160,7 +164,7 @@ pub async fn poll(connection: &mut PgConnection, known: &[LogPosition], limit: i
                WHERE h.position <> k.position OR h.write_time <> k.write_time
                UNION ALL
                SELECT 288::smallint, h.revision, h.write_time, l.revision, l.revision, l.create_time, NULL, l.revision, NULL,
-                      NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, l.model
+                      NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, l.model
                FROM access_model h JOIN known k ON k.bucket = 288
                LEFT JOIN LATERAL (
                    SELECT * FROM access_model_revisions r WHERE r.revision >= k.position
@@ -205,7 +209,7 @@ impl LogQueryRow {
             }
             (_, Some(user)) if bucket >= ORGANIZATION_BUCKETS => {
                 let state = self.state.as_deref().map_or(UserState::Unknown, UserState::read);
-                LogChange::User { user, revision, state }
+                LogChange::User { user, revision, state, reinstated_at: self.reinstated_at }
             }
             (Some(organization), user) if bucket < ORGANIZATION_BUCKETS => LogChange::Organization(LogEntry {
                 organization: OrganizationId::from_uuid(organization),

@@ -61,6 +61,7 @@ ListUsers               cred      bad old     kind     kind  kind   kind kind   
 DeactivateUser          cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 ReactivateUser          cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 DeleteUser              cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
+ReinstateUser           cred      bad old     kind     kind  kind   kind kind   kind  kind  kind       kind      kind        kind
 CreateInvitation        cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
 BatchCreateInvitations  cred      bad old     deny     deny  deny   off  role   done  done  role       shut      deny        deny
 GetInvitation           cred      bad old     deny     deny  deny   off  role   read  read  role       read      deny        deny
@@ -121,6 +122,7 @@ ListUsers               scope read   scope  read     read       read        read
 DeactivateUser          scope done   scope  done     done       done        done          kind      kind       kind         kind
 ReactivateUser          scope done   scope  done     done       done        done          kind      kind       kind         kind
 DeleteUser              scope done   scope  done     done       done        done          kind      kind       kind         kind
+ReinstateUser           scope scope  scope  done     scope      scope       done          kind      kind       kind         kind
 CreateInvitation        scope done   scope  done     shut       none        gone          done      role       deny         role
 BatchCreateInvitations  scope done   scope  done     shut       none        gone          done      role       deny         role
 GetInvitation           scope read   scope  read     read       none        read          read      role       deny         role

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 pub const MEMBER: &str = "tom";
 /// A member whom a service deactivated.
 pub const INACTIVE_USER: &str = "dean";
+/// A user who was deleted.
+pub const DELETED_USER: &str = "gil";
 
 /// An organization of the fixture with its invitations.
 #[derive(Debug, Clone)]
@@ -124,7 +126,11 @@ impl Fixture {
         server.user("della").organizations.delete_organization(request).await.unwrap();
 
         let request = pb::DeactivateUserRequest { user_id: INACTIVE_USER.to_owned(), ..Default::default() };
-        server.service(&[Scope::Manage]).users.deactivate_user(request).await.unwrap();
+        let mut backend = server.service(&[Scope::Manage]).users;
+        backend.deactivate_user(request).await.unwrap();
+        backend.put_user(pb::PutUserRequest { user_id: DELETED_USER.to_owned(), ..Default::default() }).await.unwrap();
+        let request = pb::DeleteUserRequest { user_id: DELETED_USER.to_owned(), ..Default::default() };
+        backend.delete_user(request).await.unwrap();
         Self { server, active, inactive, deleted }
     }
 

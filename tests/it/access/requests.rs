@@ -1,6 +1,6 @@
 //! The requests of the access tests: the harness's samples, about the organizations of the fixture.
 
-use super::fixture::{INACTIVE_USER, MEMBER, Organization};
+use super::fixture::{DELETED_USER, INACTIVE_USER, MEMBER, Organization};
 use crate::harness::samples::{Setup, Target, Write, sample, setup};
 use roster::authz::rules::Method;
 
@@ -29,7 +29,11 @@ pub fn request(method: &Method, organization: &str, invitation: &str, user: Opti
 }
 
 fn target(method: &Method, organization: &str, invitation: &str, user: Option<&str>) -> Target {
-    let member = if setup(method) == Setup::InactiveMember { INACTIVE_USER } else { MEMBER };
+    let member = match setup(method) {
+        Setup::InactiveMember => INACTIVE_USER,
+        Setup::DeletedMember => DELETED_USER,
+        _ => MEMBER,
+    };
     Target {
         organization: organization.to_owned(),
         member: member.to_owned(),

@@ -149,6 +149,13 @@ const INVARIANTS: &[(&str, &str)] = &[
          WHERE coalesce(l.state, 'ACTIVE') <> u.state",
     ),
     (
+        "the latest reinstatement in the users' log about a user matches the user's row",
+        "SELECT count(*) FROM users u LEFT JOIN (
+             SELECT user_id, max(reinstated_at) AS reinstated_at FROM user_log GROUP BY user_id
+         ) l ON l.user_id = u.id
+         WHERE l.reinstated_at IS DISTINCT FROM u.reinstated_at",
+    ),
+    (
         "a user's events are dense and end at their revision",
         "SELECT count(*) FROM users u LEFT JOIN (
              SELECT user_id, count(*) AS rows, max(revision) AS last FROM user_events GROUP BY user_id

@@ -54,6 +54,8 @@ pub enum Setup {
     DeletedOrganization,
     /// A deactivated member of an active organization.
     InactiveMember,
+    /// A deleted user, who was a member.
+    DeletedMember,
     /// A pending invitation to `ivy`, into an organization for each target.
     InvitationToInvitee,
     /// A pending invitation to an identifier that is not an address.
@@ -66,7 +68,9 @@ impl Setup {
     /// Whether each target needs an organization that no other target uses.
     fn needs_organization(self) -> bool {
         match self {
-            Self::Member | Self::InactiveMember | Self::InvitationToIdentifier | Self::Role => false,
+            Self::Member | Self::InactiveMember | Self::DeletedMember | Self::InvitationToIdentifier | Self::Role => {
+                false
+            }
             Self::Organization | Self::InactiveOrganization | Self::DeletedOrganization | Self::InvitationToInvitee => {
                 true
             }
@@ -218,6 +222,10 @@ impl Fixture {
             Setup::InactiveMember => {
                 let request = pb::DeactivateUserRequest { user_id: member, ..Default::default() };
                 operator.users.deactivate_user(request).await.unwrap();
+            }
+            Setup::DeletedMember => {
+                let request = pb::DeleteUserRequest { user_id: member, ..Default::default() };
+                operator.users.delete_user(request).await.unwrap();
             }
             Setup::Role => {
                 let request = pb::CreateRoleRequest { organization, name: role_of(&member), ..Default::default() };
@@ -470,6 +478,10 @@ fn user_entry(name: &str, target: &Target, write: &Write) -> Option<Sample> {
             Operator.sends(request).after(Setup::InactiveMember)
         }
         "DeleteUser" => Operator.sends(write_request!(write, DeleteUserRequest { user_id: member })),
+        "ReinstateUser" => {
+            let request = write_request!(write, ReinstateUserRequest { user_id: member });
+            Operator.sends(request).after(Setup::DeletedMember)
+        }
         _ => return None,
     })
 }

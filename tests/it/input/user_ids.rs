@@ -59,8 +59,10 @@ async fn similar_ids_are_neither_made_nor_added() {
         let create =
             pb::CreateOrganizationRequest { name: "Beta".to_owned(), owner_user_id: id.clone(), ..Default::default() };
         assert_refused(operator.organizations.create_organization(create).await, invalid.0, invalid.1);
-        let put = pb::PutUserRequest { user_id: id, ..Default::default() };
+        let put = pb::PutUserRequest { user_id: id.clone(), ..Default::default() };
         assert_refused(operator.users.put_user(put).await, invalid.0, invalid.1);
+        let reinstate = pb::ReinstateUserRequest { user_id: id, ..Default::default() };
+        assert_refused(operator.users.reinstate_user(reinstate).await, invalid.0, invalid.1);
     }
     assert_eq!(server.database.count("SELECT count(*) FROM users").await, 1);
 }

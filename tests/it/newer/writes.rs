@@ -121,6 +121,8 @@ async fn an_organization_or_a_user_in_an_unknown_state_is_not_changed() {
     assert_unknown(operator.users.deactivate_user(request).await, "user_state");
     let request = pb::ReactivateUserRequest { user_id: joan(), ..Default::default() };
     assert_unknown(operator.users.reactivate_user(request).await, "user_state");
+    let request = pb::ReinstateUserRequest { user_id: joan(), ..Default::default() };
+    assert_unknown(operator.users.reinstate_user(request).await, "user_state");
     let request = pb::PutUserRequest { user_id: joan(), display_name: of("Joan"), ..Default::default() };
     assert_unknown(operator.users.put_user(request).await, "user_state");
     // The deletion of a user is a write to all organizations of the user.

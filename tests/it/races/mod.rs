@@ -261,6 +261,12 @@ impl Fixture {
         side(async move { users.deactivate_user(request).await })
     }
 
+    fn reinstate(&self, user: &str) -> Call {
+        let mut users = self.operator.users.clone();
+        let request = pb::ReinstateUserRequest { user_id: user.to_owned(), ..Default::default() };
+        side(async move { users.reinstate_user(request).await })
+    }
+
     fn delete_user(&self, user: &str) -> Call {
         let mut users = self.operator.users.clone();
         let request = pb::DeleteUserRequest { user_id: user.to_owned(), ..Default::default() };

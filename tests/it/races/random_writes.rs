@@ -47,7 +47,7 @@ fn write(fixture: &Fixture, random: &mut Random, organizations: &[String], users
     let request_id = request_id.to_owned();
     let (mut organization_client, mut user_client) =
         (fixture.operator.organizations.clone(), fixture.operator.users.clone());
-    match random.below(12) {
+    match random.below(13) {
         0 | 1 => {
             let role = if random.below(2) == 0 { "admin" } else { "member" };
             let request = pb::AddMemberRequest { request_id, ..add(&organization, &user, role) };
@@ -101,6 +101,10 @@ fn write(fixture: &Fixture, random: &mut Random, organizations: &[String], users
             let request = pb::ReactivateUserRequest { user_id: user, request_id, ..Default::default() };
             side(async move { user_client.reactivate_user(request).await })
         }
+        11 => {
+            let request = pb::ReinstateUserRequest { user_id: user, request_id, ..Default::default() };
+            side(async move { user_client.reinstate_user(request).await })
+        }
         _ => {
             let request = pb::DeleteUserRequest { user_id: user, request_id, ..Default::default() };
             side(async move { user_client.delete_user(request).await })
@@ -119,7 +123,7 @@ async fn concurrent_random_writes_keep_every_invariant_without_a_deadlock() {
     }
     let mut acknowledged: Vec<String> = Vec::new();
     for round in 0..super::rounds() {
-        // Deleted users cannot be restored, so each round has new ones.
+        // Many users end deleted, so each round has new ones.
         let users: Vec<String> = (0..6).map(|number| format!("user-{round}-{number}")).collect();
         let writers = (0..WRITERS).map(|writer| {
             let seed = u64::try_from(round).unwrap() * WRITERS + writer + 1;

@@ -66,6 +66,36 @@ async fn deactivation_of_a_writing_caller() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn reinstatement_against_deletion_and_addition_of_the_user_and_itself() {
+    let fixture = Fixture::new().await;
+    let deleted = async |number: usize| {
+        let user = fixture.new_user(number).await;
+        fixture.delete_user(&user).await.unwrap();
+        user
+    };
+    let outcomes = Outcomes::of((["OK", "OK"], 2), (["OK", "OK"], 1));
+    run(&fixture.server, outcomes, async |number| {
+        let user = deleted(number).await;
+        Sides { calls: [fixture.reinstate(&user), fixture.delete_user(&user)], row: ContendedRow::User(user) }
+    })
+    .await;
+    let outcomes = Outcomes::of((["OK", "OK"], 2), (["OK", "USER_DELETED"], 1));
+    run(&fixture.server, outcomes, async |number| {
+        let (user, acme) = (deleted(1000 + number).await, fixture.acme().await);
+        let add = call!(fixture.ada.organizations.add_member(add(&acme, &user, "member")));
+        Sides { calls: [fixture.reinstate(&user), add], row: ContendedRow::User(user) }
+    })
+    .await;
+    // Only the first one of two reinstates.
+    let outcomes = Outcomes::of((["OK", "OK"], 1), (["OK", "OK"], 1));
+    run(&fixture.server, outcomes, async |number| {
+        let user = deleted(2000 + number).await;
+        Sides { calls: [fixture.reinstate(&user), fixture.reinstate(&user)], row: ContendedRow::User(user) }
+    })
+    .await;
+}
+
 fn purge(fixture: &Fixture, acme: &str) -> Call {
     let request = pb::DeleteOrganizationRequest { organization: acme.to_owned(), purge: true, ..Default::default() };
     call!(fixture.operator.organizations.delete_organization(request))

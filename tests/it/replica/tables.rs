@@ -41,13 +41,13 @@ pub async fn assert_equal(database: &Database, replica: &Replica) -> usize {
     let roles: Vec<(Uuid, String, String)> = sqlx::query_as(roles).fetch_all(&database.pool).await.unwrap();
     let roles: BTreeMap<(Uuid, String), String> =
         roles.into_iter().map(|(organization, user, role)| ((organization, user), role)).collect();
-    let users: Vec<(String, String)> =
-        sqlx::query_as("SELECT id, state FROM users").fetch_all(&database.pool).await.unwrap();
+    let users: Vec<(String, String, Option<i64>)> =
+        sqlx::query_as("SELECT id, state, reinstated_at FROM users").fetch_all(&database.pool).await.unwrap();
     let mut compared = 0;
     for organization in &organizations {
         let id = OrganizationId::from_uuid(organization.id);
-        for (user, state) in users.iter().map(|(user, state)| (user.as_str(), state.as_str())).chain([("unknown", "")])
-        {
+        let users = users.iter().map(|(user, state, reinstated_at)| (user.as_str(), state.as_str(), *reinstated_at));
+        for (user, state, reinstated_at) in users.chain([("unknown", "", None)]) {
             let Some(standing) = lookup(replica, &OrganizationRef::Id(id), user).await else { break };
             compared += usize::from(user == "unknown");
             let stored = roles.get(&(organization.id, user.to_owned())).map(String::as_str);
@@ -60,6 +60,7 @@ pub async fn assert_equal(database: &Database, replica: &Replica) -> usize {
                 "{}",
                 organization.id
             );
+            assert_eq!(standing.reinstated_at, reinstated_at, "{user}");
             let user_state = standing.user_state.filter(|state| *state != UserState::Active).map(UserState::as_str);
             assert_eq!(user_state, Some(state).filter(|state| !["ACTIVE", ""].contains(state)), "{user}");
         }

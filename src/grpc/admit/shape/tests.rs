@@ -89,6 +89,7 @@ static REQUEST_TYPES: LazyLock<Vec<RequestType>> = LazyLock::new(|| {
         PreviewInvitationRequest,
         PutUserRequest,
         ReactivateUserRequest,
+        ReinstateUserRequest,
         RemindInvitationRequest,
         RemoveMemberRequest,
         RevokeInvitationRequest,
