@@ -141,8 +141,7 @@ async fn delete_expired(connection: &mut PgConnection, report: &mut TidyReport) 
     report.invitations =
         invitations::forget_old(connection, limits::INVITATION_RETENTION, limits::TIDY_INVITATIONS).await?;
     report.forgotten = requests::forget_old(connection, limits::TIDY_REQUESTS).await?;
-    report.forgotten +=
-        quotas::forget_old(connection, crate::store::limits::PURGE_AFTER, limits::TIDY_REQUESTS).await?;
+    report.forgotten += quotas::forget_old(connection, limits::COUNTER_RETENTION, limits::TIDY_REQUESTS).await?;
     Ok(())
 }
 

@@ -54,6 +54,9 @@ pub const MAIL_GIVE_UP: Duration = Duration::from_hours(24);
 /// Retention of an invitation after its end and its expire time, whether it was accepted or not: long enough to answer
 /// questions about it.
 pub const INVITATION_RETENTION: Duration = Duration::from_hours(90 * 24);
+/// Retention of a counter of a limit after its window began: the longest window. The counters of mails hold a hash of the
+/// mailbox.
+pub const COUNTER_RETENTION: Duration = Duration::from_hours(24);
 /// Organizations whose expired invitations one round records: each takes one transaction.
 pub const TIDY_EXPIRED_ORGANIZATIONS: i64 = 100;
 /// Expired invitations of one organization that one transaction records.

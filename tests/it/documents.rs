@@ -235,7 +235,7 @@ fn the_table_of_retention_is_current() {
         ("invitation tokens", format!("latest {} ", store::limits::INVITATION_TOKENS)),
         ("a mail in the outbox", hours(service::limits::MAIL_GIVE_UP)),
         ("the response to a `request_id`", hours(store::limits::REQUEST_MEMORY)),
-        ("counters of limits", days(store::limits::PURGE_AFTER)),
+        ("counters of limits", hours(service::limits::COUNTER_RETENTION)),
         ("the change log", format!("{} by default", service::limits::LOG_RETENTION.as_secs() / 3_600)),
     ] {
         let mut rows = table.lines().filter(|line| line.starts_with(&format!("| {what}")));
