@@ -4,7 +4,7 @@ use super::{
     ActorKind, Attributes, EmailAddress, Invalid, Locale, Organization, OrganizationId, Role, RoleName, StoredValue,
     UserId, limits,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -237,14 +237,17 @@ impl Inviter {
 }
 
 /// An invitation to become a member of an organization.
+///
+/// The serialized form, which stored answers have, leaves out the recipient. Answers of release 0.3 and earlier have it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Invitation {
     /// The organization that invites.
     pub organization: OrganizationId,
     /// The invitation's id, unique over all organizations.
     pub id: InvitationId,
-    /// The recipient: an e-mail address, or another identifier.
-    pub recipient: Recipient,
+    /// The recipient: an e-mail address, or another identifier. `None` if it was erased with the user.
+    #[serde(serialize_with = "serialize_no_recipient")]
+    pub recipient: Option<Recipient>,
     /// The role of the future member: one that a membership may hold.
     pub role: Role,
     /// Whether accepting it makes the user the owner of a pending organization.
@@ -272,6 +275,12 @@ pub struct Invitation {
     pub create_time: OffsetDateTime,
     /// The time of the last change.
     pub update_time: OffsetDateTime,
+}
+
+/// Serializes an empty identifier: release 0.3 cannot read an invitation without a recipient.
+#[expect(clippy::ref_option, reason = "serde passes a reference")]
+fn serialize_no_recipient<S: Serializer>(_: &Option<Recipient>, serializer: S) -> Result<S::Ok, S::Error> {
+    Recipient::Other(String::new()).serialize(serializer)
 }
 
 impl Invitation {

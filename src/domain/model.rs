@@ -4,7 +4,7 @@ use super::{
     Attributes, EmailAddress, Kind, Name, OrganizationId, OrganizationState, Refusal, Role, RoleTable, RoleView, Slug,
     UserId, UserState, ValueKind,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use time::OffsetDateTime;
 
 /// An organization: the thing that users are members of.
@@ -108,6 +108,9 @@ pub struct Member {
 }
 
 /// A user. Profiles come from the identity provider; roster stores the latest one.
+///
+/// The serialized form, which stored answers have, leaves out the address and the display name. Answers of release 0.3
+/// and earlier have them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct User {
     /// The id, chosen by the identity provider.
@@ -117,10 +120,13 @@ pub struct User {
     /// Whether an operator deactivated the user; then only an operator reactivates the user.
     pub deactivated_by_operator: bool,
     /// The e-mail address, if known.
+    #[serde(skip_serializing, default)]
     pub email: Option<EmailAddress>,
     /// Whether the identity provider has verified the address.
+    #[serde(serialize_with = "serialize_unverified")]
     pub email_verified: bool,
     /// The display name, if known.
+    #[serde(skip_serializing, default)]
     pub display_name: Option<super::DisplayName>,
     /// The later of the two times of issue below, which former releases know.
     pub profile_issued_at: i64,
@@ -141,6 +147,12 @@ pub struct User {
     pub create_time: OffsetDateTime,
     /// The time of the last change.
     pub update_time: OffsetDateTime,
+}
+
+/// Serializes `false`: release 0.3 cannot read a user without this field.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn serialize_unverified<S: Serializer>(_: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bool(false)
 }
 
 impl User {

@@ -219,8 +219,9 @@ pub(super) fn invitation(invitation: &Invitation) -> pb::Invitation {
         Some(MailState::NotSent) => pb::MailState::NotSent,
     };
     let (email, identifier) = match &invitation.recipient {
-        Recipient::Email(email) => (email.given().to_owned(), String::new()),
-        Recipient::Other(text) => (String::new(), text.clone()),
+        Some(Recipient::Email(email)) => (email.given().to_owned(), String::new()),
+        Some(Recipient::Other(text)) => (String::new(), text.clone()),
+        None => (String::new(), String::new()),
     };
     pb::Invitation {
         organization: invitation.organization.to_string(),
@@ -256,7 +257,7 @@ pub(super) fn received(preview: &InvitationPreview) -> pb::ReceivedInvitation {
         inviter_name: inviter_name.clone().unwrap_or_default(),
         role: member_role.as_ref().unwrap_or(invitation.granted_role()).to_string(),
         expire_time: Some(timestamp(invitation.expire_time)),
-        recipient: invitation.recipient.masked(),
+        recipient: invitation.recipient.as_ref().map(Recipient::masked).unwrap_or_default(),
     }
 }
 

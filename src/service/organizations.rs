@@ -6,13 +6,13 @@ use super::invitations::{
 use super::write::preconditions::{check_etag, check_user, check_writable, unknown_state};
 use super::write::queue::QueueKey;
 use super::write::unit_of_work::{DeletionMark, UnitOfWork};
-use super::write::{Change, Meta, OrganizationChange, WriteResult, enter_as_caller, hold_caller};
+use super::write::{Change, Meta, OrganizationChange, WriteAnswer, WriteResult, enter_as_caller, hold_caller};
 use super::{Roster, ServiceError};
 use crate::authn::Caller;
 use crate::authz::decide::{Access, Grant};
 use crate::domain::event::EventType;
 use crate::domain::{
-    Attributes, EmailAddress, Inviter, Kind, Locale, Name, Organization, OrganizationId, OrganizationState,
+    Attributes, EmailAddress, Invitation, Inviter, Kind, Locale, Name, Organization, OrganizationId, OrganizationState,
     PermissionSet, Recipient, Refusal, RoleName, Slug, UserId,
 };
 use crate::random;
@@ -62,6 +62,12 @@ pub struct CreatedOrganization {
     pub organization: Organization,
     /// The owner's invitation, if the owner was named by address.
     pub owner: Option<IssuedInvitation>,
+}
+
+impl WriteAnswer for CreatedOrganization {
+    fn invitations(&mut self) -> Vec<&mut Invitation> {
+        self.owner.iter_mut().map(|owner| &mut owner.invitation).collect()
+    }
 }
 
 /// The changes of an organization. Fields that are `None` stay unchanged.

@@ -288,7 +288,7 @@ async fn compose_invitation(
         }
     }
     let role = invitation.granted_role().clone();
-    let Recipient::Email(to) = invitation.recipient else { return Ok(None) };
+    let Some(Recipient::Email(to)) = invitation.recipient else { return Ok(None) };
     Ok(Some(Letter {
         id: mail,
         occasion,

@@ -1,9 +1,10 @@
 //! Users: reads, deactivation, deletion, reinstatement. [`profiles`](super::profiles) writes their profiles.
 
+use super::invitations::erase_user;
 use super::members::{ownership_required, remove_deleted_user};
 use super::write::queue::QueueKey;
 use super::write::unit_of_work::UnitOfWork;
-use super::write::{Change, Meta, WriteResult, enter_as_caller};
+use super::write::{Change, Meta, WriteAnswer, WriteResult, enter_as_caller};
 use super::{Roster, ServiceError};
 use crate::authn::Caller;
 use crate::clock::Clock;
@@ -11,7 +12,7 @@ use crate::domain::event::EventType;
 use crate::domain::{Organization, OrganizationId, Refusal, User, UserId, UserState};
 use crate::service::limits;
 use crate::store::row_page::RowPage;
-use crate::store::{memberships, users};
+use crate::store::{invitations, memberships, users};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -26,6 +27,12 @@ pub struct DeletedUser {
     pub owned: Vec<OrganizationId>,
     /// The number of organizations that the user was, or would be, removed from.
     pub removed_memberships: usize,
+}
+
+impl WriteAnswer for DeletedUser {
+    fn users(&mut self) -> Vec<&mut User> {
+        vec![&mut self.user]
+    }
 }
 
 impl Roster {
@@ -159,11 +166,17 @@ impl Change for Delete {
         enter_as_caller(tx).await?;
         // The lock order is organizations before users, so the user's organizations are read before the user is locked,
         // and may have changed by then.
-        let mut organizations = Vec::new();
-        for id in memberships::organizations_of(tx.connection, &self.id).await? {
+        let address = users::get(tx.connection, &self.id).await?.and_then(|user| user.verified_email().cloned());
+        let mut ids = invitations::inviting(tx.connection, &self.id, address.as_ref()).await?;
+        ids.extend(memberships::organizations_of(tx.connection, &self.id).await?);
+        let mut organizations = Vec::with_capacity(ids.len());
+        for id in ids {
             organizations.extend(tx.lock(id).await?);
         }
         let user = tx.lock_user(&self.id).await?.ok_or(Refusal::UserNotFound)?;
+        if user.verified_email() != address.as_ref() {
+            return Err(Refusal::Conflict.into());
+        }
         Ok((user, organizations))
     }
 
@@ -179,7 +192,8 @@ impl Change for Delete {
         let owned = memberships::owned_by(tx.connection, &user.id, true).await?;
         if !owned.is_empty() {
             if self.dry_run {
-                answer.removed_memberships = organizations.len().saturating_sub(owned.len());
+                let memberships = memberships::organizations_of(tx.connection, &user.id).await?;
+                answer.removed_memberships = memberships.len().saturating_sub(owned.len());
                 answer.owned = owned.into_iter().take(limits::NAMED_ORGANIZATIONS).collect();
                 return Ok(answer);
             }
@@ -189,10 +203,13 @@ impl Change for Delete {
             if remove_deleted_user(tx, &mut organization, &user).await? {
                 answer.removed_memberships += 1;
             }
+            erase_user(tx, &mut organization, &user).await?;
         }
-        // Another write may have added the user to an organization before the user was locked. No write can do so now,
-        // so a new attempt succeeds.
-        if !memberships::organizations_of(tx.connection, &user.id).await?.is_empty() {
+        // Another write may have added or invited the user in an organization before the user was locked. A new attempt
+        // locks that organization too.
+        let remaining = memberships::organizations_of(tx.connection, &user.id).await?;
+        let inviting = invitations::inviting(tx.connection, &user.id, user.verified_email()).await?;
+        if !remaining.is_empty() || !inviting.is_empty() {
             return Err(Refusal::Conflict.into());
         }
         user.state = UserState::Erased;

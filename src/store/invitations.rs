@@ -22,6 +22,7 @@ pub(super) struct InvitationRow {
     pub(super) id: Uuid,
     pub(super) identifier: String,
     pub(super) is_email: bool,
+    pub(super) recipient_erased: bool,
     pub(super) role: String,
     pub(super) makes_owner: bool,
     pub(super) attributes: Json<Attributes>,
@@ -73,7 +74,7 @@ macro_rules! invitation_query {
         sqlx::query_as!(
             $row,
             $before
-                + r#" i.organization_id, i.id, i.identifier, i.is_email, i.role, i.makes_owner,
+                + r#" i.organization_id, i.id, i.identifier, i.is_email, i.recipient_erased, i.role, i.makes_owner,
                       i.attributes AS "attributes: Json<Attributes>", i.locale, i.inviter_kind, i.inviter_id,
                       i.accepted_by, i.expire_time, i.sends, i.mail_state, i.mail_error, i.create_time, i.update_time, "#
                 $(+ $after)+,
@@ -84,7 +85,9 @@ macro_rules! invitation_query {
 pub(super) use invitation_query;
 
 mod end;
+mod erase;
 pub use end::{PendingInvitations, cancel_mail, end, expired, forget_old, settle, unexpired, with_expired};
+pub use erase::{erase_recipients, inviting, recipients};
 
 impl From<InvitationRow> for Invitation {
     fn from(row: InvitationRow) -> Self {
@@ -100,7 +103,7 @@ impl From<InvitationRow> for Invitation {
         Self {
             organization: OrganizationId::from_uuid(row.organization_id),
             id: InvitationId::from_uuid(row.id),
-            recipient: Recipient::from_stored(row.identifier, row.is_email),
+            recipient: (!row.recipient_erased).then(|| Recipient::from_stored(row.identifier, row.is_email)),
             role: Role::read(&row.role),
             makes_owner: row.makes_owner,
             attributes: row.attributes.0,

@@ -218,6 +218,26 @@ pub async fn remove_about(
     Ok(())
 }
 
+/// Removes the mails to a user who was added as a member of an organization.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn remove_to(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    user: &UserId,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "DELETE FROM outbox WHERE bucket = $1 AND organization_id = $2 AND user_id = $3",
+        organization.bucket(),
+        organization.as_uuid(),
+        user.as_str(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Makes a mail due again after the time `wait`.
 ///
 /// # Errors

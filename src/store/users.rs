@@ -3,6 +3,7 @@
 use super::StoreError;
 use crate::domain::{DisplayName, EmailAddress, User, UserId, UserState, UserStatus};
 use sqlx::PgConnection;
+use std::collections::BTreeMap;
 use time::OffsetDateTime;
 
 pub(super) struct UserRow {
@@ -72,6 +73,25 @@ impl From<UserRow> for User {
 pub async fn get(connection: &mut PgConnection, id: &UserId) -> Result<Option<User>, StoreError> {
     let row = user_query!("SELECT", "FROM users u WHERE u.user_bucket = $1 AND u.id = $2", id.bucket(), id.as_str());
     Ok(row.fetch_optional(connection).await?.map(User::from))
+}
+
+/// Reads users. Unknown ids are left out.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn get_all(connection: &mut PgConnection, ids: &[UserId]) -> Result<BTreeMap<UserId, User>, StoreError> {
+    let buckets: Vec<i16> = ids.iter().map(UserId::bucket).collect();
+    let texts: Vec<String> = ids.iter().map(|id| id.as_str().to_owned()).collect();
+    let rows = user_query!(
+        "SELECT",
+        "FROM users u JOIN unnest($1::smallint[], $2::text[]) AS q (user_bucket, id)
+           ON u.user_bucket = q.user_bucket AND u.id = q.id",
+        &buckets,
+        &texts
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(User::from).map(|user| (user.id.clone(), user)).collect())
 }
 
 /// The users to list.

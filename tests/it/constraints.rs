@@ -107,6 +107,7 @@ const CASES: &[(&str, &str)] = &[
     ("invitations_attributes", "UPDATE invitations SET attributes = '[]'"),
     ("invitations_inviter", "UPDATE invitations SET inviter_kind = 'nobody'"),
     ("invitations_accepted", "UPDATE invitations SET state = 'ACCEPTED'"),
+    ("invitations_erased", "UPDATE invitations SET recipient_erased = true"),
     ("invitations_identifier", "UPDATE invitations SET identifier = ''"),
     ("invitations_sends", "UPDATE invitations SET sends = -1"),
     ("invitations_mail", "UPDATE invitations SET mail_state = 'LOST'"),

@@ -1,5 +1,6 @@
 //! Repeated requests and dry runs: `request_id` and `validate_only`.
 
+mod profiles;
 mod refusals;
 mod repeated;
 

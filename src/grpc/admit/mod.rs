@@ -26,11 +26,10 @@ use crate::authz::decide::{self, Access, Requirement};
 use crate::authz::rules::{self, AllowedCallers};
 use crate::domain::{OrganizationRef, Refusal};
 use crate::grpc::limits;
-use crate::service::write::{CommitState, Meta, WriteResult};
+use crate::service::write::{CommitState, Meta, WriteAnswer, WriteResult};
 use crate::service::{AnswerSource, CallPermit, Freshness, Roster, ServiceError};
 pub use deadline::CallTimes;
 use sealed::Sealed;
-use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -248,7 +247,7 @@ impl Api {
     pub(super) async fn admit_or_replay<M, T>(&self, request: Request<Sealed<M>>) -> Result<Admission<M, T>, Status>
     where
         M: OrganizationRequest + WriteRequest,
-        T: DeserializeOwned,
+        T: WriteAnswer,
     {
         let message = WriteMessage::open(request);
         match self.decide(&message.message, &message.context).await {
@@ -267,7 +266,7 @@ impl Api {
     ) -> Result<Option<WriteResult<T>>, Status>
     where
         M: WriteRequest,
-        T: DeserializeOwned,
+        T: WriteAnswer,
     {
         let denied = matches!(
             error,

@@ -8,7 +8,7 @@ pub use crate::domain::access_model::Difference;
 pub use effects::{PermissionEffect, RoleEffect};
 pub(super) use events::event;
 
-use super::write::{Meta, WriteResult};
+use super::write::{Meta, WriteAnswer, WriteResult};
 use super::{Roster, ServiceError};
 use crate::authn::Caller;
 use crate::domain::RoleName;
@@ -54,6 +54,8 @@ pub struct ApplyModel {
     /// The expected etag; `None` to skip the check.
     pub etag: Option<String>,
 }
+
+impl WriteAnswer for AppliedModel {}
 
 /// What applying a model changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,8 +2,10 @@
 
 use crate::domain::event::EventType;
 use crate::domain::{
-    Invitation, InvitationId, InvitationState, Organization, OrganizationId, Refusal, UserId, ValueKind,
+    Invitation, InvitationId, InvitationState, Organization, OrganizationId, Recipient, Refusal, User, UserId,
+    ValueKind,
 };
+use crate::random;
 use crate::service::write::Change;
 use crate::service::write::queue::QueueKey;
 use crate::service::write::unit_of_work::UnitOfWork;
@@ -89,6 +91,30 @@ async fn end(
         tx.record_invitation(organization, kind, json!({ "invitation": id }));
     }
     Ok(())
+}
+
+/// Erases a user who is being deleted from the invitations of the locked organization: revokes the pending invitation to
+/// the user's verified address, and erases the recipients of those to this address and of those that the user accepted.
+/// Removes the mails to the user. An invitation to an unverified address may be another person's.
+pub(in crate::service) async fn erase_user(
+    tx: &mut UnitOfWork<'_>,
+    organization: &mut Organization,
+    user: &User,
+) -> Result<(), ServiceError> {
+    outbox::remove_to(tx.connection, organization.id, &user.id).await?;
+    let address = user.verified_email();
+    if let Some(address) = address {
+        let recipient = Recipient::Email(address.clone());
+        match invitations::pending(tx.connection, organization.id, &recipient).await? {
+            Some((id, true)) => expire(tx, organization, &[id]).await?,
+            Some((id, false)) => {
+                end(tx, organization, &[id], InvitationState::Revoked, EventType::InvitationRevoked).await?;
+            }
+            None => {}
+        }
+    }
+    let salt = random::secret();
+    Ok(invitations::erase_recipients(tx.connection, organization.id, &user.id, address, &salt).await?)
 }
 
 /// Records the expiry of an organization's invitations, for housekeeping. The answer is their number.

@@ -334,8 +334,10 @@ impl OrganizationChange for Remind {
         let invitation = pending(tx, &organization, self.id).await?;
         check_not_void(&invitation, &organization)?;
         grant.reaches(&tx.role(organization.id, &invitation.role.name).await?)?;
-        check_delivery(&self.caller, &self.terms, self.settings.mail, std::iter::once(&invitation.recipient))?;
-        let delivery = delivery(&self.terms, &invitation.recipient);
+        // A pending invitation has its recipient.
+        let recipient = invitation.recipient.as_ref().ok_or(Refusal::InvitationNotFound)?;
+        check_delivery(&self.caller, &self.terms, self.settings.mail, std::iter::once(recipient))?;
+        let delivery = delivery(&self.terms, recipient);
         if delivery == Delivery::None && !self.rotate {
             let advice = "a reminder needs a delivery: by e-mail, or the invitation token in the answer";
             return Err(Refusal::field("delivery", advice).into());
@@ -349,7 +351,7 @@ impl OrganizationChange for Remind {
             return Err(quota(Quota::Cooldown, 1, Duration::from_secs(seconds_left)).into());
         }
         if delivery == Delivery::Email {
-            take_mail(tx, &self.settings, &self.inviter, &invitation.recipient).await?;
+            take_mail(tx, &self.settings, &self.inviter, recipient).await?;
         }
         tx.record_invitation(
             &mut organization,

@@ -8,7 +8,7 @@ mod manage;
 pub mod respond;
 pub(super) mod tokens;
 
-pub(super) use end::{ExpireInvitations, revoke_all};
+pub(super) use end::{ExpireInvitations, erase_user, revoke_all};
 pub(super) use mail_shares::MailReservation;
 pub(super) use manage::{InviteAll, check_delivery, inviter};
 
@@ -18,6 +18,7 @@ use crate::domain::{
     Attributes, Delivery, Invalid, Invitation, InvitationId, InvitationState, Locale, OrganizationId, Recipient,
     Refusal, RoleName, ValueKind,
 };
+use crate::service::write::WriteAnswer;
 use crate::service::{Roster, ServiceError, limits};
 use crate::store::invitations;
 use crate::store::row_page::RowPage;
@@ -97,6 +98,12 @@ pub struct IssuedInvitation {
     /// The invitation token; always `None` in a repeated answer.
     #[serde(skip)]
     pub token: Option<Secret>,
+}
+
+impl WriteAnswer for IssuedInvitation {
+    fn invitations(&mut self) -> Vec<&mut Invitation> {
+        vec![&mut self.invitation]
+    }
 }
 
 impl Roster {

@@ -174,7 +174,7 @@ async fn find_by_id(
     let Some(invitation) = invitations::get(connection, organization, id).await? else { return Ok(None) };
     let address = verified_address(users::get(connection, user).await?);
     Ok(match (&invitation.recipient, address) {
-        (Recipient::Email(invited), Some(own)) if invited.normal() == own.normal() => Some((organization, id)),
+        (Some(Recipient::Email(invited)), Some(own)) if invited.normal() == own.normal() => Some((organization, id)),
         _ => None,
     })
 }
@@ -239,11 +239,17 @@ async fn enter(
 /// Checks that the user may answer the invitation: the user has verified the invited address, if it is to an address,
 /// and is not the inviter.
 async fn check_recipient(tx: &mut UnitOfWork<'_>, invitation: &Invitation, user: &UserId) -> Result<(), ServiceError> {
-    if let Some(address) = invitation.recipient.email() {
-        let own = verified_address(users::get(tx.connection, user).await?);
-        if own.is_none_or(|own| own.normal() != address.normal()) {
-            return Err(Refusal::NotYourInvitation.into());
+    let is_addressed = match &invitation.recipient {
+        Some(Recipient::Email(address)) => {
+            let own = verified_address(users::get(tx.connection, user).await?);
+            own.is_some_and(|own| own.normal() == address.normal())
         }
+        Some(Recipient::Other(_)) => true,
+        // Erased with another user of the address.
+        None => invitation.accepted_by.as_ref() == Some(user),
+    };
+    if !is_addressed {
+        return Err(Refusal::NotYourInvitation.into());
     }
     if invitation.inviter.user().as_ref() == Some(user) {
         return Err(Refusal::NotYourInvitation.into());

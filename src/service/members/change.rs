@@ -211,7 +211,6 @@ pub(in crate::service) async fn remove_deleted_user(
 ) -> Result<bool, ServiceError> {
     let Some(membership) = tx.membership(organization.id, &user.id).await? else { return Ok(false) };
     tx.remove_member(organization, &membership).await?;
-    revoke_invitations_to(tx, organization, user).await?;
     Ok(true)
 }
 

@@ -9,11 +9,11 @@ pub(super) use add::{AddOutcome, add};
 pub(super) use change::{ownership_required, remove_deleted_user};
 
 use super::invitations::inviter;
-use super::write::{Meta, WriteResult};
+use super::write::{Meta, WriteAnswer, WriteResult};
 use super::{ItemResult, Roster, ServiceError};
 use crate::authn::Caller;
 use crate::authz::decide::Access;
-use crate::domain::{Attributes, EmailAddress, Locale, Member, Organization, Refusal, RoleName, UserId};
+use crate::domain::{Attributes, EmailAddress, Locale, Member, Organization, Refusal, RoleName, User, UserId};
 use add::{Add, AddAll, Ensure};
 use change::{Leave, Transfer};
 use notification::Notifier;
@@ -74,6 +74,12 @@ pub struct AddedMember {
     pub notified: bool,
 }
 
+impl WriteAnswer for AddedMember {
+    fn users(&mut self) -> Vec<&mut User> {
+        vec![&mut self.member.user]
+    }
+}
+
 /// A member, and whether this call added the user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EnsuredMember {
@@ -84,6 +90,12 @@ pub struct EnsuredMember {
     /// Whether a mail about the membership is queued, as in [`AddedMember`].
     #[serde(default)]
     pub notified: bool,
+}
+
+impl WriteAnswer for EnsuredMember {
+    fn users(&mut self) -> Vec<&mut User> {
+        vec![&mut self.member.user]
+    }
 }
 
 /// The changes of a member. Fields that are `None` stay unchanged.
@@ -138,6 +150,8 @@ pub struct TransferredOwnership {
     #[serde(default = "known")]
     pub new_owner_known: bool,
 }
+
+impl WriteAnswer for TransferredOwnership {}
 
 fn known() -> bool {
     true

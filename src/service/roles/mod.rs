@@ -4,7 +4,7 @@
 mod change;
 pub(super) mod replacement;
 
-use super::write::{Meta, WriteResult};
+use super::write::{Meta, WriteAnswer, WriteResult};
 use super::{Roster, ServiceError};
 use crate::authz::decide::Access;
 use crate::domain::access_model::{AccessModel, Description, Title};
@@ -132,6 +132,9 @@ pub struct DeletedRole {
     #[serde(default)]
     pub is_moving: bool,
 }
+
+impl WriteAnswer for RoleDefinition {}
+impl WriteAnswer for DeletedRole {}
 
 /// A page of the roles of an organization.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,9 +5,9 @@
 //! any server continues.
 
 use crate::domain::{Organization, OrganizationId, RoleName};
-use crate::service::write::Change;
 use crate::service::write::queue::QueueKey;
 use crate::service::write::unit_of_work::UnitOfWork;
+use crate::service::write::{Change, WriteAnswer};
 use crate::service::{ServiceError, limits};
 use crate::store::{access_model, organization_roles};
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,8 @@ pub(in crate::service) struct MovedPart {
     /// Whether members may be left.
     pub(in crate::service) has_more: bool,
 }
+
+impl WriteAnswer for MovedPart {}
 
 impl Change for MovePart {
     type Place = Option<Organization>;

@@ -6,6 +6,7 @@
 //! locked rows; make the changes and their events; append to the change log, last; commit. The transaction runs in a
 //! separate task, so a caller who hangs up leaves no transaction open. Postgres ends a statement that outlives the deadline.
 
+mod answer;
 mod commit_state;
 pub(super) mod preconditions;
 pub(super) mod queue;
@@ -16,17 +17,17 @@ use crate::authn::{Actor, Caller};
 use crate::authz::decide::{self, Access, Grant};
 use crate::domain::{
     ActorKind, AuditReason, BucketPosition, Organization, OrganizationHead, Refusal, RoleName, RoleTable, Scope,
-    Standing, UserStatus, ValueKind,
+    Standing, UserId, UserStatus, ValueKind,
 };
 use crate::replica::PublishedRoles;
 use crate::service::consistency_token::ConsistencyToken;
 use crate::service::limits;
 use crate::store::events::Cause;
-use crate::store::requests::{self, RequestKey, StoredAnswer};
+use crate::store::requests::{self, RequestKey};
 use crate::store::{StoreError, transaction, users};
+pub use answer::WriteAnswer;
 pub use commit_state::CommitState;
 use queue::QueueKey;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
@@ -133,7 +134,7 @@ pub(super) trait Change: Send + Sync + 'static {
     /// What [`Self::enter`] has locked and decided.
     type Place: Send;
     /// The answer to the caller.
-    type Answer: Serialize + DeserializeOwned + Send + 'static;
+    type Answer: WriteAnswer;
 
     /// Whether the answer reports a change. An answer that does not is a refusal, of one thing or of each item of a batch:
     /// it is not stored for its request id.
@@ -158,7 +159,7 @@ pub(super) trait Change: Send + Sync + 'static {
 /// A change in one organization, for a caller who was admitted to it.
 pub(super) trait OrganizationChange: Send + Sync + 'static {
     /// The answer to the caller.
-    type Answer: Serialize + DeserializeOwned + Send + 'static;
+    type Answer: WriteAnswer;
 
     /// Whether the answer reports a change, as in [`Change::is_success`].
     fn is_success(_: &Self::Answer) -> bool {
@@ -284,18 +285,15 @@ impl Roster {
     ///
     /// # Errors
     /// `VALUE_UNKNOWN` if a newer program stored the answer and this one cannot read it; if the datastore does not answer.
-    pub async fn replayed_answer<T: DeserializeOwned>(
+    pub async fn replayed_answer<T: WriteAnswer>(
         &self,
         caller: &Caller,
         meta: &Meta,
     ) -> Result<Option<WriteResult<T>>, ServiceError> {
         let Some(key) = meta.key(caller) else { return Ok(None) };
         let mut connection = self.pool.acquire_read().await?;
-        let outcome = requests::find(&mut connection, &key).await;
-        match connection.finish(outcome)?.filter(|stored| stored.revokes_own_access && !stored.other_message) {
-            Some(stored) => Ok(Some(parse_answer(stored)?)),
-            None => Ok(None),
-        }
+        let outcome = find_repeatable(&mut connection, &key).await;
+        connection.finish(outcome)
     }
 
     async fn attempts<C: Change>(
@@ -419,12 +417,17 @@ async fn transaction<C: Change>(
     }
 }
 
-/// Parses a stored answer. One that this program cannot parse was stored by a newer one.
-fn parse_answer<T: DeserializeOwned>(stored: StoredAnswer) -> Result<WriteResult<T>, Refusal> {
-    serde_json::from_value(stored.answer).map_err(|error| {
-        tracing::warn!(error = &error as &dyn std::error::Error, "a stored answer is not readable");
-        Refusal::ValueUnknown { value: ValueKind::Answer }
-    })
+/// Finds the stored answer to a request that took away its caller's right to repeat it.
+async fn find_repeatable<T: WriteAnswer>(
+    connection: &mut PgConnection,
+    key: &RequestKey,
+) -> Result<Option<WriteResult<T>>, ServiceError> {
+    match requests::find(connection, key).await? {
+        Some(stored) if stored.revokes_own_access && !stored.other_message => {
+            Ok(Some(answer::restore(connection, stored).await?))
+        }
+        _ => Ok(None),
+    }
 }
 
 async fn steps<C: Change>(
@@ -448,11 +451,11 @@ async fn steps<C: Change>(
     };
     let mut tx = UnitOfWork::new(connection, caller.cloned(), roles.clone(), meta.cause(caller));
     let place = match stored {
-        Some(stored) if stored.revokes_own_access => return Ok(parse_answer(stored)?),
+        Some(stored) if stored.revokes_own_access => return answer::restore(tx.connection, stored).await,
         // The caller's rights are checked again before an answer is repeated, unless the write itself took them away.
         Some(stored) => {
             let place = change.enter(&mut tx).await?;
-            let written: WriteResult<C::Answer> = parse_answer(stored)?;
+            let written: WriteResult<C::Answer> = answer::restore(tx.connection, stored).await?;
             if C::is_success(&written.answer) {
                 return Ok(written);
             }

@@ -224,6 +224,16 @@ const INVARIANTS: &[(&str, &str)] = &[
          WHERE e.made IS DISTINCT FROM 1 OR coalesce(e.ends, '{}'::text[]) <>
              CASE i.state WHEN 'PENDING' THEN '{}'::text[] ELSE ARRAY['invitation.' || lower(i.state)] END",
     ),
+    (
+        "an erased recipient is a hash, and the recipient of an invitation that an erased user accepted is erased",
+        "SELECT count(*) FROM invitations i LEFT JOIN users u ON u.id = i.accepted_by
+         WHERE CASE WHEN i.recipient_erased THEN i.identifier <> i.identifier_normal OR i.identifier !~ '^[0-9a-f]{64}$'
+                    ELSE u.state IS NOT DISTINCT FROM 'ERASED' END",
+    ),
+    (
+        "no stored answer has an address",
+        "SELECT count(*) FROM requests WHERE answer::text ~ '\"(given|normal)\": \"[^\"]'",
+    ),
     ("no stored answer lacks its content", "SELECT count(*) FROM requests WHERE answer IS NULL"),
 ];
 

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod batches;
+mod erasure;
 mod life;
 mod limits;
 mod locales;

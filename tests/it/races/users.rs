@@ -2,6 +2,7 @@
 
 use super::{Call, ContendedRow, Fixture, Outcomes, Sides, call, execute, run};
 use crate::harness::{add, organization, remove, set_role, transfer};
+use crate::invitations::{invite, revoke};
 use roster::grpc::pb;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,6 +19,61 @@ async fn deletion_of_a_user_against_adding_them_elsewhere() {
         Sides { calls: [fixture.delete_user(&user), add], row: ContendedRow::User(user) }
     })
     .await;
+}
+
+/// A user with a verified address.
+async fn user_with_address(fixture: &Fixture, number: usize) -> (String, String) {
+    let user = fixture.new_user(number).await;
+    let email = format!("{user}@example.com");
+    fixture.operator.clone().users.put_user(address(&user, &email)).await.unwrap();
+    (user, email)
+}
+
+fn address(user_id: &str, email: &str) -> pb::PutUserRequest {
+    let (user_id, email) = (user_id.to_owned(), email.to_owned());
+    pb::PutUserRequest { user_id, email, email_verified: true, ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletion_of_a_user_against_an_invitation_to_their_address() {
+    let fixture = Fixture::new().await;
+    // An invitation that comes first is revoked: three events.
+    let outcomes = Outcomes::of((["OK", "OK"], 2), (["OK", "OK"], 3));
+    run(&fixture.server, outcomes, async |number| {
+        let (user, email) = user_with_address(&fixture, number).await;
+        let acme = fixture.acme().await;
+        let mut operator = fixture.operator.clone().invitations;
+        // The deletion locks the organization for this one.
+        let ended = operator.create_invitation(invite(&acme, &email)).await.unwrap().into_inner().invitation.unwrap();
+        operator.revoke_invitation(revoke(&acme, &ended.invitation_id)).await.unwrap();
+        let invite = call!(fixture.operator.invitations.create_invitation(invite(&acme, &email)));
+        Sides { calls: [fixture.delete_user(&user), invite], row: ContendedRow::Organization(acme) }
+    })
+    .await;
+    let erased = "SELECT count(*) FROM invitations WHERE recipient_erased <> (state = 'REVOKED')";
+    assert_eq!(fixture.server.database.count(erased).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletion_of_a_user_against_a_change_of_their_address() {
+    let fixture = Fixture::new().await;
+    // In both orders the invitation to the address that the user had last is revoked.
+    let outcomes = Outcomes::of((["OK", "USER_DELETED"], 2), (["OK", "OK"], 2));
+    run(&fixture.server, outcomes, async |number| {
+        let (user, email) = user_with_address(&fixture, number).await;
+        let (first, second) = (fixture.acme().await, fixture.acme().await);
+        let mut operator = fixture.operator.clone().invitations;
+        operator.create_invitation(invite(&first, &email)).await.unwrap();
+        operator.create_invitation(invite(&second, &format!("new-{email}"))).await.unwrap();
+        let change = call!(fixture.operator.users.put_user(address(&user, &format!("new-{email}"))));
+        Sides { calls: [fixture.delete_user(&user), change], row: ContendedRow::User(user) }
+    })
+    .await;
+    // Each round leaves one of its two invitations pending.
+    let database = &fixture.server.database;
+    let revoked = database.count("SELECT count(*) FROM invitations WHERE state = 'REVOKED' AND recipient_erased").await;
+    let pending = "SELECT count(*) FROM invitations WHERE state = 'PENDING' AND NOT recipient_erased";
+    assert_eq!(database.count(pending).await, revoked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
