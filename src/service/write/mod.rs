@@ -17,7 +17,7 @@ use crate::authn::{Actor, Caller};
 use crate::authz::decide::{self, Access, Grant};
 use crate::domain::{
     ActorKind, AuditReason, BucketPosition, Organization, OrganizationHead, Refusal, RoleName, RoleTable, Scope,
-    Standing, UserId, UserStatus, ValueKind,
+    Standing, UserStatus,
 };
 use crate::replica::PublishedRoles;
 use crate::service::consistency_token::ConsistencyToken;

@@ -126,12 +126,13 @@ impl Fixture {
         };
         let reaches = |other: &str| self.roles[role].is_superset(&self.roles[other]);
         let is_user = !["manage", "operator"].contains(&name);
-        match (changes_role, *present) {
-            (false, present) if is_user && !reaches(present) => Some("ROLE_ABOVE_CALLER"),
-            (false, _) => None,
-            (true, "owner") => Some("OWNERSHIP_REQUIRED"),
-            (true, present) if !reaches(present) || !reaches("member") => Some("ROLE_ABOVE_CALLER"),
-            (true, _) => None,
+        if !changes_role {
+            return (is_user && !reaches(present)).then_some("ROLE_ABOVE_CALLER");
+        }
+        match *present {
+            "owner" => Some("OWNERSHIP_REQUIRED"),
+            present if !reaches(present) || !reaches("member") => Some("ROLE_ABOVE_CALLER"),
+            _ => None,
         }
     }
 }
