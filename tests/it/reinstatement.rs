@@ -1,6 +1,6 @@
 //! `ReinstateUser`: a deleted id becomes an active user again, and the tokens that were issued before do not count.
 
-use crate::harness::server::Clients;
+use crate::harness::server::{Clients, ISSUER};
 use crate::harness::{Database, Server, add, assert_refused, reason};
 use crate::invitations::{accept, accept_id, create, invite, preview};
 use crate::races::until_waiting;
@@ -314,7 +314,7 @@ async fn only_newer_tokens_fill_the_profile() {
     // A call with an older token that was admitted before the deletion, and stores the profile only now.
     let profile =
         ProfileClaims { email: EmailAddress::parse(ADDRESS).ok(), email_verified: Some(true), ..Default::default() };
-    let late = UserClaims { profile, issued_at: at, applied: AtomicBool::new(false) };
+    let late = UserClaims { issuer: ISSUER.into(), profile, issued_at: at, applied: AtomicBool::new(false) };
     let late = UserCaller { id: UserId::parse("ada").unwrap(), via: None, claims: Some(Arc::new(late)) };
     let meta = || Meta::own(Instant::now() + Duration::from_secs(10));
     server.roster.refresh_profile(&late, meta).await.unwrap();

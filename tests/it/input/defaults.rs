@@ -62,10 +62,11 @@ async fn each_default_is_the_value_that_the_comment_names() {
     assert_eq!(pending(&server, &acme.id).await.len(), 1);
     let listed = operator.organizations.list_organizations(pb::ListOrganizationsRequest::default()).await.unwrap();
     let ids: Vec<_> = listed.into_inner().organizations.into_iter().map(|organization| organization.id).collect();
-    assert_eq!(ids, [acme.id.clone()]);
+    assert_eq!(ids, [acme.id.as_str()]);
     let own = pb::ListUserOrganizationsRequest { user_id: "ada".to_owned(), ..Default::default() };
     let own = operator.organizations.list_user_organizations(own).await.unwrap().into_inner().organizations;
-    assert_eq!(own.into_iter().map(|entry| entry.organization.unwrap().id).collect::<Vec<_>>(), [acme.id.clone()]);
+    let own: Vec<_> = own.into_iter().map(|entry| entry.organization.unwrap().id).collect();
+    assert_eq!(own, [acme.id.as_str()]);
     let off = pb::DeactivateUserRequest { user_id: "user-0".to_owned(), ..Default::default() };
     operator.users.deactivate_user(off).await.unwrap();
     let users = pb::ListUsersRequest { page_size: 1000, ..Default::default() };
