@@ -300,6 +300,9 @@ pub struct MemberFilter {
 
 /// Lists members by user id. Every member has a row in `users`: it is inserted before the membership and never deleted.
 ///
+/// The plan reads the members of the page in the order of their key, then the user of each: the planner does not know the
+/// size of the page, and without OFFSET 0 it would join all members with all users.
+///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn list(
@@ -308,9 +311,7 @@ pub async fn list(
     filter: &MemberFilter,
 ) -> Result<RowPage<Member>, StoreError> {
     let roles: Option<Vec<String>> = filter.roles.as_ref().map(|roles| roles.iter().map(ToString::to_string).collect());
-    // No id is empty, so the first page starts after the empty id: every page uses the same index condition. The plan
-    // reads the members of the page in the order of their key, then the user of each: the planner does not know the
-    // size of the page, and without OFFSET 0 it would join all members with all users.
+    // No id is empty, so the first page starts after the empty id: every page uses the same index condition.
     let rows = membership_query!(
         record
         "SELECT",

@@ -394,8 +394,7 @@ fn organization_entry(name: &str, target: &Target, write: &Write) -> Option<Samp
     Some(match name {
         "CreateOrganization" => {
             let name = format!("By sample {member}");
-            let owner_attributes = attributes.clone();
-            Owner.sends(write_request!(write, CreateOrganizationRequest { name, attributes, owner_attributes }))
+            Owner.sends(write_request!(write, CreateOrganizationRequest { name, attributes }))
         }
         "UpdateOrganization" => {
             let (name, slug) = (format!("Renamed {member}"), format!("renamed-{member}"));
