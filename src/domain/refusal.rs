@@ -7,6 +7,7 @@
 
 use super::{Permission, Quota, RoleName, Scope, UserId, ValueKind};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// One violation of one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -288,6 +289,12 @@ impl Refusal {
     #[must_use]
     pub fn field(field: impl Into<String>, sentence: impl Into<String>) -> Self {
         Self::InvalidRequest(vec![Violation { field: field.into(), sentence: sentence.into() }])
+    }
+
+    /// The refusal of an exceeded limit, with the time until the next attempt.
+    #[must_use]
+    pub fn quota(limit: Quota, most: u32, wait: Duration) -> Self {
+        Self::QuotaExceeded { limit, most: most.into(), retry_seconds: wait.as_secs() }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The daily shares of mailboxes: how many mails one user, and all senders together, may send to each.
 
 use super::InvitationSettings;
-use super::manage::quota;
 use crate::domain::{ActorKind, Inviter, Quota, Refusal};
 use crate::service::ServiceError;
 use crate::service::write::unit_of_work::UnitOfWork;
@@ -87,7 +86,7 @@ impl MailReservation {
         // A mail that was not counted is not sent.
         let shares = mailboxes.get_mut(&mailbox_subject(&mailbox(address))).ok_or(Refusal::Conflict)?;
         if let Some(full) = shares.iter().find(|share| share.left == 0) {
-            return Err(quota(full.limit, full.most, DAY));
+            return Err(Refusal::quota(full.limit, full.most, DAY));
         }
         for share in shares {
             share.left -= 1;

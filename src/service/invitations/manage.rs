@@ -143,11 +143,6 @@ pub(in crate::service) fn check_delivery<'r>(
     Ok(())
 }
 
-/// The refusal of an exceeded quota.
-pub(super) fn quota(limit: Quota, most: u32, wait: Duration) -> Refusal {
-    Refusal::QuotaExceeded { limit, most: most.into(), retry_seconds: wait.as_secs() }
-}
-
 /// Creates the invitations of one call.
 pub(in crate::service) struct InviteAll {
     pub(in crate::service) inputs: Vec<Invite>,
@@ -223,10 +218,14 @@ impl InviteAll {
         }
         let counts = invitations::counts(tx.connection, organization.id).await?;
         if counts.pending >= self.settings.pending_per_organization.into() {
-            return Err(quota(Quota::PendingPerOrganization, self.settings.pending_per_organization, DAY).into());
+            return Err(
+                Refusal::quota(Quota::PendingPerOrganization, self.settings.pending_per_organization, DAY).into()
+            );
         }
         if counts.today >= self.settings.per_organization_and_day.into() {
-            return Err(quota(Quota::PerOrganizationAndDay, self.settings.per_organization_and_day, DAY).into());
+            return Err(
+                Refusal::quota(Quota::PerOrganizationAndDay, self.settings.per_organization_and_day, DAY).into()
+            );
         }
         let delivery = delivery(&self.terms, &input.recipient);
         if delivery == Delivery::Email {
@@ -343,12 +342,12 @@ impl OrganizationChange for Remind {
             return Err(Refusal::field("delivery", advice).into());
         }
         if invitation.sends >= i32::try_from(self.settings.sends_per_invitation).unwrap_or(i32::MAX) {
-            return Err(quota(Quota::SendsPerInvitation, self.settings.sends_per_invitation, DAY).into());
+            return Err(Refusal::quota(Quota::SendsPerInvitation, self.settings.sends_per_invitation, DAY).into());
         }
         let cooldown = self.settings.cooldown;
         let seconds_left = invitations::cooldown_left(tx.connection, organization.id, self.id, cooldown).await?;
         if invitation.sends > 0 && seconds_left > 0 {
-            return Err(quota(Quota::Cooldown, 1, Duration::from_secs(seconds_left)).into());
+            return Err(Refusal::quota(Quota::Cooldown, 1, Duration::from_secs(seconds_left)).into());
         }
         if delivery == Delivery::Email {
             take_mail(tx, &self.settings, &self.inviter, recipient).await?;

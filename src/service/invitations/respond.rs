@@ -5,7 +5,6 @@
 //! statement and get one answer.
 
 use super::end::{check_not_void, check_pending, settle};
-use super::manage::quota;
 use super::{InvitationKey, InvitationPageKey, InvitationPreview, tokens};
 use crate::authn::{Caller, CallerKey};
 use crate::domain::{
@@ -146,7 +145,7 @@ impl Roster {
         let outcome = lookup.await;
         let (within_quota, preview) = connection.finish(outcome)?;
         if !within_quota {
-            return Err(quota(Quota::FailedTokensPerMinute, most, MINUTE).into());
+            return Err(Refusal::quota(Quota::FailedTokensPerMinute, most, MINUTE).into());
         }
         Ok(preview.ok_or(Refusal::InvitationNotFound)?)
     }

@@ -38,9 +38,7 @@ impl OrganizationChange for CreateRole {
         }
         let most = limits::ORGANIZATION_ROLES;
         if organization_roles::count(tx.connection, organization.id).await? >= most.into() {
-            let limit = Quota::RolesPerOrganization;
-            let retry_seconds = QUOTA_RETRY.as_secs();
-            return Err(Refusal::QuotaExceeded { limit, most: most.into(), retry_seconds }.into());
+            return Err(Refusal::quota(Quota::RolesPerOrganization, most, QUOTA_RETRY).into());
         }
         let content = RoleContent {
             title: self.title.as_str().to_owned(),
