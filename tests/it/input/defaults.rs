@@ -43,6 +43,7 @@ async fn each_default_is_the_value_that_the_comment_names() {
     let request = pb::CreateOrganizationRequest { owner_user_id: "ada".to_owned(), ..organization("Acme") };
     let acme = operator.organizations.create_organization(request).await.unwrap().into_inner().organization.unwrap();
     assert_eq!(acme.kind, "organization");
+    assert_eq!(days(&registered(&mut operator).await), 7);
     // Both are left out of lists without states.
     let inactive = operator.create("Off").await;
     operator.organizations.add_member(add(&inactive, "ada", "")).await.unwrap();
@@ -53,8 +54,7 @@ async fn each_default_is_the_value_that_the_comment_names() {
     assert!(added(&mut operator, &acme.id).await.into_iter().all(|member| member.role == "member"));
     for invitation in invited(&mut operator, &acme.id).await {
         assert_eq!(invitation.role, "member");
-        let seconds = invitation.expire_time.unwrap().seconds - invitation.create_time.unwrap().seconds;
-        assert_eq!(seconds, 7 * 24 * 3600);
+        assert_eq!(days(&invitation), 7);
     }
 
     let revoke = crate::invitations::revoke(&acme.id, &pending(&server, &acme.id).await.remove(0));
@@ -78,12 +78,33 @@ async fn each_default_is_the_value_that_the_comment_names() {
     let tried = [
         default("kind", "organization", 1),
         default("lifetime", "7 days", 2),
+        default("owner_lifetime", "7 days", 1),
         default("page_size", "50", documented()[&("page_size".to_owned(), "50".to_owned())]),
         default("role", "member", 5),
         default("states", "ACTIVE", 3),
         default("states", "PENDING", 1),
     ];
     assert_eq!(documented(), tried.into());
+}
+
+/// The days for which an invitation is valid.
+fn days(invitation: &pb::Invitation) -> i64 {
+    let (created, expires) = (invitation.create_time.as_ref().unwrap(), invitation.expire_time.as_ref().unwrap());
+    (expires.seconds - created.seconds) / (24 * 3600)
+}
+
+/// Creates an organization for an address, and deletes it. Returns the invitation of its owner.
+async fn registered(operator: &mut Clients) -> pb::Invitation {
+    let request = pb::CreateOrganizationRequest {
+        owner_email: "eve@example.com".to_owned(),
+        owner_delivery: pb::InvitationDelivery::None.into(),
+        ..organization("Registered")
+    };
+    let created = operator.organizations.create_organization(request).await.unwrap().into_inner();
+    let organization = created.organization.unwrap().id;
+    let delete = pb::DeleteOrganizationRequest { organization, ..Default::default() };
+    operator.organizations.delete_organization(delete).await.unwrap();
+    created.owner_invitation.unwrap()
 }
 
 /// Adds 62 members without naming a role.
