@@ -101,10 +101,14 @@ impl Targets {
             "PutUser" => put(random),
             "DeactivateUser" => operator(pb::DeactivateUserRequest { user_id: person(random), ..Default::default() }),
             "ReactivateUser" => operator(pb::ReactivateUserRequest { user_id: person(random), ..Default::default() }),
-            // Deleted users stay deleted.
+            // Few users, so that the others are not deleted most of the time.
             "DeleteUser" => {
                 let user_id = format!("person-{}", 7 + random.below(2));
                 operator(pb::DeleteUserRequest { user_id, ..Default::default() })
+            }
+            "ReinstateUser" => {
+                let user_id = format!("person-{}", 7 + random.below(2));
+                operator(pb::ReinstateUserRequest { user_id, ..Default::default() })
             }
             "AcceptInvitation" | "DeclineInvitation" => self.answer(name, random),
             "RevokeInvitation" | "RemindInvitation" => self.manage(name, random),
