@@ -154,7 +154,7 @@ pub enum Refusal {
         user_id: UserId,
     },
     /// The user named in the request was deleted.
-    #[error("the user was deleted, and a deleted id cannot be used again")]
+    #[error("the user was deleted: only ReinstateUser, by an operator, makes the id usable again")]
     UserDeleted {
         /// The user named in the request.
         user_id: UserId,

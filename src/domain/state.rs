@@ -55,7 +55,8 @@ pub enum UserState {
     Active,
     /// Deactivated: every check answers no.
     Inactive,
-    /// Deleted: only the id is left, and it is never reused.
+    /// Deleted: only the id, the state and the times are left. The id is not used again, unless an operator reinstates
+    /// it.
     Erased,
     /// A state that this program does not know, because a newer one wrote it. Never written: a constraint rejects it.
     #[serde(other)]

@@ -29,7 +29,7 @@ impl UserService for Api {
         match &caller {
             Caller::User(user) => match self.roster().get_user(&user.id).await {
                 Ok(user) => message.user = Some(convert::user(&user)),
-                // A service may act for a user that no request has mentioned yet.
+                // The call was admitted with the user, whom a database that was restored since may not have.
                 Err(ServiceError::Refused(Refusal::UserNotFound)) => {}
                 Err(error) => return Err(error.into()),
             },

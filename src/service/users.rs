@@ -187,6 +187,10 @@ impl Change for Delete {
     ) -> Result<DeletedUser, ServiceError> {
         let mut answer = DeletedUser { user: user.clone(), owned: Vec::new(), removed_memberships: 0 };
         if user.state == UserState::Erased {
+            // A server of release 0.3 has left the recipients of the invitations that the user accepted.
+            for mut organization in organizations {
+                erase_user(tx, &mut organization, &user).await?;
+            }
             return Ok(answer);
         }
         let owned = memberships::owned_by(tx.connection, &user.id, true).await?;
@@ -249,9 +253,6 @@ impl Change for Reinstate {
         // Read under the lock of the user: tokens that are issued while this call waits for it are older.
         let now = self.clock.unix_seconds();
         user.state = UserState::Active;
-        // The first second whose tokens count: an older token that is still under way fills no profile.
-        let first = now.saturating_add(1);
-        (user.profile_issued_at, user.email_issued_at, user.display_name_issued_at) = (first, first, first);
         tx.reinstate_user(&mut user, now).await?;
         Ok(user)
     }

@@ -58,7 +58,7 @@ impl From<UserRow> for User {
             email_issued_at,
             display_name_issued_at,
             // A server of a former release writes a profile without marking its user as known.
-            is_known: row.known || row.profile_issued_at > 0,
+            is_known: row.known || latest < row.profile_issued_at,
             revision: row.revision,
             create_time: row.create_time,
             update_time: row.update_time,

@@ -258,6 +258,28 @@ async fn calls_on_behalf_of_a_deleted_user_change_nothing() {
 }
 
 #[tokio::test]
+async fn a_reinstatement_is_no_sign() {
+    let server = Server::start().await;
+    let mut ada = server.user("ada");
+    let acme = ada.create("Acme").await;
+    for (id, is_known) in [("typo", false), ("grace", true)] {
+        if is_known {
+            server.user(id).users.get_caller(pb::GetCallerRequest {}).await.unwrap();
+        }
+        ada.add(&acme, id, "member").await;
+        let mut operator = server.operator();
+        let delete = pb::DeleteUserRequest { user_id: id.to_owned(), ..Default::default() };
+        operator.users.delete_user(delete).await.unwrap();
+        let reinstate = pb::ReinstateUserRequest { user_id: id.to_owned(), ..Default::default() };
+        operator.users.reinstate_user(reinstate).await.unwrap();
+        ada.add(&acme, id, "member").await;
+        let forecast = pb::TransferOwnershipRequest { validate_only: true, ..transfer(&acme, id) };
+        let answer = ada.organizations.transfer_ownership(forecast).await.unwrap().into_inner();
+        assert_eq!(answer.new_owner_known, is_known, "{id}");
+    }
+}
+
+#[tokio::test]
 async fn a_deployment_can_refuse_transfers_to_unknown_users() {
     let server = Server::with_unknown_owners(UnknownOwners::Refuse).await;
     let ada = server.user("ada");

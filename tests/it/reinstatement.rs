@@ -335,6 +335,19 @@ async fn only_newer_tokens_fill_the_profile() {
     assert_eq!((replaced.email.as_str(), replaced.display_name.as_str()), ("", "Ada L."));
 }
 
+#[tokio::test]
+async fn a_refused_token_fills_no_profile_after_the_clock_was_set_back() {
+    let server = Server::start().await;
+    delete_and_reinstate(&server).await;
+    run(&server.database, "UPDATE users SET reinstated_at = reinstated_at + 3600 WHERE id = 'ada'").await;
+    delete_and_reinstate(&server).await;
+    let empty = user(&server).await;
+    let claims = json!({ "email": ADDRESS, "email_verified": true, "name": "Ada" });
+    let refused = token(&server, Some(Server::claims("").iat), &claims).users.get_caller(pb::GetCallerRequest {}).await;
+    assert_refused(refused, Code::Unauthenticated, "CREDENTIAL_EXPIRED");
+    assert_eq!(user(&server).await, empty);
+}
+
 /// The writes wait for a lock while the user is reinstated, as if the deletion and the reinstatement had come in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_was_admitted_before_is_refused_under_its_lock() {

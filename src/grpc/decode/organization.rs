@@ -131,7 +131,7 @@ fn mail_locale(
         Ok(MemberNotification::Email) | Err(InvalidFields) => false,
     };
     if locale.is_some() && has_no_mail {
-        let advice = "only for a mail: name the user by email, or set notify to EMAIL";
+        let advice = "only for a mail: set notify to EMAIL, or leave it unset and name the user by email";
         return Err(fields.wrong("locale", Invalid::new(advice)));
     }
     Ok(locale)

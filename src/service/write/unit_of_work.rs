@@ -420,6 +420,9 @@ impl<'t> UnitOfWork<'t> {
     /// gets the time together with the state.
     pub(in crate::service) async fn reinstate_user(&mut self, user: &mut User, at: i64) -> Result<(), ServiceError> {
         let at = users::set_reinstated(self.connection, &user.id, at).await?;
+        // The first second whose tokens count: an older token that is still under way fills no profile.
+        let first = at.saturating_add(1);
+        (user.profile_issued_at, user.email_issued_at, user.display_name_issued_at) = (first, first, first);
         let new = json!({ "state": user.state.as_str() });
         self.save_user(user, EventType::UserReinstated, true, new).await?;
         let entry = UserEntry { revision: user.revision, state: user.state, reinstated_at: Some(at) };

@@ -254,7 +254,27 @@ async fn the_quota_of_a_mailbox_outlives_its_user() {
     assert_refused(refused, Code::ResourceExhausted, "QUOTA_EXCEEDED");
 }
 
-/// The pages of the invitations and their indexes that this connection has touched so far.
+#[tokio::test]
+async fn a_repeated_deletion_erases_what_a_server_of_release_0_3_left() {
+    let fixture = Fixture::new().await;
+    let mut joan = known(&fixture, "joan", ADDRESS).await;
+    let invitation = fixture.invite(ADDRESS).await;
+    joan.invitations.accept_invitation(accept(&invitation.token)).await.unwrap();
+    joan.organizations
+        .leave_organization(pb::LeaveOrganizationRequest { organization: fixture.acme.clone(), ..Default::default() })
+        .await
+        .unwrap();
+    // As release 0.3 deletes a user, without the events.
+    let delete = "UPDATE users SET state = 'ERASED', email = NULL, email_normal = NULL, email_verified = false
+        WHERE id = 'joan'";
+    fixture.sql(delete).await;
+    assert_eq!(get(&fixture, &fixture.acme, &invitation.id).await.email, ADDRESS);
+    let request = pb::DeleteUserRequest { user_id: "joan".to_owned(), ..Default::default() };
+    fixture.backend.clone().users.delete_user(request).await.unwrap();
+    assert_eq!(get(&fixture, &fixture.acme, &invitation.id).await.email, "");
+}
+
+/// The pages of the invitations and their indexes that were touched so far.
 async fn pages(connection: &mut PgConnection) -> i64 {
     sqlx::query("SELECT pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
     let touched = "SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read FROM pg_statio_user_tables
@@ -279,11 +299,17 @@ async fn the_invitations_to_a_user_are_found_by_indexes() {
     sqlx::query("ANALYZE invitations").execute(&mut connection).await.unwrap();
     let (user, address) = (UserId::parse("joan").unwrap(), EmailAddress::parse(ADDRESS).unwrap());
     // After a few calls Postgres may use one plan for all parameters.
-    for address in [Some(&address), None].into_iter().cycle().take(16) {
+    let mut rounds = [Vec::new(), Vec::new()];
+    for address in [Some(&address), None].into_iter().cycle().take(24) {
         let before = pages(&mut connection).await;
         let found = invitations::inviting(&mut connection, &user, address).await.unwrap();
         assert_eq!(found.len(), 1);
-        let touched = pages(&mut connection).await - before;
-        assert!(touched < 30, "{touched} pages");
+        rounds[usize::from(address.is_some())].push(pages(&mut connection).await - before);
+    }
+    // Vacuum and the flush of another connection count too, in single rounds. A plan that reads the table counts in
+    // all.
+    for touched in &rounds {
+        let least = touched[6..].iter().min().unwrap();
+        assert!(*least < 30, "{touched:?} pages");
     }
 }

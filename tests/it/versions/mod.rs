@@ -77,7 +77,7 @@ impl Pair<'_> {
             assert!(moved.is_empty(), "{context}");
             return (!excluded.is_empty()).then_some(Difference::Excluded);
         }
-        if !has_version(self.old) && !has_version(self.new) {
+        if !has_version(self.old) || !has_version(self.new) {
             return None;
         }
         assert_eq!(moved.len(), versions, "{context}");
@@ -86,7 +86,7 @@ impl Pair<'_> {
     }
 }
 
-/// Whether a resource has a version: roles of the deployment have none.
+/// Whether a resource has a version: roles of the deployment, and roles that are replaced, have none.
 fn has_version(message: &DynamicMessage) -> bool {
     message.has_field_by_name("update_time") || etag(message).is_some_and(|etag| !etag.is_empty())
 }
