@@ -8,6 +8,7 @@ use prost::Message;
 use roster::domain::Scope;
 use roster::grpc::pb::check_service_client::CheckServiceClient;
 use roster::grpc::{limits, pb};
+use sqlx::{Connection, PgConnection};
 use std::time::Duration;
 use tonic::Code;
 
@@ -183,6 +184,10 @@ async fn errors_of_the_fast_path_are_those_of_the_pipeline() {
     let acme = server.user("ada").create("Acme").await;
     let token = server.service_token("backend", &[Scope::Check]);
     until_fast(&server, &check(&acme, "ada", &token)).await;
+    // The datastore does not answer before the lock is released.
+    let mut blocker = PgConnection::connect(&server.database.url).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut blocker).await.unwrap();
+    sqlx::query("LOCK TABLE organizations IN ACCESS EXCLUSIVE MODE").execute(&mut blocker).await.unwrap();
     let late = fully_consistent(&acme, "ada", &token).with("grpc-timeout", "1n");
     let fast = server.send(late.clone()).await;
     let slow = through_the_pipeline(&server, late.clone()).await;
@@ -193,6 +198,7 @@ async fn errors_of_the_fast_path_are_those_of_the_pipeline() {
     assert_eq!(fast.reason, slow.reason);
     // The response carries a request id, for the log line.
     assert!(fast.headers.contains_key(NAME));
+    blocker.close().await.unwrap();
 }
 
 #[tokio::test]
