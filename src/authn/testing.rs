@@ -3,9 +3,9 @@
 
 use super::mint::{ClaimSet, SigningKey};
 use super::settings::{Callers, IssuerSettings};
-use super::{AuthSettings, Authenticator, PeerShare};
+use super::{AuthSettings, Authenticator, Caller, PeerShare};
 use crate::clock::Clock;
-use crate::domain::Scope;
+use crate::domain::{Refusal, Scope};
 use http::{HeaderMap, HeaderValue};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -91,6 +91,22 @@ pub(super) fn claims(subject: &str) -> ClaimSet {
         iat: NOW,
         ..ClaimSet::default()
     }
+}
+
+/// Returns the claims of a valid token of the service `billing` with these scopes.
+pub(super) fn service(scope: &str) -> ClaimSet {
+    ClaimSet { scope: Some(scope.to_owned()), ..claims("billing") }
+}
+
+/// Authenticates with a token of these claims and with other headers. The scheme is in another case, before two blanks.
+pub(super) async fn authenticate(
+    fixture: &AuthFixture,
+    claims: &ClaimSet,
+    others: &[(&'static str, &str)],
+) -> Result<Arc<Caller>, Refusal> {
+    let token = fixture.key.mint(claims).map_err(|_| Refusal::CredentialMissing)?;
+    let headers = headers(&format!("bEARER  {}", token.expose()), others).map_err(|_| Refusal::CredentialMissing)?;
+    fixture.auth.authenticate(&headers, &peer()).await
 }
 
 /// Returns headers with this `authorization` and others.

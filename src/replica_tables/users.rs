@@ -88,7 +88,7 @@ impl UserTables {
         });
     }
 
-    /// Changes a bucket, and counts its entries anew.
+    /// Changes a bucket, and updates the number of entries.
     fn change(&self, number: i16, change: impl FnOnce(&mut UserBucket)) {
         let mut bucket = self.write(number);
         let before = bucket.count();

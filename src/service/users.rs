@@ -102,6 +102,12 @@ impl Roster {
     }
 }
 
+/// Locks the user that a write changes.
+async fn enter_user(tx: &mut UnitOfWork<'_>, id: &UserId) -> Result<User, ServiceError> {
+    enter_as_caller(tx).await?;
+    Ok(tx.lock_user(id).await?.ok_or(Refusal::UserNotFound)?)
+}
+
 struct SetUserActive {
     id: UserId,
     active: bool,
@@ -116,8 +122,7 @@ impl Change for SetUserActive {
     }
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<User, ServiceError> {
-        enter_as_caller(tx).await?;
-        Ok(tx.lock_user(&self.id).await?.ok_or(Refusal::UserNotFound)?)
+        enter_user(tx, &self.id).await
     }
 
     async fn apply(&self, tx: &mut UnitOfWork<'_>, mut user: User) -> Result<User, ServiceError> {
@@ -242,8 +247,7 @@ impl Change for Reinstate {
     }
 
     async fn enter(&self, tx: &mut UnitOfWork<'_>) -> Result<User, ServiceError> {
-        enter_as_caller(tx).await?;
-        Ok(tx.lock_user(&self.id).await?.ok_or(Refusal::UserNotFound)?)
+        enter_user(tx, &self.id).await
     }
 
     async fn apply(&self, tx: &mut UnitOfWork<'_>, mut user: User) -> Result<User, ServiceError> {

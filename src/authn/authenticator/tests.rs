@@ -5,25 +5,10 @@ use crate::authn::caller::Actor;
 use crate::authn::credential_error::{ON_BEHALF_OF, ON_BEHALF_OF_BIN};
 use crate::authn::mint::{ClaimSet, SigningKey};
 use crate::authn::settings::ApiKeySettings;
-use crate::authn::testing::{AuthFixture, ISSUER, NOW, Outcome, claims, headers, issuer, peer};
+use crate::authn::testing::{AuthFixture, ISSUER, NOW, Outcome, authenticate, claims, headers, issuer, peer, service};
 use crate::domain::{ActorKind, DisplayName, EmailAddress, Scope, UserId};
 use http::header::AUTHORIZATION;
 use std::path::Path;
-
-/// Authenticates with a token of these claims and with other headers.
-async fn authenticate(
-    fixture: &AuthFixture,
-    claims: &ClaimSet,
-    others: &[(&'static str, &str)],
-) -> Result<Arc<Caller>, Refusal> {
-    let token = fixture.key.mint(claims).map_err(|_| Refusal::CredentialMissing)?;
-    let headers = headers(&format!("bEARER  {}", token.expose()), others).map_err(|_| Refusal::CredentialMissing)?;
-    fixture.auth.authenticate(&headers, &peer()).await
-}
-
-fn service(scope: &str) -> ClaimSet {
-    ClaimSet { scope: Some(scope.to_owned()), ..claims("billing") }
-}
 
 #[tokio::test]
 async fn a_token_without_roster_scopes_identifies_a_user() -> Outcome {

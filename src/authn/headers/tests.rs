@@ -1,24 +1,8 @@
 use super::*;
 use crate::authn::StreamCredential;
-use crate::authn::mint::ClaimSet;
-use crate::authn::testing::{AuthFixture, Outcome, claims, headers, peer};
+use crate::authn::testing::{AuthFixture, Outcome, authenticate, claims, headers, peer, service};
 use crate::domain::Refusal;
 use base64::engine::general_purpose::STANDARD;
-
-/// Authenticates with a token of these claims and with other headers.
-async fn authenticate(
-    fixture: &AuthFixture,
-    claims: &ClaimSet,
-    others: &[(&'static str, &str)],
-) -> Result<Arc<Caller>, Refusal> {
-    let token = fixture.key.mint(claims).map_err(|_| Refusal::CredentialMissing)?;
-    let headers = headers(&format!("Bearer {}", token.expose()), others).map_err(|_| Refusal::CredentialMissing)?;
-    fixture.auth.authenticate(&headers, &peer()).await
-}
-
-fn service(scope: &str) -> ClaimSet {
-    ClaimSet { scope: Some(scope.to_owned()), ..claims("billing") }
-}
 
 #[tokio::test]
 async fn a_binary_header_names_every_user() -> Outcome {
